@@ -1,0 +1,64 @@
+"""remote_mi: run interpretability experiments on language models, near or far.
+
+    import remote_mi as mi
+
+    result = mi.run("logit_lens", prompt="The Eiffel Tower is in the city of")
+    result["top_prob"]          # an array with named dimensions
+    result.to_pandas()
+
+Names are imported on first use, so that `import remote_mi` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from remote_mi.figures import Bars, Heatmap, Table, TokenGrid
+    from remote_mi.models.spec import ModelSpec
+    from remote_mi.opening import load_run
+    from remote_mi.recipe import Range, Ratio, Tokens, recipe
+    from remote_mi.results import Result
+    from remote_mi.runner import run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bars": "figures",
+    "Heatmap": "figures",
+    "Table": "figures",
+    "TokenGrid": "figures",
+    "ModelSpec": "models.spec",
+    "Range": "recipe",
+    "Ratio": "recipe",
+    "Tokens": "recipe",
+    "Result": "results",
+    "load_run": "opening",
+    "recipe": "recipe",
+    "run": "runner",
+}
+
+
+__all__ = [
+    "Bars",
+    "Heatmap",
+    "ModelSpec",
+    "Range",
+    "Ratio",
+    "Result",
+    "Table",
+    "TokenGrid",
+    "Tokens",
+    "load_run",
+    "recipe",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value  # a submodule of the same name must not take its place
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Where a job executes: this machine, or an NDIF server. `base` has the protocol they share."""

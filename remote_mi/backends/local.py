@@ -1,0 +1,96 @@
+"""This machine: the model is loaded here and each call runs in a session of its own."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from remote_mi.backends.base import Outputs, Ticket, Work, checked
+from remote_mi.environment import Environment, local_environment
+from remote_mi.errors import RemoteMIError, RunFailed
+from remote_mi.models.load import LoadedModel, load, out_of_memory
+from remote_mi.models.spec import ModelSpec, local_device
+from remote_mi.progress import Watch
+
+
+class LocalBackend:
+    """Executes on this machine. `submit` only takes the work; `collect` does it, call by call."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[LoadedModel, Work]] = {}
+
+    def environment(self, spec: ModelSpec) -> Environment:
+        return local_environment(local_device(spec.device))
+
+    def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
+        return load(spec, watch)
+
+    def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
+        ticket = Ticket(self.name, uuid.uuid4().hex)
+        self._waiting[ticket.id] = (model, work)
+        return ticket
+
+    def collect(
+        self, ticket: Ticket, watch: Watch, timeout: float | None = None
+    ) -> Iterator[Outputs]:
+        model, work = self._waiting.pop(ticket.id)
+        started = time.perf_counter()
+        passes = _count_passes(model.lm)
+        try:
+            for index, call in enumerate(work.calls):
+                watch.advance(index, len(work.calls), "calls")
+                yield checked(work.card, self._one(model, replace(work, calls=[call])))
+            watch.advance(len(work.calls), len(work.calls), "calls")
+        finally:
+            passes.stop()
+        ticket.record.update(
+            seconds=round(time.perf_counter() - started, 3),
+            forward_passes=passes.seen,
+            **model.record,
+        )
+
+    def _one(self, model: LoadedModel, work: Work) -> Any:
+        from remote_mi.backends.session import run_session
+
+        try:
+            return run_session(model.lm, work)[0]
+        except RemoteMIError:
+            raise
+        except Exception as error:  # the recipe is the user's code: anything can come
+            raise out_of_memory(error) or recipe_error(work, error) from error
+
+
+class _count_passes:  # noqa: N801 - used like a function
+    """Counts forward passes of a model until stopped."""
+
+    def __init__(self, lm: Any) -> None:
+        self.seen = 0
+        self._handle = lm.backbone._module.register_forward_pre_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.seen += 1
+
+    def stop(self) -> None:
+        self._handle.remove()
+
+
+def recipe_error(work: Work, error: BaseException) -> RunFailed:
+    """An error in a recipe's body, with the recipe's own file and line."""
+    path, line = work.card.path, work.card.line
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if path is not None and Path(file) == path.resolve():
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    where = f"{path}:{line}" if path else f"recipe {work.card.name!r}"
+    said = str(error).strip().splitlines()
+    message = said[0] if said else "no message"
+    return RunFailed(f"{where}: {type(error).__name__}: {message}",
+                     "--debug shows the whole traceback")  # fmt: skip

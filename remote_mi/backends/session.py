@@ -1,0 +1,34 @@
+"""The one block of code that runs where the model is, on every backend."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from typing import Any
+
+import nnsight
+import torch
+
+from remote_mi.backends.base import Work
+from remote_mi.interventions.outputs import settled
+
+
+def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]]:
+    """Run all calls of a recipe inside one nnsight session.
+
+    Args:
+        lm: the model with portable names.
+        work: the calls.
+        backend: an nnsight backend; None runs here. One that only captures the block leaves
+            nothing to return, and gives [].
+    """
+    # Plain locals: whatever the block names is captured and travels, so it names nothing else.
+    function, calls, parameters = work.function, work.calls, dict(work.parameters)
+    gradients = work.gradients
+    outputs: list[dict[str, Any]] = []
+    with redirect_stdout(io.StringIO()):  # nnsight prints statuses to stdout
+        with lm.session(backend=backend):
+            with torch.set_grad_enabled(gradients):
+                outputs = [settled(function(lm, call, **parameters)) for call in calls]
+            nnsight.save(outputs)
+    return outputs

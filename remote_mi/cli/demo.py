@@ -1,0 +1,38 @@
+"""`remote-mi demo`: the main job on the embedded model, end to end."""
+
+from __future__ import annotations
+
+import click
+
+from remote_mi.cli.output import say, stdout_console, watching
+from remote_mi.models.spec import ModelSpec
+from remote_mi.paths import project_folder
+from remote_mi.runner import PromptChoice, execute, make_job
+
+PAIRS = 8
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+def demo(quiet: bool, width: int | None) -> None:
+    """Fetch the embedded model, patch its activations on IOI, show the heatmap.
+
+    IOI is indirect object identification: "When Mary and John went to the store, John gave a
+    drink to" ends in " Mary". The heatmap shows which layer and position carries what the
+    model needs to know that.
+    """
+    choice = PromptChoice("ioi:store", size=PAIRS)
+    job = make_job("activation_patching", ModelSpec(), choice, {}, project_folder())
+    with watching(quiet) as watch:
+        result = execute(job, "local", None, watch)
+    from remote_mi.report.terminal import show
+
+    show(result, stdout_console(width))
+    say("""
+Each cell put one activation of the clean run into the corrupt run: 1 restores the answer.
+What tells the runs apart moves from the second subject [s2] to the last position around layer 20.
+
+next: remote-mi run head_patching --phenomenon ioi:store -n 8     which heads move it
+      remote-mi run logit_lens -p prompt="The Eiffel Tower is in the city of"
+      remote-mi recipes ls""")

@@ -1,0 +1,110 @@
+"""Entry point: finds the command, runs it, and turns every problem into one message and a code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from remote_mi import __version__
+from remote_mi.errors import RemoteMIError, nearest
+
+#: Command → module:attribute, and its line in the help, so that help imports none of them.
+COMMANDS = {
+    "demo": ("remote_mi.cli.demo:demo", "A first result in one command, on the embedded model."),
+    "run": ("remote_mi.cli.run:run", "Run a recipe and show its figures."),
+    "view": ("remote_mi.cli.view:view", "Show the figures of a run."),
+    "recipes": ("remote_mi.cli.recipes:recipes", "List and explain recipes."),
+    "phenomena": ("remote_mi.cli.phenomena:phenomena", "List and show sets of prompts."),
+    "models": ("remote_mi.cli.models:models", "The embedded model: is it here, fetch it."),
+    "runs": ("remote_mi.cli.runs:runs", "List the runs of this project."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            close = nearest(args[0], COMMANDS)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="remote-mi")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Interpretability experiments on language models, near or far.
+
+    \b
+    Start with:  remote-mi demo
+    Then:        remote-mi recipes ls
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("REMOTE_MI_DEBUG"))
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    sys.exit(run_command(arguments, debug))
+
+
+def run_command(arguments: list[str], debug: bool = False) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        code = cli.main(arguments, prog_name="remote-mi", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted; what was finished is kept, and the same command goes on from there")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        where = f"\n  try `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""  # type: ignore[attr-defined]
+        _say(f"error: {error.format_message()}{where}")
+        return 2
+    except RemoteMIError as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"error: unexpected {type(error).__name__}: {error}\n"
+             "  this is a mistake of remote_mi; --debug shows the traceback for a report")  # fmt: skip
+        return 1
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Where a command's words go: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from remote_mi.progress import Silent, Watch
+
+SCHEMA = 1
+
+
+def stdout_console(width: int | None = None) -> Console:
+    """A console on stdout; no colour when piped or with NO_COLOR, 80 columns when unknown."""
+    console = Console(width=width, highlight=False)
+    if width is None and not sys.stdout.isatty():
+        console = Console(width=80, highlight=False)
+    return console
+
+
+def say(text: str) -> None:
+    """A line for the user on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout, with the schema's version."""
+    print(json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False))
+
+
+@contextmanager
+def watching(quiet: bool) -> Iterator[Watch]:
+    """A watch for long work: a live line on a terminal, plain lines otherwise, or nothing."""
+    if quiet:
+        yield Silent()
+    elif sys.stderr.isatty():
+        with LiveWatch() as watch:
+            yield watch
+    else:
+        yield LineWatch()
+
+
+class LineWatch:
+    """One line a stage; for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def stage(self, text: str) -> None:
+        if text != self._last:
+            say(f"… {text}")
+        self._last = text
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        say(text)
+
+
+class LiveWatch:
+    """A line that is redrawn: spinner, stage, bar, time."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24),
+            TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=None, count="")
+
+    def __enter__(self) -> LiveWatch:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stage(self, text: str) -> None:
+        self._progress.update(self._task, description=text, total=None, completed=0, count="")
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"
+        self._progress.update(self._task, total=total, completed=done, count=count)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)

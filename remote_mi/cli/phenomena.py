@@ -1,0 +1,56 @@
+"""`remote-mi phenomena`: the prompts that can be run on."""
+
+from __future__ import annotations
+
+import click
+
+from remote_mi import phenomena as room
+from remote_mi.cli.output import print_json, say
+from remote_mi.paths import project_folder
+from remote_mi.report.text import line
+
+
+@click.group()
+def phenomena() -> None:
+    """List and show sets of prompts."""
+
+
+@phenomena.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Names only.")
+def list_phenomena(as_json: bool, quiet: bool) -> None:
+    """All phenomena: the project's own and the built-in ones."""
+    found = [room.load(path) for path in room.available(project_folder()).values()]
+    if as_json:
+        print_json({"phenomena": [{"name": p.name, "title": p.title, "source": p.source,
+                                   "templates": list(p.templates), "size": p.size,
+                                   "path": str(p.path)} for p in found]})  # fmt: skip
+        return
+    for item in found:
+        print(item.name if quiet else f"{item.name:18} {item.size:3} pairs  {item.title}")
+    if not quiet:
+        say("\nnext: remote-mi phenomena show NAME")
+
+
+@phenomena.command()
+@click.argument("name")
+@click.option("-n", "size", type=int, metavar="N", help="How many pairs.")
+@click.option("--seed", type=int, metavar="N")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
+    """A phenomenon and its pairs; NAME, NAME:TEMPLATE or a file."""
+    file, _, template = name.partition(":")
+    found = room.find(file, project_folder())
+    prompts = found.prompts(size, seed, template or None)
+    if as_json:
+        print_json({"name": found.name, "source": found.source, **prompts.details,
+                    "pairs": [e.to_json() for e in prompts.examples]})  # fmt: skip
+        return
+    print(f"{found.name}: {found.title}\n{found.description.strip()}\nsource: {found.source}")
+    print(f"templates: {', '.join(found.templates)}   metric: {found.metric}")
+    if found.baseline:
+        print("baseline: " + ", ".join(f"{k} {v}" for k, v in found.baseline.items()))
+    for number, example in enumerate(prompts.examples, 1):
+        print(f"\n{number:3} clean    {line(example.clean)} →{line(example.answer or '')}")
+        print(f"    corrupt  {line(example.corrupt or '')} →{line(example.wrong or '')}")
+    say(f"\nnext: remote-mi run activation_patching --phenomenon {name}")

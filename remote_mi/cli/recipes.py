@@ -1,0 +1,79 @@
+"""`remote-mi recipes`: what can be run."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from remote_mi import catalog
+from remote_mi.cli.output import print_json, say
+from remote_mi.paths import builtin_folder, project_folder
+
+
+@click.group()
+def recipes() -> None:
+    """List and explain recipes."""
+
+
+@recipes.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Names only.")
+def list_recipes(as_json: bool, quiet: bool) -> None:
+    """All recipes: the project's own, those of plug-ins, and the built-in ones."""
+    cards = catalog.all_cards(project_folder())
+    if as_json:
+        print_json({"recipes": [{**c.shown(), "origin": c.origin, "path": str(c.path)}
+                                for c in cards]})  # fmt: skip
+        return
+    width = max(len(card.name) for card in cards)
+    for card in cards:
+        print(card.name if quiet else f"{card.name:{width}}  {card.origin:8}  {card.summary}")
+    if not quiet:
+        say(f"\nnext: remote-mi recipes show {cards[0].name}")
+
+
+@recipes.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def show(name: str, as_json: bool) -> None:
+    """What a recipe measures, its parameters, outputs and references."""
+    card = catalog.find(name, project_folder())
+    if as_json:
+        parameters = [vars(p) for p in card.parameters]
+        print_json({**card.shown(), "parameters": parameters, "path": str(card.path)})
+        return
+    print(f"{card.name}  ({card.origin}, {card.path})\n")
+    print(card.doc.split("\nArgs:")[0].rstrip() + "\n")
+    print(f"Works on: {'one prompt' if card.over == 'prompt' else 'a ' + card.over} at a time\n")
+    print("Parameters:" if card.parameters else "Parameters: none")
+    for param in card.parameters:
+        default = "required" if param.required else f"default {param.default}"
+        print(f"  --{param.name.replace('_', '-'):12} {param.expected}; {default}")
+        print(f"  {'':14} {param.help}")
+    print("\nOutputs:")
+    for output, declared in card.returns.items():
+        kind = "token ids" if declared.kind == "token" else ""
+        print(f"  {output:14} ({', '.join(declared.dims)}) {kind}".rstrip())
+    for summary, ratio in card.summaries.items():
+        print(
+            f"  {summary:14} mean {ratio.effect} / mean {ratio.gap}, over all pairs, with interval"
+        )
+    print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
+    print("References:")
+    for key in card.references:
+        print(f"  {reference(key)}")
+    source = "-p prompt='…'" if card.over == "prompt" else "--phenomenon ioi"
+    say(f"\nnext: remote-mi run {card.name} {source}")
+
+
+def reference(key: str) -> str:
+    """Author, year and title of a key in references.bib; the key itself where it is not there."""
+    path = builtin_folder() / "references.bib"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    entry = re.search(r"@\w+\{" + re.escape(key) + r",(.*?)\n\}", text, re.S)
+    if not entry:
+        return key
+    fields = dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\},?\s*\n", entry[1] + "\n"))
+    where = fields.get("note") or fields.get("url") or ""
+    return f"{fields.get('author')} ({fields.get('year')}). {fields.get('title')}. {where}".strip()

@@ -1,0 +1,1 @@
+"""Choosing where a job runs, and saying why."""

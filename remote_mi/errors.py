@@ -1,0 +1,97 @@
+"""Everything that can go wrong for a user, each with its exit code and what to type next.
+
+An error of this family reaches the user as one message and no traceback (unless `--debug`).
+Anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RemoteMIError(Exception):
+    """A problem the user can act on.
+
+    Attributes:
+        exit_code: what the command line exits with.
+        hint: what to type or change next; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n  {self.hint}" if self.hint else message
+
+
+class RunFailed(RemoteMIError):
+    """The job was executed and failed: an error in the recipe, or no memory left."""
+
+    exit_code = 1
+
+
+class StoreError(RemoteMIError):
+    """A result could not be kept: no space, no permission."""
+
+    exit_code = 1
+
+
+class UsageError(RemoteMIError):
+    """The command, a parameter, a prompt, a recipe or a configuration file is wrong."""
+
+    exit_code = 2
+
+
+class NotFound(RemoteMIError):
+    """A recipe, phenomenon, model or run of that name does not exist."""
+
+    exit_code = 3
+
+
+class AuthenticationError(RemoteMIError):
+    """A key is missing, malformed or unknown."""
+
+    exit_code = 4
+
+
+class BackendUnavailable(RemoteMIError):
+    """The backend cannot be reached, or does not host the model."""
+
+    exit_code = 5
+
+
+class WaitTimeout(RemoteMIError):
+    """The wait ended while the job still runs."""
+
+    exit_code = 6
+
+
+class Mismatch(RemoteMIError):
+    """Stored bytes or a reproduced result are not what they should be."""
+
+    exit_code = 7
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name closest to `word`, or None when nothing is close."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def not_found(what: str, word: str, known: Iterable[str], listing: str) -> NotFound:
+    """A `NotFound` that suggests the nearest name and the command that lists them all.
+
+    Args:
+        what: the kind of thing, e.g. "recipe".
+        word: what was given.
+        known: the names that exist.
+        listing: the command that lists them.
+    """
+    close = nearest(word, known)
+    suggestion = f"did you mean {close!r}? " if close else ""
+    return NotFound(f"no {what} named {word!r}", f"{suggestion}`{listing}` lists them all")

@@ -1,0 +1,46 @@
+"""What a recipe's body is called with: token ids, answers and positions as plain Python ints.
+
+Plain classes, so that they travel as source: no dataclasses here (they would ship as bytecode).
+The text of the prompts stays at home; a recipe sees ids.
+"""
+
+from __future__ import annotations
+
+
+class Prompt:
+    """One tokenized prompt.
+
+    Attributes:
+        ids: token ids, with whatever BOS or chat template was asked for.
+        positions: label → position, e.g. {"s2": 9, "end": 13}; "end" always exists.
+        target: id of the token of interest, or None when none was given.
+    """
+
+    def __init__(self, ids: list[int], positions: dict[str, int], target: int | None) -> None:
+        self.ids = ids
+        self.positions = positions
+        self.target = target
+
+
+class Pair:
+    """A clean and a corrupt prompt of equal length.
+
+    Attributes:
+        clean, corrupt: the two prompts.
+        answer: id of the clean prompt's right answer.
+        wrong: id of the wrong answer, the one the corrupt prompt leads to.
+        first_difference: first position where the ids differ, None when they are identical.
+        positions: label → position, of the clean prompt.
+    """
+
+    def __init__(self, clean: Prompt, corrupt: Prompt, answer: int, wrong: int) -> None:
+        self.clean = clean
+        self.corrupt = corrupt
+        self.answer = answer
+        self.wrong = wrong
+        self.positions = clean.positions
+        self.first_difference: int | None = None
+        for position in range(len(clean.ids)):
+            if clean.ids[position] != corrupt.ids[position]:
+                self.first_difference = position
+                break

