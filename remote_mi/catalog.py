@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import linecache
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,14 @@ def load_function(card: Card, project: Path) -> Callable[..., Any]:
     """
     assert card.path is not None
     path = card.path.resolve()
-    mark = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]
-    name = f"{NAMESPACE}.{path.stem}_{mark}"
+    companions = local_modules(path, project)
+    mark = hashlib.sha256(str(path).encode())
+    for file in (path, *companions.values()):
+        mark.update(file.read_bytes())
+    name = f"{NAMESPACE}.{path.stem}_{mark.hexdigest()[:12]}"
     if name not in sys.modules:
-        _ship_by_value(path, project)
+        _ship_by_value(companions)
+        _drop_edited(companions)
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -160,11 +164,26 @@ def _forget(path: Path) -> None:
         del traced.BLOCKS[site]
 
 
-def _ship_by_value(path: Path, project: Path) -> None:
+#: Local module → digest of its file when it was imported for a recipe.
+_imported: dict[str, str] = {}
+
+
+def _drop_edited(companions: Mapping[str, Path]) -> None:
+    """Let Python import a recipe's local modules again where their files have changed."""
+    for name, file in companions.items():
+        now = hashlib.sha256(file.read_bytes()).hexdigest()
+        if _imported.get(name, now) != now:
+            sys.modules.pop(name, None)
+            _forget(file)
+        _imported[name] = now
+    importlib.invalidate_caches()
+
+
+def _ship_by_value(companions: Mapping[str, Path]) -> None:
     """Let a recipe's file, local modules of it and the kit travel as source."""
     import nnsight
 
-    for module in (NAMESPACE, "remote_mi.interventions", *local_modules(path, project)):
+    for module in (NAMESPACE, "remote_mi.interventions", *companions):
         nnsight.register(module)
 
 

@@ -8,8 +8,8 @@ Anything else in a decorator or annotation is refused with its line.
 from __future__ import annotations
 
 import ast
-import operator
 import sys
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,8 +181,11 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
             return -_evaluate(node.operand, names)
         case ast.Subscript():
             owner: Any = _evaluate(node.value, names)
-            if owner in (list, tuple, dict) or owner in vars(typing).values():
-                return operator.getitem(owner, _evaluate(node.slice, names))
+            of = _evaluate(node.slice, names)
+            if owner in (list, tuple, dict):
+                return types.GenericAlias(owner, of)
+            if owner in vars(typing).values():
+                return owner[of]
         case ast.Call():
             function = _evaluate(node.func, names)
             if _declares(function):

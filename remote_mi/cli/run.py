@@ -12,7 +12,7 @@ import yaml
 from remote_mi import catalog
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.dispatch.plan import choose
-from remote_mi.errors import RemoteMIError, UsageError
+from remote_mi.errors import RemoteMIError, StoreError, UsageError
 from remote_mi.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
@@ -158,10 +158,15 @@ def present(result: Result, options: dict[str, Any]) -> None:
     """Show a result as asked: figures, JSON, or only the run's id."""
     if options["as_json"]:
         print_json(as_json(result))
-        return
-    if options["quiet"]:
-        print(result.run_id)
-        return
+    elif options["quiet"]:
+        print(result.run_id, end="\n" if result.run_id else "")
+    else:
+        _show(result, options)
+    if result.path is None:
+        raise StoreError("the result is not kept", "make room and run the same command again")
+
+
+def _show(result: Result, options: dict[str, Any]) -> None:
     from remote_mi.report.terminal import show
 
     show(result, stdout_console(options["width"]), options["only"])

@@ -127,19 +127,32 @@ def prove(lm: Any) -> None:
     ids = [token % size for token in (17, 5, 11, 7)]
     half = lm.lm_head.weight.dtype in (torch.float16, torch.bfloat16)
     tolerance = 0.05 if half else 1e-3
-    with torch.no_grad():
-        _prove_sums(lm, ids, tolerance)
-        pair = Pair(Prompt(ids, {}, None), Prompt([*ids[:3], 13 % size], {}, None), 3, 4)
-        with lm.session():
-            swept = nnsight.save(patch_positions(lm, pair, "resid_pre", "denoise", "logit_diff"))
-        gap = float(swept["clean"] - swept["corrupt"])
-        got = float(swept["effect"][0, -1])
+    try:
+        gap, got = _measure(lm, ids, tolerance)
+    except UsageError:
+        raise
+    except Exception as error:  # a name that points elsewhere fails in any way it likes
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"the portable names do not hold for {type(lm._module).__name__}: {said}", _HOW
+        ) from error
     if abs(got - gap) > 0.02 * abs(gap) + tolerance:
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: patching the first "
             f"layer's input changes the logit difference by {got:.4g}, it must be {gap:.4g}",
             _HOW,
         )
+
+
+def _measure(lm: Any, ids: list[int], tolerance: float) -> tuple[float, float]:
+    """Check the sums; then the gap between two runs, and how much of it one patch restores."""
+    size = int(lm.lm_head.weight.shape[0])
+    pair = Pair(Prompt(ids, {}, None), Prompt([*ids[:3], 13 % size], {}, None), 3, 4)
+    with torch.no_grad():
+        _prove_sums(lm, ids, tolerance)
+        with lm.session():
+            swept = nnsight.save(patch_positions(lm, pair, "resid_pre", "denoise", "logit_diff"))
+    return float(swept["clean"] - swept["corrupt"]), float(swept["effect"][0, -1])
 
 
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> None:

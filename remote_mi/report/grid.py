@@ -100,6 +100,7 @@ def draw(
 
 def _cell_width(labels: Sequence[str], least: int, room: int) -> int:
     """Cells for a column: as wide as the labels if all columns fit, else as narrow as need be."""
-    wanted = max(least, min(_WIDEST_CELL, max((cell_len(x) for x in labels), default=1)))
+    widest = max((cell_len(x) for x in labels), default=1)
+    wanted = max(least + 1, min(_WIDEST_CELL, widest))
     fitting = (room + 1) // max(1, len(labels)) - 1
     return max(least, min(wanted, fitting)) if fitting >= least else wanted

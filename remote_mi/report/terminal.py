@@ -152,13 +152,16 @@ def _with_interval(array: NamedArray, index: Any, n: int) -> str:
 def _bars(figure: Bars, result: Result, width: int, item: int) -> Iterator[Text]:
     array = result[figure.output]
     flat = np.where(np.isfinite(array.values), array.values, 0.0).reshape(-1)
+    if not np.isfinite(array.values).any():
+        yield Text(" no values to rank", style="dim")
+        return
     order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
     reach = float(np.abs(flat).max()) or 1.0
     names = [_where(array, np.unravel_index(int(i), array.shape)) for i in order]
     left = min(max(len(n) for n in names), width // 2)
     for name, index in zip(names, order, strict=True):
         at = np.unravel_index(int(index), array.shape)
-        value = float(array.values[at])
+        value = float(flat[index])
         bar = "█" * max(1, round(abs(value) / reach * 16))
         text = Text(f" {fit(name, left)} {value:+7.2f} ")
         text.append(fit(bar, 16), colors.diverging(np.sign(value)).color and _bar_style(value))

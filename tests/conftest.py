@@ -1,0 +1,189 @@
+"""Shared by all groups: tiny random models of several architectures, a project, a cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+GROUPS = ("fast", "slow", "ndif")
+MARY = {
+    "clean": "When Mary and John went to the store, John gave a drink to",
+    "corrupt": "When Mary and John went to the store, Mary gave a drink to",
+    "answer": " Mary",
+    "wrong": " John",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test by the folder it lies in, and run the quick group first."""
+    for item in items:
+        group = item.path.parent.name
+        if group in ("slow", "ndif"):
+            item.add_marker(getattr(pytest.mark, group))
+    items.sort(key=lambda item: GROUPS.index(item.path.parent.name))
+
+
+def _words() -> list[str]:
+    """Every word, with its leading space, that the built-in phenomena and the tests use."""
+    from remote_mi import phenomena
+
+    texts = []
+    for path in sorted((ROOT / "recipes" / "phenomena").glob("*.yaml")):
+        found = phenomena.load(path)
+        for example in found.prompts(16).examples:
+            texts += [example.clean, example.corrupt or "", example.answer or ""]
+        for entries in found.lists.values():
+            for entry in entries:
+                parts = entry.values() if isinstance(entry, dict) else [entry]
+                texts += [f" {part}" for part in parts] + [str(part) for part in parts]
+    texts.append("The Eiffel Tower is in the city of Paris Rome. Hello world!")
+    return sorted({w for text in texts for w in re.findall(r" ?\w+| ?[^\w\s]+|\s+", text)})
+
+
+def save_tokenizer(folder: Path) -> int:
+    """Save a fast tokenizer with one token a word; returns the size of its vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = [piece for word in _words() for piece, _ in level.pre_tokenize_str(word)]
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    for word in words:
+        vocabulary.setdefault(word, len(vocabulary))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = level
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def _configuration(family: str, vocabulary: int):
+    import transformers as t
+
+    common = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "initializer_range": 0.4,
+    }
+    grouped = {**common, "num_key_value_heads": 2}
+    made = {
+        "llama": lambda: t.LlamaConfig(**grouped),
+        "qwen3": lambda: t.Qwen3Config(**grouped, head_dim=8),
+        "gemma2": lambda: t.Gemma2Config(
+            **grouped, head_dim=8, sliding_window=6, query_pre_attn_scalar=8
+        ),
+        "neox-parallel": lambda: t.GPTNeoXConfig(**common, use_parallel_residual=True),
+        "neox": lambda: t.GPTNeoXConfig(**common, use_parallel_residual=False),
+        "gpt2": lambda: t.GPT2Config(
+            n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=64, vocab_size=vocabulary,
+            bos_token_id=1, eos_token_id=2, initializer_range=0.4,
+        ),
+    }  # fmt: skip
+    return made[family]()
+
+
+FAMILIES = ("llama", "gpt2", "neox", "neox-parallel", "qwen3", "gemma2")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny random model of a family, made once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            folder = tmp_path_factory.mktemp("models") / f"tiny-{family}"
+            size = save_tokenizer(folder)
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(_configuration(family, size))
+            model.eval().save_pretrained(folder)
+            made[family] = folder
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny: Callable[[str], Path]) -> Path:
+    return tiny("llama")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("REMOTE_MI_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project of the test's own, and its cache; the working folder is in it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.setenv("REMOTE_MI_PROJECT", str(folder))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+    from remote_mi.cli.main import run_command
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command([str(a) for a in arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in a process of its own."""
+
+    def run(*arguments: object, timeout: float = 120, **environment: str):
+        return subprocess.run(
+            [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
+            capture_output=True, text=True, timeout=timeout,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def embedded_cache() -> Path:
+    """The cache that keeps the embedded model between sessions; fetched when it is not there."""
+    from remote_mi.models.embedded import ensure_embedded
+    from remote_mi.progress import Silent
+
+    folder = os.environ.get("REMOTE_MI_CACHE")
+    ensure_embedded(Silent())
+    from remote_mi.paths import cache_root
+
+    assert folder is None or str(cache_root()).startswith(folder)
+    return cache_root().parent

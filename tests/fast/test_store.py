@@ -1,0 +1,214 @@
+"""The cache and the runs: whole or not at all, checked when read, safe with several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import remote_mi as mi
+from remote_mi.environment import Environment
+from remote_mi.errors import Mismatch, NotFound, StoreError
+from remote_mi.paths import cache_root
+from remote_mi.store.cache import Cache
+from remote_mi.store.runs import Runs
+
+from ..conftest import MARY
+
+HERE = Environment("local-cpu", "0.8.1", "5.22.2", "2.13.0")
+KEY = "ab" * 32
+
+
+def filled(tmp_path):
+    store = Cache(tmp_path / "store")
+    store.put(KEY, HERE, {"a": 1}, {"x": np.arange(3.0), "n": np.float32(2)}, {"s": 1})
+    return store
+
+
+def test_what_is_put_is_got(tmp_path):
+    entry = filled(tmp_path).get(KEY, HERE)
+    assert entry is not None
+    assert entry.document == {"a": 1} and entry.record == {"s": 1}
+    assert entry.arrays["x"].tolist() == [0, 1, 2]
+    assert entry.arrays["n"].shape == ()
+
+
+def test_an_entry_serves_the_same_class_and_minor_versions_only(tmp_path):
+    store = filled(tmp_path)
+    assert store.get(KEY, Environment("local-cpu", "0.8.9", "5.22.0", "2.13.1+cpu"))
+    for other in (Environment("local-cuda", "0.8.1", "5.22.2", "2.13.0"),
+                  Environment("local-cpu", "0.9.0", "5.22.2", "2.13.0"),
+                  Environment("local-cpu", "0.8.1", "5.21.2", "2.13.0"),
+                  Environment("ndif http://127.0.0.1", "0.8.1", "5.22.2", "2.13.0")):  # fmt: skip
+        assert store.get(KEY, other) is None
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "empty"])
+@pytest.mark.parametrize("where", ["cas", "ac"])
+def test_damage_is_noticed_set_aside_and_mended(tmp_path, harm, where):
+    store = filled(tmp_path)
+    for path in [p for p in (store.root / where).rglob("*") if p.is_file()]:
+        content = bytearray(path.read_bytes())
+        if harm == "delete":
+            path.unlink()
+            continue
+        if harm == "flip":
+            content[len(content) // 2] ^= 0xFF
+        path.write_bytes({"truncate": content[:-3], "empty": b""}.get(harm, content))
+    assert store.get(KEY, HERE) is None
+    store.put(KEY, HERE, {"a": 1}, {"x": np.arange(3.0)}, {})
+    entry = store.get(KEY, HERE)
+    assert entry is not None and entry.arrays["x"].tolist() == [0, 1, 2]
+
+
+def test_a_cache_that_cannot_be_written_says_so():
+    store = Cache(cache_root().__class__("/proc/no-such-place"))
+    with pytest.raises(StoreError, match="REMOTE_MI_CACHE"):
+        store.put(KEY, HERE, {}, {"x": np.zeros(1)}, {})
+    assert store.get(KEY, HERE) is None
+
+
+def run_small(model, **options):
+    given = {**MARY, **options}
+    return mi.run("activation_patching", model=str(model), **given)
+
+
+def test_a_repeated_job_is_a_hit_and_makes_no_second_run(project, tiny_llama):
+    first = run_small(tiny_llama)
+    again = run_small(tiny_llama)
+    assert first.provenance["cache"] == "miss" and again.provenance["cache"] == "hit"
+    assert first.run_id == again.run_id
+    np.testing.assert_array_equal(first["recovery"].values, again["recovery"].values)
+    other = run_small(tiny_llama, site="mlp_out")
+    assert other.provenance["cache"] == "miss"
+
+
+def test_another_project_gets_its_own_copy_from_the_cache(project, tiny_llama, tmp_path):
+    first = run_small(tiny_llama)
+    elsewhere = tmp_path / "elsewhere"
+    second = run_small(tiny_llama, project=elsewhere)
+    assert second.provenance["cache"] == "hit"
+    assert second.path is not None and second.path.parent == elsewhere / "runs"
+    assert second.path.name.endswith(first.run_id[-8:])
+    np.testing.assert_array_equal(first["recovery"].values, second["recovery"].values)
+
+
+def test_a_run_folder_is_complete_and_survives_without_the_cache(project, tiny_llama, cache):
+    import shutil
+
+    path = run_small(tiny_llama).path
+    assert path is not None
+    names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    assert {"run.json", "config.lock.yaml", "events.jsonl", "artifacts/result.safetensors",
+            "source/activation_patching.py"} <= names  # fmt: skip
+    shutil.rmtree(cache)
+    assert run_small(tiny_llama).provenance["hit_from"] == "run"
+    loaded = mi.load_run(path.name[-8:])
+    assert loaded["recovery"].shape == (3, 14)
+
+
+def test_added_pairs_compute_only_what_is_new(project, tiny_llama):
+    first = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=3)
+    more = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=5)
+    assert first.provenance["record"]["parts_from_cache"] == 0
+    assert more.provenance["record"]["parts_from_cache"] == 3
+    np.testing.assert_array_equal(first.each("effect")[2].values, more.each("effect")[2].values)
+
+
+def test_a_damaged_run_is_noticed_and_the_job_served_from_the_cache(project, tiny_llama):
+    first = run_small(tiny_llama)
+    assert first.path is not None
+    target = first.path / "artifacts" / "result.safetensors"
+    content = bytearray(target.read_bytes())
+    content[-1] ^= 0xFF
+    target.write_bytes(content)
+    with pytest.raises(Mismatch, match="damaged"):
+        mi.load_run(first.run_id)
+    again = run_small(tiny_llama)
+    assert again.provenance["hit_from"] == "cache"
+    np.testing.assert_array_equal(first["recovery"].values, again["recovery"].values)
+
+
+def test_a_run_of_a_newer_schema_is_refused_with_advice(project, tiny_llama):
+    path = run_small(tiny_llama).path
+    assert path is not None
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps({**info, "schema": 99}))
+    with pytest.raises(Mismatch, match="update remote_mi"):
+        mi.load_run(path.name)
+
+
+def test_runs_are_found_by_prefix_and_unknown_ones_refused(project, tiny_llama):
+    name = run_small(tiny_llama).run_id
+    runs = Runs(project)
+    assert runs.find(None) == runs.find(name[-8:]) == runs.find(name[-8:][:4]) == name
+    with pytest.raises(NotFound, match="runs ls"):
+        runs.find("zzzz")
+
+
+WORKER = """
+import os, sys
+import remote_mi as mi
+r = mi.run("head_patching", model=sys.argv[1], phenomenon="ioi:store", n=4)
+print(r.run_id)
+"""
+
+
+def start(model, project, cache):
+    environment = {**os.environ, "REMOTE_MI_CACHE": str(cache), "REMOTE_MI_PROJECT": str(project),
+                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(model)], env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def everything_readable(cache):
+    store = Cache(cache / "v1")
+    for path in (store.root / "ac").rglob("*.json"):
+        data = json.loads(path.read_text())
+        assert store.get(data["key"], Environment(**data["environment"])) is not None
+    assert not list((store.root / "quarantine").glob("*"))
+
+
+def test_two_processes_running_one_job_at_once_both_succeed(project, cache, tiny_llama):
+    both = [start(tiny_llama, project, cache) for _ in range(2)]
+    said = [p.communicate(timeout=120) for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    everything_readable(cache)
+    result = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=4)
+    assert result.provenance["cache"] == "hit"
+
+
+def test_a_run_killed_at_random_moments_leaves_no_half_result(project, cache, tiny_llama):
+    killed_at_random(project, cache, tiny_llama, times=3, seed=0)
+
+
+def killed_at_random(project, cache, model, times, seed):
+    """Kill the same job at random moments, then check the store and the final numbers."""
+    reference = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=4,
+                       project=project / "reference")["recovery"].values  # fmt: skip
+    import shutil
+
+    shutil.rmtree(cache, ignore_errors=True)
+    generator = random.Random(seed)
+    begun = time.monotonic()
+    whole = start(model, project / "timed", cache / "timed")
+    assert whole.wait(timeout=120) == 0
+    duration = time.monotonic() - begun
+    for _ in range(times):
+        process = start(model, project, cache)
+        time.sleep(generator.uniform(0.5, 1.0) * duration)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        everything_readable(cache)
+        for name in Runs(project).ids():
+            mi.load_run(name, project)  # whatever is listed is whole
+    final = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=4)
+    np.testing.assert_array_equal(final["recovery"].values, reference)
+    assert not list((project / "runs").glob(".partial-*"))

@@ -1,0 +1,98 @@
+"""The same recipe, unmodified, on a genuine NDIF server and on this machine."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import remote_mi as mi
+
+from ..conftest import MARY
+from .conftest import TINY_LLAMA
+
+REMOTE = """
+import json, sys
+import remote_mi as mi
+recipe, model, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+result = mi.run(recipe, model=model, backend="ndif", timeout=90, **given)
+outputs = {name: result[name].values.tolist() for name in result.names() if name in result.arrays}
+print(json.dumps({"outputs": outputs, "record": result.provenance["record"],
+                  "environment": result.provenance["environment"],
+                  "cache": result.provenance["cache"]}))
+"""
+
+CASES = [
+    ("activation_patching", {**MARY, "site": site})
+    for site in ("resid_pre", "resid_mid", "attn_out")
+] + [
+    ("head_patching", {**MARY, "direction": "noise"}),
+    ("logit_lens", {"prompt": MARY["clean"]}),
+]
+
+
+@pytest.mark.parametrize("recipe, given", CASES, ids=[f"{r}-{g.get('site', '')}" for r, g in CASES])
+def test_one_job_on_the_server_equals_the_local_run(client, project, tiny_llama, recipe, given):
+    remote = client(REMOTE, recipe, TINY_LLAMA, json.dumps(given))
+    local = mi.run(recipe, model=str(tiny_llama), backend="local", **given)
+    assert set(remote["outputs"]) == {n for n in local.names() if n in local.arrays}
+    for name, values in remote["outputs"].items():
+        np.testing.assert_allclose(values, local[name].values, atol=1e-5, err_msg=name)
+    record = remote["record"]
+    assert [status for status, _ in record["timeline"]][-1] == "COMPLETED"
+    assert record["bytes_up"] < 64 * 1024
+    assert record["bytes_down"] < 64 * 1024
+    assert remote["environment"]["kind"].startswith("ndif http://127.0.0.1")
+
+
+def test_a_repeated_remote_job_is_a_hit(client, project):
+    given = json.dumps(MARY)
+    first = client(REMOTE, "activation_patching", TINY_LLAMA, given)
+    again = client(REMOTE, "activation_patching", TINY_LLAMA, given)
+    assert (first["cache"], again["cache"]) == ("miss", "hit")
+    assert again["outputs"] == first["outputs"]
+
+
+def test_several_pairs_are_one_job(client, project):
+    found = client(
+        REMOTE, "head_patching", TINY_LLAMA, json.dumps({"phenomenon": "ioi:store", "n": 3})
+    )
+    assert len(found["record"]["job_id"]) == 36
+    assert found["record"]["bytes_up"] < 64 * 1024
+
+
+PAYLOAD = """
+import json, sys, pickletools, zstandard, pathlib
+import remote_mi as mi
+from remote_mi import catalog
+from remote_mi.backends.base import Work
+from remote_mi.backends.payload import serialize
+from remote_mi.models.load import build_weightless
+from remote_mi.models.spec import ModelSpec
+from remote_mi.models.tokens import tokenize
+from remote_mi.runner import PromptChoice
+from nnsight.schema.config import CONFIG
+CONFIG.API.APIKEY = "secret-key-of-the-user"
+project = pathlib.Path(".").absolute()
+spec = ModelSpec(sys.argv[1])
+model = build_weightless(spec)
+prompts = PromptChoice(texts=json.loads(sys.argv[2])).resolve(project)
+card = catalog.find("activation_patching", project)
+tokens = tokenize(model.tokenizer, prompts, spec, "pair", 64)
+work = Work(card, catalog.load_function(card, project), tokens.prompts, card.resolve({}), "key")
+blob = zstandard.ZstdDecompressor().stream_reader(serialize(model.lm, work)).read()
+names = [str(arg) for op, arg, _ in pickletools.genops(blob) if isinstance(arg, str)]
+print(json.dumps({"size": len(blob), "names": names, "text": blob.decode("latin1")}))
+"""
+
+
+def test_the_payload_is_source_without_bytecode_key_or_the_runner(client, project):
+    found = client(PAYLOAD, TINY_LLAMA, json.dumps(MARY))
+    text, names = found["text"], found["names"]
+    assert "def patch_positions" in text and "def activation_patching" in text
+    assert "secret-key-of-the-user" not in text
+    assert MARY["clean"] not in text, "the prompts' text stays at home"
+    assert "CodeType" not in names and "_make_function" not in names
+    for room in ("remote_mi.runner", "remote_mi.store", "remote_mi.recipe", "remote_mi.models"):
+        assert room not in names
