@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import functools
 import hashlib
 import inspect
 import json
@@ -91,12 +90,16 @@ class _Closure:
     def __init__(self, roots: list[Path]) -> None:
         self.roots = roots
         self.parts: dict[str, str] = {}
+        self.modules: dict[str, _Module] = {}
 
     def digest(self) -> str:
         return digest(self.parts)
 
     def module(self, path: Path, name: str) -> _Module:
-        return _read_module(path, name, path.stat().st_mtime_ns)
+        known = self.modules.get(name)
+        if known is None:
+            known = self.modules[name] = _read_module(path, name)
+        return known
 
     def find(self, name: str) -> Path | None:
         """The file of a module of the project's own, or None for a library."""
@@ -157,8 +160,7 @@ class _Closure:
             self.visit_all(module)
 
 
-@functools.lru_cache(maxsize=256)
-def _read_module(path: Path, name: str, _stamp: int) -> _Module:
+def _read_module(path: Path, name: str) -> _Module:
     module = _Module(name, path)
     for node in _top_level(parse_file(path).body):
         if isinstance(node, ast.Import):

@@ -33,6 +33,8 @@ from remote_mi.errors import UsageError, not_found
 from remote_mi.paths import builtin_folder
 
 _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
+#: The safe loader, in C where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
 _OPTIONAL = ("description", "order", "metric", "size", "seed", "baseline")
 
@@ -189,8 +191,8 @@ def load(path: Path) -> Phenomenon:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_LOADER)
+        data = yaml.load(text, Loader=_LOADER)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read phenomenon file {path}: {error}") from None
     except yaml.YAMLError as error:

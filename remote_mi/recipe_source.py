@@ -8,6 +8,7 @@ Anything else in a decorator or annotation is refused with its line.
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 import types
 import typing
@@ -44,21 +45,25 @@ class _CannotEvaluate(Exception):
 
 
 def parse_file(path: Path) -> ast.Module:
-    """The syntax tree of a recipe file.
+    """The syntax tree of a recipe file; unchanged source is parsed once.
 
     Raises:
         UsageError: if the file cannot be read, or has a syntax error (with its line).
     """
     try:
-        source = path.read_text(encoding="utf-8")
+        return _parse(str(path), path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read recipe file {path}: {error}") from None
-    try:
-        return ast.parse(source, str(path))
     except SyntaxError as error:
         raise UsageError(
             f"{path}:{error.lineno}: syntax error: {error.msg}", "mend the line and run again"
         ) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(name: str, source: str) -> ast.Module:
+    # By content and not by time of change: two edits can fall into one tick of the clock.
+    return ast.parse(source, name)
 
 
 def cards_in(path: Path, origin: str = "file") -> list[Card]:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from remote_mi.progress import Silent, Watch
 
@@ -40,6 +39,8 @@ def watching(quiet: bool) -> Iterator[Watch]:
     if quiet:
         yield Silent()
     elif sys.stderr.isatty():
+        from remote_mi.cli.live import LiveWatch
+
         with LiveWatch() as watch:
             yield watch
     else:
@@ -62,32 +63,3 @@ class LineWatch:
 
     def note(self, text: str) -> None:
         say(text)
-
-
-class LiveWatch:
-    """A line that is redrawn: spinner, stage, bar, time."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24),
-            TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
-            console=Console(stderr=True), transient=True,
-        )  # fmt: skip
-        self._task = self._progress.add_task("", total=None, count="")
-
-    def __enter__(self) -> LiveWatch:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def stage(self, text: str) -> None:
-        self._progress.update(self._task, description=text, total=None, completed=0, count="")
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"
-        self._progress.update(self._task, total=total, completed=done, count=count)
-
-    def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)

@@ -17,8 +17,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from remote_mi.errors import BackendUnavailable, Mismatch, StoreError
 from remote_mi.paths import cache_root
 from remote_mi.progress import Watch
@@ -67,6 +65,8 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
     """
     if is_ready():
         return embedded_folder()
+    from filelock import FileLock, Timeout  # only here: quick commands read this module too
+
     parent = embedded_folder().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)

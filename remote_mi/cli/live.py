@@ -1,0 +1,35 @@
+"""Progress on a terminal: one line that is redrawn."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class LiveWatch:
+    """A line that is redrawn: spinner, stage, bar, time."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24),
+            TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=None, count="")
+
+    def __enter__(self) -> LiveWatch:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stage(self, text: str) -> None:
+        self._progress.update(self._task, description=text, total=None, completed=0, count="")
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"
+        self._progress.update(self._task, total=total, completed=done, count=count)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
