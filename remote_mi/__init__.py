@@ -14,11 +14,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# At once: the decorator has its module's name, and a later import would put the module there.
+from remote_mi.recipe import Range, Ratio, Tokens, recipe
+
 if TYPE_CHECKING:
     from remote_mi.figures import Bars, Heatmap, Table, TokenGrid
     from remote_mi.models.spec import ModelSpec
     from remote_mi.opening import load_run
-    from remote_mi.recipe import Range, Ratio, Tokens, recipe
     from remote_mi.results import Result
     from remote_mi.runner import run
 
@@ -30,12 +32,8 @@ _HOMES = {
     "Table": "figures",
     "TokenGrid": "figures",
     "ModelSpec": "models.spec",
-    "Range": "recipe",
-    "Ratio": "recipe",
-    "Tokens": "recipe",
     "Result": "results",
     "load_run": "opening",
-    "recipe": "recipe",
     "run": "runner",
 }
 
@@ -59,6 +57,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value  # a submodule of the same name must not take its place
+        globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -134,7 +134,7 @@ def load_function(card: Card, project: Path) -> Callable[..., Any]:
         mark.update(file.read_bytes())
     name = f"{NAMESPACE}.{path.stem}_{mark.hexdigest()[:12]}"
     if name not in sys.modules:
-        _ship_by_value(companions)
+        ship_by_value(companions)
         _drop_edited(companions)
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None
@@ -142,8 +142,9 @@ def load_function(card: Card, project: Path) -> Callable[..., Any]:
         _forget(path)
         sys.modules[name] = module
         for folder in (str(project), str(path.parent)):
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
+            if folder in sys.path:
+                sys.path.remove(folder)
+            sys.path.insert(0, folder)
         try:
             spec.loader.exec_module(module)
         except Exception as error:
@@ -170,17 +171,21 @@ _imported: dict[str, str] = {}
 
 def _drop_edited(companions: Mapping[str, Path]) -> None:
     """Let Python import a recipe's local modules again where their files have changed."""
-    for name, file in companions.items():
-        now = hashlib.sha256(file.read_bytes()).hexdigest()
-        if _imported.get(name, now) != now:
+    now = {
+        name: hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()
+        for name, file in companions.items()
+    }
+    if any(_imported.get(name, digest) != digest for name, digest in now.items()):
+        # All of them: one that did not change may hold names of one that did.
+        for name, file in companions.items():
             sys.modules.pop(name, None)
             _forget(file)
-        _imported[name] = now
+    _imported.update(now)
     importlib.invalidate_caches()
 
 
-def _ship_by_value(companions: Mapping[str, Path]) -> None:
-    """Let a recipe's file, local modules of it and the kit travel as source."""
+def ship_by_value(companions: Mapping[str, Path]) -> None:
+    """Let recipe files, these local modules and the kit travel to a server as source."""
     import nnsight
 
     for module in (NAMESPACE, "remote_mi.interventions", *companions):

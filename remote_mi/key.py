@@ -15,6 +15,7 @@ import inspect
 import json
 import textwrap
 import types
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,9 @@ def local_modules(path: Path, project: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     waiting = [closure.module(path.resolve(), "recipe")]
     while waiting:
-        for name, _ in waiting.pop().imports.values():
+        module = waiting.pop()
+        named = [f"{name}.{symbol}" for name, symbol in module.imports.values() if symbol]
+        for name in [*(name for name, _ in module.imports.values()), *module.stars, *named]:
             target = closure.find(name)
             if target and not name.startswith("remote_mi") and name not in found:
                 found[name] = target
@@ -81,6 +84,7 @@ class _Module:
     path: Path
     symbols: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
 
 
@@ -123,6 +127,8 @@ class _Closure:
         if symbol not in module.symbols:
             if symbol in module.imports:
                 self._follow(*module.imports[symbol], attributes=None)
+            else:
+                self._follow_stars(module, symbol)
             return
         nodes = module.symbols[symbol]
         self.parts[label] = "\n".join(normalised(node) for node in nodes)
@@ -138,10 +144,20 @@ class _Closure:
 
     def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
         for name, attributes in _names_in(nodes):
+            # Both, where an import inside a function hides a name of the file.
             if name in module.symbols:
                 self.visit(module, name)
-            elif name in module.imports:
+            if name in module.imports:
                 self._follow(*module.imports[name], attributes)
+            if name not in module.symbols and name not in module.imports:
+                self._follow_stars(module, name)
+
+    def _follow_stars(self, module: _Module, symbol: str) -> None:
+        """Look for a name in the modules that were imported with a star."""
+        for name in module.stars:
+            path = self.find(name)
+            if path is not None:
+                self.visit(self.module(path, name), symbol)
 
     def _follow(self, name: str, symbol: str | None, attributes: set[str] | None) -> None:
         """Follow an import: of a symbol, or of a module of which some attributes are used."""
@@ -153,7 +169,7 @@ class _Closure:
         module = self.module(path, name)
         if symbol is not None:
             self.visit(module, symbol)
-        elif attributes:
+        elif attributes and attributes <= {*module.symbols, *module.imports}:
             for attribute in attributes:
                 self.visit(module, attribute)
         else:
@@ -162,24 +178,29 @@ class _Closure:
 
 def _read_module(path: Path, name: str) -> _Module:
     module = _Module(name, path)
-    for node in _top_level(parse_file(path).body):
+    tree = parse_file(path)
+    for node in ast.walk(tree):  # imports count wherever they stand, in functions too
         if isinstance(node, ast.Import):
             for alias in node.names:
+                # `import a.b` binds `a`; what is used of it is found in a.b, taken as a whole.
                 bound = alias.asname or alias.name.split(".")[0]
-                target = alias.name if alias.asname else alias.name.split(".")[0]
-                module.imports[bound] = (target, None)
-                if not alias.asname and "." in alias.name:
-                    module.imports[bound] = (alias.name, None)
+                module.imports[bound] = (alias.name, None)
         elif isinstance(node, ast.ImportFrom):
             origin = _absolute(name, path, node)
             for alias in node.names:
-                module.imports[alias.asname or alias.name] = (origin, alias.name)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                if alias.name == "*":
+                    module.stars.append(origin)
+                else:
+                    module.imports[alias.asname or alias.name] = (origin, alias.name)
+    for node in _top_level(tree.body):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.symbols.setdefault(node.name, []).append(node)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             for target in _assigned(node):
                 module.symbols.setdefault(target, []).append(node)
-        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        elif not isinstance(node, (ast.Import, ast.ImportFrom)) and not (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
             module.effects.append(node)
     return module
 
@@ -284,11 +305,18 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
                 closure.visit(closure.module(path, home), value.__name__)
         elif isinstance(value, (types.FunctionType, type)) and home == function.__module__:
             _visit_live(closure, value, seen)
-        elif isinstance(value, (str, int, float, bool, type(None), tuple, list, dict)):
+        elif isinstance(
+            value, (str, int, float, bool, type(None), tuple, list, dict)
+        ) or typing.get_origin(value):
             closure.parts[f"live:{used}"] = repr(value)
-        elif not home or home.split(".")[0] in ("__main__", "__mp_main__"):
+        elif not _of_a_library(value):
             raise UsageError(
                 f"recipe {name!r} reads the global {used!r} ({type(value).__name__}), which "
                 "cannot be part of its key",
                 "make it a parameter, a plain constant, or build it inside the function",
             )
+
+
+def _of_a_library(value: Any) -> bool:
+    """Whether a global is a function or class that a library defines; its version is in the entry."""
+    return isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__"))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import Any
 import yaml
 
 from remote_mi.errors import UsageError, not_found
+from remote_mi.interventions.vocabulary import Metric
 from remote_mi.paths import builtin_folder
 
 _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
@@ -239,6 +241,9 @@ def _check(path: Path, data: Any, lines: Mapping[str, int]) -> None:
     for key in ("size", "seed"):
         if not isinstance(data.get(key, 1), int) or isinstance(data.get(key), bool):
             raise refuse(key, f"{key!r} must be a whole number")
+    if data.get("metric", "logit_diff") not in typing.get_args(Metric):
+        known = ", ".join(typing.get_args(Metric))
+        raise refuse("metric", f"'metric' {data['metric']!r} is not one of {known}")
     for slot, name in data["draw"].items():
         if name not in data["lists"]:
             raise refuse("draw", f"slot {slot!r} draws from {name!r}, which is not in 'lists'")
@@ -248,6 +253,9 @@ def _check(path: Path, data: Any, lines: Mapping[str, int]) -> None:
             raise refuse(
                 "lists", f"{name!r} has fewer entries than the {wanted} slots drawing from it"
             )
+    shortest = min(len(data["lists"][name]) for name in data["draw"].values())
+    if data.get("order") == "list" and data.get("size", 1) > shortest:
+        raise refuse("size", f"'size' {data['size']} is more than the list's {shortest} entries")
     _check_templates(data, refuse)
 
 
@@ -319,9 +327,12 @@ def from_jsonl(path: Path) -> PromptSet:
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
-            examples.append(from_fields(data))
-        except (ValueError, UsageError) as error:
+            examples.append(from_fields(json.loads(line)))
+        except ValueError as error:
+            raise UsageError(
+                f"{path}:{number}: not JSON: {error}", "one object a line, with double quotes"
+            ) from None
+        except UsageError as error:
             raise UsageError(f"{path}:{number}: {error}") from None
     if not examples:
         raise UsageError(f"{path} has no prompts", "one JSON object a line")

@@ -182,6 +182,8 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
                 for k, v in zip(node.keys, node.values, strict=True)
                 if k is not None
             }
+        case ast.BinOp(op=ast.BitOr()):  # `int | None`; refused later with the types there are
+            return _evaluate(node.left, names) | _evaluate(node.right, names)
         case ast.UnaryOp(op=ast.USub()):
             return -_evaluate(node.operand, names)
         case ast.Subscript():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remote_mi.errors import NotFound, nearest
+from remote_mi.errors import NotFound, UsageError, nearest
 from remote_mi.figures import Figure
 from remote_mi.recipe import Output, figures_from_json, outputs_from_json
 
@@ -52,19 +52,20 @@ class NamedArray:
         return float(self.values)
 
     def sel(self, **where: Any) -> NamedArray:
-        """The part at some coordinates, e.g. `sel(layer=20, position="s2")`.
+        """The part at some coordinates, e.g. `sel(layer=20, position="[s2]")`.
+
+        A position is named by its token, by its label with or without brackets, or, where a
+        token occurs twice, by its index.
 
         Raises:
             NotFound: if there is no such dimension or coordinate.
+            UsageError: if several coordinates have this label.
         """
         part = self
         for dim, label in where.items():
             if dim not in part.dims:
                 raise NotFound(f"no dimension {dim!r}", f"there are: {', '.join(part.dims)}")
-            labels = list(part.coords[dim])
-            if label not in labels:
-                raise NotFound(f"no {dim} {label!r}", f"there are: {labels}")
-            axis, at = part.dims.index(dim), labels.index(label)
+            axis, at = part.dims.index(dim), _at(dim, list(part.coords[dim]), label)
             taken = [None if a is None else np.take(a, at, axis) for a in (part.low, part.high)]
             part = NamedArray(
                 np.take(part.values, at, axis), part.dims[:axis] + part.dims[axis + 1 :],
@@ -91,6 +92,18 @@ class NamedArray:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
         return f"<{self.name} ({sizes})>\n{self.values!r}"
+
+
+def _at(dim: str, labels: list[Any], wanted: Any) -> int:
+    """Index of a coordinate; see `NamedArray.sel`."""
+    if isinstance(wanted, int) and wanted not in labels and 0 <= wanted < len(labels):
+        return wanted
+    found = [i for i, label in enumerate(labels) if label in (wanted, f"[{wanted}]")]
+    if not found:
+        raise NotFound(f"no {dim} {wanted!r}", f"there are: {labels}")
+    if len(found) > 1:
+        raise UsageError(f"{dim} {wanted!r} occurs {len(found)} times", f"give an index: {found}")
+    return found[0]
 
 
 @dataclass

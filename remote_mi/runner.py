@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def run(
     drop_invalid: bool = False,
     project: str | Path | None = None,
     watch: Watch | None = None,
+    parameters: Mapping[str, Any] | None = None,
     **inputs: Any,
 ) -> Result:
     """Run a recipe, or give the result that is already there.
@@ -106,6 +107,7 @@ def run(
         drop_invalid: leave out prompts that do not fit the tokenizer, noting which.
         project: folder of runs/ and recipes/; the working folder by default.
         watch: shows progress.
+        parameters: the recipe's parameters whose names are taken by the arguments above.
         **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
 
     Raises:
@@ -114,9 +116,9 @@ def run(
     spec = ModelSpec(model) if isinstance(model, str) else model
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
     choice = PromptChoice(phenomenon, pairs, texts, n, seed)
-    parameters = {k: v for k, v in inputs.items() if k not in INPUTS}
+    given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
     folder = Path(project).absolute() if project else project_folder()
-    job = make_job(recipe, spec, choice, parameters, folder, drop_invalid)
+    job = make_job(recipe, spec, choice, given, folder, drop_invalid)
     return execute(job, backend, timeout, watch or Silent())
 
 
@@ -130,6 +132,11 @@ def make_job(
 ) -> Job:
     """A validated job; errors as `run`, as far as they show without a tokenizer."""
     card = catalog.find(recipe, project) if isinstance(recipe, str) else card_of(recipe)
+    if "attention_weights" in card.needs:
+        if spec.attention not in ("auto", "eager"):
+            raise UsageError(f"recipe {card.name!r} reads attention weights, which attention "
+                             f"{spec.attention!r} does not give", "leave --attention out")  # fmt: skip
+        spec = replace(spec, attention="eager")
     prompts = choice.resolve(project)
     if card.over == "pair":
         for index, example in enumerate(prompts.examples):
@@ -225,7 +232,8 @@ class _Execution:
         raw = self._raw_outputs(model, tokenized)
         self.watch.stage("putting the results together")
         assembled = assemble(job.card, self._parts(raw, tokenized))
-        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + assembled.notes
+        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
+        notes += assembled.notes
         document = {
             "parts": [
                 {"tokens": p.tokens, "labels": dict(p.labels), **p.text}
@@ -266,7 +274,11 @@ class _Execution:
         missing = [index for index, entry in enumerate(outputs) if entry is None]
         self.events.append(_event("looked up", parts=len(keys), missing=len(missing)))
         if missing:
-            function = job.function or catalog.load_function(job.card, job.project)
+            function = job.function
+            if function is None:
+                function = catalog.load_function(job.card, job.project)
+            else:
+                catalog.ship_by_value({})
             work = Work(job.card, function, [calls[i] for i in missing], job.parameters, job.key)
             self.watch.stage(f"running {job.card.name} on {backend.name}")
             ticket = backend.submit(model, work, self.watch)

@@ -23,6 +23,7 @@ from remote_mi.recipe import Range, Tokens, recipe
     },
     figures=[
         TokenGrid("top_token", title="top token", shade="top_prob"),
+        Heatmap("target_prob", title="probability of the target"),
         Heatmap("kl", title="KL to the final layer", unit="nats"),
         Heatmap("entropy", unit="nats"),
     ],

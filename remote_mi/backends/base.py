@@ -20,7 +20,7 @@ from remote_mi.environment import Environment
 from remote_mi.errors import RunFailed
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Watch
-from remote_mi.recipe import Card
+from remote_mi.recipe import Card, Output
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -95,35 +95,42 @@ class Backend(Protocol):
         ...
 
 
-def checked(card: Card, returned: Any) -> Outputs:
+def labelled(card: Card) -> str:
+    """How an error names a recipe: file, line and name."""
+    return (f"{card.path}:{card.line}: " if card.path else "") + f"recipe {card.name!r}"
+
+
+def checked(recipe: str, declared: Mapping[str, Output], returned: Any) -> Outputs:
     """A call's outputs as arrays, checked against the recipe's declaration.
+
+    Args:
+        recipe: how to name the recipe. declared: its outputs. returned: what a call gave.
 
     Raises:
         RunFailed: for a missing, undeclared or misshapen output, naming it.
     """
-    where = f"{card.path}:{card.line}: " if card.path else ""
     if not isinstance(returned, Mapping):
-        raise RunFailed(f"{where}recipe {card.name!r} returned {type(returned).__name__}, "
+        raise RunFailed(f"{recipe} returned {type(returned).__name__}, "
                         "not a dict of its outputs")  # fmt: skip
-    for name in card.returns:
+    for name in declared:
         if name not in returned:
-            raise RunFailed(f"{where}recipe {card.name!r} did not return {name!r}, which it declares",
+            raise RunFailed(f"{recipe} did not return {name!r}, which it declares",
                             f"it returned: {', '.join(map(str, returned)) or 'nothing'}")  # fmt: skip
     outputs: Outputs = {}
     for name, value in returned.items():
-        if name not in card.returns:
-            raise RunFailed(f"{where}recipe {card.name!r} returned {name!r}, which it does not declare",
+        if name not in declared:
+            raise RunFailed(f"{recipe} returned {name!r}, which it does not declare",
                             "add it to returns={...} or leave it out")  # fmt: skip
-        dims = card.returns[name].dims
+        dims = declared[name].dims
         try:
             array = np.asarray(value)
         except (TypeError, ValueError):
             array = np.asarray(None)
         if array.dtype.kind not in "fiub":
-            raise RunFailed(f"{where}output {name!r} is not an array of numbers")
+            raise RunFailed(f"{recipe}: output {name!r} is not an array of numbers")
         if array.ndim != len(dims):
             raise RunFailed(
-                f"{where}output {name!r} is declared as {_shape(dims)} and has shape {array.shape}"
+                f"{recipe}: output {name!r} is declared as {_shape(dims)} and has shape {array.shape}"
             )
         outputs[name] = array
     return outputs

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.base import Outputs, Ticket, Work, checked
+from remote_mi.backends.base import Outputs, Ticket, Work, checked, labelled
 from remote_mi.environment import Environment, local_environment
 from remote_mi.errors import RemoteMIError, RunFailed
 from remote_mi.models.load import LoadedModel, load, out_of_memory
@@ -45,7 +45,8 @@ class LocalBackend:
         try:
             for index, call in enumerate(work.calls):
                 watch.advance(index, len(work.calls), "calls")
-                yield checked(work.card, self._one(model, replace(work, calls=[call])))
+                returned = self._one(model, replace(work, calls=[call]))
+                yield checked(labelled(work.card), work.card.returns, returned)
             watch.advance(len(work.calls), len(work.calls), "calls")
         finally:
             passes.stop()

@@ -20,13 +20,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from remote_mi.backends.base import Outputs, Ticket, Work, checked
+from remote_mi.backends.base import Outputs, Ticket, Work, checked, labelled
 from remote_mi.environment import Environment
 from remote_mi.errors import AuthenticationError, BackendUnavailable, RunFailed, WaitTimeout
 from remote_mi.models.load import LoadedModel, build_weightless
 from remote_mi.models.spec import ModelSpec
 from remote_mi.paths import cache_root
 from remote_mi.progress import Watch
+from remote_mi.recipe import outputs_from_json
 from remote_mi.store.files import write_whole
 
 DEFAULT_HOST = "https://api.ndif.us"
@@ -90,8 +91,11 @@ class NdifBackend:
             "POST", "/request", data={"data": json.dumps(envelope)}, headers=headers,
             files={"blob": ("request", blob, "application/octet-stream")},
         )  # fmt: skip
-        ticket = Ticket(self.name, str(answer["id"]), {"calls": len(work.calls)})
-        ticket.data["card"] = work.card
+        ticket = Ticket(self.name, str(answer["id"]), {
+            "calls": len(work.calls),
+            "recipe": labelled(work.card),
+            "returns": work.card.shown()["returns"],
+        })  # fmt: skip
         ticket.record.update(host=self.host, job_id=ticket.id, bytes_up=len(blob), timeline=[])
         return ticket
 
@@ -110,8 +114,9 @@ class NdifBackend:
         outputs = _load(content).get("outputs")
         if not isinstance(outputs, list) or len(outputs) != ticket.data["calls"]:
             raise RunFailed(f"job {ticket.id}: the server's result lacks the declared outputs")
+        declared = outputs_from_json(ticket.data["returns"])
         for returned in outputs:
-            yield checked(ticket.data["card"], returned)
+            yield checked(ticket.data["recipe"], declared, returned)
 
     def _wait(self, ticket: Ticket, watch: Watch, deadline: float) -> dict[str, Any]:
         """Poll until COMPLETED; every new status is noted."""

@@ -60,7 +60,8 @@ def show(name: str, as_json: bool) -> None:
             f"  {summary:14} mean {ratio.effect} / mean {ratio.gap}, over all pairs, with interval"
         )
     print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
-    print("References:")
+    if card.references:
+        print("References:")
     for key in card.references:
         print(f"  {reference(key)}")
     source = "-p prompt='…'" if card.over == "prompt" else "--phenomenon ioi"
@@ -69,8 +70,9 @@ def show(name: str, as_json: bool) -> None:
 
 def reference(key: str) -> str:
     """Author, year and title of a key in references.bib; the key itself where it is not there."""
-    path = builtin_folder() / "references.bib"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    folders = (project_folder() / "recipes", builtin_folder())
+    files = [folder / "references.bib" for folder in folders]
+    text = "".join(f.read_text(encoding="utf-8") + "\n" for f in files if f.is_file())
     entry = re.search(r"@\w+\{" + re.escape(key) + r",(.*?)\n\}", text, re.S)
     if not entry:
         return key

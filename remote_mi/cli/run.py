@@ -184,7 +184,7 @@ def _short(path: Path) -> str:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """A result as JSON: every output over all prompts, and each prompt's own where that differs."""
+    """A result as JSON: every output over all prompts and, of several, of each by itself."""
 
     def plain(array: Any) -> Any:
         values = array.tolist()
@@ -204,6 +204,9 @@ def as_json(result: Result) -> dict[str, Any]:
         "path": str(result.path) if result.path else None,
         "recipe": result.recipe["name"],
         "outputs": outputs,
+        "each": {name: [plain(a.values) for a in result.each(name)] for name in result.outputs}
+        if len(result.prompts) > 1
+        else {},
         "vocabulary": result.document["vocabulary"],
         "prompts": list(result.prompts),
         "notes": result.notes,

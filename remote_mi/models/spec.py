@@ -35,7 +35,7 @@ class ModelSpec:
         device_map: accelerate's, e.g. "auto", to spread one model over several devices.
         bos: "auto" is what the tokenizer does by itself; "always", "never".
         chat: whether a prompt is put into the tokenizer's chat template as a user's turn.
-        names: portable name → module path, for architectures not known here (docs/models.md).
+        names: module path → portable name, for architectures not known here (docs/models.md).
     """
 
     name: str = EMBEDDED

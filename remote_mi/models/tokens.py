@@ -44,6 +44,7 @@ class Tokenized:
         labels: per example, label → position; "end" is the last position.
         kept: indices of the examples that were kept.
         dropped: index → why, for examples left out on request.
+        doubts: what fits but may not be meant, one line each.
         record: how prompts were made, for the run's provenance.
     """
 
@@ -52,6 +53,7 @@ class Tokenized:
     labels: list[dict[str, int]]
     kept: list[int]
     dropped: dict[int, str]
+    doubts: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +90,7 @@ def tokenize(
         labels=[m[2] for m in made],
         kept=kept,
         dropped=failures,
+        doubts=encoder.doubts,
         record=encoder.record(),
     )
 
@@ -108,6 +111,7 @@ class _Encoder:
         self.spec = spec
         self.context = context
         self.bos_seen: bool | None = None
+        self.doubts: list[str] = []
         if spec.bos == "always" and tokenizer.bos_token_id is None:
             raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
         if spec.chat and not getattr(tokenizer, "chat_template", None):
@@ -175,6 +179,9 @@ class _Encoder:
                 f"the {role} {answer!r} is {len(added)} tokens, {parts}; it must be one"
                 + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
             )
+        if answer[0].isalpha() and templated[-1].isalpha():
+            self.doubts.append(f"the {role} {answer!r} of {_short(templated)} continues its last "
+                               f"word; {self._space_hint(answer)}")  # fmt: skip
         return added[0]
 
     @staticmethod

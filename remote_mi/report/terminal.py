@@ -73,14 +73,16 @@ def heading(result: Result) -> Iterator[Text]:
     record = source.get("record", {})
     where = f"{environment}/{record.get('dtype', '?')}" if "dtype" in record else environment
     name = result.recipe["name"]
-    parts = [name, f"{id8} ✓", line(str(model)), where, f"cache: {source.get('cache', '?')}"]
+    parts = [name, f"{id8} ✓", line(str(model)), where]
     yield Text("  ".join([" remote-mi", *parts]), style="bold")
     given = ", ".join(f"{k}={line(str(v))}" for k, v in source.get("parameters", {}).items())
     prompts = source.get("prompts", {})
     count = len(result.prompts)
     unit = "pair" if result.prompts and result.prompts[0].get("corrupt") else "prompt"
-    yield Text(f" {count} {unit}{'s' if count != 1 else ''} from {line(str(prompts.get('origin')))}"
-               + (f" · {given}" if given else ""), style="dim")  # fmt: skip
+    many = f"{count} {unit}{'s' if count != 1 else ''}"
+    parts = [f" cache: {source.get('cache', '?')}",
+             f"{many} from {line(str(prompts.get('origin')))}"]  # fmt: skip
+    yield Text(" · ".join([*parts, given] if given else parts), style="dim")
 
 
 def _title(figure: Figure, result: Result) -> str:
@@ -136,6 +138,9 @@ def _where(array: NamedArray, index: Sequence[Any]) -> str:
     parts = []
     for dim, at in zip(array.dims, index, strict=True):
         label = array.coords[dim][at]
+        if dim == "position" and all(str(c).startswith("[") for c in array.coords[dim]):
+            parts.append(f"position {visible(str(label))}")  # aligned by label: no index of its own
+            continue
         text = f"{dim} {at}" if label == at else f"{dim} {at} {visible(str(label))}"
         parts.append(text)
     return " · ".join(parts)
@@ -162,7 +167,7 @@ def _bars(figure: Bars, result: Result, width: int, item: int) -> Iterator[Text]
     for name, index in zip(names, order, strict=True):
         at = np.unravel_index(int(index), array.shape)
         value = float(flat[index])
-        bar = "█" * max(1, round(abs(value) / reach * 16))
+        bar = "█" * round(abs(value) / reach * 16)
         text = Text(f" {fit(name, left)} {value:+7.2f} ")
         text.append(fit(bar, 16), colors.diverging(np.sign(value)).color and _bar_style(value))
         if array.low is not None and array.high is not None:

