@@ -74,7 +74,7 @@ def heading(result: Result) -> Iterator[Text]:
     where = f"{environment}/{record.get('dtype', '?')}" if "dtype" in record else environment
     name = result.recipe["name"]
     parts = [name, f"{id8} ✓", line(str(model)), where]
-    yield Text("  ".join([" remote-mi", *parts]), style="bold")
+    yield Text("  ".join(["remote-mi", *parts]), style="bold")
     given = ", ".join(f"{k}={line(str(v))}" for k, v in source.get("parameters", {}).items())
     prompts = source.get("prompts", {})
     count = len(result.prompts)
