@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_mi.key import SCHEMA, code_digest, digest, live_code_digest
+from remote_mi.key import SCHEMA, code_digest, digest, live_code_digest, local_modules
 from remote_mi.models.spec import ModelSpec
 from remote_mi.phenomena import PromptSet
 from remote_mi.recipe import Card
@@ -72,3 +73,29 @@ class Job:
         prompts = self.described["prompts"]
         groups = [prompts] if self.card.over == "set" else [[p] for p in prompts]
         return [digest({**self.described, "prompts": group, "part": True}) for group in groups]
+
+    def lock(self) -> dict[str, Any]:
+        """The job as config.lock.yaml keeps it: enough to run it again."""
+        return {
+            "schema": 1,
+            "key": self.key,
+            "recipe": {"name": self.card.name, "code": self.code,
+                       "file": self.card.path.name if self.card.path else None},
+            "model": asdict(self.model),
+            "model_identity": self.model.identity(),
+            "parameters": dict(self.parameters),
+            "prompts": {"origin": self.prompts.origin, **self.prompts.details,
+                        "examples": [{**e.to_json(), "template": e.template}
+                                     for e in self.prompts.examples]},
+            "drop_invalid": self.drop_invalid,
+        }  # fmt: skip
+
+    def sources(self) -> dict[str, bytes]:
+        """The files a reader needs to see what was run."""
+        if self.card.path is None:
+            assert self.function is not None
+            return {f"{self.card.name}.py": inspect.getsource(self.function).encode()}
+        sources = {self.card.path.name: self.card.path.read_bytes()}
+        for name, path in local_modules(self.card.path, self.project).items():
+            sources[f"{name.replace('.', '/')}.py"] = path.read_bytes()
+        return sources

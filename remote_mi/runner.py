@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from remote_mi.dispatch.plan import Plan, choose
 from remote_mi.environment import Environment, local_environment
 from remote_mi.errors import Mismatch, RemoteMIError, StoreError, UsageError
 from remote_mi.job import Job
-from remote_mi.key import digest, local_modules
+from remote_mi.key import digest
 from remote_mi.models.spec import ModelSpec
 from remote_mi.paths import cache_root, project_folder
 from remote_mi.phenomena import PromptSet
@@ -182,7 +182,7 @@ def look_up(job: Job, plan: Plan) -> Result | None:
         return None
     result = Result(job.card.shown(), entry.document, entry.arrays, dict(entry.record))
     try:
-        result = runs.write(RunRecord(id8, result, _lock(job), _sources(job),
+        result = runs.write(RunRecord(id8, result, job.lock(), job.sources(),
                                       [_event("taken from the cache")]))  # fmt: skip
     except StoreError:
         pass  # a project that cannot be written still shows what the cache has
@@ -355,7 +355,7 @@ class _Execution:
             self.watch.note(f"warning: not cached: {self.unsaved}")
             result.provenance = {**result.provenance, "cache": "miss (not cached)"}
         self.events.append(_event("finished"))
-        record = RunRecord(_id8(job, environment), result, _lock(job), _sources(job), self.events)
+        record = RunRecord(_id8(job, environment), result, job.lock(), job.sources(), self.events)
         try:
             return Runs(job.project).write(record)
         except StoreError as error:
@@ -372,38 +372,8 @@ class _Execution:
         result = Result(self.job.card.shown(), empty, {}, self._provenance(environment, {}))
         try:
             Runs(self.job.project).write(RunRecord(
-                _id8(self.job, environment), result, _lock(self.job), _sources(self.job),
+                _id8(self.job, environment), result, self.job.lock(), self.job.sources(),
                 self.events, str(error),
             ))  # fmt: skip
         except StoreError:
             pass  # the error itself is what the user needs to see
-
-
-def _lock(job: Job) -> dict[str, Any]:
-    """The job as config.lock.yaml keeps it: enough to run it again."""
-    return {
-        "schema": 1,
-        "key": job.key,
-        "recipe": {"name": job.card.name, "code": job.code,
-                   "file": job.card.path.name if job.card.path else None},
-        "model": asdict(job.model),
-        "model_identity": job.model.identity(),
-        "parameters": dict(job.parameters),
-        "prompts": {"origin": job.prompts.origin, **job.prompts.details,
-                    "examples": [{**e.to_json(), "template": e.template}
-                                 for e in job.prompts.examples]},
-        "drop_invalid": job.drop_invalid,
-    }  # fmt: skip
-
-
-def _sources(job: Job) -> dict[str, bytes]:
-    """The files a reader needs to see what was run."""
-    if job.card.path is None:
-        import inspect
-
-        assert job.function is not None
-        return {f"{job.card.name}.py": inspect.getsource(job.function).encode()}
-    sources = {job.card.path.name: job.card.path.read_bytes()}
-    for name, path in local_modules(job.card.path, job.project).items():
-        sources[f"{name.replace('.', '/')}.py"] = path.read_bytes()
-    return sources
