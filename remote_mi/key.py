@@ -178,7 +178,8 @@ class _Closure:
 
 def _read_module(path: Path, name: str) -> _Module:
     module = _Module(name, path)
-    tree = parse_file(path)
+    parse_file(path)  # a mistake is located there; the tree below is this module's own to change
+    tree = _bare(ast.parse(path.read_text(encoding="utf-8")))
     for node in ast.walk(tree):  # imports count wherever they stand, in functions too
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -272,10 +273,14 @@ class _DropDocstrings(ast.NodeTransformer):
         return node
 
 
+def _bare(tree: ast.Module) -> ast.Module:
+    """The tree without docstrings, changed in place."""
+    return ast.fix_missing_locations(_DropDocstrings().visit(tree))
+
+
 def normalised(node: ast.stmt) -> str:
-    """A statement's source without comments, docstrings, layout and recipe declaration."""
-    tree = ast.parse(ast.unparse(_without_declaration(node)))
-    return ast.unparse(ast.fix_missing_locations(_DropDocstrings().visit(tree)))
+    """A statement of a bare tree as source, without layout, comments and recipe declaration."""
+    return ast.unparse(_without_declaration(node))
 
 
 def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int]) -> None:
@@ -284,7 +289,7 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
     seen.add(id(function))
     name = getattr(function, "__name__", "?")
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        tree = _bare(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):
         raise UsageError(f"the source of {name!r} is not available",
                          "define it in a file or a notebook cell") from None  # fmt: skip

@@ -28,12 +28,12 @@ def soft_cap(lm: Any, logits: torch.Tensor) -> torch.Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int]) -> torch.Tensor:
-    """Logits of a few tokens.
+def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> torch.Tensor:
+    """Logits of some tokens.
 
     Args:
         hidden: output of the final norm, [row, d_model].
-        tokens: token ids.
+        tokens: token ids, or a slice of the vocabulary.
 
     Returns:
         [row, token], float32.
@@ -60,7 +60,7 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     size = lm.lm_head.weight.shape[0]
     total = torch.full(hidden.shape[:1], -torch.inf, device=hidden.device)
     for start in range(0, size, VOCABULARY_CHUNK):
-        tokens = list(range(start, min(start + VOCABULARY_CHUNK, size)))
+        tokens = slice(start, start + VOCABULARY_CHUNK)  # a view; a list would copy
         total = torch.logaddexp(total, answer_logits(lm, hidden, tokens).logsumexp(-1))
     return total
 

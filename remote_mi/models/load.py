@@ -47,7 +47,8 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     """
     from remote_mi.models.names import prove
 
-    memory_key = repr(spec)
+    # By content: a folder that was written anew is another model under the same name.
+    memory_key = repr((spec.identity(), spec.device, spec.device_map))
     if memory_key in _loaded:
         return _loaded[memory_key]
     source = _source(spec, watch)

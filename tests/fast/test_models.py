@@ -101,6 +101,21 @@ def test_the_identity_of_a_folder_is_its_content(tiny_llama, tmp_path, cache):
     assert folder_digest(copy) != folder_digest(tiny_llama)
 
 
+def test_a_folder_that_is_written_anew_is_loaded_anew(tiny_llama, tmp_path, cache):
+    import shutil
+
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    before = load(ModelSpec(str(folder)), Silent()).lm.lm_head.weight.clone()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    model.save_pretrained(folder)
+    torch.testing.assert_close(load(ModelSpec(str(folder)), Silent()).lm.lm_head.weight, 2 * before)
+
+
 @pytest.mark.parametrize("field, value", [("dtype", "int7"), ("attention", "x"), ("bos", "maybe")])
 def test_a_wrong_choice_names_the_right_ones(field, value):
     with pytest.raises(UsageError, match="is not one of"):
