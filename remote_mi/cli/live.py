@@ -25,7 +25,8 @@ class LiveWatch:
         self._progress.stop()
 
     def stage(self, text: str) -> None:
-        self._progress.update(self._task, description=text, total=None, completed=0, count="")
+        # A reset, not an update: a task that once was full would count as finished for good.
+        self._progress.reset(self._task, total=None, description=text, count="")
 
     def advance(self, done: int, total: int, unit: str) -> None:
         count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"

@@ -171,9 +171,10 @@ def _show(result: Result, options: dict[str, Any]) -> None:
 
     show(result, stdout_console(options["width"]), options["only"])
     if result.path is not None:
+        id8 = result.run_id.rsplit("-", 1)[-1]
         say(f"\nkept in {_short(result.path)}")
-        say(f"next: remote-mi view {result.run_id.rsplit('-', 1)[-1]} --plain   or in Python: "
-            f"remote_mi.load_run({result.run_id.rsplit('-', 1)[-1]!r})")  # fmt: skip
+        say(f"next: remote-mi view {id8} --plain")
+        say(f"      or in Python: remote_mi.load_run({id8!r})")
 
 
 def _short(path: Path) -> str:
