@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from remote_mi.errors import BackendUnavailable, NotFound, RunFailed, UsageError, nearest
@@ -65,10 +66,9 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     lm._module.eval()
     watch.stage(f"checking the names of {spec.name}'s modules")
     prove(lm)
-    config = lm.config
     weight = lm.lm_head.weight
     loaded = LoadedModel(lm, lm.tokenizer, context_of(lm), {
-        "revision": getattr(config, "_commit_hash", None) or spec.revision or "unpinned",
+        "revision": _commit(spec) or spec.revision or "unpinned",
         "dtype": str(weight.dtype).removeprefix("torch."),
         "attention": lm.attn_implementation,
         "device": str(weight.device),
@@ -97,9 +97,14 @@ def build_weightless(spec: ModelSpec) -> LoadedModel:
     return LoadedModel(lm, lm.tokenizer, context_of(lm), {"attention": lm.attn_implementation})
 
 
-def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
-    """The tokenizer alone. Errors as `load`."""
-    return _tokenizer(spec, _source(spec, watch))
+def _commit(spec: ModelSpec) -> str | None:
+    """The commit of the hub that was loaded: the name of the folder its files lie in."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if spec.name == EMBEDDED or spec.folder is not None:
+        return None
+    file = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def context_of(lm: Any) -> int:

@@ -96,3 +96,22 @@ def test_the_payload_is_source_without_bytecode_key_or_the_runner(client, projec
     assert "CodeType" not in names and "_make_function" not in names
     for room in ("remote_mi.runner", "remote_mi.store", "remote_mi.recipe", "remote_mi.models"):
         assert room not in names
+
+
+LOCAL = REMOTE.replace('backend="ndif"', 'backend="local"')
+
+
+def test_a_model_named_by_its_hub_id_runs_here_too(client, project, tiny_llama):
+    """The hub is a stand-in on this machine; the client and its files are the genuine ones."""
+    found = client(LOCAL, "activation_patching", TINY_LLAMA, json.dumps(MARY))
+    local = mi.run("activation_patching", model=str(tiny_llama), **MARY)
+    np.testing.assert_allclose(found["outputs"]["effect"], local["effect"].values, atol=1e-6)
+    assert len(found["record"]["revision"]) == 40, "the commit the hub gave is recorded"
+
+
+def test_a_model_the_hub_does_not_have_is_said_so(ndif_server, process):
+    done = process("run", "logit_lens", "--model", "remote-mi/absent", "-p", "prompt=x",
+                   **ndif_server.client_env())  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "the hub has no model 'remote-mi/absent'" in done.stderr
+    assert "Traceback" not in done.stderr
