@@ -67,8 +67,9 @@ def local_modules(path: Path, project: Path) -> dict[str, Path]:
     waiting = [closure.module(path.resolve(), "recipe")]
     while waiting:
         module = waiting.pop()
-        named = [f"{name}.{symbol}" for name, symbol in module.imports.values() if symbol]
-        for name in [*(name for name, _ in module.imports.values()), *module.stars, *named]:
+        targets = [target for found_here in module.imports.values() for target in found_here]
+        named = [f"{name}.{symbol}" for name, symbol in targets if symbol]
+        for name in [*(name for name, _ in targets), *module.stars, *named]:
             target = closure.find(name)
             if target and not name.startswith("remote_mi") and name not in found:
                 found[name] = target
@@ -78,12 +79,16 @@ def local_modules(path: Path, project: Path) -> dict[str, Path]:
 
 @dataclass
 class _Module:
-    """The top level of one file: what it defines, imports, and does on import."""
+    """One file: what its top level defines and does on import, and all that it imports.
+
+    A name may be bound by several imports (`import a.b` and `import a.c`, or in two functions);
+    all of them are followed.
+    """
 
     name: str
     path: Path
     symbols: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
 
@@ -125,9 +130,9 @@ class _Closure:
         if label in self.parts:
             return
         if symbol not in module.symbols:
-            if symbol in module.imports:
-                self._follow(*module.imports[symbol], attributes=None)
-            else:
+            for target in module.imports.get(symbol, []):
+                self._follow(*target, attributes=None)
+            if symbol not in module.imports:
                 self._follow_stars(module, symbol)
             return
         nodes = module.symbols[symbol]
@@ -147,8 +152,8 @@ class _Closure:
             # Both, where an import inside a function hides a name of the file.
             if name in module.symbols:
                 self.visit(module, name)
-            if name in module.imports:
-                self._follow(*module.imports[name], attributes)
+            for target in module.imports.get(name, []):
+                self._follow(*target, attributes)
             if name not in module.symbols and name not in module.imports:
                 self._follow_stars(module, name)
 
@@ -185,14 +190,15 @@ def _read_module(path: Path, name: str) -> _Module:
             for alias in node.names:
                 # `import a.b` binds `a`; what is used of it is found in a.b, taken as a whole.
                 bound = alias.asname or alias.name.split(".")[0]
-                module.imports[bound] = (alias.name, None)
+                module.imports.setdefault(bound, []).append((alias.name, None))
         elif isinstance(node, ast.ImportFrom):
             origin = _absolute(name, path, node)
             for alias in node.names:
                 if alias.name == "*":
                     module.stars.append(origin)
                 else:
-                    module.imports[alias.asname or alias.name] = (origin, alias.name)
+                    bound = alias.asname or alias.name
+                    module.imports.setdefault(bound, []).append((origin, alias.name))
     for node in _top_level(tree.body):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.symbols.setdefault(node.name, []).append(node)

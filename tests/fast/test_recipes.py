@@ -256,6 +256,7 @@ def test_a_live_function_has_a_card_and_refuses_what_cannot_be_keyed(tmp_path):
     [
         ("from mylib import *", "helper"),
         ("import pkg.deep", "pkg.deep.helper"),
+        ("import pkg.deep\nimport pkg", "pkg.deep.helper"),
         ("try:\n    from mylib import helper\nexcept ImportError:\n    pass", "helper"),
     ],
 )
