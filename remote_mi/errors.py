@@ -95,3 +95,9 @@ def not_found(what: str, word: str, known: Iterable[str], listing: str) -> NotFo
     close = nearest(word, known)
     suggestion = f"did you mean {close!r}? " if close else ""
     return NotFound(f"no {what} named {word!r}", f"{suggestion}`{listing}` lists them all")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line an error says, or its type where it says nothing."""
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__

@@ -22,7 +22,13 @@ import httpx
 
 from remote_mi.backends.base import Outputs, Ticket, Work, checked, labelled
 from remote_mi.environment import Environment
-from remote_mi.errors import AuthenticationError, BackendUnavailable, RunFailed, WaitTimeout
+from remote_mi.errors import (
+    AuthenticationError,
+    BackendUnavailable,
+    RunFailed,
+    WaitTimeout,
+    first_line,
+)
 from remote_mi.models.load import LoadedModel, build_weightless
 from remote_mi.models.spec import ModelSpec
 from remote_mi.paths import cache_root
@@ -236,8 +242,7 @@ def _load(content: bytes) -> dict[str, Any]:
     except RunFailed:
         raise
     except Exception as error:  # whatever a damaged or hostile result makes the reader say
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunFailed(f"the server's result is refused: {said}",
+        raise RunFailed(f"the server's result is refused: {first_line(error)}",
                         "it may hold tensors, numbers, texts, lists and dicts only") from None  # fmt: skip
     if not isinstance(loaded, dict):
         raise RunFailed("the server's result is refused: it is not a dict of saved values")

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import BackendUnavailable, NotFound, RunFailed, UsageError, nearest
+from remote_mi.errors import (
+    BackendUnavailable,
+    NotFound,
+    RunFailed,
+    UsageError,
+    first_line,
+    nearest,
+)
 from remote_mi.models.embedded import EMBEDDED, ensure_embedded
 from remote_mi.models.spec import ModelSpec, folder_digest, local_device
 from remote_mi.progress import Watch
@@ -158,8 +165,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             **options,
         )
     except ImportError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"the model {spec.name!r} needs a package that is not here: {first}",
+        raise UsageError(f"the model {spec.name!r} needs a package that is not here: {first_line(error)}",
                          "install it, or leave out the option that asks for it") from error  # fmt: skip
     except (OSError, ValueError) as error:
         raise _explain(spec, error) from error
@@ -193,14 +199,13 @@ def _explain(spec: ModelSpec, error: Exception) -> Exception:
         return NotFound(f"{spec.name} has no revision {spec.revision!r}")
     if any(isinstance(e, RepositoryNotFoundError) for e in chain):
         return NotFound(f"the hub has no model {spec.name!r}", "check the spelling of org/model")
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
     offline = ("connect", "offline", "resolve", "Max retries", "couldn't")
     if spec.folder is None and any(w in str(e) for e in chain for w in offline):
         return BackendUnavailable(
             f"the model {spec.name!r} is not on this machine and the hub cannot be reached",
             f"name a folder, or the embedded model: --model {EMBEDDED}",
         )
-    return UsageError(f"the model {spec.name!r} cannot be loaded: {first}")
+    return UsageError(f"the model {spec.name!r} cannot be loaded: {first_line(error)}")
 
 
 def _usable(device: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import nnsight
 import torch
 
-from remote_mi.errors import UsageError
+from remote_mi.errors import UsageError, first_line
 from remote_mi.interventions import Pair, Prompt, head_count, patch_positions
 from remote_mi.interventions.metrics import answer_logits
 from remote_mi.interventions.sites import read_site
@@ -132,9 +132,9 @@ def prove(lm: Any) -> None:
     except UsageError:
         raise
     except Exception as error:  # a name that points elsewhere fails in any way it likes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
-            f"the portable names do not hold for {type(lm._module).__name__}: {said}", _HOW
+            f"the portable names do not hold for {type(lm._module).__name__}: {first_line(error)}",
+            _HOW,
         ) from error
     if abs(got - gap) > 0.02 * abs(gap) + tolerance:
         raise UsageError(
