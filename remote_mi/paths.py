@@ -12,9 +12,17 @@ CACHE_VERSION = "v1"
 
 def cache_root() -> Path:
     """The cache folder, `REMOTE_MI_CACHE` or the platform's own, of this format version."""
+    return _cache_folder() / CACHE_VERSION
+
+
+def server_folder() -> Path:
+    """Where the personal NDIF server keeps its state and its environment."""
+    return _cache_folder() / "ndif-server"
+
+
+def _cache_folder() -> Path:
     given = os.environ.get("REMOTE_MI_CACHE")
-    root = Path(given) if given else user_cache_path("remote_mi", appauthor=False)
-    return root / CACHE_VERSION
+    return Path(given) if given else user_cache_path("remote_mi", appauthor=False)
 
 
 def project_folder() -> Path:

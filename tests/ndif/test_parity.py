@@ -67,7 +67,7 @@ import json, sys, pickletools, zstandard, pathlib
 import remote_mi as mi
 from remote_mi import catalog
 from remote_mi.backends.base import Work
-from remote_mi.backends.payload import serialize
+from remote_mi.backends.ndif.payload import serialize
 from remote_mi.models.load import build_weightless
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokens import tokenize

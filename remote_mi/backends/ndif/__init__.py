@@ -75,7 +75,7 @@ class NdifBackend:
         return build_weightless(spec)
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
-        from remote_mi.backends.payload import model_key, serialize
+        from remote_mi.backends.ndif.payload import model_key, serialize
 
         blob = serialize(model.lm, work)
         watch.stage(f"submitting to {self.host} ({len(blob):,} bytes)")
