@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from remote_mi.figures import Bars, Heatmap, Table, TokenGrid
     from remote_mi.models.spec import ModelSpec
     from remote_mi.opening import load_run
+    from remote_mi.remote_jobs import RemoteJob, jobs, submit
     from remote_mi.results import Result
     from remote_mi.runner import run
 
@@ -32,9 +33,12 @@ _HOMES = {
     "Table": "figures",
     "TokenGrid": "figures",
     "ModelSpec": "models.spec",
+    "RemoteJob": "remote_jobs",
     "Result": "results",
+    "jobs": "remote_jobs",
     "load_run": "opening",
     "run": "runner",
+    "submit": "remote_jobs",
 }
 
 
@@ -44,13 +48,16 @@ __all__ = [
     "ModelSpec",
     "Range",
     "Ratio",
+    "RemoteJob",
     "Result",
     "Table",
     "TokenGrid",
     "Tokens",
+    "jobs",
     "load_run",
     "recipe",
     "run",
+    "submit",
 ]
 
 

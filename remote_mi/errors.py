@@ -15,18 +15,25 @@ class RemoteMIError(Exception):
 
     Attributes:
         exit_code: what the command line exits with.
-        hint: what to type or change next; shown on a line of its own.
+        retryable: whether the same command may succeed later, unchanged.
+        message: what is wrong. hint: what to type or change next; shown on a line of its own.
     """
 
     exit_code = 1
+    retryable = False
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        message = super().__str__()
-        return f"{message}\n  {self.hint}" if self.hint else message
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class Detached(KeyboardInterrupt):
+    """Ctrl-C while a remote job was waited for: the job goes on, and the message says how to
+    come back to it."""
 
 
 class RunFailed(RemoteMIError):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_mi import catalog, phenomena
-from remote_mi.backends.base import Outputs, Work
+from remote_mi.backends.base import Backend, FinishedElsewhere, Ticket, Work
 from remote_mi.dispatch.plan import Plan, choose
+from remote_mi.draft import Draft, run_id8
 from remote_mi.environment import Environment, local_environment
-from remote_mi.errors import Mismatch, RemoteMIError, StoreError, UsageError
+from remote_mi.errors import (
+    BackendUnavailable,
+    Mismatch,
+    RemoteMIError,
+    StoreError,
+    UsageError,
+    WaitTimeout,
+)
+from remote_mi.finishing import Finisher, event
 from remote_mi.job import Job
 from remote_mi.key import digest
 from remote_mi.models.spec import ModelSpec
@@ -25,6 +33,7 @@ from remote_mi.store.cache import Cache
 from remote_mi.store.runs import RunRecord, Runs
 
 if TYPE_CHECKING:
+    from remote_mi.models.load import LoadedModel
     from remote_mi.models.tokens import Tokenized
 
 
@@ -113,13 +122,30 @@ def run(
     Raises:
         RemoteMIError: every problem a user can act on, by kind (see `remote_mi.errors`).
     """
+    job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
+                   inputs)  # fmt: skip
+    return execute(job, backend, timeout, watch or Silent())
+
+
+def job_from(
+    recipe: str | Callable[..., Any],
+    model: str | ModelSpec,
+    phenomenon: str | None,
+    pairs: str | Path | list[Mapping[str, str]] | None,
+    n: int | None,
+    seed: int | None,
+    drop_invalid: bool,
+    project: str | Path | None,
+    parameters: Mapping[str, Any] | None,
+    inputs: Mapping[str, Any],
+) -> Job:
+    """The job of the arguments of `run`."""
     spec = ModelSpec(model) if isinstance(model, str) else model
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
     choice = PromptChoice(phenomenon, pairs, texts, n, seed)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
     folder = Path(project).absolute() if project else project_folder()
-    job = make_job(recipe, spec, choice, given, folder, drop_invalid)
-    return execute(job, backend, timeout, watch or Silent())
+    return make_job(recipe, spec, choice, given, folder, drop_invalid)
 
 
 def make_job(
@@ -156,11 +182,56 @@ def make_job(
 
 def execute(job: Job, backend: str, timeout: float | None, watch: Watch) -> Result:
     """The job's result: from the runs, from the cache, or computed now. Errors as `run`."""
-    plan = choose(backend, job.model)
-    hit = look_up(job, plan)
-    if hit is not None:
-        return hit
-    return _Execution(job, plan, timeout, watch).result()
+    plan = choose(backend, job.model, job.project)
+    return look_up(job, plan) or _Execution(job, plan, watch).result(timeout)
+
+
+def hand_over(job: Job, backend: str, watch: Watch) -> Result | Ticket:
+    """Submit the job and return at once: its ticket, or the result that is already there.
+
+    Raises:
+        UsageError: if the backend runs jobs only while it is waited for. Others as `run`.
+    """
+    plan = choose(backend, job.model, job.project)
+    if not plan.backend.detaches:
+        raise UsageError(f"{plan.backend.name} runs a job only while it is waited for",
+                         "leave --detach out, or name a server: --backend ndif")  # fmt: skip
+    return look_up(job, plan) or _Execution(job, plan, watch).ticket()
+
+
+def finish(
+    backend: Backend,
+    ticket: Ticket,
+    draft: Draft,
+    project: Path,
+    timeout: float | None,
+    watch: Watch,
+    tokenizer: Any = None,
+) -> Result:
+    """Wait for a submitted job and make the run of it, in whatever process it was submitted.
+
+    Args:
+        tokenizer: the model's, where it is at hand.
+
+    Raises:
+        FinishedElsewhere: if another process was quicker. Others as `Backend.collect`; a job that
+        failed leaves a failed run behind.
+    """
+    finisher = Finisher(draft, project, watch, tokenizer)
+    try:
+        computed = backend.collect(ticket, watch, timeout)
+        for index, outputs in zip(draft.missing, computed, strict=True):
+            finisher.take(index, outputs)
+    except (WaitTimeout, BackendUnavailable):
+        raise
+    except RemoteMIError as error:
+        finisher.failure(error, ticket.record)
+        raise
+    draft.events.append(event("collected", record=ticket.record))
+    result = finisher.result(ticket.record)
+    kept = result.path is not None or finisher.unsaved is None
+    backend.settle(ticket, result.run_id if kept else None)
+    return result
 
 
 def look_up(job: Job, plan: Plan) -> Result | None:
@@ -169,7 +240,7 @@ def look_up(job: Job, plan: Plan) -> Result | None:
     if environment is None:
         return None
     runs, cache = Runs(job.project), Cache(cache_root())
-    id8 = _id8(job, environment)
+    id8 = run_id8(job, environment)
     for name in runs.by_id8(id8):
         try:
             if runs.read_info(name)["status"] == "done":
@@ -183,7 +254,7 @@ def look_up(job: Job, plan: Plan) -> Result | None:
     result = Result(job.card.shown(), entry.document, entry.arrays, dict(entry.record))
     try:
         result = runs.write(RunRecord(id8, result, job.lock(), job.sources(),
-                                      [_event("taken from the cache")]))  # fmt: skip
+                                      [event("taken from the cache")]))  # fmt: skip
     except StoreError:
         pass  # a project that cannot be written still shows what the cache has
     return _shown_as_now(result, job, "cache")
@@ -196,184 +267,122 @@ def _shown_as_now(result: Result, job: Job, source: str) -> Result:
     return result
 
 
-def _id8(job: Job, environment: Environment) -> str:
-    return digest([job.key, environment.id])[:8]
-
-
-def _event(what: str, **more: Any) -> dict[str, Any]:
-    return {"time": round(time.time(), 3), "event": what, **more}
-
-
 class _Execution:
     """One execution of a job that is not there yet."""
 
-    def __init__(self, job: Job, plan: Plan, timeout: float | None, watch: Watch) -> None:
-        self.job, self.plan, self.timeout, self.watch = job, plan, timeout, watch
-        self.cache = Cache(cache_root())
-        self.events = [_event("planned", backend=plan.backend.name, reason=plan.reason)]
-        self.unsaved: StoreError | None = None
-        self.record: dict[str, Any] = {}
+    def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
+        self.job, self.plan, self.backend, self.watch = job, plan, plan.backend, watch
+        self.events = [event("planned", backend=plan.backend.name, reason=plan.reason)]
 
-    def result(self) -> Result:
-        try:
-            return self._compute()
-        except RemoteMIError as error:
-            self._keep_failure(error)
-            raise
+    def ticket(self) -> Result | Ticket:
+        """The job's ticket: of the same job if it is under way already, else submitted now."""
+        ticket = self.backend.resume(self.job.key, self.watch)
+        if ticket is None:
+            model, draft, calls = self._prepare()
+            if not draft.missing:
+                return Finisher(draft, self.job.project, self.watch, model.tokenizer).result({})
+            ticket = self._submit(model, draft, calls)
+        return ticket
 
-    def _compute(self) -> Result:
+    def result(self, timeout: float | None) -> Result:
+        """The job's result, waited for."""
+        while True:
+            tokenizer = None
+            ticket = self.backend.resume(self.job.key, self.watch)
+            if ticket is not None:
+                draft = Draft.from_json(ticket.draft)
+            else:
+                model, draft, calls = self._prepare()
+                tokenizer = model.tokenizer
+                if not draft.missing:
+                    return Finisher(draft, self.job.project, self.watch, tokenizer).result({})
+                ticket = self._submit(model, draft, calls)
+                draft = Draft.from_json(ticket.draft) if ticket.draft else draft
+            try:
+                return finish(self.backend, ticket, draft, self.job.project, timeout, self.watch,
+                              tokenizer)  # fmt: skip
+            except FinishedElsewhere:
+                found = look_up(self.job, self.plan)
+                if found is not None:
+                    return found
+
+    def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
+        """The opened model, the run so far, and what the recipe is to be called with."""
+        from remote_mi.interventions import reuses_prefix
         from remote_mi.models.tokens import tokenize
-        from remote_mi.statistics import assemble
 
         job = self.job
-        model = self.plan.backend.open(job.model, self.watch)
+        model = self.backend.open(job.model, self.watch)
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
                              model.context, job.drop_invalid)  # fmt: skip
-        raw = self._raw_outputs(model, tokenized)
-        self.watch.stage("putting the results together")
-        assembled = assemble(job.card, self._parts(raw, tokenized))
-        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
-        notes += assembled.notes
-        document = {
-            "parts": [
-                {"tokens": p.tokens, "labels": dict(p.labels), **p.text}
-                for p in self._parts(raw, tokenized, texts_only=True)
-            ],
-            "axes": assembled.axes,
-            "notes": notes,
-            "vocabulary": self._vocabulary(model.tokenizer, raw),
-        }
-        environment = self.environment()
-        provenance = self._provenance(environment, tokenized.record)
-        return self._store(Result(job.card.shown(), document, assembled.arrays, provenance))
-
-    def environment(self) -> Environment:
-        """Where it was computed: for a local run the device that was really used."""
-        if "device" in self.record:
-            return local_environment(self.record["device"])
-        found = self.plan.backend.environment(self.job.model)
-        return found or Environment(self.plan.backend.name, "unknown", "unknown", "unknown")
-
-    def _raw_outputs(self, model: Any, tokenized: Tokenized) -> list[Outputs]:
-        """Raw outputs of every call: those of the cache, and the others computed and kept."""
-        from remote_mi.interventions import reuses_prefix
-
-        job, backend = self.job, self.plan.backend
-        calls = [tokenized.prompts] if job.card.over == "set" else tokenized.prompts
-        keys = (
-            job.part_keys if job.card.over == "set" else [job.part_keys[i] for i in tokenized.kept]
-        )
-        if job.card.over == "set" and tokenized.dropped:
-            keys = [digest([keys[0], tokenized.kept])]
-        self.record = dict(model.record)
+        if job.card.over == "set":
+            calls: list[Any] = [tokenized.prompts]
+            keys = job.part_keys
+            if tokenized.dropped:
+                keys = [digest([keys[0], tokenized.kept])]
+        else:
+            calls, keys = tokenized.prompts, [job.part_keys[i] for i in tokenized.kept]
+        record = dict(model.record)
         if not reuses_prefix(model.lm):
-            self.record["sweeps"] = "in full: its attention does not let rows share a prefix"
-        environment = self.environment()
-        found = [self.cache.get(key, environment) for key in keys]
-        outputs: list[Outputs | None] = [entry.arrays if entry else None for entry in found]
-        missing = [index for index, entry in enumerate(outputs) if entry is None]
-        self.events.append(_event("looked up", parts=len(keys), missing=len(missing)))
-        if missing:
-            function = job.function
-            if function is None:
-                function = catalog.load_function(job.card, job.project)
-            else:
-                catalog.ship_by_value({})
-            work = Work(job.card, function, [calls[i] for i in missing], job.parameters, job.key)
-            self.watch.stage(f"running {job.card.name} on {backend.name}")
-            ticket = backend.submit(model, work, self.watch)
-            self.events.append(_event("submitted", id=ticket.id))
-            arrived = backend.collect(ticket, self.watch, self.timeout)
-            for index, computed in zip(missing, arrived, strict=True):
-                outputs[index] = computed
-                self._keep_part(keys[index], environment, computed)
-            self.record.update(ticket.record)
-            self.events.append(_event("collected", **{"record": ticket.record}))
-        self.record["parts_from_cache"] = len(keys) - len(missing)
-        return [entry for entry in outputs if entry is not None]
+            record["sweeps"] = "in full: its attention does not let rows share a prefix"
+        environment = self._environment(record)
+        cache = Cache(cache_root())
+        missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
+        self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
+        draft = self._draft(tokenized, environment, keys, missing, record)
+        return model, draft, [calls[i] for i in missing]
 
-    def _keep_part(self, key: str, environment: Environment, computed: Outputs) -> None:
-        if self.unsaved is None:
-            try:
-                self.cache.put(key, environment, {}, computed, {})
-            except StoreError as error:
-                self.unsaved = error
+    def _environment(self, record: Mapping[str, Any]) -> Environment:
+        """Where it is computed: for a local run the device that is really used."""
+        if "device" in record:
+            return local_environment(record["device"])
+        found = self.backend.environment(self.job.model)
+        return found or Environment(self.backend.name, "unknown", "unknown", "unknown")
 
-    def _parts(
-        self, raw: list[Outputs], tokenized: Tokenized, texts_only: bool = False
-    ) -> list[Any]:
-        from remote_mi.statistics import Part
-
+    def _draft(
+        self,
+        tokenized: Tokenized,
+        environment: Environment,
+        keys: list[str],
+        missing: list[int],
+        record: dict[str, Any],
+    ) -> Draft:
+        job = self.job
         parts = []
         for index, kept in enumerate(tokenized.kept):
-            example = self.job.prompts.examples[kept]
+            example = job.prompts.examples[kept]
             text = {"clean": example.clean, "corrupt": example.corrupt, "answer": example.answer,
                     "wrong": example.wrong, "template": example.template}  # fmt: skip
-            arrays = raw[0] if self.job.card.over == "set" else raw[index]
-            parts.append(Part(arrays, tokenized.tokens[index], tokenized.labels[index],
-                              example.template, text))  # fmt: skip
-        if self.job.card.over == "set" and not texts_only:
-            return parts[:1]
-        return parts
-
-    def _vocabulary(self, tokenizer: Any, raw: list[Outputs]) -> dict[str, str]:
-        """Text of every token id that an output holds."""
-        ids: set[int] = set()
-        for name, output in self.job.card.returns.items():
-            if output.kind == "token":
-                for outputs in raw:
-                    ids.update(int(i) for i in outputs[name].reshape(-1))
-        return {str(i): tokenizer.decode([i]) for i in sorted(ids)}
-
-    def _provenance(self, environment: Environment, prompts: Mapping[str, Any]) -> dict[str, Any]:
-        job = self.job
-        return {
+            parts.append({"tokens": tokenized.tokens[index], "template": example.template,
+                          "labels": dict(tokenized.labels[index]), "text": text})  # fmt: skip
+        provenance = {
             "key": job.key,
             "code": job.code,
-            "backend": self.plan.backend.name,
+            "backend": self.backend.name,
             "reason": self.plan.reason,
             "environment": environment.to_json(),
             "model": job.model.identity(),
             "parameters": dict(job.parameters),
-            "prompts": {"origin": job.prompts.origin, **job.prompts.details, **prompts},
-            "record": self.record,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "cache": "miss",
+            "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
+        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
+        sources = {name: text.decode() for name, text in job.sources().items()}
+        return Draft(
+            job.card.shown(), job.card.path.name if job.card.path else None, job.key,
+            run_id8(job, environment), keys, missing, job.lock(), sources, asdict(job.model), parts,
+            notes, provenance, environment.to_json(), record, self.events,
+        )  # fmt: skip
 
-    def _store(self, result: Result) -> Result:
-        """Keep the result in the cache and as a run; if neither can be, it is still given."""
+    def _submit(self, model: LoadedModel, draft: Draft, calls: list[Any]) -> Ticket:
         job = self.job
-        environment = self.environment()
-        if self.unsaved is None:
-            try:
-                self.cache.put(job.key, environment, result.document, result.arrays,
-                               result.provenance)  # fmt: skip
-            except StoreError as error:
-                self.unsaved = error
-        if self.unsaved is not None:
-            self.watch.note(f"warning: not cached: {self.unsaved}")
-            result.provenance = {**result.provenance, "cache": "miss (not cached)"}
-        self.events.append(_event("finished"))
-        record = RunRecord(_id8(job, environment), result, job.lock(), job.sources(), self.events)
-        try:
-            return Runs(job.project).write(record)
-        except StoreError as error:
-            self.watch.note(f"warning: the run is not kept: {error}")
-            return result
-
-    def _keep_failure(self, error: RemoteMIError) -> None:
-        """A failed run leaves its error behind; a mistake before anything ran does not."""
-        if not any(event["event"] == "submitted" for event in self.events):
-            return
-        self.events.append(_event("failed", error=str(error)))
-        environment = self.environment()
-        empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}
-        result = Result(self.job.card.shown(), empty, {}, self._provenance(environment, {}))
-        try:
-            Runs(self.job.project).write(RunRecord(
-                _id8(self.job, environment), result, self.job.lock(), self.job.sources(),
-                self.events, str(error),
-            ))  # fmt: skip
-        except StoreError:
-            pass  # the error itself is what the user needs to see
+        function = job.function
+        if function is None:
+            function = catalog.load_function(job.card, job.project)
+        else:
+            catalog.ship_by_value({})
+        self.watch.stage(f"running {job.card.name} on {self.backend.name}")
+        work = Work(job.card, function, calls, job.parameters, job.key, job.project, job.model,
+                    draft.to_json())  # fmt: skip
+        ticket = self.backend.submit(model, work, self.watch)
+        draft.events.append(event("submitted", id=ticket.id))
+        return ticket

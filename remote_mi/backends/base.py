@@ -1,17 +1,19 @@
 """The protocol between the runner and whatever executes a job.
 
+ticket = backend.resume(key, watch)              # the same job, if it is under way already
+if ticket is None:
     model = backend.open(spec, watch)            # with weights here, or weightless
     ticket = backend.submit(model, work, watch)  # returns at once where the backend can
-    for index, outputs in backend.collect(ticket, watch, timeout):
-        ...                                      # one call of the recipe at a time
-
-A ticket of a remote backend is plain JSON, so that another process can collect it.
+for outputs in backend.collect(ticket, watch, timeout):
+    ...                                          # one call of the recipe at a time
+backend.settle(ticket, run)                      # the run is kept; nothing need be remembered
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -36,7 +38,8 @@ class Work:
         card: the recipe. function: its function, imported.
         calls: what the function is called with, one call each: a Prompt, a Pair, or a list.
         parameters: keyword arguments of every call.
-        key: the job's key.
+        key: the job's key. project: the user's project folder. spec: the model as asked for.
+        draft: the run so far, as JSON, for a process that finishes it later.
     """
 
     card: Card
@@ -44,6 +47,9 @@ class Work:
     calls: list[Any]
     parameters: Mapping[str, Any]
     key: str
+    project: Path = Path()
+    spec: ModelSpec = ModelSpec()  # noqa: RUF009 - immutable
+    draft: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def gradients(self) -> bool:
@@ -58,21 +64,36 @@ class Ticket:
     Attributes:
         backend: name of the backend. id: the backend's own id of the job.
         data: JSON needed to collect it. record: JSON noted on the way, for the provenance.
+        draft: the run so far, as JSON, of a ticket that was resumed.
     """
 
     backend: str
     id: str
     data: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    draft: dict[str, Any] = field(default_factory=dict)
+
+
+class FinishedElsewhere(Exception):
+    """Another process has collected the job and kept its run meanwhile."""
 
 
 class Backend(Protocol):
-    """Executes work where a model is."""
+    """Executes work where a model is.
+
+    Attributes:
+        name: as runs record it. detaches: whether a job goes on while nobody waits for it.
+    """
 
     name: str
+    detaches: bool
 
     def environment(self, spec: ModelSpec) -> Environment | None:
         """Where this spec would run, without torch or network; None if it is not yet known."""
+        ...
+
+    def resume(self, key: str, watch: Watch) -> Ticket | None:
+        """The ticket of the same job where it is under way already, in whatever process."""
         ...
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
@@ -91,13 +112,42 @@ class Backend(Protocol):
 
         Raises:
             RunFailed: if the recipe failed. WaitTimeout: if the job still runs after `timeout`.
+            FinishedElsewhere: if another process was quicker.
         """
+        ...
+
+    def settle(self, ticket: Ticket, run: str | None) -> None:
+        """The run is kept under this name, or could not be kept (None)."""
         ...
 
 
 def labelled(card: Card) -> str:
     """How an error names a recipe: file, line and name."""
     return (f"{card.path}:{card.line}: " if card.path else "") + f"recipe {card.name!r}"
+
+
+def line_in_recipe(work: Work, error: BaseException) -> int:
+    """The last line of the recipe's own file or cell that an error passed through."""
+    own = work.card.path.resolve() if work.card.path else Path(work.function.__code__.co_filename)
+    line = work.card.line
+    trace = error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == own:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def recipe_error(
+    work: Work, error: BaseException, hint: str = "--debug shows the whole traceback"
+) -> RunFailed:
+    """An error in a recipe's body, with the recipe's own file and line."""
+    where = f"recipe {work.card.name!r}"
+    if work.card.path:
+        where = f"{work.card.path}:{line_in_recipe(work, error)}"
+    said = str(error).strip().splitlines()
+    message = said[0] if said else "no message"
+    return RunFailed(f"{where}: {type(error).__name__}: {message}", hint)
 
 
 def checked(recipe: str, declared: Mapping[str, Output], returned: Any) -> Outputs:

@@ -6,12 +6,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.base import Outputs, Ticket, Work, checked, labelled
+from remote_mi.backends.base import Outputs, Ticket, Work, checked, labelled, recipe_error
 from remote_mi.environment import Environment, local_environment
-from remote_mi.errors import RemoteMIError, RunFailed
+from remote_mi.errors import RemoteMIError
 from remote_mi.models.load import LoadedModel, load, out_of_memory
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.progress import Watch
@@ -21,12 +20,19 @@ class LocalBackend:
     """Executes on this machine. `submit` only takes the work; `collect` does it, call by call."""
 
     name = "local"
+    detaches = False
 
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[LoadedModel, Work]] = {}
 
     def environment(self, spec: ModelSpec) -> Environment:
         return local_environment(local_device(spec.device))
+
+    def resume(self, key: str, watch: Watch) -> Ticket | None:
+        return None  # what a process does here ends with it
+
+    def settle(self, ticket: Ticket, run: str | None) -> None:
+        pass
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         return load(spec, watch)
@@ -79,19 +85,3 @@ class _count_passes:  # noqa: N801 - used like a function
 
     def stop(self) -> None:
         self._handle.remove()
-
-
-def recipe_error(work: Work, error: BaseException) -> RunFailed:
-    """An error in a recipe's body, with the recipe's own file and line."""
-    path, line = work.card.path, work.card.line
-    trace = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if path is not None and Path(file) == path.resolve():
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    where = f"{path}:{line}" if path else f"recipe {work.card.name!r}"
-    said = str(error).strip().splitlines()
-    message = said[0] if said else "no message"
-    return RunFailed(f"{where}: {type(error).__name__}: {message}",
-                     "--debug shows the whole traceback")  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from remote_mi.cli.output import harmless
+
 
 class LiveWatch:
     """A line that is redrawn: spinner, stage, bar, time."""
@@ -26,11 +28,11 @@ class LiveWatch:
 
     def stage(self, text: str) -> None:
         # A reset, not an update: a task that once was full would count as finished for good.
-        self._progress.reset(self._task, total=None, description=text, count="")
+        self._progress.reset(self._task, total=None, description=harmless(text), count="")
 
     def advance(self, done: int, total: int, unit: str) -> None:
         count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"
         self._progress.update(self._task, total=total, completed=done, count=count)
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(harmless(text), markup=False)

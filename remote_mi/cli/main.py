@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from remote_mi import __version__
-from remote_mi.errors import RemoteMIError, nearest
+from remote_mi.errors import Detached, RemoteMIError, nearest
 
 #: Command → module:attribute, and its line in the help, so that help imports none of them.
 COMMANDS = {
@@ -19,7 +19,11 @@ COMMANDS = {
     "view": ("remote_mi.cli.view:view", "Show the figures of a run."),
     "recipes": ("remote_mi.cli.recipes:recipes", "List and explain recipes."),
     "phenomena": ("remote_mi.cli.phenomena:phenomena", "List and show sets of prompts."),
-    "models": ("remote_mi.cli.models:models", "The embedded model: is it here, fetch it."),
+    "models": ("remote_mi.cli.models:models", "The embedded model; what a server has deployed."),
+    "login": ("remote_mi.cli.login:login", "Keep the key for NDIF."),
+    "doctor": ("remote_mi.cli.doctor:doctor", "Is everything right, here and on a server?"),
+    "ndif": ("remote_mi.cli.ndif:ndif", "A personal NDIF server on this machine."),
+    "jobs": ("remote_mi.cli.jobs:jobs", "Jobs on servers: list, wait, fetch, forget."),
     "runs": ("remote_mi.cli.runs:runs", "List the runs of this project."),
 }
 
@@ -73,8 +77,12 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         code = cli.main(arguments, prog_name="remote-mi", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted; what was finished is kept, and the same command goes on from there")
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        detached = stopped if isinstance(stopped, Detached) else stopped.__cause__
+        if isinstance(detached, Detached):
+            _say(str(detached))
+        else:
+            _say("interrupted; what was finished is kept, and the same command goes on from there")
         return 130
     except BrokenPipeError:
         # The reader of our output has gone; nobody is left to tell.
@@ -100,8 +108,10 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
 
 
 def _say(text: str) -> None:
+    from remote_mi.cli.output import say  # not above: help does without
+
     try:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
     except (OSError, ValueError):
         pass
 

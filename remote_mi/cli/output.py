@@ -24,8 +24,15 @@ def stdout_console(width: int | None = None) -> Console:
 
 
 def say(text: str) -> None:
-    """A line for the user on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the user on stderr; what a server or a file said in it cannot move the cursor."""
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """The text without characters that a terminal would act on, newlines and tabs apart."""
+    return "".join(
+        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def print_json(data: Any) -> None:

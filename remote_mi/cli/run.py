@@ -71,9 +71,11 @@ def shared_options() -> list[click.Option]:
         option(["--names"], metavar="FILE", help="Module names of an unknown architecture."),
         option(["--bos"], default="auto", metavar="auto|always|never"),
         option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
-        option(["--backend"], default="auto", metavar="NAME", help="auto, local, ndif, ndif:URL."),
+        option(["--backend"], default="auto", metavar="NAME", help="auto, local, ndif, ndif:here, ndif:URL."),
         option(["--timeout"], type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-               help="Longest wait for a remote job."),
+               help="Longest wait for a remote job; it goes on without you."),
+        option(["--detach"], is_flag=True,
+               help="Submit to a server, print the job's id and do not wait."),
         option(["--dry-run"], is_flag=True, help="Say what would run, and run nothing."),
         option(["--json", "as_json"], is_flag=True, help="The result as one JSON document."),
         option(["-q", "--quiet"], is_flag=True, help="Print the run's id only."),
@@ -111,6 +113,9 @@ def _callback(card: Card) -> Any:
                        options["drop_invalid"])  # fmt: skip
         if options["dry_run"]:
             dry_run(job, options["backend"], options["as_json"])
+            return
+        if options["detach"]:
+            detach(job, options)
             return
         with watching(options["quiet"]) as watch:
             result = execute(job, options["backend"], options["timeout"], watch)
@@ -152,6 +157,24 @@ def _spec(options: dict[str, Any]) -> ModelSpec:
     return ModelSpec(options["model"], options["revision"], options["dtype"],
                      options["quantization"], options["attention"], options["device"],
                      options["device_map"], options["bos"], options["chat"], names)  # fmt: skip
+
+
+def detach(job: Job, options: dict[str, Any]) -> None:
+    """Submit and print the job's id, or show the result that is already there."""
+    from remote_mi.remote_jobs import hand_over_detached
+
+    with watching(options["quiet"]) as watch:
+        handed = hand_over_detached(job, options["backend"], watch)
+    if handed.id is None:
+        say("the result was there already")
+        present(handed.wait(), options)
+        return
+    if options["as_json"]:
+        print_json({"job": handed.id, "state": handed.state, "project": str(job.project)})
+    else:
+        print(handed.id)
+    if not options["quiet"]:
+        say(f"its result will be fetched; next: remote-mi jobs wait {handed.id[:8]}")
 
 
 def present(result: Result, options: dict[str, Any]) -> None:
@@ -226,7 +249,7 @@ def _finite(value: Any) -> Any:
 
 def dry_run(job: Job, backend: str, json_wanted: bool) -> None:
     """Say what a job is, where it would run and whether its result is already there."""
-    plan = choose(backend, job.model)
+    plan = choose(backend, job.model, job.project)
     try:
         hit = look_up(job, plan)
         state = f"already there: run {hit.run_id}" if hit else "not computed yet"

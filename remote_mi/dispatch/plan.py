@@ -1,13 +1,14 @@
 """The decision where a job runs.
 
 Today the choice is the user's: `auto` and `local` are this machine, `ndif` is the server nnsight
-is configured for, `ndif:URL` another one. A backend that was asked for and cannot serve is an
+is configured for, `ndif:URL` another one, `ndif:here` the personal one. A backend that was asked for and cannot serve is an
 error; there is no silent fall from one to the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from remote_mi.backends.base import Backend
 from remote_mi.errors import UsageError, nearest
@@ -29,11 +30,14 @@ class Plan:
         return f"{self.backend.name}: {self.reason}"
 
 
-def choose(asked: str, spec: ModelSpec) -> Plan:
+def choose(asked: str, spec: ModelSpec, project: Path) -> Plan:
     """The plan for a backend as asked for.
 
+    Args:
+        project: the user's project, which keeps the ledger of remote jobs.
+
     Raises:
-        UsageError: if there is no such backend.
+        UsageError: if there is no such backend. BackendUnavailable: if `ndif:here` is not up.
     """
     name, _, host = asked.partition(":")
     if name in ("auto", "local") and not host:
@@ -45,10 +49,10 @@ def choose(asked: str, spec: ModelSpec) -> Plan:
             LocalBackend(), reason + (" (no server was asked for)" if name == "auto" else "")
         )
     if name == "ndif":
-        from remote_mi.backends.ndif import NdifBackend
+        from remote_mi.backends.ndif.backend import NdifBackend
 
-        return Plan(NdifBackend(host or None), "asked for")
+        return Plan(NdifBackend.asked_for(host or None, project), "asked for")
     close = nearest(name, ("auto", "local", "ndif"))
     raise UsageError(f"no backend {asked!r}",
                      (f"did you mean {close!r}? " if close else "")
-                     + "there are: auto, local, ndif, ndif:URL")  # fmt: skip
+                     + "there are: auto, local, ndif, ndif:here, ndif:URL")  # fmt: skip

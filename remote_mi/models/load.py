@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,21 +88,47 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     return loaded
 
 
-def build_weightless(spec: ModelSpec) -> LoadedModel:
+_described: dict[str, LoadedModel] = {}
+_describing = threading.Lock()
+
+
+def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) -> LoadedModel:
     """The model from its configuration and tokenizer only, to describe a job for a server.
 
+    It is kept for the next job of this process.
+
+    Args:
+        repo_id: under which a server of this machine serves the embedded model or a folder.
+
     Raises:
-        UsageError: for a local folder, which a server does not know, or an unknown architecture.
+        UsageError: for local weights that no server knows, or an unknown architecture.
         NotFound, BackendUnavailable: if the hub does not have it or cannot be reached.
     """
-    if spec.folder is not None or spec.name == EMBEDDED:
+    local = spec.folder is not None or spec.name == EMBEDDED
+    if local and repo_id is None:
         raise UsageError(
             f"{spec.name} is not a hub id, and a server knows a model by its hub id only",
             "name the model as the server deploys it, e.g. --model org/model",
         )
-    quiet_libraries()
-    lm = _wrap(spec, spec.name, with_weights=False, device="meta")
-    return LoadedModel(lm, lm.tokenizer, context_of(lm), {"attention": lm.attn_implementation})
+    memory_key = repr((spec.identity(), repo_id))
+    with _describing:
+        if memory_key not in _described:
+            from nnsight.modeling import huggingface
+
+            quiet_libraries()
+            source = _source(spec, watch)
+            if repo_id is not None:
+                huggingface._ID_CACHE[source] = repo_id
+            lm = _wrap(spec, source, with_weights=False, device="meta")
+            _described[memory_key] = LoadedModel(
+                lm, lm.tokenizer, context_of(lm), {"attention": lm.attn_implementation}
+            )
+        return _described[memory_key]
+
+
+def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
+    """The model's tokenizer alone; errors as `load`."""
+    return _tokenizer(spec, _source(spec, watch))
 
 
 def _commit(spec: ModelSpec) -> str | None:

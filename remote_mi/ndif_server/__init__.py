@@ -2,19 +2,35 @@
 
 It serves newcomers without an API key as a preview, and this project's tests as the real thing.
 A lab with GPUs installs NDIF itself instead.
+
+Names are imported on first use: who asks `personal` where the server is needs none of the rest.
 """
 
 from __future__ import annotations
 
-from remote_mi.ndif_server.errors import (
-    ServerError,
-    ServerNotRunning,
-    ServerRunning,
-    ServerStartFailed,
-    ServerUnavailable,
-)
-from remote_mi.ndif_server.install import ensure_venv
-from remote_mi.ndif_server.server import Server
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from remote_mi.ndif_server.errors import (
+        ServerError,
+        ServerNotRunning,
+        ServerRunning,
+        ServerStartFailed,
+        ServerUnavailable,
+    )
+    from remote_mi.ndif_server.install import ensure_venv
+    from remote_mi.ndif_server.server import Server
+
+_HOMES = {
+    "Server": "server",
+    "ServerError": "errors",
+    "ServerNotRunning": "errors",
+    "ServerRunning": "errors",
+    "ServerStartFailed": "errors",
+    "ServerUnavailable": "errors",
+    "ensure_venv": "install",
+}
 
 __all__ = [
     "Server",
@@ -25,3 +41,11 @@ __all__ = [
     "ServerUnavailable",
     "ensure_venv",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 import urllib.error
@@ -23,8 +25,12 @@ LOGS = "logs"
 HUB_CACHES = ("hf-server", "hf-client")
 """Names of the folders that server and client keep their hub downloads in."""
 
+RESTARTABLE = ("api", "redis", "store")
+"""The services that can be started again while the others run."""
+
 _WORK = "work"
 _TAIL = 30  # lines of a log that an error message shows
+_ENDING = 10  # seconds in which a killed service must be gone
 _POLL = 0.2  # seconds between two looks at a server that is coming up
 # NDIF's sandbox puts its sockets here whatever the settings, and leaves them when it is killed.
 _SANDBOX_SOCKET = re.compile(r"/tmp/sbx-[0-9a-f]{12}\.sock")
@@ -85,6 +91,24 @@ class Launcher:
         self._record.started[name] = processes.started_at(child.pid)
         self._record.write(self._plan.state)
 
+    def restart(self, name: str) -> None:
+        """End one service, and what it has forked, at once; start it again by the same command.
+
+        Args:
+            name: one of `RESTARTABLE`.
+
+        Raises:
+            ServerStartFailed: it could not be run.
+        """
+        child = self.children[name]
+        deadline = time.monotonic() + _ENDING
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:  # until nobody is left who could hold its port
+                os.killpg(child.pid, signal.SIGKILL)
+                child.poll()
+                time.sleep(0.02)
+        self._start(name, commands(self._plan)[name])
+
     def wait(self, url: str, deadline: float) -> None:
         """Return once the address answers with 200.
 
@@ -124,8 +148,10 @@ def family(state: Path, record: Record | None) -> processes.Family:
     return processes.Family(processes.mark_of(state), services)
 
 
-def tear_down(state: Path, *, keep_logs: bool, timeout: float = 20) -> None:
+def tear_down(state: Path, *, keep_logs: bool, timeout: float = 20) -> bool:
     """End what runs for this folder and remove what it left, whoever started it and how it ended.
+
+    Returns whether there was anything.
 
     Raises:
         ServerError: a process is still there after `timeout` seconds; the record stays, so that
@@ -137,9 +163,8 @@ def tear_down(state: Path, *, keep_logs: bool, timeout: float = 20) -> None:
         pid = record.pids.get("postgres", 0)
         if processes.is_alive(pid, record.started.get("postgres")):
             postgres.end(pid)
-    sockets = {
-        socket for command in ours.find().values() for socket in _SANDBOX_SOCKET.findall(command)
-    }
+    running = ours.find()
+    sockets = {found for line in running.values() for found in _SANDBOX_SOCKET.findall(line)}
     left = ours.end(timeout=timeout)
     if left:
         listed = ", ".join(f"{pid} ({command[:60]})" for pid, command in left.items())
@@ -155,6 +180,7 @@ def tear_down(state: Path, *, keep_logs: bool, timeout: float = 20) -> None:
     for name in (_WORK, *HUB_CACHES):
         shutil.rmtree(state / name, ignore_errors=True)
     Record.remove(state)
+    return bool(record or running)
 
 
 def _keep_ray_logs(folder: Path, target: Path) -> None:

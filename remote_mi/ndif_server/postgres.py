@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_mi.ndif_server.errors import ServerStartFailed
+from remote_mi.ndif_server.errors import ServerStartFailed, ServerUnavailable
 from remote_mi.ndif_server.processes import signal_to
 from remote_mi.ndif_server.settings import program
 
@@ -91,7 +91,7 @@ def create(log: Path) -> Database:
         ServerStartFailed: it is, but made no database.
     """
     found = programs()
-    user = _USER if os.getuid() == 0 else None
+    user = _other_user()
     folder = Path(tempfile.mkdtemp(prefix="rmi-", dir="/tmp"))
     try:
         if user:
@@ -106,6 +106,20 @@ def create(log: Path) -> Database:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return Database(folder=folder, keys=keys, user=user)
+
+
+def _other_user() -> str | None:
+    """As whom to run PostgreSQL; None for oneself."""
+    if os.getuid() != 0:
+        return None
+    try:
+        pwd.getpwnam(_USER)
+    except KeyError:
+        raise ServerUnavailable(
+            f"PostgreSQL does not run as root, and this machine has no user {_USER!r}: add one "
+            f"with `useradd --system {_USER}`, or start the server as another user"
+        ) from None
+    return _USER
 
 
 def _as_whom(user: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.ndif_server.errors import ServerRunning
-from remote_mi.ndif_server.processes import started_at
+from remote_mi.ndif_server.processes import is_alive, started_at
 
 _FILE = "server.json"
 _LOCK = "lock"
@@ -73,6 +73,16 @@ class Record:
         except (OSError, ValueError, TypeError):
             return None
 
+    def is_running(self) -> bool:
+        """Whether the server got as far as running, and its API process still lives."""
+        return self.phase == "running" and is_alive(
+            self.pids.get("api", 0), self.started.get("api")
+        )
+
+    def is_starting(self) -> bool:
+        """Whether somebody is about to bring the server up."""
+        return self.phase == "starting" and is_alive(self.owner, self.owner_started)
+
     @staticmethod
     def remove(state: Path) -> None:
         """Forget the server."""
@@ -101,6 +111,8 @@ def lock(folder: Path, timeout: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ServerRunning(f"another process is at work in {folder}") from None
+                    raise ServerRunning(
+                        f"another process is at work in {folder}", "wait for it, or end it"
+                    ) from None
                 time.sleep(0.1)
         yield

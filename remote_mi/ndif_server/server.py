@@ -16,7 +16,15 @@ from remote_mi.errors import UsageError
 from remote_mi.ndif_server import postgres, processes
 from remote_mi.ndif_server.errors import ServerNotRunning, ServerRunning
 from remote_mi.ndif_server.install import ensure_venv
-from remote_mi.ndif_server.launch import HUB_CACHES, LOGS, Launcher, answer, family, tear_down
+from remote_mi.ndif_server.launch import (
+    HUB_CACHES,
+    LOGS,
+    RESTARTABLE,
+    Launcher,
+    answer,
+    family,
+    tear_down,
+)
 from remote_mi.ndif_server.ports import reserve
 from remote_mi.ndif_server.record import Record, lock
 from remote_mi.ndif_server.settings import Plan, redis_server
@@ -44,6 +52,7 @@ class Server:
         state: Path,
         *,
         venv: Path | None = None,
+        venvs: Path | None = None,
         threads: int = 2,
         auth: bool = False,
         execution_timeout: float | None = None,
@@ -54,8 +63,8 @@ class Server:
 
         Args:
             state: its folder; created if it is not there.
-            venv: the environment NDIF is installed in; without it, the one `ensure_venv` keeps
-                in the state folder.
+            venv: the environment NDIF is installed in; without it, the one `ensure_venv` keeps.
+            venvs: where `ensure_venv` keeps it; by default the state folder.
             threads: how many threads a model computes with. Results equal local ones bit by bit
                 when both use the same number.
             auth: check API keys and run the jobs of untrusted ones in a process of their own, as
@@ -66,12 +75,14 @@ class Server:
         """
         self.state = state.expanduser().absolute()
         self._venv = venv
+        self._venvs = venvs or self.state
         self._threads = threads
         self._auth = auth
         self._execution_timeout = execution_timeout
         self._settings = dict(settings or {})
         self._progress = progress
         self._children: dict[str, subprocess.Popen[Any]] = {}
+        self._launcher: Launcher | None = None
 
     @property
     def url(self) -> str:
@@ -137,18 +148,18 @@ class Server:
         """How the server is, as a JSON object. Takes at most some ten seconds; never raises.
 
         `running`: its API process lives. `healthy`: its controller answers too. `services`: for
-        each, its process id and whether it lives. `processes`: how many there are in all. The
-        rest is what was written down at the start.
+        each, its process id and whether it lives. `processes`: how many there are in all, and
+        `memory_mb` what they hold in memory. The rest is what was written down at the start.
         """
         record = Record.read(self.state)
-        count = len(family(self.state, record).find())
+        found = family(self.state, record).find()
         if record is None:
-            return {"running": False, "healthy": False, "processes": count}
+            return {"running": False, "healthy": False, "processes": len(found)}
         services = {
             name: {"pid": pid, "alive": processes.is_alive(pid, record.started.get(name))}
             for name, pid in record.pids.items()
         }
-        running = _runs(record)
+        running = record.is_running()
         return {
             "running": running,
             # Not `/connected`, which goes on saying yes after Ray has died.
@@ -157,9 +168,11 @@ class Server:
             "url": record.url,
             "hub_url": record.hub_url,
             "services": services,
-            "processes": count,
+            "processes": len(found),
+            "memory_mb": round(processes.memory(found) / 1e6),
             "models": record.models,
             "auth": bool(record.keys),
+            "keys": record.keys,
             "threads": record.threads,
             "ports": record.ports,
             "owner": record.owner,
@@ -168,6 +181,16 @@ class Server:
             "start_seconds": record.seconds,
             "log_dir": str(self.log_dir),
         }
+
+    def check_programs(self) -> None:
+        """See whether the programs are there that no Python environment holds.
+
+        Raises:
+            ServerUnavailable: one is not; the message says how to install it.
+        """
+        redis_server()
+        if self._auth:
+            postgres.programs()
 
     def start(self, models: Mapping[str, Path], timeout: float = 180) -> Server:
         """Start the server and wait until it accepts jobs. Returns itself.
@@ -186,12 +209,10 @@ class Server:
             UsageError: a folder holds no model, or a repository id is malformed.
         """
         folders = _checked(models)
-        redis_server()  # what is missing is said at once, not after minutes of building
-        if self._auth:
-            postgres.programs()
+        self.check_programs()  # what is missing is said at once, not after minutes of building
         with lock(self.state, timeout=5):
             self._refuse_a_second()
-            venv = self._venv or ensure_venv(self.state, self._progress)
+            venv = self._venv or ensure_venv(self._venvs, self._progress)
             tear_down(self.state, keep_logs=False)
             try:
                 self._start(venv, folders, time.monotonic() + timeout)
@@ -202,7 +223,7 @@ class Server:
 
     def _refuse_a_second(self) -> None:
         record = Record.read(self.state)
-        if record and _runs(record):
+        if record and record.is_running():
             raise ServerRunning(
                 f"a server runs already at {record.url} (process {record.pids['api']}, "
                 f"folder {self.state})",
@@ -237,7 +258,7 @@ class Server:
         record.write(self.state)  # first of all, so that even a start cut short can be cleaned up
         self._progress("starting NDIF")
         launcher = Launcher(plan, record)
-        self._children = launcher.children
+        self._children, self._launcher = launcher.children, launcher
         launcher.launch()
         launcher.wait(f"{record.url}/connected", deadline)
         record.phase = "running"
@@ -245,21 +266,48 @@ class Server:
         record.write(self.state)
         self._progress(f"NDIF is up at {record.url} ({record.seconds:.0f} s)")
 
-    def stop(self, timeout: float = 20) -> None:
+    def restart(self, service: str, wait: float = 120) -> None:
+        """Kill one service ("api", "redis" or "store") and start it again.
+
+        What it kept in memory is gone: with "redis" the queue, with "store" every answer and
+        result. After "redis", jobs are accepted only when the API has been restarted too.
+
+        Args:
+            service: its name in `status()["services"]`.
+            wait: seconds to wait until jobs are accepted again; 0 to return at once.
+
+        Raises:
+            ServerNotRunning: the server was not started by this object, or has been stopped.
+            ServerStartFailed: the service could not be run, or jobs are not accepted in time.
+            UsageError: it is no service that can be restarted.
+        """
+        if service not in RESTARTABLE:
+            raise UsageError(f"{service!r} cannot be restarted", f"one of {', '.join(RESTARTABLE)}")
+        if self._launcher is None or not self._children:
+            raise ServerNotRunning(f"no server was started from here on {self.state}")
+        with lock(self.state, timeout=5):
+            self._launcher.restart(service)
+        if wait:
+            # Not `/connected`: Redis still says what was true of the API before.
+            self._launcher.wait(f"{self.url}/status", time.monotonic() + wait)
+
+    def stop(self, timeout: float = 20) -> bool:
         """End every process of this server and remove its temporary folders; logs stay.
 
-        Works from any process, after any accident. Does nothing where there is nothing to stop.
+        Works from any process, after any accident. Does nothing where there is nothing to stop;
+        returns whether there was something.
 
         Raises:
             ServerError: a process is still there after `timeout` seconds.
         """
-        if self.state.is_dir():
-            with lock(self.state, timeout=timeout):
-                self._tear_down(timeout)
+        if not self.state.is_dir():
+            return False
+        with lock(self.state, timeout=timeout):
+            return self._tear_down(timeout)
 
-    def _tear_down(self, timeout: float) -> None:
+    def _tear_down(self, timeout: float) -> bool:
         try:
-            tear_down(self.state, keep_logs=True, timeout=timeout)
+            return tear_down(self.state, keep_logs=True, timeout=timeout)
         finally:
             for child in self._children.values():
                 # Collects their exit status; without it they would stay on as zombies.
@@ -283,12 +331,6 @@ class Server:
         if record is None:
             raise ServerNotRunning(f"no server runs on {self.state}")
         return record
-
-
-def _runs(record: Record) -> bool:
-    """Whether the server got as far as running, and its API process still lives."""
-    pid = record.pids.get("api", 0)
-    return record.phase == "running" and processes.is_alive(pid, record.started.get("api"))
 
 
 def _checked(models: Mapping[str, Path]) -> dict[str, Path]:

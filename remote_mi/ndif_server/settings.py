@@ -146,6 +146,9 @@ def _ray_environment(plan: Plan) -> dict[str, str]:
         # loopback. Without it, an address of 127.0.0.1 is replaced by the machine's own.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Said outright: left open, a token that some other Ray once put into the user's home makes
+        # a part of the processes demand one, and the rest come without.
+        "RAY_AUTH_MODE": "disabled",
         "DASHBOARD_METRIC_PORT": str(port["ray_dashboard_metrics"]),
         # One idle worker per pretended CPU would be started along with the first driver, and
         # none of them could be used: NDIF's actors need workers with settings of their own.

@@ -8,14 +8,21 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
 import zstandard
 
-from remote_mi.backends import ndif
-from remote_mi.errors import AuthenticationError, BackendUnavailable, RunFailed
+from remote_mi.backends.ndif.backend import NdifBackend
+from remote_mi.backends.ndif.errors import KeyRefused, ResultRefused, ServerDown
+from remote_mi.backends.ndif.hosts import Host, find_host
+from remote_mi.backends.ndif.results import limit_for, load
+from remote_mi.errors import UsageError
 from remote_mi.models.spec import ModelSpec
+from remote_mi.progress import Silent
+
+LIMIT = 1 << 20
 
 
 def blob(value) -> bytes:
@@ -43,34 +50,59 @@ class Hostile:
 )
 def test_a_bad_result_is_refused_and_nothing_of_it_runs(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunFailed, match="refused"):
-        ndif._load(content)
+    with pytest.raises(ResultRefused, match="refused"):
+        load(content, True, LIMIT)
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_oversized_result_is_refused_before_it_fills_the_memory(monkeypatch):
-    monkeypatch.setattr(ndif, "RESULT_LIMIT_BYTES", 1000)
-    with pytest.raises(RunFailed, match="larger than"):
-        ndif._load(zstandard.compress(bytes(10_000_000)))
+def test_an_oversized_result_is_refused_before_it_fills_the_memory():
+    with pytest.raises(ResultRefused, match="unpacks to more than"):
+        load(zstandard.compress(bytes(10_000_000)), True, LIMIT)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    assert len(buffer.getvalue()) < 20_000
+    with pytest.raises(ResultRefused, match="10,000,0"):
+        load(buffer.getvalue(), False, LIMIT)
+
+
+def test_the_limit_follows_what_is_expected():
+    expected = [{"effect": [[30, 14], "float32"]}]
+    assert 30 * 14 * 4 < limit_for(expected) < 2 << 20
+    assert limit_for(None) > 1 << 30
 
 
 def test_a_good_result_is_taken():
-    loaded = ndif._load(blob({"outputs": [{"x": torch.arange(3.0), "n": 1, "t": "a"}]}))
-    assert loaded["outputs"][0]["x"].tolist() == [0, 1, 2]
+    content = blob({"outputs": [{"x": torch.arange(3.0), "n": 1, "t": "a"}]})
+    assert load(content, True, LIMIT)["outputs"][0]["x"].tolist() == [0, 1, 2]
+
+
+def host(url: str) -> Host:
+    return Host(url, f"ndif {url}")
 
 
 def test_the_key_is_not_sent_over_plain_http_beyond_this_machine(monkeypatch):
     from nnsight.schema.config import CONFIG
 
     monkeypatch.setattr(CONFIG.API, "APIKEY", "a-key")
-    with pytest.raises(AuthenticationError, match="plain http"):
-        ndif.NdifBackend("http://example.invalid")._headers()
-    assert ndif.NdifBackend("https://example.invalid")._headers() == {"ndif-api-key": "a-key"}
-    assert ndif.NdifBackend("http://127.0.0.1:1")._headers() == {"ndif-api-key": "a-key"}
+    with pytest.raises(KeyRefused, match="plain http") as caught:
+        host("http://example.invalid").key_headers()
+    assert "a-key" not in str(caught.value)
+    assert host("https://example.invalid").key_headers() == {"ndif-api-key": "a-key"}
+    assert host("http://127.0.0.1:1").key_headers() == {"ndif-api-key": "a-key"}
 
 
-def test_a_server_that_is_not_there_is_said_to_be_unreachable(cache):
-    from remote_mi.progress import Silent
+@pytest.mark.parametrize("url", ["ftp://x", "api.ndif.us", "", "http://", "https://me:pw@host"])
+def test_what_is_no_address_is_refused(url, monkeypatch):
+    monkeypatch.setenv("NDIF_HOST", url or "nothing")
+    with pytest.raises(UsageError, match="address") as caught:
+        find_host(url or None)
+    assert "pw" not in str(caught.value)
 
-    with pytest.raises(BackendUnavailable, match="cannot be reached"):
-        ndif.NdifBackend("http://127.0.0.1:9").open(ModelSpec("a/b"), Silent())
+
+def test_a_server_that_is_not_there_is_said_to_be_unreachable(cache, project):
+    with pytest.raises(ServerDown, match="cannot be reached"):
+        NdifBackend(host("http://127.0.0.1:9"), project).open(ModelSpec("a/b"), Silent())

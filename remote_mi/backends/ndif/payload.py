@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path, PurePath
 from typing import Any
 
-from nnsight.schema.request import RequestModel
+import zstandard
+from nnsight.intervention.serialization import CustomCloudPickler, reduce_block
+from nnsight.tracing.util import SerializedFrame
 
 from remote_mi.backends.base import Work
 from remote_mi.backends.session import run_session
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+_LEVEL = 6
+
+
+class _Pickler(CustomCloudPickler):
+    """nnsight's pickler, which names files without the folders of this machine."""
+
+    def _dynamic_function_reduce(self, func: Any) -> tuple:
+        reduced = super()._dynamic_function_reduce(func)
+        name = func.__code__.co_filename
+        arguments = tuple(_shown(a) if a == name else a for a in reduced[1])
+        return (reduced[0], arguments, *reduced[2:])
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, SerializedFrame):
+            code = obj.f_code
+            return SerializedFrame, (_shown(code.co_filename), code.co_firstlineno, code.co_name)
+        return super().reducer_override(obj)
 
 
 class _Capture:
@@ -17,7 +40,11 @@ class _Capture:
         self.blob = b""
 
     def __call__(self, tracer: Any) -> None:
-        self.blob = RequestModel.serialize(tracer, compress=True)
+        frame = tracer.info.frame
+        block = reduce_block(tracer.node, frame.f_globals, dict(frame.f_locals))
+        buffer = io.BytesIO()
+        _Pickler(buffer, protocol=4).dump((tracer, block))
+        self.blob = zstandard.ZstdCompressor(level=_LEVEL).compress(buffer.getvalue())
 
 
 def serialize(lm: Any, work: Work) -> bytes:
@@ -30,3 +57,11 @@ def serialize(lm: Any, work: Work) -> bytes:
 def model_key(lm: Any) -> str:
     """The key under which a server deploys this model."""
     return lm.to_model_key()
+
+
+def _shown(path: str) -> str:
+    """A file as a server's traceback shows it: in this package its module path, else its name."""
+    file = PurePath(path)
+    if file.is_relative_to(_PACKAGE):
+        return str(file.relative_to(_PACKAGE.parent))
+    return file.name

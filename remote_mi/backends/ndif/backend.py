@@ -1,0 +1,379 @@
+"""An NDIF server: the block is sent as source, run there as one job, and its result fetched.
+
+Jobs are non-blocking: submitted by one POST under an id of our own, polled, and downloaded from
+the address that COMPLETED carries. The ledger knows of each step before it is taken, so that any
+process can go on where one ended.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked
+from remote_mi.backends.ndif import collecting, facts
+from remote_mi.backends.ndif.client import Client, ReplyLost
+from remote_mi.backends.ndif.errors import (
+    CannotDo,
+    ResultRefused,
+    ServerDown,
+    SubmissionUnknown,
+    from_record,
+    to_record,
+)
+from remote_mi.backends.ndif.hosts import Host, find_host, recall
+from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
+from remote_mi.backends.ndif.waiting import Waiter
+from remote_mi.environment import PACKAGES, Environment
+from remote_mi.errors import Detached, RemoteMIError, RunFailed, UsageError
+from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.spec import ModelSpec
+from remote_mi.ndif_server import personal
+from remote_mi.progress import Watch
+from remote_mi.recipe import outputs_from_json
+
+if TYPE_CHECKING:
+    from remote_mi.models.load import LoadedModel
+
+#: How long a job is waited for when nobody says otherwise.
+DEFAULT_TIMEOUT_S = 3600.0
+#: How long a submission whose reply was lost is looked for on the server.
+LOOKUP_S = 5.0
+#: nnsight captures one block at a time.
+_serializing = threading.Lock()
+
+
+class NdifBackend:
+    """Executes on an NDIF server.
+
+    Args:
+        host: the server. project: the user's project, which keeps the ledger.
+    """
+
+    detaches = True
+
+    def __init__(self, host: Host, project: Path) -> None:
+        self.host, self.project = host, project
+        self.name = host.name
+        self.client = Client(host)
+        self.ledger = Ledger(project)
+        self._held: dict[str, FileLock] = {}
+
+    @classmethod
+    def asked_for(cls, host: str | None, project: Path) -> NdifBackend:
+        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as `find_host`."""
+        return cls(find_host(host), project)
+
+    def environment(self, spec: ModelSpec) -> Environment | None:
+        """The server's versions as last seen; None before the first job there."""
+        known = recall(self.host).get("packages")
+        if not known:
+            return None
+        return Environment(self.name, *(known[0].get(name, "unknown") for name in PACKAGES))
+
+    def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
+        from remote_mi.models.load import build_weightless
+
+        watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
+        facts.packages(self.client)  # under which its results are kept
+        return build_weightless(spec, watch, self._served_as(spec))
+
+    def _served_as(self, spec: ModelSpec) -> str | None:
+        """The repository id of weights of this machine that the personal server serves."""
+        if self.host.served is None:
+            return None
+        found = None
+        if spec.name == EMBEDDED:
+            found = personal.SERVED_EMBEDDED
+            found = found if found in self.host.served.models else None
+        elif spec.folder is not None:
+            found = personal.served_as(spec.folder, self.host.served)
+        if found is None and (spec.folder is not None or spec.name == EMBEDDED):
+            raise UsageError(f"the personal server does not serve {spec.name}",
+                             f"`remote-mi ndif down`, then `remote-mi ndif up --model {spec.name}`")  # fmt: skip
+        return found
+
+    def resume(self, key: str, watch: Watch) -> Ticket | None:
+        entry = self.ledger.latest_of(key, self.name)
+        if entry is None:
+            return None
+        if entry.is_open and self.take_lock(entry.id):
+            try:
+                entry = self.look(self.ledger.get(entry.id), watch)
+            finally:
+                self.release(entry.id)
+        short = entry.id[:8]
+        if entry.state == "expired":
+            watch.note(f"the result of job {short} was not fetched within the time that "
+                       f"{entry.url} keeps it; submitting the job again")  # fmt: skip
+        if not entry.is_open:
+            return None
+        watch.note(f"job {short} of the same run is under way already")
+        return self.ticket_of(entry)
+
+    def look(self, entry: Entry, watch: Watch) -> Entry:
+        """Bring an open entry up to date, asking the server once; holding its lock.
+
+        Raises:
+            JobFailed, NotHosted: if it failed there. ServerDown, NotNdif: as the server answers.
+        """
+        if entry.state == "fetched":
+            return entry
+        waiter = Waiter(self.client, self.ledger, entry, watch)
+        if entry.state in ("submitting", "unknown"):
+            return self._look_for(waiter)
+        waiter.look()
+        if entry.status == "COMPLETED" and entry.deadline and time.time() > entry.deadline:
+            error = RunFailed("the result was not fetched in time", "run the same command again")
+            self.ledger.update(entry.id, state="expired", error=to_record(error))
+            entry.state = "expired"
+        return entry
+
+    def _look_for(self, waiter: Waiter) -> Entry:
+        """Find out whether the server has a job whose submission was cut off."""
+        entry = waiter.entry
+        until = time.monotonic() + LOOKUP_S
+        pause = 0.1
+        while waiter.look() is None:
+            if time.monotonic() > until:
+                error = SubmissionUnknown(
+                    f"job {entry.id[:8]}: {entry.url} has not heard of it",
+                    "run the same command again",
+                )
+                self.ledger.update(entry.id, state="failed", error=to_record(error))
+                entry.state = "failed"
+                waiter.watch.note(f"{error.message}; it counts as not submitted")
+                return entry
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        return entry
+
+    def ticket_of(self, entry: Entry) -> Ticket:
+        """The ticket of an entry of the ledger."""
+        return Ticket(self.name, entry.id, draft=entry.draft)
+
+    def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
+        """Check, write down and send the work. An open job with the same key is shared instead.
+
+        Raises:
+            UsageError, RunFailed: if a check finds what would fail there.
+            CannotDo: if the recipe cannot work in the server's sandbox.
+            KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif: as
+            the server answers.
+        """
+        entry, blob, envelope = self._prepared(model, work, watch)
+        claimed = self.ledger.claim(entry)
+        if claimed.id != entry.id:
+            watch.note(f"job {claimed.id[:8]} of the same run is under way already")
+            return self.ticket_of(claimed)
+        if not self._arrives(entry, blob, envelope, watch):
+            watch.note("submitting it once more")
+            entry = replace(entry, id=str(uuid.uuid4()), state="submitting", replaces=entry.id)
+            self.ledger.claim(entry)
+            if not self._arrives(entry, blob, {**envelope, "id": entry.id}, watch):
+                raise SubmissionUnknown(
+                    f"{self.host.url} took the job twice and has heard of it neither time",
+                    "the same command submits it again; `remote-mi doctor` looks at the server",
+                )
+        return self.ticket_of(entry)
+
+    def _arrives(self, entry: Entry, blob: bytes, envelope: dict[str, Any], watch: Watch) -> bool:
+        """Send the work of an entry; False if the reply was lost and the work, too."""
+        self.take_lock(entry.id)
+        try:
+            return self._send(entry, blob, envelope, watch)
+        except RemoteMIError as error:
+            if not isinstance(error, SubmissionUnknown):
+                self.ledger.update(entry.id, state="failed", error=to_record(error))
+            raise
+        finally:
+            self.release(entry.id)
+
+    def _prepared(
+        self, model: LoadedModel, work: Work, watch: Watch
+    ) -> tuple[Entry, bytes, dict[str, Any]]:
+        """The entry, payload and envelope of work that has passed the checks."""
+        from remote_mi.backends.ndif.payload import model_key, serialize
+        from remote_mi.backends.ndif.preflight import check
+
+        with _serializing:
+            expected, comes_back = check(model, work, facts.packages(self.client), watch)
+            key = model_key(model.lm)
+            if work.gradients and facts.sandboxes(self.client, key):
+                raise CannotDo(
+                    f"recipe {work.card.name!r} needs gradients, and {self.host.url} runs the jobs "
+                    "of this key in its sandbox, where gradients cannot be read",
+                    "use a key with the tag 'trusted', a server of your own (`remote-mi ndif up`), "
+                    "or --backend local; patching recipes measure the same without gradients",
+                )
+            blob = serialize(model.lm, work)
+            env = model.lm._remoteable_get_env()
+        watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
+        entry = Entry(
+            str(uuid.uuid4()), work.key, self.name, self.host.url, work.card.name, work.spec.name,
+            len(work.calls), dict(work.draft), expected, bytes_up=len(blob), command=_command(),
+        )  # fmt: skip
+        envelope = {
+            "id": entry.id,
+            "model_key": key,
+            "session_id": "",
+            "compress": True,
+            "env": env,
+        }
+        return entry, blob, envelope
+
+    def _send(self, entry: Entry, blob: bytes, envelope: dict[str, Any], watch: Watch) -> bool:
+        watch.stage(f"submitting to {self.host.url}")
+        try:
+            server_id = self.client.submit(envelope, blob)
+        except ReplyLost as error:
+            self.ledger.update(entry.id, state="unknown")
+            entry.state = "unknown"
+            watch.note(f"the reply of {self.host.url} was lost ({error}); asking for job "
+                       f"{entry.id[:8]} by its id")  # fmt: skip
+            try:
+                return self._look_for(Waiter(self.client, self.ledger, entry, watch)).is_open
+            except ServerDown as down:
+                raise SubmissionUnknown(
+                    f"whether job {entry.id[:8]} reached {self.host.url} is not known: {down.message}",
+                    "the same command asks first, and submits only what did not arrive",
+                ) from None
+        self.ledger.update(entry.id, state="submitted", server_id=server_id)
+        entry.state, entry.server_id = "submitted", server_id
+        return True
+
+    def collect(
+        self, ticket: Ticket, watch: Watch, timeout: float | None = None
+    ) -> Iterator[Outputs]:
+        deadline = time.monotonic() + (timeout or DEFAULT_TIMEOUT_S)
+        try:
+            entry = self._hold(ticket.id, watch, deadline)
+            yield from self._collected(entry, ticket, watch, deadline)
+        except KeyboardInterrupt:
+            collecting.ensure(self.project)
+            self.release(ticket.id)
+            short = ticket.id[:8]
+            raise Detached(
+                f"job {short} goes on at {self.host.url}, and its result will be fetched: "
+                f"`remote-mi jobs wait {short}` or the same command picks it up\n"
+                f"  a server cannot be told to stop it; `remote-mi jobs forget {short}` "
+                "gives up its result"
+            ) from None
+        except BaseException as error:
+            if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
+                collecting.ensure(self.project)
+            self.release(ticket.id)
+            raise
+
+    def _hold(self, job_id: str, watch: Watch, deadline: float) -> Entry:
+        """Wait until this process is the one that collects the job."""
+        while not self.take_lock(job_id):
+            entry = self.ledger.get(job_id)
+            if entry.state == "done":
+                raise FinishedElsewhere
+            watch.stage(f"{entry.url} · {entry.status.lower() or 'submitting'} "
+                        "(another process fetches the result)")  # fmt: skip
+            if time.monotonic() > deadline:
+                Waiter(self.client, self.ledger, entry, watch).out_of_patience()
+            time.sleep(0.1)
+        entry = self.ledger.get(job_id)
+        if entry.state == "done":
+            raise FinishedElsewhere
+        if not entry.is_open:
+            raise from_record(entry.error or {"message": f"job {job_id[:8]} is {entry.state}"})
+        return entry
+
+    def _collected(
+        self, entry: Entry, ticket: Ticket, watch: Watch, deadline: float
+    ) -> Iterator[Outputs]:
+        waiter = Waiter(self.client, self.ledger, entry, watch)
+        path = self.ledger.result_path(entry.id)
+        try:
+            if entry.state in ("submitting", "unknown") and not self._look_for(waiter).is_open:
+                raise SubmissionUnknown(f"job {entry.id[:8]} did not reach {self.host.url}",
+                                        "the same command submits it again")  # fmt: skip
+            if entry.state != "fetched" or not path.exists():
+                answer = waiter.completed(deadline, lambda: collecting.ensure(self.project))
+                path = waiter.fetch(answer)
+            yield from self._read(entry, path)
+        finally:
+            ticket.record.update(self._record(entry))
+
+    def _read(self, entry: Entry, path: Path) -> Iterator[Outputs]:
+        draft = entry.draft
+        recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"
+        declared = outputs_from_json(draft["recipe"]["returns"])
+        try:
+            outputs = read_outputs(
+                path, entry.calls, bool(entry.compress), limit_for(entry.expected)
+            )
+            for index, returned in enumerate(outputs):
+                found = checked(recipe, declared, returned)
+                check_expected(recipe, index, found, entry.expected)
+                yield found
+        except RunFailed as error:
+            refused = error
+            if not isinstance(error, ResultRefused):
+                refused = ResultRefused(error.message, "the same command submits the job again")
+            self.ledger.update(entry.id, state="failed", error=to_record(refused))
+            path.unlink(missing_ok=True)
+            raise refused from None
+
+    def _record(self, entry: Entry) -> dict[str, Any]:
+        """What the provenance of a run keeps of its job."""
+        seen = self.ledger.timeline(entry.id)
+        packages = recall(self.host).get("packages", [{}])[0]
+        return {
+            "host": entry.url,
+            "job_id": entry.id,
+            "server_id": entry.server_id,
+            "versions": {name: packages.get(name) for name in (*PACKAGES, "ndif")},
+            "timeline": [[s["status"], s["time"]] for s in seen],
+            "seconds": round(seen[-1]["time"] - entry.created, 3) if seen else None,
+            "bytes_up": entry.bytes_up,
+            "bytes_down": entry.bytes_down,
+            "meta": entry.meta,
+        }
+
+    def settle(self, ticket: Ticket, run: str | None) -> None:
+        """The run is kept: the entry is done. One that could not be kept stays open."""
+        if run is not None:
+            self.ledger.update(ticket.id, state="done", run=run)
+            self.ledger.clean(ticket.id)
+        self.release(ticket.id)
+
+    def take_lock(self, job_id: str) -> bool:
+        """Become the one that collects a job; False while another process or thread is."""
+        if job_id in self._held:
+            return True
+        lock = self.ledger.lock(job_id)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        self._held[job_id] = lock
+        return True
+
+    def release(self, job_id: str) -> None:
+        """Let others collect a job."""
+        lock = self._held.pop(job_id, None)
+        if lock is not None:
+            lock.release()
+
+
+def _command() -> str | None:
+    """What was typed, when the command line runs; what repeats the job."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    if program not in ("remote-mi", "__main__.py"):
+        return None
+    return shlex.join(["remote-mi", *(a for a in sys.argv[1:] if a != "--detach")])

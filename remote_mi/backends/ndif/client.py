@@ -1,0 +1,194 @@
+"""The protocol of an NDIF server, and nothing else: one method a request.
+
+The key goes with what needs it (submitting, and asking who one is), to the server itself and
+never after a redirect. Polls and downloads carry none. Every request has a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from remote_mi.backends.ndif.errors import (
+    NotNdif,
+    ResultExpired,
+    ResultRefused,
+    ServerDown,
+    refusal,
+)
+from remote_mi.backends.ndif.hosts import Host
+from remote_mi.errors import first_line
+
+TIMEOUT = httpx.Timeout(10.0, read=60.0, write=120.0)
+#: No answer other than a result is larger than this.
+ANSWER_LIMIT_BYTES = 64 << 20
+DOWNLOAD_TRIES = 5
+
+
+class ReplyLost(Exception):
+    """The connection broke after a submission had left: the server may have it or not."""
+
+
+class Client:
+    """Talks to one server; safe for several threads."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._lock = threading.Lock()
+        self._http: httpx.Client | None = None
+
+    def ask(self, path: str, with_key: bool = False) -> Any:
+        """The JSON that a GET answers.
+
+        Raises:
+            ServerDown, KeyRefused, NotNdif, RemoteMIError: as the server answers, or does not.
+        """
+        headers = self.host.key_headers() if with_key else {}
+        return self._parsed(path, self._get(path, headers))
+
+    def probe(self, path: str, headers: dict[str, str]) -> int:
+        """The HTTP status that a GET with these headers answers."""
+        return self._get(path, headers).status_code
+
+    def answer_to(self, job_id: str) -> dict[str, Any] | None:
+        """The latest status of a job; None while the server has stored none.
+
+        Raises:
+            ServerDown, NotNdif: as `ask`.
+        """
+        path = f"/response/{job_id}"
+        response = self._get(path, {})
+        if response.status_code == 404:
+            if "json" not in response.headers.get("content-type", ""):
+                raise self._not_ndif(path)
+            return None
+        answer = self._parsed(path, response)
+        if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
+            raise self._not_ndif(path)
+        return answer
+
+    def submit(self, envelope: dict[str, Any], blob: bytes) -> str:
+        """Send a job; returns the id under which the server knows it.
+
+        Raises:
+            ReplyLost: if the job may have arrived.
+            ServerDown: if it has not.
+            KeyRefused, VersionRefused, RequestRefused, NotNdif: as the server answers.
+        """
+        headers = {
+            **self.host.key_headers(),
+            "ndif-timestamp": repr(time.time()),
+            "nnsight-version": version("nnsight"),
+            "python-version": sys.version,
+        }
+        try:
+            response = self._client().post(
+                f"{self.host.url}/request", data={"data": json.dumps(envelope)}, headers=headers,
+                files={"blob": ("request", blob, "application/octet-stream")},
+            )  # fmt: skip
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise self._unreachable(error) from None
+        except httpx.HTTPError as error:
+            raise ReplyLost(first_line(error)) from None
+        if response.status_code in (500, 502, 504):
+            raise ReplyLost(f"status {response.status_code}")
+        answer = self._parsed("/request", response)
+        if not isinstance(answer, dict) or not isinstance(answer.get("id"), str):
+            raise self._not_ndif("/request")
+        return answer["id"]
+
+    def download(
+        self, url: Any, target: Path, limit: int, progress: Callable[[int, int | None], None]
+    ) -> int:
+        """Stream a result into a file; returns its size in bytes. A cut download is tried again.
+
+        Args:
+            url: what COMPLETED carried. limit: bytes it may have.
+            progress: told how many bytes are here, and of how many, where that is known.
+
+        Raises:
+            ResultExpired: if the address is no longer good. ResultRefused: if it is too large,
+            or no address. ServerDown: if it cannot be fetched.
+        """
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise ResultRefused(f"{self.host.url} gave no address for the result")
+        pause = 0.2
+        for attempt in range(DOWNLOAD_TRIES):
+            try:
+                return self._download_once(url, target, limit, progress)
+            except httpx.HTTPError as error:
+                if attempt == DOWNLOAD_TRIES - 1:
+                    raise ServerDown(f"the result cannot be fetched from {self.host.url}: "
+                                     f"{first_line(error)}", "try again: the job is done there") from None  # fmt: skip
+            time.sleep(pause)
+            pause *= 2
+        raise AssertionError
+
+    def _download_once(
+        self, url: str, target: Path, limit: int, progress: Callable[[int, int | None], None]
+    ) -> int:
+        with self._client().stream("GET", url) as response:
+            if response.status_code in (400, 403, 404, 410):
+                raise ResultExpired(f"the result is no longer there ({response.status_code})",
+                                    "the same command submits the job again")  # fmt: skip
+            response.raise_for_status()
+            length = response.headers.get("content-length", "")
+            total = int(length) if length.isdigit() else None
+            received = 0
+            with target.open("wb") as file:
+                for chunk in response.iter_raw():
+                    received += len(chunk)
+                    if max(received, total or 0) > limit:
+                        raise ResultRefused(
+                            f"the result has more than the {limit:,} bytes it may have"
+                        )
+                    file.write(chunk)
+                    progress(received, total)
+        return received
+
+    def _get(self, path: str, headers: dict[str, str]) -> httpx.Response:
+        try:
+            with self._client().stream("GET", self.host.url + path, headers=headers) as response:
+                body = bytearray()
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > ANSWER_LIMIT_BYTES:
+                        raise self._not_ndif(path)
+                return httpx.Response(response.status_code, content=bytes(body),
+                                      headers={"content-type": response.headers.get("content-type", "")})  # fmt: skip
+        except (httpx.HTTPError, UnicodeError) as error:  # the latter: a name no DNS can have
+            raise self._unreachable(error) from None
+
+    def _parsed(self, path: str, response: httpx.Response) -> Any:
+        if 300 <= response.status_code < 400:
+            raise NotNdif(f"{self.host.url} sends elsewhere, and a key does not follow",
+                          "name the address it really has: --backend ndif:https://host")  # fmt: skip
+        if response.status_code >= 400:
+            raise refusal(self.host.url, response)
+        try:
+            return response.json()
+        except (ValueError, RecursionError):
+            raise self._not_ndif(path) from None
+
+    def _client(self) -> httpx.Client:
+        with self._lock:
+            if self._http is None:
+                # A proxy of the user's would look for a server of this machine on its own.
+                self._http = httpx.Client(timeout=TIMEOUT, trust_env=not self.host.is_loopback)
+            return self._http
+
+    def _unreachable(self, error: Exception) -> ServerDown:
+        return ServerDown(f"{self.host.url} cannot be reached: {first_line(error)}",
+                          "is the server up? `remote-mi doctor` looks; `--backend local` runs here")  # fmt: skip
+
+    def _not_ndif(self, path: str) -> NotNdif:
+        return NotNdif(f"{self.host.url}{path} does not answer as an NDIF server",
+                       "name its base address: --backend ndif:https://host")  # fmt: skip

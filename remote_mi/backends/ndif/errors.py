@@ -1,0 +1,246 @@
+"""What can go wrong with a remote job, and how a server's own words are told apart.
+
+A server reports a failed job as prose. `failure` finds out what it means, by the sentences that
+NDIF 0.1.2 uses; what none of them fits is a `JobFailed` that carries the words as they came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import httpx
+
+from remote_mi.errors import (
+    AuthenticationError,
+    BackendUnavailable,
+    RemoteMIError,
+    RunFailed,
+    UsageError,
+    WaitTimeout,
+)
+
+LOGIN = "`remote-mi login` keeps a key; https://login.ndif.us gives one"
+
+
+class KeyRefused(AuthenticationError):
+    """The key is missing, malformed or unknown to the server, or may not be sent to it."""
+
+
+class VersionRefused(BackendUnavailable):
+    """The server wants another version of nnsight or Python, or reads the model differently."""
+
+
+class NotHosted(BackendUnavailable):
+    """The server does not have the model and will not deploy it."""
+
+
+class ServerDown(BackendUnavailable):
+    """The server cannot be reached, or says that it cannot work now."""
+
+    retryable = True
+
+
+class NotNdif(BackendUnavailable):
+    """Something answers at the address, and it is not an NDIF server."""
+
+
+class CannotDo(BackendUnavailable):
+    """The server would run the job in a way in which the recipe cannot work."""
+
+
+class RequestRefused(UsageError):
+    """The server does not take the request as it was sent."""
+
+
+class SubmissionUnknown(BackendUnavailable):
+    """The server's reply was lost, and whether it has the job could not be found out."""
+
+    retryable = True
+
+
+class QueueTimeout(WaitTimeout):
+    """The wait ended before the job began to run."""
+
+    retryable = True
+
+
+class StillRunning(WaitTimeout):
+    """The wait ended while the job runs, or is not heard of."""
+
+    retryable = True
+
+
+class JobFailed(RunFailed):
+    """The job failed on the server.
+
+    Attributes:
+        said: the server's own words.
+    """
+
+    said = ""
+
+
+class RecipeFailed(JobFailed):
+    """The recipe raised an error on the server; the message has the recipe's own file and line."""
+
+
+class OutOfMemory(JobFailed):
+    """The server's memory did not hold the job; the message says by how much, where known."""
+
+
+class ExecutionTimeout(JobFailed):
+    """The job ran for longer than the server lets jobs run."""
+
+
+class Evicted(JobFailed):
+    """The server took the model away from the running job, or lost the process that ran it."""
+
+    retryable = True
+
+
+class ModulesDiffer(JobFailed):
+    """The server builds the model from other modules than this machine: versions differ."""
+
+
+class PayloadRefused(JobFailed):
+    """What was sent could not be read there."""
+
+    retryable = True
+
+
+class ResultExpired(JobFailed):
+    """The server keeps a result for an hour, and nobody fetched it in time."""
+
+    retryable = True
+
+
+class ResultRefused(JobFailed):
+    """What came back is damaged, too large, not what was declared, or not plain data."""
+
+
+#: What NDIF says, and what it means. The first that is found counts.
+_SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
+    ("exceeded the execution timeout", ExecutionTimeout,
+     "fewer pairs a job (-n), shorter prompts, or a server that gives more time"),
+    ("Replica was evicted", Evicted, "the same command submits it again"),
+    ("cancelled or preempted by the server", Evicted, "the same command submits it again"),
+    ("Error submitting request to model deployment", Evicted, "the same command submits it again"),
+    ("Error starting model", Evicted, "the same command submits it again; "
+     "`remote-mi models --backend ndif` shows its state"),
+    ("Error provisioning model", Evicted, "the same command submits it again; "
+     "`remote-mi models --backend ndif` shows its state"),
+    ("Request cancelled by operator", Evicted, "ask the server's operators before trying again"),
+    ("Could not deploy this model", NotHosted,
+     "`remote-mi models --backend ndif` lists what is there"),
+    ("request payload could not be read", PayloadRefused, "the same command sends it again"),
+    ("model architecture on this server doesn't match", ModulesDiffer,
+     "`remote-mi doctor` compares the versions here and there"),
+    ("CUDA out of memory", OutOfMemory, "fewer pairs a job (-n), shorter prompts"),
+    ("OutOfMemoryError", OutOfMemory, "fewer pairs a job (-n), shorter prompts"),
+]  # fmt: skip
+
+
+def failure(
+    job_id: str, host: str, answer: Mapping[str, Any], recipe_file: str | None
+) -> RemoteMIError:
+    """The error that an ERROR status means.
+
+    Args:
+        answer: the server's response, with `description` and perhaps `meta`.
+        recipe_file: name of the recipe's file, to find its line in the server's traceback.
+    """
+    said = str(answer.get("description") or "").strip()
+    last = said.splitlines()[-1].strip() if said else "no reason given"
+    if "Traceback" not in said:
+        last = " ".join(said.split("\n\n")[0].split()) or last
+    where = f"job {job_id[:8]} failed on {host}"
+    for sentence, kind, advice in _SENTENCES:
+        if sentence in said:
+            extra = _shortfall(answer.get("meta")) if kind is OutOfMemory else ""
+            return _carrying(kind(f"{where}: {last}{extra}", advice), said)
+    in_recipe = _line_in(said, recipe_file)
+    if in_recipe is not None:
+        return _carrying(RecipeFailed(f"{recipe_file}:{in_recipe}: {last}",
+                                      f"on {host}; the server's traceback: "
+                                      f"remote-mi jobs show {job_id[:8]}"), said)  # fmt: skip
+    return _carrying(JobFailed(f"{where}: {last}",
+                               f"all of it: remote-mi jobs show {job_id[:8]}"), said)  # fmt: skip
+
+
+def _carrying(error: RemoteMIError, said: str) -> RemoteMIError:
+    if isinstance(error, JobFailed):
+        error.said = said
+    return error
+
+
+def _line_in(said: str, recipe_file: str | None) -> int | None:
+    """The last line of the recipe's file in a traceback, or None."""
+    if not recipe_file:
+        return None
+    name = re.escape(PurePath(recipe_file).name)
+    lines = re.findall(rf'File "[^"\n]*{name}", line (\d+)', said)
+    return int(lines[-1]) if lines else None
+
+
+def _shortfall(meta: Any) -> str:
+    """How much memory was missing, as the server measured it."""
+    found = meta.get("alloc_shortfall_by_gpu") if isinstance(meta, Mapping) else None
+    if not isinstance(found, Mapping):
+        return ""
+    short = {gpu: value for gpu, value in found.items() if isinstance(value, (int, float))}
+    return "".join(f"; GPU {gpu} lacked {value / 2**30:.2f} GiB" for gpu, value in short.items())
+
+
+def refusal(host: str, response: httpx.Response) -> RemoteMIError:
+    """The error that an HTTP status of 400 or more means."""
+    said = _detail(response)
+    text = f"{host} refused ({response.status_code}): {said}"
+    code = response.status_code
+    if code in (401, 403) or (code == 400 and "API key" in said):
+        return KeyRefused(_without_key(text), LOGIN)
+    if code == 400 and "version" in said.lower():
+        return VersionRefused(text, "`remote-mi doctor` compares the versions here and there")
+    if code in (400, 413, 422):
+        return RequestRefused(text, "is `remote_mi` up to date? `remote-mi doctor` looks")
+    if code in (429, 500, 502, 503, 504):
+        return ServerDown(text, "try again in a few minutes; `remote-mi doctor` looks")
+    return NotNdif(f"{host} does not answer as an NDIF server ({code})",
+                   "name its base address: --backend ndif:https://host")  # fmt: skip
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        body = response.json()
+        said = body.get("detail", body) if isinstance(body, dict) else body
+        if isinstance(said, list):  # as pydantic lists them
+            said = "; ".join(str(e.get("msg", e)) if isinstance(e, dict) else str(e) for e in said)
+    except ValueError:
+        said = response.text
+    return " ".join(str(said).split())[:500]
+
+
+def _without_key(text: str) -> str:
+    """A server repeats a malformed key in its answer; it must not go on from here."""
+    return re.sub(r"format: '[^']*'", "format", text)
+
+
+def to_record(error: RemoteMIError) -> dict[str, Any]:
+    """An error as the ledger keeps it."""
+    return {
+        "kind": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "said": getattr(error, "said", ""),
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> RemoteMIError:
+    """An error that `to_record` wrote."""
+    kind = globals().get(str(record.get("kind")), JobFailed)
+    if not (isinstance(kind, type) and issubclass(kind, RemoteMIError)):
+        kind = JobFailed
+    return _carrying(kind(str(record.get("message")), record.get("hint")),
+                     str(record.get("said") or ""))  # fmt: skip

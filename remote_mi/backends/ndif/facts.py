@@ -1,0 +1,204 @@
+"""What a server says of itself: its packages, what it has deployed, and whom it trusts."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from remote_mi.backends.ndif.client import Client
+from remote_mi.backends.ndif.errors import NotNdif, ServerDown
+from remote_mi.backends.ndif.hosts import recall, remember
+
+#: How long what a server said is taken for true, in seconds.
+FRESH_S = 600.0
+_STATES = ("RUNNING", "DEPLOYING", "UNHEALTHY")
+
+
+def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
+    """Distribution → version of what is installed on the server; asked every ten minutes.
+
+    Args:
+        max_age: how old what the server said may be, in seconds; 0 asks it.
+
+    Raises:
+        ServerDown, NotNdif: if the server does not say.
+    """
+    known = recall(client.host).get("packages")
+    if known and time.time() - known[1] < max_age:
+        return known[0]
+    said = client.ask("/env", with_key=True)
+    found = said.get("packages") if isinstance(said, dict) else None
+    if not isinstance(found, dict):
+        raise NotNdif(f"{client.host.url}/env does not answer as an NDIF server",
+                      "name its base address: --backend ndif:https://host")  # fmt: skip
+    listed = {str(name): str(version) for name, version in found.items()}
+    python = said.get("python_version") or said.get("python") or "unknown"
+    remember(client.host, packages=listed, python=str(python))
+    return listed
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model that a server has deployed; replicas of one key are one.
+
+    Attributes:
+        repo_id, revision, task: what it is. model_key: what a job must match exactly.
+        state: RUNNING, DEPLOYING or UNHEALTHY. level: HOT (on its GPUs) or WARM (in RAM).
+        dtype: of the weights. timeout_s: what a job may run. parameters, size_bytes: of the model.
+        replicas: how many. ends: when its schedule ends, in seconds since 1970.
+        actor: class that runs it.
+    """
+
+    repo_id: str
+    revision: str
+    task: str
+    model_key: str
+    state: str
+    level: str
+    dtype: str | None
+    timeout_s: float | None
+    parameters: int | None
+    size_bytes: int | None
+    replicas: int
+    ends: float | None
+    actor: str | None
+
+
+def deployments(client: Client) -> list[Deployment]:
+    """What is deployed on the server, by name.
+
+    Raises:
+        ServerDown, NotNdif: if the server does not say.
+    """
+    said = client.ask("/status", with_key=True)
+    listed = said.get("deployments", said) if isinstance(said, dict) else None
+    if not isinstance(listed, dict):
+        raise NotNdif(f"{client.host.url}/status does not answer as an NDIF server",
+                      "name its base address: --backend ndif:https://host")  # fmt: skip
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for item in listed.values():
+        if isinstance(item, dict) and isinstance(item.get("model_key"), str):
+            found.setdefault(item["model_key"], []).append(item)
+    return sorted((_deployment(key, items) for key, items in found.items()),
+                  key=lambda d: (d.repo_id.lower(), d.model_key))  # fmt: skip
+
+
+def _deployment(key: str, items: list[Mapping[str, Any]]) -> Deployment:
+    items = sorted(items, key=lambda i: _STATES.index(i["application_state"])
+                   if i.get("application_state") in _STATES else len(_STATES))  # fmt: skip
+    best = items[0]
+    given = of_key(key)
+    schedule = best.get("schedule")
+    return Deployment(
+        str(best.get("repo_id") or given.get("repo_id") or key),
+        str(given.get("revision") or best.get("revision") or "main"),
+        str(best.get("task") or "text-generation"),
+        key,
+        str(best.get("application_state") or "unknown"),
+        str(best.get("deployment_level") or "unknown"),
+        _text(best.get("dtype")),
+        _number(best.get("execution_timeout_seconds")),
+        _whole(best.get("n_params")),
+        _whole(best.get("size_bytes")),
+        len(items),
+        _moment(schedule.get("end_time")) if isinstance(schedule, dict) else None,
+        _text(best.get("actor_class")),
+    )
+
+
+def of_key(key: str) -> dict[str, Any]:
+    """The JSON part of a model key."""
+    found = re.search(r"\{.*\}", key, re.DOTALL)
+    try:
+        given = json.loads(found.group()) if found else {}
+    except ValueError:
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value).removeprefix("torch.")
+
+
+def _number(value: Any) -> float | None:
+    # JSON as servers write it has NaN and infinity, too.
+    is_number = isinstance(value, (int, float)) and abs(value) < 1e300
+    return float(value) if is_number else None
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _moment(value: Any) -> float | None:
+    """Seconds since 1970 of a number of them, or of a date and time as text (UTC if unsaid)."""
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who one is to a server.
+
+    Attributes:
+        checks_keys: whether the server looks at keys at all.
+        known: whether it knows this one. email, tags: what it has on it.
+    """
+
+    checks_keys: bool
+    known: bool
+    email: str | None
+    tags: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether jobs run beside the model, not in the sandbox."""
+        return not self.checks_keys or "trusted" in self.tags
+
+
+def caller(client: Client) -> Caller:
+    """Who one is to the server; remembered per host.
+
+    A server without key checking answers anything; one with it refuses what has not the form of a
+    key. That, and the tags of the key, is all that a server says of trust.
+
+    Raises:
+        KeyRefused, ServerDown, NotNdif: as the server answers.
+    """
+    said = client.ask("/whoami", with_key=True)
+    if not isinstance(said, dict):
+        raise NotNdif(f"{client.host.url}/whoami does not answer as an NDIF server",
+                      "name its base address: --backend ndif:https://host")  # fmt: skip
+    tags = said.get("tags")
+    tags = tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
+    email = _text(said.get("email"))
+    refuses = client.probe("/whoami", {"ndif-api-key": "no-key"}) == 400
+    found = Caller(refuses, email is not None or bool(tags), email, tags)
+    remember(client.host, trusted=found.trusted)
+    return found
+
+
+def sandboxes(client: Client, model_key: str) -> bool:
+    """Whether the server would run this user's job on this model in its sandbox process.
+
+    Raises:
+        ServerDown, NotNdif, KeyRefused: if the server does not say.
+    """
+    if caller(client).trusted:
+        return False
+    try:
+        deployed = [d for d in deployments(client) if d.model_key == model_key]
+    except ServerDown:
+        return True
+    return not any(d.actor and "sandbox" not in d.actor.lower() for d in deployed)

@@ -1,0 +1,203 @@
+"""NDIF servers: their addresses, the key, and what was learnt of each.
+
+Nothing here imports torch or nnsight: finding out whether a result is there must stay quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import yaml
+
+from remote_mi.backends.ndif.errors import KeyRefused
+from remote_mi.errors import BackendUnavailable, UsageError
+from remote_mi.ndif_server import personal
+from remote_mi.paths import cache_root
+from remote_mi.store.files import write_whole
+
+DEFAULT_HOST = "https://api.ndif.us"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Host:
+    """An NDIF server.
+
+    Attributes:
+        url: its base address.
+        name: how runs name it, "ndif " and the address; "ndif here" is the personal server, whose
+            address changes with each start.
+        served: what the personal server serves; None for any other.
+        key: sent instead of the one that is kept.
+    """
+
+    url: str
+    name: str
+    served: personal.Served | None = None
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine."""
+        return urlsplit(self.url).hostname in _LOOPBACK
+
+    def key_headers(self) -> dict[str, str]:
+        """The header that carries the key; empty where there is none.
+
+        Raises:
+            KeyRefused: if the key would leave in the open.
+        """
+        key = self.key or api_key()
+        if self.served is not None and self.key is None:
+            # It knows keys of its own only, and the user's is none of its business.
+            known = self.served.keys
+            key = key if key in known.values() else known.get("plain")
+        if not key:
+            return {}
+        if urlsplit(self.url).scheme != "https" and not self.is_loopback:
+            raise KeyRefused(f"the API key is not sent to {self.url}: plain http beyond this machine",
+                             "use https, or unset NDIF_API_KEY")  # fmt: skip
+        if not key.isascii() or not key.isprintable():
+            raise KeyRefused("the API key holds characters that no key has",
+                             "`remote-mi login` keeps another one")  # fmt: skip
+        return {"ndif-api-key": key}
+
+
+def find_host(asked: str | None) -> Host:
+    """The server of `--backend ndif` (None), `ndif:here`, or `ndif:URL`.
+
+    Raises:
+        UsageError: if it is no address. BackendUnavailable: if no personal server runs.
+    """
+    if asked == "here":
+        served = personal.here()
+        return Host(served.url, "ndif here", served)
+    given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
+    url = str(given).rstrip("/")
+    no_address = UsageError(f"{given!r} is not the address of a server",
+                            f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one")  # fmt: skip
+    try:
+        httpx.URL(url)  # what it refuses, no request could name
+        parts = urlsplit(url)
+    except (httpx.InvalidURL, ValueError):
+        raise no_address from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise no_address
+    if parts.username or parts.password:
+        raise UsageError("an address with a name or password in it is not taken",
+                         "the key goes with `remote-mi login`")  # fmt: skip
+    served = personal.served(url) if parts.hostname in _LOOPBACK else None
+    return Host(url, f"ndif {url}", served)
+
+
+def config_file() -> Path:
+    """Where nnsight keeps its settings, the key among them."""
+    given = os.environ.get("NNSIGHT_CONFIG")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME", "~/.config")
+    return Path(base).expanduser() / "nnsight" / "config.yaml"
+
+
+def api_key() -> str | None:
+    """The key as nnsight would find it: from the environment, else from its settings."""
+    if "nnsight" in sys.modules:  # knows a notebook's secrets, too
+        from nnsight.schema.config import CONFIG
+
+        found = CONFIG.API.APIKEY
+    else:
+        found = os.environ.get("NDIF_API_KEY") or _nnsight_settings().get("APIKEY")
+    # With a space at its end, the HTTP library refuses it in words that repeat it.
+    return str(found or "").strip() or None
+
+
+def keep_key(key: str) -> Path:
+    """Write the key into nnsight's settings, readable by the user alone; the rest stays.
+
+    Raises:
+        UsageError: if the file is there and holds no settings: it is not overwritten.
+        BackendUnavailable: if the file cannot be written.
+    """
+    path = config_file()
+    settings = _read(path)
+    api = settings.get("API")
+    api = {} if api is None else api
+    if not isinstance(api, dict) or (not settings and _holds_something(path)):
+        raise UsageError(f"{path} cannot be read as nnsight's settings",
+                         "mend or remove it, or name another file in NNSIGHT_CONFIG")  # fmt: skip
+    settings["API"] = {**api, "APIKEY": key}
+    target = path.resolve()  # a link stays one
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            yaml.safe_dump(settings, file)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BackendUnavailable(f"{path} cannot be written: {error.strerror}",
+                                 "NNSIGHT_CONFIG names another file") from None  # fmt: skip
+    return path
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file has content other than empty settings, readable or not."""
+    try:
+        return yaml.safe_load(path.read_text()) not in (None, {})
+    except FileNotFoundError:
+        return False
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return True
+
+
+def _nnsight_settings() -> Mapping[str, Any]:
+    api = _read(config_file()).get("API")
+    return api if isinstance(api, dict) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def recall(host: Host) -> dict[str, Any]:
+    """What was learnt of a server: `packages`, `python`, `sandboxed`, each with a time."""
+    found = _memory().get(host.name)
+    return found if isinstance(found, dict) else {}
+
+
+def remember(host: Host, **learnt: Any) -> None:
+    """Keep what was learnt of a server; forgetting it costs a question, nothing else."""
+    memory = _memory()
+    now = {name: [value, round(time.time())] for name, value in learnt.items()}
+    memory[host.name] = {**memory.get(host.name, {}), **now}
+    try:
+        write_whole(_memory_file(), json.dumps(memory).encode(), cache_root() / "tmp")
+    except OSError:
+        pass
+
+
+def _memory() -> dict[str, Any]:
+    try:
+        found = json.loads(_memory_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _memory_file() -> Path:
+    return cache_root() / "ndif-hosts.json"

@@ -1,0 +1,289 @@
+"""The ledger of remote jobs: one SQLite file a project, written before, at and after every step.
+
+    <project>/.remote_mi/jobs.sqlite     one row a submission, and every status that was seen
+    <project>/.remote_mi/results/<id>    a result as it was downloaded, until its run is kept
+    <project>/.remote_mi/locks/<id>      held by the process that waits for the job
+
+A row holds all that is needed to finish its run in another process. It never holds a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from remote_mi.errors import NotFound, StoreError, UsageError, not_found
+
+SCHEMA = 1
+#: States in which a job may still give a result.
+OPEN = ("submitting", "unknown", "submitted", "fetched")
+STATES = (*OPEN, "done", "failed", "expired", "forgotten")
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, key TEXT NOT NULL, host TEXT NOT NULL, url TEXT NOT NULL,
+    recipe TEXT NOT NULL, model TEXT NOT NULL, calls INTEGER NOT NULL, compress INTEGER NOT NULL,
+    state TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, deadline REAL,
+    server_id TEXT NOT NULL, replaces TEXT, command TEXT, bytes_up INTEGER NOT NULL,
+    bytes_down INTEGER, meta TEXT, run TEXT, error TEXT, expected TEXT NOT NULL,
+    draft TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_key ON jobs (key, host);
+CREATE TABLE IF NOT EXISTS statuses (
+    job TEXT NOT NULL, time REAL NOT NULL, status TEXT NOT NULL, description TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_job ON statuses (job);
+PRAGMA user_version = 1;
+"""
+_JSON = ("meta", "error", "expected", "draft")
+
+
+@dataclass
+class Entry:
+    """One submission.
+
+    Attributes:
+        id: our id of it, sent along with it. server_id: under which the server knows it.
+        key: the job's key. host: the host's name; url: its address.
+        recipe, model, calls: what was submitted. compress: whether the result comes compressed.
+        expected: per call, output → [shape, dtype]; None where it is not known beforehand.
+        draft: the run as far as it is known before its outputs are.
+        state: one of `STATES`. status: the server's last.
+        created, deadline: seconds since 1970; the result is there until `deadline`.
+        replaces: the submission that this one repeats. command: what was typed.
+        bytes_up, bytes_down: sizes. meta: what the server says the job cost.
+        run: name of the finished run. error: kind, message, hint and the server's words.
+    """
+
+    id: str
+    key: str
+    host: str
+    url: str
+    recipe: str
+    model: str
+    calls: int
+    draft: dict[str, Any]
+    expected: Any = None
+    compress: int = 1
+    state: str = "submitting"
+    status: str = ""
+    created: float = 0.0
+    deadline: float | None = None
+    server_id: str = ""
+    replaces: str | None = None
+    command: str | None = None
+    bytes_up: int = 0
+    bytes_down: int | None = None
+    meta: dict[str, Any] | None = None
+    run: str | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still give a result."""
+        return self.state in OPEN
+
+
+_COLUMNS = [f.name for f in fields(Entry)]
+
+
+class Ledger:
+    """The ledger of a project; it need not exist yet. Safe for several threads and processes."""
+
+    def __init__(self, project: Path) -> None:
+        self.folder = project / ".remote_mi"
+        self.path = self.folder / "jobs.sqlite"
+
+    def claim(self, entry: Entry) -> Entry:
+        """Write a submission down before it is sent, unless the same job is open there already.
+
+        Returns:
+            The entry, or the open one of the same key and host.
+
+        Raises:
+            StoreError: if the project cannot be written.
+        """
+        with self._writing() as db:
+            row = db.execute(
+                f"SELECT * FROM jobs WHERE key = ? AND host = ? AND state IN {OPEN} "
+                "ORDER BY created DESC LIMIT 1", (entry.key, entry.host),
+            ).fetchone()  # fmt: skip
+            if row is not None:
+                return _entry(row)
+            entry.created = time.time()
+            entry.server_id = entry.id
+            marks = ", ".join("?" * len(_COLUMNS))
+            db.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _values(entry))
+        return entry
+
+    def update(self, job_id: str, **changes: Any) -> None:
+        """Change columns of an entry.
+
+        Raises:
+            StoreError: if the project cannot be written.
+        """
+        assert changes.get("state", "done") in STATES
+        sets = ", ".join(f"{name} = ?" for name in changes)
+        values = [json.dumps(v) if k in _JSON and v is not None else v for k, v in changes.items()]
+        with self._writing() as db:
+            db.execute(f"UPDATE jobs SET {sets} WHERE id = ?", (*values, job_id))
+
+    def note_status(self, job_id: str, status: str, description: str) -> None:
+        """Write down a status that the server gave."""
+        with self._writing() as db:
+            db.execute("UPDATE jobs SET status = ? WHERE id = ?", (status, job_id))
+            db.execute("INSERT INTO statuses VALUES (?, ?, ?, ?)",
+                       (job_id, time.time(), status, description[:20_000]))  # fmt: skip
+
+    def get(self, job_id: str) -> Entry:
+        """An entry by its full id.
+
+        Raises:
+            NotFound: if there is none.
+        """
+        found = self._select("WHERE id = ?", job_id)
+        if not found:
+            raise NotFound(f"no job {job_id!r}", "`remote-mi jobs ls` lists them all")
+        return found[0]
+
+    def find(self, wanted: str | None) -> Entry:
+        """An entry by its id or the beginning of it; the newest for None.
+
+        Raises:
+            NotFound: with the nearest id. UsageError: if it fits several.
+        """
+        if wanted is None:
+            newest = self._select("WHERE state != 'forgotten' ORDER BY created DESC LIMIT 1")
+            if not newest:
+                raise NotFound(f"there are no remote jobs in {self.folder.parent}",
+                               "`remote-mi run … --backend ndif` submits one")  # fmt: skip
+            return newest[0]
+        found = self._select("WHERE substr(id, 1, ?) = ?", len(wanted), wanted)
+        if not found:
+            raise not_found("job", wanted, [e.id[:8] for e in self.all()], "remote-mi jobs ls")
+        if len(found) > 1:
+            raise UsageError(f"{wanted!r} fits {len(found)} jobs: "
+                             f"{', '.join(e.id[:8] for e in found[:5])}", "give more digits")  # fmt: skip
+        return found[0]
+
+    def all(self) -> list[Entry]:
+        """Every entry, oldest first."""
+        return self._select("ORDER BY created")
+
+    def open_entries(self) -> list[Entry]:
+        """Entries that may still give a result, oldest first."""
+        return self._select(f"WHERE state IN {OPEN} ORDER BY created")
+
+    def latest_of(self, key: str, host: str) -> Entry | None:
+        """The newest entry of a job on a host that is not forgotten."""
+        found = self._select("WHERE key = ? AND host = ? AND state != 'forgotten' "
+                             "ORDER BY created DESC LIMIT 1", key, host)  # fmt: skip
+        return found[0] if found else None
+
+    def timeline(self, job_id: str) -> list[dict[str, Any]]:
+        """Every status seen of a job, oldest first: time, status, description."""
+        if not self.path.exists():
+            return []
+        with self._connected() as db:
+            rows = db.execute("SELECT time, status, description FROM statuses WHERE job = ? "
+                              "ORDER BY rowid", (job_id,)).fetchall()  # fmt: skip
+        return [{"time": round(r[0], 3), "status": r[1], "description": r[2]} for r in rows]
+
+    def result_path(self, job_id: str) -> Path:
+        """Where a job's result lies once it is fetched."""
+        return self._subfolder("results") / job_id
+
+    def lock(self, job_id: str) -> FileLock:
+        """Held by whoever waits for the job; given back by the system when its holder dies."""
+        return FileLock(self._subfolder("locks") / job_id, thread_local=False)
+
+    def clean(self, job_id: str) -> None:
+        """Remove the files of a job that is finished."""
+        for folder in ("results", "locks"):
+            (self.folder / folder / job_id).unlink(missing_ok=True)
+
+    def _subfolder(self, name: str) -> Path:
+        folder = self.folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _store_error(self.folder, error) from None
+        return folder
+
+    def _select(self, where: str, *values: Any) -> list[Entry]:
+        if not self.path.exists():
+            return []
+        with self._connected() as db:
+            return [_entry(row) for row in db.execute(f"SELECT * FROM jobs {where}", values)]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction in which nobody else writes."""
+        with self._connected() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if not self.path.exists():
+                self._make()
+            with contextlib.closing(
+                sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            ) as db:
+                db.row_factory = sqlite3.Row
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    self._make()
+                elif version != SCHEMA:
+                    raise StoreError(f"{self.path} has schema {version}, this version reads "
+                                     f"{SCHEMA}", "update remote_mi")  # fmt: skip
+                yield db
+        except (sqlite3.Error, OSError) as error:
+            raise _store_error(self.folder, error) from None
+
+    def _make(self) -> None:
+        """Make the file; of several processes that find none, one does and the others wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / ".gitignore").write_text("*\n")
+        with FileLock(self._subfolder("locks") / "ledger", timeout=30):
+            with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as db:
+                if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    db.execute("PRAGMA journal_mode = WAL")
+                    db.executescript(_TABLES)
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    found = {name: row[name] for name in _COLUMNS}
+    for name in _JSON:
+        found[name] = json.loads(found[name]) if found[name] is not None else None
+    return Entry(**found)
+
+
+def _values(entry: Entry) -> list[Any]:
+    found = []
+    for name in _COLUMNS:
+        value = getattr(entry, name)
+        keep = name in ("draft", "expected") or (name in _JSON and value is not None)
+        found.append(json.dumps(value) if keep else value)
+    return found
+
+
+def _store_error(folder: Path, error: Exception) -> StoreError:
+    return StoreError(f"the ledger of remote jobs in {folder} cannot be used: {error}",
+                      "REMOTE_MI_PROJECT names another project folder; a remote job is not sent "
+                      "without being written down")  # fmt: skip

@@ -1,0 +1,175 @@
+"""Waiting for a submitted job and fetching its result, by whoever holds the job's lock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import parse_qs, urlsplit
+
+from remote_mi.backends.ndif import results
+from remote_mi.backends.ndif.client import Client
+from remote_mi.backends.ndif.errors import (
+    QueueTimeout,
+    ResultExpired,
+    ServerDown,
+    StillRunning,
+    failure,
+    to_record,
+)
+from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.errors import RemoteMIError
+from remote_mi.progress import Watch
+
+POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.2
+#: How long a server may be unreachable while a job is waited for.
+OUTAGE_LIMIT_S = 90.0
+#: How long an accepted job may go unheard of.
+UNHEARD_LIMIT_S = 120.0
+#: What a server keeps results for, where their address does not say.
+KEPT_S = 3600.0
+_WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
+
+
+class Waiter:
+    """Follows one entry of the ledger."""
+
+    def __init__(self, client: Client, ledger: Ledger, entry: Entry, watch: Watch) -> None:
+        self.client, self.ledger, self.entry, self.watch = client, ledger, entry, watch
+
+    def look(self) -> dict[str, Any] | None:
+        """Ask once; a new status is written down. The answer, or None if there is none yet.
+
+        Raises:
+            JobFailed, NotHosted: if the job failed there; the entry says so, too.
+            ServerDown, NotNdif: if the server does not answer.
+        """
+        entry = self.entry
+        answer = self.client.answer_to(entry.server_id)
+        if answer is None:
+            return None
+        status, description = answer["status"], str(answer.get("description") or "")
+        if status != entry.status:
+            entry.status = status
+            self.ledger.note_status(entry.id, status, description)
+            if entry.state in ("submitting", "unknown"):
+                self._change(state="submitted")
+            said = description.splitlines()[0] if description and status != "ERROR" else ""
+            self.watch.stage(f"{entry.url} · {status.lower()}" + (f" · {said}" if said else ""))
+            if status == "COMPLETED":
+                self._change(deadline=_good_until(answer.get("data")), meta=answer.get("meta"))
+        if status == "ERROR":
+            error = failure(entry.id, entry.url, answer, entry.draft.get("file"))
+            self._change(state="failed", error=to_record(error), meta=answer.get("meta"))
+            raise error
+        return answer
+
+    def completed(
+        self, deadline: float | None, after_a_while: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Ask until the job is done.
+
+        Args:
+            deadline: on the monotonic clock. after_a_while: called once if it takes seconds.
+
+        Raises:
+            QueueTimeout, StillRunning: if the wait ends before the job. Otherwise as `look`.
+        """
+        pause, begun = POLL_FIRST_S, time.monotonic()
+        last, reached, told = self.entry.status, begun, False
+        while True:
+            now = time.monotonic()
+            try:
+                answer = self.look()
+                reached = now
+            except ServerDown as error:
+                answer = None
+                if now - reached > OUTAGE_LIMIT_S:
+                    raise ServerDown(*self._still(str(error).splitlines()[0])) from None
+                self.watch.stage(f"{self.entry.url} cannot be reached; asking again")
+            if answer is not None and answer["status"] == "COMPLETED":
+                return answer
+            if self.entry.status != last:
+                last, pause = self.entry.status, POLL_FIRST_S
+            self._check_patience(now, begun, deadline)
+            if not told and now - begun > 2.0:
+                told = True
+                after_a_while()
+            limit = POLL_LAST_S if deadline is None else max(0.0, deadline - now)
+            time.sleep(min(pause, limit))
+            pause = min(pause * POLL_GROWTH, POLL_LAST_S)
+
+    def _check_patience(self, now: float, begun: float, deadline: float | None) -> None:
+        status, url = self.entry.status, self.entry.url
+        if not status and now - begun > UNHEARD_LIMIT_S:
+            raise StillRunning(*self._still(
+                f"{url} accepted the job and has said nothing of it for {UNHEARD_LIMIT_S:.0f} s"))  # fmt: skip
+        if deadline is not None and now >= deadline:
+            self.out_of_patience()
+
+    def out_of_patience(self) -> NoReturn:
+        """The wait has ended before the job.
+
+        Raises:
+            QueueTimeout: if it has not begun to run. StillRunning: if it has.
+        """
+        status = self.entry.status
+        kind = QueueTimeout if status in _WAITING else StillRunning
+        raise kind(*self._still(
+            f"the wait for {self.entry.url} ended at status {status or 'none yet'}"))  # fmt: skip
+
+    def _still(self, problem: str) -> tuple[str, str]:
+        short = self.entry.id[:8]
+        return (f"job {short}: {problem}",
+                f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
+                f"`remote-mi jobs forget {short}` gives it up")  # fmt: skip
+
+    def fetch(self, answer: dict[str, Any]) -> Path:
+        """Download the result of a job that is done; the entry says so.
+
+        Raises:
+            ResultExpired, ResultRefused, ServerDown: as `Client.download`.
+        """
+        entry = self.entry
+        target = self.ledger.result_path(entry.id)
+        partial = target.with_suffix(".part")
+        limit = results.limit_for(entry.expected)
+        self.watch.stage("fetching the result")
+
+        def progress(done: int, total: int | None) -> None:
+            if total:
+                self.watch.advance(done, total, "bytes")
+
+        try:
+            size = self.client.download(answer.get("data"), partial, limit, progress)
+            partial.replace(target)
+        except ResultExpired as error:
+            self._change(state="expired", error=to_record(error))
+            raise
+        except RemoteMIError as error:
+            if not error.retryable:
+                self._change(state="failed", error=to_record(error))
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+        self._change(state="fetched", bytes_down=size)
+        return target
+
+    def _change(self, **changes: Any) -> None:
+        for name, value in changes.items():
+            setattr(self.entry, name, value)
+        self.ledger.update(self.entry.id, **changes)
+
+
+def _good_until(url: Any) -> float:
+    """Until when a presigned address is good, in seconds since 1970."""
+    try:
+        query = {k.lower(): v[0] for k, v in parse_qs(urlsplit(url).query).items()}
+        if "x-amz-expires" in query:
+            signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return (signed + timedelta(seconds=int(query["x-amz-expires"]))).timestamp()
+        return float(query["expires"])
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        return time.time() + KEPT_S

@@ -1,0 +1,65 @@
+"""`remote-mi doctor`: is everything right, here and on a server?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from remote_mi.cli.output import print_json, say, stdout_console
+from remote_mi.diagnosis import Check, diagnose, server_named
+from remote_mi.report.text import line
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+_NAME_WIDTH = 18
+
+
+@click.command()
+@click.option("--backend", default="ndif", show_default=True, metavar="NAME",
+              help="ndif, ndif:here, ndif:URL.")  # fmt: skip
+@click.option(
+    "--model", metavar="ID|FOLDER", help="See, too, whether this model can be used there."
+)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def doctor(backend: str, model: str | None, as_json: bool) -> int:
+    """Check this machine, the key, a server, and a model there, and say what to do.
+
+    Each check is ok, a note or a problem. The exit code is that of the first problem: 4 for the key, 5 for the server, 1 for anything else.
+    """
+    console = stdout_console()
+    checks = []
+    for check in diagnose(server_named(backend), model):
+        checks.append(check)
+        if not as_json:
+            console.print(_row(check))
+    problems = [check for check in checks if check.state == "problem"]
+    code = problems[0].exit_code if problems else 0
+    if as_json:
+        print_json({"checks": [_as_json(check) for check in checks], "exit_code": code})
+    elif problems:
+        say(f"\n{len(problems)} problem{'s' if len(problems) > 1 else ''}: "
+            + ", ".join(check.name for check in problems))  # fmt: skip
+    else:
+        say("\nno problems; next: remote-mi models --backend " + backend)
+    return code
+
+
+def _row(check: Check) -> Table:
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(width=len("problem"))
+    row.add_column(width=_NAME_WIDTH)
+    row.add_column(overflow="fold")
+    found = Text(line(check.found))
+    if check.advice and check.state != "ok":
+        found.append(f"\n→ {line(check.advice)}", style="dim")
+    row.add_row(Text(check.state, style=_STYLES[check.state]), Text(check.name), found)
+    return row
+
+
+def _as_json(check: Check) -> dict[str, object]:
+    shown = asdict(check)
+    if check.state != "problem":
+        del shown["exit_code"]
+    return shown

@@ -1,0 +1,165 @@
+"""`remote-mi ndif`: a personal NDIF server on this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from remote_mi.cli.output import print_json, say, watching
+from remote_mi.errors import NotFound, not_found
+from remote_mi.models.embedded import EMBEDDED
+
+_DOWN = "remote-mi ndif down"
+_MOST_THREADS = 8
+
+
+@click.group()
+def ndif() -> None:
+    """A personal, genuine NDIF server: a preview on this machine's CPU, for one user.
+
+    \b
+    remote-mi ndif up
+    remote-mi run activation_patching --phenomenon ioi --backend ndif:here
+    remote-mi ndif down
+    """
+
+
+@ndif.command()
+@click.option("--model", "models", multiple=True, metavar="ID|FOLDER",
+              help=f"What to serve; may be repeated.  [default: {EMBEDDED}]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), metavar="N",
+              help="Threads a model computes with.  [default: one a CPU, at most 8]")  # fmt: skip
+@click.option("--auth", is_flag=True,
+              help="Check API keys and sandbox jobs, as the public service does.")  # fmt: skip
+@click.option("--execution-timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+              help="Longest time a job may run.  [default: no limit]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def up(
+    models: tuple[str, ...],
+    threads: int | None,
+    auth: bool,
+    execution_timeout: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Start the server; it runs until it is stopped.
+
+    It goes on when this terminal is closed; `remote-mi ndif down` stops it. The first time, this builds an environment of its own for it: two minutes and 1.7 GB.
+    """
+    from remote_mi.ndif_server.personal import bring_up
+
+    _end_like_ctrl_c()
+    with watching(quiet) as watch:
+        server = bring_up(
+            models or (EMBEDDED,), watch,
+            threads=threads or default_threads(), auth=auth, execution_timeout=execution_timeout,
+        )  # fmt: skip
+    _show(server.status(), as_json)
+    named = f"--model {shlex.quote(models[0])} " if models else ""
+    say(f"\nnext: remote-mi run activation_patching --phenomenon ioi {named}--backend ndif:here"
+        f"\n      {_DOWN}")  # fmt: skip
+
+
+@ndif.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def status(as_json: bool) -> None:
+    """Whether the server runs, where, and what it serves."""
+    from remote_mi.ndif_server.personal import personal_server
+
+    found = personal_server().status()
+    _show(found, as_json)
+    if found["running"] and not found["healthy"]:
+        say(f"\nnext: remote-mi ndif logs\n      {_DOWN}")
+    elif not found["running"] and not _starting(found):
+        say(f"\nnext: {_DOWN}" if found["processes"] else "\nnext: remote-mi ndif up")
+
+
+@ndif.command()
+def down() -> None:
+    """Stop the server; its logs stay."""
+    from remote_mi.ndif_server.personal import personal_server
+
+    server = personal_server()
+    print("stopped" if server.stop() else "nothing to stop")
+
+
+@ndif.command()
+@click.argument("service", default="api")
+@click.option("-n", "lines", type=click.IntRange(1), default=40, show_default=True, metavar="LINES")
+def logs(service: str, lines: int) -> None:
+    """The end of a service's log.
+
+    SERVICE is api (which is meant without it), hub, ray, redis, store or postgres.
+    """
+    from remote_mi.ndif_server.personal import personal_server
+
+    folder = personal_server().log_dir
+    files = {path.stem: path for path in sorted(folder.glob("*.log"))}
+    if not files:
+        raise NotFound("there are no logs", "`remote-mi ndif up` starts a server")
+    if service not in files:
+        raise not_found("log", service, files, f"ls {folder}")
+    for line in _tail(files[service], lines):
+        print(line)
+    others = ", ".join(name for name in files if name != service)
+    say(f"\n{files[service]}; there are also: {others}")
+
+
+def default_threads() -> int:
+    """One a CPU this process may use; more than a few make a small model no quicker."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(_MOST_THREADS, usable)
+
+
+def _end_like_ctrl_c() -> None:
+    """Let a closed terminal or a `kill` interrupt the start, which then takes all down again."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    """What is known of the server, as JSON or as lines."""
+    if as_json:
+        print_json(found)
+    elif not found["running"]:
+        print(_not_running(found))
+    else:
+        state = "running" if found["healthy"] else "running, but not answering"
+        since = datetime.fromtimestamp(found["since"]).strftime("%Y-%m-%d %H:%M")
+        print(f"{state}  {found['url']}  since {since}")
+        for repo_id, folder in found["models"].items():
+            print(f"model    {repo_id}  {folder}")
+        print(f"uses     {found['memory_mb']} MB in {found['processes']} processes, "
+              f"{found['threads']} threads a model")  # fmt: skip
+        pids = ", ".join(f"{name} {entry['pid']}" for name, entry in found["services"].items())
+        print(f"pids     {pids}")
+        for name, key in found["keys"].items():
+            print(f"key      {key}  ({name})")
+        print(f"logs     {found['log_dir']}")
+
+
+def _not_running(found: dict[str, Any]) -> str:
+    if _starting(found):
+        return "starting"
+    left = (
+        f"; {found['processes']} processes are left of one that did" if found["processes"] else ""
+    )
+    return f"not running{left}"
+
+
+def _starting(found: dict[str, Any]) -> bool:
+    return found.get("phase") == "starting" and found["owner_alive"]
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]

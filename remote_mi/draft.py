@@ -1,0 +1,73 @@
+"""A run as far as it is known before its outputs are: plain data, so that any process can finish it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from remote_mi.environment import Environment
+from remote_mi.job import Job
+from remote_mi.key import digest
+from remote_mi.recipe import Card, Ratio, figures_from_json, outputs_from_json
+
+
+@dataclass
+class Draft:
+    """Everything of a run but the numbers; JSON throughout, and without torch.
+
+    Attributes:
+        recipe: the recipe's card as runs keep it. file: name of its file.
+        key: the job's key. id8: of the run's name.
+        keys: key of each call's raw outputs. missing: indices of the calls to compute.
+        lock, sources: for the run folder. model: fields of the `ModelSpec`.
+        parts: per prompt its tokens, labels, template and texts.
+        notes: for the reader. provenance: all of it but `record`.
+        record: what was noted on the way. events: what happened when.
+        environment: where the outputs are computed.
+    """
+
+    recipe: dict[str, Any]
+    file: str | None
+    key: str
+    id8: str
+    keys: list[str]
+    missing: list[int]
+    lock: dict[str, Any]
+    sources: dict[str, str]
+    model: dict[str, Any]
+    parts: list[dict[str, Any]]
+    notes: list[str]
+    provenance: dict[str, Any]
+    environment: dict[str, str]
+    record: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Draft:
+        """A draft that `to_json` wrote; parts of a newer version that this one lacks are left out."""
+        known = cls.__dataclass_fields__
+        return cls(**{name: value for name, value in data.items() if name in known})
+
+    @property
+    def card(self) -> Card:
+        """The recipe's card, as far as a result needs it."""
+        shown = self.recipe
+        return Card(
+            shown["name"], shown["over"], outputs_from_json(shown["returns"]),
+            {name: Ratio(r["effect"], gap=r["gap"]) for name, r in shown["summaries"].items()},
+            figures_from_json(shown["figures"]), references=shown["references"], doc=shown["doc"],
+        )  # fmt: skip
+
+    @property
+    def where(self) -> Environment:
+        """The environment, as the cache asks for it."""
+        return Environment(**self.environment)
+
+
+def run_id8(job: Job, environment: Environment) -> str:
+    """Eight hex digits that name a run: the same for the same job in the same environment."""
+    return digest([job.key, environment.id])[:8]

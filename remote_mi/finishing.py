@@ -1,0 +1,152 @@
+"""From a draft and the outputs of its calls to a result that is kept, or to a failure that is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remote_mi.draft import Draft
+from remote_mi.errors import Mismatch, RemoteMIError, StoreError
+from remote_mi.models.spec import ModelSpec
+from remote_mi.paths import cache_root
+from remote_mi.progress import Watch
+from remote_mi.results import Result
+from remote_mi.store.cache import Cache
+from remote_mi.store.runs import RunRecord, Runs
+
+
+def event(what: str, **more: Any) -> dict[str, Any]:
+    """One line of events.jsonl."""
+    return {"time": round(time.time(), 3), "event": what, **more}
+
+
+class Finisher:
+    """Takes the outputs of a draft's calls as they come, and makes the run of them.
+
+    Args:
+        tokenizer: the model's; loaded when it is needed and none is given.
+    """
+
+    def __init__(self, draft: Draft, project: Path, watch: Watch, tokenizer: Any = None) -> None:
+        self.draft, self.project, self.watch, self.tokenizer = draft, project, watch, tokenizer
+        self.cache = Cache(cache_root())
+        self.computed: dict[int, Mapping[str, np.ndarray]] = {}
+        self.unsaved: StoreError | None = None
+
+    def take(self, index: int, outputs: Mapping[str, np.ndarray]) -> None:
+        """The raw outputs of one call; kept in the cache at once."""
+        self.computed[index] = outputs
+        self._keep(self.draft.keys[index], {}, outputs, {})
+
+    def result(self, record: Mapping[str, Any]) -> Result:
+        """The run, kept in the project and the cache as far as they can be written.
+
+        Args:
+            record: what the backend noted.
+
+        Raises:
+            Mismatch: if outputs that the cache had are no longer there.
+        """
+        from remote_mi.statistics import assemble
+
+        draft = self.draft
+        draft.record = {**draft.record, **record,
+                        "parts_from_cache": len(draft.keys) - len(draft.missing)}  # fmt: skip
+        self.watch.stage("putting the results together")
+        raw = self._raw()
+        assembled = assemble(draft.card, self._parts(raw))
+        document = {
+            "parts": [
+                {"tokens": p["tokens"], "labels": p["labels"], **p["text"]} for p in draft.parts
+            ],
+            "axes": assembled.axes,
+            "notes": draft.notes + assembled.notes,
+            "vocabulary": self._vocabulary(raw),
+        }
+        result = Result(draft.recipe, document, assembled.arrays, self._provenance())
+        self._keep(draft.key, document, result.arrays, result.provenance)
+        if self.unsaved is not None:
+            self.watch.note(f"warning: not cached: {self.unsaved}")
+            result.provenance = {**result.provenance, "cache": "miss (not cached)"}
+        draft.events.append(event("finished"))
+        try:
+            return self._write(result, None)
+        except StoreError as error:
+            self.watch.note(f"warning: the run is not kept: {error}")
+            return result
+
+    def failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:
+        """Leave a failed run behind; returns its name, "" if it cannot be written."""
+        self.draft.record = {**self.draft.record, **record}
+        said = getattr(error, "said", "")
+        if said:
+            self.draft.record["server_said"] = said
+        self.draft.events.append(event("failed", error=str(error)))
+        empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}
+        result = Result(self.draft.recipe, empty, {}, self._provenance())
+        try:
+            return self._write(result, str(error)).run_id
+        except StoreError:
+            return ""  # the error itself is what the user needs to see
+
+    def _write(self, result: Result, error: str | None) -> Result:
+        draft = self.draft
+        sources = {name: text.encode() for name, text in draft.sources.items()}
+        record = RunRecord(draft.id8, result, draft.lock, sources, draft.events, error)
+        return Runs(self.project).write(record)
+
+    def _raw(self) -> list[Mapping[str, np.ndarray]]:
+        """Raw outputs of every call, in order."""
+        found = []
+        for index, key in enumerate(self.draft.keys):
+            if index in self.computed:
+                found.append(self.computed[index])
+                continue
+            entry = self.cache.get(key, self.draft.where)
+            if entry is None:
+                raise Mismatch("outputs that were in the cache are no longer there",
+                               "run the same command again")  # fmt: skip
+            found.append(entry.arrays)
+        return found
+
+    def _parts(self, raw: list[Mapping[str, np.ndarray]]) -> list[Any]:
+        from remote_mi.statistics import Part
+
+        of_set = self.draft.recipe["over"] == "set"
+        parts = [
+            Part(raw[0] if of_set else raw[index], p["tokens"], p["labels"], p["template"],
+                 p["text"])
+            for index, p in enumerate(self.draft.parts)
+        ]  # fmt: skip
+        return parts[:1] if of_set else parts
+
+    def _vocabulary(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, str]:
+        """Text of every token id that an output holds."""
+        ids: set[int] = set()
+        for name, output in self.draft.card.returns.items():
+            if output.kind == "token":
+                for outputs in raw:
+                    ids.update(int(i) for i in outputs[name].reshape(-1))
+        if not ids:
+            return {}
+        if self.tokenizer is None:
+            from remote_mi.models.load import load_tokenizer
+
+            self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
+        return {str(i): self.tokenizer.decode([i]) for i in sorted(ids)}
+
+    def _provenance(self) -> dict[str, Any]:
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {**self.draft.provenance, "record": self.draft.record, "time": finished,
+                "cache": "miss"}  # fmt: skip
+
+    def _keep(self, key: str, document: Any, arrays: Any, record: Any) -> None:
+        if self.unsaved is None:
+            try:
+                self.cache.put(key, self.draft.where, document, arrays, record)
+            except StoreError as error:
+                self.unsaved = error
