@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import linecache
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -119,13 +120,21 @@ def _in_file(path: Path, wanted: str) -> Card:
 
 
 def load_function(card: Card, project: Path) -> Callable[..., Any]:
-    """Import a recipe's file and give its function.
+    """Import a recipe's file and give its function; safe for several threads.
 
     Each content of a file gets a module of its own, so that an edited file runs as edited.
 
     Raises:
         UsageError: if the import fails, with the file's own line.
     """
+    with _importing:
+        return _load(card, project)
+
+
+_importing = threading.Lock()
+
+
+def _load(card: Card, project: Path) -> Callable[..., Any]:
     assert card.path is not None
     path = card.path.resolve()
     companions = local_modules(path, project)

@@ -108,3 +108,10 @@ def first_line(error: BaseException) -> str:
     """The first line an error says, or its type where it says nothing."""
     said = str(error).strip().splitlines()
     return said[0] if said else type(error).__name__
+
+
+def harmless(text: str) -> str:
+    """The text without characters that a terminal would act on, newlines and tabs apart."""
+    return "".join(
+        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from remote_mi.cli.output import harmless
+from remote_mi.errors import harmless
 
 
 class LiveWatch:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from remote_mi.errors import harmless
 from remote_mi.progress import Silent, Watch
 
 SCHEMA = 1
@@ -26,13 +27,6 @@ def stdout_console(width: int | None = None) -> Console:
 def say(text: str) -> None:
     """A line for the user on stderr; what a server or a file said in it cannot move the cursor."""
     print(harmless(text), file=sys.stderr, flush=True)
-
-
-def harmless(text: str) -> str:
-    """The text without characters that a terminal would act on, newlines and tabs apart."""
-    return "".join(
-        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def print_json(data: Any) -> None:

@@ -149,6 +149,8 @@ def _ray_environment(plan: Plan) -> dict[str, str]:
         # Said outright: left open, a token that some other Ray once put into the user's home makes
         # a part of the processes demand one, and the rest come without.
         "RAY_AUTH_MODE": "disabled",
+        # A dispatcher whose Ray has died would start one of its own, outside of what is watched.
+        "RAY_ENABLE_AUTO_CONNECT": "0",
         "DASHBOARD_METRIC_PORT": str(port["ray_dashboard_metrics"]),
         # One idle worker per pretended CPU would be started along with the first driver, and
         # none of them could be used: NDIF's actors need workers with settings of their own.

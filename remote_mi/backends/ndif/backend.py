@@ -171,15 +171,16 @@ class NdifBackend:
             KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif: as
             the server answers.
         """
+        begun = work.draft["events"][0]["time"]
         entry, blob, envelope = self._prepared(model, work, watch)
-        claimed = self.ledger.claim(entry)
+        claimed = self.ledger.claim(entry, since=begun)
         if claimed.id != entry.id:
             watch.note(f"job {claimed.id[:8]} of the same run is under way already")
             return self.ticket_of(claimed)
         if not self._arrives(entry, blob, envelope, watch):
             watch.note("submitting it once more")
             entry = replace(entry, id=str(uuid.uuid4()), state="submitting", replaces=entry.id)
-            self.ledger.claim(entry)
+            self.ledger.claim(entry, since=time.time())
             if not self._arrives(entry, blob, {**envelope, "id": entry.id}, watch):
                 raise SubmissionUnknown(
                     f"{self.host.url} took the job twice and has heard of it neither time",
@@ -348,7 +349,7 @@ class NdifBackend:
     def settle(self, ticket: Ticket, run: str | None) -> None:
         """The run is kept: the entry is done. One that could not be kept stays open."""
         if run is not None:
-            self.ledger.update(ticket.id, state="done", run=run)
+            self.ledger.update(ticket.id, state="done", run=run, finished=time.time())
             self.ledger.clean(ticket.id)
         self.release(ticket.id)
 

@@ -20,6 +20,7 @@ from remote_mi.errors import (
     RunFailed,
     UsageError,
     WaitTimeout,
+    harmless,
 )
 
 LOGIN = "`remote-mi login` keeps a key; https://login.ndif.us gives one"
@@ -133,6 +134,7 @@ _SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
     ("Error provisioning model", Evicted, "the same command submits it again; "
      "`remote-mi models --backend ndif` shows its state"),
     ("Request cancelled by operator", Evicted, "ask the server's operators before trying again"),
+    ("Critical server error", Evicted, "try again in a few minutes; `remote-mi doctor` looks"),
     ("Could not deploy this model", NotHosted,
      "`remote-mi models --backend ndif` lists what is there"),
     ("request payload could not be read", PayloadRefused, "the same command sends it again"),
@@ -152,7 +154,7 @@ def failure(
         answer: the server's response, with `description` and perhaps `meta`.
         recipe_file: name of the recipe's file, to find its line in the server's traceback.
     """
-    said = str(answer.get("description") or "").strip()
+    said = harmless(str(answer.get("description") or "")).strip()
     last = said.splitlines()[-1].strip() if said else "no reason given"
     if "Traceback" not in said:
         last = " ".join(said.split("\n\n")[0].split()) or last
@@ -219,12 +221,12 @@ def _detail(response: httpx.Response) -> str:
             said = "; ".join(str(e.get("msg", e)) if isinstance(e, dict) else str(e) for e in said)
     except ValueError:
         said = response.text
-    return " ".join(str(said).split())[:500]
+    return " ".join(harmless(str(said)).split())[:500]
 
 
 def _without_key(text: str) -> str:
     """A server repeats a malformed key in its answer; it must not go on from here."""
-    return re.sub(r"format: '[^']*'", "format", text)
+    return re.sub(r"(key format): .*?(\. API keys|$)", r"\1\2", text)
 
 
 def to_record(error: RemoteMIError) -> dict[str, Any]:

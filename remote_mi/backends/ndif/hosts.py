@@ -84,10 +84,11 @@ def find_host(asked: str | None) -> Host:
         return Host(served.url, "ndif here", served)
     given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
     url = str(given).rstrip("/")
-    no_address = UsageError(f"{given!r} is not the address of a server",
+    shown = repr(given) if "@" not in url else "that"  # what stands before it may be a password
+    no_address = UsageError(f"{shown} is not the address of a server",
                             f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one")  # fmt: skip
     try:
-        httpx.URL(url)  # what it refuses, no request could name
+        _ = httpx.URL(url).host  # what it refuses, no request could name
         parts = urlsplit(url)
     except (httpx.InvalidURL, ValueError):
         raise no_address from None

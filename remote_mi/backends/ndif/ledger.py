@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     recipe TEXT NOT NULL, model TEXT NOT NULL, calls INTEGER NOT NULL, compress INTEGER NOT NULL,
     state TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, deadline REAL,
     server_id TEXT NOT NULL, replaces TEXT, command TEXT, bytes_up INTEGER NOT NULL,
-    bytes_down INTEGER, meta TEXT, run TEXT, error TEXT, expected TEXT NOT NULL,
+    bytes_down INTEGER, meta TEXT, run TEXT, finished REAL, error TEXT, expected TEXT NOT NULL,
     draft TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_key ON jobs (key, host);
@@ -60,7 +60,7 @@ class Entry:
         created, deadline: seconds since 1970; the result is there until `deadline`.
         replaces: the submission that this one repeats. command: what was typed.
         bytes_up, bytes_down: sizes. meta: what the server says the job cost.
-        run: name of the finished run. error: kind, message, hint and the server's words.
+        run: name of the finished run, at `finished`. error: kind, message, hint and the server's words.
     """
 
     id: str
@@ -84,6 +84,7 @@ class Entry:
     bytes_down: int | None = None
     meta: dict[str, Any] | None = None
     run: str | None = None
+    finished: float | None = None
     error: dict[str, Any] | None = None
 
     @property
@@ -102,11 +103,14 @@ class Ledger:
         self.folder = project / ".remote_mi"
         self.path = self.folder / "jobs.sqlite"
 
-    def claim(self, entry: Entry) -> Entry:
+    def claim(self, entry: Entry, since: float) -> Entry:
         """Write a submission down before it is sent, unless the same job is open there already.
 
+        Args:
+            since: when it was last seen that there is no result, in seconds since 1970.
+
         Returns:
-            The entry, or the open one of the same key and host.
+            The entry; or the one of the same key and host that is open, or was done since then.
 
         Raises:
             StoreError: if the project cannot be written.

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import zstandard
-from nnsight.intervention.serialization import CustomCloudPickler, reduce_block
+from nnsight.intervention.serialization import CustomCloudPickler, _load_function, reduce_block
 from nnsight.tracing.util import SerializedFrame
 
 from remote_mi.backends.base import Work
@@ -18,13 +18,17 @@ _LEVEL = 6
 
 
 class _Pickler(CustomCloudPickler):
-    """nnsight's pickler, which names files without the folders of this machine."""
+    """nnsight's pickler, which names files without the folders of this machine.
+
+    Annotations stay at home: those that were evaluated would take along what they are made of.
+    """
 
     def _dynamic_function_reduce(self, func: Any) -> tuple:
-        reduced = super()._dynamic_function_reduce(func)
-        name = func.__code__.co_filename
-        arguments = tuple(_shown(a) if a == name else a for a in reduced[1])
-        return (reduced[0], arguments, *reduced[2:])
+        made, arguments, *rest = super()._dynamic_function_reduce(func)
+        if made is _load_function:
+            *head, _annotations, file, line = arguments
+            arguments = (*head, None, _shown(file), line)
+        return (made, arguments, *rest)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, SerializedFrame):

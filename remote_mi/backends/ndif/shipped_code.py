@@ -86,9 +86,6 @@ class Shipped:
         line = function.__code__.co_firstlineno
         for value in [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]:
             self._value(value, path, line)
-        for value in function.__annotations__.values():
-            # Evaluated annotations travel as values; as text they need nothing.
-            self._value(value, path, line, "put `from __future__ import annotations` first")
 
     def _value(self, value: Any, path: str, line: int, fix: str = _AFTERWARDS) -> None:
         if isinstance(value, (str, int, float, bool, type(None))):

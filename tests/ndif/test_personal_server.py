@@ -1,0 +1,99 @@
+"""The personal server by its commands: up, status, logs, down; and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from remote_mi.ndif_server import personal
+from remote_mi.ndif_server.launch import answer, family
+from remote_mi.ndif_server.record import Record
+
+
+@pytest.fixture
+def environment(ndif_venv: Path, project: Path) -> Iterator[dict[str, str]]:
+    """A cache of the test's own, so that nobody's server is touched; nothing is built again."""
+    yield {"REMOTE_MI_NDIF_VENV": str(ndif_venv)}
+    personal.personal_server().stop(timeout=30)
+
+
+def nothing_is_left(folders: list[str]) -> None:
+    state = personal.state_folder()
+    assert Record.read(state) is None
+    assert family(state, None).find() == {}
+    assert not [folder for folder in folders if Path(folder).exists()]
+
+
+def test_up_status_down(environment, process, tiny_llama):
+    def command(*words: object, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        return process("ndif", *words, timeout=timeout, **environment)
+
+    up = command("up", "--model", tiny_llama, "--threads", "1", timeout=240)
+    assert up.returncode == 0, up.stderr
+    repo_id = personal.repo_id_of(str(tiny_llama))
+    assert "--backend ndif:here" in up.stderr and "remote-mi ndif down" in up.stderr
+    assert "starting NDIF" in up.stderr and repo_id in up.stdout
+
+    status = command("status", "--json")
+    found = json.loads(status.stdout)
+    assert found["running"] and found["healthy"], status.stdout
+    assert found["models"] == {repo_id: str(tiny_llama.resolve())}
+    assert found["memory_mb"] > 100 and found["threads"] == 1 and found["keys"] == {}
+    assert not found["owner_alive"], "nobody has to stay for the server to run"
+    for name, service in found["services"].items():
+        assert service["alive"], name
+        assert os.getsid(service["pid"]) == service["pid"], f"{name} outlives the terminal"
+
+    here = personal.here()
+    assert personal.served(found["url"]) == here
+    assert personal.served_as(tiny_llama, here) == repo_id
+    assert answer(f"{here.hub_url}/api/models/{repo_id}", timeout=5) == 200
+
+    again = command("up", "--model", tiny_llama)
+    assert again.returncode == 2 and found["url"] in again.stderr, again.stderr
+    logs = command("logs", "-n", "5")
+    assert logs.returncode == 0 and 1 <= len(logs.stdout.splitlines()) <= 5
+    assert command("logs", "apy").returncode == 3
+
+    folders = Record.read(personal.state_folder()).folders
+    down = command("down")
+    assert (down.returncode, down.stdout) == (0, "stopped\n"), down.stderr
+    nothing_is_left(folders)
+    assert command("logs", "redis").returncode == 0, "logs stay"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_leaves_nothing(environment, tiny_llama, number):
+    up = subprocess.Popen(
+        [sys.executable, "-m", "remote_mi", "ndif", "up", "--model", str(tiny_llama)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    try:
+        record = started(up)
+        up.send_signal(number)
+        out, err = up.communicate(timeout=60)
+    finally:
+        up.kill()
+    assert up.returncode == 130, err
+    assert out == "" and "interrupted" in err and "Traceback" not in err
+    nothing_is_left(record.folders)
+
+
+def started(up: subprocess.Popen[str]) -> Record:
+    """The record as soon as all services have been started, none of which is up by then."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and up.poll() is None:
+        record = Record.read(personal.state_folder())
+        if record and "store" in record.pids:
+            return record
+        time.sleep(0.02)
+    raise AssertionError(f"nothing was started (exit code {up.poll()})")
