@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -182,9 +183,20 @@ class _Closure:
 
 
 def _read_module(path: Path, name: str) -> _Module:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        parse_file(path)  # says where the mistake is
+        raise
+    return _module_of(path, name, text)
+
+
+@functools.lru_cache(maxsize=256)
+def _module_of(path: Path, name: str, text: str) -> _Module:
+    """The module that a text is; remembered, since nothing changes it afterwards."""
     module = _Module(name, path)
     parse_file(path)  # a mistake is located there; the tree below is this module's own to change
-    tree = _bare(ast.parse(path.read_text(encoding="utf-8")))
+    tree = _bare(ast.parse(text))
     for node in ast.walk(tree):  # imports count wherever they stand, in functions too
         if isinstance(node, ast.Import):
             for alias in node.names:

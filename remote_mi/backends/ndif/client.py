@@ -7,6 +7,7 @@ never after a redirect. Polls and downloads carry none. Every request has a dead
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -25,16 +26,35 @@ from remote_mi.backends.ndif.errors import (
     refusal,
 )
 from remote_mi.backends.ndif.hosts import Host
-from remote_mi.errors import first_line
+from remote_mi.errors import StoreError, first_line
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=120.0)
+#: How long the answer to the question after a job is waited for.
+POLL_TIMEOUT_S = 20.0
 #: No answer other than a result is larger than this.
 ANSWER_LIMIT_BYTES = 64 << 20
+#: What an object store says of an address that is no longer good.
+_GONE = (400, 403, 404, 410)
 DOWNLOAD_TRIES = 5
+#: The pause before the second try; the next ones are twice as long each.
+DOWNLOAD_PAUSE_S = 0.2
 
 
 class ReplyLost(Exception):
     """The connection broke after a submission had left: the server may have it or not."""
+
+
+_making = threading.Lock()
+_made: dict[bool, httpx.Client] = {}
+
+
+def _connections(trust_env: bool) -> httpx.Client:
+    """The connections of this process: making them reads all certificates, which takes time."""
+    with _making:
+        if trust_env not in _made:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+            _made[trust_env] = httpx.Client(timeout=TIMEOUT, trust_env=trust_env, limits=limits)
+        return _made[trust_env]
 
 
 class Client:
@@ -42,8 +62,6 @@ class Client:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._lock = threading.Lock()
-        self._http: httpx.Client | None = None
 
     def ask(self, path: str, with_key: bool = False) -> Any:
         """The JSON that a GET answers.
@@ -58,14 +76,17 @@ class Client:
         """The HTTP status that a GET with these headers answers."""
         return self._get(path, headers).status_code
 
-    def answer_to(self, job_id: str) -> dict[str, Any] | None:
+    def answer_to(self, job_id: str, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
         """The latest status of a job; None while the server has stored none.
+
+        Args:
+            patience: seconds in which the server has to answer.
 
         Raises:
             ServerDown, NotNdif: as `ask`.
         """
         path = f"/response/{job_id}"
-        response = self._get(path, {})
+        response = self._get(path, {}, patience)
         if response.status_code == 404:
             if "json" not in response.headers.get("content-type", ""):
                 raise self._not_ndif(path)
@@ -101,9 +122,10 @@ class Client:
         if response.status_code in (500, 502, 504):
             raise ReplyLost(f"status {response.status_code}")
         answer = self._parsed("/request", response)
-        if not isinstance(answer, dict) or not isinstance(answer.get("id"), str):
+        job_id = answer.get("id") if isinstance(answer, dict) else None
+        if not isinstance(job_id, str) or not re.fullmatch(r"[\w.:-]{1,200}", job_id, re.ASCII):
             raise self._not_ndif("/request")
-        return answer["id"]
+        return job_id
 
     def download(
         self, url: Any, target: Path, limit: int, progress: Callable[[int, int | None], None]
@@ -116,14 +138,19 @@ class Client:
 
         Raises:
             ResultExpired: if the address is no longer good. ResultRefused: if it is too large,
-            or no address. ServerDown: if it cannot be fetched.
+            or no address. ServerDown: if it cannot be fetched. StoreError: if there is no room.
         """
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ResultRefused(f"{self.host.url} gave no address for the result")
-        pause = 0.2
+        pause = DOWNLOAD_PAUSE_S
         for attempt in range(DOWNLOAD_TRIES):
             try:
                 return self._download_once(url, target, limit, progress)
+            except (httpx.InvalidURL, UnicodeError):
+                raise ResultRefused(f"{self.host.url} gave no address for the result") from None
+            except OSError as error:
+                raise StoreError(f"the result cannot be written to {target.parent}: {error.strerror}",
+                                 "make room") from None  # fmt: skip
             except httpx.HTTPError as error:
                 if attempt == DOWNLOAD_TRIES - 1:
                     raise ServerDown(f"the result cannot be fetched from {self.host.url}: "
@@ -132,14 +159,23 @@ class Client:
             pause *= 2
         raise AssertionError
 
+    def is_gone(self, url: Any) -> bool:
+        """Whether the address of a result is no longer good; False where that cannot be found out."""
+        try:
+            with self._client().stream("GET", str(url), timeout=POLL_TIMEOUT_S) as response:
+                return response.status_code in _GONE
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
+            return False
+
     def _download_once(
         self, url: str, target: Path, limit: int, progress: Callable[[int, int | None], None]
     ) -> int:
         with self._client().stream("GET", url) as response:
-            if response.status_code in (400, 403, 404, 410):
+            if response.status_code in _GONE:
                 raise ResultExpired(f"the result is no longer there ({response.status_code})",
                                     "the same command submits the job again")  # fmt: skip
-            response.raise_for_status()
+            if response.status_code != 200:
+                raise httpx.HTTPError(f"status {response.status_code}")
             length = response.headers.get("content-length", "")
             total = int(length) if length.isdigit() else None
             received = 0
@@ -154,9 +190,12 @@ class Client:
                     progress(received, total)
         return received
 
-    def _get(self, path: str, headers: dict[str, str]) -> httpx.Response:
+    def _get(
+        self, path: str, headers: dict[str, str], patience: float | None = None
+    ) -> httpx.Response:
+        url, timeout = self.host.url + path, TIMEOUT if patience is None else patience
         try:
-            with self._client().stream("GET", self.host.url + path, headers=headers) as response:
+            with self._client().stream("GET", url, headers=headers, timeout=timeout) as response:
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk
@@ -179,11 +218,8 @@ class Client:
             raise self._not_ndif(path) from None
 
     def _client(self) -> httpx.Client:
-        with self._lock:
-            if self._http is None:
-                # A proxy of the user's would look for a server of this machine on its own.
-                self._http = httpx.Client(timeout=TIMEOUT, trust_env=not self.host.is_loopback)
-            return self._http
+        # A proxy of the user's would look for a server of this machine on its own.
+        return _connections(trust_env=not self.host.is_loopback)
 
     def _unreachable(self, error: Exception) -> ServerDown:
         return ServerDown(f"{self.host.url} cannot be reached: {first_line(error)}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -102,6 +103,7 @@ class Ledger:
     def __init__(self, project: Path) -> None:
         self.folder = project / ".remote_mi"
         self.path = self.folder / "jobs.sqlite"
+        self._mine = threading.local()  # a connection for each thread that asks
 
     def claim(self, entry: Entry, since: float) -> Entry:
         """Write a submission down before it is sent, unless the same job is open there already.
@@ -117,8 +119,9 @@ class Ledger:
         """
         with self._writing() as db:
             row = db.execute(
-                f"SELECT * FROM jobs WHERE key = ? AND host = ? AND state IN {OPEN} "
-                "ORDER BY created DESC LIMIT 1", (entry.key, entry.host),
+                f"SELECT * FROM jobs WHERE key = ? AND host = ? AND (state IN {OPEN} "
+                "OR (state = 'done' AND finished >= ?)) ORDER BY created DESC LIMIT 1",
+                (entry.key, entry.host, since),
             ).fetchone()  # fmt: skip
             if row is not None:
                 return _entry(row)
@@ -244,21 +247,25 @@ class Ledger:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
-            if not self.path.exists():
-                self._make()
-            with contextlib.closing(
-                sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            ) as db:
-                db.row_factory = sqlite3.Row
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    self._make()
-                elif version != SCHEMA:
-                    raise StoreError(f"{self.path} has schema {version}, this version reads "
-                                     f"{SCHEMA}", "update remote_mi")  # fmt: skip
-                yield db
+            db = getattr(self._mine, "db", None)
+            if db is None or not self.path.exists():
+                db = self._mine.db = self._open()
+            yield db
         except (sqlite3.Error, OSError) as error:
             raise _store_error(self.folder, error) from None
+
+    def _open(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            self._make()
+        db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._make()
+        elif version != SCHEMA:
+            raise StoreError(f"{self.path} has schema {version}, this version reads {SCHEMA}",
+                             "update remote_mi")  # fmt: skip
+        return db
 
     def _make(self) -> None:
         """Make the file; of several processes that find none, one does and the others wait."""

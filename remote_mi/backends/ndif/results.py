@@ -19,7 +19,8 @@ from remote_mi.errors import first_line
 LIMIT_BYTES = 4 << 30
 #: Room for what surrounds the numbers: names, the archive, the pickled structure.
 _OVERHEAD_BYTES = 1 << 20
-_ADVICE = "a result holds tensors, numbers, texts, lists and dicts only"
+_ADVICE = ("a result holds tensors, numbers, texts, lists and dicts only; "
+           "the same command submits the job again")  # fmt: skip
 
 
 def limit_for(expected: Any) -> int:

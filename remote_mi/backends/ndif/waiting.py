@@ -23,7 +23,7 @@ from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.errors import RemoteMIError
 from remote_mi.progress import Watch
 
-POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.2
+POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.1
 #: How long a server may be unreachable while a job is waited for.
 OUTAGE_LIMIT_S = 90.0
 #: How long an accepted job may go unheard of.
