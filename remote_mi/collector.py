@@ -76,7 +76,7 @@ class Collector:
             ready, pause = False, OUTAGE_PAUSE_S
         except RemoteMIError as error:
             say(f"job {entry.id[:8]}: {error}")
-            ready = False
+            ready, pause = False, OUTAGE_PAUSE_S
         finally:
             backend.release(entry.id)
         if ready:
@@ -85,6 +85,7 @@ class Collector:
                 say(f"job {entry.id[:8]}: kept as {result.run_id}")
             except RemoteMIError as error:
                 say(f"job {entry.id[:8]}: {error}")
+                pause = OUTAGE_PAUSE_S
         self.pauses[entry.id] = pause
         self.next_look[entry.id] = time.monotonic() + pause
 

@@ -222,13 +222,17 @@ def finish(
         computed = backend.collect(ticket, watch, timeout)
         for index, outputs in zip(draft.missing, computed, strict=True):
             finisher.take(index, outputs)
-    except (WaitTimeout, BackendUnavailable):
-        raise
+    except (WaitTimeout, BackendUnavailable, StoreError):
+        raise  # the job may still give a result
     except RemoteMIError as error:
         finisher.failure(error, ticket.record)
         raise
     draft.events.append(event("collected", record=ticket.record))
-    result = finisher.result(ticket.record)
+    try:
+        result = finisher.result(ticket.record)
+    except Mismatch as error:
+        backend.settle(ticket, None, error)
+        raise
     kept = result.path is not None or finisher.unsaved is None
     backend.settle(ticket, result.run_id if kept else None)
     return result
@@ -305,6 +309,8 @@ class _Execution:
                 found = look_up(self.job, self.plan)
                 if found is not None:
                     return found
+                # It is gone again. What was done before now does not count from here on.
+                self.events = [event("planned", backend=self.backend.name, reason="once more")]
 
     def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
         """The opened model, the run so far, and what the recipe is to be called with."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from remote_mi.environment import Environment
-from remote_mi.errors import RunFailed
+from remote_mi.errors import RemoteMIError, RunFailed
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Watch
 from remote_mi.recipe import Card, Output
@@ -116,8 +116,12 @@ class Backend(Protocol):
         """
         ...
 
-    def settle(self, ticket: Ticket, run: str | None) -> None:
-        """The run is kept under this name, or could not be kept (None)."""
+    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
+        """The run is kept under this name, or could not be kept (None).
+
+        Args:
+            error: why no run can be made of the job's outputs, now or ever.
+        """
         ...
 
 

@@ -31,7 +31,7 @@ class LocalBackend:
     def resume(self, key: str, watch: Watch) -> Ticket | None:
         return None  # what a process does here ends with it
 
-    def settle(self, ticket: Ticket, run: str | None) -> None:
+    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
         pass
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:

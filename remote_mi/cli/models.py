@@ -16,6 +16,7 @@ from rich.text import Text
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.errors import UsageError
 from remote_mi.models import embedded
+from remote_mi.ndif_server import personal
 from remote_mi.report.text import line
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _list_deployed(backend: str, as_json: bool) -> None:
         first = next(iter(host.served.models), None)
     else:
         say(f"{host.url} has deployed no model; the first job asks for its own")
+    if first and host.served is not None:
+        first = personal.asked_as(first, host.served)
     # What a server calls a model may be anything; only what prints as it is goes into a command.
     shown = shlex.quote(first) if first and first == line(first) else "ID"
     say(f"\nnext: remote-mi run logit_lens -p prompt='…' --model {shown} --backend {backend}")

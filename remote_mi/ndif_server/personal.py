@@ -146,6 +146,18 @@ def served_as(folder: Path, served: Served) -> str | None:
     return next((name for name, path in served.models.items() if path.resolve() == wanted), None)
 
 
+def asked_as(repo_id: str, served: Served) -> str:
+    """What `--model` names a served model by: weights of this machine by what holds them.
+
+    Their repository id says nothing of their content, so that it could not be part of a key.
+    """
+    if repo_id == SERVED_EMBEDDED:
+        return EMBEDDED
+    if repo_id.startswith("local/") and repo_id in served.models:
+        return str(served.models[repo_id])
+    return repo_id
+
+
 def here() -> Served:
     """The personal server that runs.
 

@@ -70,20 +70,23 @@ from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.payload import serialize
 from remote_mi.models.load import build_weightless
 from remote_mi.models.spec import ModelSpec
+from remote_mi.progress import Silent
 from remote_mi.models.tokens import tokenize
 from remote_mi.runner import PromptChoice
 from nnsight.schema.config import CONFIG
 CONFIG.API.APIKEY = "secret-key-of-the-user"
 project = pathlib.Path(".").absolute()
 spec = ModelSpec(sys.argv[1])
-model = build_weightless(spec)
+model = build_weightless(spec, Silent())
 prompts = PromptChoice(texts=json.loads(sys.argv[2])).resolve(project)
 card = catalog.find("activation_patching", project)
 tokens = tokenize(model.tokenizer, prompts, spec, "pair", 64)
 work = Work(card, catalog.load_function(card, project), tokens.prompts, card.resolve({}), "key")
 blob = zstandard.ZstdDecompressor().stream_reader(serialize(model.lm, work)).read()
 names = [str(arg) for op, arg, _ in pickletools.genops(blob) if isinstance(arg, str)]
-print(json.dumps({"size": len(blob), "names": names, "text": blob.decode("latin1")}))
+print(json.dumps({"size": len(blob), "names": names, "text": blob.decode("latin1"),
+                  "folders": [str(pathlib.Path(mi.__file__).parent.parent), str(card.path.parent),
+                              str(pathlib.Path.home()), str(project), sys.prefix]}))
 """
 
 
@@ -94,6 +97,9 @@ def test_the_payload_is_source_without_bytecode_key_or_the_runner(client, projec
     assert "secret-key-of-the-user" not in text
     assert MARY["clean"] not in text, "the prompts' text stays at home"
     assert "CodeType" not in names and "_make_function" not in names
+    for folder in found["folders"]:
+        assert folder not in text, "no folder of this machine"
+    assert "activation_patching.py" in text, "the recipe's file is named, for errors in it"
     for room in ("remote_mi.runner", "remote_mi.store", "remote_mi.recipe", "remote_mi.models"):
         assert room not in names
 

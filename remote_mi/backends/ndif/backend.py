@@ -24,18 +24,26 @@ from remote_mi.backends.ndif import collecting, facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
 from remote_mi.backends.ndif.errors import (
     CannotDo,
-    ResultRefused,
+    NotNdif,
+    ResultExpired,
     ServerDown,
     SubmissionUnknown,
     from_record,
     to_record,
 )
-from remote_mi.backends.ndif.hosts import Host, find_host, recall
+from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
-from remote_mi.backends.ndif.waiting import Waiter
+from remote_mi.backends.ndif.waiting import Waiter, add_way_back
 from remote_mi.environment import PACKAGES, Environment
-from remote_mi.errors import Detached, RemoteMIError, RunFailed, UsageError
+from remote_mi.errors import (
+    BackendUnavailable,
+    Detached,
+    RemoteMIError,
+    RunFailed,
+    StoreError,
+    UsageError,
+)
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.ndif_server import personal
@@ -68,11 +76,21 @@ class NdifBackend:
         self.client = Client(host)
         self.ledger = Ledger(project)
         self._held: dict[str, FileLock] = {}
+        self._absent: BackendUnavailable | None = None
 
     @classmethod
     def asked_for(cls, host: str | None, project: Path) -> NdifBackend:
-        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as `find_host`."""
-        return cls(find_host(host), project)
+        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as `find_host`.
+
+        A personal server that does not run is an error only when something is to run there: what
+        was computed on it before needs none.
+        """
+        try:
+            return cls(find_host(host), project)
+        except BackendUnavailable as error:
+            backend = cls(HERE, project)
+            backend._absent = error
+            return backend
 
     def environment(self, spec: ModelSpec) -> Environment | None:
         """The server's versions as last seen; None before the first job there."""
@@ -93,6 +111,10 @@ class NdifBackend:
         if self.host.served is None:
             return None
         found = None
+        named = personal.asked_as(spec.name, self.host.served)
+        if named != spec.name:
+            raise UsageError(f"{spec.name} is what the personal server calls weights of this machine",
+                             f"name them by what holds them: --model {named}")  # fmt: skip
         if spec.name == EMBEDDED:
             found = personal.SERVED_EMBEDDED
             found = found if found in self.host.served.models else None
@@ -104,39 +126,43 @@ class NdifBackend:
         return found
 
     def resume(self, key: str, watch: Watch) -> Ticket | None:
+        if self._absent is not None:
+            raise self._absent
         entry = self.ledger.latest_of(key, self.name)
         if entry is None:
             return None
         if entry.is_open and self.take_lock(entry.id):
             try:
                 entry = self.look(self.ledger.get(entry.id), watch)
+            except ResultExpired:
+                entry = self.ledger.get(entry.id)
+            except RemoteMIError as error:
+                if self.ledger.get(entry.id).is_open:
+                    add_way_back(entry.id, error)
+                raise
             finally:
                 self.release(entry.id)
-        short = entry.id[:8]
         if entry.state == "expired":
-            watch.note(f"the result of job {short} was not fetched within the time that "
+            watch.note(f"the result of job {entry.id[:8]} was not fetched within the time that "
                        f"{entry.url} keeps it; submitting the job again")  # fmt: skip
         if not entry.is_open:
             return None
-        watch.note(f"job {short} of the same run is under way already")
+        watch.note(f"job {entry.id[:8]} of the same run is under way already")
         return self.ticket_of(entry)
 
     def look(self, entry: Entry, watch: Watch) -> Entry:
         """Bring an open entry up to date, asking the server once; holding its lock.
 
         Raises:
-            JobFailed, NotHosted: if it failed there. ServerDown, NotNdif: as the server answers.
+            JobFailed, NotHosted: if it failed there. ResultExpired: if its result is gone.
+            ServerDown, NotNdif: as the server answers.
         """
-        if entry.state == "fetched":
+        if entry.state == "fetched" or not entry.is_open:
             return entry
         waiter = Waiter(self.client, self.ledger, entry, watch)
         if entry.state in ("submitting", "unknown"):
             return self._look_for(waiter)
         waiter.look()
-        if entry.status == "COMPLETED" and entry.deadline and time.time() > entry.deadline:
-            error = RunFailed("the result was not fetched in time", "run the same command again")
-            self.ledger.update(entry.id, state="expired", error=to_record(error))
-            entry.state = "expired"
         return entry
 
     def _look_for(self, waiter: Waiter) -> Entry:
@@ -173,28 +199,35 @@ class NdifBackend:
         """
         begun = work.draft["events"][0]["time"]
         entry, blob, envelope = self._prepared(model, work, watch)
-        claimed = self.ledger.claim(entry, since=begun)
-        if claimed.id != entry.id:
-            watch.note(f"job {claimed.id[:8]} of the same run is under way already")
-            return self.ticket_of(claimed)
-        if not self._arrives(entry, blob, envelope, watch):
+        ticket = self._sent(entry, blob, envelope, begun, watch)
+        if ticket is None:
             watch.note("submitting it once more")
             entry = replace(entry, id=str(uuid.uuid4()), state="submitting", replaces=entry.id)
-            self.ledger.claim(entry, since=time.time())
-            if not self._arrives(entry, blob, {**envelope, "id": entry.id}, watch):
-                raise SubmissionUnknown(
-                    f"{self.host.url} took the job twice and has heard of it neither time",
-                    "the same command submits it again; `remote-mi doctor` looks at the server",
-                )
-        return self.ticket_of(entry)
+            ticket = self._sent(entry, blob, {**envelope, "id": entry.id}, begun, watch)
+        if ticket is None:
+            raise SubmissionUnknown(
+                f"{self.host.url} was sent the job twice and has heard of it neither time",
+                "the same command submits it again; `remote-mi doctor` looks at the server",
+            )
+        return ticket
 
-    def _arrives(self, entry: Entry, blob: bytes, envelope: dict[str, Any], watch: Watch) -> bool:
-        """Send the work of an entry; False if the reply was lost and the work, too."""
-        self.take_lock(entry.id)
+    def _sent(
+        self, entry: Entry, blob: bytes, envelope: dict[str, Any], since: float, watch: Watch
+    ) -> Ticket | None:
+        """Write an entry down and send its work; None if the reply was lost and the work, too.
+
+        The same job under another entry, open or done since then, takes its place.
+        """
+        self.take_lock(entry.id)  # first: nobody may see the entry and take its job for lost
         try:
-            return self._send(entry, blob, envelope, watch)
+            claimed = self.ledger.claim(entry, since)
+            if claimed.id != entry.id:
+                watch.note(f"job {claimed.id[:8]} of the same run is under way already")
+                self.ledger.clean(entry.id)
+                return self.ticket_of(claimed)
+            return self.ticket_of(entry) if self._send(entry, blob, envelope, watch) else None
         except RemoteMIError as error:
-            if not isinstance(error, SubmissionUnknown):
+            if not isinstance(error, (SubmissionUnknown, StoreError)):
                 self.ledger.update(entry.id, state="failed", error=to_record(error))
             raise
         finally:
@@ -244,7 +277,7 @@ class NdifBackend:
                        f"{entry.id[:8]} by its id")  # fmt: skip
             try:
                 return self._look_for(Waiter(self.client, self.ledger, entry, watch)).is_open
-            except ServerDown as down:
+            except (ServerDown, NotNdif) as down:
                 raise SubmissionUnknown(
                     f"whether job {entry.id[:8]} reached {self.host.url} is not known: {down.message}",
                     "the same command asks first, and submits only what did not arrive",
@@ -273,6 +306,7 @@ class NdifBackend:
         except BaseException as error:
             if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
                 collecting.ensure(self.project)
+                add_way_back(ticket.id, error)
             self.release(ticket.id)
             raise
 
@@ -306,12 +340,12 @@ class NdifBackend:
             if entry.state != "fetched" or not path.exists():
                 answer = waiter.completed(deadline, lambda: collecting.ensure(self.project))
                 path = waiter.fetch(answer)
-            yield from self._read(entry, path)
+            yield from self._read(waiter, path)
         finally:
             ticket.record.update(self._record(entry))
 
-    def _read(self, entry: Entry, path: Path) -> Iterator[Outputs]:
-        draft = entry.draft
+    def _read(self, waiter: Waiter, path: Path) -> Iterator[Outputs]:
+        entry, draft = waiter.entry, waiter.entry.draft
         recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"
         declared = outputs_from_json(draft["recipe"]["returns"])
         try:
@@ -323,12 +357,8 @@ class NdifBackend:
                 check_expected(recipe, index, found, entry.expected)
                 yield found
         except RunFailed as error:
-            refused = error
-            if not isinstance(error, ResultRefused):
-                refused = ResultRefused(error.message, "the same command submits the job again")
-            self.ledger.update(entry.id, state="failed", error=to_record(refused))
             path.unlink(missing_ok=True)
-            raise refused from None
+            raise waiter.refused(error) from None
 
     def _record(self, entry: Entry) -> dict[str, Any]:
         """What the provenance of a run keeps of its job."""
@@ -346,11 +376,17 @@ class NdifBackend:
             "meta": entry.meta,
         }
 
-    def settle(self, ticket: Ticket, run: str | None) -> None:
+    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
         """The run is kept: the entry is done. One that could not be kept stays open."""
-        if run is not None:
-            self.ledger.update(ticket.id, state="done", run=run, finished=time.time())
-            self.ledger.clean(ticket.id)
+        try:
+            if error is not None:
+                self.ledger.update(ticket.id, state="failed", error=to_record(error))
+            elif run is not None:
+                self.ledger.update(ticket.id, state="done", run=run, finished=time.time())
+            if error is not None or run is not None:
+                self.ledger.clean(ticket.id)
+        except StoreError:
+            pass  # a result that is there is shown; the next command finds the entry as it was
         self.release(ticket.id)
 
     def take_lock(self, job_id: str) -> bool:
@@ -362,6 +398,9 @@ class NdifBackend:
             lock.acquire(blocking=False)
         except Timeout:
             return False
+        except OSError as error:
+            raise StoreError(f"the ledger in {self.ledger.folder} cannot be used: {error}",
+                             "make room, or make it writable") from None  # fmt: skip
         self._held[job_id] = lock
         return True
 

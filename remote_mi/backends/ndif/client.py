@@ -91,6 +91,8 @@ class Client:
             if "json" not in response.headers.get("content-type", ""):
                 raise self._not_ndif(path)
             return None
+        if 400 <= response.status_code < 500 and response.status_code != 429:
+            raise self._not_ndif(path)  # it went without a key: nothing of the user's is refused
         answer = self._parsed(path, response)
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise self._not_ndif(path)

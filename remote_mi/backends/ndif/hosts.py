@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,15 +73,19 @@ class Host:
         return {"ndif-api-key": key}
 
 
+#: The personal server; where it is, is known when it runs.
+HERE = Host("", "ndif here")
+
+
 def find_host(asked: str | None) -> Host:
     """The server of `--backend ndif` (None), `ndif:here`, or `ndif:URL`.
 
     Raises:
         UsageError: if it is no address. BackendUnavailable: if no personal server runs.
     """
-    if asked == "here":
+    if asked == personal.HERE:
         served = personal.here()
-        return Host(served.url, "ndif here", served)
+        return replace(HERE, url=served.url, served=served)
     given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
     url = str(given).rstrip("/")
     shown = repr(given) if "@" not in url else "that"  # what stands before it may be a password

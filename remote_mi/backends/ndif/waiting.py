@@ -10,17 +10,18 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from remote_mi.backends.ndif import results
-from remote_mi.backends.ndif.client import Client
+from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
 from remote_mi.backends.ndif.errors import (
     QueueTimeout,
     ResultExpired,
+    ResultRefused,
     ServerDown,
     StillRunning,
     failure,
     to_record,
 )
 from remote_mi.backends.ndif.ledger import Entry, Ledger
-from remote_mi.errors import RemoteMIError
+from remote_mi.errors import BackendUnavailable, RemoteMIError, RunFailed
 from remote_mi.progress import Watch
 
 POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.1
@@ -33,22 +34,48 @@ KEPT_S = 3600.0
 _WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
 
 
+def way_back(job_id: str) -> str:
+    """What to type for a job that is not waited for any more."""
+    short = job_id[:8]
+    return (f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
+            f"`remote-mi jobs forget {short}` gives it up")  # fmt: skip
+
+
+def add_way_back(job_id: str, error: BaseException) -> None:
+    """Make an error that ends the wait for an open job name the job and say how to come back."""
+    if not isinstance(error, RemoteMIError):
+        return
+    name, back = f"job {job_id[:8]}", way_back(job_id)
+    if name not in error.message:
+        error.message = f"{name}: {error.message}"
+    if back not in (error.hint or ""):
+        looks = isinstance(error, BackendUnavailable) or not error.hint
+        error.hint = (
+            f"{back}; `remote-mi doctor` looks at the server" if looks else f"{error.hint}; {back}"
+        )
+
+
 class Waiter:
     """Follows one entry of the ledger."""
 
     def __init__(self, client: Client, ledger: Ledger, entry: Entry, watch: Watch) -> None:
         self.client, self.ledger, self.entry, self.watch = client, ledger, entry, watch
 
-    def look(self) -> dict[str, Any] | None:
+    def look(self, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
         """Ask once; a new status is written down. The answer, or None if there is none yet.
+
+        Args:
+            patience: seconds in which the server has to answer.
 
         Raises:
             JobFailed, NotHosted: if the job failed there; the entry says so, too.
+            ResultExpired: if its result is no longer there; the entry says so, too.
             ServerDown, NotNdif: if the server does not answer.
         """
         entry = self.entry
-        answer = self.client.answer_to(entry.server_id)
+        answer = self.client.answer_to(entry.server_id, patience)
         if answer is None:
+            self._check_deadline(None)
             return None
         status, description = answer["status"], str(answer.get("description") or "")
         if status != entry.status:
@@ -64,7 +91,26 @@ class Waiter:
             error = failure(entry.id, entry.url, answer, entry.draft.get("file"))
             self._change(state="failed", error=to_record(error), meta=answer.get("meta"))
             raise error
+        if status == "COMPLETED":
+            self._check_deadline(answer.get("data"))
         return answer
+
+    def _check_deadline(self, url: Any) -> None:
+        """After the time that a result is kept, the server is asked: clocks may be wrong."""
+        deadline = self.entry.deadline
+        if deadline and time.time() > deadline and (url is None or self.client.is_gone(url)):
+            raise self._expired()
+
+    def _expired(self) -> ResultExpired:
+        """The error that the result is no longer there; the entry says so from now on."""
+        entry = self.entry
+        repeat = f": {entry.command}" if entry.command else ""
+        error = ResultExpired(
+            f"job {entry.id[:8]}: {entry.url} no longer has its result, which it keeps for a while only",
+            f"the same command submits the job again{repeat}",
+        )
+        self._change(state="expired", error=to_record(error))
+        return error
 
     def completed(
         self, deadline: float | None, after_a_while: Callable[[], None]
@@ -78,14 +124,16 @@ class Waiter:
             QueueTimeout, StillRunning: if the wait ends before the job. Otherwise as `look`.
         """
         pause, begun = POLL_FIRST_S, time.monotonic()
-        last, reached, told = self.entry.status, begun, False
+        last, reached, heard, told = self.entry.status, begun, begun, False
         while True:
             now = time.monotonic()
+            left = POLL_TIMEOUT_S if deadline is None else deadline - now
             try:
-                answer = self.look()
+                answer = self.look(min(POLL_TIMEOUT_S, max(1.0, left)))
                 reached = now
+                heard = now if answer is not None else heard
             except ServerDown as error:
-                answer = None
+                answer, heard = None, now
                 if now - reached > OUTAGE_LIMIT_S:
                     raise ServerDown(*self._still(str(error).splitlines()[0])) from None
                 self.watch.stage(f"{self.entry.url} cannot be reached; asking again")
@@ -93,7 +141,7 @@ class Waiter:
                 return answer
             if self.entry.status != last:
                 last, pause = self.entry.status, POLL_FIRST_S
-            self._check_patience(now, begun, deadline)
+            self._check_patience(now, heard, deadline)
             if not told and now - begun > 2.0:
                 told = True
                 after_a_while()
@@ -101,11 +149,12 @@ class Waiter:
             time.sleep(min(pause, limit))
             pause = min(pause * POLL_GROWTH, POLL_LAST_S)
 
-    def _check_patience(self, now: float, begun: float, deadline: float | None) -> None:
+    def _check_patience(self, now: float, heard: float, deadline: float | None) -> None:
         status, url = self.entry.status, self.entry.url
-        if not status and now - begun > UNHEARD_LIMIT_S:
+        if now - heard > UNHEARD_LIMIT_S:
+            was = f", which was {status.lower()}" if status else ""
             raise StillRunning(*self._still(
-                f"{url} accepted the job and has said nothing of it for {UNHEARD_LIMIT_S:.0f} s"))  # fmt: skip
+                f"{url} accepted the job{was}, and has not heard of it for {UNHEARD_LIMIT_S:.0f} s"))  # fmt: skip
         if deadline is not None and now >= deadline:
             self.out_of_patience()
 
@@ -121,16 +170,13 @@ class Waiter:
             f"the wait for {self.entry.url} ended at status {status or 'none yet'}"))  # fmt: skip
 
     def _still(self, problem: str) -> tuple[str, str]:
-        short = self.entry.id[:8]
-        return (f"job {short}: {problem}",
-                f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
-                f"`remote-mi jobs forget {short}` gives it up")  # fmt: skip
+        return f"job {self.entry.id[:8]}: {problem}", way_back(self.entry.id)
 
     def fetch(self, answer: dict[str, Any]) -> Path:
         """Download the result of a job that is done; the entry says so.
 
         Raises:
-            ResultExpired, ResultRefused, ServerDown: as `Client.download`.
+            ResultExpired, ResultRefused, ServerDown, StoreError: as `Client.download`.
         """
         entry = self.entry
         target = self.ledger.result_path(entry.id)
@@ -145,17 +191,23 @@ class Waiter:
         try:
             size = self.client.download(answer.get("data"), partial, limit, progress)
             partial.replace(target)
-        except ResultExpired as error:
-            self._change(state="expired", error=to_record(error))
-            raise
-        except RemoteMIError as error:
-            if not error.retryable:
-                self._change(state="failed", error=to_record(error))
-            raise
+        except ResultExpired:
+            raise self._expired() from None
+        except ResultRefused as error:
+            raise self.refused(error) from None
         finally:
             partial.unlink(missing_ok=True)
         self._change(state="fetched", bytes_down=size)
         return target
+
+    def refused(self, error: RunFailed) -> ResultRefused:
+        """The error that the result cannot be taken; the entry says so from now on."""
+        name = f"job {self.entry.id[:8]}"
+        message = error.message if error.message.startswith(name) else f"{name}: {error.message}"
+        hint = error.hint if isinstance(error, ResultRefused) else None
+        refused = ResultRefused(message, hint or "the same command submits the job again")
+        self._change(state="failed", error=to_record(refused))
+        return refused
 
     def _change(self, **changes: Any) -> None:
         for name, value in changes.items():
