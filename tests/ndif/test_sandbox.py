@@ -57,3 +57,49 @@ def test_without_a_key_it_knows_nothing_runs(sandbox_server, project, process, k
                    *pair, **environment)  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
+
+
+GRADIENT = '''"""A recipe that needs gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from remote_mi.interventions import Prompt
+from remote_mi.recipe import recipe
+
+
+@recipe(over="prompt", returns={"saliency": ("position",)}, needs=("gradients",))
+def input_gradient(lm: Any, prompt: Prompt) -> dict[str, Any]:
+    """How much the largest logit changes with the stream after layer 0."""
+    with lm.trace(input_ids=torch.tensor([prompt.ids])):
+        stream = lm.layers[0].output
+        stream.requires_grad_(True)
+        top = lm.lm_head.output[0, -1].max()
+        with top.backward():
+            gradient = stream.grad
+    return {"saliency": gradient[0].norm(dim=-1)}
+'''
+
+
+def test_gradients_are_refused_in_the_sandbox_and_work_for_a_trusted_key(
+    sandbox_server, terminal, tiny_llama
+):
+    """`terminal` is on the server without keys, where everybody is trusted."""
+    (terminal.project / "recipes" / "grad.py").write_text(GRADIENT)
+    command = ["run", "input_gradient", "--model", TINY_LLAMA, "--backend", "ndif", "--json",
+               "-p", "prompt=When Mary and John went"]  # fmt: skip
+    local = mi.run("input_gradient", model=str(tiny_llama), prompt="When Mary and John went",
+                   project=terminal.project)  # fmt: skip
+    keyed = sandbox_server.client_env()
+    refused = terminal.run(*command, **keyed)
+    assert refused.returncode == 5, refused.stderr
+    assert "needs gradients" in refused.stderr and "--backend local" in refused.stderr
+    assert terminal.ledger.all() == [], "nothing was sent"
+    for environment in ({**keyed, "NDIF_API_KEY": sandbox_server.trusted_key}, {}):
+        done = terminal.run(*command, **environment)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)["outputs"]["saliency"]["values"]
+        np.testing.assert_allclose(found, local["saliency"].values, atol=1e-5)
