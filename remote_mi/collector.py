@@ -13,7 +13,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.errors import ServerDown
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.errors import RemoteMIError
 from remote_mi.progress import Silent
@@ -71,11 +70,12 @@ class Collector:
             entry = backend.look(self.ledger.get(entry.id), Silent())
             self.gone_since.pop(entry.url, None)
             ready = entry.is_open and (entry.state == "fetched" or entry.status == "COMPLETED")
-        except ServerDown:
-            self.gone_since.setdefault(entry.url, time.monotonic())
-            ready, pause = False, OUTAGE_PAUSE_S
         except RemoteMIError as error:
-            say(f"job {entry.id[:8]}: {error}")
+            closed = not self.ledger.get(entry.id).is_open
+            if closed or entry.url not in self.gone_since:
+                say(f"job {entry.id[:8]}: {error}")
+            if not closed:  # the server is away, or something else answers in its place
+                self.gone_since.setdefault(entry.url, time.monotonic())
             ready, pause = False, OUTAGE_PAUSE_S
         finally:
             backend.release(entry.id)

@@ -7,8 +7,6 @@ process can go on where one ended.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import threading
 import time
 import uuid
@@ -32,7 +30,7 @@ from remote_mi.backends.ndif.errors import (
     to_record,
 )
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ndif.ledger import Entry, Ledger, typed
 from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
 from remote_mi.backends.ndif.waiting import Waiter, add_way_back
 from remote_mi.environment import PACKAGES, Environment
@@ -55,8 +53,6 @@ if TYPE_CHECKING:
 
 #: How long a job is waited for when nobody says otherwise.
 DEFAULT_TIMEOUT_S = 3600.0
-#: How long a submission whose reply was lost is looked for on the server.
-LOOKUP_S = 5.0
 #: nnsight captures one block at a time.
 _serializing = threading.Lock()
 
@@ -160,28 +156,12 @@ class NdifBackend:
         if entry.state == "fetched" or not entry.is_open:
             return entry
         waiter = Waiter(self.client, self.ledger, entry, watch)
-        if entry.state in ("submitting", "unknown"):
-            return self._look_for(waiter)
-        waiter.look()
-        return entry
-
-    def _look_for(self, waiter: Waiter) -> Entry:
-        """Find out whether the server has a job whose submission was cut off."""
-        entry = waiter.entry
-        until = time.monotonic() + LOOKUP_S
-        pause = 0.1
-        while waiter.look() is None:
-            if time.monotonic() > until:
-                error = SubmissionUnknown(
-                    f"job {entry.id[:8]}: {entry.url} has not heard of it",
-                    "run the same command again",
-                )
-                self.ledger.update(entry.id, state="failed", error=to_record(error))
-                entry.state = "failed"
-                waiter.watch.note(f"{error.message}; it counts as not submitted")
-                return entry
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+        if entry.url != self.host.url:
+            waiter.ended()
+        elif entry.state in ("submitting", "unknown"):
+            waiter.is_known()
+        else:
+            waiter.look()
         return entry
 
     def ticket_of(self, entry: Entry) -> Ticket:
@@ -255,7 +235,7 @@ class NdifBackend:
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
         entry = Entry(
             str(uuid.uuid4()), work.key, self.name, self.host.url, work.card.name, work.spec.name,
-            len(work.calls), dict(work.draft), expected, bytes_up=len(blob), command=_command(),
+            len(work.calls), dict(work.draft), expected, bytes_up=len(blob), command=typed(),
         )  # fmt: skip
         envelope = {
             "id": entry.id,
@@ -276,7 +256,7 @@ class NdifBackend:
             watch.note(f"the reply of {self.host.url} was lost ({error}); asking for job "
                        f"{entry.id[:8]} by its id")  # fmt: skip
             try:
-                return self._look_for(Waiter(self.client, self.ledger, entry, watch)).is_open
+                return Waiter(self.client, self.ledger, entry, watch).is_known()
             except (ServerDown, NotNdif) as down:
                 raise SubmissionUnknown(
                     f"whether job {entry.id[:8]} reached {self.host.url} is not known: {down.message}",
@@ -334,7 +314,7 @@ class NdifBackend:
         waiter = Waiter(self.client, self.ledger, entry, watch)
         path = self.ledger.result_path(entry.id)
         try:
-            if entry.state in ("submitting", "unknown") and not self._look_for(waiter).is_open:
+            if entry.state in ("submitting", "unknown") and not waiter.is_known():
                 raise SubmissionUnknown(f"job {entry.id[:8]} did not reach {self.host.url}",
                                         "the same command submits it again")  # fmt: skip
             if entry.state != "fetched" or not path.exists():
@@ -409,11 +389,3 @@ class NdifBackend:
         lock = self._held.pop(job_id, None)
         if lock is not None:
             lock.release()
-
-
-def _command() -> str | None:
-    """What was typed, when the command line runs; what repeats the job."""
-    program = Path(sys.argv[0]).name if sys.argv else ""
-    if program not in ("remote-mi", "__main__.py"):
-        return None
-    return shlex.join(["remote-mi", *(a for a in sys.argv[1:] if a != "--detach")])

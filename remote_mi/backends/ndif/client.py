@@ -36,6 +36,8 @@ ANSWER_LIMIT_BYTES = 64 << 20
 #: What an object store says of an address that is no longer good.
 _GONE = (400, 403, 404, 410)
 DOWNLOAD_TRIES = 5
+#: A download that is slower than this on average, after a while, is given up.
+STALL_S, SLOWEST_BYTES_S = 60.0, 1000
 #: The pause before the second try; the next ones are twice as long each.
 DOWNLOAD_PAUSE_S = 0.2
 
@@ -180,7 +182,7 @@ class Client:
                 raise httpx.HTTPError(f"status {response.status_code}")
             length = response.headers.get("content-length", "")
             total = int(length) if length.isdigit() else None
-            received = 0
+            received, begun = 0, time.monotonic()
             with target.open("wb") as file:
                 for chunk in response.iter_raw():
                     received += len(chunk)
@@ -188,6 +190,9 @@ class Client:
                         raise ResultRefused(
                             f"the result has more than the {limit:,} bytes it may have"
                         )
+                    passed = time.monotonic() - begun
+                    if passed > STALL_S and received < passed * SLOWEST_BYTES_S:
+                        raise httpx.ReadTimeout("it comes too slowly")
                     file.write(chunk)
                     progress(received, total)
         return received
@@ -196,6 +201,7 @@ class Client:
         self, path: str, headers: dict[str, str], patience: float | None = None
     ) -> httpx.Response:
         url, timeout = self.host.url + path, TIMEOUT if patience is None else patience
+        until = time.monotonic() + (patience or 2 * POLL_TIMEOUT_S)
         try:
             with self._client().stream("GET", url, headers=headers, timeout=timeout) as response:
                 body = bytearray()
@@ -203,6 +209,8 @@ class Client:
                     body += chunk
                     if len(body) > ANSWER_LIMIT_BYTES:
                         raise self._not_ndif(path)
+                    if time.monotonic() > until:
+                        raise httpx.ReadTimeout("its answer comes too slowly")
                 return httpx.Response(response.status_code, content=bytes(body),
                                       headers={"content-type": response.headers.get("content-type", "")})  # fmt: skip
         except (httpx.HTTPError, UnicodeError) as error:  # the latter: a name no DNS can have

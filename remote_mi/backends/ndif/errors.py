@@ -154,10 +154,11 @@ def failure(
         answer: the server's response, with `description` and perhaps `meta`.
         recipe_file: name of the recipe's file, to find its line in the server's traceback.
     """
-    said = harmless(str(answer.get("description") or "")).strip()
+    said = harmless(str(answer.get("description") or "")[-100_000:]).strip()
     last = said.splitlines()[-1].strip() if said else "no reason given"
     if "Traceback" not in said:
         last = " ".join(said.split("\n\n")[0].split()) or last
+    last = last if len(last) <= 500 else f"{last[:500]}…"
     where = f"job {job_id[:8]} failed on {host}"
     for sentence, kind, advice in _SENTENCES:
         if sentence in said:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -276,6 +278,14 @@ class Ledger:
                 if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                     db.execute("PRAGMA journal_mode = WAL")
                     db.executescript(_TABLES)
+
+
+def typed() -> str | None:
+    """The command that is running, as it was typed; None in a program that is not ours."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    if program not in ("remote-mi", "__main__.py"):
+        return None
+    return shlex.join(["remote-mi", *(a for a in sys.argv[1:] if a != "--detach")])
 
 
 def _entry(row: sqlite3.Row) -> Entry:

@@ -12,11 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 from remote_mi.backends.ndif import results
 from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
 from remote_mi.backends.ndif.errors import (
+    Evicted,
     QueueTimeout,
     ResultExpired,
     ResultRefused,
     ServerDown,
     StillRunning,
+    SubmissionUnknown,
     failure,
     to_record,
 )
@@ -27,6 +29,8 @@ from remote_mi.progress import Watch
 POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.1
 #: How long a server may be unreachable while a job is waited for.
 OUTAGE_LIMIT_S = 90.0
+#: How long a submission whose reply was lost is looked for on the server.
+LOOKUP_S = 5.0
 #: How long an accepted job may go unheard of.
 UNHEARD_LIMIT_S = 120.0
 #: What a server keeps results for, where their address does not say.
@@ -111,6 +115,35 @@ class Waiter:
         )
         self._change(state="expired", error=to_record(error))
         return error
+
+    def is_known(self) -> bool:
+        """Whether the server has a job whose submission was cut off; if not, the entry says so.
+
+        Raises:
+            As `look`.
+        """
+        until, pause = time.monotonic() + LOOKUP_S, 0.1
+        while self.look() is None:
+            if time.monotonic() > until:
+                error = SubmissionUnknown(
+                    f"job {self.entry.id[:8]}: {self.entry.url} has not heard of it",
+                    "run the same command again",
+                )
+                self._change(state="failed", error=to_record(error))
+                self.watch.note(f"{error.message}; it counts as not submitted")
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        return True
+
+    def ended(self) -> None:
+        """Note that the personal server that had the job is no more; the next one is another."""
+        error = Evicted(
+            f"job {self.entry.id[:8]}: the server at {self.entry.url} was ended, and its jobs with it",
+            "the same command submits it again",
+        )
+        self._change(state="failed", error=to_record(error))
+        self.watch.note(error.message)
 
     def completed(
         self, deadline: float | None, after_a_while: Callable[[], None]
