@@ -3,15 +3,20 @@
 Logits are not read from the model's output: bfloat16 logits near 20 move in steps of 0.125.
 The final norm's output is multiplied by the rows of the unembedding that are needed, plus bias
 and soft-cap, in float32 and outside any autocast that a server may have switched on.
+
+A sandboxed job has no weights in its process. There the rows come from the embedding, where it
+is the same matrix; else the unembedding itself is run, in the model's dtype. On a float32 server
+the numbers are the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from remote_mi.interventions.sites import text_config
+from remote_mi.interventions.sites import skip_unembedding, text_config
 
 #: Rows of the unembedding that are cast to float32 at a time when all are needed.
 VOCABULARY_CHUNK = 16384
@@ -28,6 +33,28 @@ def soft_cap(lm: Any, logits: torch.Tensor) -> torch.Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
+def has_weights(lm: Any) -> bool:
+    """Whether this process has the weights. A sandboxed job runs in one that has not."""
+    return not lm.lm_head.weight.is_meta
+
+
+def where_weights_are(
+    lm: Any, compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
+    """`compute(x)`, which calls modules of the model, inside a trace or outside.
+
+    Without weights here modules answer only inside a trace, so one of a single token is opened
+    where there is none.
+    """
+    traced = lm.interleaver.interleaving or lm.backbone.interleaver.interleaving
+    if has_weights(lm) or traced:
+        return compute(x)
+    with lm.trace(input_ids=torch.tensor([[0]]), use_cache=False):
+        result = compute(x)
+        skip_unembedding(lm)
+    return result
+
+
 def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> torch.Tensor:
     """Logits of some tokens.
 
@@ -38,14 +65,41 @@ def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> t
     Returns:
         [row, token], float32.
     """
-    head = lm.lm_head
+    weight = _rows(lm, tokens)
+    if weight is None:
+        return soft_cap(lm, _logits_of_the_module(lm, hidden)[:, tokens])
     with no_autocast(hidden):
-        weight = head.weight[tokens].to(hidden.device).float()
-        logits = hidden.float() @ weight.T
-        bias = getattr(head, "bias", None)
+        logits = hidden.float() @ weight.to(hidden.device).float().T
+        bias = getattr(lm.lm_head, "bias", None)
         if bias is not None:
             logits = logits + bias[tokens].to(hidden.device).float()
     return soft_cap(lm, logits)
+
+
+def _rows(lm: Any, tokens: list[int] | slice) -> torch.Tensor | None:
+    """Rows of the unembedding, [token, d_model]; None where they cannot be had."""
+    head, table = lm.lm_head, lm.embed_tokens
+    if has_weights(lm):
+        return head.weight[tokens]
+    tied = head.weight is table.weight and getattr(head, "bias", None) is None
+    if tied and type(table._module) is torch.nn.Embedding and isinstance(tokens, list):
+        return where_weights_are(lm, table, torch.tensor(tokens))
+    return None
+
+
+def _logits_of_the_module(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """What the unembedding itself gives, [row, vocabulary], float32.
+
+    In half precision a row's logits are those of the first row plus those of the difference,
+    which move in smaller steps: what is rounded in the first row is the same in all of them.
+    """
+    if hidden.dtype == torch.float32:
+        return where_weights_are(lm, lm.lm_head, hidden)
+    reference = hidden[:1]
+    difference = (hidden.float() - reference.float()).to(hidden.dtype)
+    rows = torch.cat([torch.zeros_like(reference), reference, difference])
+    logits = where_weights_are(lm, lm.lm_head, rows).float()
+    return logits[2:] + logits[1] - logits[0]  # the zeros give the bias, which both others have
 
 
 def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -58,9 +112,10 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
         [row], float32.
     """
     size = lm.lm_head.weight.shape[0]
+    step = VOCABULARY_CHUNK if has_weights(lm) else size  # the module gives them all at once
     total = torch.full(hidden.shape[:1], -torch.inf, device=hidden.device)
-    for start in range(0, size, VOCABULARY_CHUNK):
-        tokens = slice(start, start + VOCABULARY_CHUNK)  # a view; a list would copy
+    for start in range(0, size, step):
+        tokens = slice(start, start + step)  # a view; a list would copy
         total = torch.logaddexp(total, answer_logits(lm, hidden, tokens).logsumexp(-1))
     return total
 
@@ -104,7 +159,11 @@ def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., vocabulary], float32, in nats.
     """
+
+    def read_out(stream: torch.Tensor) -> torch.Tensor:
+        hidden, weight = lm.ln_final(stream), lm.lm_head.weight
+        return lm.lm_head(hidden.to(weight.device, weight.dtype) if has_weights(lm) else hidden)
+
     with no_autocast(stream):
-        hidden = lm.ln_final(stream)
-        logits = lm.lm_head(hidden.to(lm.lm_head.weight.device, lm.lm_head.weight.dtype))
+        logits = where_weights_are(lm, read_out, stream)
     return soft_cap(lm, logits.float()).log_softmax(-1)

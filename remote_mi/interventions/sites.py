@@ -110,13 +110,58 @@ def reuses_prefix(lm: Any) -> bool:
     return kinds == {"full_attention"} and not sliding
 
 
+def read_stream(lm: Any, index: int) -> torch.Tensor:
+    """The stream before layer `index`, or after the last one, inside a trace.
+
+    It is taken where it leaves the layer before. A layer's input comes with all its arguments,
+    the keys and values of every layer among them, and where a job runs in a process of its own
+    they would be copied along.
+
+    Returns:
+        [row, position, d_model].
+    """
+    if index == 0:
+        return lm.layers[0].input
+    after = lm.layers[index - 1].output
+    return after[0] if isinstance(after, tuple) else after
+
+
+def edit_stream(lm: Any, index: int, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Replace the stream before layer `index` by `edit(stream)`, inside a trace.
+
+    Args:
+        edit: may change the number of rows.
+
+    Returns:
+        The new stream.
+    """
+    if index == 0:
+        stream = edit(lm.layers[0].input)
+        lm.layers[0].input = stream
+        return stream
+    layer = lm.layers[index - 1]
+    after = layer.output
+    if isinstance(after, tuple):
+        stream = edit(after[0])
+        layer.output = (stream, *after[1:])
+    else:
+        stream = edit(after)
+        layer.output = stream
+    return stream
+
+
+def skip_unembedding(lm: Any) -> None:
+    """End a pass at the final norm, inside a trace: no logits are computed."""
+    lm.lm_head.skip(torch.empty(0))
+
+
 def run_residuals(lm: Any, ids: list[int]) -> list[torch.Tensor]:
     """One forward pass of one prompt: the stream before each layer and after the last.
 
     Returns:
         n_layers + 1 tensors of [position, d_model].
     """
-    with lm.backbone.trace(input_ids=torch.tensor([ids]), use_cache=False):
-        stream = [layer.input[0] for layer in lm.layers]
-        stream.append(lm.ln_final.input[0])
+    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+        stream = [read_stream(lm, index)[0] for index in range(len(lm.layers) + 1)]
+        skip_unembedding(lm)
     return stream

@@ -10,6 +10,7 @@ beyond rounding; a memory budget cuts the layers into groups, one pass each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from remote_mi.interventions.metrics import answer_metric
 from remote_mi.interventions.prompts import Pair
 from remote_mi.interventions.sites import (
     edit_site,
+    edit_stream,
     head_count,
     read_site,
     reuses_prefix,
+    skip_unembedding,
     text_config,
 )
 
@@ -70,32 +73,55 @@ def _sweep(
     shared = min(first, len(base) - 1) if reuses_prefix(lm) else 0
     cells = head_count(lm) if site == "head_z" else len(base) - first
     n_layers = len(lm.layers)
-    cache = DynamicCache()
-    with lm.backbone.trace(input_ids=torch.tensor([source]), past_key_values=cache, use_cache=True):
-        patches = [read_site(layer, site)[0, shared:] for layer in lm.layers]
-        source_hidden = lm.ln_final.output[:, -1]
-    source_score = answer_metric(lm, source_hidden, metric, pair.answer, pair.wrong)[0]
+    patches, source_hidden, cache = _source_pass(lm, source, shared, site)
     if max_rows is None:
         max_rows = _rows_that_fit(lm, len(base) - shared, len(base))
     group = min(n_layers, max(1, (max_rows - 1) // max(1, cells)))
+
+    def score(hidden: torch.Tensor) -> torch.Tensor:
+        """The metric of the source run and of each row."""
+        hidden = torch.cat([source_hidden, hidden])
+        return answer_metric(lm, hidden, metric, pair.answer, pair.wrong)
+
     effects = []
-    base_score = source_score
     for start in range(0, n_layers, group):
-        stop = min(start + group, n_layers)
-        hidden = _grown_pass(lm, base, shared, first, cache, patches, site, cells, start, stop)
-        scores = answer_metric(lm, hidden, metric, pair.answer, pair.wrong)
-        base_score = scores[0]
-        effects.append((scores[1:] - base_score).reshape(stop - start, cells))
+        layers = range(start, min(start + group, n_layers))
+        prefix = _shared_prefix(cache, shared, layers, cells)
+        scores = _grown_pass(lm, base, shared, first, prefix, patches, site, cells, layers, score)
+        effects.append((scores[2:] - scores[1]).reshape(len(layers), cells))
     effect = torch.cat(effects)
     if site != "head_z":
         # Zero by causality: before the first difference both runs are the same.
         effect = torch.nn.functional.pad(effect, (first, 0))
     elif pair.first_difference is None:
         effect = torch.zeros_like(effect)
-    clean, corrupt = source_score, base_score
-    if direction == "noise":
-        clean, corrupt = base_score, source_score
+    corrupt, clean = (scores[1], scores[0]) if direction == "denoise" else (scores[0], scores[1])
     return {"effect": effect, "clean": clean, "corrupt": corrupt}
+
+
+def _source_pass(
+    lm: Any, ids: list[int], shared: int, site: str
+) -> tuple[list[torch.Tensor], torch.Tensor, Any]:
+    """Run the prompt that activations are taken from.
+
+    Returns:
+        the activation of each layer from the first token that is not shared, [position, width];
+        the final norm's output at the last position, [1, d_model];
+        the keys and values, None where nothing is shared.
+    """
+    stream = site == "resid_pre"
+    with lm.trace(
+        input_ids=torch.tensor([ids]), use_cache=bool(shared), output_hidden_states=stream
+    ):
+        found = [] if stream else [read_site(layer, site) for layer in lm.layers]
+        hidden = lm.ln_final.output[:, -1]
+        skip_unembedding(lm)
+        ran = lm.output
+    if stream:
+        # Not read layer by layer: a layer's input comes with the cache, and a sandboxed job
+        # would get, and the layer go on with, a copy of it.
+        found = ran.hidden_states[: len(lm.layers)]
+    return [value[0, shared:] for value in found], hidden, ran.past_key_values
 
 
 def _grown_pass(
@@ -103,70 +129,74 @@ def _grown_pass(
     base: list[int],
     shared: int,
     first: int,
-    cache: DynamicCache,
+    prefix: DynamicCache,
     patches: list[torch.Tensor],
     site: str,
     cells: int,
-    start: int,
-    stop: int,
+    layers: range,
+    score: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """One pass in which the cells of layers start … stop − 1 join the base row.
+    """One pass in which the cells of some layers join the base row.
 
-    Returns:
-        The final norm's output at the last position, [1 + (stop − start) × cells, d_model].
+    Args:
+        score: from the final norm's output at the last position,
+            [1 + len(layers) × cells, d_model], to what is returned.
     """
 
-    def put_in(rows: torch.Tensor, joined: int, patch: torch.Tensor) -> torch.Tensor:
-        """The activation of all rows, with the patch in the last `joined` of them."""
+    def grow(rows: torch.Tensor) -> torch.Tensor:
+        """One more copy of the base row for each cell."""
+        return torch.cat([rows, rows[:1].expand(cells, -1, -1)])
+
+    def put_in(rows: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
+        """The activation of all rows, with the patch in the last `cells` of them."""
         patch = patch.to(rows.device, rows.dtype)
         edited = rows.clone()
         if site == "head_z":
             width = patch.shape[-1] // cells
             for head in range(cells):
                 part = slice(head * width, (head + 1) * width)
-                edited[head - joined, :, part] = patch[:, part]
+                edited[head - cells, :, part] = patch[:, part]
         else:
-            cell = torch.arange(joined, device=rows.device)
+            cell = torch.arange(cells, device=rows.device)
             where = cell + (first - shared)
-            edited[cell - joined, where] = patch[where]
+            edited[cell - cells, where] = patch[where]
         return edited
 
-    joining = range(start, stop) if cells else range(0)
-    with lm.backbone.trace(
+    with lm.trace(
         input_ids=torch.tensor([base[shared:]]),
         position_ids=torch.arange(shared, len(base))[None],
-        past_key_values=_shared_prefix(cache, shared, joining, cells),
+        past_key_values=prefix,
         use_cache=True,
     ):
-        for index in joining:
-            layer = lm.layers[index]
-            stream = layer.input
-            stream = torch.cat([stream, stream[:1].expand(cells, -1, -1)])
+        for index in layers if cells else ():
+            patch = patches[index]
             if site == "resid_pre":
-                layer.input = put_in(stream, cells, patches[index])
+                edit_stream(lm, index, lambda rows, p=patch: put_in(grow(rows), p))
             else:
-                layer.input = stream
-                edit_site(layer, site, lambda a, i=index: put_in(a, cells, patches[i]), stream)
-        hidden = lm.ln_final.output[:, -1]
-    return hidden
+                stream = edit_stream(lm, index, grow)
+                edit_site(lm.layers[index], site, lambda rows, p=patch: put_in(rows, p), stream)
+        scores = score(lm.ln_final.output[:, -1])
+        skip_unembedding(lm)
+        lm.output = None  # the cache in it is large, and nobody's
+    return scores
 
 
-def _shared_prefix(cache: DynamicCache, shared: int, joining: range, cells: int) -> DynamicCache:
-    """A fresh cache holding the shared prefix, with as many rows at each layer as it will see."""
+def _shared_prefix(cache: Any, shared: int, layers: range, cells: int) -> DynamicCache:
+    """A fresh cache holding the shared prefix, with as many rows at each layer as it will see.
+
+    The rows are views of one.
+    """
     prefix = DynamicCache()
     if not shared:
         return prefix
     rows = 1
     for index, kept in enumerate(cache.layers):
-        rows += cells if index in joining else 0
-        keys, values = (x[:, :, :shared].expand(rows, -1, -1, -1) for x in _tensors(kept))
-        prefix.update(keys, values, index)
+        rows += cells if index in layers else 0
+        prefix.update(kept.keys[:, :, :shared], kept.values[:, :, :shared], index)
+        layer: Any = prefix.layers[index]
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
     return prefix
-
-
-def _tensors(kept: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of one layer of a cache, [row, head, position, d_head]."""
-    return kept.keys, kept.values
 
 
 def _rows_that_fit(lm: Any, run: int, context: int) -> int:

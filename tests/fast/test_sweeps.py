@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import nnsight
 import numpy as np
 import pytest
 import torch
 
-from remote_mi.interventions import Pair, Prompt, patch_heads, patch_positions
+from remote_mi.interventions import Pair, Prompt, metrics, patch_heads, patch_positions
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Silent
@@ -159,3 +161,37 @@ def test_metrics_are_those_of_the_models_own_logits(both, metric):
             log_probs = logits.log_softmax(-1)
             expected = {"logit": logits, "prob": log_probs.exp(), "log_prob": log_probs}[metric]
             assert float(got[name]) == pytest.approx(float(expected[pair.answer]), abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "logit", "prob", "log_prob"])
+def test_without_the_weights_at_hand_the_numbers_are_the_same(both, metric, monkeypatch):
+    """As in a sandboxed job, where only the model's modules can be asked."""
+    _, _, lm, pair, _, _ = both
+    expected = swept(lm, patch_positions, pair, "resid_pre", "denoise", metric)
+    monkeypatch.setattr(metrics, "has_weights", lambda lm: False)
+    got = swept(lm, patch_positions, pair, "resid_pre", "denoise", metric)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_half_precision_modules_tell_close_rows_apart(bias):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 32, bias=bias, dtype=torch.bfloat16)
+    lm = SimpleNamespace(
+        lm_head=head,
+        interleaver=SimpleNamespace(interleaving=True),
+        backbone=SimpleNamespace(interleaver=SimpleNamespace(interleaving=True)),
+    )
+    hidden = 30 * torch.randn(1, 64) + torch.cat([torch.zeros(1, 64), torch.randn(8, 64)])
+    hidden = hidden.bfloat16()
+    exact = hidden.float() @ head.weight.float().T + (head.bias.float() if bias else 0.0)
+    with torch.no_grad():
+        rounded = head(hidden).float()
+        got = metrics._logits_of_the_module(lm, hidden)
+
+    def worst(logits):
+        return float(((logits - logits[0]) - (exact - exact[0])).abs().max())
+
+    assert exact.abs().max() > 20
+    assert worst(got) < worst(rounded) / 4 and worst(got) < 0.03
