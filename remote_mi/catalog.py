@@ -12,6 +12,7 @@ import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def load_function(card: Card, project: Path) -> Callable[..., Any]:
 _importing = threading.Lock()
 
 
+class _FromSource(SourceFileLoader):
+    """Compiles a file each time.
+
+    Python takes kept bytecode for that of a file of the same second and size, and two edits of a
+    recipe can share both.
+    """
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        raise OSError
+
+
 def _load(card: Card, project: Path) -> Callable[..., Any]:
     assert card.path is not None
     path = card.path.resolve()
@@ -145,7 +157,8 @@ def _load(card: Card, project: Path) -> Callable[..., Any]:
     if name not in sys.modules:
         ship_by_value(companions)
         _drop_edited(companions)
-        spec = importlib.util.spec_from_file_location(name, path)
+        loader = _FromSource(name, str(path))
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         _forget(path)
@@ -168,7 +181,7 @@ def _forget(path: Path) -> None:
     """Drop what Python and nnsight remember of a file's text, so that it runs as it is now."""
     from nnsight.tracing import globals as traced
 
-    linecache.checkcache(str(path))
+    linecache.cache.pop(str(path), None)
     traced.SOURCES.pop(str(path), None)
     for site in [site for site in traced.BLOCKS if site[0] == str(path)]:
         del traced.BLOCKS[site]
@@ -188,6 +201,7 @@ def _drop_edited(companions: Mapping[str, Path]) -> None:
         # All of them: one that did not change may hold names of one that did.
         for name, file in companions.items():
             sys.modules.pop(name, None)
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
             _forget(file)
     _imported.update(now)
     importlib.invalidate_caches()

@@ -125,7 +125,7 @@ def environment(plan: Plan) -> dict[str, str]:
         # Room set aside for CUDA's own use, which there is none of.
         "NDIF_DEFAULT_PADDING_BIAS": "0",
         "NDIF_STATUS_TTL_S": "2",
-        "NDIF_SANDBOX_POOL_SIZE": "1",
+        "NDIF_SANDBOX_POOL_SIZE": "2",
     }
     env |= _ray_environment(plan)
     if plan.execution_timeout is not None:

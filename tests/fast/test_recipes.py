@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from typing import Annotated, Literal
 
@@ -296,3 +298,21 @@ def test_a_tensor_that_a_live_recipe_reads_is_refused(tmp_path):
     exec(compile(source, "<cell>", "exec"), scope)
     with pytest.raises(UsageError, match=r"'VECTOR' \(Tensor\)"):
         live_code_digest(scope["mine"], tmp_path)
+
+
+def test_an_edit_of_the_same_second_and_size_runs_as_edited(tmp_path, monkeypatch):
+    """Which is all that Python looks at before it takes kept bytecode for a file's own."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "quick.py"
+    text = (
+        "from __future__ import annotations\nfrom remote_mi.recipe import recipe\n\n"
+        '@recipe(over="prompt", returns={"x": ()})\ndef quick(lm, prompt):\n    """Q."""\n'
+        '    return {"x": 1}\n'
+    )
+    found = []
+    for number in (1, 2, 3):
+        path.write_text(text.replace("1}", f"{number}}}"))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        card = catalog.find(str(path), tmp_path)
+        found.append(catalog.load_function(card, tmp_path)(None, None)["x"])
+    assert found == [1, 2, 3]

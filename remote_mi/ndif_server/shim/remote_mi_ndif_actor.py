@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from ndif.common.metrics import ModelLoadTimeMetric
 from ndif.common.telemetry import elapsed_ms
 from ndif.services.ray.deployments.modeling.base import BaseModelDeployment
 from ndif.services.ray.sandbox import host as sandbox_host
+from ndif.services.ray.sandbox import model as sandbox_model
 from ndif.services.ray.sandbox.model import SandboxModelDeployment
 from nnsight.modeling.huggingface import HuggingFaceModel
 
@@ -89,9 +91,35 @@ class OnCPU(BaseModelDeployment):
             super().cleanup()
 
 
+class _BetweenJobs(sandbox_host.Pool):
+    """NDIF's pool of processes for sandboxed jobs, filled up when a job has ended.
+
+    NDIF starts the next process beside the job. On a machine with few processors, all of which
+    the model computes with, that would take longer than the sandbox itself.
+    """
+
+    def acquire(self, timeout: float = 30.0) -> Any:
+        """Take a process that is ready, or start one."""
+        try:
+            return self.ready.get(timeout=timeout)
+        except queue.Empty:
+            return self._spawn()
+
+    def fill(self) -> None:
+        """Start what is missing, in the background."""
+        for _ in range(self.size):
+            self.refill()
+
+
+sandbox_model.Pool = _BetweenJobs
+
+
 # `SandboxModelDeployment` calls up into a deployment, which is thus the one above.
 class _Sandboxed(SandboxModelDeployment, OnCPU):
-    pass
+    def cleanup(self) -> None:
+        """Release what a job left behind, and make ready for the next."""
+        super().cleanup()
+        self.pool.fill()
 
 
 # Ray sends a decorated class by value but its bases by reference, so the worker imports this
