@@ -26,7 +26,7 @@ from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.errors import BackendUnavailable, RemoteMIError, RunFailed
 from remote_mi.progress import Watch
 
-POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.1
+POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.05
 #: How long a server may be unreachable while a job is waited for.
 OUTAGE_LIMIT_S = 90.0
 #: How long a submission whose reply was lost is looked for on the server.
