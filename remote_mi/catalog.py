@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import UsageError, not_found
+from remote_mi.errors import UsageError, line_in, not_found
 from remote_mi.key import local_modules
 from remote_mi.paths import builtin_folder
 from remote_mi.recipe import Card
@@ -171,7 +171,7 @@ def _load(card: Card, project: Path) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[name]
-            line = _line_in(error, path)
+            line = line_in(error, path)
             raise UsageError(f"{path}:{line}: importing the recipe failed: "
                              f"{type(error).__name__}: {error}") from error  # fmt: skip
     return getattr(sys.modules[name], card.name)
@@ -213,14 +213,3 @@ def ship_by_value(companions: Mapping[str, Path]) -> None:
 
     for module in (NAMESPACE, "remote_mi.interventions", *companions):
         nnsight.register(module)
-
-
-def _line_in(error: BaseException, path: Path) -> int:
-    """The last line of a file that an error passed through."""
-    line = 0
-    trace = error.__traceback__
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == path:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line

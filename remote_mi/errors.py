@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RemoteMIError(Exception):
@@ -102,6 +103,16 @@ def not_found(what: str, word: str, known: Iterable[str], listing: str) -> NotFo
     close = nearest(word, known)
     suggestion = f"did you mean {close!r}? " if close else ""
     return NotFound(f"no {what} named {word!r}", f"{suggestion}`{listing}` lists them all")
+
+
+def line_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
+    """The last line of a file that an error passed through."""
+    line, trace = otherwise, error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
 
 
 def first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from remote_mi.environment import Environment
-from remote_mi.errors import RemoteMIError, RunFailed
+from remote_mi.errors import RemoteMIError, RunFailed, line_in
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Watch
 from remote_mi.recipe import Card, Output
@@ -63,13 +63,12 @@ class Ticket:
 
     Attributes:
         backend: name of the backend. id: the backend's own id of the job.
-        data: JSON needed to collect it. record: JSON noted on the way, for the provenance.
+        record: JSON noted on the way, for the provenance.
         draft: the run so far, as JSON, of a ticket that was resumed.
     """
 
     backend: str
     id: str
-    data: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     draft: dict[str, Any] = field(default_factory=dict)
 
@@ -133,13 +132,7 @@ def labelled(card: Card) -> str:
 def line_in_recipe(work: Work, error: BaseException) -> int:
     """The last line of the recipe's own file or cell that an error passed through."""
     own = work.card.path.resolve() if work.card.path else Path(work.function.__code__.co_filename)
-    line = work.card.line
-    trace = error.__traceback__
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == own:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+    return line_in(error, own, otherwise=work.card.line)
 
 
 def recipe_error(
