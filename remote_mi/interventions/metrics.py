@@ -121,14 +121,14 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def answer_metric(
-    lm: Any, hidden: torch.Tensor, metric: str, answer: int, wrong: int
+    lm: Any, hidden: torch.Tensor, metric: str, answer: int | list[int], wrong: int | list[int]
 ) -> torch.Tensor:
     """One number a row: how strongly it says the answer.
 
     Args:
         hidden: output of the final norm at the answer's position, [row, d_model].
-        metric: "logit_diff", "logit", "prob" or "log_prob" (see `vocabulary.Metric`).
-        answer, wrong: token ids; `wrong` is used by logit_diff only.
+        metric: one of `vocabulary.Metric`.
+        answer, wrong: token ids, one or several; `wrong` is used by the differences only.
 
     Returns:
         [row], float32; logits and log-probabilities in nats.
@@ -136,18 +136,20 @@ def answer_metric(
     Raises:
         ValueError: for an unknown metric.
     """
-    if metric == "logit_diff":
-        logits = answer_logits(lm, hidden, [answer, wrong])
-        return logits[:, 0] - logits[:, 1]
-    logit = answer_logits(lm, hidden, [answer])[:, 0]
-    if metric == "logit":
-        return logit
-    log_prob = logit - log_normalizer(lm, hidden)
+    right = answer if isinstance(answer, list) else [answer]
+    others = wrong if isinstance(wrong, list) else [wrong]
+    if metric in ("logit_diff", "logit"):
+        logits = answer_logits(lm, hidden, [*right, *others])
+        score = logits[:, : len(right)].mean(-1)
+        return score if metric == "logit" else score - logits[:, len(right) :].mean(-1)
+    if metric not in ("prob", "log_prob", "prob_diff"):
+        raise ValueError(f"unknown metric {metric!r}")
+    log_probs = answer_logits(lm, hidden, [*right, *others])
+    log_probs = log_probs - log_normalizer(lm, hidden)[:, None]
     if metric == "log_prob":
-        return log_prob
-    if metric == "prob":
-        return log_prob.exp()
-    raise ValueError(f"unknown metric {metric!r}")
+        return log_probs[:, : len(right)].logsumexp(-1)
+    prob = log_probs[:, : len(right)].exp().sum(-1)
+    return prob if metric == "prob" else prob - log_probs[:, len(right) :].exp().sum(-1)
 
 
 def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:

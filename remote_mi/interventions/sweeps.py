@@ -81,7 +81,7 @@ def _sweep(
     def score(hidden: torch.Tensor) -> torch.Tensor:
         """The metric of the source run and of each row."""
         hidden = torch.cat([source_hidden, hidden])
-        return answer_metric(lm, hidden, metric, pair.answer, pair.wrong)
+        return answer_metric(lm, hidden, metric, pair.answers, pair.wrongs)
 
     effects = []
     for start in range(0, n_layers, group):

@@ -21,6 +21,7 @@ Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]
 #: denoise: the corrupt run with clean activations put in; noise: the other way round.
 Direction = Literal["denoise", "noise"]
 
-#: How one forward pass becomes one number, at the last position, in float32:
-#: logit_diff: logit(answer) − logit(wrong); logit, prob, log_prob: of the answer.
-Metric = Literal["logit_diff", "logit", "prob", "log_prob"]
+#: How one forward pass becomes one number, where the answer is read, in float32:
+#: logit_diff: mean logit of the answers − mean logit of the wrong ones; prob_diff: the same of
+#: their summed probabilities; logit, prob, log_prob: of the answers alone.
+Metric = Literal["logit_diff", "logit", "prob", "log_prob", "prob_diff"]
