@@ -9,7 +9,8 @@ from typing import Any
 from remote_mi.environment import Environment
 from remote_mi.job import Job
 from remote_mi.key import digest
-from remote_mi.recipe import Card, Ratio, figures_from_json, outputs_from_json
+from remote_mi.outputs import outputs_from_json, summaries_from_json
+from remote_mi.recipe import Card, figures_from_json
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Draft:
         key: the job's key. id8: of the run's name.
         keys: key of each call's raw outputs. missing: indices of the calls to compute.
         lock, sources: for the run folder. model: fields of the `ModelSpec`.
-        parts: per prompt its tokens, labels, template and texts.
+        parts: per prompt its tokens, labels, template, class, group and texts.
         notes: for the reader. provenance: all of it but `record`.
         record: what was noted on the way. events: what happened when.
         environment: where the outputs are computed.
@@ -58,8 +59,9 @@ class Draft:
         shown = self.recipe
         return Card(
             shown["name"], shown["over"], outputs_from_json(shown["returns"]),
-            {name: Ratio(r["effect"], gap=r["gap"]) for name, r in shown["summaries"].items()},
-            figures_from_json(shown["figures"]), references=shown["references"], doc=shown["doc"],
+            summaries_from_json(shown["summaries"]), figures_from_json(shown["figures"]),
+            references=shown["references"], doc=shown["doc"],
+            controls=shown.get("controls", {}), analysis=shown.get("analysis", ""),
         )  # fmt: skip
 
     @property

@@ -84,17 +84,38 @@ class Bars(Figure):
 
 @dataclass(frozen=True)
 class Table(Figure):
-    """One row a pair (or prompt): its text and the scalar outputs named.
+    """One row a pair (or prompt): its text and the scalar or token outputs named.
 
     Attributes:
-        columns: names of further scalar outputs shown beside `output`.
+        columns: names of further outputs shown beside `output`.
     """
 
     kind: ClassVar[str] = "table"
     columns: tuple[str, ...] = ()
 
 
-KINDS: dict[str, type[Figure]] = {c.kind: c for c in (Heatmap, TokenGrid, Bars, Table)}
+@dataclass(frozen=True)
+class Lines(Figure):
+    """Values over the last dimension, one line for each index of the dimension before it.
+
+    The control of the output, where it has one, is drawn too.
+    """
+
+    kind: ClassVar[str] = "lines"
+
+
+@dataclass(frozen=True)
+class Text(Figure):
+    """Rows of token ids as text, one line for each index of the dimensions before the last.
+
+    Attributes:
+        output: an output of token ids.
+    """
+
+    kind: ClassVar[str] = "text"
+
+
+KINDS: dict[str, type[Figure]] = {c.kind: c for c in (Heatmap, TokenGrid, Bars, Table, Lines, Text)}
 
 
 def from_json(data: dict[str, Any]) -> Figure:

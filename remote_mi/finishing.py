@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from remote_mi.progress import Watch
 from remote_mi.results import Result
 from remote_mi.store.cache import Cache
 from remote_mi.store.runs import RunRecord, Runs
+
+if TYPE_CHECKING:
+    from remote_mi.statistics import Part
 
 
 def event(what: str, **more: Any) -> dict[str, Any]:
@@ -50,7 +53,9 @@ class Finisher:
 
         Raises:
             Mismatch: if outputs that the cache had are no longer there.
+            RunFailed: if the recipe's own analysis fails.
         """
+        from remote_mi.analysis import add_analysis
         from remote_mi.statistics import assemble
 
         draft = self.draft
@@ -58,7 +63,9 @@ class Finisher:
                         "parts_from_cache": len(draft.keys) - len(draft.missing)}  # fmt: skip
         self.watch.stage("putting the results together")
         raw = self._raw()
-        assembled = assemble(draft.card, self._parts(raw))
+        parts, of_set = self._parts(raw)
+        assembled = assemble(draft.card, parts, of_set, draft.provenance["parameters"])
+        add_analysis(draft, parts, assembled)
         document = {
             "parts": [
                 {"tokens": p["tokens"], "labels": p["labels"], **p["text"]} for p in draft.parts
@@ -113,16 +120,26 @@ class Finisher:
             found.append(entry.arrays)
         return found
 
-    def _parts(self, raw: list[Mapping[str, np.ndarray]]) -> list[Any]:
+    def _parts(
+        self, raw: list[Mapping[str, np.ndarray]]
+    ) -> tuple[list[Part], Mapping[str, np.ndarray]]:
+        """The outputs of each example, and those of the whole set."""
         from remote_mi.statistics import Part
 
-        of_set = self.draft.recipe["over"] == "set"
-        parts = [
-            Part(raw[0] if of_set else raw[index], p["tokens"], p["labels"], p["template"],
-                 p["text"])
-            for index, p in enumerate(self.draft.parts)
-        ]  # fmt: skip
-        return parts[:1] if of_set else parts
+        once = self.draft.card.called_once
+        returns = self.draft.card.returns
+        parts = []
+        for index, kept in enumerate(self.draft.parts):
+            if once:
+                each = [name for name, output in returns.items() if output.of == "example"]
+                arrays = {name: raw[0][f"{name}@{index}"] for name in each}
+            else:
+                arrays = raw[index]
+            parts.append(
+                Part(arrays, kept["tokens"], kept["labels"], kept["template"], kept["text"])
+            )
+        of_set = [name for name, output in returns.items() if output.of == "set"]
+        return parts, {name: raw[0][name] for name in of_set}
 
     def _vocabulary(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, str]:
         """Text of every token id that an output holds."""
@@ -130,7 +147,9 @@ class Finisher:
         for name, output in self.draft.card.returns.items():
             if output.kind == "token":
                 for outputs in raw:
-                    ids.update(int(i) for i in outputs[name].reshape(-1))
+                    for key, values in outputs.items():
+                        if key.partition("@")[0] == name:
+                            ids.update(int(i) for i in values.reshape(-1) if i >= 0)
         if not ids:
             return {}
         if self.tokenizer is None:

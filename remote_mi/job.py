@@ -40,8 +40,12 @@ class Job:
     @functools.cached_property
     def code(self) -> str:
         """Digest of the project code that the recipe reaches."""
+        return self._digest_of(self.card.name)
+
+    def _digest_of(self, name: str) -> str:
+        """Digest of the project code that the recipe, or its analysis, reaches."""
         if self.card.path is not None:
-            return code_digest(self.card.path, self.card.name, self.project)
+            return code_digest(self.card.path, name, self.project)
         assert self.function is not None
         return live_code_digest(self.function, self.project)
 
@@ -63,15 +67,20 @@ class Job:
     def key(self) -> str:
         """Key of the whole job's result, summaries included."""
         summaries = self.card.shown()["summaries"]
-        templates = [e.template for e in self.prompts.examples]
-        return digest({**self.described, "summaries": summaries, "templates": templates,
-                       "drop_invalid": self.drop_invalid})  # fmt: skip
+        examples = self.prompts.examples
+        described = {**self.described, "summaries": summaries,
+                     "templates": [e.template for e in examples],
+                     "drop_invalid": self.drop_invalid}  # fmt: skip
+        if self.card.analysis:
+            described["analysis"] = self._digest_of(self.card.analysis)
+            described["classes"] = [[e.label, e.group] for e in examples]
+        return digest(described)
 
     @functools.cached_property
     def part_keys(self) -> list[str]:
-        """Keys of the raw outputs: one an example, or a single one for a recipe over the set."""
+        """Keys of the raw outputs: one an example, or a single one for a recipe that is called once."""
         prompts = self.described["prompts"]
-        groups = [prompts] if self.card.over == "set" else [[p] for p in prompts]
+        groups = [prompts] if self.card.called_once else [[p] for p in prompts]
         return [digest({**self.described, "prompts": group, "part": True}) for group in groups]
 
     def lock(self) -> dict[str, Any]:

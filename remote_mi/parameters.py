@@ -22,7 +22,7 @@ class Param:
     """One parameter of a recipe: its type, default and bounds; also a command-line option."""
 
     name: str
-    kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats"]
+    kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt"]
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Param:
         """What a value must be, in words."""
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
-        words = {"str": "a text", "int": "a whole number", "float": "a number",
+        words = {"str": "a text", "prompt": "a prompt's text", "int": "a whole number", "float": "a number",
                  "bool": "true or false", "ints": "whole numbers, e.g. 1,2,3",
                  "floats": "numbers, e.g. 0.5,1", "strs": "texts, e.g. a,b"}[self.kind]  # fmt: skip
         if self.low is not None and self.high is not None:
@@ -73,7 +73,7 @@ class Param:
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[str(value).lower()] if str(value).lower() in words else _fail()
-        if self.kind == "str":
+        if self.kind in ("str", "prompt"):
             return value if isinstance(value, str) else _fail()
         if isinstance(value, bool):
             raise ValueError
@@ -107,6 +107,8 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         for extra in extras:
             if isinstance(extra, Range):
                 low, high = extra.low, extra.high
+            elif extra == "prompt":
+                return Param(name, "prompt", default, not has_default)
     plain = {str: "str", int: "int", float: "float", bool: "bool",
              list[int]: "ints", list[str]: "strs", list[float]: "floats"}  # fmt: skip
     choices: tuple[str, ...] = ()

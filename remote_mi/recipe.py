@@ -18,45 +18,20 @@ from typing import Any, Literal
 
 from remote_mi.errors import UsageError, nearest
 from remote_mi.figures import Figure, from_json
+from remote_mi.outputs import Output as Output
+from remote_mi.outputs import Ratio as Ratio
+from remote_mi.outputs import Tokens as Tokens
+from remote_mi.outputs import output_json
 from remote_mi.parameters import Param as Param
 from remote_mi.parameters import Range as Range
 from remote_mi.parameters import param_from
 
-Over = Literal["prompt", "pair", "set"]
+Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
+#: Recipes that are called once with all examples → the dimension of outputs that are per example.
+EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
 NEEDS = ("gradients", "attention_weights", "generation")
 #: Names of the prompt inputs; a recipe's parameter cannot be called one of these.
 INPUTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
-
-
-@dataclass(frozen=True)
-class Output:
-    """One declared output.
-
-    Attributes:
-        dims: names of its dimensions, outermost first; () for a number.
-        kind: "number" for arrays of numbers, "token" for arrays of token ids.
-    """
-
-    dims: tuple[str, ...]
-    kind: Literal["number", "token"] = "number"
-
-
-def Tokens(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
-    """An output of token ids with these dimensions; shown as text, never averaged."""
-    return Output(tuple(dims), "token")
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Summary over pairs: mean of one output over the mean of another (ratio of means).
-
-    Attributes:
-        effect: name of the output in the numerator, of any shape.
-        gap: name of the scalar output in the denominator.
-    """
-
-    effect: str
-    gap: str
 
 
 @dataclass(frozen=True)
@@ -67,9 +42,12 @@ class Card:
         name: the function's name; the recipe's name everywhere.
         path: the file it stands in, or None for a function defined in a notebook or prompt.
         doc: the docstring.
-        over: what the body is called with: one "prompt", one "pair", or the whole "set".
+        over: what the body is called with: one "prompt", one "pair", all "prompts", all "pairs",
+            or "none".
         returns: its outputs.
-        summaries: values computed over all pairs from the outputs.
+        summaries: values over all examples: ratios of means, and what `analysis` gives.
+        controls: output or summary → the output or summary that it is held against.
+        analysis: name of the file's function that computes summaries here, "" for none.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
         origin: "built-in", "project", "plug-in" or "file".
@@ -78,7 +56,7 @@ class Card:
     name: str
     over: Over
     returns: Mapping[str, Output]
-    summaries: Mapping[str, Ratio] = field(default_factory=dict)
+    summaries: Mapping[str, Ratio | Output] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     needs: Sequence[str] = ()
     references: Sequence[str] = ()
@@ -87,6 +65,23 @@ class Card:
     path: Path | None = None
     line: int = 0
     origin: str = "file"
+    controls: Mapping[str, str] = field(default_factory=dict)
+    analysis: str = ""
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether its examples are clean/corrupt pairs."""
+        return self.over in ("pair", "pairs")
+
+    @property
+    def called_once(self) -> bool:
+        """Whether it is called once for all examples."""
+        return self.over in (*EXAMPLE, "none")
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Dimensions of an output or summary."""
+        found = self.returns.get(name) or self.summaries[name]
+        return self.returns[found.effect].dims if isinstance(found, Ratio) else found.dims
 
     @property
     def summary(self) -> str:
@@ -125,16 +120,16 @@ class Card:
             "over": self.over,
             "summary": self.summary,
             "doc": self.doc,
-            "returns": {k: {"dims": list(o.dims), "kind": o.kind} for k, o in self.returns.items()},
-            "summaries": {k: {"effect": r.effect, "gap": r.gap} for k, r in self.summaries.items()},
+            "returns": {k: output_json(o) for k, o in self.returns.items()},
+            "summaries": {
+                k: {"effect": r.effect, "gap": r.gap} if isinstance(r, Ratio) else output_json(r)
+                for k, r in self.summaries.items()
+            },
+            "controls": dict(self.controls),
+            "analysis": self.analysis,
             "figures": [f.to_json() for f in self.figures],
             "references": list(self.references),
         }
-
-
-def outputs_from_json(data: Mapping[str, Any]) -> dict[str, Output]:
-    """The `returns` part of `Card.shown`, read back."""
-    return {k: Output(tuple(v["dims"]), v["kind"]) for k, v in data.items()}
 
 
 def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
@@ -152,7 +147,9 @@ def recipe(
     *,
     over: Over,
     returns: Mapping[str, Any],
-    summaries: Mapping[str, Ratio] | None = None,
+    summaries: Mapping[str, Any] | None = None,
+    controls: Mapping[str, str] | None = None,
+    analysis: str = "",
     figures: Sequence[Figure] = (),
     needs: Sequence[str] = (),
     references: Sequence[str] = (),
@@ -162,14 +159,23 @@ def recipe(
     The function is called as `fn(lm, prompt_or_pair_or_list, **parameters)` inside one nnsight
     session where the model is, and returns a dict with exactly the declared outputs. Parameters
     are keyword-only, annotated (str, int, float, bool, Literal[...], list of these,
-    Annotated[int, Range(1, 9)]) and become command-line options and part of the job's key.
+    Annotated[int, Range(1, 9)], PromptText) and become command-line options and part of the
+    job's key.
 
     Args:
-        over: called once per "prompt", once per "pair", or once with the whole "set".
+        over: called once per "prompt" or per "pair", once with all "prompts" or all "pairs", or
+            once with no examples ("none", as `fn(lm, **parameters)`).
         returns: output name → tuple of dimension names, or `Tokens(...)` for token ids. The
-            dimensions "layer", "head" and "position" get their coordinates by themselves.
-        summaries: name → `Ratio(effect, gap)`, computed over all pairs with an interval.
-            Other numeric outputs are summarised by their mean.
+            dimensions "layer" and "head" are numbered, "position", "query" and "key" are
+            positions, "draw" holds replicates, and a dimension "x" takes the values of a list
+            parameter "xs". Called with all "pairs", an output that begins with the dimension
+            "pair" is per pair ("prompt" likewise); others are of the whole set.
+        summaries: name → `Ratio(effect, gap)`, computed over all pairs with an interval, or a
+            tuple of dimension names for what `analysis` computes. Other numeric outputs are
+            summarised by their mean.
+        controls: output or summary → the one of its control, of the same leading dimensions.
+        analysis: name of a function of the same file, called here with the outputs of all
+            examples and the parameters: `fn(examples, **parameters)`; it gives the summaries.
         figures: what to show, each naming an output or a summary.
         needs: of "gradients", "attention_weights", "generation".
         references: keys in references.bib.
@@ -181,6 +187,8 @@ def recipe(
         "over": over,
         "returns": returns,
         "summaries": summaries or {},
+        "controls": controls or {},
+        "analysis": analysis,
         "figures": figures,
         "needs": needs,
         "references": references,
@@ -234,22 +242,20 @@ def build_card(
     def refuse(problem: str, hint: str | None = None) -> UsageError:
         return UsageError(f"{where}recipe {name!r}: {problem}", hint)
 
-    over = declaration.get("over")
-    if over not in ("prompt", "pair", "set"):
-        raise refuse(f"over={over!r} is not one of 'prompt', 'pair', 'set'")
+    over: Any = declaration.get("over")
+    if over not in typing.get_args(Over):
+        known = ", ".join(repr(word) for word in typing.get_args(Over))
+        raise refuse(f"over={over!r} is not one of {known}")
     if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
         raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
-    returns = {
-        key: value if isinstance(value, Output) else Output(tuple(value))
-        for key, value in declaration["returns"].items()
-    }
-    summaries = dict(declaration.get("summaries") or {})
-    for key, ratio in summaries.items():
-        for output in (ratio.effect, ratio.gap):
-            if output not in returns:
-                raise refuse(f"summary {key!r} names {output!r}, which is no output")
-        if returns[ratio.gap].dims:
-            raise refuse(f"summary {key!r} divides by {ratio.gap!r}, which is not a number")
+    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
+    analysis = declaration.get("analysis") or ""
+    summaries = {}
+    for key, value in (declaration.get("summaries") or {}).items():
+        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
+        problem = _summary_problem(key, summaries[key], returns, analysis)
+        if problem:
+            raise refuse(problem)
     figures = tuple(declaration.get("figures") or ())
     for figure in figures:
         if figure.output not in returns and figure.output not in summaries:
@@ -258,12 +264,14 @@ def build_card(
     for need in needs:
         if need not in NEEDS:
             raise refuse(f"needs {need!r}, which is not one of {', '.join(NEEDS)}")
-    if len(signature) < 2 or any(entry[4] for entry in signature[:2]):
-        raise refuse("its first two arguments must be the model and the prompts",
-                     f"def {name}(lm, {over}, *, ...)")  # fmt: skip
+    first = 1 if over == "none" else 2
+    if len(signature) < first or any(entry[4] for entry in signature[:first]):
+        what = "first argument must be the model" if over == "none" else (
+            "first two arguments must be the model and the prompts")  # fmt: skip
+        raise refuse(f"its {what}", f"def {name}(lm{'' if first == 1 else f', {over}'}, *, ...)")
     parameters = []
     helps = _argument_docs(doc)
-    for argument, annotation, has_default, default, keyword_only in signature[2:]:
+    for argument, annotation, has_default, default, keyword_only in signature[first:]:
         if not keyword_only:
             raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
         if argument in INPUTS:
@@ -273,9 +281,50 @@ def build_card(
         except TypeError as error:
             raise refuse(f"parameter {argument!r}: {error}") from None
         parameters.append(Param(**{**param.__dict__, "help": helps.get(argument, "")}))
-    return Card(name, over, returns, summaries, figures, needs,
+    card = Card(name, over, returns, summaries, figures, needs,
                 tuple(declaration.get("references") or ()), tuple(parameters),
-                inspect.cleandoc(doc), path, line, origin)  # fmt: skip
+                inspect.cleandoc(doc), path, line, origin,
+                dict(declaration.get("controls") or {}), analysis)  # fmt: skip
+    for key, control in card.controls.items():
+        problem = _control_problem(card, key, control)
+        if problem:
+            raise refuse(problem)
+    return card
+
+
+def _declared(value: Any, over: str) -> Output:
+    """An output as declared, with what it is of: each example, or the whole set."""
+    output = value if isinstance(value, Output) else Output(tuple(value))
+    if over in ("prompt", "pair"):
+        return output
+    if over in EXAMPLE and output.dims[:1] == (EXAMPLE[over],):
+        return Output(output.dims[1:], output.kind, "example")
+    return Output(output.dims, output.kind, "set")
+
+
+def _summary_problem(
+    key: str, summary: Ratio | Output, returns: Mapping[str, Output], analysis: str
+) -> str:
+    """What is wrong with a summary's declaration, "" if nothing."""
+    if isinstance(summary, Output):
+        return "" if analysis else f"summary {key!r} needs analysis=..., the function that gives it"
+    for output in (summary.effect, summary.gap):
+        if output not in returns:
+            return f"summary {key!r} names {output!r}, which is no output"
+    if set(returns[summary.gap].dims) - {"draw"}:
+        return f"summary {key!r} divides by {summary.gap!r}, which is not a number"
+    return ""
+
+
+def _control_problem(card: Card, key: str, control: str) -> str:
+    """What is wrong with a control's declaration, "" if nothing."""
+    for name in (key, control):
+        if name not in card.returns and name not in card.summaries:
+            return f"controls names {name!r}, which it does not return"
+    own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
+    if own[: len(other)] != other:
+        return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
+    return ""
 
 
 def _argument_docs(doc: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from remote_mi.errors import NotFound, UsageError, nearest
 from remote_mi.figures import Figure
-from remote_mi.recipe import Output, figures_from_json, outputs_from_json
+from remote_mi.outputs import Output, coordinates, outputs_from_json
+from remote_mi.recipe import figures_from_json
 
 if TYPE_CHECKING:
     import pandas
@@ -140,6 +141,11 @@ class Result:
         return figures_from_json(self.recipe["figures"])
 
     @property
+    def controls(self) -> Mapping[str, str]:
+        """Output or summary → the one that it is held against."""
+        return self.recipe.get("controls", {})
+
+    @property
     def prompts(self) -> list[Mapping[str, Any]]:
         """Text, tokens and labelled positions of every prompt or pair."""
         return self.document["parts"]
@@ -184,16 +190,49 @@ class Result:
 
     def _each(self, name: str) -> Iterator[NamedArray]:
         dims = self.outputs[name].dims
-        for index, part in enumerate(self.prompts):
+        each: list[Any] = [part["tokens"] for part in self.prompts]
+        for index, tokens in enumerate([None] if self.outputs[name].of == "set" else each):
             key = f"{name}@{index}"
-            if key not in self.arrays:  # over the whole set: there is one
-                return
             values = self.arrays[key]
             coords = {
-                dim: list(part["tokens"]) if dim == "position" else list(range(size))
+                dim: coordinates(dim, size, self.provenance.get("parameters", {}), tokens)
                 for dim, size in zip(dims, values.shape, strict=True)
             }
             yield NamedArray(values, dims, coords, name=name)
+
+    def control_band(self, name: str) -> np.ndarray | None:
+        """How large an output or summary would be by its control alone.
+
+        Returns:
+            Of the output's shape: the largest size within the control's 95% interval, or the size
+            of the control where it has none. None if the output has no control.
+        """
+        control = self.controls.get(name)
+        if control is None or control not in self.arrays or name not in self.arrays:
+            return None
+        found = self[control]
+        ends = [e for e in (found.values, found.low, found.high) if e is not None]
+        band = np.abs(np.stack(ends)).max(0)
+        if not np.isfinite(band).any():
+            return None  # no draws were asked for
+        shape = self.arrays[name].shape
+        return np.broadcast_to(band.reshape(band.shape + (1,) * (len(shape) - band.ndim)), shape)
+
+    def explained(self, name: str) -> np.ndarray | None:
+        """Which cells of an output or summary its control explains.
+
+        Returns:
+            True where the value is no larger than `control_band`, or its own interval contains 0;
+            False where it is exactly 0 (nothing is to be explained). None without a control.
+        """
+        band = self.control_band(name)
+        if band is None:
+            return None
+        found = self[name]
+        marked = np.abs(found.values) <= band
+        if found.low is not None and found.high is not None:
+            marked |= (found.low <= 0) & (found.high >= 0)
+        return marked & (found.values != 0)
 
     def text(self, token: int) -> str:
         """A token id of this result as text."""

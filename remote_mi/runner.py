@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from remote_mi.errors import (
     BackendUnavailable,
     Mismatch,
     RemoteMIError,
+    RunFailed,
     StoreError,
     UsageError,
     WaitTimeout,
@@ -27,6 +28,7 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.paths import cache_root, project_folder
 from remote_mi.phenomena import PromptSet
 from remote_mi.progress import Silent, Watch
+from remote_mi.prompt_choice import PromptChoice
 from remote_mi.recipe import INPUTS, card_of
 from remote_mi.results import Result
 from remote_mi.store.cache import Cache
@@ -35,56 +37,6 @@ from remote_mi.store.runs import RunRecord, Runs
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
     from remote_mi.models.tokens import Tokenized
-
-
-@dataclass(frozen=True)
-class PromptChoice:
-    """Which prompts a job takes: exactly one of a phenomenon, a file, or texts.
-
-    Attributes:
-        phenomenon: name or file, optionally `name:template`.
-        pairs: JSONL file, or a list of dicts as its lines.
-        texts: prompt/target or clean/corrupt/answer/wrong.
-        size, seed: of a phenomenon; None takes the phenomenon's own.
-    """
-
-    phenomenon: str | None = None
-    pairs: str | Path | list[Mapping[str, str]] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None
-    seed: int | None = None
-
-    def resolve(self, project: Path) -> PromptSet:
-        """The prompts as text.
-
-        Raises:
-            UsageError: if none or more than one source is given.
-            NotFound: for an unknown phenomenon or template.
-        """
-        given = [self.phenomenon is not None, self.pairs is not None, bool(self.texts)]
-        if sum(given) != 1:
-            raise UsageError(
-                "give the prompts one way" if sum(given) else "there are no prompts",
-                "--phenomenon NAME, or --pairs FILE.jsonl, or -p prompt=…, or "
-                "-p clean=… -p corrupt=… -p answer=… -p wrong=…",
-            )
-        if self.phenomenon is not None:
-            name, _, template = self.phenomenon.partition(":")
-            found = phenomena.find(name, project)
-            return found.prompts(self.size, self.seed, template or None)
-        if self.seed is not None:
-            raise UsageError("--seed belongs to a phenomenon", "leave it out")
-        if self.texts:
-            return PromptSet((phenomena.from_fields(self.texts),), "command line")
-        if isinstance(self.pairs, list):
-            examples = tuple(phenomena.from_fields(fields) for fields in self.pairs)
-            prompts = PromptSet(examples, "list")
-        else:
-            assert self.pairs is not None
-            prompts = phenomena.from_jsonl(Path(self.pairs))
-        if self.size is not None and not 1 <= self.size <= len(prompts.examples):
-            raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
-        return PromptSet(prompts.examples[: self.size], prompts.origin)
 
 
 def run(
@@ -163,8 +115,11 @@ def make_job(
             raise UsageError(f"recipe {card.name!r} reads attention weights, which attention "
                              f"{spec.attention!r} does not give", "leave --attention out")  # fmt: skip
         spec = replace(spec, attention="eager")
-    prompts = choice.resolve(project)
-    if card.over == "pair":
+    prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
+    if card.analysis and card.path is None:
+        raise UsageError(f"recipe {card.name!r} has an analysis and no file",
+                         "write it into a file, and name the file")  # fmt: skip
+    if card.takes_pairs:
         for index, example in enumerate(prompts.examples):
             if example.corrupt is None:
                 raise UsageError(
@@ -231,6 +186,10 @@ def finish(
     try:
         result = finisher.result(ticket.record)
     except Mismatch as error:
+        backend.settle(ticket, None, error)
+        raise
+    except RunFailed as error:  # its analysis; the outputs are cached
+        finisher.failure(error, ticket.record)
         backend.settle(ticket, None, error)
         raise
     kept = result.path is not None or finisher.unsaved is None
@@ -321,8 +280,8 @@ class _Execution:
         model = self.backend.open(job.model, self.watch)
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
                              model.context, job.drop_invalid)  # fmt: skip
-        if job.card.over == "set":
-            calls: list[Any] = [tokenized.prompts]
+        if job.card.called_once:
+            calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
             keys = job.part_keys
             if tokenized.dropped:
                 keys = [digest([keys[0], tokenized.kept])]
@@ -337,6 +296,18 @@ class _Execution:
         self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
         return model, draft, [calls[i] for i in missing]
+
+    def _parameters(self, model: LoadedModel) -> dict[str, Any]:
+        """The recipe's parameters, with texts that it takes as prompts tokenized."""
+        from remote_mi.models.tokens import tokenize
+
+        parameters = dict(self.job.parameters)
+        for param in self.job.card.parameters:
+            if param.kind == "prompt":
+                text = PromptSet((phenomena.Example(parameters[param.name]),), param.name)
+                made = tokenize(model.tokenizer, text, self.job.model, "prompt", model.context)
+                parameters[param.name] = made.prompts[0]
+        return parameters
 
     def _environment(self, record: Mapping[str, Any]) -> Environment:
         """Where it is computed: for a local run the device that is really used."""
@@ -360,7 +331,8 @@ class _Execution:
             text = {"clean": example.clean, "corrupt": example.corrupt, "answer": example.answer,
                     "wrong": example.wrong, "template": example.template}  # fmt: skip
             parts.append({"tokens": tokenized.tokens[index], "template": example.template,
-                          "labels": dict(tokenized.labels[index]), "text": text})  # fmt: skip
+                          "labels": dict(tokenized.labels[index]), "label": example.label,
+                          "group": example.group or str(kept), "text": text})  # fmt: skip
         provenance = {
             "key": job.key,
             "code": job.code,
@@ -387,7 +359,8 @@ class _Execution:
         else:
             catalog.ship_by_value({})
         self.watch.stage(f"running {job.card.name} on {self.backend.name}")
-        work = Work(job.card, function, calls, job.parameters, job.key, job.project, job.model,
+        parameters = self._parameters(model)
+        work = Work(job.card, function, calls, parameters, job.key, job.project, job.model,
                     draft.to_json())  # fmt: skip
         ticket = self.backend.submit(model, work, self.watch)
         draft.events.append(event("submitted", id=ticket.id))

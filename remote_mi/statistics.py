@@ -1,8 +1,9 @@
-"""From the raw outputs of every prompt to one result: alignment, means, intervals.
+"""From the raw outputs of every example to one result: alignment, means, intervals.
 
 Aggregation is a ratio of means where the recipe declares one, otherwise a mean; the intervals
-are 95% percentile bootstrap intervals over prompts. Positions are averaged index by index only
-within one template; prompts of different templates are aligned by their labelled positions.
+are 95% percentile bootstrap intervals over examples, or over draws where there is one example.
+Positions are averaged index by index only within one template; prompts of different templates
+are aligned by their labelled positions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
 from remote_mi.recipe import Card
 
 RESAMPLES = 1000
@@ -49,46 +51,117 @@ class Assembled:
     notes: list[str]
 
 
-def assemble(card: Card, parts: Sequence[Part]) -> Assembled:
-    """Put the parts of a job together.
+def assemble(
+    card: Card,
+    parts: Sequence[Part],
+    of_set: Mapping[str, np.ndarray] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Assembled:
+    """Put the raw outputs of a job together.
 
     Args:
-        card: the recipe; parts: at least one, in the order of the prompts.
+        card: the recipe. parts: one an example, in their order.
+        of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
     """
-    result = Assembled({}, {}, [])
-    for index, part in enumerate(parts):
-        for name, values in part.arrays.items():
-            result.arrays[f"{name}@{index}"] = np.asarray(values)
-    positions, columns = _alignment(parts)
-    for name, output in card.returns.items():
-        if name not in parts[0].arrays:
-            continue
-        if output.kind == "token" and len(parts) > 1:
-            continue  # token ids have no mean; the parts keep them
-        stacked = _stack(card, name, parts, positions)
-        result.axes[name] = _axes(output.dims, stacked.shape[1:], columns)
-        if len(parts) == 1:
-            result.arrays[name] = stacked[0]
-            continue
-        numbers = stacked.astype(np.float64)
-        result.arrays[name] = numbers.mean(0).astype(np.float32)
-        _put_interval(result.arrays, name, numbers, None)
-    for name, ratio in card.summaries.items():
-        effect = _stack(card, ratio.effect, parts, positions).astype(np.float64)
-        gap = _stack(card, ratio.gap, parts, positions).astype(np.float64)
-        result.axes[name] = _axes(card.returns[ratio.effect].dims, effect.shape[1:], columns)
-        result.notes += _gap_notes(ratio.gap, gap)
+    return _Assembly(card, parts, of_set or {}, parameters or {}).assembled()
+
+
+class _Assembly:
+    """The samples of every output, aligned, and what is computed from them."""
+
+    def __init__(
+        self,
+        card: Card,
+        parts: Sequence[Part],
+        of_set: Mapping[str, np.ndarray],
+        parameters: Mapping[str, Any],
+    ) -> None:
+        self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
+        self.positions, self.columns = _alignment(parts) if parts else ([], [])
+        self.result = Assembled({}, {}, [])
+
+    def assembled(self) -> Assembled:
+        arrays, card = self.result.arrays, self.card
+        for index, part in enumerate(self.parts):
+            for name, values in part.arrays.items():
+                arrays[f"{name}@{index}"] = np.asarray(values)
+        arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
+        for name, output in card.returns.items():
+            if output.kind == "token" and output.of == "example" and len(self.parts) > 1:
+                continue  # token ids have no mean; the parts keep them
+            samples = self._samples(name)
+            self._label(name, output)
+            if output.kind == "token":
+                arrays[name] = samples[0]
+            else:
+                self._estimate(name, samples, None)
+        for name, summary in card.summaries.items():
+            if isinstance(summary, Ratio):
+                self._ratio(name, summary)
+        return self.result
+
+    def _samples(self, name: str) -> np.ndarray:
+        """What an output is averaged over, aligned: [example, ...]; of one example [draw, ...]."""
+        output = self.card.returns[name]
+        if output.of == "set":
+            stacked = np.asarray(self.of_set[name])[None]
+        else:
+            stacked = np.stack([self._aligned(output, name, i) for i in range(len(self.parts))])
+        if DRAW not in output.dims or output.kind == "token":
+            return stacked
+        axis = 1 + output.dims.index(DRAW)
+        if stacked.shape[axis] == 0:  # no draws were asked for
+            return np.full([1, *np.delete(stacked.shape[1:], axis - 1)], np.nan)
+        if len(stacked) > 1:
+            return stacked.mean(axis)
+        return np.moveaxis(stacked[0], axis - 1, 0)
+
+    def _aligned(self, output: Output, name: str, index: int) -> np.ndarray:
+        values = np.asarray(self.parts[index].arrays[name])
+        for axis, dim in enumerate(output.dims):
+            if dim in POSITIONS:
+                values = np.take(values, self.positions[index], axis)
+        return values
+
+    def _label(self, name: str, output: Output) -> None:
+        """The coordinates of an output or summary."""
+        dims = [d for d in output.dims if d != DRAW or output.kind == "token"]
+        self.result.axes[name] = {dim: self._coordinates(name, dim) for dim in dims}
+
+    def _coordinates(self, name: str, dim: str) -> list[Any]:
+        source = self.card.summaries.get(name)
+        if isinstance(source, Ratio):
+            name = source.effect
+        output = self.card.returns[name]
+        raw = self.of_set[name] if output.of == "set" else self.parts[0].arrays[name]
+        return coordinates(dim, np.asarray(raw).shape[output.dims.index(dim)], self.parameters,
+                           self.columns if output.of == "example" else None)  # fmt: skip
+
+    def _estimate(self, name: str, samples: np.ndarray, gap: np.ndarray | None) -> None:
+        """The mean of the samples, or its ratio to the mean gap, with an interval."""
+        mean = samples.astype(np.float64).mean(0)
+        divisor = 1.0 if gap is None else gap.mean()
+        self.result.arrays[name] = (mean / divisor).astype(np.float32)
+        if len(samples) > 1:
+            _put_interval(self.result.arrays, name, samples.astype(np.float64), gap)
+
+    def _ratio(self, name: str, ratio: Ratio) -> None:
+        effect = self._samples(ratio.effect).astype(np.float64)
+        gap = self._samples(ratio.gap).astype(np.float64)
+        self._label(name, self.card.returns[ratio.effect])
+        for note in _gap_notes(ratio.gap, gap):
+            if note not in self.result.notes:
+                self.result.notes.append(note)
         if abs(gap.mean()) < 1e-6:
-            result.notes.append(
+            self.result.notes.append(
                 f"{name} is not given: the mean {ratio.gap} is {gap.mean():.2g}, and nothing can "
                 f"be divided by it; the raw {ratio.effect} is kept"
             )
-            result.arrays[name] = np.full(effect.shape[1:], np.nan, np.float32)
-            continue
-        result.arrays[name] = (effect.mean(0) / gap.mean()).astype(np.float32)
-        if len(parts) > 1:
-            _put_interval(result.arrays, name, effect, gap)
-    return result
+            self.result.arrays[name] = np.full(effect.shape[1:], np.nan, np.float32)
+            return
+        if len(gap) != len(effect):  # one side has draws, the other does not
+            gap = np.full(len(effect), gap.mean())
+        self._estimate(name, effect, gap)
 
 
 def _gap_notes(name: str, gap: np.ndarray) -> list[str]:
@@ -129,27 +202,6 @@ def _one_template(parts: Sequence[Part]) -> bool:
     )
 
 
-def _stack(card: Card, name: str, parts: Sequence[Part], positions: list[list[int]]) -> np.ndarray:
-    """One output of all parts, aligned, [part, ...]."""
-    dims = card.returns[name].dims
-    aligned = []
-    for part, kept in zip(parts, positions, strict=True):
-        values = np.asarray(part.arrays[name])
-        if "position" in dims:
-            values = np.take(values, kept, dims.index("position"))
-        aligned.append(values)
-    return np.stack(aligned)
-
-
-def _axes(
-    dims: tuple[str, ...], shape: tuple[int, ...], columns: list[str]
-) -> dict[str, list[Any]]:
-    return {
-        dim: list(columns) if dim == "position" else list(range(size))
-        for dim, size in zip(dims, shape, strict=True)
-    }
-
-
 def _put_interval(
     arrays: dict[str, np.ndarray], name: str, values: np.ndarray, gap: np.ndarray | None
 ) -> None:
@@ -166,7 +218,7 @@ def _put_interval(
             return effect.mean(axis) / other.mean(axis)
 
     for start in range(0, cells.shape[1], step):
-        some = cells[:, start : start + step].T  # [cell, part]
+        some = cells[:, start : start + step].T  # [cell, sample]
         data = (some,) if gap is None else (some, np.broadcast_to(gap, some.shape))
         found = bootstrap(
             data, np.mean if gap is None else ratio, axis=-1, paired=gap is not None,

@@ -21,8 +21,9 @@ import numpy as np
 from remote_mi.environment import Environment
 from remote_mi.errors import RemoteMIError, RunFailed, line_in
 from remote_mi.models.spec import ModelSpec
+from remote_mi.outputs import Output
 from remote_mi.progress import Watch
-from remote_mi.recipe import Card, Output
+from remote_mi.recipe import Card
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -36,7 +37,8 @@ class Work:
 
     Attributes:
         card: the recipe. function: its function, imported.
-        calls: what the function is called with, one call each: a Prompt, a Pair, or a list.
+        calls: what the function is called with, one call each: a Prompt, a Pair, a list of them,
+            or None for nothing.
         parameters: keyword arguments of every call.
         key: the job's key. project: the user's project folder. spec: the model as asked for.
         draft: the run so far, as JSON, for a process that finishes it later.
@@ -147,11 +149,15 @@ def recipe_error(
     return RunFailed(f"{where}: {type(error).__name__}: {message}", hint)
 
 
-def checked(recipe: str, declared: Mapping[str, Output], returned: Any) -> Outputs:
+def checked(
+    recipe: str, declared: Mapping[str, Output], returned: Any, examples: int | None
+) -> Outputs:
     """A call's outputs as arrays, checked against the recipe's declaration.
 
     Args:
         recipe: how to name the recipe. declared: its outputs. returned: what a call gave.
+        examples: how many it was called with at once; None if it was called with one. Then an
+            output of each example becomes one array an example, named `output@index`.
 
     Raises:
         RunFailed: for a missing, undeclared or misshapen output, naming it.
@@ -169,18 +175,40 @@ def checked(recipe: str, declared: Mapping[str, Output], returned: Any) -> Outpu
             raise RunFailed(f"{recipe} returned {name!r}, which it does not declare",
                             "add it to returns={...} or leave it out")  # fmt: skip
         dims = declared[name].dims
+        if examples is None or declared[name].of == "set":
+            outputs[name] = _array(recipe, name, dims, value)
+            continue
         try:
-            array = np.asarray(value)
-        except (TypeError, ValueError):
-            array = np.asarray(None)
-        if array.dtype.kind not in "fiub":
-            raise RunFailed(f"{recipe}: output {name!r} is not an array of numbers")
-        if array.ndim != len(dims):
-            raise RunFailed(
-                f"{recipe}: output {name!r} is declared as {_shape(dims)} and has shape {array.shape}"
-            )
-        outputs[name] = array
+            each = list(value)
+        except TypeError:
+            each = []
+        if len(each) != examples:
+            raise RunFailed(f"{recipe}: output {name!r} has {len(each)} entries for {examples} "
+                            "examples", "return a list with one tensor an example")  # fmt: skip
+        for index, one in enumerate(each):
+            outputs[f"{name}@{index}"] = _array(recipe, name, dims, one)
     return outputs
+
+
+def _array(recipe: str, name: str, dims: tuple[str, ...], value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise RunFailed(f"{recipe}: output {name!r} is not an array of numbers")
+    if array.ndim != len(dims):
+        raise RunFailed(
+            f"{recipe}: output {name!r} is declared as {_shape(dims)} and has shape {array.shape}"
+        )
+    return array
+
+
+def examples_in(call: Any) -> int | None:
+    """How many examples a call gives at once; None for a call with one."""
+    if call is None:
+        return 0
+    return len(call) if isinstance(call, list) else None
 
 
 def _shape(dims: tuple[str, ...]) -> str:

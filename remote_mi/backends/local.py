@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from remote_mi.backends.base import Outputs, Ticket, Work, checked, labelled, recipe_error
+from remote_mi.backends.base import (
+    Outputs,
+    Ticket,
+    Work,
+    checked,
+    examples_in,
+    labelled,
+    recipe_error,
+)
 from remote_mi.environment import Environment, local_environment
 from remote_mi.errors import RemoteMIError
 from remote_mi.models.load import LoadedModel, load, out_of_memory
@@ -52,7 +60,7 @@ class LocalBackend:
             for index, call in enumerate(work.calls):
                 watch.advance(index, len(work.calls), "calls")
                 returned = self._one(model, replace(work, calls=[call]))
-                yield checked(labelled(work.card), work.card.returns, returned)
+                yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
             watch.advance(len(work.calls), len(work.calls), "calls")
         finally:
             passes.stop()

@@ -23,12 +23,13 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
             nothing to return, and gives [].
     """
     # Plain locals: whatever the block names is captured and travels, so it names nothing else.
-    function, calls, parameters = work.function, work.calls, dict(work.parameters)
+    function, parameters = work.function, dict(work.parameters)
+    calls = [() if call is None else (call,) for call in work.calls]
     gradients = work.gradients
     outputs: list[dict[str, Any]] = []
     with redirect_stdout(io.StringIO()):  # nnsight prints statuses to stdout
         with lm.session(backend=backend):
             with torch.set_grad_enabled(gradients):
-                outputs = [settled(function(lm, call, **parameters)) for call in calls]
+                outputs = [settled(function(lm, *call, **parameters)) for call in calls]
             nnsight.save(outputs)
     return outputs

@@ -7,7 +7,8 @@ import click
 from remote_mi.cli.output import say, stdout_console, watching
 from remote_mi.models.spec import ModelSpec
 from remote_mi.paths import project_folder
-from remote_mi.runner import PromptChoice, execute, make_job
+from remote_mi.prompt_choice import PromptChoice
+from remote_mi.runner import execute, make_job
 
 PAIRS = 8
 

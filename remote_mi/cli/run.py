@@ -17,9 +17,10 @@ from remote_mi.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
 from remote_mi.paths import project_folder
+from remote_mi.prompt_choice import PromptChoice
 from remote_mi.recipe import INPUTS, Card
 from remote_mi.results import Result
-from remote_mi.runner import PromptChoice, execute, look_up, make_job
+from remote_mi.runner import execute, look_up, make_job
 
 
 class RecipeCommands(click.Group):

@@ -14,7 +14,7 @@ A site is a place in the residual stream or beside it, the same on every archite
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]
 
@@ -25,3 +25,6 @@ Direction = Literal["denoise", "noise"]
 #: logit_diff: mean logit of the answers − mean logit of the wrong ones; prob_diff: the same of
 #: their summed probabilities; logit, prob, log_prob: of the answers alone.
 Metric = Literal["logit_diff", "logit", "prob", "log_prob", "prob_diff"]
+
+#: A parameter that is a text for the user and a tokenized `Prompt` for the recipe's body.
+PromptText = Annotated[Any, "prompt"]

@@ -72,7 +72,7 @@ from remote_mi.models.load import build_weightless
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Silent
 from remote_mi.models.tokens import tokenize
-from remote_mi.runner import PromptChoice
+from remote_mi.prompt_choice import PromptChoice
 from nnsight.schema.config import CONFIG
 CONFIG.API.APIKEY = "secret-key-of-the-user"
 project = pathlib.Path(".").absolute()

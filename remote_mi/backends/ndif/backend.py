@@ -45,8 +45,8 @@ from remote_mi.errors import (
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.ndif_server import personal
+from remote_mi.outputs import outputs_from_json
 from remote_mi.progress import Watch
-from remote_mi.recipe import outputs_from_json
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -328,12 +328,14 @@ class NdifBackend:
         entry, draft = waiter.entry, waiter.entry.draft
         recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"
         declared = outputs_from_json(draft["recipe"]["returns"])
+        once = draft["recipe"]["over"] not in ("prompt", "pair")
+        examples = len(draft["parts"]) if once else None
         try:
             outputs = read_outputs(
                 path, entry.calls, bool(entry.compress), limit_for(entry.expected)
             )
             for index, returned in enumerate(outputs):
-                found = checked(recipe, declared, returned)
+                found = checked(recipe, declared, returned, examples)
                 check_expected(recipe, index, found, entry.expected)
                 yield found
         except RunFailed as error:

@@ -28,7 +28,14 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from remote_mi import interventions
-from remote_mi.backends.base import Work, checked, labelled, line_in_recipe, recipe_error
+from remote_mi.backends.base import (
+    Work,
+    checked,
+    examples_in,
+    labelled,
+    line_in_recipe,
+    recipe_error,
+)
 from remote_mi.backends.session import run_session
 from remote_mi.errors import first_line
 from remote_mi.interventions import sweeps
@@ -105,11 +112,16 @@ def expect(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected
 
 def _form(call: Any) -> Any:
     """What of a call can decide shapes: all but the ids of tokens."""
+    if call is None:
+        return None
     if isinstance(call, list):
         return [_form(one) for one in call]
     if isinstance(call, interventions.Pair):
-        return [_form(call.clean), _form(call.corrupt), call.first_difference]
-    return [len(call.ids), call.positions, call.target is None]
+        return [
+            _form(call.clean), _form(call.corrupt), call.first_difference,
+            len(call.answers), len(call.wrongs),
+        ]  # fmt: skip
+    return [len(call.ids), call.positions, call.end, call.target is None]
 
 
 _memory: OrderedDict[tuple[Any, str], Shapes | str] = OrderedDict()
@@ -125,7 +137,7 @@ def _about(model: LoadedModel, work: Work) -> Any:
         return None
     lm = model.lm
     names = repr(getattr(lm, "_rename", None))
-    parameters = json.dumps(dict(work.parameters), default=str, sort_keys=True)
+    parameters = json.dumps(dict(work.parameters), default=_form, sort_keys=True)
     return (work.function, type(lm._module), lm.config.to_json_string(use_diff=False),
             lm.attn_implementation, names, parameters)  # fmt: skip
 
@@ -154,7 +166,7 @@ def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes |
         return _why_unknown(error, work)
     if isinstance(described, str):
         return described
-    arrays = checked(labelled(work.card), work.card.returns, described)
+    arrays = checked(labelled(work.card), work.card.returns, described, examples_in(call))
     return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
@@ -291,11 +303,25 @@ def _described_outputs(returned: Any) -> Any:
         return returned
     found: dict[Any, Any] = {}
     for name, value in returned.items():
-        shape, dtype = _described(value)
-        if any(isinstance(size, torch.SymInt) for size in shape):
+        stand_in = _stand_in(value)
+        if stand_in is None and isinstance(value, list):
+            stand_in = [_stand_in(item) for item in value]  # one of each example, of any length
+        if stand_in is _UNKNOWN or (isinstance(stand_in, list) and _UNKNOWN in stand_in):
             return f"the shape of {name!r} depends on numbers"
-        found[name] = np.broadcast_to(np.zeros((), dtype), shape) if dtype else None
+        found[name] = stand_in
     return found
+
+
+#: Stands for a value whose shape depends on numbers.
+_UNKNOWN = "unknown"
+
+
+def _stand_in(value: Any) -> Any:
+    """An array of a value's shape and dtype that takes no memory; None if it is no array."""
+    shape, dtype = _described(value)
+    if any(isinstance(size, torch.SymInt) for size in shape):
+        return _UNKNOWN
+    return np.broadcast_to(np.zeros((), dtype), shape) if dtype else None
 
 
 def _described(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:

@@ -1,0 +1,78 @@
+"""What a recipe declares that it gives: outputs with named dimensions, and ratios of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: The dimension of replicates: estimates are means over it.
+DRAW = "draw"
+#: Dimensions whose coordinates are the tokens of a prompt.
+POSITIONS = ("position", "query", "key")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One declared output.
+
+    Attributes:
+        dims: names of its dimensions, outermost first; () for a number.
+        kind: "number" for arrays of numbers, "token" for arrays of token ids.
+        of: whether there is one for each "example" (prompt or pair), or one for the whole "set".
+    """
+
+    dims: tuple[str, ...]
+    kind: Literal["number", "token"] = "number"
+    of: Literal["example", "set"] = "example"
+
+
+def Tokens(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
+    """An output of token ids with these dimensions; shown as text, never averaged; −1 is none."""
+    return Output(tuple(dims), "token")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Summary over pairs: mean of one output over the mean of another (ratio of means).
+
+    Attributes:
+        effect: name of the output in the numerator, of any shape.
+        gap: name of the scalar output in the denominator.
+    """
+
+    effect: str
+    gap: str
+
+
+def coordinates(
+    dim: str, size: int, parameters: Mapping[str, Any], columns: Sequence[str] | None
+) -> list[Any]:
+    """The label of each index of a dimension.
+
+    Args:
+        columns: labels of positions; None numbers them.
+    """
+    if dim in POSITIONS and columns is not None:
+        return list(columns)
+    given = parameters.get(f"{dim}s")
+    if isinstance(given, list) and len(given) == size:
+        return list(given)
+    return list(range(size))
+
+
+def output_json(output: Output) -> dict[str, Any]:
+    """A declared output as JSON."""
+    return {"dims": list(output.dims), "kind": output.kind, "of": output.of}
+
+
+def outputs_from_json(data: Mapping[str, Any]) -> dict[str, Output]:
+    """The `returns` part of `Card.shown`, read back."""
+    return {k: Output(tuple(v["dims"]), v["kind"], v.get("of", "example")) for k, v in data.items()}
+
+
+def summaries_from_json(data: Mapping[str, Any]) -> dict[str, Ratio | Output]:
+    """The `summaries` part of `Card.shown`, read back."""
+    ratios = {k: Ratio(v["effect"], gap=v["gap"]) for k, v in data.items() if "effect" in v}
+    computed = outputs_from_json({k: v for k, v in data.items() if "effect" not in v})
+    return {k: ratios.get(k) or computed[k] for k in data}

@@ -1,0 +1,164 @@
+"""Bars, tables, lines and generated text as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from rich.style import Style
+from rich.text import Text
+
+from remote_mi import figures
+from remote_mi.errors import NotFound
+from remote_mi.report.text import fit, line
+from remote_mi.report.words import (
+    EXPLAINED,
+    Slice,
+    marked_in_words,
+    marks,
+    value_in_words,
+    where,
+)
+from remote_mi.results import NamedArray, Result
+
+_LINE_MARKS = "abcdefgh"
+_PLOT_HEIGHT = 14
+_NUMBER_WIDTH = 12
+
+
+def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """The largest cells with their intervals; what its control explains is marked."""
+    array = result[figure.output]
+    if not np.isfinite(array.values).any():
+        yield Text(" no values to rank", style="dim")
+        return
+    flat = np.where(np.isfinite(array.values), array.values, 0.0).reshape(-1)
+    explained = result.explained(figure.output)
+    marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
+    order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
+    reach = float(np.abs(flat).max()) or 1.0
+    names = [where(array, np.unravel_index(int(i), array.shape)) for i in order]
+    left = min(max((len(n) for n in names), default=1), width // 2)
+    for name, index in zip(names, order, strict=True):
+        at = np.unravel_index(int(index), array.shape)
+        value = float(flat[index])
+        sign = EXPLAINED if marked[index] else " "
+        text = Text(f"{sign}{fit(name or figure.output, max(left, 8))} {value:+7.2f} ")
+        text.append(fit("█" * round(abs(value) / reach * 16), 16), _bar_style(value, bool(marked[index])))
+        if array.low is not None and array.high is not None:
+            text.append(f" [{array.low[at]:+.2f}, {array.high[at]:+.2f}]", "dim")
+        yield text
+    said = marked_in_words(result, figure.output, marked)
+    if said:
+        yield Text(f"   {said}", style="dim")
+
+
+def _bar_style(value: float, explained: bool) -> Style:
+    if explained:
+        return Style(dim=True)
+    return Style(color="orange1" if value > 0 else "dodger_blue1")
+
+
+def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """One row an example: its text, numbers and tokens."""
+    names = (figure.output, *figure.columns)
+    columns = {name: result.each(name) for name in names}
+    left = max(20, width - (_NUMBER_WIDTH + 1) * len(names) - 1)
+    heads = "".join(f" {fit(name, _NUMBER_WIDTH)}" for name in names)
+    yield Text(fit(" prompt", left) + heads, "bold")
+    for index in range(len(columns[figure.output])):
+        text = f" {line(result.prompts[index]['clean'])}"
+        cells = "".join(f" {_cell(result, columns[name][index])}" for name in names)
+        yield Text(fit(text, left) + cells)
+
+
+def _cell(result: Result, array: NamedArray) -> str:
+    if result.outputs[array.name].kind == "token":
+        return fit(" ".join(line(t) for t in _texts(result, array.values)), _NUMBER_WIDTH)
+    if array.values.ndim:
+        raise NotFound(f"{array.name!r} is not a single number", "a table shows single numbers")
+    value = float(array)
+    whole = array.values.dtype.kind in "iub"
+    return f"{int(value):{_NUMBER_WIDTH}d}" if whole else f"{value:{_NUMBER_WIDTH}.3f}"
+
+
+def _texts(result: Result, tokens: Any) -> list[str]:
+    return [result.text(token) for token in np.reshape(tokens, -1) if token >= 0]
+
+
+def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """A plot over the last dimension, one line for each index of the one before it."""
+    full = result[figure.output]
+    if full.values.ndim < 1:
+        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
+    keep = full.dims[-2:]
+    array, taken = slice_.apply(full, keep)
+    if taken:
+        yield Text(f" at {taken} (`view --at`)", style="dim")
+    rows = array.values if array.values.ndim == 2 else array.values[None]
+    if rows.shape[1] < 2:
+        yield Text(" one point is no line:", style="dim")
+    else:
+        yield from _plot(figure, result, array, rows, width, bool(taken))
+    marked = marks(result, array, slice_, keep)
+    for index, row in enumerate(rows[: len(_LINE_MARKS)]):
+        if not np.isfinite(row).any():
+            continue
+        best = int(np.nanargmax(np.abs(row)))
+        at = (index, best) if array.values.ndim == 2 else (best,)
+        sign = EXPLAINED if marked[at] else " "
+        said = value_in_words(result, array, at, bool(taken))
+        yield Text(f" {_LINE_MARKS[index]}{sign} largest: {where(array, at)} · {said}")
+    said = marked_in_words(result, figure.output, marked)
+    if said:
+        yield Text(f"   {said}", style="dim")
+
+
+def _plot(
+    figure: figures.Lines, result: Result, array: NamedArray, rows: np.ndarray, width: int,
+    sliced: bool,
+) -> Iterator[Text]:  # fmt: skip
+    import plotille
+
+    labels = list(array.coords[array.dims[-1]])
+    numeric = all(isinstance(label, (int, float)) for label in labels)
+    x = [float(label) for label in labels] if numeric else [float(i) for i in range(len(labels))]
+    plot = plotille.Figure()
+    plot.with_colors = False
+    plot.width, plot.height = max(20, width - 22), _PLOT_HEIGHT
+    plot.set_x_limits(min_=min(x), max_=max(x))
+    plot.x_label, plot.y_label = array.dims[-1], ""
+    plot.y_ticks_fkt = lambda low, high: f"{low:9.3g}"
+    plot.x_ticks_fkt = lambda low, high: f"{low:.4g}"
+    for index, row in enumerate(rows[: len(_LINE_MARKS)]):
+        kept = [(a, float(b)) for a, b in zip(x, row, strict=True) if np.isfinite(b)]
+        if kept:
+            plot.plot([a for a, _ in kept], [b for _, b in kept], marker=_LINE_MARKS[index])
+    band = None if sliced else result.control_band(figure.output)
+    if band is not None:
+        top = np.atleast_2d(band).max(0)
+        plot.plot(x, [float(v) for v in top])
+    for text in plot.show().splitlines():
+        yield Text(text.rstrip(), no_wrap=True)
+    if band is not None:
+        yield Text("   the line without letters is the control's reach", style="dim")
+    if len(rows) > len(_LINE_MARKS):
+        yield Text(f" {len(_LINE_MARKS)} of {len(rows)} lines are shown", style="dim")
+
+
+def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """Generated tokens as text, a line for each index of the leading dimensions, one example."""
+    every = result.each(figure.output)
+    if not 0 <= slice_.item < len(every):
+        raise NotFound(f"there is no prompt {slice_.item + 1}", f"there are {len(every)}")
+    tokens = every[slice_.item]
+    if len(every) > 1:
+        clean = line(result.prompts[slice_.item]["clean"])
+        yield Text(f" prompt {slice_.item + 1} of {len(every)}: {clean}")
+    lead = tokens.shape[:-1]
+    for index in np.ndindex(*lead):
+        part = NamedArray(tokens.values[index], (), {}, name=tokens.name)
+        name = where(NamedArray(tokens.values[..., 0], tokens.dims[:-1], tokens.coords), index)
+        shown = line("".join(_texts(result, part.values))) or "∅"
+        yield Text(f" {name + ': ' if name else ''}{shown}")

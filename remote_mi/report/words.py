@@ -1,0 +1,98 @@
+"""Where a value stands and how sure it is, in words; for readers who do not see colours too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from remote_mi.errors import UsageError
+from remote_mi.outputs import POSITIONS
+from remote_mi.report.text import visible
+from remote_mi.results import NamedArray, Result
+
+#: Stands in place of the ramp where a control explains a value.
+EXPLAINED = "~"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of a result is shown.
+
+    Attributes:
+        item: index of the prompt that a figure of one prompt shows.
+        at: dimension → coordinate, for dimensions that a figure has no room for.
+    """
+
+    item: int = 0
+    at: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self, array: NamedArray, keep: Sequence[str]) -> tuple[NamedArray, str]:
+        """The array with the dimensions of `keep` only, and in words where it was taken.
+
+        Raises:
+            NotFound: if a dimension has no such coordinate.
+            UsageError: if one that is shown in full is chosen from.
+        """
+        taken = []
+        for dim in self.at:
+            if dim in keep:
+                raise UsageError(f"all of {dim!r} is shown", f"choose from {list(array.dims)}")
+        for dim in [d for d in array.dims if d not in keep]:
+            coordinates = list(array.coords[dim])
+            label = self.at.get(dim, coordinates[0])
+            if isinstance(label, str) and label not in coordinates:
+                label = next((c for c in coordinates if str(c) == label), label)
+                label = int(label) if isinstance(label, str) and label.isdigit() else label
+            array = array.sel(**{dim: label})
+            taken.append(f"{dim} {visible(str(label))}")
+        return array, ", ".join(taken)
+
+
+def where(array: NamedArray, index: Sequence[Any]) -> str:
+    """A cell by its dimensions and coordinates."""
+    parts = []
+    for dim, at in zip(array.dims, index, strict=True):
+        label = array.coords[dim][at]
+        if dim in POSITIONS and all(str(c).startswith("[") for c in array.coords[dim]):
+            parts.append(f"{dim} {visible(str(label))}")  # aligned by label: no index of its own
+        elif dim in POSITIONS and label != at:
+            parts.append(f"{dim} {at} {visible(str(label))}")
+        else:
+            parts.append(f"{dim} {visible(str(label))}")
+    return " · ".join(parts)
+
+
+def value_in_words(result: Result, array: NamedArray, index: Any, sliced: bool = False) -> str:
+    """A value with its interval, its control, and how many examples it rests on."""
+    index = tuple(index)
+    text = f"{array.name} {array.values[index]:.2f}"
+    if array.low is not None and array.high is not None:
+        text += f", 95% CI [{array.low[index]:.2f}, {array.high[index]:.2f}]"
+    if result.prompts:
+        text += f", n={len(result.prompts)}"
+    band = None if sliced else result.control_band(array.name)
+    if band is not None:
+        text += f", control up to {band[index]:.2f}"
+    return text
+
+
+def marks(result: Result, array: NamedArray, slice_: Slice, keep: Sequence[str]) -> np.ndarray:
+    """Which cells of a sliced array are explained by their control."""
+    explained = result.explained(array.name)
+    if explained is None:
+        return np.zeros(array.values.shape, bool)
+    full = result[array.name]
+    named = NamedArray(explained, full.dims, full.coords, name=array.name)
+    return slice_.apply(named, keep)[0].values
+
+
+def marked_in_words(result: Result, name: str, marked: np.ndarray) -> str:
+    """What the mark says, for below a figure; "" where nothing has a control."""
+    control = result.controls.get(name)
+    if control is None or result.control_band(name) is None:
+        return ""
+    return (f"{EXPLAINED} {int(marked.sum())} of {marked.size}: no larger than the control "
+            f"({control}), or not told from 0")  # fmt: skip
