@@ -279,7 +279,7 @@ class _Execution:
         job = self.job
         model = self.backend.open(job.model, self.watch)
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
-                             model.context, job.drop_invalid)  # fmt: skip
+                             model.context, job.drop_invalid, model.masked)  # fmt: skip
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
             keys = job.part_keys
@@ -305,7 +305,8 @@ class _Execution:
         for param in self.job.card.parameters:
             if param.kind == "prompt":
                 text = PromptSet((phenomena.Example(parameters[param.name]),), param.name)
-                made = tokenize(model.tokenizer, text, self.job.model, "prompt", model.context)
+                made = tokenize(model.tokenizer, text, self.job.model, "prompt", model.context,
+                                masked=model.masked)  # fmt: skip
                 parameters[param.name] = made.prompts[0]
         return parameters
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,12 +50,21 @@ def _words() -> list[str]:
     return sorted({w for text in texts for w in re.findall(r" ?\w+| ?[^\w\s]+|\s+", text)})
 
 
-def save_tokenizer(folder: Path) -> int:
-    """Save a fast tokenizer with one token a word; returns the size of its vocabulary."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def save_tokenizer(folder: Path, masked: bool = False) -> int:
+    """Save a fast tokenizer with one token a word; returns the size of its vocabulary.
+
+    Args:
+        masked: with a mask token, and texts put between [CLS] and [SEP], as BERT has it.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    level = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     words = [piece for word in _words() for piece, _ in level.pre_tokenize_str(word)]
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     for word in words:
@@ -62,9 +72,21 @@ def save_tokenizer(folder: Path) -> int:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = level
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
+    named: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
+    if masked:
+        for special in ("[CLS]", "[SEP]", "[MASK]"):
+            vocabulary[special] = len(vocabulary)
+        tokenizer.model = models.WordLevel(vocabulary, unk_token="<unk>")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+        )
+        # The mask takes the space before it along, as a word does.
+        mask = AddedToken("[MASK]", lstrip=True)
+        named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": mask}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **named).save_pretrained(
+        folder
+    )
     return len(vocabulary)
 
 
@@ -84,12 +106,29 @@ def _configuration(family: str, vocabulary: int):
         "initializer_range": 0.4,
     }
     grouped = {**common, "num_key_value_heads": 2}
+    gemma = {**grouped, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}
+    alternating = ["sliding_attention", "full_attention", "sliding_attention"]
+    opt = {k: v for k, v in common.items() if k not in ("intermediate_size", "initializer_range")}
+    opt.update(ffn_dim=48, init_std=0.4)
     made = {
         "llama": lambda: t.LlamaConfig(**grouped),
         "qwen3": lambda: t.Qwen3Config(**grouped, head_dim=8),
-        "gemma2": lambda: t.Gemma2Config(
-            **grouped, head_dim=8, sliding_window=6, query_pre_attn_scalar=8
+        "qwen3-moe": lambda: t.Qwen3MoeConfig(
+            **grouped, head_dim=8, moe_intermediate_size=24, num_experts=4,
+            num_experts_per_tok=2, mlp_only_layers=[1],
         ),
+        "mixtral": lambda: t.MixtralConfig(
+            **grouped, num_local_experts=4, num_experts_per_tok=2
+        ),
+        "mistral": lambda: t.MistralConfig(**grouped, head_dim=8, sliding_window=6),
+        "gemma2": lambda: t.Gemma2Config(**gemma),
+        "gemma3": lambda: t.Gemma3TextConfig(**gemma, layer_types=alternating),
+        "phi": lambda: t.PhiConfig(**grouped),
+        "opt": lambda: t.OPTConfig(**opt, word_embed_proj_dim=32),
+        "opt-post-norm": lambda: t.OPTConfig(
+            **opt, word_embed_proj_dim=16, do_layer_norm_before=False
+        ),
+        "bert": lambda: t.BertConfig(**common),
         "neox-parallel": lambda: t.GPTNeoXConfig(**common, use_parallel_residual=True),
         "neox": lambda: t.GPTNeoXConfig(**common, use_parallel_residual=False),
         "gpt2": lambda: t.GPT2Config(
@@ -100,23 +139,58 @@ def _configuration(family: str, vocabulary: int):
     return made[family]()
 
 
-FAMILIES = ("llama", "gpt2", "neox", "neox-parallel", "qwen3", "gemma2")
+def _set_biases(model: Any) -> None:
+    """Biases and norms start as 0 and 1, and what reads or forgets them would not be noticed."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+#: Causal language models. Where a family has sliding windows, they are shorter than the prompts.
+FAMILIES = (
+    "llama",
+    "gpt2",
+    "neox",
+    "neox-parallel",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "mistral",
+    "opt",
+    "phi",
+    "mixtral",
+    "qwen3-moe",
+)
+#: Attention and MLP run side by side: no resid_mid.
+PARALLEL = ("neox-parallel", "phi")
+#: Models that read a text in both directions and fill a mask.
+ENCODERS = ("bert",)
+#: Made by `tiny` too, but not among the families that every technique is tried on.
+OTHERS = ("opt-post-norm", "bert-headless")
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a tiny random model of a family, made once."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
         if family not in made:
             folder = tmp_path_factory.mktemp("models") / f"tiny-{family}"
-            size = save_tokenizer(folder)
+            masked = family.startswith("bert")
+            size = save_tokenizer(folder, masked)
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(_configuration(family, size))
+            auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+            if family == "bert-headless":
+                auto = AutoModel
+            model = auto.from_config(_configuration(family.removesuffix("-headless"), size))
+            _set_biases(model)
             model.eval().save_pretrained(folder)
             made[family] = folder
         return made[family]

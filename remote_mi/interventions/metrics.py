@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.sites import skip_unembedding, text_config
+from remote_mi.interventions.sites import has_unembedding, skip_unembedding, text_config
 
 #: Rows of the unembedding that are cast to float32 at a time when all are needed.
 VOCABULARY_CHUNK = 16384
@@ -35,7 +35,8 @@ def soft_cap(lm: Any, logits: torch.Tensor) -> torch.Tensor:
 
 def has_weights(lm: Any) -> bool:
     """Whether this process has the weights. A sandboxed job runs in one that has not."""
-    return not lm.lm_head.weight.is_meta
+    module = lm.lm_head if has_unembedding(lm) else lm.embed_tokens
+    return not module.weight.is_meta
 
 
 def where_weights_are(
@@ -64,6 +65,9 @@ def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> t
 
     Returns:
         [row, token], float32.
+
+    Raises:
+        ValueError: for a model without an unembedding.
     """
     weight = _rows(lm, tokens)
     if weight is None:
@@ -134,7 +138,7 @@ def answer_metric(
         [row], float32; logits and log-probabilities in nats.
 
     Raises:
-        ValueError: for an unknown metric.
+        ValueError: for an unknown metric, or a model without an unembedding.
     """
     right = answer if isinstance(answer, list) else [answer]
     others = wrong if isinstance(wrong, list) else [wrong]
@@ -160,6 +164,9 @@ def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:
 
     Returns:
         [..., vocabulary], float32, in nats.
+
+    Raises:
+        ValueError: for a model without an unembedding.
     """
 
     def read_out(stream: torch.Tensor) -> torch.Tensor:

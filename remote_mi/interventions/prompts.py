@@ -12,16 +12,26 @@ class Prompt:
 
     Attributes:
         ids: token ids, with whatever BOS or chat template was asked for.
-        positions: label → position, e.g. {"s2": 9, "end": 13}; "end" always exists.
+        positions: label → position, e.g. {"s2": 9, "end": 13}; "end" always exists. It is the
+            last position of the label's span.
         target: id of the token of interest, or None when none was given.
+        spans: label → first and last position of the tokens it covers, both included.
         end: where the answer is read: the last position, or that of an encoder's mask token.
     """
 
-    def __init__(self, ids: list[int], positions: dict[str, int], target: int | None) -> None:
+    def __init__(
+        self,
+        ids: list[int],
+        positions: dict[str, int],
+        target: int | None,
+        spans: dict[str, tuple[int, int]] | None = None,
+    ) -> None:
         self.ids = ids
         self.positions = positions
         self.target = target
         self.end = positions.get("end", len(ids) - 1)
+        self.spans = {label: (position, position) for label, position in positions.items()}
+        self.spans.update(spans or {})
 
 
 class Pair:

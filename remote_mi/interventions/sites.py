@@ -3,6 +3,10 @@
 `lm` is the nnsight model with portable names: `lm.backbone`, `lm.layers[i]`, `lm.ln_final`,
 `lm.embed_tokens`, `lm.lm_head`; on a layer `self_attn`, `self_attn.o_proj`, `mlp`, `ln_mlp` (its
 input is resid_mid), `attn_add` and `mlp_add` (their outputs are what is added to the stream).
+
+Where the stream is normalised after each addition (BERT), `ln_after_attn` and `ln_after_mlp` are
+the norms that do it. `mlp_flat` is another name of `mlp_add` where the model runs the MLP on rows
+and positions in one dimension (OPT).
 """
 
 from __future__ import annotations
@@ -20,19 +24,25 @@ def read_site(layer: Any, site: str) -> torch.Tensor:
         [row, position, d_model], or [row, position, head × d_head] for "head_z".
 
     Raises:
-        ValueError: for an unknown site, or resid_mid where blocks are parallel.
+        ValueError: for an unknown site, or resid_mid where it does not exist.
     """
     if site == "resid_pre":
         return layer.input
     if site == "head_z":
         return layer.self_attn.o_proj.input
     if site == "attn_out":
-        added = layer.attn_add.output
-        return added[0] if isinstance(added, tuple) else added
+        return _first(layer.attn_add.output)
     if site == "resid_mid":
-        return _norm_before_mlp(layer).input
+        norm = _norm_before_mlp(layer)
+        if hasattr(layer, "mlp_flat"):
+            shape = _first(layer.attn_add.output).shape
+            return norm.input.reshape(shape)
+        return norm.input
     if site == "mlp_out":
-        return layer.mlp_add.output
+        added = _first(layer.mlp_add.output)
+        if hasattr(layer, "mlp_flat"):
+            return added.reshape(_first(layer.output).shape)
+        return added
     raise ValueError(f"unknown site {site!r}")
 
 
@@ -52,39 +62,52 @@ def edit_site(
         resid_pre: the layer's input, when it was already read or written in this trace.
 
     Raises:
-        ValueError: for an unknown site, or resid_mid where blocks are parallel.
+        ValueError: for an unknown site, or resid_mid where it does not exist.
     """
     if site == "resid_pre":
         layer.input = edit(layer.input if resid_pre is None else resid_pre)
     elif site == "resid_mid":
         _norm_before_mlp(layer)
         before = layer.input if resid_pre is None else resid_pre
-        added = layer.attn_add.output
-        if isinstance(added, tuple):
-            layer.attn_add.output = (edit(before + added[0]) - before, *added[1:])
-        else:
-            layer.attn_add.output = edit(before + added) - before
+        _edit_output(layer.attn_add, lambda added: edit(before + added) - before)
     elif site == "attn_out":
-        added = layer.attn_add.output
-        if isinstance(added, tuple):
-            layer.attn_add.output = (edit(added[0]), *added[1:])
-        else:
-            layer.attn_add.output = edit(added)
+        _edit_output(layer.attn_add, edit)
     elif site == "mlp_out":
-        layer.mlp_add.output = edit(layer.mlp_add.output)
+        if hasattr(layer, "mlp_flat"):
+            shape = _first(layer.attn_add.output).shape
+            _edit_output(
+                layer.mlp_add, lambda added: edit(added.reshape(shape)).reshape(added.shape)
+            )
+        else:
+            _edit_output(layer.mlp_add, edit)
     elif site == "head_z":
         layer.self_attn.o_proj.input = edit(layer.self_attn.o_proj.input)
     else:
         raise ValueError(f"unknown site {site!r}")
 
 
+def _first(output: Any) -> torch.Tensor:
+    """A module's activation, where its output may be a tuple that begins with it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _edit_output(module: Any, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Replace what a module gives by `edit` of it; returns the replacement."""
+    output = module.output
+    edited = edit(_first(output))
+    module.output = (edited, *output[1:]) if isinstance(output, tuple) else edited
+    return edited
+
+
 def _norm_before_mlp(layer: Any) -> Any:
     try:
         return layer.ln_mlp
     except AttributeError:
+        why = "attention and MLP of this model run in parallel"
+        if hasattr(layer, "ln_after_attn"):
+            why = "this model normalises the stream after each addition"
         raise ValueError(
-            "resid_mid does not exist here: attention and MLP of this model run in parallel; "
-            "use resid_pre, attn_out or mlp_out"
+            f"resid_mid does not exist here: {why}; use resid_pre, attn_out or mlp_out"
         ) from None
 
 
@@ -98,12 +121,47 @@ def text_config(lm: Any) -> Any:
     return lm.config.get_text_config() if hasattr(lm.config, "get_text_config") else lm.config
 
 
+def is_causal(lm: Any) -> bool:
+    """Whether a position attends to those before it only. Encoders attend to all."""
+    for module in lm.layers[0]._module.modules():
+        causal = getattr(module, "is_causal", None)
+        if causal is not None:
+            return bool(causal)
+    return True
+
+
+class NoUnembedding:
+    """Stands for `lm.lm_head` in a model that gives no logits; whatever is asked of it is refused.
+
+    An encoder may come without a language-model head.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by Python, not by a recipe
+            raise AttributeError(name)
+        raise ValueError(
+            "this model has no unembedding: it gives representations and no logits, so nothing "
+            "can be read from it as tokens; take a model with a language-model head"
+        )
+
+    def __call__(self, *_: Any) -> Any:
+        return self.forward
+
+
+def has_unembedding(lm: Any) -> bool:
+    """Whether the model gives logits."""
+    return not isinstance(lm.lm_head, NoUnembedding)
+
+
 def reuses_prefix(lm: Any) -> bool:
     """Whether keys and values of a shared prefix can be computed once and used by every row.
 
-    It holds for causal models whose every layer attends to the full context; sliding-window and
-    hybrid caches are run in full instead (same numbers, more work).
+    It holds for causal models whose every layer attends to the full context. In an encoder the
+    prefix depends on what follows it; sliding-window and hybrid caches are run in full instead
+    (same numbers, more work).
     """
+    if not is_causal(lm):
+        return False
     config = text_config(lm)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     sliding = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else 0
@@ -113,6 +171,8 @@ def reuses_prefix(lm: Any) -> bool:
 def read_stream(lm: Any, index: int) -> torch.Tensor:
     """The stream before layer `index`, or after the last one, inside a trace.
 
+    Index 0 is what the first layer reads: the embeddings of tokens with whatever a family adds to
+    them (positions, a scale, a norm), so not always `lm.embed_tokens.output`.
     It is taken where it leaves the layer before. A layer's input comes with all its arguments,
     the keys and values of every layer among them, and where a job runs in a process of its own
     they would be copied along.
@@ -122,8 +182,7 @@ def read_stream(lm: Any, index: int) -> torch.Tensor:
     """
     if index == 0:
         return lm.layers[0].input
-    after = lm.layers[index - 1].output
-    return after[0] if isinstance(after, tuple) else after
+    return _first(lm.layers[index - 1].output)
 
 
 def edit_stream(lm: Any, index: int, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -139,20 +198,13 @@ def edit_stream(lm: Any, index: int, edit: Callable[[torch.Tensor], torch.Tensor
         stream = edit(lm.layers[0].input)
         lm.layers[0].input = stream
         return stream
-    layer = lm.layers[index - 1]
-    after = layer.output
-    if isinstance(after, tuple):
-        stream = edit(after[0])
-        layer.output = (stream, *after[1:])
-    else:
-        stream = edit(after)
-        layer.output = stream
-    return stream
+    return _edit_output(lm.layers[index - 1], edit)
 
 
 def skip_unembedding(lm: Any) -> None:
     """End a pass at the final norm, inside a trace: no logits are computed."""
-    lm.lm_head.skip(torch.empty(0))
+    if has_unembedding(lm):
+        lm.lm_head.skip(torch.empty(0))
 
 
 def run_residuals(lm: Any, ids: list[int]) -> list[torch.Tensor]:

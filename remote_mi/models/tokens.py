@@ -11,6 +11,7 @@ from typing import Any
 
 from remote_mi.errors import RemoteMIError, UsageError
 from remote_mi.interventions import Pair, Prompt
+from remote_mi.models.masked import MaskMisfit, mask_position, token_at_mask, with_mask
 from remote_mi.models.spec import ModelSpec
 from remote_mi.phenomena import Example, PromptSet
 
@@ -41,7 +42,8 @@ class Tokenized:
     Attributes:
         prompts: one `Prompt` or `Pair` per example that was kept.
         tokens: per example, the text of each token of the (clean) prompt.
-        labels: per example, label → position; "end" is the last position.
+        labels: per example, label → position; "end" is where the answer is read: the last
+            position, or the mask's.
         kept: indices of the examples that were kept.
         dropped: index → why, for examples left out on request.
         doubts: what fits but may not be meant, one line each.
@@ -58,29 +60,36 @@ class Tokenized:
 
 
 def tokenize(
-    tokenizer: Any, prompts: PromptSet, spec: ModelSpec, over: str, context: int, drop: bool = False
+    tokenizer: Any,
+    prompts: PromptSet,
+    spec: ModelSpec,
+    over: str,
+    context: int,
+    drop: bool = False,
+    masked: bool = False,
 ) -> Tokenized:
     """All prompts of a job, tokenized and checked.
 
     Args:
-        over: what the recipe takes; pairs are needed for "pair".
+        over: what the recipe takes; pairs are needed for "pair" and "pairs".
         context: the longest prompt the model takes, in tokens.
         drop: leave out the examples that fail instead of refusing all.
+        masked: the answer is read at a mask token, which is appended to a prompt without one.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
         UsageError: if the tokenizer has no BOS or chat template that was asked for.
     """
-    encoder = _Encoder(tokenizer, spec, context)
+    encoder = _Encoder(tokenizer, spec, context, masked)
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}
     for index, example in enumerate(prompts.examples):
         what = "pair" if example.corrupt is not None else "prompt"
         try:
-            made.append(encoder.pair(example) if over == "pair" else encoder.prompt(example))
+            made.append(encoder.pair(example) if over in ("pair", "pairs") else encoder.prompt(example))
             kept.append(index)
-        except _DoesNotFit as error:
+        except (_DoesNotFit, MaskMisfit) as error:
             failures[index] = f"{what} {index + 1} ({_short(example.clean)}): {error}"
     if failures and (not drop or not made):
         raise PromptErrors(failures, len(prompts.examples))
@@ -104,10 +113,11 @@ def _short(text: str) -> str:
 
 
 class _Encoder:
-    """Text to ids with one policy for BOS and chat template."""
+    """Text to ids with one policy for BOS, chat template and mask."""
 
-    def __init__(self, tokenizer: Any, spec: ModelSpec, context: int) -> None:
+    def __init__(self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool) -> None:
         self.tokenizer = tokenizer
+        self.masked = masked
         self.spec = spec
         self.context = context
         self.bos_seen: bool | None = None
@@ -120,7 +130,8 @@ class _Encoder:
     def record(self) -> dict[str, Any]:
         """What was done to the prompts."""
         return {"bos": self.spec.bos, "bos_prepended": bool(self.bos_seen),
-                "chat_template": self.spec.chat, "padding": "none"}  # fmt: skip
+                "chat_template": self.spec.chat, "masked": self.masked,
+                "padding": "none"}  # fmt: skip
 
     def _templated(self, text: str) -> str:
         if not self.spec.chat:
@@ -146,6 +157,8 @@ class _Encoder:
         if not text.strip():
             raise _DoesNotFit(f"the {role} prompt is empty")
         templated = self._templated(text)
+        if self.masked:
+            templated = with_mask(self.tokenizer, templated, role)
         ids = self._ids(templated)
         if not ids:
             raise _DoesNotFit(f"the {role} prompt has no tokens")
@@ -161,6 +174,8 @@ class _Encoder:
         """The one token that the answer adds to the prompt."""
         if not answer:
             raise _DoesNotFit(f"the {role} is empty")
+        if self.masked:
+            return token_at_mask(self.tokenizer, self._ids, templated, answer, role)
         longer = self._ids(templated + answer)
         # Some tokenizers close a text with EOS; what the answer adds stands before it.
         common = 0
@@ -197,8 +212,8 @@ class _Encoder:
         target = None
         if example.answer is not None:
             target = self._answer(templated, ids, example.answer, "target")
-        labels = self._positions(example, templated, ids)
-        return Prompt(ids, labels, target), [self.text(t) for t in ids], labels
+        labels, spans = self._positions(example, templated, ids)
+        return Prompt(ids, labels, target, spans), [self.text(t) for t in ids], labels
 
     def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
         if example.corrupt is None or example.answer is None or example.wrong is None:
@@ -217,19 +232,39 @@ class _Encoder:
                 f"part at position {where}, {self.text(ids[where])!r} against "
                 f"{self.text(other[where])!r}"
             )
-        answer = self._answer(templated, ids, example.answer, "answer")
-        wrong = self._answer(templated, ids, example.wrong, "wrong answer")
-        if answer == wrong:
-            raise _DoesNotFit(f"answer and wrong answer are the same token, {self.text(answer)!r}")
-        labels = self._positions(example, templated, ids)
-        pair = Pair(Prompt(ids, labels, answer), Prompt(other, labels, wrong), answer, wrong)
+        answers = [self._answer(templated, ids, a, "answer") for a in example.answers]
+        wrongs = [self._answer(templated, ids, w, "wrong answer") for w in example.wrongs]
+        for token in answers:
+            if token in wrongs:
+                raise _DoesNotFit(
+                    f"answer and wrong answer are the same token, {self.text(token)!r}"
+                )
+        labels, spans = self._positions(example, templated, ids)
+        if self._end(other) != labels["end"]:
+            raise _DoesNotFit(f"the mask is at position {labels['end']} of the clean and "
+                              f"{self._end(other)} of the corrupt prompt")  # fmt: skip
+        pair = Pair(
+            Prompt(ids, labels, answers[0], spans),
+            Prompt(other, labels, wrongs[0], spans),
+            answers,
+            wrongs,
+        )
         return pair, [self.text(t) for t in ids], labels
 
-    def _positions(self, example: Example, templated: str, ids: list[int]) -> dict[str, int]:
-        """Label → position of the last token of its span; "end" is the last position."""
-        end = len(ids) - 1
+    def _end(self, ids: list[int]) -> int:
+        """Where the answer is read: the last position, or the mask's."""
+        return mask_position(self.tokenizer, ids, "given") if self.masked else len(ids) - 1
+
+    def _positions(
+        self, example: Example, templated: str, ids: list[int]
+    ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+        """Label → last position of its span, and label → first and last position.
+
+        "end" is where the answer is read.
+        """
+        end = self._end(ids)
         if not example.labels:
-            return {"end": end}
+            return {"end": end}, {"end": (end, end)}
         if not self.tokenizer.is_fast:
             raise _DoesNotFit("its labelled positions need a fast tokenizer (with offsets)")
         shift = templated.index(example.clean)
@@ -238,11 +273,12 @@ class _Encoder:
         offsets = list(encoded["offset_mapping"])
         if len(offsets) < len(ids):  # BOS was put in by hand
             offsets.insert(0, (0, 0))
-        found = {}
+        spans = {}
         for label, (start, stop) in example.labels.items():
             inside = [i for i, (a, b) in enumerate(offsets)
                       if b > a and a < stop + shift and b > start + shift]  # fmt: skip
             if not inside:
                 raise _DoesNotFit(f"no token covers the position {label!r}")
-            found[label] = inside[-1]
-        return {**found, "end": end}
+            spans[label] = (inside[0], inside[-1])
+        spans["end"] = (end, end)
+        return {label: last for label, (_, last) in spans.items()}, spans

@@ -16,20 +16,21 @@ from remote_mi.models.tokens import PromptErrors, tokenize
 from remote_mi.phenomena import Example, PromptSet
 from remote_mi.progress import Silent
 
-from ..conftest import FAMILIES, MARY
+from ..conftest import ENCODERS, FAMILIES, MARY, PARALLEL
 
 ROOT_NAMES = ("backbone", "layers", "ln_final", "embed_tokens", "lm_head")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ENCODERS])
 def test_the_portable_names_exist_and_are_proved(tiny, family):
     loaded = load(ModelSpec(str(tiny(family))), Silent())  # load proves them
     for name in ROOT_NAMES:
         assert hasattr(loaded.lm, name)
     layer = loaded.lm.layers[0]
     assert hasattr(layer.self_attn, "o_proj")
-    assert hasattr(layer, "mlp")
-    assert hasattr(layer, "ln_mlp") == (family != "neox-parallel")
+    assert hasattr(layer, "attn_add") and hasattr(layer, "mlp_add")
+    assert hasattr(layer, "mlp") == (family not in ("opt", "bert")), "they have parts of one"
+    assert hasattr(layer, "ln_mlp") == (family not in (*PARALLEL, "bert"))
     assert loaded.context == 64
 
 

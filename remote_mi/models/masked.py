@@ -1,0 +1,73 @@
+"""Prompts for models that fill a mask: where the mask stands, and the token that belongs there.
+
+A prompt written for a causal model gets the mask where its continuation would stand, so that the
+same phenomena serve both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class MaskMisfit(Exception):
+    """A prompt or an answer does not fit the mask."""
+
+
+def with_mask(tokenizer: Any, text: str, role: str) -> str:
+    """The text with exactly one mask token: its own, or one appended as a word.
+
+    Raises:
+        MaskMisfit: if the text has several.
+    """
+    mask = tokenizer.mask_token
+    count = text.count(mask)
+    if count > 1:
+        raise MaskMisfit(f"the {role} prompt has {count} mask tokens {mask}; it may have one")
+    if count:
+        return text
+    return f"{text}{mask}" if text[-1:].isspace() else f"{text} {mask}"
+
+
+def mask_position(tokenizer: Any, ids: list[int], role: str) -> int:
+    """The position of the mask.
+
+    Raises:
+        MaskMisfit: if the tokenizer did not make one token of it.
+    """
+    places = [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
+    if len(places) != 1:
+        raise MaskMisfit(f"the {role} prompt has {len(places)} mask tokens; it must have one")
+    return places[0]
+
+
+def token_at_mask(
+    tokenizer: Any, encode: Callable[[str], list[int]], text: str, answer: str, role: str
+) -> int:
+    """The token that stands at the mask when the answer is put there.
+
+    The answer's leading space is the one before the mask, so " Paris" at "… of [MASK]" gives
+    "… of Paris".
+
+    Args:
+        encode: from a text to ids, with the special tokens of the prompts.
+        text: the prompt, with its mask.
+
+    Raises:
+        MaskMisfit: if the answer is not one token, or changes the tokens around it.
+    """
+    before, after = text.split(tokenizer.mask_token)
+    if not before or before[-1].isspace():
+        answer = answer.lstrip()
+    if not answer:
+        raise MaskMisfit(f"the {role} is empty")
+    masked, filled = encode(text), encode(before + answer + after)
+    end = mask_position(tokenizer, masked, "given")
+    behind = len(masked) - end - 1
+    stop = len(filled) - behind
+    if filled[:end] != masked[:end] or filled[stop:] != masked[end + 1 :] or stop <= end:
+        raise MaskMisfit(f"the {role} {answer!r} merges with what stands beside the mask")
+    if stop - end != 1:
+        parts = [tokenizer.decode([token]) for token in filled[end:stop]]
+        raise MaskMisfit(f"the {role} {answer!r} is {stop - end} tokens, {parts}; it must be one")
+    return filled[end]
