@@ -66,7 +66,7 @@ class PromptChoice:
             prompts = PromptSet(examples, "list")
         else:
             assert self.pairs is not None
-            prompts = phenomena.from_jsonl(Path(self.pairs))
+            prompts = phenomena.from_source(self.pairs, self.size)
         if self.size is not None and not 1 <= self.size <= len(prompts.examples):
             raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
         return PromptSet(prompts.examples[: self.size], prompts.origin)

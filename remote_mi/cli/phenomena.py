@@ -12,7 +12,7 @@ from remote_mi.report.text import line
 
 @click.group()
 def phenomena() -> None:
-    """List and show sets of prompts."""
+    """List, show and begin sets of prompts."""
 
 
 @phenomena.command("ls")
@@ -24,10 +24,12 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json({"phenomena": [{"name": p.name, "title": p.title, "source": p.source,
                                    "templates": list(p.templates), "size": p.size,
-                                   "path": str(p.path)} for p in found]})  # fmt: skip
+                                   "metric": p.metric, "path": str(p.path)}
+                                  for p in found]})  # fmt: skip
         return
+    width = max(len(item.name) for item in found)
     for item in found:
-        print(item.name if quiet else f"{item.name:18} {item.size:3} pairs  {item.title}")
+        print(item.name if quiet else f"{item.name:{width}} {item.size:3} pairs  {item.title}")
     if not quiet:
         say("\nnext: remote-mi phenomena show NAME")
 
@@ -43,14 +45,27 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
     found = room.find(file, project_folder())
     prompts = found.prompts(size, seed, template or None)
     if as_json:
-        print_json({"name": found.name, "source": found.source, **prompts.details,
-                    "pairs": [e.to_json() for e in prompts.examples]})  # fmt: skip
+        pairs = [{**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
+                 for e in prompts.examples]  # fmt: skip
+        print_json({"name": found.name, **prompts.details, "pairs": pairs})
         return
     print(f"{found.name}: {found.title}\n{found.description.strip()}\nsource: {found.source}")
     print(f"templates: {', '.join(found.templates)}   metric: {found.metric}")
     if found.baseline:
         print("baseline: " + ", ".join(f"{k} {v}" for k, v in found.baseline.items()))
     for number, example in enumerate(prompts.examples, 1):
-        print(f"\n{number:3} clean    {line(example.clean)} →{line(example.answer or '')}")
-        print(f"    corrupt  {line(example.corrupt or '')} →{line(example.wrong or '')}")
+        print(f"\n{number:3} clean    {line(example.clean)} →{line('|'.join(example.answers))}")
+        print(f"    corrupt  {line(example.corrupt or '')} →{line('|'.join(example.wrongs))}")
+        if found.label:
+            print(f"    label    {line(example.label)}")
     say(f"\nnext: remote-mi run activation_patching --phenomenon {name}")
+
+
+@phenomena.command("new")
+@click.argument("name")
+def new_phenomenon(name: str) -> None:
+    """Begin a phenomenon of your own: a working file, with comments, to change."""
+    from remote_mi.scaffold import new_phenomenon as write
+
+    print(write(name, project_folder()))
+    say(f"\nnext: remote-mi phenomena show {name}")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import click
 
 from remote_mi import catalog
 from remote_mi.cli.output import print_json, say
 from remote_mi.paths import builtin_folder, project_folder
+from remote_mi.recipe import Ratio
+
+_OVER = {"prompt": "one prompt at a time", "pair": "a pair at a time",
+         "prompts": "all prompts together", "pairs": "all pairs together",
+         "none": "no prompts"}  # fmt: skip
+_PROMPTS = {"prompt": "-p prompt='…'", "pair": "--phenomenon ioi", "prompts": "--phenomenon ioi",
+            "pairs": "--phenomenon ioi", "none": ""}  # fmt: skip
 
 
 @click.group()
 def recipes() -> None:
-    """List and explain recipes."""
+    """List, explain and begin recipes."""
 
 
 @recipes.command("ls")
@@ -45,7 +53,7 @@ def show(name: str, as_json: bool) -> None:
         return
     print(f"{card.name}  ({card.origin}, {card.path})\n")
     print(card.doc.split("\nArgs:")[0].rstrip() + "\n")
-    print(f"Works on: {'one prompt' if card.over == 'prompt' else 'a ' + card.over} at a time\n")
+    print(f"Works on: {_OVER[card.over]}\n")
     print("Parameters:" if card.parameters else "Parameters: none")
     for param in card.parameters:
         default = "required" if param.required else f"default {param.default}"
@@ -55,17 +63,35 @@ def show(name: str, as_json: bool) -> None:
     for output, declared in card.returns.items():
         kind = "token ids" if declared.kind == "token" else ""
         print(f"  {output:14} ({', '.join(declared.dims)}) {kind}".rstrip())
-    for summary, ratio in card.summaries.items():
-        print(
-            f"  {summary:14} mean {ratio.effect} / mean {ratio.gap}, over all pairs, with interval"
-        )
+    for summary, declared in card.summaries.items():
+        if isinstance(declared, Ratio):
+            how = f"mean {declared.effect} / mean {declared.gap}, over all pairs, with interval"
+        else:
+            how = f"({', '.join(declared.dims)}) of {card.analysis}, from all examples"
+        print(f"  {summary:14} {how}")
+    for effect, control in card.controls.items():
+        print(f"  {effect:14} is held against its control, {control}")
     print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
     if card.references:
         print("References:")
     for key in card.references:
         print(f"  {reference(key)}")
-    source = "-p prompt='…'" if card.over == "prompt" else "--phenomenon ioi"
-    say(f"\nnext: remote-mi run {card.name} {source}")
+    say(f"\nnext: remote-mi run {card.name} {_PROMPTS[card.over]}".rstrip())
+
+
+@recipes.command("new")
+@click.argument("name")
+@click.option("--over", type=click.Choice(["pair", "prompt"]), default="pair", show_default=True,
+              help="What the recipe is called with.")  # fmt: skip
+def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
+    """Begin a recipe of your own: a working file and its test, with comments, to change."""
+    from remote_mi.scaffold import new_recipe as write
+
+    recipe, test = write(name, over, project_folder())
+    print(recipe)
+    print(test)
+    say(f"\nnext: remote-mi run {name} {_PROMPTS[over]}\n"
+        f"then: python -m pytest {test.relative_to(project_folder())}")  # fmt: skip
 
 
 def reference(key: str) -> str:

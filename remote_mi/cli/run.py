@@ -57,7 +57,7 @@ def shared_options() -> list[click.Option]:
         option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE",
                help="A parameter or prompt text, e.g. -p prompt='...'."),
         option(["--phenomenon"], metavar="NAME[:TEMPLATE]", help="A set of prompts."),
-        option(["--pairs"], metavar="FILE", help="Prompts or pairs, one JSON object a line."),
+        option(["--pairs"], metavar="FILE", help="Prompts or pairs, one JSON object a line, or hf:… for a data set."),
         option(["-n", "size"], type=int, metavar="N", help="How many prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
         option(["--drop-invalid"], is_flag=True,
