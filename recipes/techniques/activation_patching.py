@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from remote_mi.figures import Bars, Heatmap
 from remote_mi.interventions import Direction, Metric, Pair, Site, patch_positions
-from remote_mi.recipe import Ratio, recipe
+from remote_mi.recipe import Range, Ratio, recipe
 
 
 @recipe(
     over="pair",
-    returns={"effect": ("layer", "position"), "gap": (), "clean": (), "corrupt": ()},
-    summaries={"recovery": Ratio("effect", gap="gap")},
+    returns={
+        "effect": ("layer", "position"),
+        "gap": (),
+        "clean": (),
+        "corrupt": (),
+        "control": ("draw", "layer", "position"),
+    },
+    summaries={
+        "recovery": Ratio("effect", gap="gap"),
+        "control_recovery": Ratio("control", gap="gap"),
+    },
+    controls={"recovery": "control_recovery"},
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     references=["vig2020causal", "meng2022locating", "zhang2023patching"],
 )
@@ -23,11 +33,13 @@ def activation_patching(
     site: Site = "resid_pre",
     direction: Direction = "denoise",
     metric: Metric = "logit_diff",
+    control_draws: Annotated[int, Range(0, 20)] = 1,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Which layer and position carries what tells the clean from the corrupt prompt.
 
     Run the base prompt with the activation of one site, one layer and one position replaced by
-    that of the other prompt, and read the metric m at the last position.
+    that of the other prompt, and read the metric m at the answer's position.
 
         denoise:  effect[l, p] = m(corrupt run, clean activation at l, p) − m(corrupt run)
         noise:    effect[l, p] = m(clean run, corrupt activation at l, p) − m(clean run)
@@ -37,15 +49,23 @@ def activation_patching(
     Sign: denoising, 1 restores the clean behaviour and 0 changes nothing; noising, −1 destroys
     it. The metric is always of the clean prompt's answer.
     Exact: every cell is its own forward pass (no gradient approximation). Positions before the
-    first difference are 0 by causality. Cost: 1 forward pass of each prompt, and one of each
-    cell from its layer on.
+    first difference are 0 by causality (an encoder has no such zeros).
+    Units: nats for logits and log-probabilities, or a probability.
+    Control: an activation x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random direction
+    of length 1 for each pair, layer and position: as large a change, without the content.
+    Cost: 1 forward pass of each prompt, and one of each cell from its layer on; as many for each
+    control draw.
     Not implemented: patching several positions or a window of layers at once.
 
     Args:
         site: what is patched: the stream before a block, between attention and MLP, or what
             attention or the MLP adds.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
-        metric: what is measured at the last position, in nats, or a probability.
+        metric: what is measured at the answer's position, in nats, or a probability.
+        control_draws: random directions of equal distance to compare with; 0 for none.
+        seed: of the random directions.
     """
-    runs = patch_positions(lm, pair, site, direction, metric)
+    runs = patch_positions(
+        lm, pair, site, direction, metric, control_draws=control_draws, seed=seed
+    )
     return {**runs, "gap": runs["clean"] - runs["corrupt"]}

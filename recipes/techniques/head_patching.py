@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from remote_mi.figures import Bars, Heatmap
 from remote_mi.interventions import Direction, Metric, Pair, patch_heads
-from remote_mi.recipe import Ratio, recipe
+from remote_mi.recipe import Range, Ratio, recipe
 
 
 @recipe(
     over="pair",
-    returns={"effect": ("layer", "head"), "gap": (), "clean": (), "corrupt": ()},
-    summaries={"recovery": Ratio("effect", gap="gap")},
+    returns={
+        "effect": ("layer", "head"),
+        "gap": (),
+        "clean": (),
+        "corrupt": (),
+        "control": ("draw", "layer", "head"),
+    },
+    summaries={
+        "recovery": Ratio("effect", gap="gap"),
+        "control_recovery": Ratio("control", gap="gap"),
+    },
+    controls={"recovery": "control_recovery"},
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     references=["wang2022ioi", "zhang2023patching"],
 )
@@ -22,12 +32,14 @@ def head_patching(
     *,
     direction: Direction = "denoise",
     metric: Metric = "logit_diff",
+    control_draws: Annotated[int, Range(0, 20)] = 1,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Which attention head carries what tells the clean from the corrupt prompt.
 
     Run the base prompt with one head's output (head_z: what that query head hands to the output
     projection, at all positions) replaced by that of the other prompt, and read the metric m at
-    the last position.
+    the answer's position.
 
         denoise:  effect[l, h] = m(corrupt run, clean head l.h) − m(corrupt run)
         noise:    effect[l, h] = m(clean run, corrupt head l.h) − m(clean run)
@@ -37,12 +49,18 @@ def head_patching(
     Sign: denoising, a positive head restores the clean behaviour; noising, a negative head is
     one that the behaviour needs, and a positive one works against it.
     With grouped keys and values the heads are still the query heads. Exact, no approximation.
-    Cost: 1 forward pass of each prompt, and one of each head from its layer on.
+    Units: nats for logits and log-probabilities, or a probability.
+    Control: a head's output x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random
+    direction of length 1 for each pair, head and position: as large a change, without the content.
+    Cost: 1 forward pass of each prompt, and one of each head from its layer on; as many for each
+    control draw.
     Not implemented: path patching, single positions of a head.
 
     Args:
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
-        metric: what is measured at the last position, in nats, or a probability.
+        metric: what is measured at the answer's position, in nats, or a probability.
+        control_draws: random directions of equal distance to compare with; 0 for none.
+        seed: of the random directions.
     """
-    runs = patch_heads(lm, pair, direction, metric)
+    runs = patch_heads(lm, pair, direction, metric, control_draws=control_draws, seed=seed)
     return {**runs, "gap": runs["clean"] - runs["corrupt"]}

@@ -1,11 +1,11 @@
-"""Exact patching sweeps: every cell of a grid its own forward pass, many of them at once.
+"""Exact sweeps: every cell of a grid its own forward pass, many of them at once.
 
-A sweep runs the model once over a batch that grows on the way: row 0 is the unpatched base run,
-and at each layer one row per cell of that layer joins, a copy of row 0 with its patch in place.
-So every row runs exactly the layers its patch can change, in one pass over the weights. Tokens
-before the first difference are the same in all runs: where the attention allows it, their keys
-and values are computed once and shared (`reuses_prefix`). Nothing of this changes a number
-beyond rounding; a memory budget cuts the layers into groups, one pass each.
+All techniques that replace an activation and read the end of the run are one sweep: patching,
+ablation, causal tracing. Each row of a pass runs only the layers that its replacement can change
+(`grown_pass`), and only the tokens: a replacement at position p leaves those before p as they are
+in the base run, whose keys and values are shared where the attention allows it (`reuses_prefix`).
+Nothing of this changes a number beyond rounding. The cells are dealt to passes by arithmetic: by
+what a pass costs, and by a memory budget.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
+from remote_mi.interventions.grown_pass import Base, Cell, grown_pass, plain_pass, shared_base
 from remote_mi.interventions.metrics import answer_metric
 from remote_mi.interventions.prompts import Pair
-from remote_mi.interventions.sites import (
-    edit_site,
-    edit_stream,
-    head_count,
-    read_site,
-    reuses_prefix,
-    skip_unembedding,
-    text_config,
-)
+from remote_mi.interventions.sites import head_count, is_causal, reuses_prefix, text_config
 
 #: What the rows of one pass may take where free memory cannot be asked for, in bytes.
 CPU_BUDGET = 1 << 30
+#: What one more pass costs (reading the weights, starting each layer), in tokens run.
+PASS_TOKENS = 128
 
 
 def patch_positions(
-    lm: Any, pair: Pair, site: str, direction: str, metric: str, max_rows: int | None = None
+    lm: Any,
+    pair: Pair,
+    site: str,
+    direction: str,
+    metric: str,
+    max_rows: int | None = None,
+    control_draws: int = 0,
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Patch one position of one layer at a time.
 
@@ -44,159 +45,261 @@ def patch_positions(
         direction: "denoise" puts clean activations into the corrupt run, "noise" the reverse.
         metric: see `answer_metric`; always of the clean prompt's answer.
         max_rows: rows of one pass; by default from free memory.
+        control_draws: random directions of equal distance, see `sweep_cells`.
+        seed: of the random directions.
 
     Returns:
         effect [layer, position]: metric of the patched run − metric of the unpatched run;
+        control [draw, layer, position]: the same of the random directions;
         clean [], corrupt []: the metric of the two plain runs. All float32.
     """
-    return _sweep(lm, pair, site, direction, metric, max_rows)
+    first, length = first_changed(lm, pair), len(pair.clean.ids)
+    cells: list[Cell] = [(p, p + 1, None) for p in range(first, length)]
+    found = _patch(lm, pair, site, direction, metric, cells, max_rows, control_draws, seed)
+    for name in ("effect", "control"):  # zero by causality: until there both runs are the same
+        found[name] = torch.nn.functional.pad(found[name], (first, 0))
+    return found
 
 
 def patch_heads(
-    lm: Any, pair: Pair, direction: str, metric: str, max_rows: int | None = None
+    lm: Any,
+    pair: Pair,
+    direction: str,
+    metric: str,
+    max_rows: int | None = None,
+    control_draws: int = 0,
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Patch the output of one attention head (head_z, all positions) at a time.
 
-    Args and returns as `patch_positions`; effect is [layer, head].
+    Args and returns as `patch_positions`; effect is [layer, head], control [draw, layer, head].
     """
-    return _sweep(lm, pair, "head_z", direction, metric, max_rows)
+    first, length, heads = first_changed(lm, pair), len(pair.clean.ids), head_count(lm)
+    differ = first < length
+    cells: list[Cell] = [(first, length, head) for head in range(heads)] if differ else []
+    found = _patch(lm, pair, "head_z", direction, metric, cells, max_rows, control_draws, seed)
+    if not differ:  # identical prompts: there is nothing to patch
+        for name in ("effect", "control"):
+            found[name] = torch.nn.functional.pad(found[name], (heads, 0))
+    return found
 
 
-def _sweep(
-    lm: Any, pair: Pair, site: str, direction: str, metric: str, max_rows: int | None
-) -> dict[str, torch.Tensor]:
-    base, source = pair.corrupt.ids, pair.clean.ids
-    if direction == "noise":
-        base, source = source, base
-    first = len(base) if pair.first_difference is None else pair.first_difference
-    # The last token is always run: its final state is what the metric reads.
-    shared = min(first, len(base) - 1) if reuses_prefix(lm) else 0
-    cells = head_count(lm) if site == "head_z" else len(base) - first
-    n_layers = len(lm.layers)
-    patches, source_hidden, cache = _source_pass(lm, source, shared, site)
-    if max_rows is None:
-        max_rows = _rows_that_fit(lm, len(base) - shared, len(base))
-    group = min(n_layers, max(1, (max_rows - 1) // max(1, cells)))
+def first_changed(lm: Any, pair: Pair) -> int:
+    """The first position whose activations can differ in the two runs; the length for none.
 
-    def score(hidden: torch.Tensor) -> torch.Tensor:
-        """The metric of the source run and of each row."""
-        hidden = torch.cat([source_hidden, hidden])
-        return answer_metric(lm, hidden, metric, pair.answers, pair.wrongs)
-
-    effects = []
-    for start in range(0, n_layers, group):
-        layers = range(start, min(start + group, n_layers))
-        prefix = _shared_prefix(cache, shared, layers, cells)
-        scores = _grown_pass(lm, base, shared, first, prefix, patches, site, cells, layers, score)
-        effects.append((scores[2:] - scores[1]).reshape(len(layers), cells))
-    effect = torch.cat(effects)
-    if site != "head_z":
-        # Zero by causality: before the first difference both runs are the same.
-        effect = torch.nn.functional.pad(effect, (first, 0))
-    elif pair.first_difference is None:
-        effect = torch.zeros_like(effect)
-    corrupt, clean = (scores[1], scores[0]) if direction == "denoise" else (scores[0], scores[1])
-    return {"effect": effect, "clean": clean, "corrupt": corrupt}
-
-
-def _source_pass(
-    lm: Any, ids: list[int], shared: int, site: str
-) -> tuple[list[torch.Tensor], torch.Tensor, Any]:
-    """Run the prompt that activations are taken from.
-
-    Returns:
-        the activation of each layer from the first token that is not shared, [position, width];
-        the final norm's output at the last position, [1, d_model];
-        the keys and values, None where nothing is shared.
+    Attention that looks both ways lets every position see the first difference.
     """
-    stream = site == "resid_pre"
-    with lm.trace(
-        input_ids=torch.tensor([ids]), use_cache=bool(shared), output_hidden_states=stream
-    ):
-        found = [] if stream else [read_site(layer, site) for layer in lm.layers]
-        hidden = lm.ln_final.output[:, -1]
-        skip_unembedding(lm)
-        ran = lm.output
-    if stream:
-        # Not read layer by layer: a layer's input comes with the cache, and a sandboxed job
-        # would get, and the layer go on with, a copy of it.
-        found = ran.hidden_states[: len(lm.layers)]
-    return [value[0, shared:] for value in found], hidden, ran.past_key_values
+    if pair.first_difference is None:
+        return len(pair.clean.ids)
+    return pair.first_difference if is_causal(lm) else 0
 
 
-def _grown_pass(
+def _patch(
     lm: Any,
-    base: list[int],
-    shared: int,
-    first: int,
-    prefix: DynamicCache,
-    patches: list[torch.Tensor],
+    pair: Pair,
     site: str,
-    cells: int,
-    layers: range,
-    score: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """One pass in which the cells of some layers join the base row.
+    direction: str,
+    metric: str,
+    cells: list[Cell],
+    max_rows: int | None,
+    draws: int,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    ids, other = pair.corrupt.ids, pair.clean.ids
+    if direction == "noise":
+        ids, other = other, ids
+    length = len(ids)
+    # The last token is always run: its final state is what a causal model's metric reads.
+    shared = min(first_changed(lm, pair), length - 1) if reuses_prefix(lm) else 0
+    source = plain_pass(lm, other, site, keys=bool(shared))
+    at_end = source["hidden"][:, pair.end]
+    base = Base(ids, source["keys"], shared)
+    whole = length - 1 if reuses_prefix(lm) else 0
+    price = plan(lm, base.rows, length, shared, cells, 1 + draws, max_rows)[0]
+    finer = plan(lm, base.rows, length, whole, cells, 1 + draws, max_rows)[0]
+    if finer + len(lm.layers) * (length + PASS_TOKENS) < price:
+        base, _ = shared_base(lm, ids)
+
+    def measure(hidden: torch.Tensor) -> torch.Tensor:
+        """The metric of each row, and beside it that of the run that activations come from.
+
+        Both from one call: what is rounded in it is the same in both.
+        """
+        rows = torch.cat([at_end, hidden[:, pair.end - length]])
+        scores = answer_metric(lm, rows, metric, pair.answers, pair.wrongs)
+        return torch.stack([scores[1:], scores[:1].expand(len(scores) - 1)], -1)
+
+    found = sweep_cells(lm, base, site, cells, source["values"], measure, draws, seed, max_rows)
+    unpatched, plain = found["base"]
+    clean, corrupt = (plain, unpatched) if direction == "denoise" else (unpatched, plain)
+    return {
+        "effect": found["effect"][..., 0],
+        "control": found["control"][..., 0],
+        "clean": clean,
+        "corrupt": corrupt,
+    }
+
+
+def sweep_cells(
+    lm: Any,
+    base: Base,
+    site: str,
+    cells: list[Cell],
+    values: list[torch.Tensor],
+    measure: Callable[[torch.Tensor], torch.Tensor],
+    control_draws: int = 0,
+    seed: int = 0,
+    max_rows: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """Replace each cell of each layer by given values, and, as a control, by random ones as far.
+
+    The control puts x + ‖v − x‖·u in the place of an activation x, where v is the value and u a
+    random unit vector, one for each prompt, draw, layer and position (and head, for head_z).
 
     Args:
-        score: from the final norm's output at the last position,
-            [1 + len(layers) × cells, d_model], to what is returned.
+        base: the run that is changed, of one row.
+        site: one of `edit_site`.
+        cells: by their first position.
+        values: of each layer, what broadcasts to [1, position, width].
+        measure: see `grown_pass`.
+        control_draws: how many random directions; 0 for none.
+        seed: of the random directions.
+        max_rows: rows of one pass; by default from free memory.
+
+    Returns:
+        effect [layer, cell, …] and control [draw, layer, cell, …]: what `measure` gives of the
+        changed run − of the unchanged run; base […]: of the unchanged run.
     """
+    heads = head_count(lm) if site == "head_z" else 1
 
-    def grow(rows: torch.Tensor) -> torch.Tensor:
-        """One more copy of the base row for each cell."""
-        return torch.cat([rows, rows[:1].expand(cells, -1, -1)])
+    def replace(layer: int, x: torch.Tensor, start: int) -> torch.Tensor:
+        length = start + x.shape[1]
+        value = values[layer].to(x.device, x.dtype).expand(1, length, -1)[:, start:].expand_as(x)
+        if not control_draws:
+            return value[None]
+        unit = unit_directions(base.ids, x.shape[-1], heads, control_draws, seed, layer)
+        return torch.cat([value[None], as_far(x, value, unit[:, None, start:], heads)])
 
-    def put_in(rows: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
-        """The activation of all rows, with the patch in the last `cells` of them."""
-        patch = patch.to(rows.device, rows.dtype)
-        edited = rows.clone()
-        if site == "head_z":
-            width = patch.shape[-1] // cells
-            for head in range(cells):
-                part = slice(head * width, (head + 1) * width)
-                edited[head - cells, :, part] = patch[:, part]
-        else:
-            cell = torch.arange(cells, device=rows.device)
-            where = cell + (first - shared)
-            edited[cell - cells, where] = patch[where]
-        return edited
-
-    with lm.trace(
-        input_ids=torch.tensor([base[shared:]]),
-        position_ids=torch.arange(shared, len(base))[None],
-        past_key_values=prefix,
-        use_cache=True,
-    ):
-        for index in layers if cells else ():
-            patch = patches[index]
-            if site == "resid_pre":
-                edit_stream(lm, index, lambda rows, p=patch: put_in(grow(rows), p))
-            else:
-                stream = edit_stream(lm, index, grow)
-                edit_site(lm.layers[index], site, lambda rows, p=patch: put_in(rows, p), stream)
-        scores = score(lm.ln_final.output[:, -1])
-        skip_unembedding(lm)
-        lm.output = None  # the cache in it is large, and nobody's
-    return scores
+    effects, plain = sweep(
+        lm, base, site, cells, replace, measure, variants=1 + control_draws, max_rows=max_rows
+    )
+    effects = effects[:, :, :, 0]  # one base row
+    control = effects[:, :, 1:].movedim(2, 0)
+    return {"effect": effects[:, :, 0], "control": control, "base": plain[0]}
 
 
-def _shared_prefix(cache: Any, shared: int, layers: range, cells: int) -> DynamicCache:
-    """A fresh cache holding the shared prefix, with as many rows at each layer as it will see.
+def unit_directions(
+    ids: list[int], width: int, heads: int, draws: int, seed: int, layer: int
+) -> torch.Tensor:
+    """Random unit vectors of each head's part, [draw, position, width], float32.
 
-    The rows are views of one.
+    They depend on the prompt, so that pairs do not share one draw.
     """
-    prefix = DynamicCache()
-    if not shared:
-        return prefix
-    rows = 1
-    for index, kept in enumerate(cache.layers):
-        rows += cells if index in layers else 0
-        prefix.update(kept.keys[:, :, :shared], kept.values[:, :, :shared], index)
-        layer: Any = prefix.layers[index]
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
-        layer.values = layer.values.expand(rows, -1, -1, -1)
-    return prefix
+    mixed = seed
+    for number in (*ids, layer):
+        mixed = (mixed * 1_000_003 + number + 1) % (1 << 61)
+    generator = torch.Generator().manual_seed(mixed)
+    drawn = torch.randn(draws, len(ids), heads, width // heads, generator=generator)
+    return (drawn / drawn.norm(dim=-1, keepdim=True)).flatten(-2)
+
+
+def as_far(x: torch.Tensor, value: torch.Tensor, unit: torch.Tensor, heads: int) -> torch.Tensor:
+    """x moved along unit vectors by as much as `value` is away from it, head by head.
+
+    Args:
+        x, value: [row, position, width]. unit: [draw, 1, position, width].
+    """
+    distance = (value.float() - x.float()).unflatten(-1, (heads, -1)).norm(dim=-1, keepdim=True)
+    step = distance * unit.to(x.device).unflatten(-1, (heads, -1))
+    return (x.float() + step.flatten(-2)).to(x.dtype)
+
+
+def sweep(
+    lm: Any,
+    base: Base,
+    site: str,
+    cells: list[Cell],
+    replace: Callable[[int, torch.Tensor, int], torch.Tensor],
+    measure: Callable[[torch.Tensor], torch.Tensor],
+    variants: int = 1,
+    window: int = 1,
+    max_rows: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Replace each cell of each layer, in as few passes as pay; the arguments of `grown_pass`.
+
+    Args:
+        cells: by their first position.
+        max_rows: rows of one pass; by default from free memory.
+
+    Returns:
+        [layer, cell, variant, base row, …]: what `measure` gives − what it gives of the base row;
+        [base row, …]: that of the base rows.
+    """
+    n_layers, length = len(lm.layers), len(base.ids)
+    _, passes = plan(lm, base.rows, length, base.shared, cells, variants, max_rows)
+    columns = []
+    for start, dealt, group in passes:
+        parts = []
+        for low in range(0, n_layers, group):
+            layers = range(low, min(low + group, n_layers))
+            scores = grown_pass(
+                lm, base, start, site, layers, dealt, replace, variants, window, measure
+            )
+            plain, changed = scores[: base.rows], scores[base.rows :]
+            shape = (len(layers), len(dealt), variants, base.rows)
+            parts.append(changed.reshape(*shape, *scores.shape[1:]) - plain)
+        columns.append(torch.cat(parts))
+    return torch.cat(columns, 1), plain
+
+
+def plan(
+    lm: Any,
+    rows: int,
+    length: int,
+    shared: int,
+    cells: list[Cell],
+    variants: int,
+    max_rows: int | None = None,
+) -> tuple[float, list[tuple[int, list[Cell], int]]]:
+    """How cells are dealt to passes at the least cost.
+
+    A pass that starts at token s with C cells a layer runs (length − s) tokens of a base row in
+    every layer, and of each cell's rows from its layer on. A pass with later cells only runs fewer
+    tokens, but it is one more pass.
+
+    Args:
+        rows: of the base. shared: how many first tokens a pass may leave out.
+        cells: by their first position. variants: rows of a cell for each row of the base.
+
+    Returns:
+        the cost in tokens × layers, and of each pass its first token, its cells, and how many
+        layers' cells it takes at a time.
+    """
+    n_layers, count, each = len(lm.layers), len(cells), variants * rows
+    starts = [min(cell[0], shared) for cell in cells] or [shared]
+    if not cells:
+        return (length - shared) * n_layers, [(shared, [], n_layers)]
+    fits = {s: max_rows or _rows_that_fit(lm, length - s, length) for s in set(starts)}
+    best: list[tuple[float, int, int]] = [(0.0, count, 0)] * (count + 1)
+    for i in reversed(range(count)):
+        options = []
+        for j in range(i + 1, count + 1):
+            joining, fit = (j - i) * each, fits[starts[i]]
+            if j > i + 1 and rows + joining > fit:
+                break
+            group = min(n_layers, max(1, (fit - rows) // joining))
+            passes = -(-n_layers // group)
+            run = (length - starts[i]) * (
+                passes * n_layers * rows + joining * n_layers * (n_layers + 1) / 2
+            )
+            options.append((run + passes * n_layers * PASS_TOKENS + best[j][0], j, group))
+        best[i] = min(options)
+    passes, i = [], 0
+    while i < count:
+        _, j, group = best[i]
+        passes.append((starts[i], cells[i:j], group))
+        i = j
+    return best[0][0], passes
 
 
 def _rows_that_fit(lm: Any, run: int, context: int) -> int:

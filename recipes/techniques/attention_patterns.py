@@ -1,0 +1,86 @@
+"""Attention patterns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from remote_mi.figures import Heatmap
+from remote_mi.interventions import Prompt, attention_weights, skip_unembedding
+from remote_mi.recipe import recipe
+
+
+@recipe(
+    over="prompt",
+    returns={
+        "pattern": ("layer", "head", "query", "key"),
+        "first": ("layer", "head"),
+        "entropy": ("layer", "head"),
+        "distance": ("layer", "head"),
+        "uniform_first": ("layer",),
+        "uniform_entropy": ("layer",),
+        "uniform_distance": ("layer",),
+    },
+    controls={"first": "uniform_first"},
+    figures=[
+        Heatmap("first", title="attention to the first position"),
+        Heatmap("entropy", unit="nats"),
+        Heatmap("distance", unit="positions"),
+        Heatmap("pattern", rows="query", columns="key"),
+    ],
+    needs=("attention_weights",),
+    references=["elhage2021framework", "xiao2023sinks"],
+)
+def attention_patterns(lm: Any, prompt: Prompt, *, layers: list[int] = []) -> dict[str, Any]:  # noqa: B006 - read only
+    """What every attention head looks at.
+
+    Run the prompt and read the attention weights a as the model computed them: each head's
+    softmax over the keys that a query sees, a[query, key], 1 in sum. Averaged over the queries
+    after the first (which, in a causal model, sees itself only):
+
+        first    = a[q, 0]                      attention to the first position (an attention sink)
+        entropy  = −Σ_k a[q, k] log a[q, k]     0: one key; log(keys): all alike
+        distance = Σ_k a[q, k] · |q − k|        how far it looks
+
+    Entropy in nats, distance in positions. How much is attended is not how much is moved: a head
+    that rests on the first position often adds almost nothing.
+    Control: `uniform_…` is the same of a head that attends to all keys that a query sees alike
+    (in a layer with a sliding window: those within it).
+    Cost: 1 forward pass, with eager attention.
+    Not implemented: weighting by the size of what is moved (value-weighted patterns).
+
+    Args:
+        layers: which layers to return, from 0; none named: all.
+    """
+    wanted = layers or list(range(len(lm.layers)))
+    for index in wanted:
+        if not 0 <= index < len(lm.layers):
+            raise ValueError(f"there is no layer {index}: the model has {len(lm.layers)}, from 0")
+    with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
+        read = {i: attention_weights(lm.layers[i])[0] for i in sorted(set(wanted))}
+        skip_unembedding(lm)
+    patterns = [read[index].float() for index in wanted]
+    uniform = []
+    for pattern in patterns:
+        seen = (pattern > 0).any(0, keepdim=True)  # weights of hidden keys are exactly 0
+        uniform.append(summaries(seen / seen.sum(-1, keepdim=True)))
+    found: dict[str, Any] = {"pattern": torch.stack([pattern.cpu() for pattern in patterns])}
+    for name in ("first", "entropy", "distance"):
+        by_layer = [summaries(pattern)[name].cpu() for pattern in patterns]
+        found[name] = torch.stack(by_layer)
+        found[f"uniform_{name}"] = torch.stack([one[name][0].cpu() for one in uniform])
+    return found
+
+
+def summaries(pattern: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Means over the queries after the first; [head, query, key] → three times [head]."""
+    place = torch.arange(pattern.shape[-1], device=pattern.device)
+    apart = (place[:, None] - place[None]).abs()
+    by_query = {
+        "first": pattern[..., 0],
+        "entropy": torch.special.entr(pattern).sum(-1),
+        "distance": (pattern * apart).sum(-1),
+    }
+    start = min(1, pattern.shape[-2] - 1)  # a prompt of one token has but one query
+    return {name: values[:, start:].mean(-1) for name, values in by_query.items()}

@@ -1,0 +1,129 @@
+"""Baseline: whether the model does the task at all."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+
+from remote_mi.figures import Bars, Table
+from remote_mi.interventions import Metric, Pair, answer_logits, skip_unembedding
+from remote_mi.recipe import Range, Tokens, recipe
+
+#: Rows of the unembedding that are cast to float32 at a time.
+CHUNK = 16384
+
+
+@recipe(
+    over="pair",
+    returns={
+        "accuracy": (),
+        "logit_diff": (),
+        "prob_diff": (),
+        "prob": (),
+        "top1": (),
+        "rank": (),
+        "top_token": Tokens("top"),
+        "top_prob": ("top",),
+        "corrupt_accuracy": (),
+        "corrupt_logit_diff": (),
+        "corrupt_prob_diff": (),
+        "corrupt_prob": (),
+        "corrupt_top1": (),
+        "corrupt_rank": (),
+        "corrupt_top_token": Tokens("top"),
+        "corrupt_top_prob": ("top",),
+        "prior_logit_diff": (),
+        "prior_prob_diff": (),
+    },
+    controls={
+        "accuracy": "corrupt_accuracy",
+        "logit_diff": "prior_logit_diff",
+        "prob_diff": "prior_prob_diff",
+        "prob": "corrupt_prob",
+        "top1": "corrupt_top1",
+    },
+    figures=[
+        Bars("accuracy", title="accuracy"),
+        Bars("top1", title="top-1 accuracy"),
+        Bars("logit_diff", title="logit difference", unit="nats"),
+        Bars("prob", title="probability of the answer"),
+        Table(
+            "logit_diff",
+            title="pairs",
+            columns=("accuracy", "prob", "rank", "top_token", "corrupt_top_token"),
+        ),
+    ],
+    references=["wang2022ioi", "zhang2023patching"],
+)
+def baseline(
+    lm: Any,
+    pair: Pair,
+    *,
+    metric: Metric = "logit_diff",
+    top: Annotated[int, Range(1, 50)] = 5,
+) -> dict[str, Any]:
+    """Whether the model gives the right answer, and how clearly: what any study runs first.
+
+    Run both prompts and read the next-token distribution p = softmax(logits) where the answer is
+    read (with several answers A or wrong answers B: mean logits, summed probabilities):
+
+        logit_diff = mean logit(A) − mean logit(B)
+        prob       = Σ p(A)                   prob_diff = Σ p(A) − Σ p(B)
+        accuracy   = 1 if the difference is > 0, else 0: prob_diff with the metric prob_diff,
+                     logit_diff with every other
+        top1       = 1 if the most probable of all tokens is in A, else 0
+        rank       = how many tokens are more probable than the best of A (0: none)
+
+    Their means over the pairs are the model's accuracy and so on. Logits in nats, with the
+    model's own soft-cap. Pairs of accuracy 0 are the ones at fault: the table shows what the
+    model says instead.
+    Control: `corrupt_…` is the same, with the same A and B, on the corrupt prompt. There the
+    wrong answer is the right one: a model that reads the prompt has a negative difference and an
+    accuracy near 0. A difference has a control that keeps its sign: the mean of both prompts,
+
+        prior_logit_diff = (logit_diff + corrupt_logit_diff) / 2
+
+    which is how much the model prefers A whichever of the two prompts it gets.
+    Cost: 2 forward passes (one batch of two rows).
+    Not implemented: answers of several tokens (the first token counts).
+
+    Args:
+        metric: which difference decides on accuracy; prob_diff, or else logit_diff.
+        top: how many of the most probable tokens to keep.
+    """
+    ids = torch.tensor([pair.clean.ids, pair.corrupt.ids])
+    with lm.trace(input_ids=ids, use_cache=False):
+        logits = all_logits(lm, lm.ln_final.output[:, pair.end])
+        skip_unembedding(lm)
+    probs = logits.softmax(-1)
+    logit_diff = logits[:, pair.answers].mean(-1) - logits[:, pair.wrongs].mean(-1)
+    prob = probs[:, pair.answers].sum(-1)
+    prob_diff = prob - probs[:, pair.wrongs].sum(-1)
+    top_prob, top_token = probs.topk(min(top, probs.shape[-1]))
+    best = logits[:, pair.answers].amax(-1, keepdim=True)
+    rank = (logits > best).sum(-1)
+    found = {
+        "accuracy": (prob_diff if metric == "prob_diff" else logit_diff) > 0,
+        "logit_diff": logit_diff,
+        "prob_diff": prob_diff,
+        "prob": prob,
+        "top1": rank == 0,
+        "rank": rank,
+        "top_token": top_token,
+        "top_prob": top_prob,
+    }
+    counts = ("accuracy", "top1", "rank")
+    found = {name: value.long() if name in counts else value for name, value in found.items()}
+    return {
+        **{name: value[0] for name, value in found.items()},
+        **{f"corrupt_{name}": value[1] for name, value in found.items()},
+        "prior_logit_diff": logit_diff.mean(),
+        "prior_prob_diff": prob_diff.mean(),
+    }
+
+
+def all_logits(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of the whole vocabulary in float32, inside a trace; [row, vocabulary]."""
+    starts = range(0, lm.lm_head.weight.shape[0], CHUNK)
+    return torch.cat([answer_logits(lm, hidden, slice(s, s + CHUNK)) for s in starts], -1)

@@ -1,0 +1,99 @@
+"""Gradient saliency of input tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+
+from remote_mi.figures import Bars, Table
+from remote_mi.interventions import (
+    Prompt,
+    answer_metric,
+    input_gradients,
+    random_scores,
+    run_embeddings,
+    token_embeddings,
+    top_token,
+)
+from remote_mi.recipe import Range, Tokens, recipe
+
+
+@recipe(
+    over="prompt",
+    returns={
+        "gradient_norm": ("position",),
+        "gradient_x_input": ("position",),
+        "gradient_norm_control": ("draw", "position"),
+        "gradient_x_input_control": ("draw", "position"),
+        "value": (),
+        "token": Tokens(),
+    },
+    controls={
+        "gradient_norm": "gradient_norm_control",
+        "gradient_x_input": "gradient_x_input_control",
+    },
+    figures=[
+        Bars("gradient_norm"),
+        Bars("gradient_x_input"),
+        Table("value", columns=("token",)),
+    ],
+    needs=("gradients",),
+    references=["simonyan2013deep", "shrikumar2016black", "adebayo2018sanity"],
+)
+def saliency(
+    lm: Any,
+    prompt: Prompt,
+    *,
+    score: Literal["logit", "log_prob", "prob"] = "logit",
+    control_draws: Annotated[int, Range(0, 1000)] = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How sensitive the score of a token is to each token of the prompt.
+
+    x[p] is the token embedding at position p, s the score of the target where the answer is
+    read, with the gradient taken at the prompt itself:
+
+        gradient_norm[p]    = ‖∂s/∂x[p]‖₂
+        gradient_x_input[p] = x[p] · ∂s/∂x[p]
+        value               = s
+
+    The target is the token given, else the most probable one; `token` is its id.
+    Sign: the norm has none; gradient × input is positive where a longer x[p] raises s. Units:
+    gradient × input that of s; the norm that of s for one unit of the embedding, so norms of
+    different models cannot be compared.
+    The norm is over d_model (the paper takes the largest absolute value over three colours).
+    Both are first-order and local: a token that s depends on strongly but in a saturated way
+    gets little. integrated_gradients mends that.
+    The input is the output of the token embedding (Gemma's scale included), before position
+    embeddings are added (GPT-2, OPT, BERT).
+    Control: the same, without sign, of random scores: the logit of one random token less that
+    of another, scaled to be as sensitive to the final state as s. A token that does not exceed
+    it moves any output as much as this one.
+    Cost: 1 forward and 1 + control_draws backward passes.
+    Not implemented: SmoothGrad, guided backpropagation, positions other than the answer's.
+
+    Args:
+        score: what is differentiated: logit, log-probability (nats) or probability.
+        control_draws: pairs of random tokens of the control.
+        seed: of the random tokens.
+    """
+    x = token_embeddings(lm, prompt.ids)[None].requires_grad_(True)
+    hidden = run_embeddings(lm, prompt.ids, x, prompt.end)  # [1, d_model]
+    target = top_token(lm, hidden) if prompt.target is None else prompt.target
+
+    def score_of(hidden: torch.Tensor) -> torch.Tensor:
+        return answer_metric(lm, hidden, score, target, [])
+
+    scores = [score_of, *random_scores(lm, hidden, score_of, control_draws, seed)]
+    gradients = input_gradients(scores, hidden, x)[:, 0]  # [score, position, d_model]
+    norm = gradients.norm(dim=-1)
+    product = (gradients * x.detach()).sum(-1)
+    return {
+        "gradient_norm": norm[0],
+        "gradient_x_input": product[0],
+        "gradient_norm_control": norm[1:],
+        "gradient_x_input_control": product[1:].abs(),
+        "value": score_of(hidden)[0],
+        "token": torch.tensor(target),
+    }

@@ -1,0 +1,127 @@
+"""Ablation and causal tracing on the embedded model against numbers of independent code.
+
+The references are plain hooks. Small prompt sets: the patterns are tested, not the third digit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import remote_mi as mi
+
+from ..conftest import MARY
+from .test_known_numbers import abc_pairs
+
+EIFFEL = "The Eiffel Tower is located in the city of"
+COLOSSEUM = "The Colosseum is located in the city of"
+#: Both subjects are the tokens 0 to 3: The| E|iffel| Tower, The| Col|osse|um.
+SUBJECT = {"subject_start": 0, "subject_end": 3}
+
+
+@pytest.fixture(scope="module")
+def embedded(embedded_cache, tmp_path_factory):
+    """Runs recipes on the embedded model, in a project of the module's own."""
+    project = tmp_path_factory.mktemp("project")
+
+    def run(recipe, **given):
+        return mi.run(recipe, project=project, **given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def eiffel(embedded):
+    return embedded("causal_tracing", prompt=EIFFEL, target=" Paris", **SUBJECT)
+
+
+@pytest.fixture(scope="module")
+def colosseum(embedded):
+    return embedded("causal_tracing", prompt=COLOSSEUM, target=" Rome", **SUBJECT)
+
+
+def test_noise_on_the_subject_removes_the_answer(eiffel, colosseum):
+    assert float(eiffel["clean"].values) == pytest.approx(0.70, abs=0.01)
+    assert float(eiffel["corrupt"].values) == pytest.approx(0.016, abs=0.005)
+    assert float(colosseum["clean"].values) == pytest.approx(0.73, abs=0.01)
+    assert float(colosseum["corrupt"].values) < 0.05
+
+
+@pytest.mark.parametrize(
+    "layer, position, effect",
+    [(0, 2, 0.26), (3, 2, 0.50), (6, 2, 0.44), (12, 2, 0.27), (21, 2, 0.18), (24, 2, 0.00),
+     (21, 9, 0.01), (24, 9, 0.58), (24, 6, 0.28), (3, 3, -0.01), (12, 5, 0.00)],
+)  # fmt: skip
+def test_restoring_the_tower(eiffel, layer, position, effect):
+    """An early site at a subject's token, a late one at the last token."""
+    assert eiffel["effect"].values[layer, position] == pytest.approx(effect, abs=0.02)
+
+
+def test_restoring_the_colosseum(colosseum):
+    """The draws are others than the reference's, which found .65 at layer 6 of the last subject."""
+    effect = colosseum["effect"].values
+    assert effect[6, 3] == pytest.approx(0.6, abs=0.15)
+    early = np.unravel_index(effect[:20].argmax(), effect[:20].shape)
+    assert early[1] == 3 and early[0] in range(4, 9), "the last token of the subject, about layer 6"
+    assert (effect[24:, 9] > 0.55).all()
+    assert effect[:18, 9].max() < 0.05 and effect[24:, 3].max() < 0.05
+
+
+def test_the_state_of_another_noised_run_restores_nothing(eiffel, colosseum):
+    for result in (eiffel, colosseum):
+        control = result["control"].values
+        assert np.abs(control).max() < 0.05
+        assert np.abs(control).max() < result["effect"].values.max() / 8
+
+
+def test_restoring_ten_mlps_finds_the_early_site(embedded):
+    """As in the paper, a window of MLPs at the subject does more than a window of attention."""
+    found = {
+        site: embedded("causal_tracing", prompt=EIFFEL, target=" Paris", site=site, window=10,
+                       draws=3, **SUBJECT)["effect"].values
+        for site in ("mlp_out", "attn_out")
+    }  # fmt: skip
+    assert found["mlp_out"][:10, 2].max() > 0.2
+    assert found["mlp_out"][:10, 2].max() > 2 * found["attn_out"][:10, 1:4].max()
+
+
+KNOWN_HEADS = {(23, 3): -0.56, (29, 1): -0.27, (29, 0): 0.23, (20, 0): -0.23, (17, 4): -0.22}
+
+
+def test_resampling_heads_on_ioi_finds_the_known_heads(embedded):
+    """Effect of each head over the gap of the clean and the corrupt run, ABC corruption."""
+    result = embedded("head_ablation", pairs=abc_pairs(), kind="resample")
+    patched = embedded("head_patching", pairs=abc_pairs(), direction="noise")
+    share = result["effect"].values / float(patched["gap"].values)
+    for (layer, head), value in KNOWN_HEADS.items():
+        assert share[layer, head] == pytest.approx(value, abs=0.02)
+    np.testing.assert_allclose(share, patched["recovery"].values, atol=1e-4)
+    # A random direction of the same length does little where the content does much.
+    control = np.abs(result["control"].values)
+    effect = np.abs(result["effect"].values)
+    for layer, head in KNOWN_HEADS:
+        assert control[layer, head] < effect[layer, head] / 2, (layer, head)
+
+
+def test_mean_ablation_keeps_the_head_that_matters_most(embedded):
+    result = embedded("head_ablation", pairs=abc_pairs(), control_draws=0)
+    share = result["share"].values
+    assert np.unravel_index(share.argmin(), share.shape) == (23, 3)
+    assert share[23, 3] < -0.3
+
+
+def test_a_patching_control_is_far_smaller_than_the_patch(embedded):
+    result = embedded("activation_patching", **MARY, control_draws=3)
+    recovery, control = (result[name].values for name in ("recovery", "control_recovery"))
+    assert recovery[10, 9] == pytest.approx(1.0, abs=0.01)
+    for layer, position in ((10, 9), (18, 9), (24, 13), (27, 13)):
+        assert abs(control[layer, position]) < 0.3 * recovery[layer, position]
+
+
+def test_ablating_layers_raises_the_loss_and_the_first_layers_most(embedded):
+    result = embedded("ablation", **MARY, site="mlp_out", kind="zero")
+    change = result["loss_change"].values
+    assert change[0] > 1.0, "without the first MLP the model says nothing sensible"
+    assert change.argmax() < 3
+    assert np.median(change) < 0.3
+    assert float(result["clean"].values) == pytest.approx(6.12, abs=0.02)
