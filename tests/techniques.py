@@ -6,7 +6,7 @@ from typing import Any
 
 from .conftest import MARY
 
-#: Three pairs of two templates and two lengths.
+#: Pairs of three templates and several lengths, of two classes.
 PAIRS = [
     {**MARY, "label": "a", "group": "1"},
     {
@@ -22,8 +22,16 @@ PAIRS = [
         "corrupt": "When Anna and Paul went to the store, Anna gave a drink to",
         "answer": " Anna",
         "wrong": " Paul",
-        "label": "b",
+        "label": "a",
         "group": "3",
+    },
+    {
+        "clean": "After Mark and Lucy went to the park, Lucy handed a book to",
+        "corrupt": "After Mark and Lucy went to the park, Mark handed a book to",
+        "answer": " Mark",
+        "wrong": " Lucy",
+        "label": "b",
+        "group": "4",
     },
 ]
 SUBJECT = {"subject_start": 1, "subject_end": 3}
@@ -41,7 +49,7 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "head_detectors": [{"sequences": 3, "length": 6}],
     "head_patching": [{}, {"direction": "noise"}],
     "integrated_gradients": [{"steps": 8}],
-    "linear_probe": [{}],
+    "linear_probe": [{"folds": 2}],
     "logit_lens": [{}],
     "patchscopes": [{"inspection": "When Mary and John went to", "steps": 2}],
     "saliency": [{}],
@@ -49,7 +57,7 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def examples_for(over: str, count: int = 3) -> list[dict[str, str]]:
+def examples_for(over: str, count: int = 4) -> list[dict[str, str]]:
     """Examples as a recipe takes them: pairs, prompts with a target, or none."""
     if over == "none":
         return []

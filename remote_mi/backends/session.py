@@ -10,6 +10,7 @@ import nnsight
 import torch
 
 from remote_mi.backends.base import Work
+from remote_mi.interventions.attention import use_attention
 from remote_mi.interventions.outputs import settled
 
 
@@ -25,11 +26,16 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     # Plain locals: whatever the block names is captured and travels, so it names nothing else.
     function, parameters = work.function, dict(work.parameters)
     calls = [() if call is None else (call,) for call in work.calls]
-    gradients = work.gradients
+    gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
     with redirect_stdout(io.StringIO()):  # nnsight prints statuses to stdout
         with lm.session(backend=backend):
-            with torch.set_grad_enabled(gradients):
-                outputs = [settled(function(lm, *call, **parameters)) for call in calls]
+            before = use_attention(lm, "eager") if weights else ""
+            try:
+                with torch.set_grad_enabled(gradients):
+                    outputs = [settled(function(lm, *call, **parameters)) for call in calls]
+            finally:
+                if weights:
+                    use_attention(lm, before)
             nnsight.save(outputs)
     return outputs

@@ -83,16 +83,18 @@ def client(ndif_server: Server, project: Path) -> Callable[..., Any]:
 
     The client's libraries read their environment when they are imported, hence the process.
     """
-    return _client_of(ndif_server, project)
+    return client_of(ndif_server, project)
 
 
 @pytest.fixture
 def sandbox_client(sandbox_server: Server, project: Path) -> Callable[..., Any]:
     """The same for the server that checks keys; `NDIF_API_KEY=…` is another key than the plain."""
-    return _client_of(sandbox_server, project)
+    return client_of(sandbox_server, project)
 
 
-def _client_of(server: Server, project: Path) -> Callable[..., Any]:
+def client_of(server: Server, project: Path) -> Callable[..., Any]:
+    """Runs scripts in processes of their own that talk to a server."""
+
     def run(script: str, *arguments: object, timeout: float = 120, **environment: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-c", script, *(str(a) for a in arguments)],

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import remote_mi as mi
+from remote_mi import catalog
 
 from ..conftest import MARY
-from .conftest import TINY_LLAMA
+from ..techniques import TECHNIQUES, examples_for
+from .conftest import TINY_LLAMA, client_of
 
 REMOTE = """
 import json, sys
@@ -23,27 +27,62 @@ print(json.dumps({"outputs": outputs, "record": result.provenance["record"],
                   "cache": result.provenance["cache"]}))
 """
 
-CASES = [
-    ("activation_patching", {**MARY, "site": site})
-    for site in ("resid_pre", "resid_mid", "attn_out")
-] + [
-    ("head_patching", {**MARY, "direction": "noise"}),
-    ("logit_lens", {"prompt": MARY["clean"]}),
-]
+
+def _cases() -> list[tuple[str, dict[str, Any]]]:
+    """Every variant of every technique with two examples, and more sites of patching."""
+    found = []
+    for recipe, variants in TECHNIQUES.items():
+        examples = examples_for(catalog.find(recipe, Path("/nowhere")).over)
+        few = examples if recipe == "linear_probe" else examples[:2]
+        found += [(recipe, {**({"pairs": few} if few else {}), **given}) for given in variants]
+    sites = ("resid_mid", "attn_out")
+    return [*found, *(("activation_patching", {**MARY, "site": site}) for site in sites)]
 
 
-@pytest.mark.parametrize("recipe, given", CASES, ids=[f"{r}-{g.get('site', '')}" for r, g in CASES])
-def test_one_job_on_the_server_equals_the_local_run(client, project, tiny_llama, recipe, given):
-    remote = client(REMOTE, recipe, TINY_LLAMA, json.dumps(given))
-    local = mi.run(recipe, model=str(tiny_llama), backend="local", **given)
+CASES = _cases()
+NAMES = [f"{recipe}-{number}" for number, (recipe, _) in enumerate(CASES)]
+#: Every case in one client, since its imports take longer than the jobs.
+EVERY = """
+import contextlib, io, json, sys
+script, model, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+found = []
+for recipe, given in cases:
+    sys.argv = ["", recipe, model, json.dumps(given)]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(script)
+    found.append(json.loads(said.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def same_as_local(remote: dict[str, Any], recipe: str, model: Path, given: dict[str, Any]) -> None:
+    """Compare what a server gave with the run on this machine, number by number."""
+    local = mi.run(recipe, model=str(model), backend="local", **given)
     assert set(remote["outputs"]) == {n for n in local.names() if n in local.arrays}
     for name, values in remote["outputs"].items():
-        np.testing.assert_allclose(values, local[name].values, atol=1e-5, err_msg=name)
-    record = remote["record"]
-    assert [status for status, _ in record["timeline"]][-1] == "COMPLETED"
+        theirs = np.array(values, dtype=float)  # null stands for a number that is not given
+        np.testing.assert_allclose(
+            theirs, local[name].values, atol=1e-5, rtol=1e-5, err_msg=f"{recipe} {given} {name}"
+        )
+    assert [status for status, _ in remote["record"]["timeline"]][-1] == "COMPLETED"
+    assert remote["environment"]["kind"].startswith("ndif http://127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def every(ndif_server, tmp_path_factory):
+    """What the server gave for each case."""
+    client = client_of(ndif_server, tmp_path_factory.mktemp("every"))
+    return client(EVERY, REMOTE, TINY_LLAMA, json.dumps(CASES), timeout=400)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=NAMES)
+def test_one_job_on_the_server_equals_the_local_run(every, project, tiny_llama, number):
+    recipe, given = CASES[number]
+    same_as_local(every[number], recipe, tiny_llama, given)
+    record = every[number]["record"]
+    assert len(record["job_id"]) == 36
     assert record["bytes_up"] < 64 * 1024
     assert record["bytes_down"] < 64 * 1024
-    assert remote["environment"]["kind"].startswith("ndif http://127.0.0.1")
 
 
 def test_a_repeated_remote_job_is_a_hit(client, project):

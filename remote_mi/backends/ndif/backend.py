@@ -223,13 +223,8 @@ class NdifBackend:
         with _serializing:
             expected, comes_back = check(model, work, facts.packages(self.client), watch)
             key = model_key(model.lm)
-            if work.gradients and facts.sandboxes(self.client, key):
-                raise CannotDo(
-                    f"recipe {work.card.name!r} needs gradients, and {self.host.url} runs the jobs "
-                    "of this key in its sandbox, where gradients cannot be read",
-                    "use a key with the tag 'trusted', a server of your own (`remote-mi ndif up`), "
-                    "or --backend local; patching recipes measure the same without gradients",
-                )
+            if facts.sandboxes(self.client, key):
+                self._check_sandbox(work)
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
@@ -245,6 +240,26 @@ class NdifBackend:
             "env": env,
         }
         return entry, blob, envelope
+
+    def _check_sandbox(self, work: Work) -> None:
+        """Refuse work that a process without the model cannot do.
+
+        Raises:
+            CannotDo: if the recipe needs gradients, or attention weights of a server whose
+                nnsight does not switch the attention implementation for a job.
+        """
+        for need, refused in (
+            ("gradients", True),
+            ("attention_weights", not facts.switches_attention(self.client)),
+        ):
+            if need in work.card.needs and refused:
+                raise CannotDo(
+                    f"recipe {work.card.name!r} needs {need.replace('_', ' ')}, and "
+                    f"{self.host.url} runs the jobs of this key in its sandbox, where they "
+                    "cannot be read",
+                    "use a key with the tag 'trusted', a server of your own (`remote-mi ndif up`), "
+                    "or --backend local; patching recipes need neither",
+                )
 
     def _send(self, entry: Entry, blob: bytes, envelope: dict[str, Any], watch: Watch) -> bool:
         watch.stage(f"submitting to {self.host.url}")

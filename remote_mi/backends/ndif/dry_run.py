@@ -306,7 +306,9 @@ def _described_outputs(returned: Any) -> Any:
         stand_in = _stand_in(value)
         if stand_in is None and isinstance(value, list):
             stand_in = [_stand_in(item) for item in value]  # one of each example, of any length
-        if stand_in is _UNKNOWN or (isinstance(stand_in, list) and _UNKNOWN in stand_in):
+        if stand_in is _UNKNOWN or (
+            isinstance(stand_in, list) and any(one is _UNKNOWN for one in stand_in)
+        ):
             return f"the shape of {name!r} depends on numbers"
         found[name] = stand_in
     return found
