@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi.figures import Bars, Heatmap, Table
-from remote_mi.interventions import Prompt, answer_metric, embedding_noise, restore_states
+from remote_mi.interventions import Prompt, answer_metric
+from remote_mi.interventions.tracing import embedding_noise, restore_states
 from remote_mi.recipe import Range, Ratio, recipe
 
 

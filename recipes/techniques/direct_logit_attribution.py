@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.figures import Bars, Heatmap, Table
-from remote_mi.interventions import (
-    Pair,
+from remote_mi.interventions import Pair, skip_unembedding
+from remote_mi.interventions.heads import (
     freeze_norm,
     linear_logits,
     refuse_other_streams,
-    skip_unembedding,
     stream_parts,
 )
 from remote_mi.recipe import Range, recipe
@@ -46,7 +45,7 @@ def direct_logit_attribution(
     lm: Any,
     pair: Pair,
     *,
-    draws: Annotated[int, Range(1, 1000)] = 20,
+    control_draws: Annotated[int, Range(1, 1000)] = 20,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How much each component adds directly to the logit difference of the clean prompt.
@@ -69,18 +68,19 @@ def direct_logit_attribution(
     Sign: positive supports the answer, negative the wrong one. Unit: logits (nats).
     Only what goes straight to the output is seen: a component that acts through later ones has a
     contribution of 0 here.
-    Control: the size |contribution| of the same component to the logit difference of two random
-    tokens of the vocabulary, over several draws, in the same run.
+    Control: the size |contribution| of the same component to the logit difference of two other
+    tokens of the prompts, over several draws, in the same run.
     Cost: 1 forward pass.
     Not implemented: contributions by source position; encoders and models whose stream is
     normalised between layers or projected before the unembedding.
 
     Args:
-        draws: how many random pairs of tokens the control takes.
-        seed: of the random tokens.
+        control_draws: how many pairs of other tokens the control takes.
+        seed: of the draws.
     """
     refuse_other_streams(lm)
-    tokens = torch.cat([torch.tensor([*pair.answers, *pair.wrongs]), random_pairs(lm, draws, seed)])
+    random = random_pairs(pair, control_draws, seed)
+    tokens = torch.cat([torch.tensor([*pair.answers, *pair.wrongs]), random])
     with lm.trace(input_ids=torch.tensor([pair.clean.ids]), use_cache=False):
         parts = stream_parts(lm, pair.end)
         hidden = lm.ln_final.output[0, pair.end]
@@ -92,7 +92,7 @@ def direct_logit_attribution(
         logits, token_bias = linear_logits(lm, torch.cat(rows), tokens)
         skip_unembedding(lm)
     # Each row's difference between the answers and the wrong ones, and between random tokens.
-    split = [len(pair.answers), len(pair.wrongs), draws, draws]
+    split = [len(pair.answers), len(pair.wrongs), control_draws, control_draws]
     answers, wrongs, one, other = logits.split(split, -1)
     of_pair = answers.mean(-1) - wrongs.mean(-1)
     of_random = (one - other).abs()
@@ -111,16 +111,25 @@ def direct_logit_attribution(
         "unembedding_bias": unembedding_bias,
         "sum": of_pair[:-1].sum() + unembedding_bias,
         "logit_diff": whole[0] + unembedding_bias,
-        "random_head": random_head.reshape(*grid, draws),
+        "random_head": random_head.reshape(*grid, control_draws),
         "random_mlp": random_mlp,
         "random_embedding": random_embedding[0],
     }
 
 
-def random_pairs(lm: Any, draws: int, seed: int) -> torch.Tensor:
-    """Pairs of different tokens: the first of every pair, then the second of every pair."""
+def random_pairs(pair: Pair, count: int, seed: int) -> torch.Tensor:
+    """Pairs of different tokens of the prompts, none of them an answer.
+
+    Rare tokens of the vocabulary would not do: what any component adds to their logits is large.
+
+    Returns:
+        [2 × count]: the first of every pair, then the second of every pair.
+    """
     generator = torch.Generator().manual_seed(seed)
-    size = lm.lm_head.weight.shape[0]
-    first = torch.randint(size, (draws,), generator=generator)
-    apart = torch.randint(1, size, (draws,), generator=generator)
-    return torch.cat([first, (first + apart) % size])
+    answers = {*pair.answers, *pair.wrongs}
+    tokens = sorted({*pair.clean.ids, *pair.corrupt.ids} - answers)
+    if len(tokens) < 2:
+        tokens = sorted({*tokens, *answers})
+    first = torch.randint(len(tokens), (count,), generator=generator)
+    apart = torch.randint(1, len(tokens), (count,), generator=generator)
+    return torch.tensor(tokens)[torch.cat([first, (first + apart) % len(tokens)])]

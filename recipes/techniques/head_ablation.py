@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from remote_mi.figures import Bars, Heatmap, Table
-from remote_mi.interventions import (
-    Metric,
-    Pair,
+from remote_mi.interventions import Metric, Pair, shared_base
+from remote_mi.interventions.ablations import (
     ablate_whole,
     ablation_values,
-    first_changed,
     metric_and_loss,
-    shared_base,
     site_means,
 )
+from remote_mi.interventions.sweeps import first_changed
 from remote_mi.recipe import Range, Ratio, recipe
 
 

@@ -12,11 +12,10 @@ from remote_mi.interventions import (
     Metric,
     Pair,
     head_count,
-    pair_gradients,
     patch_heads,
-    pearson,
     random_directions,
 )
+from remote_mi.interventions.gradients import pair_gradients, pearson
 from remote_mi.recipe import Range, Ratio, recipe
 
 

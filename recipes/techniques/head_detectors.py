@@ -7,16 +7,10 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.figures import Bars, Heatmap
-from remote_mi.interventions import (
-    attention_weights,
-    head_count,
-    is_causal,
-    linear_logits,
-    log_normalizer,
-    skip_unembedding,
-    soft_cap,
-    text_config,
-)
+from remote_mi.interventions import attention_weights, head_count, is_causal, skip_unembedding
+from remote_mi.interventions.heads import linear_logits
+from remote_mi.interventions.metrics import log_normalizer, soft_cap
+from remote_mi.interventions.sites import text_config
 from remote_mi.recipe import Range, recipe
 
 #: What the attention weights and logits of one pass may take, in bytes.

@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi.figures import Bars, Table
-from remote_mi.interventions import (
-    Metric,
-    Pair,
-    answer_metric,
+from remote_mi.interventions import Metric, Pair, answer_metric
+from remote_mi.interventions.gradients import (
     path_gradients,
     random_scores,
     run_embeddings,

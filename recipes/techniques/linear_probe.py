@@ -45,7 +45,7 @@ def linear_probe(
     site: Site = "resid_pre",
     places: list[str] = ["end"],  # noqa: B006 - literals only in a recipe's signature
     folds: Annotated[int, Range(2, 20)] = 5,
-    draws: Annotated[int, Range(1, 50)] = 5,
+    control_draws: Annotated[int, Range(1, 50)] = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
     """At which layers a linear classifier can read a prompt's label off its activations.
@@ -78,7 +78,7 @@ def linear_probe(
             what attention or the MLP adds.
         places: labels of the positions that are read, each with probes of its own.
         folds: parts of the cross-validation.
-        draws: shuffles of the labels.
+        control_draws: shuffles of the labels.
         seed: of the folds, the shuffles and the intervals.
     """
     known = {"end": prompt.end, **prompt.positions}
@@ -96,7 +96,7 @@ def linear_probe(
 
 
 def fit_probes(
-    examples: list[dict[str, Any]], *, folds: int, draws: int, seed: int, **_: Any
+    examples: list[dict[str, Any]], *, folds: int, control_draws: int, seed: int, **_: Any
 ) -> dict[str, Any]:
     """Accuracies of the probes of every layer and place; see `linear_probe`.
 
@@ -117,12 +117,12 @@ def fit_probes(
     y = np.array([classes.index(str(label)) for label in labels])
     _check_groups(y, group, classes, folds)
     rng = np.random.default_rng(seed)
-    targets = [y, *(_shuffled(y, group, rng) for _ in range(draws))]
+    targets = [y, *(_shuffled(y, group, rng) for _ in range(control_draws))]
     splits = [_splits(t, group, folds, seed) for t in targets]
     inner = [[_splits(t[train], group[train], INNER_FOLDS, seed) for train, _ in s]
              for t, s in zip(targets, splits, strict=True)]  # fmt: skip
     layers, places = x.shape[1:3]
-    correct = np.empty((1 + draws, layers, places, len(y)))
+    correct = np.empty((1 + control_draws, layers, places, len(y)))
     for layer in range(layers):
         for place in range(places):
             for draw, target in enumerate(targets):

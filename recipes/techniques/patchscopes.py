@@ -7,14 +7,8 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.figures import Heatmap, Text, TokenGrid
-from remote_mi.interventions import (
-    Prompt,
-    PromptText,
-    generate,
-    run_joined,
-    run_residuals,
-    unembed,
-)
+from remote_mi.interventions import Prompt, PromptText, generate, run_residuals, unembed
+from remote_mi.interventions.generation import run_joined
 from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, has_weights
 from remote_mi.recipe import Range, Tokens, recipe
 
@@ -52,7 +46,7 @@ def patchscopes(
     at: str = "end",
     top: Annotated[int, Range(1, 50)] = 5,
     steps: Annotated[int, Range(1, 64)] = 5,
-    draws: Annotated[int, Range(0, 16)] = 2,
+    control_draws: Annotated[int, Range(0, 16)] = 2,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What the model reads in a hidden state when it finds it in another prompt.
@@ -74,7 +68,7 @@ def patchscopes(
     The text continues the inspection prompt greedily with the state of one position, from each
     layer; its first token is that position's top token.
     Cost: 1 forward pass of the prompt, 1 of the inspection prompt; of each layer × position ×
-    (1 + draws) one of its last token from layer l' on; `steps` passes of the text.
+    (1 + control_draws) one of its last token from layer l' on; `steps` passes of the text.
     Not implemented: mappings between states, other models as readers, several placeholders.
 
     Args:
@@ -83,7 +77,7 @@ def patchscopes(
         at: label of the position whose state the text is read from.
         top: how many of the most probable tokens to keep.
         steps: tokens of the text.
-        draws: random directions of the control.
+        control_draws: random directions of the control.
         seed: of the random directions.
     """
     count, length = len(lm.layers), len(prompt.ids)
@@ -93,18 +87,18 @@ def patchscopes(
     place = len(inspection.ids) - 1
     stream = run_residuals(lm, prompt.ids)
     states = torch.stack([one.to(stream[0].device).float() for one in stream[:-1]])
-    kinds = torch.cat([states[:, None], _random_states(states, draws, seed)], 1)
+    kinds = torch.cat([states[:, None], _random_states(states, control_draws, seed)], 1)
     targets = [layer if into == -1 else into for layer in range(count)]
     joins = [
         (targets[layer], length, _replacement(kinds[layer, kind], place))
         for layer in range(count)
-        for kind in range(1 + draws)
+        for kind in range(1 + control_draws)
     ]
     hidden = run_joined(lm, inspection.ids, place, place, joins)
     target = _target(lm, prompt, stream[-1])
     plain, cells = _read(lm, hidden[:1], target, top), _read(lm, hidden[1:], target, top)
-    probs = cells["target_prob"].reshape(count, 1 + draws, length)
-    grid = (count, 1 + draws, length, top)
+    probs = cells["target_prob"].reshape(count, 1 + control_draws, length)
+    grid = (count, 1 + control_draws, length, top)
     text = generate(
         lm,
         [inspection.ids] * (1 + count),
@@ -131,11 +125,11 @@ def _position(prompt: Prompt, label: str) -> int:
     return known[label]
 
 
-def _random_states(states: torch.Tensor, draws: int, seed: int) -> torch.Tensor:
+def _random_states(states: torch.Tensor, control_draws: int, seed: int) -> torch.Tensor:
     """Random directions of the states' length, [layer, draw, position, d_model]."""
     layers, length, width = states.shape
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(layers, draws, length, width, generator=generator).to(states.device)
+    noise = torch.randn(layers, control_draws, length, width, generator=generator).to(states.device)
     size = states.norm(dim=-1, keepdim=True)[:, None]
     return noise / noise.norm(dim=-1, keepdim=True) * size
 

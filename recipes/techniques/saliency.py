@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi.figures import Bars, Table
-from remote_mi.interventions import (
-    Prompt,
-    answer_metric,
-    input_gradients,
+from remote_mi.interventions import Prompt, answer_metric, input_gradients
+from remote_mi.interventions.gradients import (
     random_scores,
     run_embeddings,
     token_embeddings,

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi.figures import Bars, Heatmap, Table, Text
-from remote_mi.interventions import Metric, Pair, answer_metric, generate, run_joined
+from remote_mi.interventions import Metric, Pair, answer_metric, generate
+from remote_mi.interventions.generation import run_joined
 from remote_mi.interventions.sites import read_stream, skip_unembedding
 from remote_mi.recipe import Range, Ratio, Tokens, recipe
 
@@ -47,7 +48,7 @@ def steering(
     layers: list[int] = [],  # noqa: B006 - literals only in a recipe's signature
     coefficients: list[float] = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],  # noqa: B006
     folds: Annotated[int, Range(1, 20)] = 2,
-    draws: Annotated[int, Range(0, 32)] = 4,
+    control_draws: Annotated[int, Range(0, 32)] = 4,
     steps: Annotated[int, Range(1, 64)] = 12,
     text_layer: int = -1,
     metric: Metric = "logit_diff",
@@ -81,7 +82,7 @@ def steering(
     length at the same positions. Sizes, for the effects of random directions of either sign would
     cancel in a mean.
     The text continues the corrupt prompt of one pair, greedily, without and with the vector.
-    Cost: 3 forward passes a pair; of each layer × coefficient × (1 + draws) one from its layer
+    Cost: 3 forward passes a pair; of each layer × coefficient × (1 + control_draws) one from its layer
     and its first changed position on; `steps` passes of the text.
     Not implemented: a search for layer and coefficient, other positions, sampling.
 
@@ -90,7 +91,7 @@ def steering(
         layers: layers before which the vector is added, one at a time; none given: all.
         coefficients: multiples of the vector.
         folds: parts the pairs are dealt into; 1 evaluates on the pairs that gave the vector.
-        draws: random directions of the control.
+        control_draws: random directions of the control.
         steps: tokens of the text.
         text_layer: layer of the text, one of `layers`; −1 is the one at two thirds of them.
         metric: what is measured where the answer is read, in nats, or a probability.
@@ -111,14 +112,16 @@ def steering(
         held_out = order[fold::folds]
         sources = held_out if folds == 1 else [i for i in order if i not in held_out]
         vector, first = _vector(pairs, states, signs, sources, method)
-        directions = _with_random(vector, draws, generator)
+        directions = _with_random(vector, control_draws, generator)
         norms.append(vector.flatten(1).norm(dim=1))
         for index in held_out:
             start = pairs[index].end if first is None else first
             scores = _steered(lm, pairs[index], chosen, signs[index] * directions, coefficients,
                               start, first is None, metric)  # fmt: skip
             corrupt[index] = scores[0]
-            change = (scores[1:] - scores[0]).reshape(len(chosen), 1 + draws, len(coefficients))
+            change = (scores[1:] - scores[0]).reshape(
+                len(chosen), 1 + control_draws, len(coefficients)
+            )
             found["effect"][index] = change[:, 0]
             found["random_effect"][index] = change[:, 1:].abs().transpose(1, 2)
         if texts is None:
@@ -206,9 +209,11 @@ def _vector(
     return vector, first
 
 
-def _with_random(vector: torch.Tensor, draws: int, generator: torch.Generator) -> torch.Tensor:
+def _with_random(
+    vector: torch.Tensor, control_draws: int, generator: torch.Generator
+) -> torch.Tensor:
     """The vector and random directions of its length, [1 + draw, layer, position, d_model]."""
-    noise = torch.randn(draws, *vector.shape, generator=generator).to(vector.device)
+    noise = torch.randn(control_draws, *vector.shape, generator=generator).to(vector.device)
     length = vector.norm(dim=-1, keepdim=True)
     return torch.cat([vector[None], noise / noise.norm(dim=-1, keepdim=True) * length])
 

@@ -1,17 +1,19 @@
 """What recipes are made of. It travels to the server, so it imports torch, nnsight and
 transformers' cache class only, and holds plain functions and plain classes.
 
-- `vocabulary`: Site, Direction, Metric
+- `vocabulary`: Site, Direction, Metric, PromptText
 - `prompts`: what a recipe's body is called with
 - `sites`: reading and writing activations by their names on any architecture
-- `gradients`: gradients of a metric at activations and at the input
 - `metrics`: from a final hidden state to numbers, in float32
-- `heads`: what single components add to the stream and to a logit; attention weights
-- `generation`: rows that join the run of a prompt, and greedy continuations
-- `sweeps`: exact sweeps over cells, many of them a forward pass (`grown_pass`)
-- `ablations`, `tracing`: what is put in place by ablation and by causal tracing
+- `heads`: attention weights, and what each head adds
+- `grown_pass`, `sweeps`: exact sweeps, many cells a forward pass
+- `ablations`, `tracing`: the sweeps of two techniques
+- `gradients`: gradients of a metric at sites and inputs
+- `generation`: continuing a prompt under edits
+- `attention`, `outputs`: what the session around a recipe needs
 
-Names are imported on first use, so that reading the vocabulary does not import torch.
+The names below are the kit; a technique may take more from the modules. They are imported on first
+use, so that reading the vocabulary does not import torch.
 """
 
 from __future__ import annotations
@@ -20,112 +22,60 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remote_mi.interventions.ablations import (
-        ablate_positions,
-        ablate_whole,
-        ablation_values,
-        metric_and_loss,
-        site_means,
-    )
-    from remote_mi.interventions.generation import generate, run_joined
-    from remote_mi.interventions.gradients import (
-        input_gradients,
-        pair_gradients,
-        path_gradients,
-        pearson,
-        random_directions,
-        random_scores,
-        run_embeddings,
-        site_gradients,
-        token_embeddings,
-        top_token,
-    )
+    from remote_mi.interventions.generation import generate
+    from remote_mi.interventions.gradients import input_gradients, random_directions, site_gradients
     from remote_mi.interventions.grown_pass import plain_pass, shared_base
-    from remote_mi.interventions.heads import (
-        attention_weights,
-        freeze_norm,
-        linear_logits,
-        refuse_other_streams,
-        split_heads,
-        stream_parts,
-    )
+    from remote_mi.interventions.heads import attention_weights, split_heads
     from remote_mi.interventions.metrics import (
         answer_logits,
         answer_metric,
-        log_normalizer,
+        has_unembedding,
         no_autocast,
-        soft_cap,
         unembed,
     )
     from remote_mi.interventions.prompts import Pair, Prompt
     from remote_mi.interventions.sites import (
         edit_site,
+        edit_stream,
         head_count,
         is_causal,
         read_site,
+        read_stream,
         reuses_prefix,
         run_residuals,
         skip_unembedding,
-        text_config,
     )
-    from remote_mi.interventions.sweeps import (
-        first_changed,
-        patch_heads,
-        patch_positions,
-        sweep_cells,
-    )
-    from remote_mi.interventions.tracing import embedding_noise, embedding_std, restore_states
+    from remote_mi.interventions.sweeps import patch_heads, patch_positions, sweep_cells
     from remote_mi.interventions.vocabulary import Direction, Metric, PromptText, Site
 
 _HOMES = {
-    "is_causal": "sites",
-    "ablate_positions": "ablations",
-    "ablate_whole": "ablations",
-    "ablation_values": "ablations",
-    "metric_and_loss": "ablations",
-    "site_means": "ablations",
-    "plain_pass": "grown_pass",
     "shared_base": "grown_pass",
-    "first_changed": "sweeps",
-    "sweep_cells": "sweeps",
-    "embedding_noise": "tracing",
-    "embedding_std": "tracing",
-    "restore_states": "tracing",
+    "plain_pass": "grown_pass",
+    "edit_stream": "sites",
     "generate": "generation",
-    "run_joined": "generation",
-    "pearson": "gradients",
     "input_gradients": "gradients",
-    "pair_gradients": "gradients",
-    "path_gradients": "gradients",
     "random_directions": "gradients",
-    "random_scores": "gradients",
-    "run_embeddings": "gradients",
     "site_gradients": "gradients",
-    "token_embeddings": "gradients",
-    "top_token": "gradients",
-    "soft_cap": "metrics",
-    "text_config": "sites",
-    "skip_unembedding": "sites",
-    "log_normalizer": "metrics",
-    "answer_logits": "metrics",
-    "stream_parts": "heads",
-    "split_heads": "heads",
-    "refuse_other_streams": "heads",
-    "linear_logits": "heads",
-    "freeze_norm": "heads",
     "attention_weights": "heads",
+    "split_heads": "heads",
+    "answer_logits": "metrics",
     "answer_metric": "metrics",
+    "has_unembedding": "metrics",
     "no_autocast": "metrics",
     "unembed": "metrics",
     "Pair": "prompts",
     "Prompt": "prompts",
+    "edit_site": "sites",
     "head_count": "sites",
+    "is_causal": "sites",
     "read_site": "sites",
+    "read_stream": "sites",
     "reuses_prefix": "sites",
     "run_residuals": "sites",
-    "edit_site": "sites",
+    "skip_unembedding": "sites",
     "patch_heads": "sweeps",
     "patch_positions": "sweeps",
+    "sweep_cells": "sweeps",
     "Direction": "vocabulary",
     "Metric": "vocabulary",
     "PromptText": "vocabulary",
@@ -139,51 +89,30 @@ __all__ = [
     "Prompt",
     "PromptText",
     "Site",
-    "ablate_positions",
-    "ablate_whole",
-    "ablation_values",
     "answer_logits",
     "answer_metric",
     "attention_weights",
     "edit_site",
-    "embedding_noise",
-    "embedding_std",
-    "first_changed",
-    "freeze_norm",
+    "edit_stream",
     "generate",
+    "has_unembedding",
     "head_count",
     "input_gradients",
     "is_causal",
-    "linear_logits",
-    "log_normalizer",
-    "metric_and_loss",
     "no_autocast",
-    "pair_gradients",
     "patch_heads",
     "patch_positions",
-    "path_gradients",
-    "pearson",
     "plain_pass",
     "random_directions",
-    "random_scores",
     "read_site",
-    "refuse_other_streams",
-    "restore_states",
+    "read_stream",
     "reuses_prefix",
-    "run_embeddings",
-    "run_joined",
     "run_residuals",
     "shared_base",
     "site_gradients",
-    "site_means",
     "skip_unembedding",
-    "soft_cap",
     "split_heads",
-    "stream_parts",
     "sweep_cells",
-    "text_config",
-    "token_embeddings",
-    "top_token",
     "unembed",
 ]
 

@@ -87,7 +87,9 @@ def tokenize(
     for index, example in enumerate(prompts.examples):
         what = "pair" if example.corrupt is not None else "prompt"
         try:
-            made.append(encoder.pair(example) if over in ("pair", "pairs") else encoder.prompt(example))
+            made.append(
+                encoder.pair(example) if over in ("pair", "pairs") else encoder.prompt(example)
+            )
             kept.append(index)
         except (_DoesNotFit, MaskMisfit) as error:
             failures[index] = f"{what} {index + 1} ({_short(example.clean)}): {error}"

@@ -45,7 +45,9 @@ def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Ite
         value = float(flat[index])
         sign = EXPLAINED if marked[index] else " "
         text = Text(f"{sign}{fit(name or figure.output, max(left, 8))} {value:+7.2f} ")
-        text.append(fit("█" * round(abs(value) / reach * 16), 16), _bar_style(value, bool(marked[index])))
+        text.append(
+            fit("█" * round(abs(value) / reach * 16), 16), _bar_style(value, bool(marked[index]))
+        )
         if array.low is not None and array.high is not None:
             text.append(f" [{array.low[at]:+.2f}, {array.high[at]:+.2f}]", "dim")
         yield text

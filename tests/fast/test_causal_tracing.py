@@ -15,8 +15,9 @@ from remote_mi import catalog
 from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.dry_run import expect
 from remote_mi.backends.ndif.source_checks import check_source
-from remote_mi.interventions import Prompt, embedding_std, metrics, sweeps
+from remote_mi.interventions import Prompt, metrics, sweeps
 from remote_mi.interventions.outputs import settled
+from remote_mi.interventions.tracing import embedding_std
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Silent

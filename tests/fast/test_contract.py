@@ -115,7 +115,7 @@ def test_what_the_control_explains_is_marked(write, tiny_llama):
     result = mi.run(write(DRAWS), model=str(tiny_llama), prompt="Mary and John went")
     band, marked = result.control_band("effect"), result.explained("effect")
     assert band.shape == result["effect"].shape and 0.2 < band[2, 1] <= 1.0
-    assert marked[1, 1] == (0.5 <= band[1, 1]) and not marked[2, 1] and marked[2, 2]
+    assert marked[1, 1] == (band[1, 1] >= 0.5) and not marked[2, 1] and marked[2, 2]
     assert not marked[0].any(), "there is nothing to be explained where it is exactly 0"
     text = plain_text(result)
     assert f"~ {marked.sum()} of {marked.size}: no larger than the control (random)" in text

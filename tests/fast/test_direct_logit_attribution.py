@@ -167,8 +167,8 @@ def test_the_contributions_sum_to_the_logit_difference(attribution, case):
 def test_the_control_is_the_size_of_contributions_to_random_differences(attribution, case):
     family, lm, plain, pair = case
     draws = 3
-    got = called(attribution, lm, pair, draws=draws, seed=5)
-    tokens = attribution.__globals__["random_pairs"](lm, draws, 5)
+    got = called(attribution, lm, pair, control_draws=draws, seed=5)
+    tokens = attribution.__globals__["random_pairs"](pair, draws, 5)
     weight, _ = directions(plain, pair)
     for draw in range(draws):
         one, other = int(tokens[draw]), int(tokens[draws + draw])
@@ -180,7 +180,7 @@ def test_the_control_is_the_size_of_contributions_to_random_differences(attribut
         for name in ("head", "mlp", "embedding"):
             found = got[f"random_{name}"][..., draw].numpy()
             np.testing.assert_allclose(found, expected[name], atol=1e-4, rtol=1e-4, err_msg=name)
-    again = called(attribution, lm, pair, draws=draws, seed=6)
+    again = called(attribution, lm, pair, control_draws=draws, seed=6)
     assert not torch.allclose(again["random_head"], got["random_head"])
 
 
@@ -220,7 +220,7 @@ def test_a_stream_that_is_no_sum_is_refused(attribution, tiny, family):
 def test_a_run_gives_means_over_pairs_and_the_control(project, tiny_llama):
     result = mi.run(
         "direct_logit_attribution", model=str(tiny_llama), phenomenon="ioi:store", n=3,
-        parameters={"draws": 4},
+        parameters={"control_draws": 4},
     )  # fmt: skip
     assert result["head"].values.shape == (3, 4)
     assert float(result["sum"]) == pytest.approx(float(result["logit_diff"]), rel=1e-3, abs=1e-4)

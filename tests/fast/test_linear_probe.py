@@ -34,7 +34,9 @@ def fit(probe):
             {"arrays": {"activation": a}, "label": label, "group": group}
             for a, label, group in zip(x, labels, groups, strict=True)
         ]
-        return probe.__globals__["fit_probes"](examples, folds=folds, draws=draws, seed=seed)
+        return probe.__globals__["fit_probes"](
+            examples, folds=folds, control_draws=draws, seed=seed
+        )
 
     return run
 
@@ -195,7 +197,7 @@ def prompts(count, label=True):
 
 
 def test_a_run_gives_accuracies_by_layer_and_place(project, tiny_llama):
-    result = mi.run("linear_probe", model=str(tiny_llama), pairs=prompts(20), draws=2)
+    result = mi.run("linear_probe", model=str(tiny_llama), pairs=prompts(20), control_draws=2)
     assert result["accuracy"].values.shape == (3, 1)
     assert list(result["accuracy"].coords["place"]) == ["end"]
     # The stream before layer 0 at the last word is the same in all prompts.

@@ -117,7 +117,7 @@ def test_every_cell_equals_a_forward_pass_of_its_own(both, patchscopes, into, ta
 
 def test_the_placeholders_own_state_changes_nothing(both, patchscopes):
     _, lm = both
-    got = within(lm, patchscopes, Prompt(INSPECTION, {}, None), draws=0)
+    got = within(lm, patchscopes, Prompt(INSPECTION, {}, None), control_draws=0)
     torch.testing.assert_close(
         got["target_prob"][:, -1], got["unpatched_prob"][-1].expand(3), atol=1e-6, rtol=1e-4
     )

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from remote_mi import catalog
-from remote_mi.interventions import Pair, Prompt, generate, generation, run_joined
+from remote_mi.interventions import Pair, Prompt, generate, generation
+from remote_mi.interventions.generation import run_joined
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Silent
@@ -160,7 +161,7 @@ def test_a_mean_difference_of_the_other_pairs_is_added_at_the_end(
     reference, lm = both
     monkeypatch.setattr(generation, "MAX_TOKENS", tokens)
     pairs = [*two_pairs(), pair_of(([6, 9, 41, 50], [6, 10, 41, 50]), 20, 21)]
-    got = within(lm, steering, pairs, coefficients=COEFFICIENTS, folds=3, draws=1, steps=2)
+    got = within(lm, steering, pairs, coefficients=COEFFICIENTS, folds=3, control_draws=1, steps=2)
     differences = [contrast(reference, pair)[:, -1:] for pair in pairs]
     for index, pair in enumerate(pairs):
         others = [d for i, d in enumerate(differences) if i != index]
@@ -179,7 +180,7 @@ def test_activation_addition_adds_the_other_pair_at_its_own_positions(both, stee
     reference, lm = both
     pairs = two_pairs()
     got = within(lm, steering, pairs, method="activation_addition", coefficients=COEFFICIENTS,
-                 folds=2, draws=1, steps=2)  # fmt: skip
+                 folds=2, control_draws=1, steps=2)  # fmt: skip
     for index, other in ((0, 1), (1, 0)):
         vectors = contrast(reference, pairs[other])
         count = min(len(SHORT[0]), len(LONG[0]))
@@ -193,7 +194,7 @@ def test_the_text_is_that_of_a_loop_with_a_hook(both, steering, method, monkeypa
     reference, lm = both
     monkeypatch.setattr(generation, "_end_tokens", lambda lm: [])
     pair = pair_of(LONG, 3, 4)
-    got = within(lm, steering, [pair], method=method, coefficients=[-4.0, 4.0], folds=1, draws=0,
+    got = within(lm, steering, [pair], method=method, coefficients=[-4.0, 4.0], folds=1, control_draws=0,
                  steps=4, layers=[1, 2], text_layer=2)  # fmt: skip
     vector = contrast(reference, pair)[2]
     assert tuple(got["effect"][0].shape) == (2, 2)
@@ -216,7 +217,7 @@ def test_the_text_is_that_of_a_loop_with_a_hook(both, steering, method, monkeypa
 def test_a_pair_the_other_way_round_counts_with_the_opposite_sign(llama, steering):
     reference, lm = llama
     pair, turned = pair_of(LONG, 3, 4), pair_of((LONG[1], LONG[0]), 4, 3)
-    got = within(lm, steering, [pair, turned], coefficients=COEFFICIENTS, folds=1, draws=0,
+    got = within(lm, steering, [pair, turned], coefficients=COEFFICIENTS, folds=1, control_draws=0,
                  steps=1)  # fmt: skip
     vector = contrast(reference, pair)[:, -1:]
     for index, (one, sign) in enumerate(((pair, 1.0), (turned, -1.0))):
@@ -236,7 +237,7 @@ def test_the_control_is_the_size_of_the_effect_of_other_directions_of_that_lengt
     cosines = torch.nn.functional.cosine_similarity(directions[1:], vector[None], dim=-1)
     assert cosines.abs().max() < 0.7
     monkeypatch.setitem(inside, "_with_random", lambda v, *_: torch.stack([v, 2 * v, -v]))
-    got = within(lm, steering, two_pairs(), coefficients=[-2.0, -1.0, 1.0, 2.0], draws=2, steps=1)
+    got = within(lm, steering, two_pairs(), coefficients=[-2.0, -1.0, 1.0, 2.0], control_draws=2, steps=1)
     for effect, control in zip(got["effect"], got["random_effect"], strict=True):
         torch.testing.assert_close(control[:, 1, 0], effect[:, 0].abs(), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(control[..., 1], effect.flip(1).abs(), atol=1e-4, rtol=1e-4)
@@ -244,7 +245,7 @@ def test_the_control_is_the_size_of_the_effect_of_other_directions_of_that_lengt
 
 def test_it_is_the_same_for_the_same_seed_and_another_for_another(llama, steering):
     _, lm = llama
-    runs = [within(lm, steering, two_pairs(), draws=2, steps=1, seed=s) for s in (0, 0, 1)]
+    runs = [within(lm, steering, two_pairs(), control_draws=2, steps=1, seed=s) for s in (0, 0, 1)]
     first, again, other = (torch.stack(run["random_effect"]) for run in runs)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)

@@ -93,7 +93,7 @@ def test_the_difference_itself_closes_the_gap_late_in_the_model(steered):
 def test_a_cell_of_steering_equals_plain_hooks(embedded, model):
     """Leave-one-out: each pair with the mean difference of the others, layer 20, coefficient 1."""
     pairs = reviews()[:4]
-    result = embedded("steering", pairs=pairs, layers=[20], coefficients=[1.0], folds=4, draws=0,
+    result = embedded("steering", pairs=pairs, layers=[20], coefficients=[1.0], folds=4, control_draws=0,
                       steps=1, metric="logit_diff")  # fmt: skip
     hf, tokenizer = model.lm._module, model.tokenizer
     ids = [{k: tokenizer(p[k], return_tensors="pt").input_ids for k in p if k != "template"}
@@ -135,7 +135,7 @@ def test_a_cell_of_steering_equals_plain_hooks(embedded, model):
 @pytest.fixture(scope="module")
 def probed(embedded):
     """Forty reviews of one form; every adjective is a group of its own."""
-    return embedded("linear_probe", phenomenon="sentiment:food", n=40, draws=3,
+    return embedded("linear_probe", phenomenon="sentiment:food", n=40, control_draws=3,
                     places=["adjective", "end"])  # fmt: skip
 
 
