@@ -8,6 +8,7 @@ import torch
 
 from remote_mi.figures import Bars, Heatmap, Table
 from remote_mi.interventions import Prompt, answer_metric
+from remote_mi.interventions.sites import require_unembedding
 from remote_mi.interventions.tracing import embedding_noise, restore_states
 from remote_mi.recipe import Range, Ratio, recipe
 
@@ -85,6 +86,7 @@ def causal_tracing(
     """
     if prompt.target is None:
         raise ValueError("causal tracing follows one answer: give target, the text of its token")
+    require_unembedding(lm)
     target, length = prompt.target, len(prompt.ids)
     span = subject_span(prompt, subject_start, subject_end)
 

@@ -8,7 +8,7 @@ import torch
 
 from remote_mi.figures import Heatmap, Text, TokenGrid
 from remote_mi.interventions import Prompt, PromptText, generate, run_residuals, unembed
-from remote_mi.interventions.generation import run_joined
+from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, has_weights
 from remote_mi.recipe import Range, Tokens, recipe
 
@@ -80,6 +80,7 @@ def patchscopes(
         control_draws: random directions of the control.
         seed: of the random directions.
     """
+    refuse_encoders(lm)
     count, length = len(lm.layers), len(prompt.ids)
     if not -1 <= into < count:
         raise ValueError(f"there is no layer {into}: the model has layers 0 to {count - 1}")

@@ -8,7 +8,7 @@ import torch
 
 from remote_mi.figures import Bars, Heatmap, Table, Text
 from remote_mi.interventions import Metric, Pair, answer_metric, generate
-from remote_mi.interventions.generation import run_joined
+from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.sites import read_stream, skip_unembedding
 from remote_mi.recipe import Range, Ratio, Tokens, recipe
 
@@ -97,6 +97,7 @@ def steering(
         metric: what is measured where the answer is read, in nats, or a probability.
         seed: of the folds and of the random directions.
     """
+    refuse_encoders(lm)
     chosen = _chosen_layers(lm, layers)
     shown = chosen[2 * len(chosen) // 3] if text_layer == -1 else text_layer
     if shown not in chosen:

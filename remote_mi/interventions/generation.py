@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from remote_mi.interventions.metrics import has_weights
 from remote_mi.interventions.sites import (
     edit_stream,
+    is_causal,
     reuses_prefix,
     skip_unembedding,
     text_config,
@@ -118,6 +119,16 @@ def _expanded(cache: Any, rows: list[int]) -> DynamicCache:
         layer.keys = layer.keys.expand(rows[index], -1, -1, -1)
         layer.values = layer.values.expand(rows[index], -1, -1, -1)
     return copy
+
+
+def refuse_encoders(lm: Any) -> None:
+    """Refuse models that fill masks: they continue no text.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if not is_causal(lm):
+        raise ValueError("an encoder fills masks and continues no text")
 
 
 def generate(

@@ -153,6 +153,15 @@ def has_unembedding(lm: Any) -> bool:
     return not isinstance(lm.lm_head, NoUnembedding)
 
 
+def require_unembedding(lm: Any) -> None:
+    """Refuse a model that gives no logits, before anything is run.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    _ = lm.lm_head.weight
+
+
 def reuses_prefix(lm: Any) -> bool:
     """Whether keys and values of a shared prefix can be computed once and used by every row.
 

@@ -237,7 +237,9 @@ def test_the_control_is_the_size_of_the_effect_of_other_directions_of_that_lengt
     cosines = torch.nn.functional.cosine_similarity(directions[1:], vector[None], dim=-1)
     assert cosines.abs().max() < 0.7
     monkeypatch.setitem(inside, "_with_random", lambda v, *_: torch.stack([v, 2 * v, -v]))
-    got = within(lm, steering, two_pairs(), coefficients=[-2.0, -1.0, 1.0, 2.0], control_draws=2, steps=1)
+    got = within(
+        lm, steering, two_pairs(), coefficients=[-2.0, -1.0, 1.0, 2.0], control_draws=2, steps=1
+    )
     for effect, control in zip(got["effect"], got["random_effect"], strict=True):
         torch.testing.assert_close(control[:, 1, 0], effect[:, 0].abs(), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(control[..., 1], effect.flip(1).abs(), atol=1e-4, rtol=1e-4)

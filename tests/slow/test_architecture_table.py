@@ -28,7 +28,7 @@ for _name, _variants in TECHNIQUES.items():
     ROWS.append((_name, "", _variants[0]))
     if _name in ("activation_patching", "ablation", "attribution_patching"):
         ROWS.append((_name, "resid_mid", {**_variants[0], "site": "resid_mid"}))
-COLUMNS = [*FAMILIES, *ENCODERS]
+COLUMNS = [*FAMILIES, *ENCODERS, "bert-headless"]
 
 
 def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
@@ -41,7 +41,7 @@ def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
         said = str(error)
         if "ValueError: " not in said and error.exit_code != 2:
             return f"FAILED: {said}"
-        return said.rpartition("ValueError: ")[2]
+        return said.splitlines()[0].rpartition("ValueError: ")[2]
     for name, values in result.arrays.items():
         output = name.partition("@")[0].partition(":")[0]
         if "correlation" not in output and values.size:
