@@ -43,6 +43,7 @@ def causal_tracing(
     noise: Annotated[float, Range(0, 100)] = 3.0,
     draws: Annotated[int, Range(1, 100)] = 6,
     score: Literal["prob", "log_prob", "logit"] = "prob",
+    control: Literal["other_draw", "none"] = "other_draw",
     subject_start: Annotated[int, Range(-1, 1_000_000)] = -1,
     subject_end: Annotated[int, Range(-1, 1_000_000)] = -1,
     seed: int = 0,
@@ -80,6 +81,7 @@ def causal_tracing(
         noise: in standard deviations of the token embeddings.
         draws: how many times noise is drawn.
         score: what is measured of the target: probability, log-probability or logit.
+        control: the state of another noised run, or none, at half the cost.
         subject_start: position of the subject's first token; −1 takes the label "subject".
         subject_end: position of its last token; −1 takes subject_start.
         seed: of the noise.
@@ -94,7 +96,7 @@ def causal_tracing(
         return answer_metric(lm, hidden[:, prompt.end - length], score, [target], [])
 
     added = embedding_noise(lm, length, span, noise, draws, seed)
-    runs = restore_states(lm, prompt.ids, added, span, site, window, measure)
+    runs = restore_states(lm, prompt.ids, added, span, site, window, measure, control)
     clean = measure(runs["hidden"])[0]
     corrupt = runs["noised"].mean()
     return {

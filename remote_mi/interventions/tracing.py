@@ -60,6 +60,7 @@ def restore_states(
     site: str,
     window: int,
     measure: Callable[[torch.Tensor], torch.Tensor],
+    control: str,
     max_rows: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Put the clean state back into noised runs, one layer × position at a time.
@@ -70,12 +71,13 @@ def restore_states(
         site: one of `read_site`, or "resid_post", the stream after a layer.
         window: how many layers, around its own, a cell restores.
         measure: see `grown_pass`.
+        control: "other_draw", or "none".
         max_rows: rows of one pass; by default from free memory.
 
     Returns:
         effect [draw, layer, position]: what `measure` gives of the restored run − of the noised
         run; control [draw or 0, layer, position]: the same, where the state of the next draw's
-        noised run is put in (none with one draw); noised [draw]; clean's final norm output
+        noised run is put in (none with one draw, or where none is asked for); noised [draw]; clean's final norm output
         "hidden" [1, position, d_model].
     """
     length, draws = len(ids), noise.shape[0]
@@ -86,18 +88,18 @@ def restore_states(
     first = span[0] if is_causal(lm) else 0
     cells: list[Cell] = [(p, p + 1, None) for p in range(first, length)]
 
+    controlled = control == "other_draw" and draws > 1
+
     def replace(layer: int, x: torch.Tensor, start: int) -> torch.Tensor:
         state = clean["values"][layer][:, start:].to(x.device, x.dtype).expand_as(x)
-        return torch.stack([state, x.roll(-1, 0)] if draws > 1 else [state])
+        return torch.stack([state, x.roll(-1, 0)] if controlled else [state])
 
-    variants = 2 if draws > 1 else 1
+    variants = 2 if controlled else 1
     found, plain = sweep(lm, base, site, cells, replace, measure, variants, window, max_rows)
     found = torch.nn.functional.pad(found, (0, 0, 0, 0, first, 0))  # [layer, cell, variant, draw]
     return {
         "effect": found[:, :, 0].movedim(-1, 0),
-        "control": found[:, :, 1].movedim(-1, 0)
-        if draws > 1
-        else found[:, :, 0, :0].movedim(-1, 0),
+        "control": (found[:, :, 1] if controlled else found[:, :, 0, :0]).movedim(-1, 0),
         "noised": plain,
         "hidden": clean["hidden"],
     }
