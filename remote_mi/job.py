@@ -94,8 +94,8 @@ class Job:
             "model_identity": self.model.identity(),
             "parameters": dict(self.parameters),
             "prompts": {"origin": self.prompts.origin, **self.prompts.details,
-                        "examples": [{**e.to_json(), "template": e.template}
-                                     for e in self.prompts.examples]},
+                        "examples": [{**e.to_json(), "template": e.template, "label": e.label,
+                                      "group": e.group} for e in self.prompts.examples]},
             "drop_invalid": self.drop_invalid,
         }  # fmt: skip
 

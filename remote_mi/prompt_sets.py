@@ -87,7 +87,7 @@ class PromptSet:
     """The prompts of a job, with where they come from.
 
     Attributes:
-        examples: at least one; each with a group.
+        examples: each with a group; none for a recipe that takes none.
         origin: name of the phenomenon or file, or "command line".
         details: seed, size, template and source of a phenomenon; {} otherwise.
         metric: the phenomenon's metric, used where the recipe's parameter is not given.

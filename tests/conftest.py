@@ -24,13 +24,26 @@ MARY = {
 }
 
 
+#: Families whose tests in tests/fast run with the quick group; those of the others are slow.
+QUICK = ("llama", "gpt2", "neox-parallel", "gemma2", "opt", "bert")
+
+
+def _group(item: pytest.Item) -> str:
+    """The group of a test: its folder, or slow for one more family of a quick test."""
+    group = item.path.parent.name
+    callspec = getattr(item, "callspec", None)
+    given = [v for v in callspec.params.values() if isinstance(v, str)] if callspec else []
+    wider = any(value in FAMILIES and value not in QUICK for value in given)
+    return "slow" if group == "fast" and wider else group
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by the folder it lies in, and run the quick group first."""
+    """Mark every test by its group, and run the quick ones first."""
     for item in items:
-        group = item.path.parent.name
+        group = _group(item)
         if group in ("slow", "ndif"):
             item.add_marker(getattr(pytest.mark, group))
-    items.sort(key=lambda item: GROUPS.index(item.path.parent.name))
+    items.sort(key=lambda item: GROUPS.index(_group(item)))
 
 
 def _words() -> list[str]:

