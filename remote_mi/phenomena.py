@@ -128,10 +128,12 @@ class Phenomenon:
     def _example(self, template: str, drawn: Mapping[str, Any]) -> Example:
         texts = self.templates[template]
         clean, labels = _fill(texts["clean"], drawn)
+        corrupt, corrupt_labels = _fill(texts["corrupt"], drawn)
         return Example(
             clean,
-            _fill(texts["corrupt"], drawn)[0],
+            corrupt,
             labels=labels,
+            corrupt_labels=corrupt_labels,
             template=template,
             answers=_answers(self.answer, drawn),
             wrongs=_answers(self.wrong, drawn),

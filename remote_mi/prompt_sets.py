@@ -22,7 +22,7 @@ from remote_mi.errors import RemoteMIError, UsageError, first_line
 
 DATASET = "hf:"
 #: What a JSON line, or a row of a dataset, may say.
-FIELDS = ("prompt", "target", "clean", "corrupt", "answer", "answers", "wrong", "wrongs",
+FIELDS = ("prompt", "target", "labels", "clean", "corrupt", "answer", "answers", "wrong", "wrongs",
           "template", "label", "group")  # fmt: skip
 _LISTS = {"answers": "answer", "wrongs": "wrong"}
 _NAMES = ("label", "group")
@@ -41,6 +41,7 @@ class Example:
         template: name of the template it came from.
         answers, wrongs: all right and all wrong continuations; `answer` and `wrong` come first.
         label: the class it belongs to, for probes; the answer's text where none is given.
+        corrupt_labels: as `labels`, in characters of `corrupt`.
         group: what it shares with others that must not be split between training and test of a
             probe. A `PromptSet` gives each example without one a group of its own.
     """
@@ -55,6 +56,7 @@ class Example:
     wrongs: tuple[str, ...] = ()
     label: str = ""
     group: str = ""
+    corrupt_labels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for several, one in _LISTS.items():
@@ -79,7 +81,9 @@ class Example:
             "wrong": self.wrong,
             "labels": {k: list(v) for k, v in sorted(self.labels.items())},
             **several,
-        }
+            **({"corrupt_labels": {k: list(v) for k, v in sorted(self.corrupt_labels.items())}}
+               if self.corrupt_labels else {}),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ def from_jsonl(path: Path) -> PromptSet:
 
     A line has `clean`, `corrupt`, `answer`, `wrong`, or `prompt` and optionally `target`;
     `answers` and `wrongs` are lists. Also `template`: prompts of one template are aligned position
-    by position when averaged; `label` and `group`: see `Example`.
+    by position when averaged; `label` and `group`: see `Example`; `labels`: name → words of the
+    clean text, whose place it names, there and in the corrupt text if they occur in it.
 
     Raises:
         UsageError: naming file and line.
@@ -168,7 +173,9 @@ def from_fields(data: Any) -> Example:
         for name in ("answer", "answers", "wrong", "wrongs"):
             if name in values:
                 raise UsageError(f"{name!r} belongs to a pair", "a prompt has a 'target'")
-        return Example(_filled(values, "prompt"), answer=values.get("target"), **named)
+        prompt = _filled(values, "prompt")
+        labels = _spans(values.get("labels", {}), prompt, "prompt")
+        return Example(prompt, answer=values.get("target"), labels=labels, **named)
     if "target" in values:
         raise UsageError("'target' belongs to a prompt", "a pair has 'answer' and 'wrong'")
     for several, one in _LISTS.items():
@@ -182,11 +189,31 @@ def from_fields(data: Any) -> Example:
         values[several] if several in values else (_filled(values, one),)
         for several, one in _LISTS.items()
     )
-    return Example(clean, corrupt, answers=answers, wrongs=wrongs, **named)
+    wanted = values.get("labels", {})
+    there = {name: text for name, text in wanted.items() if text in corrupt}
+    return Example(clean, corrupt, answers=answers, wrongs=wrongs,
+                   labels=_spans(wanted, clean, "clean"),
+                   corrupt_labels=_spans(there, corrupt, "corrupt"), **named)  # fmt: skip
+
+
+def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[int, int]]:
+    """Label → (start, end) of its words in a prompt.
+
+    Raises:
+        UsageError: if they do not occur exactly once.
+    """
+    found = {}
+    for name, words in labels.items():
+        count = text.count(words)
+        if count != 1:
+            raise UsageError(f"label {name!r}: {words!r} occurs {count} times in the {role} text",
+                             "give words that occur once in it")  # fmt: skip
+        found[name] = (text.index(words), text.index(words) + len(words))
+    return found
 
 
 def _checked(name: Any, value: Any) -> Any:
-    """The value of a field: a text, or a tuple of texts for `answers` and `wrongs`."""
+    """The value of a field: a text, a tuple of texts (`answers`, `wrongs`), a dict (`labels`)."""
     if name not in FIELDS:
         raise UsageError(f"unknown field {name!r}", "known: " + ", ".join(sorted(FIELDS)))
     if name in _LISTS:
@@ -194,6 +221,13 @@ def _checked(name: Any, value: Any) -> Any:
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UsageError(f"field {name!r} is not a list of texts: {value!r}")
         return tuple(texts)
+    if name == "labels":
+        if not isinstance(value, Mapping) or not all(
+            isinstance(part, str) and part.strip() for pair in value.items() for part in pair
+        ):
+            raise UsageError(f"field 'labels' does not name words: {value!r}",
+                             'e.g. {"subject": "Eiffel Tower"}')  # fmt: skip
+        return dict(value)
     if name in _NAMES and isinstance(value, int):
         return str(value)  # classes and groups are often numbered
     if not isinstance(value, str):

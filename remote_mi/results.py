@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 1
+#: Values this small beside the largest are 0 up to rounding.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class Result:
 
         Returns:
             True where the value is no larger than `control_band`, or its own interval contains 0;
-            False where it is exactly 0 (nothing is to be explained). None without a control.
+            False where it is 0 up to rounding (nothing is to be explained). None without a control.
         """
         band = self.control_band(name)
         if band is None:
@@ -232,7 +234,8 @@ class Result:
         marked = np.abs(found.values) <= band
         if found.low is not None and found.high is not None:
             marked |= (found.low <= 0) & (found.high >= 0)
-        return marked & (found.values != 0)
+        sizes = np.abs(found.values)
+        return marked & (sizes > _ROUNDING * np.nanmax(sizes, initial=0.0))
 
     def text(self, token: int) -> str:
         """A token id of this result as text."""

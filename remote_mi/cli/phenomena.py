@@ -51,6 +51,8 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
         return
     print(f"{found.name}: {found.title}\n{found.description.strip()}\nsource: {found.source}")
     print(f"templates: {', '.join(found.templates)}   metric: {found.metric}")
+    labels = sorted({label for example in prompts.examples for label in example.labels})
+    print(f"labels: {', '.join([*labels, 'end'])}")
     if found.baseline:
         print("baseline: " + ", ".join(f"{k} {v}" for k, v in found.baseline.items()))
     for number, example in enumerate(prompts.examples, 1):

@@ -22,6 +22,9 @@ MODULE_LOGITS = 1 << 25
 def attention_weights(layer: Any) -> torch.Tensor:
     """How much each query attends to each key, inside a trace, as the model computed it.
 
+    To be read: they are handed on for this purpose only, and changing them changes nothing. What
+    attention gives is changed at its result, the site head_z.
+
     Returns:
         [row, head, query, key]; each row of keys sums to 1.
 

@@ -157,11 +157,13 @@ def sweep_cells(
     random unit vector, one for each prompt, draw, layer and position (and head, for head_z).
 
     Args:
-        base: the run that is changed, of one row.
+        base: the run that is changed, of one row; `shared_base` makes it.
         site: one of `edit_site`.
-        cells: by their first position.
-        values: of each layer, what broadcasts to [1, position, width].
-        measure: see `grown_pass`.
+        cells: (first position, stop position, head) each, by their first position; stop is
+            excluded; head is None for the whole activation. Either all have a head, or none.
+        values: of each layer, what is put in place: it broadcasts to [1, position, width].
+        measure: from the final norm's output, [row, position, d_model], whose last position is the
+            prompt's last (early ones may be left out), to one number or more of each row.
         control_draws: how many random directions; 0 for none.
         seed: of the random directions.
         max_rows: rows of one pass; by default from free memory.
@@ -169,8 +171,14 @@ def sweep_cells(
     Returns:
         effect [layer, cell, …] and control [draw, layer, cell, …]: what `measure` gives of the
         changed run − of the unchanged run; base […]: of the unchanged run.
+
+    Raises:
+        ValueError: for cells with and without heads in one sweep.
     """
     heads = head_count(lm) if site == "head_z" else 1
+    whole = {head is None for _, _, head in cells}
+    if len(whole) > 1:
+        raise ValueError("cells of single heads and of whole activations need sweeps of their own")
 
     def replace(layer: int, x: torch.Tensor, start: int) -> torch.Tensor:
         length = start + x.shape[1]

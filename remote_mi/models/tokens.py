@@ -6,6 +6,7 @@ merge across the boundary can pass for an answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -214,14 +215,14 @@ class _Encoder:
         target = None
         if example.answer is not None:
             target = self._answer(templated, ids, example.answer, "target")
-        labels, spans = self._positions(example, templated, ids)
+        labels, spans = self._positions(example.clean, example.labels, templated, ids)
         return Prompt(ids, labels, target, spans), [self.text(t) for t in ids], labels
 
     def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
         if example.corrupt is None or example.answer is None or example.wrong is None:
             raise _DoesNotFit("a pair with clean, corrupt, answer and wrong is needed")
         templated, ids = self._encode(example.clean, "clean")
-        _, other = self._encode(example.corrupt, "corrupt")
+        other_templated, other = self._encode(example.corrupt, "corrupt")
         if ids == other:
             raise _DoesNotFit("the clean and the corrupt prompt are identical: nothing to patch")
         if len(ids) != len(other):
@@ -241,13 +242,17 @@ class _Encoder:
                 raise _DoesNotFit(
                     f"answer and wrong answer are the same token, {self.text(token)!r}"
                 )
-        labels, spans = self._positions(example, templated, ids)
+        labels, spans = self._positions(example.clean, example.labels, templated, ids)
+        own, own_spans = self._positions(
+            example.corrupt, example.corrupt_labels, other_templated, other
+        )
         if self._end(other) != labels["end"]:
             raise _DoesNotFit(f"the mask is at position {labels['end']} of the clean and "
                               f"{self._end(other)} of the corrupt prompt")  # fmt: skip
         pair = Pair(
             Prompt(ids, labels, answers[0], spans),
-            Prompt(other, labels, wrongs[0], spans),
+            # A label that the corrupt text does not carry is where the clean one has it.
+            Prompt(other, {**labels, **own}, wrongs[0], {**spans, **own_spans}),
             answers,
             wrongs,
         )
@@ -258,25 +263,28 @@ class _Encoder:
         return mask_position(self.tokenizer, ids, "given") if self.masked else len(ids) - 1
 
     def _positions(
-        self, example: Example, templated: str, ids: list[int]
+        self, text: str, given: Mapping[str, tuple[int, int]], templated: str, ids: list[int]
     ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
         """Label → last position of its span, and label → first and last position.
 
         "end" is where the answer is read.
+
+        Args:
+            text: the prompt. given: label → (start, end) in its characters.
         """
         end = self._end(ids)
-        if not example.labels:
+        if not given:
             return {"end": end}, {"end": (end, end)}
         if not self.tokenizer.is_fast:
             raise _DoesNotFit("its labelled positions need a fast tokenizer (with offsets)")
-        shift = templated.index(example.clean)
+        shift = templated.index(text)
         special = self.spec.bos == "auto" and not self.spec.chat
         encoded = self.tokenizer(templated, add_special_tokens=special, return_offsets_mapping=True)
         offsets = list(encoded["offset_mapping"])
         if len(offsets) < len(ids):  # BOS was put in by hand
             offsets.insert(0, (0, 0))
         spans = {}
-        for label, (start, stop) in example.labels.items():
+        for label, (start, stop) in given.items():
             inside = [i for i, (a, b) in enumerate(offsets)
                       if b > a and a < stop + shift and b > start + shift]  # fmt: skip
             if not inside:

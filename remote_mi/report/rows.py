@@ -131,6 +131,8 @@ def _plot(
     plot.width, plot.height = max(20, width - 22), _PLOT_HEIGHT
     plot.set_x_limits(min_=min(x), max_=max(x))
     plot.x_label, plot.y_label = array.dims[-1], ""
+    low, high = _limits(rows)
+    plot.set_y_limits(min_=low, max_=high)
     plot.y_ticks_fkt = lambda low, high: f"{low:9.3g}"
     plot.x_ticks_fkt = lambda low, high: f"{low:.4g}"
     for index, row in enumerate(rows[: len(_LINE_MARKS)]):
@@ -141,12 +143,27 @@ def _plot(
     if band is not None:
         top = np.atleast_2d(band).max(0)
         plot.plot(x, [float(v) for v in top])
-    for text in plot.show().splitlines():
+    for text in plot.show().splitlines()[
+        1:
+    ]:  # the first is the name of the axis, which is not given
         yield Text(text.rstrip(), no_wrap=True)
     if band is not None:
         yield Text("   the line without letters is the control's reach", style="dim")
     if len(rows) > len(_LINE_MARKS):
         yield Text(f" {len(_LINE_MARKS)} of {len(rows)} lines are shown", style="dim")
+
+
+def _limits(rows: np.ndarray) -> tuple[float, float]:
+    """Round limits of the y axis, so that round numbers stand at their ticks."""
+    finite = rows[np.isfinite(rows)]
+    low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
+    step = 10.0 ** np.floor(np.log10((high - low) / _PLOT_HEIGHT)) if high > low else 1.0
+    for factor in (1, 2, 5, 10):
+        size = step * factor
+        bottom = np.floor(low / size) * size
+        if bottom + size * (_PLOT_HEIGHT - 1) >= high:
+            return float(bottom), float(bottom + size * _PLOT_HEIGHT)
+    return low, high
 
 
 def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Iterator[Text]:

@@ -38,8 +38,11 @@ def at_least_one(text: str) -> int:
     return count
 
 
-def load_embedded(threads: int) -> Any:
+def load_embedded(threads: int, attention: str = "auto") -> Any:
     """The embedded model in float32 on this machine's CPU, prompts without BOS.
+
+    Args:
+        attention: "eager" for the one that gives its weights.
 
     Returns:
         `remote_mi.models.load.LoadedModel`.
@@ -50,13 +53,13 @@ def load_embedded(threads: int) -> Any:
     from remote_mi.progress import Silent
 
     torch.set_num_threads(threads)
-    return load(_spec(), Silent())
+    return load(_spec(attention), Silent())
 
 
-def _spec() -> Any:
+def _spec(attention: str = "auto") -> Any:
     from remote_mi.models.spec import ModelSpec
 
-    return ModelSpec(dtype="float32", device="cpu", bos="never")
+    return ModelSpec(dtype="float32", device="cpu", bos="never", attention=attention)
 
 
 def tokenized(model: Any, over: str) -> Any:
@@ -65,23 +68,40 @@ def tokenized(model: Any, over: str) -> Any:
     Args:
         over: "pair", or "prompt" for the clean prompt alone, with the answer as its target.
     """
+    texts = PAIR if over == "pair" else {"prompt": PAIR["clean"], "target": PAIR["answer"]}
+    return tokenized_all(model, over, [texts])[0]
+
+
+def tokenized_all(model: Any, over: str, texts: Sequence[Mapping[str, str]]) -> list[Any]:
+    """Prompts or pairs as a recipe's body gets them.
+
+    Args:
+        over: "pair" or "prompt".
+        texts: the fields of each, as in a file of prompts.
+    """
     from remote_mi.models.tokens import tokenize
     from remote_mi.phenomena import PromptSet, from_fields
 
-    texts = PAIR if over == "pair" else {"prompt": PAIR["clean"], "target": PAIR["answer"]}
-    prompts = PromptSet((from_fields(texts),), "benchmark")
-    return tokenize(model.tokenizer, prompts, _spec(), over, model.context).prompts[0]
+    prompts = PromptSet(tuple(from_fields(dict(one)) for one in texts), "benchmark")
+    return tokenize(model.tokenizer, prompts, _spec(), over, model.context).prompts
 
 
-def work_of(recipe: str, call: Any) -> Any:
-    """One call of a built-in recipe with its default parameters, as a backend executes it."""
+def work_of(recipe: str, *calls: Any, **parameters: Any) -> Any:
+    """Calls of a built-in recipe, as a backend executes them.
+
+    Args:
+        parameters: those that are not to have their defaults; a prompt's tokens as a `Prompt`.
+    """
     from remote_mi import catalog
     from remote_mi.backends.base import Work
+    from remote_mi.interventions import Prompt
 
     nowhere = Path(__file__).parent  # a project without recipes of its own
     card = catalog.find(recipe, nowhere)
     function = catalog.load_function(card, nowhere)
-    return Work(card, function, [call], card.resolve({}), "benchmark")
+    prompts = {name: value for name, value in parameters.items() if isinstance(value, Prompt)}
+    given = {name: value for name, value in parameters.items() if name not in prompts}
+    return Work(card, function, list(calls), {**card.resolve(given), **prompts}, "benchmark")
 
 
 def seconds(task: Callable[[], Any]) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from typing import Any
 from remote_mi.paths import cache_root
 
 REQUIREMENTS = Path(__file__).with_name("transformerlens-requirements.txt")
+CAPTUM = Path(__file__).with_name("captum-requirements.txt")
 WORKER = Path(__file__).with_name("_transformerlens_worker.py")
 EXISTING = "REMOTE_MI_TL_VENV"
 #: What an environment must have exactly for its figures to be comparable.
@@ -75,6 +76,19 @@ def ensure_venv(venv: Path) -> Path:
     return python
 
 
+def ensure_captum(python: Path) -> None:
+    """Put captum, and what it needs beyond TransformerLens, into an environment of `ensure_venv`.
+
+    Raises:
+        Unavailable: if it is not there and cannot be installed.
+    """
+    try:
+        _run([str(python), "-I", "-c", "import captum.attr"])
+    except Unavailable:
+        pip = [str(python), "-I", "-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]
+        _run([*pip, "-r", str(CAPTUM)])
+
+
 def _decisive(python: Path) -> list[str] | None:
     """The decisive versions of an environment; None if it lacks one or is no environment."""
     code = f"from importlib.metadata import version as v; print(*map(v, {DECISIVE}))"
@@ -103,17 +117,20 @@ class Worker:
     """TransformerLens in its process, which lives until the `with` block ends.
 
     It computes only while `ask` waits for it, so the two sides never run at the same time.
+
+    Args:
+        script: what runs there, beside this file.
     """
 
-    def __init__(self, python: Path) -> None:
-        self._python = python
+    def __init__(self, python: Path, script: Path = WORKER) -> None:
+        self._command = [str(python), str(script)]
 
     def __enter__(self) -> Worker:
         self._log = tempfile.TemporaryFile("w+")
         environment = {**_environment(), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
                        "WANDB_MODE": "disabled"}  # fmt: skip
         self._process = subprocess.Popen(
-            [str(self._python), str(WORKER)],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -152,8 +169,8 @@ class Worker:
             line = ""
         if not line:
             self._log.seek(0)
-            raise Unavailable(f"TransformerLens ended:\n{self._log.read()[-1500:]}")
+            raise Unavailable(f"{Path(self._command[1]).stem} ended:\n{self._log.read()[-1500:]}")
         answer = json.loads(line)
         if "error" in answer:
-            raise Unavailable(f"TransformerLens failed: {answer['error']}")
+            raise Unavailable(f"{Path(self._command[1]).stem} failed: {answer['error']}")
         return answer

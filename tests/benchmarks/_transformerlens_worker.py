@@ -14,14 +14,12 @@ both), and `head_z` is hooked directly, so `use_attn_result` stays off.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch
+from _serving import serve
 from transformer_lens import patching
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,21 +77,6 @@ class Worker:
                 "clean": float(logit_diff(clean_logits)), "corrupt": float(unpatched)}  # fmt: skip
 
 
-def main() -> None:
-    """Answer until the requests end."""
-    # Libraries print; only answers may reach the other side.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    worker = Worker()
-    actions = {"load": worker.load, "logits": worker.logits, "sweep": worker.sweep}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = actions[request.pop("do")](**request)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    worker = Worker()
+    serve({"load": worker.load, "logits": worker.logits, "sweep": worker.sweep})

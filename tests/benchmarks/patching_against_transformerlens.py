@@ -6,7 +6,8 @@ token ids, in turn and never at the same time:
     residual   recipe activation_patching   against get_act_patch_resid_pre
     heads      recipe head_patching         against get_act_patch_attn_head_out_all_pos
 
-Both times hold the clean run, the unpatched corrupt run and all cells; loading is not in them.
+Both times hold the clean run, the unpatched corrupt run and all cells; loading is not in them, and
+neither are our controls (`+ controls`: with one random direction a cell, as by default).
 TransformerLens runs every cell as one forward pass, with eager attention; it is called as its
 documentation does. The environment it needs is built on first use.
 """
@@ -58,12 +59,13 @@ def measure(
 
     Returns:
         shape; `max_difference` over all cells and repeats, and the gap it can be held against;
-        of "ours" and "theirs" seconds and CPU seconds of each repeat, clean and corrupt metric.
+        of "ours" and "theirs" seconds and CPU seconds of each repeat, clean and corrupt metric;
+        of "ours" the seconds with controls, too.
     """
     from remote_mi.backends.session import run_session
 
     recipe, site = SWEEPS[name]
-    work = work_of(recipe, pair)
+    work, controlled = work_of(recipe, pair, control_draws=0), work_of(recipe, pair)
     request = {"site": site, "clean": pair.clean.ids, "corrupt": pair.corrupt.ids,
                "answer": pair.answer, "wrong": pair.wrong,
                "to": str(folder / f"{name}.npy")}  # fmt: skip
@@ -71,7 +73,8 @@ def measure(
     outputs = run_session(model.lm, work)[0]
     effect = outputs["effect"].numpy()
     clean, corrupt = float(outputs["clean"]), float(outputs["corrupt"])
-    ours: dict[str, Any] = {"seconds": [], "cpu_seconds": [], "clean": clean, "corrupt": corrupt}
+    ours: dict[str, Any] = {"seconds": [], "cpu_seconds": [], "with_controls": [],
+                            "clean": clean, "corrupt": corrupt}  # fmt: skip
     other: dict[str, Any] = {"seconds": [], "cpu_seconds": []}
     apart = 0.0
     for index in range(max(repeat, tl_repeat)):
@@ -79,6 +82,8 @@ def measure(
             taken, busy = seconds(lambda: run_session(model.lm, work))
             ours["seconds"].append(taken)
             ours["cpu_seconds"].append(busy)
+            taken = seconds(lambda: run_session(model.lm, controlled))[0]
+            ours["with_controls"].append(taken)
         if index < tl_repeat:
             answer = theirs.ask("sweep", **request)
             other["seconds"].append(answer["seconds"])
@@ -97,7 +102,7 @@ def row(name: str, sweep: dict[str, Any]) -> list[Any]:
     busy = [statistics.median(side["cpu_seconds"]) for side in (ours, theirs)]
     sweep.update(ratio=seconds[1] / seconds[0], cpu_ratio=busy[1] / busy[0])
     return [name, "×".join(map(str, sweep["shape"])), f"{seconds[0]:.3f}", spread(ours["seconds"]),
-            f"{seconds[1]:.1f}", spread(theirs["seconds"]), f"{sweep['ratio']:.1f}",
+            f"{statistics.median(ours['with_controls']):.3f}", f"{seconds[1]:.1f}", spread(theirs["seconds"]), f"{sweep['ratio']:.1f}",
             f"{sweep['cpu_ratio']:.1f}", f"{sweep['max_difference']:.1e}",
             f"{sweep['max_difference'] / sweep['gap']:.1e}"]  # fmt: skip
 
@@ -131,7 +136,7 @@ def main() -> None:
     sides = [sweeps["residual"][side] for side in ("ours", "theirs")]
     report(
         "exact patching, median seconds",
-        ["sweep", "cells", "ours", "range", "TransformerLens", "range", "ratio", "of CPU time",
+        ["sweep", "cells", "ours", "range", "+ controls", "TransformerLens", "range", "ratio", "of CPU time",
          "max |difference|", "of the gap"],
         rows,
         [f"unpatched logits of both prompts: max |difference| {plain:.1e}",

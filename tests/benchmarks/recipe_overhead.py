@@ -2,7 +2,8 @@
 
 Three ways, in turn, on the embedded model:
 
-    ours       the built-in recipe through `run_session`, as every local run executes it
+    ours       the built-in recipe through `run_session`, as every local run executes it, without
+               controls
     session    the same algorithm by hand (below, none of our helpers), in one nnsight session
     bare       the same function without a session around its traces
 
@@ -91,6 +92,7 @@ def sweep_by_hand(
     effect = (scores[2:] - scores[1]).reshape(-1, cells)
     return {
         "effect": torch.nn.functional.pad(effect, (first, 0)),
+        "control": torch.zeros(0, len(lm.model.layers), len(corrupt)),
         "gap": scores[0] - scores[1],
         "clean": scores[0],
         "corrupt": scores[1],
@@ -108,7 +110,11 @@ def in_session(lm: Any, by_hand: Callable[..., dict[str, Any]], inputs: tuple[An
 def largest_difference(ours: dict[str, Any], other: dict[str, Any]) -> float:
     """Over all outputs of two ways."""
     assert ours.keys() == other.keys()
-    return max(float((ours[name].double() - other[name].double()).abs().max()) for name in ours)
+    return max(
+        float((ours[name].double() - other[name].double()).abs().max())
+        for name in ours
+        if ours[name].numel()
+    )
 
 
 def measure(
@@ -118,11 +124,12 @@ def measure(
     by_hand: Callable[..., Any],
     inputs: tuple[Any, ...],
     repeat: int,
+    **parameters: Any,
 ) -> dict[str, Any]:
     """Seconds of the three ways, their ratios, and how far the outputs are apart."""
     from remote_mi.backends.session import run_session
 
-    work = work_of(recipe, call)
+    work = work_of(recipe, call, **parameters)
     ways = {
         "ours": lambda: run_session(lm, work)[0],
         "session": lambda: in_session(lm, by_hand, inputs),
@@ -158,7 +165,7 @@ def main() -> None:
         "activation_patching": measure(
             model.lm, "activation_patching", pair, sweep_by_hand,
             (pair.clean.ids, pair.corrupt.ids, pair.first_difference, pair.answer, pair.wrong),
-            args.repeat),
+            args.repeat, control_draws=0),
     }  # fmt: skip
     rows = []
     for recipe, figures in measured.items():

@@ -304,3 +304,16 @@ def test_a_damaged_embedded_model_is_not_taken_for_ready(cache):
     assert embedded.is_ready()
     (folder / "model.safetensors").write_bytes(b"1234")
     assert not embedded.is_ready()
+
+
+def test_the_labels_of_the_corrupt_prompt_are_its_own(tiny_llama):
+    """Its tokens may be divided otherwise; a label that it lacks is where the clean one has it."""
+    clean, corrupt = "The city of Paris Rome lies", "The big city of Rome lies"
+    example = Example(clean, corrupt, answers=(" Paris",), wrongs=(" Rome",),
+                      labels={"city": (12, 22), "first": (0, 3)},
+                      corrupt_labels={"city": (16, 20)})  # fmt: skip
+    tokenizer = load(ModelSpec(str(tiny_llama)), Silent()).tokenizer
+    made = tokenize(tokenizer, PromptSet((example,), "t"), ModelSpec(), "pair", 64)
+    pair = made.prompts[0]
+    assert pair.clean.spans["city"] == (3, 4) and pair.corrupt.spans["city"] == (4, 4)
+    assert pair.corrupt.positions == {"city": 4, "first": 0, "end": 5}

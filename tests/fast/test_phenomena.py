@@ -62,7 +62,7 @@ def test_a_seed_changes_what_is_drawn_and_only_that(name):
 
 
 @pytest.mark.parametrize(
-    "name, digest", [("ioi", "34f6aafc7f0b"), ("country_capital", "1d515343cb60")]
+    "name, digest", [("ioi", "5511e5d04b2c"), ("country_capital", "1552d1ab380b")]
 )
 def test_the_prompts_that_results_are_keyed_by_do_not_change(name, digest):
     prompts = json.dumps([example.to_json() for example in found(name).prompts(16).examples])
@@ -404,3 +404,19 @@ def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r'pip install "remote_mi\[datasets\]"'):
         from_source("hf:org/name")
+
+
+def test_words_of_a_line_can_be_named_in_both_prompts():
+    line = {"clean": "The city of San Francisco lies in", "corrupt": "The big city of Rome lies in",
+            "answer": " Italy", "wrong": " France", "labels": {"city": "city of", "san": "San Francisco"}}  # fmt: skip
+    example = phenomena.from_fields(line)
+    assert example.labels == {"city": (4, 11), "san": (12, 25)}
+    assert example.corrupt_labels == {"city": (8, 15)}
+    for labels, said in (
+        ({"city": "Paris"}, "occurs 0 times in the clean text"),
+        ({"city": "a"}, "occurs 2 times"),
+        ({"city": ""}, "does not name words"),
+        ("city", "does not name words"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            phenomena.from_fields({**line, "labels": labels})

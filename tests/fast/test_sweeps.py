@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from remote_mi.interventions import Pair, Prompt, metrics, patch_heads, patch_positions, sweeps
+from remote_mi.interventions import (
+    Pair,
+    Prompt,
+    metrics,
+    patch_heads,
+    patch_positions,
+    shared_base,
+    sweep_cells,
+    sweeps,
+)
 from remote_mi.interventions.sites import reuses_prefix
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
@@ -369,3 +378,12 @@ def test_in_an_encoder_positions_before_the_first_difference_count_too(tiny, swe
     if sweep == "positions":
         assert np.abs(expected[:, : pair.first_difference]).max() > 0.01
     np.testing.assert_allclose(got.numpy(), expected, atol=TOLERANCE)
+
+
+def test_cells_of_heads_and_of_whole_activations_are_not_mixed(tiny_llama):
+    lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
+    cells = [(1, 2, None), (1, 2, 0)]
+    values = [torch.zeros(1, 1, 1)] * 3
+    with pytest.raises(ValueError, match="sweeps of their own"), torch.no_grad(), lm.session():
+        base, _ = shared_base(lm, [5, 6, 7])
+        sweep_cells(lm, base, "head_z", cells, values, lambda hidden: hidden[:, -1, 0])
