@@ -60,21 +60,18 @@ def attention_patterns(lm: Any, prompt: Prompt, *, layers: list[int] = []) -> di
     with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
         read = {i: attention_weights(lm.layers[i])[0] for i in sorted(set(wanted))}
         skip_unembedding(lm)
-    patterns = [read[index].float() for index in wanted]
-    uniform = []
-    for pattern in patterns:
-        seen = (pattern > 0).any(0, keepdim=True)  # weights of hidden keys are exactly 0
-        uniform.append(summaries(seen / seen.sum(-1, keepdim=True)))
-    found: dict[str, Any] = {"pattern": torch.stack([pattern.cpu() for pattern in patterns])}
-    for name in ("first", "entropy", "distance"):
-        by_layer = [summaries(pattern)[name].cpu() for pattern in patterns]
-        found[name] = torch.stack(by_layer)
-        found[f"uniform_{name}"] = torch.stack([one[name][0].cpu() for one in uniform])
-    return found
+    pattern = torch.stack([read[index].float().cpu() for index in wanted])
+    seen = (pattern > 0).any(1)  # weights of hidden keys are exactly 0; [layer, query, key]
+    measured, uniform = summaries(pattern), summaries(seen / seen.sum(-1, keepdim=True))
+    return {
+        "pattern": pattern,
+        **measured,
+        **{f"uniform_{name}": values for name, values in uniform.items()},
+    }
 
 
 def summaries(pattern: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Means over the queries after the first; [head, query, key] → three times [head]."""
+    """Means over the queries after the first; [..., query, key] → three times [...]."""
     place = torch.arange(pattern.shape[-1], device=pattern.device)
     apart = (place[:, None] - place[None]).abs()
     by_query = {
@@ -83,4 +80,4 @@ def summaries(pattern: torch.Tensor) -> dict[str, torch.Tensor]:
         "distance": (pattern * apart).sum(-1),
     }
     start = min(1, pattern.shape[-2] - 1)  # a prompt of one token has but one query
-    return {name: values[:, start:].mean(-1) for name, values in by_query.items()}
+    return {name: values[..., start:].mean(-1) for name, values in by_query.items()}

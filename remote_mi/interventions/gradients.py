@@ -21,8 +21,10 @@ from remote_mi.interventions.prompts import Pair
 from remote_mi.interventions.sites import edit_stream, read_site, read_stream, skip_unembedding
 from remote_mi.interventions.sweeps import first_changed
 
-#: Tokens of one pass that keeps its graph; further rows go into further passes.
-TOKENS_A_PASS = 256
+#: What the graph of one pass may take, in bytes; further rows go into further passes.
+GRAPH_BUDGET = 2 << 30
+#: Numbers that the graph keeps of a token in a layer, in widths of the stream: about.
+WIDTHS_KEPT = 34
 
 #: From the final norm's output, [row, d_model], to one number a row.
 Score = Callable[[torch.Tensor], torch.Tensor]
@@ -231,7 +233,8 @@ def path_gradients(
     points, weights = gauss_legendre(steps)
     points, weights = points.to(start), weights.to(start)
     total = torch.zeros(len(scores), *start.shape, device=start.device)
-    size = max(1, TOKENS_A_PASS // len(ids))
+    token = len(lm.layers) * start.shape[-1] * WIDTHS_KEPT * lm.lm_head.weight.element_size()
+    size = max(1, GRAPH_BUDGET // (token * len(ids)))
     for first in range(0, steps, size):
         part = slice(first, first + size)
         rows = start + points[part, None, None] * (stop - start)

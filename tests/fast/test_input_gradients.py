@@ -62,7 +62,7 @@ def read_outs(reference: Reference, ids: list[int], score: Any, draws: int) -> l
 def test_integrated_gradients_are_a_sum_over_the_path(few, baseline, steps, packed, monkeypatch):
     _, reference, lm, pair = few
     if not packed:
-        monkeypatch.setattr(gradients, "TOKENS_A_PASS", 1)  # each step a pass of its own
+        monkeypatch.setattr(gradients, "GRAPH_BUDGET", 1)  # each step a pass of its own
     got = ran(lm, "integrated_gradients", pair, baseline=baseline, steps=steps, control_draws=2)
     model: Any = reference.model
     embed = model.get_input_embeddings()
