@@ -37,7 +37,7 @@ def eiffel(embedded):
 
 @pytest.fixture(scope="module")
 def colosseum(embedded):
-    return embedded("causal_tracing", prompt=COLOSSEUM, target=" Rome", **SUBJECT)
+    return embedded("causal_tracing", prompt=COLOSSEUM, target=" Rome", control="none", **SUBJECT)
 
 
 def test_noise_on_the_subject_removes_the_answer(eiffel, colosseum):
@@ -67,18 +67,17 @@ def test_restoring_the_colosseum(colosseum):
     assert effect[:18, 9].max() < 0.05 and effect[24:, 3].max() < 0.05
 
 
-def test_the_state_of_another_noised_run_restores_nothing(eiffel, colosseum):
-    for result in (eiffel, colosseum):
-        control = result["control"].values
-        assert np.abs(control).max() < 0.05
-        assert np.abs(control).max() < result["effect"].values.max() / 8
+def test_the_state_of_another_noised_run_restores_nothing(eiffel):
+    control = eiffel["control"].values
+    assert np.abs(control).max() < 0.05
+    assert np.abs(control).max() < eiffel["effect"].values.max() / 8
 
 
 def test_restoring_ten_mlps_finds_the_early_site(embedded):
     """As in the paper, a window of MLPs at the subject does more than a window of attention."""
     found = {
         site: embedded("causal_tracing", prompt=EIFFEL, target=" Paris", site=site, window=10,
-                       draws=3, **SUBJECT)["effect"].values
+                       draws=2, control="none", **SUBJECT)["effect"].values
         for site in ("mlp_out", "attn_out")
     }  # fmt: skip
     assert found["mlp_out"][:10, 2].max() > 0.2

@@ -53,7 +53,7 @@ def model(embedded_cache):
 
 @pytest.fixture(scope="module")
 def residual(embedded):
-    return embedded("activation_patching", **MARY)
+    return embedded("activation_patching", control_draws=0, **MARY)
 
 
 def test_the_logit_differences_of_the_ioi_pair(residual):
@@ -82,7 +82,9 @@ def test_the_last_layer_is_zero_where_causality_says_so_and_only_there(embedded,
     """At the last layer other positions reach the end through keys and values only."""
     assert residual["recovery"].values[29, 10] == pytest.approx(0.04, abs=0.01)
     for site in ("resid_mid", "attn_out", "mlp_out"):
-        last = embedded("activation_patching", site=site, **MARY)["recovery"].values[29]
+        last = embedded("activation_patching", site=site, control_draws=0, **MARY)[
+            "recovery"
+        ].values[29]
         assert np.abs(last[:13]).max() < 1e-5
 
 
@@ -136,7 +138,9 @@ def abc_pairs() -> list[dict[str, str]]:
 
 
 def test_noising_heads_on_ioi_finds_the_known_heads(embedded):
-    recovery = embedded("head_patching", pairs=abc_pairs(), direction="noise")["recovery"].values
+    recovery = embedded("head_patching", pairs=abc_pairs(), direction="noise", control_draws=0)[
+        "recovery"
+    ].values
     known = {(23, 3): -0.56, (29, 1): -0.27, (29, 0): 0.23, (20, 0): -0.23, (17, 4): -0.22}
     for (layer, head), effect in known.items():
         assert recovery[layer, head] == pytest.approx(effect, abs=0.02)
@@ -179,9 +183,11 @@ def test_the_baseline_of_country_capital(model, tmp_path):
 
 def test_several_pairs_equal_the_same_pairs_one_by_one(embedded):
     pairs = abc_pairs()[:3]
-    together = embedded("head_patching", pairs=pairs)
+    together = embedded("head_patching", pairs=pairs, control_draws=0)
     for index, pair in enumerate(pairs):
-        alone = embedded("head_patching", **{k: v for k, v in pair.items() if k != "template"})
+        alone = embedded(
+            "head_patching", control_draws=0, **{k: v for k, v in pair.items() if k != "template"}
+        )
         np.testing.assert_allclose(
             together.each("effect")[index].values, alone["effect"].values, atol=1e-4
         )
