@@ -30,7 +30,7 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
     Raises:
         NotFound: if the recipe declares no figure of that name.
     """
-    chosen = picked(result.figures, only)
+    chosen = picked(result, only)
     for text in heading(result):
         console.print(text, soft_wrap=False, overflow="ellipsis", no_wrap=True)
     for figure in chosen:
@@ -42,19 +42,32 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
         console.print(Text(f"note: {line(note)}", style="yellow"))
 
 
-def picked(every: Sequence[Figure], only: str | None) -> Sequence[Figure]:
-    """All figures, or the one of a name.
+def picked(result: Result, only: str | None) -> Sequence[Figure]:
+    """The figures of a result, or the one of a name; an output without one gets a plain one.
 
     Raises:
         NotFound: naming those there are.
     """
+    every = result.figures or [plain_figure(result, name) for name in result.names()]
     if only is None:
         return every
     found = [f for f in every if only in (f.name, f.output, f.kind)]
+    if not found and only in result.names():
+        found = [plain_figure(result, only)]
     if not found:
-        names = ", ".join(f.name for f in every)
+        names = ", ".join(dict.fromkeys([*(f.name for f in every), *result.names()]))
         raise NotFound(f"there is no figure {only!r}", f"there are: {names}")
     return found
+
+
+def plain_figure(result: Result, name: str) -> Figure:
+    """A figure for an output or summary that the recipe declares none for."""
+    output = result.outputs.get(name)
+    if output is not None and output.kind == "token":
+        return figures.Text(name)
+    values = result.arrays.get(name)
+    wide = values is not None and values.ndim > 1
+    return figures.Heatmap(name) if wide else figures.Bars(name, title=name)
 
 
 def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:

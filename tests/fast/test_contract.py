@@ -223,3 +223,15 @@ def pattern(lm: Any, prompt: Prompt) -> dict[str, Any]:
     for wrong, said in (("layer=7", "no layer"), ("layer", "DIM=VALUE"), ("key=1", "all of 'key'")):
         code, _, error = cli("view", result.run_id, "--plain", "--at", wrong)
         assert code in (2, 3) and said in error
+
+
+def test_an_output_without_a_figure_can_be_seen(write, tiny_llama, cli):
+    body = DRAWS.replace('Heatmap("effect", center=0), Bars("effect"), Lines("effect")', "")
+    bare = mi.run(write(body), model=str(tiny_llama), prompt="Mary and John went")
+    text = plain_text(bare)
+    assert all(f"{name} ──" in text for name in ("effect", "random", "gap", "share"))
+    result = mi.run(write(DRAWS), model=str(tiny_llama), prompt="Mary and John went")
+    code, out, _ = cli("view", result.run_id, "--plain", "--only", "random")
+    assert code == 0 and "random" in out and "layer 0" in out
+    code, _, error = cli("view", result.run_id, "--plain", "--only", "nothing")
+    assert code == 3 and "random_share" in error
