@@ -223,7 +223,8 @@ class NdifBackend:
         with _serializing:
             expected, comes_back = check(model, work, facts.packages(self.client), watch)
             key = model_key(model.lm)
-            if facts.sandboxes(self.client, key):
+            special = {"gradients", "attention_weights"} & set(work.card.needs)
+            if special and facts.sandboxes(self.client, key):
                 self._check_sandbox(work)
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
