@@ -25,12 +25,14 @@ MARY = {
 
 
 #: Families whose tests in tests/fast run with the quick group; those of the others are slow.
-QUICK = ("llama", "gpt2", "neox-parallel", "gemma2", "opt", "bert")
+QUICK = ("llama", "gpt2", "bert")
 
 
 def _group(item: pytest.Item) -> str:
-    """The group of a test: its folder, or slow for one more family of a quick test."""
+    """The group of a test: its folder, or slow if it is marked so or is one more family's."""
     group = item.path.parent.name
+    if group == "fast" and item.get_closest_marker("slow"):
+        return "slow"
     callspec = getattr(item, "callspec", None)
     given = [v for v in callspec.params.values() if isinstance(v, str)] if callspec else []
     wider = any(value in FAMILIES and value not in QUICK for value in given)

@@ -91,6 +91,7 @@ def test_separable_classes_are_found_where_they_are_and_nowhere_else(fit):
     )
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_at_chance(fit):
     x, labels, _ = separable(n=120, width=60)
     pure = [f"{label}{i // 4}" for i, label in enumerate(labels)]
@@ -154,6 +155,7 @@ def test_shuffles_keep_groups_of_one_class_whole(probe):
     assert any((shuffled(pure, group, rng) != pure).any() for _ in range(3))
 
 
+@pytest.mark.slow
 def test_the_seed_decides(fit):
     x, labels, groups = separable()
     one, same, other = (fit(x, labels, groups, seed=s) for s in (0, 0, 1))

@@ -26,6 +26,7 @@ VARIANTS = [(name, given) for name, variants in TECHNIQUES.items() for given in 
 #: Variants whose numbers depend on the whole set: a mean or a vector made from all pairs.
 OF_THE_SET = {"steering", "head_ablation", "ablation mean"}
 TOLERANCE = 1e-4
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

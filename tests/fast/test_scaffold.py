@@ -41,6 +41,7 @@ def test_a_new_recipe_is_found_and_shows_every_part(project, cli, over):
 
 
 @pytest.mark.parametrize("over", ["pair", "prompt"])
+@pytest.mark.slow
 def test_the_test_of_a_new_recipe_passes_and_its_code_is_clean(project, cli, over):
     assert cli("recipes", "new", "my_try", "--over", over)[0] == 0
     found = checked("pytest", "-q", "-p", "no:cacheprovider", "tests", folder=project)
@@ -51,6 +52,7 @@ def test_the_test_of_a_new_recipe_passes_and_its_code_is_clean(project, cli, ove
         assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.slow
 def test_the_test_of_a_new_recipe_fails_when_the_recipe_is_wrong(project, cli):
     assert cli("recipes", "new", "my_try")[0] == 0
     recipe = project / "recipes" / "my_try.py"

@@ -185,6 +185,7 @@ def test_two_processes_running_one_job_at_once_both_succeed(project, cache, tiny
     assert result.provenance["cache"] == "hit"
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_leaves_no_half_result(project, cache, tiny_llama):
     killed_at_random(project, cache, tiny_llama, times=3, seed=0)
 
