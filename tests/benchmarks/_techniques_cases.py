@@ -223,7 +223,7 @@ def tracing_case(model: Any, count: int, folder: Path) -> Case:
         "causal_tracing", "causal_tracing", f"{layers}×{length} cells × {DRAWS} draws", [prompt],
         {"ids": prompt.ids, "target": prompt.target, "noise": str(folder / "noise.npy")}, by_cell,
         {"draws": DRAWS, "noise": 3.0, "subject_start": 0, "subject_end": last},
-        grid=(layers, length), cells=cells,
+        {"control": "none"}, grid=(layers, length), cells=cells,
     )  # fmt: skip
 
 

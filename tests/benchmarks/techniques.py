@@ -179,8 +179,7 @@ def row(case: Case, found: dict[str, Any]) -> list[str]:
 def notes(cases: list[Case], measured: dict[str, Any], threads: int) -> list[str]:
     """What is to be known beside the table."""
     made = ["cells run: of a sweep, by the other sides; their seconds are of all cells",
-            "causal_tracing and head_detectors cannot leave their controls out: TransformerLens "
-            "and nnsight run none in the former, and the same ones in the latter",
+            "head_detectors cannot leave its controls out: the others run the same ones",
             f"goals: ratios ≥ 1, of a sweep to TransformerLens ≥ {SWEEP_GOAL}; "
             f"{threads} threads"]  # fmt: skip
     for case in cases:
