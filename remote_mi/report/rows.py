@@ -25,6 +25,8 @@ from remote_mi.results import NamedArray, Result
 _LINE_MARKS = "abcdefgh"
 _PLOT_HEIGHT = 14
 _NUMBER_WIDTH = 12
+_NARROWEST = 7
+_PROMPT_WIDTH = 20
 
 
 def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
@@ -38,13 +40,13 @@ def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Ite
     marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
     order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
     reach = float(np.abs(flat).max()) or 1.0
-    names = [where(array, np.unravel_index(int(i), array.shape)) for i in order]
+    names = [where(array, np.unravel_index(int(i), array.shape)) or figure.output for i in order]
     left = min(max((len(n) for n in names), default=1), width // 2)
     for name, index in zip(names, order, strict=True):
         at = np.unravel_index(int(index), array.shape)
         value = float(flat[index])
         sign = EXPLAINED if marked[index] else " "
-        text = Text(f"{sign}{fit(name or figure.output, max(left, 8))} {value:+7.2f} ")
+        text = Text(f"{sign}{fit(name, left)} {value:+7.2f} ")
         text.append(
             fit("█" * round(abs(value) / reach * 16), 16), _bar_style(value, bool(marked[index]))
         )
@@ -66,23 +68,24 @@ def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> I
     """One row an example: its text, numbers and tokens."""
     names = (figure.output, *figure.columns)
     columns = {name: result.each(name) for name in names}
-    left = max(20, width - (_NUMBER_WIDTH + 1) * len(names) - 1)
-    heads = "".join(f" {fit(name, _NUMBER_WIDTH)}" for name in names)
-    yield Text(fit(" prompt", left) + heads, "bold")
+    wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(names) - 1))
+    left = max(_PROMPT_WIDTH, width - (wide + 1) * len(names))
+    heads = "".join(f" {fit(name, wide)}" for name in names)
+    yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
     for index in range(len(columns[figure.output])):
         text = f" {line(result.prompts[index]['clean'])}"
-        cells = "".join(f" {_cell(result, columns[name][index])}" for name in names)
-        yield Text(fit(text, left) + cells)
+        cells = "".join(f" {_cell(result, columns[name][index], wide)}" for name in names)
+        yield Text(fit(text, left) + cells, no_wrap=True)
 
 
-def _cell(result: Result, array: NamedArray) -> str:
+def _cell(result: Result, array: NamedArray, wide: int) -> str:
     if result.outputs[array.name].kind == "token":
-        return fit(" ".join(line(t) for t in _texts(result, array.values)), _NUMBER_WIDTH)
+        return fit(" ".join(line(t) for t in _texts(result, array.values)), wide)
     if array.values.ndim:
         raise NotFound(f"{array.name!r} is not a single number", "a table shows single numbers")
     value = float(array)
     whole = array.values.dtype.kind in "iub"
-    return f"{int(value):{_NUMBER_WIDTH}d}" if whole else f"{value:{_NUMBER_WIDTH}.3f}"
+    return f"{int(value):{wide}d}" if whole else f"{value:{wide}.3f}"
 
 
 def _texts(result: Result, tokens: Any) -> list[str]:

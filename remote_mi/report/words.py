@@ -94,5 +94,5 @@ def marked_in_words(result: Result, name: str, marked: np.ndarray) -> str:
     control = result.controls.get(name)
     if control is None or result.control_band(name) is None:
         return ""
-    return (f"{EXPLAINED} {int(marked.sum())} of {marked.size}: no larger than the control "
-            f"({control}), or not told from 0")  # fmt: skip
+    return (f"{EXPLAINED} {int(marked.sum())} of {marked.size}: no larger than {control}, "
+            "or not told from 0")  # fmt: skip

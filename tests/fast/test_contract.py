@@ -118,7 +118,7 @@ def test_what_the_control_explains_is_marked(write, tiny_llama):
     assert marked[1, 1] == (band[1, 1] >= 0.5) and not marked[2, 1] and marked[2, 2]
     assert not marked[0].any(), "there is nothing to be explained where it is exactly 0"
     text = plain_text(result)
-    assert f"~ {marked.sum()} of {marked.size}: no larger than the control (random)" in text
+    assert f"~ {marked.sum()} of {marked.size}: no larger than random," in text
     assert "~-.2" in text and "▸ largest: layer 2 · position 1" in text
     assert "control up to" in text and "the control's reach" in text
 
