@@ -333,7 +333,7 @@ class _Execution:
                     "wrong": example.wrong, "template": example.template}  # fmt: skip
             parts.append({"tokens": tokenized.tokens[index], "template": example.template,
                           "labels": dict(tokenized.labels[index]), "label": example.label,
-                          "group": example.group or str(kept), "text": text})  # fmt: skip
+                          "group": example.group, "text": text})  # fmt: skip
         provenance = {
             "key": job.key,
             "code": job.code,

@@ -21,7 +21,6 @@ from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, ch
 from remote_mi.backends.ndif import collecting, facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
 from remote_mi.backends.ndif.errors import (
-    CannotDo,
     NotNdif,
     ResultExpired,
     ServerDown,
@@ -218,14 +217,12 @@ class NdifBackend:
     ) -> tuple[Entry, bytes, dict[str, Any]]:
         """The entry, payload and envelope of work that has passed the checks."""
         from remote_mi.backends.ndif.payload import model_key, serialize
-        from remote_mi.backends.ndif.preflight import check
+        from remote_mi.backends.ndif.preflight import check, check_sandbox
 
         with _serializing:
             expected, comes_back = check(model, work, facts.packages(self.client), watch)
             key = model_key(model.lm)
-            special = {"gradients", "attention_weights"} & set(work.card.needs)
-            if special and facts.sandboxes(self.client, key):
-                self._check_sandbox(work)
+            check_sandbox(work, self.client, key)
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
@@ -241,26 +238,6 @@ class NdifBackend:
             "env": env,
         }
         return entry, blob, envelope
-
-    def _check_sandbox(self, work: Work) -> None:
-        """Refuse work that a process without the model cannot do.
-
-        Raises:
-            CannotDo: if the recipe needs gradients, or attention weights of a server whose
-                nnsight does not switch the attention implementation for a job.
-        """
-        for need, refused in (
-            ("gradients", True),
-            ("attention_weights", not facts.switches_attention(self.client)),
-        ):
-            if need in work.card.needs and refused:
-                raise CannotDo(
-                    f"recipe {work.card.name!r} needs {need.replace('_', ' ')}, and "
-                    f"{self.host.url} runs the jobs of this key in its sandbox, where they "
-                    "cannot be read",
-                    "use a key with the tag 'trusted', a server of your own (`remote-mi ndif up`), "
-                    "or --backend local; patching recipes need neither",
-                )
 
     def _send(self, entry: Entry, blob: bytes, envelope: dict[str, Any], watch: Watch) -> bool:
         watch.stage(f"submitting to {self.host.url}")

@@ -1,4 +1,4 @@
-"""What is checked before a job is sent: its source, and what it would give."""
+"""What is checked before a job is sent: its source, what it would give, where it would run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Work
+from remote_mi.backends.ndif import facts
+from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.dry_run import expect
+from remote_mi.backends.ndif.errors import CannotDo
 from remote_mi.backends.ndif.source_checks import check_source, refuse
 from remote_mi.progress import Watch
 
@@ -35,3 +38,26 @@ def check(
     if expected.outputs is None:
         return None, f"how much comes back is not known beforehand: {expected.reason}"
     return expected.to_json()["outputs"], f"expecting {expected.bytes:,} bytes of numbers back"
+
+
+def check_sandbox(work: Work, client: Client, key: str) -> None:
+    """Refuse work that a process without the model cannot do. Others ask the server nothing.
+
+    Args:
+        key: of the model, as the server knows it.
+
+    Raises:
+        CannotDo: if the server would run the job in its sandbox, and the recipe needs gradients, or
+            attention weights of a server that does not switch the implementation for a job.
+    """
+    needs = [n for n in ("gradients", "attention_weights") if n in work.card.needs]
+    if not needs or not facts.sandboxes(client, key):
+        return
+    if needs == ["attention_weights"] and facts.switches_attention(client):
+        return
+    raise CannotDo(
+        f"recipe {work.card.name!r} needs {needs[0].replace('_', ' ')}, and {client.host.url} runs "
+        "the jobs of this key in its sandbox, where they cannot be read",
+        "use a key with the tag 'trusted', a server of your own (`remote-mi ndif up`), "
+        "or --backend local; patching recipes need neither",
+    )
