@@ -342,11 +342,12 @@ def test_table_of_phenomenon_keys_is_complete():
 def test_table_of_model_fields_is_complete_and_its_options_exist(project):
     from dataclasses import fields
 
-    from remote_mi.cli.run import shared_options
+    from remote_mi.cli.recipe_group import job_options
+    from remote_mi.cli.run import run_options
     from remote_mi.models.spec import ModelSpec
 
     assert first_cells("models.md", "Field") == [f.name for f in fields(ModelSpec)]
-    options = {name for option in shared_options() for name in option.opts}
+    options = {name for option in (*job_options(), *run_options()) for name in option.opts}
     text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `\w+` \| `(--[\w-]+)`", text, re.M)) <= options
 

@@ -1,0 +1,146 @@
+"""Commands that describe a job as `run` does: each recipe is a command, its parameters options.
+
+`remote-mi run RECIPE …`, `plan RECIPE …` and `cache explain RECIPE …` take the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from remote_mi import catalog
+from remote_mi.errors import UsageError
+from remote_mi.job import Job
+from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
+from remote_mi.paths import project_folder
+from remote_mi.prompt_choice import PromptChoice
+from remote_mi.recipe import INPUTS, Card
+from remote_mi.runner import make_job
+
+Options = dict[str, Any]
+
+
+class RecipeGroup(click.Group):
+    """A group that makes a command of each recipe from its card.
+
+    Args:
+        act: what a command does with its job and the values of all options.
+        options: of the verb itself, beside those that describe a job; a list of them anew for
+            each command.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        act: Callable[[Job, Options], Any],
+        options: Callable[[], Sequence[click.Option]],
+        **more: Any,
+    ) -> None:
+        super().__init__(*args, subcommand_metavar="RECIPE [OPTIONS]", **more)
+        self.act, self.own_options = act, options
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [card.name for card in catalog.all_cards(project_folder())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        card = catalog.find(cmd_name, project_folder())
+        options: list[click.Parameter] = [*job_options(), *self.own_options()]
+        taken = {name for option in options for name in option.opts}
+        for param in card.parameters:
+            flag = f"--{param.name.replace('_', '-')}"
+            if flag not in taken:
+                default = "" if param.required else f" [default: {param.default}]"
+                options.append(click.Option([flag, f"recipe_{param.name}"], metavar=param.kind.upper(),
+                                            help=f"{param.help} ({param.expected}){default}"))  # fmt: skip
+        for name in INPUTS:
+            options.append(click.Option([f"--{name}", f"text_{name}"], metavar="TEXT", hidden=True))
+        text = card.doc.replace("\n\n", "\n\n\b\n")
+
+        def command(**given: Any) -> Any:
+            return self.act(job_of(card, given), given)
+
+        return click.Command(card.name, params=options, callback=command, help=text,
+                             short_help=card.summary)  # fmt: skip
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        cards = catalog.all_cards(project_folder())
+        with formatter.section(f"Recipes (`{ctx.command_path} RECIPE --help` lists their options)"):
+            formatter.write_dl([(card.name, card.summary) for card in cards])
+
+
+def job_options() -> list[click.Option]:
+    """The options that describe a job, whatever its recipe."""
+    option = click.Option
+    return [
+        option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE",
+               help="A parameter or prompt text, e.g. -p prompt='...'."),
+        option(["--phenomenon"], metavar="NAME[:TEMPLATE]", help="A set of prompts."),
+        option(["--pairs"], metavar="FILE", help="Prompts or pairs, one JSON object a line, or hf:… for a data set."),
+        option(["-n", "size"], type=int, metavar="N", help="How many prompts."),
+        option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
+        option(["--drop-invalid"], is_flag=True,
+               help="Leave out prompts that do not fit the tokenizer, and say which."),
+        option(["--model"], default=EMBEDDED, show_default=True, metavar="ID|FOLDER"),
+        option(["--revision"], metavar="REV", help="Branch, tag or commit of a hub id."),
+        option(["--dtype"], default="auto", metavar="|".join(DTYPES), help="Of the weights."),
+        option(["--quantization"], metavar="NAME", help="e.g. nf4, int8."),
+        option(["--attention"], default="auto", metavar="|".join(ATTENTION)),
+        option(["--device"], default="auto", metavar="DEV", help="auto, cpu, cuda, cuda:1, mps."),
+        option(["--device-map"], metavar="MAP", help="auto: spread over several devices."),
+        option(["--names"], metavar="FILE", help="Module names of an unknown architecture."),
+        option(["--bos"], default="auto", metavar="auto|always|never"),
+        option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
+        option(["--backend"], default="auto", metavar="NAME", help="auto, local, ndif, ndif:here, ndif:URL."),
+        option(["--debug"], is_flag=True, hidden=True),
+    ]  # fmt: skip
+
+
+def job_of(card: Card, options: Options) -> Job:
+    """The job that a command line describes; errors as `remote_mi.runner.make_job`."""
+    given = _given(options)
+    texts = {k: given.pop(k) for k in INPUTS if k in given}
+    choice = PromptChoice(options["phenomenon"], options["pairs"], texts,
+                          options["size"], options["seed"])  # fmt: skip
+    name = f"{card.path}:{card.name}" if card.origin == "file" else card.name
+    return make_job(name, _spec(options), choice, given, project_folder(),
+                    options["drop_invalid"])  # fmt: skip
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """Parameters and texts, from -p and from options of their own; none given twice."""
+    given: dict[str, Any] = {}
+    for item in options["param"]:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"-p {item!r} is not NAME=VALUE")
+        if name in given:
+            raise UsageError(f"{name!r} is given twice")
+        given[name.strip()] = value
+    for key, value in options.items():
+        kind, _, name = key.partition("_")
+        if kind in ("recipe", "text") and value is not None:
+            if name in given:
+                raise UsageError(f"{name!r} is given twice")
+            given[name] = value
+    return given
+
+
+def _spec(options: Options) -> ModelSpec:
+    names: dict[str, str] = {}
+    if options["names"]:
+        path = Path(options["names"])
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise UsageError(f"cannot read the names mapping {path}: {error}") from None
+        if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
+            raise UsageError(f"{path}: a names mapping is 'module path: portable name' lines")
+        names = {str(k): v for k, v in loaded.items()}
+    return ModelSpec(options["model"], options["revision"], options["dtype"],
+                     options["quantization"], options["attention"], options["device"],
+                     options["device_map"], options["bos"], options["chat"], names)  # fmt: skip
