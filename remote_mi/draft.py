@@ -8,9 +8,9 @@ from typing import Any
 
 from remote_mi.environment import Environment
 from remote_mi.job import Job
-from remote_mi.key import digest
 from remote_mi.outputs import outputs_from_json, summaries_from_json
 from remote_mi.recipe import Card, figures_from_json
+from remote_mi.store.runs import id8_of
 
 
 @dataclass
@@ -26,6 +26,8 @@ class Draft:
         notes: for the reader. provenance: all of it but `record`.
         record: what was noted on the way. events: what happened when.
         environment: where the outputs are computed.
+        store: folder of a results cache of its own; "" is the user's.
+        about: `Job.about`. kept: which of its prompts `parts` are of.
     """
 
     recipe: dict[str, Any]
@@ -43,6 +45,9 @@ class Draft:
     environment: dict[str, str]
     record: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
+    store: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    kept: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,6 +57,13 @@ class Draft:
         """A draft that `to_json` wrote; parts of a newer version that this one lacks are left out."""
         known = cls.__dataclass_fields__
         return cls(**{name: value for name, value in data.items() if name in known})
+
+    def about_call(self, index: int) -> dict[str, Any]:
+        """What the key of one call's raw outputs was made of, as `Job.about`; {} if not known."""
+        if not self.about:
+            return {}
+        kept = self.kept if self.card.called_once else self.kept[index : index + 1]
+        return {**self.about, "prompts": [self.about["prompts"][i] for i in kept], "part": True}
 
     @property
     def card(self) -> Card:
@@ -72,4 +84,4 @@ class Draft:
 
 def run_id8(job: Job, environment: Environment) -> str:
     """Eight hex digits that name a run: the same for the same job in the same environment."""
-    return digest([job.key, environment.id])[:8]
+    return id8_of(job.key, environment)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from remote_mi.key import digest
@@ -25,7 +25,7 @@ class Environment:
     transformers: str
     torch: str
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Short identity by kind and minor versions."""
         minors = [".".join(getattr(self, name).split("+")[0].split(".")[:2]) for name in PACKAGES]
@@ -38,8 +38,11 @@ class Environment:
         return f"{self.kind} (nnsight {self.nnsight}, transformers {self.transformers}, torch {self.torch})"
 
 
+@functools.cache
 def installed(package: str) -> str:
     """Version of an installed package, found without importing it; "none" when absent."""
+    from importlib.metadata import PackageNotFoundError, version  # slow, and not always needed
+
     try:
         return version(package)
     except PackageNotFoundError:

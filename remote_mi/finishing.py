@@ -36,14 +36,15 @@ class Finisher:
 
     def __init__(self, draft: Draft, project: Path, watch: Watch, tokenizer: Any = None) -> None:
         self.draft, self.project, self.watch, self.tokenizer = draft, project, watch, tokenizer
-        self.cache = Cache(cache_root())
+        self.cache = Cache(Path(draft.store) if draft.store else cache_root())
         self.computed: dict[int, Mapping[str, np.ndarray]] = {}
         self.unsaved: StoreError | None = None
 
     def take(self, index: int, outputs: Mapping[str, np.ndarray]) -> None:
         """The raw outputs of one call; kept in the cache at once."""
         self.computed[index] = outputs
-        self._keep(self.draft.keys[index], {}, outputs, {})
+        about = self.draft.about_call(index)
+        self._keep(self.draft.keys[index], {}, outputs, {}, about)
 
     def result(self, record: Mapping[str, Any]) -> Result:
         """The run, kept in the project and the cache as far as they can be written.
@@ -75,7 +76,7 @@ class Finisher:
             "vocabulary": self._vocabulary(raw),
         }
         result = Result(draft.recipe, document, assembled.arrays, self._provenance())
-        self._keep(draft.key, document, result.arrays, result.provenance)
+        self._keep(draft.key, document, result.arrays, result.provenance, draft.about)
         if self.unsaved is not None:
             self.watch.note(f"warning: not cached: {self.unsaved}")
             result.provenance = {**result.provenance, "cache": "miss (not cached)"}
@@ -163,9 +164,9 @@ class Finisher:
         return {**self.draft.provenance, "record": self.draft.record, "time": finished,
                 "cache": "miss"}  # fmt: skip
 
-    def _keep(self, key: str, document: Any, arrays: Any, record: Any) -> None:
+    def _keep(self, key: str, document: Any, arrays: Any, record: Any, about: Any) -> None:
         if self.unsaved is None:
             try:
-                self.cache.put(key, self.draft.where, document, arrays, record)
+                self.cache.put(key, self.draft.where, document, arrays, record, about)
             except StoreError as error:
                 self.unsaved = error

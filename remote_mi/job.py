@@ -9,10 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_mi.key import SCHEMA, code_digest, digest, live_code_digest, local_modules
+from remote_mi.key import (
+    SCHEMA,
+    canonical,
+    code_digest,
+    code_parts,
+    digest,
+    digest_of,
+    live_code_digest,
+    live_code_parts,
+    local_modules,
+)
 from remote_mi.models.spec import ModelSpec
+from remote_mi.paths import cache_root
 from remote_mi.phenomena import PromptSet
 from remote_mi.recipe import Card
+
+#: Characters of a prompt that are kept beside a result, to tell which one it was.
+_BEGINNING = 60
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class Job:
         parameters: all of the recipe's parameters, defaults filled in.
         drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing.
         project: the user's project folder (for local modules; not part of the key).
+        store: a results cache of its own, which no other job answers from; None is the user's.
     """
 
     card: Card
@@ -36,6 +51,12 @@ class Job:
     project: Path
     function: Callable[..., Any] | None = None
     drop_invalid: bool = False
+    store: Path | None = None
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the results cache that it looks into and that keeps its outputs."""
+        return self.store or cache_root()
 
     @functools.cached_property
     def code(self) -> str:
@@ -57,24 +78,30 @@ class Job:
             "recipe": self.card.name,
             "code": self.code,
             "over": self.card.over,
-            "returns": self.card.shown()["returns"],
+            "returns": self.card.declared["returns"],
             "parameters": dict(self.parameters),
-            "model": self.model.identity(),
-            "prompts": [e.to_json() for e in self.prompts.examples],
+            "model": self.identity,
+            "prompts": self.prompts.described,
         }
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Which model, as the key has it."""
+        return self.model.identity()
 
     @functools.cached_property
     def key(self) -> str:
         """Key of the whole job's result, summaries included."""
-        summaries = self.card.shown()["summaries"]
-        examples = self.prompts.examples
-        described = {**self.described, "summaries": summaries,
-                     "templates": [e.template for e in examples],
-                     "drop_invalid": self.drop_invalid}  # fmt: skip
+        described = {name: value for name, value in self.described.items() if name != "prompts"}
+        described.update(summaries=self.card.declared["summaries"], drop_invalid=self.drop_invalid)
         if self.card.analysis:
             described["analysis"] = self._digest_of(self.card.analysis)
-            described["classes"] = [[e.label, e.group] for e in examples]
-        return digest(described)
+        members = {name: canonical(value) for name, value in described.items()}
+        known = self.prompts.canonical  # many jobs share a set of prompts, which is long
+        members.update(prompts=known["prompts"], templates=known["templates"])
+        if self.card.analysis:
+            members["classes"] = known["classes"]
+        return digest_of(members)
 
     @functools.cached_property
     def part_keys(self) -> list[str]:
@@ -83,13 +110,51 @@ class Job:
         groups = [prompts] if self.card.called_once else [[p] for p in prompts]
         return [digest({**self.described, "prompts": group, "part": True}) for group in groups]
 
+    def about(self) -> dict[str, Any]:
+        """What the key was made of, by short digests, so that it can be said later what differs.
+
+        `prompts` holds, for each prompt, the digest of all of it, a short one of each of its
+        fields, and how it begins; `code_parts` what `remote_mi.key.code_parts` gives.
+        """
+        shown, examples = self.card.shown(), self.prompts.examples
+        return {
+            "schema": SCHEMA,
+            "recipe": self.card.name,
+            "file": self.card.path.name if self.card.path else None,
+            "code": self.code,
+            "code_parts": self._code_parts(),
+            "declared": {name: shown[name] for name in ("over", "returns", "summaries")},
+            "parameters": dict(self.parameters),
+            "model": self.model.identity(),
+            "origin": self.prompts.origin,
+            "prompts": [_about_prompt(text) for text in self.described["prompts"]],
+            "templates": digest([e.template for e in examples])[:12],
+            "classes": digest([[e.label, e.group] for e in examples])[:12]
+            if self.card.analysis
+            else "",
+            "drop_invalid": self.drop_invalid,
+        }
+
+    def _code_parts(self) -> dict[str, str]:
+        """The parts of the code that the recipe and its analysis reach."""
+        if self.card.path is None:
+            assert self.function is not None
+            return live_code_parts(self.function, self.project)
+        names = [name for name in (self.card.name, self.card.analysis) if name]
+        found: dict[str, str] = {}
+        for name in names:
+            found.update(code_parts(self.card.path, name, self.project))
+        return found
+
     def lock(self) -> dict[str, Any]:
         """The job as config.lock.yaml keeps it: enough to run it again."""
         return {
             "schema": 1,
             "key": self.key,
             "recipe": {"name": self.card.name, "code": self.code,
-                       "file": self.card.path.name if self.card.path else None},
+                       "file": self.card.path.name if self.card.path else None,
+                       **({"analysis": self._digest_of(self.card.analysis)}
+                          if self.card.analysis else {})},
             "model": asdict(self.model),
             "model_identity": self.model.identity(),
             "parameters": dict(self.parameters),
@@ -106,5 +171,22 @@ class Job:
             return {f"{self.card.name}.py": inspect.getsource(self.function).encode()}
         sources = {self.card.path.name: self.card.path.read_bytes()}
         for name, path in local_modules(self.card.path, self.project).items():
-            sources[f"{name.replace('.', '/')}.py"] = path.read_bytes()
+            home = name.replace(".", "/")
+            package = path.name == "__init__.py"
+            sources[f"{home}/__init__.py" if package else f"{home}.py"] = path.read_bytes()
+            # Importing a.b runs a's own file, too.
+            above = path.parents[1 if package else 0]
+            for parent in list(Path(home).parents)[:-1]:
+                if (above / "__init__.py").is_file():
+                    sources[f"{parent}/__init__.py"] = (above / "__init__.py").read_bytes()
+                above = above.parent
         return sources
+
+
+def _about_prompt(text: Mapping[str, Any]) -> dict[str, Any]:
+    """One prompt in `Job.about`."""
+    return {
+        "digest": digest(text)[:16],
+        "fields": {name: digest(value)[:6] for name, value in text.items() if value},
+        "begins": text["clean"][:_BEGINNING],
+    }

@@ -17,7 +17,7 @@ import json
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,25 @@ from remote_mi.errors import UsageError
 from remote_mi.recipe_source import parse_file
 
 SCHEMA = 1
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 _PACKAGE = Path(__file__).resolve().parent
 _KIT = "remote_mi.interventions"
 
 
 def digest(value: Any) -> str:
     """SHA-256, in hex, of a JSON value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """The one text of a JSON value that is digested."""
+    return _ENCODER.encode(value)
+
+
+def digest_of(members: Mapping[str, str]) -> str:
+    """As `digest` of an object, of which the canonical text of every member is known already."""
+    text = ",".join(f"{canonical(name)}:{members[name]}" for name in sorted(members))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
 
 
 def code_digest(path: Path, function: str, project: Path) -> str:
@@ -45,9 +56,23 @@ def code_digest(path: Path, function: str, project: Path) -> str:
     Raises:
         UsageError: if the file or a local module of it cannot be parsed.
     """
+    return _closure_of(path, function, project).digest()
+
+
+def code_parts(path: Path, function: str, project: Path) -> dict[str, str]:
+    """What `code_digest` is made of, so that a change can be named.
+
+    Returns:
+        "module:name" of each definition reached → a short digest of it. The recipe's own file is
+        the module "recipe"; "module:" is what a file does on import.
+    """
+    return _closure_of(path, function, project).digests()
+
+
+def _closure_of(path: Path, function: str, project: Path) -> _Closure:
     closure = _Closure([path.resolve().parent, project.resolve()])
     closure.visit(closure.module(path.resolve(), "recipe"), function)
-    return closure.digest()
+    return closure
 
 
 def live_code_digest(function: Callable[..., Any], project: Path) -> str:
@@ -56,9 +81,18 @@ def live_code_digest(function: Callable[..., Any], project: Path) -> str:
     Raises:
         UsageError: if its source is not available, or it reads a global that has no stable text.
     """
+    return _live_closure(function, project).digest()
+
+
+def live_code_parts(function: Callable[..., Any], project: Path) -> dict[str, str]:
+    """As `code_parts`; what the notebook itself defines is of the module "live"."""
+    return _live_closure(function, project).digests()
+
+
+def _live_closure(function: Callable[..., Any], project: Path) -> _Closure:
     closure = _Closure([project.resolve()])
     _visit_live(closure, function, set())
-    return closure.digest()
+    return closure
 
 
 def local_modules(path: Path, project: Path) -> dict[str, Path]:
@@ -104,6 +138,9 @@ class _Closure:
 
     def digest(self) -> str:
         return digest(self.parts)
+
+    def digests(self) -> dict[str, str]:
+        return {label: digest(text)[:12] for label, text in self.parts.items()}
 
     def module(self, path: Path, name: str) -> _Module:
         known = self.modules.get(name)

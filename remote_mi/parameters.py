@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from remote_mi.errors import UsageError, nearest
 
+#: Characters of a wrong value that a message repeats.
+_LONGEST = 80
+
 
 @dataclass(frozen=True)
 class Range:
@@ -52,7 +55,7 @@ class Param:
         """
         try:
             parsed = self._convert(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._refuse(value) from None
         for number in parsed if isinstance(parsed, list) else [parsed]:
             if self.low is not None and number < self.low:
@@ -84,7 +87,9 @@ class Param:
         hint = None
         if self.kind == "choice" and (close := nearest(str(value), self.choices)):
             hint = f"did you mean {close!r}?"
-        return UsageError(f"parameter {self.name!r}: {value!r} is not {self.expected}", hint)
+        shown = repr(value)
+        shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+        return UsageError(f"parameter {self.name!r}: {shown} is not {self.expected}", hint)
 
 
 def _whole(value: Any) -> int:

@@ -10,6 +10,7 @@ A dataset's columns are the fields of a JSON line; columns of other names are le
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.errors import RemoteMIError, UsageError, first_line
+from remote_mi.key import canonical
 
 DATASET = "hf:"
 #: What a JSON line, or a row of a dataset, may say.
@@ -108,6 +110,20 @@ class PromptSet:
             for index, example in enumerate(self.examples)
         )
         object.__setattr__(self, "examples", grouped)
+
+    @functools.cached_property
+    def described(self) -> list[dict[str, Any]]:
+        """Of every example what enters a key."""
+        return [example.to_json() for example in self.examples]
+
+    @functools.cached_property
+    def canonical(self) -> dict[str, str]:
+        """The canonical texts of what keys hold of the examples."""
+        return {
+            "prompts": canonical(self.described),
+            "templates": canonical([e.template for e in self.examples]),
+            "classes": canonical([[e.label, e.group] for e in self.examples]),
+        }
 
 
 def from_source(source: str | Path, most: int | None = None) -> PromptSet:

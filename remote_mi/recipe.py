@@ -8,6 +8,7 @@ without importing it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
@@ -112,6 +113,11 @@ class Card:
             p.name: p.parse(given[p.name]) if p.name in given else p.default
             for p in self.parameters
         }
+
+    @functools.cached_property
+    def declared(self) -> dict[str, Any]:
+        """As `shown`, made once; not to be changed."""
+        return self.shown()
 
     def shown(self) -> dict[str, Any]:
         """The part of the card that a run keeps to be shown later, as JSON."""
@@ -270,7 +276,7 @@ def build_card(
             "first two arguments must be the model and the prompts")  # fmt: skip
         raise refuse(f"its {what}", f"def {name}(lm{'' if first == 1 else f', {over}'}, *, ...)")
     parameters = []
-    helps = _argument_docs(doc)
+    helps = argument_docs(doc)
     for argument, annotation, has_default, default, keyword_only in signature[first:]:
         if not keyword_only:
             raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
@@ -327,7 +333,7 @@ def _control_problem(card: Card, key: str, control: str) -> str:
     return ""
 
 
-def _argument_docs(doc: str) -> dict[str, str]:
+def argument_docs(doc: str) -> dict[str, str]:
     """Argument name → its text in the docstring's "Args:" section."""
     match = re.search(r"^\s*Args:\s*\n(.*?)(?=\n\s*\n\s*\w+:\s*$|\Z)", doc, re.S | re.M)
     if not match:

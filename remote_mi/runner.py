@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi import catalog, phenomena
 from remote_mi.backends.base import Backend, FinishedElsewhere, Ticket, Work
-from remote_mi.dispatch.plan import Plan, choose
+from remote_mi.dispatch.plan import Dispatcher, Plan, needs_a_yes
 from remote_mi.draft import Draft, run_id8
 from remote_mi.environment import Environment, local_environment
 from remote_mi.errors import (
@@ -25,13 +25,13 @@ from remote_mi.finishing import Finisher, event
 from remote_mi.job import Job
 from remote_mi.key import digest
 from remote_mi.models.spec import ModelSpec
-from remote_mi.paths import cache_root, project_folder
+from remote_mi.paths import project_folder
 from remote_mi.phenomena import PromptSet
 from remote_mi.progress import Silent, Watch
 from remote_mi.prompt_choice import PromptChoice
-from remote_mi.recipe import INPUTS, card_of
+from remote_mi.recipe import INPUTS, Card, card_of
 from remote_mi.results import Result
-from remote_mi.store.cache import Cache
+from remote_mi.store.cache import Cache, Entry
 from remote_mi.store.runs import RunRecord, Runs
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def run(
     drop_invalid: bool = False,
     project: str | Path | None = None,
     watch: Watch | None = None,
+    fetch: bool = False,
     parameters: Mapping[str, Any] | None = None,
     **inputs: Any,
 ) -> Result:
@@ -68,6 +69,8 @@ def run(
         drop_invalid: leave out prompts that do not fit the tokenizer, noting which.
         project: folder of runs/ and recipes/; the working folder by default.
         watch: shows progress.
+        fetch: allow a download of a model of whatever size (`limits.ask_above` in remote-mi.yaml
+            is what is fetched without).
         parameters: the recipe's parameters whose names are taken by the arguments above.
         **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
 
@@ -76,7 +79,7 @@ def run(
     """
     job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
                    inputs)  # fmt: skip
-    return execute(job, backend, timeout, watch or Silent())
+    return execute(job, backend, timeout, watch or Silent(), lambda plan: fetch)
 
 
 def job_from(
@@ -110,12 +113,26 @@ def make_job(
 ) -> Job:
     """A validated job; errors as `run`, as far as they show without a tokenizer."""
     card = catalog.find(recipe, project) if isinstance(recipe, str) else card_of(recipe)
+    prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
+    function = None if isinstance(recipe, str) else recipe
+    return job_on(card, spec, prompts, parameters, project, function, drop_invalid)
+
+
+def job_on(
+    card: Card,
+    spec: ModelSpec,
+    prompts: PromptSet,
+    parameters: Mapping[str, Any],
+    project: Path,
+    function: Callable[..., Any] | None = None,
+    drop_invalid: bool = False,
+) -> Job:
+    """A validated job of a recipe and prompts that were found; errors as `make_job`."""
     if "attention_weights" in card.needs:
         if spec.attention not in ("auto", "eager"):
             raise UsageError(f"recipe {card.name!r} reads attention weights, which attention "
                              f"{spec.attention!r} does not give", "leave --attention out")  # fmt: skip
         spec = replace(spec, attention="eager")
-    prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
     if card.analysis and card.path is None:
         raise UsageError(f"recipe {card.name!r} has an analysis and no file",
                          "write it into a file, and name the file")  # fmt: skip
@@ -131,27 +148,97 @@ def make_job(
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:
         given.setdefault("metric", prompts.metric)
-    function = None if isinstance(recipe, str) else recipe
     return Job(card, spec, prompts, card.resolve(given), project, function, drop_invalid)
 
 
-def execute(job: Job, backend: str, timeout: float | None, watch: Watch) -> Result:
-    """The job's result: from the runs, from the cache, or computed now. Errors as `run`."""
-    plan = choose(backend, job.model, job.project)
-    return look_up(job, plan) or _Execution(job, plan, watch).result(timeout)
+#: Whether a download that a plan wants is allowed.
+Permit = Callable[[Plan], bool]
 
 
-def hand_over(job: Job, backend: str, watch: Watch) -> Result | Ticket:
+def nobody(plan: Plan) -> bool:
+    """Where nobody can be asked, no large download is made."""
+    return False
+
+
+def plan(
+    recipe: str | Callable[..., Any],
+    *,
+    model: str | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    phenomenon: str | None = None,
+    pairs: str | Path | list[Mapping[str, str]] | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    backend: str = "auto",
+    drop_invalid: bool = False,
+    project: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    **inputs: Any,
+) -> Plan:
+    """Where `run` with the same arguments would run the job, and why; nothing is run.
+
+    Every backend is looked at, servers are asked. Args as `run`.
+
+    Raises:
+        BackendUnavailable: if no backend can serve. Others as `run`.
+    """
+    job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
+                   inputs)  # fmt: skip
+    return dispatcher(job.project).survey(job, backend)
+
+
+def dispatcher(project: Path) -> Dispatcher:
+    """Plans the jobs of a project; it knows what was computed before."""
+    return Dispatcher(project, found)
+
+
+def execute(
+    job: Job, backend: str, timeout: float | None, watch: Watch, permit: Permit = nobody
+) -> Result:
+    """The job's result: from the runs, from the cache, or computed now. Errors as `run`.
+
+    Args:
+        permit: asked before a download that is larger than the settings allow unasked.
+    """
+    planned = _planned(job, backend, watch, permit)
+    if isinstance(planned, Result):
+        return planned
+    job, where = planned
+    return _Execution(job, where, watch).result(timeout)
+
+
+def hand_over(job: Job, backend: str, watch: Watch, permit: Permit = nobody) -> Result | Ticket:
     """Submit the job and return at once: its ticket, or the result that is already there.
 
     Raises:
         UsageError: if the backend runs jobs only while it is waited for. Others as `run`.
     """
-    plan = choose(backend, job.model, job.project)
-    if not plan.backend.detaches:
-        raise UsageError(f"{plan.backend.name} runs a job only while it is waited for",
+    planned = _planned(job, backend, watch, permit)
+    if isinstance(planned, Result):
+        return planned
+    job, where = planned
+    if not where.backend.detaches:
+        raise UsageError(f"{where.backend.name} runs a job only while it is waited for",
                          "leave --detach out, or name a server: --backend ndif")  # fmt: skip
-    return look_up(job, plan) or _Execution(job, plan, watch).ticket()
+    return _Execution(job, where, watch).ticket()
+
+
+def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tuple[Job, Plan]:
+    """The result that is there, or the job with the model as it is to be run, and where."""
+    planner = Dispatcher(job.project, lambda job, backend: None)  # hits are looked for here
+    for name in planner.candidates(asked):
+        hit = look_up(job, planner.backend(name))
+        if hit is not None:
+            return hit
+    where = planner.plan(job, asked)
+    watch.note(where.line())
+    if where.model != job.model:
+        job = replace(job, model=where.model)
+        hit = look_up(job, where.backend)  # of a device that was not the first choice
+        if hit is not None:
+            return hit
+    if where.download and not permit(where):
+        raise needs_a_yes(where)
+    return job, where
 
 
 def finish(
@@ -197,36 +284,72 @@ def finish(
     return result
 
 
-def look_up(job: Job, plan: Plan) -> Result | None:
+def look_up(job: Job, backend: Backend) -> Result | None:
     """The result of the same job in the same environment, or None; never imports torch."""
-    environment = plan.backend.environment(job.model)
+    environment = backend.environment(job.model)
     if environment is None:
         return None
-    runs, cache = Runs(job.project), Cache(cache_root())
-    id8 = run_id8(job, environment)
-    for name in runs.by_id8(id8):
-        try:
-            if runs.read_info(name)["status"] == "done":
-                result = runs.read(name)
-                return _shown_as_now(result, job, "run")
-        except Mismatch:
-            continue  # a damaged run is computed again, or taken from the cache
-    entry = cache.get(job.key, environment)
-    if entry is None:
+    kept = Runs(job.project).lookup(job.key, environment)
+    if kept is not None:
+        return _shown_as_now(kept, job, "run")
+    entry = Cache(job.cache).get(job.key, environment)
+    return None if entry is None else _from_cache(job, entry)
+
+
+def found(job: Job, backend: Backend) -> str | None:
+    """Where the result of a job of a backend is: "run NAME", "the cache", or None."""
+    environment = backend.environment(job.model)
+    if environment is None:
         return None
-    result = Result(job.card.shown(), entry.document, entry.arrays, dict(entry.record))
+    kept = Runs(job.project).lookup(job.key, environment)
+    if kept is not None:
+        return f"run {kept.run_id}"
+    return None if Cache(job.cache).get(job.key, environment) is None else "the cache"
+
+
+def look_anywhere(job: Job, asked: str) -> Result | None:
+    """As a run with this backend would find it, else what was computed in any other environment.
+
+    The provenance of the latter says under `reused` that this was asked for.
+    """
+    planner = dispatcher(job.project)
+    for name in planner.candidates(asked):
+        hit = look_up(job, planner.backend(name))
+        if hit is not None:
+            return hit
+    runs, cache = Runs(job.project), Cache(job.cache)
+    for environment in cache.environments(job.key):
+        noted = f"taken on request, computed in {environment}"
+        kept = runs.lookup(job.key, environment)
+        if kept is not None:
+            return _shown_as_now(kept, job, "run", reused=noted)
+        entry = cache.get(job.key, environment)
+        if entry is not None:
+            return _from_cache(job, entry, reused=noted)
+    return None
+
+
+def _from_cache(job: Job, entry: Entry, **noted: str) -> Result:
+    """A run of the project that is made from what the cache has.
+
+    Args:
+        noted: for its provenance.
+    """
+    provenance = {**entry.record, **noted}
+    result = Result(job.card.shown(), entry.document, entry.arrays, provenance)
+    id8 = run_id8(job, entry.environment)
     try:
-        result = runs.write(RunRecord(id8, result, job.lock(), job.sources(),
-                                      [event("taken from the cache")]))  # fmt: skip
+        result = Runs(job.project).write(RunRecord(id8, result, job.lock(), job.sources(),
+                                                   [event("taken from the cache")]))  # fmt: skip
     except StoreError:
         pass  # a project that cannot be written still shows what the cache has
-    return _shown_as_now(result, job, "cache")
+    return _shown_as_now(result, job, "cache", **noted)
 
 
-def _shown_as_now(result: Result, job: Job, source: str) -> Result:
+def _shown_as_now(result: Result, job: Job, source: str, **noted: str) -> Result:
     """The result with the recipe's figures as they are today, and where it came from."""
     result.recipe = job.card.shown()
-    result.provenance = {**result.provenance, "cache": "hit", "hit_from": source}
+    result.provenance = {**result.provenance, **noted, "cache": "hit", "hit_from": source}
     return result
 
 
@@ -265,9 +388,9 @@ class _Execution:
                 return finish(self.backend, ticket, draft, self.job.project, timeout, self.watch,
                               tokenizer)  # fmt: skip
             except FinishedElsewhere:
-                found = look_up(self.job, self.plan)
-                if found is not None:
-                    return found
+                result = look_up(self.job, self.backend)
+                if result is not None:
+                    return result
                 # It is gone again. What was done before now does not count from here on.
                 self.events = [event("planned", backend=self.backend.name, reason="once more")]
 
@@ -291,7 +414,7 @@ class _Execution:
         if not reuses_prefix(model.lm):
             record["sweeps"] = "in full: its attention does not let rows share a prefix"
         environment = self._environment(record)
-        cache = Cache(cache_root())
+        cache = Cache(job.cache)
         missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
         self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
@@ -350,6 +473,7 @@ class _Execution:
             job.card.shown(), job.card.path.name if job.card.path else None, job.key,
             run_id8(job, environment), keys, missing, job.lock(), sources, asdict(job.model), parts,
             notes, provenance, environment.to_json(), record, self.events,
+            store=str(job.store or ""), about=job.about(), kept=tokenized.kept,
         )  # fmt: skip
 
     def _submit(self, model: LoadedModel, draft: Draft, calls: list[Any]) -> Ticket:

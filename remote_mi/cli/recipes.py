@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import click
 
 from remote_mi import catalog
 from remote_mi.cli.output import print_json, say
-from remote_mi.paths import builtin_folder, project_folder
+from remote_mi.paths import project_folder
 from remote_mi.recipe import Ratio
+from remote_mi.report.references import cited
+from remote_mi.report.text import line
 
 _OVER = {"prompt": "one prompt at a time", "pair": "a pair at a time",
          "prompts": "all prompts together", "pairs": "all pairs together",
@@ -74,8 +75,8 @@ def show(name: str, as_json: bool) -> None:
     print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
     if card.references:
         print("References:")
-    for key in card.references:
-        print(f"  {reference(key)}")
+    for entry in cited(card.references, project_folder()):
+        print(f"  {line(str(entry))}")
     say(f"\nnext: remote-mi run {card.name} {_PROMPTS[card.over]}".rstrip())
 
 
@@ -92,16 +93,3 @@ def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
     print(test)
     say(f"\nnext: remote-mi run {name} {_PROMPTS[over]}\n"
         f"then: python -m pytest {test.relative_to(project_folder())}")  # fmt: skip
-
-
-def reference(key: str) -> str:
-    """Author, year and title of a key in references.bib; the key itself where it is not there."""
-    folders = (project_folder() / "recipes", builtin_folder())
-    files = [folder / "references.bib" for folder in folders]
-    text = "".join(f.read_text(encoding="utf-8") + "\n" for f in files if f.is_file())
-    entry = re.search(r"@\w+\{" + re.escape(key) + r",(.*?)\n\}", text, re.S)
-    if not entry:
-        return key
-    fields = dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\},?\s*\n", entry[1] + "\n"))
-    where = fields.get("note") or fields.get("url") or ""
-    return f"{fields.get('author')} ({fields.get('year')}). {fields.get('title')}. {where}".strip()

@@ -27,18 +27,28 @@ def write_whole(target: Path, content: bytes, tmp: Path) -> str:
         OSError: if the disk is full or the folder cannot be written; nothing is left behind.
     """
     tmp.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = tmp / f"{os.getpid()}-{uuid.uuid4().hex}"
     try:
         with partial.open("xb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
-        partial.replace(target)
+        _rename(partial, target)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
     return hashlib.sha256(content).hexdigest()
+
+
+def _rename(partial: Path, target: Path) -> None:
+    for attempt in range(4):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.replace(target)
+            return
+        except FileNotFoundError:  # the cache was tidied up, and the folder was empty
+            if attempt == 3:
+                raise
 
 
 def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

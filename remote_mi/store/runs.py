@@ -6,29 +6,43 @@ runs/<utc>-<recipe>-<id8>/
   source/             the recipe's file, local modules it imports, the phenomenon's file
   events.jsonl        what happened when
   artifacts/result.safetensors
+  tags.json           what the user calls it, if anything
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from remote_mi.environment import Environment
 from remote_mi.errors import Mismatch, NotFound, UsageError, not_found
+from remote_mi.key import digest
 from remote_mi.results import Result
-from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes, store_error
+from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes, store_error, write_whole
+from remote_mi.store.index import Unusable
+from remote_mi.store.run_index import DAMAGED, RunIndex, RunRow, run_names
 
 SCHEMA = 1
 _ARRAYS = "artifacts/result.safetensors"
+_TAGS = "tags.json"
+_TAG = re.compile(r"\w[\w.:+-]{0,39}")
+#: Single numbers that a list may show.
+_MOST_SCALARS = 12
+
+
+def id8_of(key: str, environment: Environment) -> str:
+    """Eight hex digits that name a run: the same for the same job in the same environment."""
+    return digest([key, environment.id])[:8]
 
 
 @dataclass
@@ -56,18 +70,56 @@ class Runs:
 
     def __init__(self, project: Path) -> None:
         self.folder = project / "runs"
+        self._index = RunIndex(project, self.folder, self.row)
 
     def ids(self) -> list[str]:
         """Names of all runs, oldest first."""
-        try:
-            names = os.listdir(self.folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(n for n in names if not n.startswith(".") and n.count("-") >= 2)
+        return run_names(self.folder)
 
-    def by_id8(self, id8: str) -> list[str]:
-        """Names of the runs with this id, newest first."""
-        return [name for name in reversed(self.ids()) if name.endswith(f"-{id8}")]
+    def rows(self) -> list[RunRow]:
+        """What a list says of each run, oldest first; from the index where there is one."""
+        if not self.folder.is_dir():
+            return []
+        try:
+            return self._index.rows()
+        except Unusable:  # a project that cannot be written
+            return [self.row(name) for name in self.ids()]
+
+    def done(self) -> Mapping[tuple[str, str], str]:
+        """(job key, id of the environment) → name of the newest run that is done."""
+        if not self.folder.is_dir():
+            return {}
+        try:
+            return self._index.done()
+        except Unusable:
+            rows = [self.row(name) for name in self.ids()]
+            return {(r.key, r.environment): r.name for r in rows if r.status == "done"}
+
+    def lookup(self, key: str, environment: Environment) -> Result | None:
+        """The newest run of a job in an environment that is done and whole; None if there is none.
+
+        Its key decides: two jobs may share the digits that end their names.
+        """
+        for name in self._candidates(key, environment):
+            try:
+                result = self.read(name)
+                if _identity(result.provenance) == (key, environment.id):
+                    return result
+            except (Mismatch, KeyError, TypeError):
+                continue  # damaged, or deleted meanwhile
+        return None
+
+    def _candidates(self, key: str, environment: Environment) -> Iterator[str]:
+        """Names of runs that may be of this job in this environment, newest first."""
+        if not self.folder.is_dir():
+            return
+        try:
+            yield from self._index.names_of(key, environment.id)
+        except Unusable:
+            id8 = id8_of(key, environment)
+            for name in reversed(self.ids()):
+                if name.endswith(f"-{id8}") and self.row(name).status == "done":
+                    yield name
 
     def find(self, wanted: str | None) -> str:
         """The run of a full name, an id, a prefix of an id, or the newest for None.
@@ -103,6 +155,8 @@ class Runs:
             raise Mismatch(f"{path.parent} is not a run: it has no run.json") from None
         except (OSError, ValueError) as error:
             raise Mismatch(f"{path} is damaged: {error}") from None
+        if not isinstance(data, dict):
+            raise Mismatch(f"{path} is damaged: it holds no object")
         if data.get("schema") != SCHEMA:
             raise Mismatch(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",
                            "update remote_mi")  # fmt: skip
@@ -120,11 +174,90 @@ class Runs:
             content = path.read_bytes()
         except OSError as error:
             raise Mismatch(f"{path} cannot be read: {error.strerror}") from None
-        if hashlib.sha256(content).hexdigest() != data["artifacts"][_ARRAYS]:
+        try:
+            recorded = data["artifacts"][_ARRAYS]
+            kept = data["recipe"], data["document"], data["provenance"]
+        except (KeyError, TypeError):
+            raise Mismatch(f"{self.folder / name / 'run.json'} is damaged: parts of it are missing",
+                           "run the job again") from None  # fmt: skip
+        if hashlib.sha256(content).hexdigest() != recorded:
             raise Mismatch(f"{path} is damaged: its SHA-256 is not the recorded one",
                            "run the job again")  # fmt: skip
-        return Result(data["recipe"], data["document"], arrays_from_bytes(content, path),
-                      data["provenance"], name, self.folder / name)  # fmt: skip
+        recipe, document, provenance = kept
+        return Result(recipe, document, arrays_from_bytes(content, path), provenance, name,
+                      self.folder / name)  # fmt: skip
+
+    def row(self, name: str) -> RunRow:
+        """What a list says of a run, from its folder."""
+        try:
+            info = self.read_info(name)
+            source = info["provenance"]
+            key, environment = _identity(source)
+            return RunRow(
+                name, str(info["status"]), key, environment, str(info["recipe"]["name"]),
+                str(source["model"]["name"]), source["prompts"].get("origin"),
+                dict(source["parameters"]), str(source.get("time", "")),
+                dict(info.get("scalars", {})), self.tags(name),
+            )  # fmt: skip
+        except Mismatch as error:
+            return RunRow(name, DAMAGED, problem=str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"{self.folder / name / 'run.json'} is damaged: {error!r}"
+            return RunRow(name, DAMAGED, problem=problem)
+
+    def tags(self, name: str) -> list[str]:
+        """What the user calls a run; [] if nothing, or if the file cannot be read."""
+        try:
+            found = json.loads((self.folder / name / _TAGS).read_bytes())["tags"]
+            return [tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def set_tags(self, name: str, tags: Sequence[str]) -> None:
+        """Call a run so from now on.
+
+        Raises:
+            UsageError: for a tag that is none. StoreError: if the folder cannot be written.
+        """
+        for tag in tags:
+            if not _TAG.fullmatch(tag):
+                raise UsageError(f"{tag!r} is not a tag",
+                                 "letters, digits and . : + - _, at most 40")  # fmt: skip
+        folder = self.folder / name
+        content = json.dumps({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
+        try:
+            write_whole(folder / _TAGS, content, folder)
+        except OSError as error:
+            raise store_error(error, folder, "the tags") from error
+
+    def remove(self, name: str) -> None:
+        """Delete a run for good; gone at once or not at all.
+
+        Raises:
+            StoreError: if the folder cannot be written.
+        """
+        aside = self._partial()
+        try:
+            (self.folder / name).rename(aside)
+        except OSError as error:
+            raise store_error(error, self.folder, "the change") from error
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def check(self, name: str) -> None:
+        """Read a run and hash every file of it whose hash is recorded.
+
+        Raises:
+            Mismatch: naming the first file that is not what it was.
+        """
+        self.read(name)
+        for part, recorded in self.read_info(name)["artifacts"].items():
+            path = self.folder / name / part
+            try:
+                sha = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise Mismatch(f"{path} cannot be read: {error.strerror}") from None
+            if sha != recorded:
+                raise Mismatch(f"{path} is damaged: its SHA-256 is not the recorded one")
 
     def write(self, record: RunRecord) -> Result:
         """Make a run folder; it appears whole or not at all.
@@ -132,28 +265,52 @@ class Runs:
         Raises:
             StoreError: if the disk is full or the folder cannot be written.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        name = f"{stamp}-{record.result.recipe['name']}-{record.id8}"
-        partial = self.folder / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        partial = self._partial()
         try:
             self._clean()
             self._fill(partial, record)
-            target = self.folder / name
-            try:
-                partial.rename(target)
-            except OSError:
-                # The same run, finished by another process within the second.
-                if not (target / "run.json").exists():
-                    raise
-                shutil.rmtree(partial, ignore_errors=True)
+            name = self._publish(partial, record)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise store_error(error, self.folder, "the run") from error
         record.result.run_id, record.result.path = name, self.folder / name
         return record.result
 
+    def _partial(self) -> Path:
+        return self.folder / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    def _publish(self, partial: Path, record: RunRecord) -> str:
+        """Give a finished folder its name, and return it.
+
+        The same run, finished by another process within the second, is left as it is. Another run
+        of the same digits takes the next second that is free.
+        """
+        recipe, status = record.result.recipe["name"], "failed" if record.error else "done"
+        moment = int(time.time())
+        while True:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(moment))
+            name = f"{stamp}-{recipe}-{record.id8}"
+            try:
+                partial.rename(self.folder / name)
+                return name
+            except OSError:
+                if not (self.folder / name).exists():
+                    raise
+            row = self.row(name)
+            if (row.key, row.environment, row.status) == (
+                *_identity(record.result.provenance), status,
+            ):  # fmt: skip
+                shutil.rmtree(partial, ignore_errors=True)
+                return name
+            moment += 1
+
     def _fill(self, folder: Path, record: RunRecord) -> None:
+        import yaml  # slow to import, and reading does without
+
         content = arrays_to_bytes(record.result.arrays)
+        lock = yaml.safe_dump(_plain(record.lock), sort_keys=False).encode()
+        kept = {_ARRAYS: content, "config.lock.yaml": lock,
+                **{f"source/{name}": text for name, text in record.sources.items()}}  # fmt: skip
         info = {
             "schema": SCHEMA,
             "status": "failed" if record.error else "done",
@@ -161,13 +318,12 @@ class Runs:
             "recipe": record.result.recipe,
             "document": record.result.document,
             "provenance": record.result.provenance,
-            "artifacts": {_ARRAYS: hashlib.sha256(content).hexdigest()},
+            "scalars": _scalars(record.result),
+            "artifacts": {name: hashlib.sha256(text).hexdigest() for name, text in kept.items()},
         }
         files = {
-            _ARRAYS: content,
-            "config.lock.yaml": yaml.safe_dump(_plain(record.lock), sort_keys=False).encode(),
+            **kept,
             "events.jsonl": "".join(json.dumps(e) + "\n" for e in record.events).encode(),
-            **{f"source/{name}": text for name, text in record.sources.items()},
             "run.json": json.dumps(info, indent=1).encode(),
         }
         for name, text in files.items():
@@ -186,6 +342,19 @@ class Runs:
             owner = path.name.split("-")[1]
             if not (owner.isdigit() and _alive(int(owner))):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _identity(provenance: Mapping[str, Any]) -> tuple[str, str]:
+    """The key of a run, and the id of the environment it was computed in."""
+    return str(provenance["key"]), Environment(**provenance["environment"]).id
+
+
+def _scalars(result: Result) -> dict[str, float]:
+    """Outputs and summaries over all prompts that are single numbers."""
+    found = {name: float(values) for name, values in result.arrays.items()
+             if values.ndim == 0 and not {"@", ":"} & set(name)}  # fmt: skip
+    finite = [(name, value) for name, value in found.items() if math.isfinite(value)]
+    return dict(finite[:_MOST_SCALARS])
 
 
 def _alive(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import remote_mi as mi
 from remote_mi.environment import Environment
 from remote_mi.errors import Mismatch, NotFound, StoreError
 from remote_mi.paths import cache_root
+from remote_mi.results import Result
 from remote_mi.store.cache import Cache
-from remote_mi.store.runs import Runs
+from remote_mi.store.runs import RunRecord, Runs, id8_of
 
 from ..conftest import MARY
 
@@ -101,8 +103,6 @@ def test_another_project_gets_its_own_copy_from_the_cache(project, tiny_llama, t
 
 
 def test_a_run_folder_is_complete_and_survives_without_the_cache(project, tiny_llama, cache):
-    import shutil
-
     path = run_small(tiny_llama).path
     assert path is not None
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
@@ -153,6 +153,134 @@ def test_runs_are_found_by_prefix_and_unknown_ones_refused(project, tiny_llama):
         runs.find("zzzz")
 
 
+def test_one_percent_of_the_cache_damaged_is_noticed_and_mended(tmp_path):
+    store, generator = Cache(tmp_path / "store"), random.Random(0)
+    keys = [f"{index:064x}" for index in range(300)]
+    for index, key in enumerate(keys):
+        store.put(key, HERE, {"i": index}, {"x": np.full(3, float(index))}, {}, {"recipe": "r"})
+    files = sorted(p for w in ("ac", "cas") for p in (store.root / w).rglob("*") if p.is_file())
+    for number, path in enumerate(generator.sample(files, len(files) // 100 + 3)):
+        content = bytearray(path.read_bytes())
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        if number % 3 == 2:
+            path.unlink()
+        else:
+            path.write_bytes(content if number % 3 == 0 else content[: len(content) // 2])
+    missed = []
+    for index, key in enumerate(keys):
+        entry = store.get(key, HERE)
+        if entry is None:
+            missed.append(key)
+            store.put(key, HERE, {"i": index}, {"x": np.full(3, float(index))}, {})
+            entry = store.get(key, HERE)
+        assert entry is not None and entry.document == {"i": index}
+        assert entry.arrays["x"].tolist() == [index] * 3
+    assert len(missed) == len(files) // 100 + 3
+
+
+def test_what_is_damaged_of_a_job_is_computed_again_and_the_rest_is_taken(
+    project, tiny_llama, cache
+):
+    first = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=4)
+    shutil.rmtree(project / "runs")
+    entries = list(Cache(cache / "v1").entry_paths())
+    parts = [p for p in entries if json.loads(p.read_text())["about"].get("part")]
+    assert len(parts) == 4 and len(entries) == 5
+    for path in entries:
+        if path not in parts:
+            path.unlink()
+    parts[0].write_bytes(parts[0].read_bytes()[:-20])
+    again = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=4)
+    assert again.provenance["cache"] == "miss"
+    assert again.provenance["record"]["parts_from_cache"] == 3
+    np.testing.assert_array_equal(first["recovery"].values, again["recovery"].values)
+
+
+def toy_run(runs, key, *, id8=None, value=1.0, error=None, where=HERE):
+    """A run as the runner writes one, without a model."""
+    provenance = {"key": key, "environment": where.to_json(), "model": {"name": "m"},
+                  "prompts": {"origin": "ioi"}, "parameters": {"site": "a"}, "time": "2026"}  # fmt: skip
+    result = Result({"name": "toy"}, {}, {"score": np.float64(value)}, provenance)
+    return runs.write(RunRecord(id8 or id8_of(key, where), result, {}, error=error)).run_id
+
+
+def test_two_jobs_that_share_their_digits_are_told_apart(tmp_path):
+    runs = Runs(tmp_path)
+    names = [toy_run(runs, key, id8="abcdef12", value=v) for key, v in (("a", 1.0), ("b", 2.0))]
+    assert len(set(names)) == 2 and runs.ids() == sorted(names)
+    for key, value in (("a", 1.0), ("b", 2.0)):
+        found = runs.lookup(key, HERE)
+        assert found is not None and float(found.arrays["score"]) == value
+    assert runs.lookup("c", HERE) is None
+    other = Environment("local-cuda", "0.8.1", "5.22.2", "2.13.0")
+    assert runs.lookup("a", other) is None
+    assert toy_run(runs, "a", id8="abcdef12") in names  # the same run within the second
+
+
+def test_a_run_that_failed_is_no_hit_and_does_not_hide_its_repetition(tmp_path):
+    runs = Runs(tmp_path)
+    failed = toy_run(runs, "a", error="no memory")
+    assert runs.lookup("a", HERE) is None and runs.done() == {}
+    done = toy_run(runs, "a")
+    assert failed != done and runs.done() == {("a", HERE.id): done}
+    assert [(r.name, r.status) for r in runs.rows()] == [(failed, "failed"), (done, "done")]
+
+
+def test_the_index_of_runs_follows_what_is_done_to_the_folder_by_hand(tmp_path):
+    runs, other = Runs(tmp_path), Runs(tmp_path / "other")
+    first = toy_run(runs, "a")
+    (runs.folder / "study-mine").mkdir()
+    assert [r.name for r in runs.rows()] == [first] and runs.rows()[0].scalars == {"score": 1.0}
+    copied = toy_run(other, "b")
+    shutil.copytree(other.folder / copied, runs.folder / copied,
+                    ignore=shutil.ignore_patterns("run.json"))  # fmt: skip
+    assert runs.lookup("b", HERE) is None
+    assert {r.name: r.status for r in runs.rows()}[copied] == "damaged"
+    shutil.copy(other.folder / copied / "run.json", runs.folder / copied)
+    assert runs.lookup("b", HERE) is not None
+    assert set(runs.done().values()) == {first, copied}
+    shutil.rmtree(runs.folder / first)
+    assert runs.lookup("a", HERE) is None and [r.name for r in runs.rows()] == [copied]
+    (runs.folder / copied / "run.json").write_text("{")
+    assert [r.status for r in runs.rows()] == ["damaged"]
+
+
+@pytest.mark.parametrize("harm", ["delete", "garbage", "truncate", "rows", "version", "folder"])
+def test_an_index_of_runs_that_is_lost_or_damaged_changes_nothing(tmp_path, harm):
+    runs = Runs(tmp_path)
+    name = toy_run(runs, "a")
+    index = tmp_path / ".remote_mi" / "runs.sqlite"
+    assert runs.lookup("a", HERE) is not None and index.exists()
+    if harm in ("delete", "folder"):
+        shutil.rmtree(index.parent)
+    if harm == "folder":
+        index.parent.write_text("")  # where nothing can be written
+    elif harm == "garbage":
+        index.write_bytes(b"no database" * 500)
+    elif harm == "truncate":
+        index.write_bytes(index.read_bytes()[:5000])
+    elif harm in ("rows", "version"):
+        import sqlite3
+
+        said = {"rows": "UPDATE runs SET row = '{'", "version": "PRAGMA user_version = 7"}
+        with sqlite3.connect(index) as db:
+            db.execute(said[harm])
+        db.close()
+    again = Runs(tmp_path)
+    assert [r.name for r in again.rows()] == [name]
+    assert again.done() == {("a", HERE.id): name}
+    assert again.lookup("a", HERE) is not None and again.lookup("b", HERE) is None
+    assert index.exists() == (harm != "folder")
+
+
+def test_a_hit_is_remembered_as_use_without_an_index(tmp_path):
+    store = filled(tmp_path)
+    (path,) = store.entry_paths()
+    os.utime(path, (1, 1))
+    assert store.get(KEY, HERE) is not None
+    assert time.time() - path.stat().st_mtime < 60
+
+
 WORKER = """
 import os, sys
 import remote_mi as mi
@@ -194,8 +322,6 @@ def killed_at_random(project, cache, model, times, seed):
     """Kill the same job at random moments, then check the store and the final numbers."""
     reference = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=24,
                        project=project / "reference")["recovery"].values  # fmt: skip
-    import shutil
-
     shutil.rmtree(cache, ignore_errors=True)
     generator = random.Random(seed)
     begun = time.monotonic()

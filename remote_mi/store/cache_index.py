@@ -1,0 +1,169 @@
+"""The index of a cache: what lists, explanations and tidying up need of every entry.
+
+    <cache>/index.sqlite
+
+Nobody writes it on the way: whoever needs it first takes in the entries whose files changed since
+it last looked. Finding an entry never uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remote_mi.environment import PACKAGES, Environment
+from remote_mi.store.cache import Cache, Damaged, read_entry
+from remote_mi.store.index import IndexFile, Unusable, writing
+
+_CHUNK = 500
+_TABLES = """
+CREATE TABLE entries (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
+    environment TEXT NOT NULL, kind TEXT NOT NULL, versions TEXT NOT NULL, recipe TEXT,
+    model TEXT, part INTEGER NOT NULL, about TEXT, blobs TEXT NOT NULL, bytes INTEGER NOT NULL,
+    time REAL NOT NULL, used REAL NOT NULL);
+CREATE INDEX by_recipe ON entries (recipe, part, time);
+"""
+_COLUMNS = ("path, stamp, key, environment, kind, versions, recipe, model, part, about, blobs, "
+            "bytes, time, used")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EntryRow:
+    """An entry without its bytes.
+
+    Attributes:
+        path: its file, below the cache. key, environment: what and where.
+        about: what the key was made of (`remote_mi.job.Job.about`); None if it does not say.
+        blobs: SHA-256 of the bytes that it names. size: of the file and these bytes.
+        time: when it was made; used: when it was last taken; seconds since 1970.
+    """
+
+    path: str
+    key: str
+    environment: Environment
+    about: dict[str, Any] | None
+    blobs: list[str]
+    size: int
+    time: float
+    used: float
+
+    @property
+    def recipe(self) -> str:
+        return self.about["recipe"] if self.about else "not known"
+
+    @property
+    def model(self) -> str:
+        return self.about["model"]["name"] if self.about else "not known"
+
+    @property
+    def part(self) -> bool:
+        """Whether it holds the raw outputs of one call, and not a whole job's result."""
+        return bool(self.about and self.about.get("part"))
+
+
+class CacheIndex:
+    """The index of a cache."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.file = IndexFile(cache.root / "index.sqlite", _TABLES)
+
+    def rows(self) -> list[EntryRow]:
+        """All entries that can be read, as the files are now."""
+        return self._select("", ())
+
+    def of_recipe(self, recipe: str, most: int = 2000) -> list[EntryRow]:
+        """The newest entries of a recipe, whole results first."""
+        return self._select("WHERE recipe = ? ORDER BY part, time DESC LIMIT ?", (recipe, most))
+
+    def _select(self, where: str, values: tuple[Any, ...]) -> list[EntryRow]:
+        if not (self.cache.root / "ac").is_dir():
+            return []
+
+        def work(db: sqlite3.Connection) -> list[EntryRow]:
+            self._take_in(db)
+            return [_row(found) for found in
+                    db.execute(f"SELECT {_COLUMNS} FROM entries {where}", values)]  # fmt: skip
+
+        try:
+            return self.file.use(work)
+        except Unusable:  # a cache that cannot be written
+            with sqlite3.connect(":memory:", isolation_level=None) as db:
+                db.executescript(_TABLES)
+                return work(db)
+
+    def _take_in(self, db: sqlite3.Connection) -> None:
+        """Take in entries that are new, changed or gone."""
+        known = dict(db.execute("SELECT path, stamp FROM entries").fetchall())
+        here = dict(_stamps(self.cache.root))
+        new = [path for path, stamp in here.items() if known.get(path) != stamp]
+        gone = [(path,) for path in known if path not in here]
+        for start in range(0, len(new), _CHUNK):
+            rows = []
+            for path in new[start : start + _CHUNK]:
+                try:
+                    rows.append(self._values(path, here[path]))
+                except (OSError, Damaged, KeyError, TypeError):
+                    gone.append((path,))  # `verify` tells of it
+            with writing(db):
+                db.executemany(f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES "
+                               f"({', '.join('?' * 14)})", rows)  # fmt: skip
+        if gone:
+            with writing(db):
+                db.executemany("DELETE FROM entries WHERE path = ?", gone)
+
+    def _values(self, path: str, stamp: str) -> tuple[Any, ...]:
+        file = self.cache.root / path
+        data = read_entry(file)
+        where, about = Environment(**data["environment"]), data.get("about")
+        named = [data["document"], data["arrays"], *([about.get("code_parts")] if about else [])]
+        blobs = list(dict.fromkeys(sha for sha in named if sha))
+        changed, size = (int(part) for part in stamp.split("/")[1:])
+        for sha in blobs:
+            try:
+                size += self.cache.blob_path(sha).stat().st_size
+            except OSError:
+                pass  # `verify` tells of it
+        versions = {name: getattr(where, name) for name in PACKAGES}
+        return (path, stamp, data["key"], where.id, where.kind, json.dumps(versions),
+                about["recipe"] if about else None, about["model"]["name"] if about else None,
+                int(bool(about and about.get("part"))), json.dumps(about) if about else None,
+                json.dumps(blobs), size, float(data["time"]), changed / 1e9)  # fmt: skip
+
+
+def _stamps(root: Path) -> Iterator[tuple[str, str]]:
+    """Every entry's path below the cache, with what changes when its file does."""
+    for first in _folders(f"{root}/ac"):
+        for key in _folders(first):
+            try:
+                files = list(os.scandir(key))
+            except OSError:
+                continue  # tidied up meanwhile
+            for file in files:
+                if file.name.endswith(".json"):
+                    try:
+                        info = file.stat()
+                    except OSError:
+                        continue
+                    yield (os.path.relpath(file.path, root) if os.sep != "/"
+                           else file.path[len(str(root)) + 1 :],
+                           f"{info.st_ino}/{info.st_mtime_ns}/{info.st_size}")  # fmt: skip
+
+
+def _folders(path: str) -> list[str]:
+    try:
+        return [entry.path for entry in os.scandir(path) if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _row(found: tuple[Any, ...]) -> EntryRow:
+    path, _, key, _, kind, versions, _, _, _, about, blobs, size, made, used = found
+    return EntryRow(path, key, Environment(kind, **json.loads(versions)),
+                    json.loads(about) if about else None, json.loads(blobs), size, made,
+                    used)  # fmt: skip

@@ -1,0 +1,187 @@
+"""The records of a project's studies: what was asked, and how far each point is.
+
+    <project>/runs/study-<name>/
+      study.yaml       the file as it was
+      study.json       title, question, chosen figures, and every point with its job's key
+      progress.jsonl   a line for each point that was finished, submitted, or failed; only appended
+
+The numbers are in the runs that the points name, beside it in runs/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remote_mi.errors import Mismatch, not_found
+from remote_mi.store.files import store_error, write_whole
+
+SCHEMA = 1
+PREFIX = "study-"
+#: States of a point; a point that is not finished is tried again by the next `study run`.
+STATES = ("waiting", "submitted", "done", "failed")
+
+
+@dataclass
+class PointRecord:
+    """A point of a study.
+
+    Attributes:
+        index: in the study's order. recipe, model, prompts: their names. seed: of the phenomenon.
+        parameters: as given. backend: asked for. key: the job's; "" if there is no such job.
+        state: one of `STATES`. run: name of its run. error: why it failed. where: backend it went to.
+    """
+
+    index: int
+    recipe: str
+    model: str
+    prompts: str
+    parameters: dict[str, Any]
+    seed: int | None
+    backend: str
+    key: str
+    state: str = "waiting"
+    run: str | None = None
+    error: str | None = None
+    where: str = ""
+
+
+@dataclass
+class StudyRecord:
+    """A study as its folder knows it.
+
+    Attributes:
+        figures: recipe → names of the figures that were chosen; a recipe without any shows all.
+        path: its folder.
+    """
+
+    name: str
+    title: str
+    question: str
+    points: list[PointRecord]
+    figures: Mapping[str, list[str]] = field(default_factory=dict)
+    path: Path = Path()
+
+    def counts(self) -> dict[str, int]:
+        """State → how many points are in it."""
+        return {state: sum(p.state == state for p in self.points) for state in STATES}
+
+
+class StudyRecords:
+    """The studies of a project; it need not have any."""
+
+    def __init__(self, project: Path) -> None:
+        self.folder = project / "runs"
+
+    def names(self) -> list[str]:
+        """Names of all studies that were begun."""
+        try:
+            entries = sorted(os.listdir(self.folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [e.removeprefix(PREFIX) for e in entries if e.startswith(PREFIX)]
+
+    def path(self, name: str) -> Path:
+        """The folder of a study."""
+        return self.folder / f"{PREFIX}{name}"
+
+    def read(self, name: str) -> StudyRecord:
+        """A study by its name.
+
+        Raises:
+            NotFound: with the nearest name. Mismatch: if its folder is damaged or newer.
+        """
+        name = name.removeprefix(PREFIX)
+        if name not in self.names():
+            raise not_found("study", name, self.names(), "remote-mi study ls")
+        return read_folder(self.path(name))
+
+    def begin(self, record: StudyRecord, text: bytes) -> StudyRecord:
+        """Write down a study before anything of it runs; what was done of the same jobs is kept.
+
+        Args:
+            text: the study's file.
+
+        Raises:
+            StoreError: if the project cannot be written.
+        """
+        record.path = self.path(record.name)
+        points = [{k: v for k, v in vars(p).items()
+                   if k not in ("state", "run", "error", "where")} for p in record.points]  # fmt: skip
+        content = {"schema": SCHEMA, "name": record.name, "title": record.title,
+                   "question": record.question, "figures": dict(record.figures), "points": points}  # fmt: skip
+        data = json.dumps(content).encode()
+        try:
+            record.path.mkdir(parents=True, exist_ok=True)
+            for name, new in (("study.yaml", text), ("study.json", data)):
+                path = record.path / name
+                if not path.exists() or path.read_bytes() != new:
+                    write_whole(path, new, record.path / ".tmp")
+            if (record.path / ".tmp").is_dir():
+                (record.path / ".tmp").rmdir()
+        except OSError as error:
+            raise store_error(error, record.path, "the study") from error
+        _replay(record)
+        return record
+
+    def note(self, record: StudyRecord, point: PointRecord) -> None:
+        """Write down how far a point is.
+
+        Raises:
+            StoreError: if the project cannot be written.
+        """
+        line = {"time": round(time.time(), 3), "key": point.key, "state": point.state,
+                "run": point.run, "error": point.error, "where": point.where}  # fmt: skip
+        try:
+            with (record.path / "progress.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise store_error(error, record.path, "the study's progress") from error
+
+
+def read_folder(folder: Path) -> StudyRecord:
+    """The study in a folder, wherever it lies.
+
+    Raises:
+        Mismatch: if it is damaged or of a newer schema.
+    """
+    path = folder / "study.json"
+    try:
+        data = json.loads(path.read_bytes())
+        if data["schema"] != SCHEMA:
+            raise Mismatch(f"{path} has schema {data['schema']}, this version reads {SCHEMA}",
+                           "update remote_mi")  # fmt: skip
+        record = StudyRecord(data["name"], data["title"], data["question"],
+                             [PointRecord(**point) for point in data["points"]],
+                             data["figures"], folder)  # fmt: skip
+    except FileNotFoundError:
+        raise Mismatch(f"{folder} is not a study: it has no study.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Mismatch(f"{path} is damaged: {error}", "run the study again") from None
+    _replay(record)
+    return record
+
+
+def _replay(record: StudyRecord) -> None:
+    """Bring the points to where the progress file says they are."""
+    try:
+        lines = (record.path / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    latest: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            said = json.loads(line)
+            latest[said["key"]] = said
+        except (ValueError, KeyError, TypeError):
+            continue  # the last line of a process that was killed
+    for point in record.points:
+        said = latest.get(point.key) if point.key else None
+        if said and said.get("state") in STATES:
+            point.state, point.run = said["state"], said.get("run")
+            point.error, point.where = said.get("error"), said.get("where") or ""
