@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 from remote_mi.recipe import Range, Ratio, Tokens, recipe
 
 if TYPE_CHECKING:
+    from remote_mi.comparison import compare
     from remote_mi.figures import Bars, Heatmap, Table, TokenGrid
     from remote_mi.models.spec import ModelSpec
     from remote_mi.opening import load_run
     from remote_mi.remote_jobs import RemoteJob, jobs, submit
+    from remote_mi.reproduction import reproduce
     from remote_mi.results import Result
-    from remote_mi.runner import run
+    from remote_mi.runner import plan, run
 
 __version__ = "0.1.0"
 
@@ -35,8 +37,11 @@ _HOMES = {
     "ModelSpec": "models.spec",
     "RemoteJob": "remote_jobs",
     "Result": "results",
+    "compare": "comparison",
     "jobs": "remote_jobs",
     "load_run": "opening",
+    "plan": "runner",
+    "reproduce": "reproduction",
     "run": "runner",
     "submit": "remote_jobs",
 }
@@ -53,9 +58,12 @@ __all__ = [
     "Table",
     "TokenGrid",
     "Tokens",
+    "compare",
     "jobs",
     "load_run",
+    "plan",
     "recipe",
+    "reproduce",
     "run",
     "submit",
 ]

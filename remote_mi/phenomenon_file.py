@@ -8,79 +8,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from remote_mi.errors import UsageError, first_line, nearest
+from remote_mi.errors import UsageError, nearest
 from remote_mi.interventions.vocabulary import Metric
+from remote_mi.yaml_file import Located, Where, located, refused
 
 #: `{slot}`, `{slot.field}`, each optionally with `:label`.
 SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
 REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
 OPTIONAL = ("description", "order", "metric", "size", "seed", "label", "group", "baseline")
 
-#: The safe loader, in C where PyYAML was built with it.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXTS = ("name", "title", "source", "answer", "wrong", "description", "label", "group")
-#: A file is a mapping of lists of mappings of lists; a file that refers to itself goes deeper.
-_DEEPEST = 6
 
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a phenomenon file, checked.
 
     Raises:
-        UsageError: naming file, line and what is wrong.
+        UsageError: naming file, line, column and what is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=_LOADER)
-        data = yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UsageError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"cannot read phenomenon file {path}: {error}") from None
-    except ValueError as error:  # a scalar that looks like a date and is none
-        raise UsageError(f"{path}: not YAML: {first_line(error)}", "put texts in quotes") from None
-    except OSError as error:
-        raise UsageError(f"cannot read phenomenon file {path}: {error}") from None
-    _Check(path, data, root).all()
-    return data
+    found = located(path)
+    _Check(found).all()
+    return found.data
 
 
 class _Check:
     """The checks of one file."""
 
-    def __init__(self, path: Path, data: Any, root: Any) -> None:
-        self.path = path
-        self.data = data
-        self.lines: dict[tuple[Any, ...], int] = {}
-        self._walk(root, ())
+    def __init__(self, found: Located) -> None:
+        self.found = found
+        self.data = found.data
 
-    def _walk(self, node: Any, where: tuple[Any, ...]) -> None:
-        """Note the line of every key and entry; refuse keys that stand twice."""
-        if len(where) > _DEEPEST:
-            raise self.refuse(where, "lists and mappings lie too deep in each other")
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                inner = (*where, str(key.value))
-                if inner in self.lines:
-                    raise UsageError(f"{self.path}:{key.start_mark.line + 1}: the key "
-                                     f"{key.value!r} is here twice")  # fmt: skip
-                self.lines[inner] = key.start_mark.line + 1
-                self._walk(value, inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self.lines[(*where, index)] = value.start_mark.line + 1
-                self._walk(value, (*where, index))
-
-    def refuse(self, where: tuple[Any, ...], problem: str, hint: str | None = None) -> UsageError:
-        """The error, at the line of the place or of what it lies in."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        line = f":{self.lines[where]}" if where else ""
-        return UsageError(f"{self.path}{line}: {problem}", hint)
+    def refuse(self, where: Where, problem: str, hint: str | None = None) -> UsageError:
+        """The error, at the place or at what it lies in."""
+        return refused(self.found.path, [self.found.key_problem(where, problem, hint or "")])
 
     def all(self) -> None:
         """Every check, in the order in which they build on each other."""
@@ -102,7 +62,7 @@ class _Check:
             if key not in known:
                 close = nearest(str(key), known)
                 hint = f"did you mean {close!r}? " if close else ""
-                raise self.refuse((str(key),), f"unknown key {key!r}",
+                raise self.refuse((key,), f"unknown key {key!r}",
                                   f"{hint}known: " + ", ".join(known))  # fmt: skip
         for key in REQUIRED:
             if key not in self.data:
@@ -118,7 +78,7 @@ class _Check:
                 raise self.refuse((key,), f"{key!r} must be a mapping with at least one entry")
             for name in data.get(key, ()):
                 if not isinstance(name, str):
-                    raise self.refuse((key, str(name)), f"{key!r}: the name {name!r} is no text",
+                    raise self.refuse((key, name), f"{key!r}: the name {name!r} is no text",
                                       "put it in quotes")  # fmt: skip
         if data.get("order", "random") not in ("random", "list"):
             raise self.refuse(("order",), "'order' is 'random' or 'list'")
@@ -176,7 +136,7 @@ class _Check:
             for part, text in texts.items():
                 self.text((*where, part), text)
 
-    def text(self, where: tuple[Any, ...], text: Any, several: bool = False) -> None:
+    def text(self, where: Where, text: Any, several: bool = False) -> None:
         """The slots of a text.
 
         Args:
@@ -196,7 +156,7 @@ class _Check:
             raise self.refuse(where, f"{text!r}: {parts} holds lists",
                               "'answer' and 'wrong' may use one such field, once")  # fmt: skip
 
-    def _holds_lists(self, where: tuple[Any, ...], text: str, match: re.Match[str]) -> bool:
+    def _holds_lists(self, where: Where, text: str, match: re.Match[str]) -> bool:
         """Whether some entries hold a list there; refuses slots and fields that do not exist."""
         slot, part = match[1], match[2]
         if slot not in self.data["draw"]:

@@ -25,12 +25,17 @@ from remote_mi.progress import Watch
 
 
 class LocalBackend:
-    """Executes on this machine. `submit` only takes the work; `collect` does it, call by call."""
+    """Executes on this machine. `submit` only takes the work; `collect` does it, call by call.
+
+    Args:
+        rows_bytes: what the rows of a sweep may take on a CPU; None leaves it to the kit.
+    """
 
     name = "local"
     detaches = False
 
-    def __init__(self) -> None:
+    def __init__(self, rows_bytes: int | None = None) -> None:
+        self.rows_bytes = rows_bytes
         self._waiting: dict[str, tuple[LoadedModel, Work]] = {}
 
     def environment(self, spec: ModelSpec) -> Environment:
@@ -72,13 +77,18 @@ class LocalBackend:
 
     def _one(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_session
+        from remote_mi.interventions import sweeps
 
+        usual = sweeps.CPU_BUDGET
         try:
+            sweeps.CPU_BUDGET = self.rows_bytes or usual
             return run_session(model.lm, work)[0]
         except RemoteMIError:
             raise
         except Exception as error:  # the recipe is the user's code: anything can come
             raise out_of_memory(error) or recipe_error(work, error) from error
+        finally:
+            sweeps.CPU_BUDGET = usual
 
 
 class _count_passes:  # noqa: N801 - used like a function

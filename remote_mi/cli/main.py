@@ -16,15 +16,23 @@ from remote_mi.errors import Detached, RemoteMIError, nearest
 COMMANDS = {
     "demo": ("remote_mi.cli.demo:demo", "A first result in one command, on the embedded model."),
     "run": ("remote_mi.cli.run:run", "Run a recipe and show its figures."),
+    "plan": ("remote_mi.cli.plan:plan", "Say where a job would run, and why."),
+    "study": ("remote_mi.cli.study:study", "Run many jobs that one file describes."),
     "view": ("remote_mi.cli.view:view", "Show the figures of a run."),
+    "compare": ("remote_mi.cli.compare:compare", "Hold two runs, or backends, against each other."),
+    "report": ("remote_mi.cli.report:report", "A report of runs, to complete and hand in."),
+    "export": ("remote_mi.cli.export:export", "Save a figure or table of a run as a file."),
+    "reproduce": ("remote_mi.cli.reproduce:reproduce", "Compute runs again from their folders."),
     "recipes": ("remote_mi.cli.recipes:recipes", "List and explain recipes."),
     "phenomena": ("remote_mi.cli.phenomena:phenomena", "List and show sets of prompts."),
     "models": ("remote_mi.cli.models:models", "The embedded model; what a server has deployed."),
     "login": ("remote_mi.cli.login:login", "Keep the key for NDIF."),
+    "config": ("remote_mi.cli.config:config", "The settings in force, and where they come from."),
     "doctor": ("remote_mi.cli.doctor:doctor", "Is everything right, here and on a server?"),
     "ndif": ("remote_mi.cli.ndif:ndif", "A personal NDIF server on this machine."),
     "jobs": ("remote_mi.cli.jobs:jobs", "Jobs on servers: list, wait, fetch, forget."),
-    "runs": ("remote_mi.cli.runs:runs", "List the runs of this project."),
+    "runs": ("remote_mi.cli.runs:runs", "The runs of this project: list, tag, remove."),
+    "cache": ("remote_mi.cli.cache:cache", "Kept results: size, why a miss, checking, room."),
 }
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
-from remote_mi.dispatch.plan import choose
-from remote_mi.errors import RemoteMIError, StoreError
+from remote_mi.errors import StoreError
 from remote_mi.job import Job
 from remote_mi.results import Result
-from remote_mi.runner import execute, look_up
+from remote_mi.runner import dispatcher, execute, look_anywhere
 
 
 def run_options() -> list[click.Option]:
@@ -25,7 +25,10 @@ def run_options() -> list[click.Option]:
                help="Longest wait for a remote job; it goes on without you."),
         option(["--detach"], is_flag=True,
                help="Submit to a server, print the job's id and do not wait."),
+        option(["-y", "--yes"], is_flag=True, help="Fetch a model of any size without asking."),
         option(["--dry-run"], is_flag=True, help="Say what would run, and run nothing."),
+        option(["--reuse-any"], is_flag=True,
+               help="Take a result that was computed in another environment, if there is one."),
         option(["--json", "as_json"], is_flag=True, help="The result as one JSON document."),
         option(["-q", "--quiet"], is_flag=True, help="Print the run's id only."),
         option(["--only"], metavar="FIGURE", help="Show one figure."),
@@ -38,11 +41,19 @@ def run_job(job: Job, options: Options) -> None:
     if options["dry_run"]:
         dry_run(job, options["backend"], options["as_json"])
         return
+    if options["reuse_any"]:
+        found = look_anywhere(job, options["backend"])
+        if found is not None:
+            if "reused" in found.provenance:
+                say(f"note: {found.provenance['reused']}")
+            present(found, options)
+            return
     if options["detach"]:
         detach(job, options)
         return
     with watching(options["quiet"]) as watch:
-        result = execute(job, options["backend"], options["timeout"], watch)
+        permit = ask_for_download(options["yes"], watch)
+        result = execute(job, options["backend"], options["timeout"], watch, permit)
     present(result, options)
 
 
@@ -148,28 +159,24 @@ def _finite(value: Any) -> Any:
 
 def dry_run(job: Job, backend: str, json_wanted: bool) -> None:
     """Say what a job is, where it would run and whether its result is already there."""
-    plan = choose(backend, job.model, job.project)
-    try:
-        hit = look_up(job, plan)
-        state = f"already there: run {hit.run_id}" if hit else "not computed yet"
-    except RemoteMIError as error:
-        hit, state = None, str(error)
+    plan = dispatcher(job.project).plan(job, backend)
+    state = f"already there: {plan.hit}" if plan.hit else "not computed yet"
     if json_wanted:
-        print_json({"key": job.key, "hit": hit.run_id if hit else None, "plan": str(plan),
+        print_json({"key": job.key, "hit": plan.hit or None, "plan": plan.to_json(),
                     "job": job.described})  # fmt: skip
         return
     shown = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
-    example = job.prompts.examples[0]
+    examples = job.prompts.examples
+    first = f", the first: {examples[0].clean!r}" if examples else ""
     rows = [
         ("recipe", f"{job.card.name} ({job.card.origin}, {job.card.path})"),
         ("parameters", shown),
         ("model", job.model.name),
-        ("prompts", f"{len(job.prompts.examples)} from {job.prompts.origin}, "
-                    f"the first: {example.clean!r}"),
+        ("prompts", f"{len(examples)} from {job.prompts.origin}{first}"),
         ("backend", str(plan)),
         ("key", job.key),
         ("result", state),
-    ]  # fmt: skip
+    ]
     for name, text in rows:
         print(f"{name:>10}  {text}")
     sys.stdout.flush()

@@ -16,7 +16,6 @@ from remote_mi.errors import (
     RunFailed,
     UsageError,
     first_line,
-    nearest,
 )
 from remote_mi.models.embedded import EMBEDDED, ensure_embedded
 from remote_mi.models.spec import ModelSpec, folder_digest, local_device
@@ -158,9 +157,7 @@ def _source(spec: ModelSpec, watch: Watch) -> str:
     if spec.folder is not None:
         folder_digest(spec.folder)  # refuses what is no model
         return str(spec.folder)
-    if "/" not in spec.name and nearest(spec.name, [EMBEDDED]):
-        raise NotFound(f"no model named {spec.name!r}", f"did you mean {EMBEDDED!r}? "
-                       "Other models are named by hub id (org/model) or folder")  # fmt: skip
+    spec.refuse_misspelt()
     return spec.name
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from remote_mi.errors import UsageError
+from remote_mi.errors import NotFound, UsageError, nearest
 from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256
 from remote_mi.paths import cache_root
 
@@ -68,6 +68,18 @@ class ModelSpec:
             os.sep != "/" and "\\" in self.name
         )
         return path if looks_like_path or path.is_dir() else None
+
+    def refuse_misspelt(self) -> None:
+        """Refuse what is neither hub id nor folder, and looks like the embedded model's name.
+
+        Raises:
+            NotFound: with that name.
+        """
+        if self.name == EMBEDDED or self.folder is not None or "/" in self.name:
+            return
+        if nearest(self.name, [EMBEDDED]):
+            raise NotFound(f"no model named {self.name!r}", f"did you mean {EMBEDDED!r}? "
+                           "Other models are named by hub id (org/model) or folder")  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         """The part of the key that says which model: as asked, never where it runs.

@@ -214,7 +214,7 @@ def test_label_and_group_do_not_enter_the_key(tmp_path):
         ("good: [d]", "good: []", 9, "field 'good' of 'facts' is no text"),
         ("{x: C, good: g", "{x: No, good: g", 10, "put it in quotes"),
         ("{x: C, good: g", "{x: 1.50, good: g", 10, "put it in quotes"),
-        ("{x: C, good: g", "{x: 2020-13-45, good: g", None, "not YAML"),
+        ("{x: C, good: g", "{x: 2020-13-45, good: g", 10, "not YAML"),
         ('"so {one.x:here} is"', '"so {one.x:here is"', 19, "is not closed"),
         ('"so {one.x:here} is"', '"so { one.x} is"', 19, "is not closed"),
         ('"so {one.x:here} is"', '"so {one:here} is"', 19, "needs a field"),

@@ -42,15 +42,6 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
     return listed
 
 
-def switches_attention(client: Client) -> bool:
-    """Whether the server runs a job with the attention implementation that it asks for.
-
-    nnsight does so from 0.8.1 on; before, a job runs with that of the deployment.
-    """
-    version = re.match(r"(\d+)\.(\d+)\.(\d+)", packages(client).get("nnsight", ""))
-    return version is not None and tuple(int(part) for part in version.groups()) >= (0, 8, 1)
-
-
 @dataclass(frozen=True)
 class Deployment:
     """A model that a server has deployed; replicas of one key are one.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Work
+from remote_mi.backends.capabilities import Place, depends_on_trust, lacking
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.dry_run import expect
@@ -50,10 +51,11 @@ def check_sandbox(work: Work, client: Client, key: str) -> None:
         CannotDo: if the server would run the job in its sandbox, and the recipe needs gradients, or
             attention weights of a server that does not switch the implementation for a job.
     """
-    needs = [n for n in ("gradients", "attention_weights") if n in work.card.needs]
-    if not needs or not facts.sandboxes(client, key):
+    if not depends_on_trust(work.card.needs) or not facts.sandboxes(client, key):
         return
-    if needs == ["attention_weights"] and facts.switches_attention(client):
+    place = Place("sandboxed", facts.packages(client).get("nnsight", ""))
+    needs = lacking(work.card.needs, place)
+    if not needs:
         return
     raise CannotDo(
         f"recipe {work.card.name!r} needs {needs[0].replace('_', ' ')}, and {client.host.url} runs "

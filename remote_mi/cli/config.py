@@ -1,0 +1,71 @@
+"""`remote-mi config`: the settings in force, and where each comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from remote_mi.cli.output import print_json, say, stdout_console
+from remote_mi.paths import cache_root, project_folder
+from remote_mi.report.text import line
+from remote_mi.settings import FILE, Settings, load
+from remote_mi.sizes import format_size
+
+
+@click.group()
+def config() -> None:
+    """Settings of a project."""
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def show(as_json: bool) -> None:
+    """The settings in force, and where each comes from: `remote-mi.yaml`, or the default.
+
+    The key for NDIF is none of them; `remote-mi doctor` says whether there is one.
+    """
+    settings = load(project_folder())
+    rows = list(_rows(settings))
+    if as_json:
+        print_json({"file": str(settings.path) if settings.path else None,
+                    "settings": {name: {"value": value, "from": origin}
+                                 for name, value, origin in rows}})  # fmt: skip
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    for name, value, origin in rows:
+        table.add_row(name, Text(line(_words(name, value))), Text(line(origin)))
+    stdout_console().print(table)
+    say(f"\nnext: {'change' if settings.path else 'write'} {project_folder() / FILE}")
+
+
+def _rows(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """(name, value, where it comes from) of every setting."""
+    for name, value, variable in (("project", project_folder(), "REMOTE_MI_PROJECT"),
+                                  ("cache", cache_root(), "REMOTE_MI_CACHE")):  # fmt: skip
+        yield name, str(value), variable if os.environ.get(variable) else "default"
+    for name in ("prefer", "hosts"):
+        yield name, getattr(settings, name), settings.origin(name)
+    for group in ("limits", "studies"):
+        part = getattr(settings, group)
+        for item in fields(part):
+            name = f"{group}.{item.name}"
+            yield name, getattr(part, item.name), settings.origin(name)
+
+
+def _words(name: str, value: Any) -> str:
+    if name == "hosts" and value is None:
+        return "the personal one where it runs, and the one that nnsight is configured for"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if name.startswith("limits."):
+        return "none" if value is None else format_size(value)
+    return str(value)

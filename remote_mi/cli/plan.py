@@ -1,0 +1,98 @@
+"""`remote-mi plan RECIPE`: where a job would run, why, and why not elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from remote_mi.cli.output import print_json, say, stdout_console
+from remote_mi.cli.recipe_group import Options, RecipeGroup
+from remote_mi.dispatch.plan import Plan, asked_for_download
+from remote_mi.job import Job
+from remote_mi.progress import Watch
+from remote_mi.report.text import line
+from remote_mi.runner import Permit, dispatcher
+from remote_mi.sizes import format_size
+
+
+def plan_options() -> list[click.Option]:
+    """The options of `plan` itself."""
+    return [
+        click.Option(["--json", "as_json"], is_flag=True, help="As one JSON document."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print the backend's name only."),
+    ]
+
+
+def plan_job(job: Job, options: Options) -> None:
+    """What `plan` does with the job that its words describe."""
+    found = dispatcher(job.project).survey(job, options["backend"])
+    if options["as_json"]:
+        print_json({"key": job.key, **found.to_json()})
+    elif options["quiet"]:
+        print(found.chosen.backend)
+    else:
+        _show(found)
+        say(f"\nnext: remote-mi run {job.card.name} … with the same words runs it there")
+
+
+@click.group(cls=RecipeGroup, act=plan_job, options=plan_options)
+def plan() -> None:
+    """Say where a job would run and why, and why not elsewhere; nothing is run.
+
+    Takes the words that `remote-mi run` takes. Servers are asked what they have deployed.
+
+    \b
+    remote-mi plan activation_patching --phenomenon ioi
+    remote-mi plan logit_lens -p prompt="Hello" --model meta-llama/Llama-3.1-70B
+    """
+
+
+def _show(found: Plan) -> None:
+    console = stdout_console()
+    console.print(Text(f"{found.chosen.backend}: {line(found.reason)}", style="bold"))
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(width=1)
+    table.add_column(no_wrap=True, max_width=24)
+    table.add_column(overflow="fold")
+    for option in found.options:
+        sign = "→" if option is found.chosen else "·" if option.can else "✗"
+        said = Text(line(option.why))
+        if option.hint and not option.can:
+            said.append(f"\n{line(option.hint)}", style="dim")
+        table.add_row(Text(sign), Text(line(option.backend)), said)
+    console.print(table)
+    for name, text in _figures(found):
+        console.print(Text(f"{name:>10}  {line(text)}"))
+
+
+def _figures(found: Plan) -> list[tuple[str, str]]:
+    """What was measured, in words."""
+    rows = []
+    weights, need = found.checkpoint, found.need
+    if weights is not None:
+        size = "size not known" if weights.weights is None else format_size(weights.weights)
+        count = "" if weights.parameters is None else f", {weights.parameters / 1e6:,.0f} M parameters"
+        where = "on this machine" if weights.present else "not on this machine"
+        rows.append(("weights", f"{size} in {weights.dtype}{count}, {where}"))
+    if need is not None:
+        beside = "not known" if need.activations is None else format_size(need.activations)
+        how = "measured without weights" if need.measured else "by arithmetic"
+        rows.append(("beside", f"{beside} for prompts of at most about {need.tokens} tokens, {how}"))
+    if found.chosen.rows_bytes:
+        rows.append(("rows", f"those of a sweep are packed into {format_size(found.chosen.rows_bytes)}"))
+    return rows
+
+
+def ask_for_download(yes: bool, watch: Watch) -> Permit:
+    """What is asked before a large download: nothing after --yes, a person at a terminal, else no."""
+
+    def permit(found: Plan) -> bool:
+        if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return yes
+        watch.stage("waiting for an answer")
+        return click.confirm(asked_for_download(found), default=False, err=True)
+
+    return permit
