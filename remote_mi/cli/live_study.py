@@ -1,0 +1,68 @@
+"""How a study goes, on a terminal: one live table of what is done, running and in flight."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from remote_mi.report.text import line
+from remote_mi.store.studies import PointRecord, StudyRecord
+
+_MOST_ROWS = 10
+
+
+class LiveOverview:
+    """Redrawn in place: how many points are done, and what is being done about the others."""
+
+    def __init__(self) -> None:
+        self._record: StudyRecord | None = None
+        self._busy: dict[int, str] = {}
+        self._begun = time.monotonic()
+        self._live = Live(console=Console(stderr=True), get_renderable=self._drawn, transient=True,
+                          refresh_per_second=8)  # fmt: skip
+
+    def __enter__(self) -> LiveOverview:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def begin(self, record: StudyRecord) -> None:
+        self._record = record
+
+    def point(self, point: PointRecord) -> None:
+        if point.state in ("done", "failed"):
+            self._busy.pop(point.index, None)
+
+    def busy(self, point: PointRecord, what: str) -> None:
+        self._busy[point.index] = what
+
+    def _drawn(self) -> Group:
+        record = self._record
+        if record is None:
+            return Group(Text("planning …"))
+        counts = record.counts()
+        ended, total = counts["done"] + counts["failed"], len(record.points)
+        head = Table.grid(padding=(0, 1, 0, 0))
+        seconds = int(time.monotonic() - self._begun)
+        head.add_row(
+            Text(line(record.name), style="bold"),
+            ProgressBar(total=max(1, total), completed=ended, width=24),
+            Text(f"{ended}/{total}"),
+            Text(f"{counts['failed']} failed", style="red") if counts["failed"] else Text(""),
+            Text(f"{seconds // 60}:{seconds % 60:02d}", style="dim"),
+        )
+        rows = Table.grid(padding=(0, 2, 0, 0))
+        for index, what in list(self._busy.items())[:_MOST_ROWS]:
+            point = record.points[index]
+            rows.add_row(Text(point.where or "local", style="dim"), Text(point.recipe),
+                         Text(line(point.prompts)), Text(line(what), style="dim"))  # fmt: skip
+        if len(self._busy) > _MOST_ROWS:
+            rows.add_row(Text(f"and {len(self._busy) - _MOST_ROWS} more", style="dim"))
+        return Group(head, rows)

@@ -1,0 +1,301 @@
+"""`remote-mi study`: grids of jobs in a YAML file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from remote_mi.cli.output import print_json, say, stdout_console
+from remote_mi.errors import BackendUnavailable, first_line, harmless
+from remote_mi.paths import project_folder
+from remote_mi.report.text import line
+from remote_mi.sizes import format_size
+from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
+
+#: More points than this are not listed one by one, unless asked for.
+_MOST_ROWS = 60
+
+
+@click.group()
+def study() -> None:
+    """Run many jobs that are described in one file, and go on where it was left.
+
+    \b
+    remote-mi study plan facts_small
+    remote-mi study run facts_small
+    """
+
+
+@study.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def list_studies(as_json: bool) -> None:
+    """The studies there are, built-in and of the project, and how far those are that were begun."""
+    from remote_mi import study_file
+
+    project = project_folder()
+    records = StudyRecords(project)
+    begun = {name: records.read(name).counts() for name in records.names()}
+    found = study_file.available(project)
+    if as_json:
+        print_json({"studies": [{"name": name, "path": str(path), "points": begun.get(name)}
+                                for name, path in found.items()]})  # fmt: skip
+        return
+    width = max((len(name) for name in found), default=1)
+    for name, path in found.items():
+        counts = begun.get(name)
+        state = _in_words(counts) if counts else "not begun"
+        print(f"{line(name):{width}}  {state}  {line(str(path))}")
+    say("\nnext: remote-mi study plan NAME")
+
+
+@study.command("plan")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("--all", "everything", is_flag=True, help="List every point, however many.")
+def plan_command(name: str, as_json: bool, everything: bool) -> None:
+    """Say what a study would run, where, and what is there already; nothing is run."""
+    plan, _ = _planned(name)
+    if as_json:
+        print_json({"study": plan.study.name, "counts": dict(plan.counts()),
+                    "points": [{**asdict(p.record), "where": p.where and p.where.to_json(),
+                                "cached": p.cached, "problem": p.problem}
+                               for p in plan.points]})  # fmt: skip
+        return
+    _show_plan(plan, everything)
+    say(f"\nnothing was run; next: remote-mi study run {name}")
+
+
+@study.command("run")
+@click.argument("name")
+@click.option("--max-remote", type=click.IntRange(1), metavar="N",
+              help="The most jobs on servers at one time.")  # fmt: skip
+@click.option("-y", "--yes", is_flag=True, help="Fetch models of any size without asking.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the ids of the runs only.")
+def run_command(
+    name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool
+) -> int:  # fmt: skip
+    """Run what of a study is not there yet; NAME is a study's name or file.
+
+    The same command goes on where it was interrupted. The exit code is 1 if a point failed.
+    """
+    from remote_mi.settings import load
+    from remote_mi.study_run import run_study
+
+    plan, text = _planned(name)
+    project = project_folder()
+    if not quiet and not as_json:
+        _show_plan(plan, everything=False)
+    if plan.download and not _may_fetch(plan.download, yes):
+        raise BackendUnavailable(f"the study wants models that are not here, "
+                                 f"{format_size(plan.download)} in all", "--yes allows it")  # fmt: skip
+    most = max_remote or load(project).studies.max_remote
+    with _overview(quiet) as overview:
+        record = run_study(plan, project, overview, most, text)
+    if as_json:
+        print_json(_as_json(record))
+    elif quiet:
+        for point in record.points:
+            if point.run:
+                print(point.run)
+    else:
+        _show_end(record)
+    return 1 if record.counts()["failed"] else 0
+
+
+@study.command("show")
+@click.argument("name")
+@click.option("--figures", is_flag=True, help="Show the chosen figures of every run.")
+@click.option("--all", "everything", is_flag=True, help="List every point, however many.")
+@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def show_command(
+    name: str, figures: bool, everything: bool, width: int | None, as_json: bool
+) -> None:
+    """How far a study is, and what its runs show."""
+    record = StudyRecords(project_folder()).read(Path(name).stem)
+    if as_json:
+        print_json(_as_json(record))
+        return
+    console = stdout_console(width)
+    console.print(Text(line(record.title), style="bold"))
+    if record.question:
+        console.print(Text(line(record.question)))
+    console.print(_points_table(record.points, everything))
+    if figures:
+        _show_figures(record, width)
+    say(f"\n{_in_words(record.counts())}")
+    say(f"next: remote-mi study run {record.name}   goes on where it was left")
+
+
+@study.command("schema")
+def schema_command() -> None:
+    """The JSON schema of study files, for editors."""
+    import json
+
+    from remote_mi.study_file import schema
+
+    print(json.dumps(schema(), indent=1))
+
+
+def _planned(name: str) -> Any:
+    """The plan of a study and the text of its file."""
+    from remote_mi import study_file
+    from remote_mi.study_plan import plan_study
+
+    project = project_folder()
+    path = study_file.find(name, project)
+    return plan_study(study_file.read(path, project), project), path.read_bytes()
+
+
+def _show_plan(plan: Any, everything: bool) -> None:
+    from remote_mi.study_plan import state_of
+
+    console = stdout_console()
+    console.print(Text(f"{line(plan.study.title)}: {len(plan.points)} points", style="bold"))
+    reasons: dict[str, tuple[int, int, str]] = {}
+    for point in plan.points:
+        state = state_of(point)
+        known, traffic, why = reasons.get(state, (0, 0, ""))
+        if not why and point.where is not None:
+            why = point.where.reason
+        if not why and point.problem:
+            why = first_line(RuntimeError(point.problem))
+        need = point.where.need if point.where else None
+        traffic += (need.bytes_up + (need.bytes_down or 0)) if need and state not in (
+            "local", "there", "cached") else 0  # fmt: skip
+        reasons[state] = (known + 1, traffic, why)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, max_width=24)
+    table.add_column(overflow="fold")
+    words = {"there": "done before; nothing to do", "cached": "taken from the cache"}
+    for state, (count, traffic, why) in reasons.items():
+        said = words.get(state, why) + (f"; about {format_size(traffic)} in all" if traffic else "")
+        table.add_row(str(count), Text(state), Text(line(said)))
+    console.print(table)
+    if len(plan.points) <= _MOST_ROWS or everything:
+        console.print(_points_table([p.record for p in plan.points], True))
+
+
+def _points_table(points: list[PointRecord], everything: bool) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for column in ("", "recipe", "prompts", "parameters", "model", "run"):
+        table.add_column(column, overflow="fold", no_wrap=column == "run")
+    shown = points if everything or len(points) <= _MOST_ROWS else points[:_MOST_ROWS]
+    for point in shown:
+        sign = {"done": "✓", "failed": "✗", "submitted": "…"}.get(point.state, "·")
+        given = ", ".join(f"{k}={v}" for k, v in point.parameters.items())
+        prompts = point.prompts + (f" seed {point.seed}" if point.seed is not None else "")
+        run = point.run.rsplit("-", 1)[-1] if point.run else ""
+        table.add_row(*(Text(line(cell)) for cell in (
+            sign, point.recipe, prompts, given, point.model, run)))  # fmt: skip
+        if point.error:
+            table.add_row("", Text(line(first_line(RuntimeError(point.error))), style="red"))
+    if len(shown) < len(points):
+        table.add_row("", f"… and {len(points) - len(shown)} more (--all)")
+    return table
+
+
+def _show_figures(record: StudyRecord, width: int | None) -> None:
+    from remote_mi.report.terminal import show
+    from remote_mi.store.runs import Runs
+
+    runs, console = Runs(record.path.parent.parent), stdout_console(width)
+    for point in record.points:
+        if point.run is None:
+            continue
+        result = runs.read(point.run)
+        console.print()
+        chosen: list[str | None] = list(record.figures.get(point.recipe, []))
+        for only in chosen or [None]:
+            show(result, console, only)
+
+
+def _show_end(record: StudyRecord) -> None:
+    stdout_console().print(_points_table(record.points, everything=False))
+    for point in record.points:
+        if point.error:
+            say(f"failed: {point.recipe} on {point.prompts}: {point.error}")
+    say(f"\n{_in_words(record.counts())}; kept in {_short(record.path)}")
+    say(f"next: remote-mi study show {record.name} --figures")
+    if record.counts()["failed"]:
+        say(f"      remote-mi study run {record.name}   tries again what failed")
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    words = {"done": "done", "failed": "failed", "submitted": "on a server", "waiting": "to do"}
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+
+
+def _as_json(record: StudyRecord) -> dict[str, Any]:
+    shown = asdict(record)
+    return {**shown, "path": str(record.path), "counts": record.counts()}
+
+
+def _may_fetch(size: int, yes: bool) -> bool:
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return yes
+    return click.confirm(f"fetch models of {format_size(size)}?", default=False, err=True)
+
+
+@contextmanager
+def _overview(quiet: bool) -> Iterator[Any]:
+    if quiet:
+        yield Unseen()
+    elif sys.stderr.isatty():
+        from remote_mi.cli.live_study import LiveOverview
+
+        with LiveOverview() as overview:
+            yield overview
+    else:
+        yield LineOverview()
+
+
+class Unseen:
+    """Shows nothing."""
+
+    def begin(self, record: StudyRecord) -> None:
+        pass
+
+    def point(self, point: PointRecord) -> None:
+        pass
+
+    def busy(self, point: PointRecord, what: str) -> None:
+        pass
+
+
+class LineOverview(Unseen):
+    """A line for each point that ends; for logs and pipes."""
+
+    def begin(self, record: StudyRecord) -> None:
+        self.left = sum(p.state != "done" for p in record.points)
+        self.total = len(record.points)
+
+    def point(self, point: PointRecord) -> None:
+        if point.state == "submitted":
+            say(f"… {point.recipe} on {point.prompts}: submitted to {point.where}")
+            return
+        self.left -= 1
+        how = (
+            point.run
+            if point.state == "done"
+            else f"failed: {first_line(RuntimeError(point.error))}"
+        )
+        say(f"[{self.total - self.left}/{self.total}] {point.recipe} on {point.prompts}: "
+            f"{harmless(str(how))}")  # fmt: skip

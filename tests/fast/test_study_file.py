@@ -1,0 +1,486 @@
+"""Study files: the points they stand for, and mistakes named with file, line and column."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from remote_mi import catalog, study_file
+from remote_mi.errors import NotFound, RemoteMIError, UsageError
+from remote_mi.models.embedded import EMBEDDED
+from remote_mi.prompt_choice import PromptChoice
+from remote_mi.yaml_file import located
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "recipes" / "studies"
+IOI, FACTS = FOLDER / "ioi_across_techniques.yaml", FOLDER / "facts_small.yaml"
+HEAD = "study: s\nphenomena: [{name: ioi:store, n: 2}]\n"
+MINE = '''"""Recipes of a test."""
+
+from remote_mi.recipe import recipe
+
+
+@recipe(over="prompts", returns={"size": ()})
+def mine(lm, prompts, *, words: list[str] = ["a"]):
+    """A recipe of the project."""
+'''
+
+
+def read(folder: Path, text: str) -> study_file.Study:
+    path = folder / "s.yaml"
+    path.write_text(text, encoding="utf-8")
+    return study_file.read(path, folder)
+
+
+def refusal(path: Path, project: Path) -> str:
+    """What the reading of a file says; it must refuse it as a mistake of the user."""
+    with pytest.raises(RemoteMIError) as refused:
+        study_file.read(path, project)
+    assert refused.value.exit_code in (2, 3)
+    return str(refused.value)
+
+
+def points(study: study_file.Study) -> list[tuple]:
+    return [(p.model.name, p.recipe, p.choice.phenomenon, p.choice.seed, dict(p.parameters))
+            for p in study.points]  # fmt: skip
+
+
+# -- the grid ------------------------------------------------------------------------------------
+
+
+def test_a_study_is_the_product_of_what_it_lists_with_the_models_outermost(tmp_path):
+    study = read(
+        tmp_path,
+        """
+study: s
+models: [a/one, {name: a/two, dtype: float32, backend: ndif}]
+phenomena: [{name: ioi:store, n: 2}, landmark_city]
+seeds: [0, 1]
+recipes:
+  - logit_lens
+  - {name: activation_patching, parameters: {site: [attn_out, mlp_out]}, backend: local}
+""",
+    )
+    one = [("a/one", "logit_lens", "ioi:store", 0, {}), ("a/one", "logit_lens", "ioi:store", 1, {}),
+           ("a/one", "logit_lens", "landmark_city", None, {})]  # fmt: skip
+    one += [("a/one", "activation_patching", name, seed, {"site": site})
+            for name, seed in [("ioi:store", 0), ("ioi:store", 1), ("landmark_city", None)]
+            for site in ("attn_out", "mlp_out")]  # fmt: skip
+    assert points(study) == one + [("a/two", *rest) for _, *rest in one]
+    assert [p.index for p in study.points] == list(range(18))
+    assert {p.backend for p in study.points[:9]} == {"auto", "local"}, "a recipe's goes first"
+    assert [p.backend for p in study.points[9:12]] == ["ndif"] * 3
+    assert study.points[9].model.dtype == "float32" and study.points[0].choice.size == 2
+
+
+def test_a_list_of_lists_is_the_axis_of_a_parameter_that_is_a_list(tmp_path):
+    study = read(
+        tmp_path,
+        HEAD
+        + """
+recipes:
+  - steering: {layers: [1, 2], coefficients: [[1, 2.5], [3]], folds: "2"}
+""",
+    )
+    assert [dict(p.parameters) for p in study.points] == [
+        {"layers": [1, 2], "coefficients": [1.0, 2.5], "folds": 2},
+        {"layers": [1, 2], "coefficients": [3.0], "folds": 2},
+    ]
+
+
+def test_shared_parameters_go_to_the_recipes_that_have_them_and_own_ones_win(tmp_path):
+    study = read(
+        tmp_path,
+        HEAD
+        + """
+parameters: {site: [attn_out, mlp_out], metric: prob}
+recipes: [activation_patching, head_patching: {metric: logit}, logit_lens]
+""",
+    )
+    assert [(p.recipe, dict(p.parameters)) for p in study.points] == [
+        ("activation_patching", {"site": "attn_out", "metric": "prob"}),
+        ("activation_patching", {"site": "mlp_out", "metric": "prob"}),
+        ("head_patching", {"metric": "logit"}),
+        ("logit_lens", {}),
+    ]
+
+
+def test_exclusions_leave_out_what_has_all_they_name_defaults_counted(tmp_path):
+    study = read(
+        tmp_path,
+        """
+study: s
+phenomena: [ioi:store, "ioi:park", {prompt: The city of}]
+seeds: [0, 1]
+recipes: [activation_patching: {site: [resid_pre, attn_out]}, logit_lens]
+exclude:
+  - {recipe: activation_patching, phenomenon: The city of}
+  - {phenomenon: ioi, seed: 1, recipe: activation_patching}
+  - {parameters: {site: attn_out, direction: denoise}}
+""",
+    )
+    assert [(p.recipe, p.choice.phenomenon, p.choice.seed) for p in study.points] == [
+        ("activation_patching", "ioi:store", 0), ("activation_patching", "ioi:park", 0),
+        ("logit_lens", "ioi:store", 0), ("logit_lens", "ioi:store", 1),
+        ("logit_lens", "ioi:park", 0), ("logit_lens", "ioi:park", 1), ("logit_lens", None, None),
+    ]  # fmt: skip
+
+
+def test_inclusions_add_points_and_take_from_the_study_what_they_do_not_name(tmp_path):
+    study = read(
+        tmp_path,
+        HEAD
+        + """
+models: [a/one, a/two]
+recipes: [logit_lens]
+exclude: [{recipe: logit_lens, model: a/two}]
+include:
+  - {recipe: baseline, model: a/two, parameters: {top: [1, 2]}}
+  - {recipe: saliency, phenomenon: [landmark_city, {prompt: A}], model: {name: a/3, chat: true}}
+  - {recipe: head_detectors, model: a/one, backend: local}
+""",
+    )
+    assert [(p.model.name, p.recipe, p.choice.phenomenon) for p in study.points] == [
+        ("a/one", "logit_lens", "ioi:store"), ("a/one", "head_detectors", None),
+        ("a/two", "baseline", "ioi:store"), ("a/two", "baseline", "ioi:store"),
+        ("a/3", "saliency", "landmark_city"), ("a/3", "saliency", None),
+    ]  # fmt: skip
+    assert study.points[-1].choice.texts == {"prompt": "A"} and study.points[-1].model.chat
+    assert study.points[1].choice == PromptChoice(), "it takes no prompts"
+    assert study.points[1].backend == "local"
+
+
+def test_identical_points_are_there_once_however_they_are_written(tmp_path):
+    study = read(
+        tmp_path,
+        HEAD
+        + f"""
+models: [{EMBEDDED}, {{name: {EMBEDDED}}}]
+recipes:
+  - activation_patching
+  - activation_patching: {{site: [resid_pre, resid_pre], metric: logit_diff}}
+  - head_detectors
+include: [{{recipe: activation_patching, parameters: {{control_draws: 1}}}}]
+""",
+    )
+    assert [p.recipe for p in study.points] == ["activation_patching", "head_detectors"]
+
+
+def test_files_are_found_relative_to_the_project_from_any_folder(tmp_path, monkeypatch):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "model").mkdir(parents=True)
+    elsewhere.mkdir()
+    (project / "model" / "config.json").write_text("{}")
+    (project / "mine.py").write_text(MINE)
+    (project / "pairs.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    shown = (ROOT / "recipes" / "phenomena" / "ioi.yaml").read_text()
+    (project / "own.yaml").write_text(shown)
+    monkeypatch.chdir(elsewhere)
+    study = read(
+        project,
+        """
+study: s
+models: [./model]
+recipes: [mine.py, mine.py:mine, logit_lens]
+phenomena: [{pairs: pairs.jsonl, n: 1}, own.yaml:store]
+""",
+    )
+    first, last = study.points[0], study.points[-1]
+    assert first.model.name == str(project / "model")
+    assert first.recipe == f"{project / 'mine.py'}:mine"
+    assert len(study.points) == 4, "one recipe, named twice"
+    assert len(first.choice.resolve(project).examples) == 1
+    assert last.choice.resolve(project).examples[0].corrupt
+
+
+def test_figures_are_chosen_at_the_recipe_or_for_all(tmp_path):
+    study = read(
+        tmp_path,
+        HEAD
+        + """
+recipes: [{name: head_patching, figures: [largest recovery]}, logit_lens, baseline]
+figures: {head_patching: [recovery], logit_lens: [top token, kl]}
+""",
+    )
+    assert study.figures == {
+        "head_patching": ("largest recovery", "recovery"), "logit_lens": ("top token", "kl"),
+    }  # fmt: skip
+
+
+def test_ten_thousand_points_are_expanded_and_far_more_are_refused(tmp_path):
+    grid = (
+        f"{HEAD}seeds: [SEEDS]\nexclude: [{{seed: 3}}]\nrecipes:\n"
+        "  - activation_patching: {site: [attn_out, mlp_out], direction: [noise, denoise]}\n"
+    )
+    study = read(tmp_path, grid.replace("SEEDS", ", ".join(map(str, range(2501)))))
+    assert len(study.points) == 10_000
+    assert len({(p.choice.seed, *p.parameters.values()) for p in study.points}) == 10_000
+    with pytest.raises(UsageError, match="100,004 points, more than 100,000"):
+        read(tmp_path, grid.replace("SEEDS", ", ".join(map(str, range(25_001)))))
+
+
+# -- the built-in ones ---------------------------------------------------------------------------
+
+
+def test_the_built_in_studies_are_jobs_on_the_embedded_model(tmp_path):
+    from remote_mi.runner import make_job
+
+    every = study_file.available(tmp_path)
+    assert set(every) >= {IOI.stem, FACTS.stem}
+    for name, path in every.items():
+        study = study_file.read(path, tmp_path)
+        assert study.name == name and study.title and study.question
+        assert {p.model.name for p in study.points} == {EMBEDDED}
+        keys = set()
+        for p in study.points:
+            keys.add(make_job(p.recipe, p.model, p.choice, p.parameters, tmp_path).key)
+        assert len(keys) == len(study.points)
+
+
+def test_every_built_in_recipe_has_its_place_in_the_study_of_all_techniques(tmp_path):
+    used = {p.recipe for p in study_file.read(IOI, tmp_path).points}
+    assert used == {card.name for card in catalog.all_cards(tmp_path) if card.origin == "built-in"}
+
+
+def test_the_schema_for_editors_is_up_to_date_and_describes_every_key():
+    from remote_mi.study_file.structure import StudyFile
+
+    made = study_file.schema()
+    assert json.loads((FOLDER / "study.schema.json").read_text(encoding="utf-8")) == made, (
+        "write it anew from remote_mi.study_file.schema()"
+    )
+    for part in (made, *made["$defs"].values()):
+        for name, field in part.get("properties", {}).items():
+            assert field.get("description"), name
+    for path in (IOI, FACTS):
+        StudyFile.model_validate(located(path).data)
+        assert path.read_text().startswith("# yaml-language-server: $schema=study.schema.json\n")
+
+
+def test_the_page_on_studies_names_every_key():
+    from remote_mi.study_file.structure import StudyFile
+
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    table = page.partition("| Key | |")[2].partition("\n\n")[0]
+    named = [name for cell in re.findall(r"^\| ([^|]*) \|", table, re.M)
+             for name in re.findall(r"`(\w+)`", cell)]  # fmt: skip
+    assert sorted(named) == sorted(StudyFile.model_fields)
+
+
+def test_a_study_is_found_by_name_or_path_and_the_projects_own_comes_first(tmp_path):
+    own = tmp_path / "studies" / f"{FACTS.stem}.yaml"
+    own.parent.mkdir()
+    own.write_text(FACTS.read_text())
+    assert study_file.find(FACTS.stem, tmp_path) == own
+    assert study_file.find(f"studies/{FACTS.stem}.yaml", tmp_path) == own
+    assert study_file.find(IOI.stem, tmp_path) == IOI
+    with pytest.raises(NotFound, match="did you mean 'facts_small'"):
+        study_file.find("fact_small", tmp_path)
+    with pytest.raises(NotFound, match=r"no file x\.yaml"):
+        study_file.find("x.yaml", tmp_path)
+
+
+def test_finding_studies_needs_no_pydantic_and_reading_them_no_torch(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from remote_mi import study_file
+study_file.find("facts_small", Path("."))
+assert "pydantic" not in sys.modules
+study_file.read(Path({str(IOI)!r}), Path("."))
+assert not {{"torch", "nnsight", "transformers"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
+
+
+# -- mistakes ------------------------------------------------------------------------------------
+
+#: (file, text, what stands there instead, what is said); the mistake is in the line of the text.
+MUTATIONS = [
+    # keys
+    (IOI, "title:", "titel:", "did you mean 'title'"),
+    (IOI, "recipes:\n", "recipies:\n", "did you mean 'recipes'"),
+    (IOI, "question: >", "title: >", "the key 'title' is here twice"),
+    (IOI, "  - recipe: steering", "  - recip: steering", "did you mean 'recipe'"),
+    (IOI, "n: 2}", "m: 2}", "unknown key 'm'"),
+    (IOI, "n: 2}", "n: 2, n: 3}", "is here twice"),
+    (FACTS, "{recipe: [causal_tracing, patchscopes], ph", "{recipes: [a], ph", "unknown key"),
+    (IOI, "models:", "3:", "unknown key 3"),
+    # types
+    (IOI, "models: [smollm2-135m-q4_1]", "models: smollm2-135m-q4_1", "is not a list"),
+    (IOI, "n: 2}", "n: two}", "is not a whole number"),
+    (IOI, "n: 2}", "n: -2}", "is not at least 1"),
+    (IOI, "n: 2}", f"n: {10**30}}}", "is not at most 100000"),
+    (IOI, "n: 2}", f"n: {'9' * 5000}}}", "not YAML"),
+    (IOI, "- baseline", "- 3", "neither a name nor a mapping"),
+    (IOI, "- baseline", "- 2020-13-45", "not YAML"),
+    (IOI, "- baseline", "- [baseline]", "neither a name nor a mapping"),
+    (FACTS, "models: [smollm2-135m-q4_1]", "models: {a: b}", "is not a list"),
+    # names and values
+    (IOI, "- baseline", "- baselin", "did you mean 'baseline'"),
+    (IOI, "ioi:store", "ioi:stroe", "did you mean 'store'"),
+    (IOI, "ioi:store", "io", "did you mean 'ioi'"),
+    (IOI, "smollm2-135m-q4_1", "smolm2-135m-q4_1", "did you mean 'smollm2-135m-q4_1'"),
+    (IOI, "mlp_out]", "mlp_ot]", "did you mean 'mlp_out'"),
+    (IOI, "{steps: 16}", "{step: 16}", "did you mean 'steps'"),
+    (IOI, "{steps: 16}", "{steps: 0}", "is not a whole number from 1"),
+    (IOI, "{steps: 16}", f"{{steps: 1{'0' * 400}}}", "is not a whole number"),
+    (IOI, "{steps: 16}", "{steps: []}", "the list is empty"),
+    (IOI, "metric: logit_diff", "metrik: logit_diff", "did you mean 'metric'"),
+    (IOI, "[top token,", "[top tokn,", "did you mean 'top token'"),
+    (IOI, "  logit_lens: [", "  logit_len: [", "did you mean 'logit_lens'"),
+    (FACTS, "phenomenon: country_capital}", "phenomenon: country_capitol}", "excludes no point"),
+    (FACTS, "{recipe: [causal_tracing, patchscopes], ", "{seed: 4, ", "excludes no point"),
+    # YAML
+    (IOI, "  - baseline", "\t- baseline", "indent with spaces"),
+    (IOI, "{steps: 16}", "{steps: 16", "not YAML"),
+    (IOI, "{steps: 16}", "*steps", "not YAML"),
+    (IOI, "{steps: 16}", "!!python/name:os.system {}", "tags like"),
+    (IOI, "{steps: 16}", "\0", "control character"),
+    (IOI, "- baseline", "- " + "[" * 100_000, "too deep"),
+    (IOI, "{steps: 16}", "&a {steps: *a}", "too deep"),
+    (IOI, "{steps: 16}", "{<<: 3}", "not YAML"),
+    (IOI, "{steps: 16}", "{? [a] : 3}", "not YAML"),
+]
+
+
+@pytest.mark.parametrize("path, old, new, said", MUTATIONS,
+                         ids=[f"{i}-{new[:12]!r}" for i, (_, _, new, _) in enumerate(MUTATIONS)])  # fmt: skip
+def test_a_mistake_in_a_study_is_located(tmp_path, path, old, new, said):
+    text = path.read_text(encoding="utf-8")
+    line = text[: text.index(old)].count("\n") + 1
+    mutated = tmp_path / "mutated.yaml"
+    mutated.write_text(text.replace(old, new, 1), encoding="utf-8")
+    message = refusal(mutated, tmp_path)
+    # What is not closed or not indented is noticed at the next token.
+    lines = (line, line + 1) if "not YAML" in said else (line,)
+    places = [int(found) for found in re.findall(rf"^{re.escape(str(mutated))}:(\d+):\d+: ",
+                                                 message, re.M)]  # fmt: skip
+    assert set(places) & set(lines), message
+    assert said in message, message
+
+
+@pytest.mark.parametrize("path", [IOI, FACTS], ids=lambda path: path.stem)
+def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    mutated, refusals = tmp_path / "mutated.yaml", 0
+    changes = [(index, changed) for index, line in enumerate(lines)
+               for changed in ("", line[: len(line) // 2], "  " + line, line.replace(":", "", 1))]  # fmt: skip
+    for index, changed in changes[:: 1 if path == FACTS else 3]:
+        mutated.write_text("\n".join([*lines[:index], changed, *lines[index + 1 :]]))
+        try:
+            study_file.read(mutated, tmp_path)
+        except RemoteMIError as error:
+            refusals += 1
+            assert error.exit_code in (2, 3)
+            assert str(mutated) in str(error)
+    assert refusals > 20
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "the key 'study' is missing"),
+        (b"- a\n- b\n", "is a mapping of keys, not a list"),
+        (b"just words", "is a mapping of keys, not 'just words'"),
+        (b"study: s\nquestion: \xff\xfe", ":2:11: not a text in UTF-8"),
+        (b"study: s\n---\nstudy: t", ":2:1: not YAML"),
+        (b"study: s\n", "names no recipe"),
+        (b"study: s\nrecipes: [logit_lens]\n", ":2:11: recipe 'logit_lens' needs prompts"),
+        (b"study: s\nseeds: [1]\nphenomena: [landmark_city]\nrecipes: [baseline]",
+         ":2:8: no phenomenon here is drawn with a seed"),
+        (b"a" * 2_000_001, "larger than 2 MB"),
+        (b"study: s\nquestion: &a [" + b"x, " * 999 + b"x]\ntitle: [" + b"*a, " * 999 + b"]",
+         "its aliases counted each time"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_a_file_that_is_no_study_is_refused(tmp_path, content, said):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(content)
+    assert said in refusal(path, tmp_path)
+
+
+def test_a_missing_or_unreadable_file_is_refused(tmp_path):
+    for path in (tmp_path / "s.yaml", tmp_path, tmp_path / "a\0b"):
+        assert "cannot read" in refusal(path, tmp_path)
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once_in_their_order(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("""titel: t
+models: [{name: a/b, dtype: float31}]
+phenomena: [oi, {name: ioi, n: 0}]
+recipes:
+  - logit_lns
+  - activation_patching: {site: [attn_ot, mlp_ot], direcion: noise}
+  - activation_patching:
+    site: mlp_out
+parameters: {metrc: prob}
+backend: ndiff
+exclude: [{}]
+include: [{recipe: steerng}, {phenomenon: ioi}]
+""")
+    message = refusal(path, tmp_path)
+    places = [(int(line), int(column)) for line, column
+              in re.findall(r"s\.yaml:(\d+):(\d+): ", message)]  # fmt: skip
+    assert places == [(1, 1), (2, 29), (3, 13), (3, 32), (5, 5), (6, 34), (6, 43), (6, 52), (7, 5),
+                      (9, 14), (10, 10), (11, 11), (12, 20), (12, 30)], message  # fmt: skip
+    assert message.startswith(f"15 mistakes in {path}\n{path}: the key 'study' is missing")
+
+
+def test_a_recipe_over_pairs_is_told_which_prompts_are_none(tmp_path):
+    with pytest.raises(UsageError) as refused:
+        read(
+            tmp_path,
+            """
+study: s
+phenomena: [ioi, {prompt: "The city: of"}]
+recipes: [logit_lens, head_patching]
+""",
+        )
+    message = str(refused.value)
+    assert "s.yaml:4:23: recipe 'head_patching' works on clean/corrupt pairs" in message
+    advice = re.search(r"add to 'exclude': - (.*)", message)
+    study = read(
+        tmp_path,
+        f"""
+study: s
+phenomena: [ioi, {{prompt: "The city: of"}}]
+recipes: [logit_lens, head_patching]
+exclude: [{advice[1]}]
+""",
+    )
+    assert [p.recipe for p in study.points] == ["logit_lens"] * 2 + ["head_patching"]
+
+
+def test_a_recipe_that_reads_attention_weights_does_not_go_with_every_model(tmp_path):
+    with pytest.raises(UsageError, match=r":4:11: .*reads attention weights.* 'sdpa' of 'a/b'"):
+        read(
+            tmp_path,
+            HEAD
+            + """models: [{name: a/b, attention: sdpa}]
+recipes: [attention_patterns]
+""",
+        )
+
+
+def test_control_characters_of_a_file_are_shown_and_not_obeyed(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text('study: s\nphenomena: [ioi]\nrecipes: ["\\e[31mred\\u202e"]\n')
+    message = refusal(path, tmp_path)
+    assert "\x1b" not in message and "\u202e" not in message
+
+
+def test_a_broken_recipe_file_matters_only_to_a_study_that_names_it(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "broken.py").write_text("def (:\n")
+    study = read(tmp_path, HEAD + "recipes: [logit_lens]\n")
+    assert len(study.points) == 1
+    with pytest.raises(UsageError, match=r"s\.yaml:3:11: .*broken\.py:1: syntax error"):
+        read(tmp_path, HEAD + "recipes: [broken]\n")
