@@ -176,8 +176,19 @@ class Result:
             raise NotFound(f"{name!r} cannot be averaged over {len(self.prompts)} prompts",
                            f"take them one by one: result.each({name!r})")  # fmt: skip
         axes = self.document["axes"][name]
-        return NamedArray(self.arrays[name], tuple(axes), axes,
+        return NamedArray(self.arrays[name], self._dims(name), axes,
                           self.arrays.get(f"{name}:low"), self.arrays.get(f"{name}:high"), name)  # fmt: skip
+
+    def _dims(self, name: str) -> tuple[str, ...]:
+        """The dimensions in the order of the recipe's declaration.
+
+        JSON objects do not keep an order that is to be relied on: the cache sorts their keys.
+        """
+        axes = self.document["axes"][name]
+        declared = self.recipe["summaries"].get(name) or self.recipe["returns"][name]
+        if "effect" in declared:  # a ratio has the dimensions of what it divides
+            declared = self.recipe["returns"][declared["effect"]]
+        return tuple(dim for dim in declared["dims"] if dim in axes)
 
     def each(self, name: str) -> list[NamedArray]:
         """An output of every prompt by itself, with its own tokens as coordinates.

@@ -1,0 +1,76 @@
+"""`remote-mi compare A B`: two runs held against each other, or a run against another backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.comparison import Comparison
+from remote_mi.errors import Mismatch
+from remote_mi.paths import project_folder
+
+BACKENDS = ("local", "ndif")
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--tolerance", type=click.FloatRange(0), metavar="T",
+              help="Exit with 7 if an output differs by more than T × max(1, its largest value).")  # fmt: skip
+@click.option("--only", metavar="OUTPUT", help="Compare one output or summary.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+              help="Longest wait, where B is a server.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+def compare(
+    a: str,
+    b: str,
+    tolerance: float | None,
+    only: str | None,
+    timeout: float | None,
+    as_json: bool,
+    width: int | None,
+) -> None:
+    """Hold two runs against each other: first how they were made, then their numbers.
+
+    A and B are runs: name, id, first digits of an id, or the path of a run's folder. B may be a
+    backend (local, ndif, ndif:here, ndif:URL): then A's job is run there, or its result taken
+    where it is there already.
+
+    \b
+    remote-mi compare a1b2 c3d4
+    remote-mi compare a1b2 ndif --tolerance 1e-3
+    """
+    found = compared(a, b, timeout, as_json)
+    held = found.only(only)
+    if as_json:
+        within = None if tolerance is None else held.within(tolerance)
+        print_json({**held.to_json(), "tolerance": tolerance, "within": within})
+    else:
+        from remote_mi.report.comparison import show
+
+        show(found, stdout_console(width), only, tolerance)
+    if tolerance is not None and not held.within(tolerance):
+        names = dict.fromkeys(d.name for d in held.beyond(tolerance))
+        raise Mismatch(f"beyond the tolerance of {tolerance:g}: {', '.join(names)}",
+                       "remote-mi compare A B --only OUTPUT   shows one of them")  # fmt: skip
+    if tolerance is None and not as_json:
+        say("\nnext: --tolerance T   exits with 7 where they are further apart")
+
+
+def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
+    """The comparison of two runs, or of a run with what another backend gives."""
+    from remote_mi import comparison
+    from remote_mi.opening import run_folder, runs_beside
+
+    project = project_folder()
+    folder = run_folder(a, project)
+    first = runs_beside(folder).read(folder.name)
+    if b.partition(":")[0] not in BACKENDS or (Path(b) / "run.json").is_file():
+        return comparison.compare(first, b, project=project)
+    from remote_mi.reproduction import run_elsewhere
+
+    with watching(quiet) as watch:
+        return comparison.compare(first, run_elsewhere(folder, b, project, timeout, watch))

@@ -1,0 +1,224 @@
+"""Two results side by side as text: what differs in how they were made, and in their numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from remote_mi.comparison import Comparison, Difference
+from remote_mi.figures import Bars, Figure, Heatmap, Lines
+from remote_mi.report.notebook import FRAME, WIDTH
+from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
+from remote_mi.report.text import fit, line
+from remote_mi.report.words import Slice, where
+from remote_mi.results import Result
+
+_NAME, _OF = 20, 10
+#: Differences smaller than this part of the common scale show no colour and no digit.
+_SEEN = 0.005
+
+
+def show(
+    comparison: Comparison, console: Console, only: str | None = None,
+    tolerance: float | None = None,
+) -> None:  # fmt: skip
+    """Print a comparison: what was compared, configuration, numbers, figures.
+
+    Args:
+        only: name of the one output or figure to show. tolerance: marks what is beyond it.
+
+    Raises:
+        NotFound: if there is no output of that name.
+    """
+    width = console.width
+    for text in _heading(comparison):
+        console.print(text, overflow="ellipsis", no_wrap=True)
+    for title, texts in (
+        ("configuration", _configuration(comparison, width)),
+        ("numbers", _numbers(comparison.only(only), width, tolerance)),
+    ):
+        console.print()
+        console.print(Rule(Text(title), align="left", characters="─"))
+        for text in texts:
+            console.print(text, overflow="crop" if text.no_wrap else "fold")
+    for title, texts in _figures(comparison, only, width):
+        console.print()
+        console.print(Rule(Text(title), align="left", characters="─"))
+        for text in texts:
+            console.print(text, overflow="crop" if text.no_wrap else "fold")
+
+
+def plain_text(comparison: Comparison, width: int = PLAIN_WIDTH) -> str:
+    """A comparison as text without colour."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    show(comparison, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def html(comparison: Comparison) -> str:
+    """A comparison as one HTML element, for a notebook."""
+    console = Console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True,
+                      color_system="truecolor", legacy_windows=False)  # fmt: skip
+    show(comparison, console)
+    return console.export_html(inline_styles=True, code_format=FRAME)
+
+
+def _heading(comparison: Comparison) -> Iterator[Text]:
+    for letter, result in (("a", comparison.a), ("b", comparison.b)):
+        source = result.provenance
+        id8 = result.run_id.rsplit("-", 1)[-1] or "not kept"
+        record, environment = source.get("record", {}), source.get("environment", {})
+        parts = [result.recipe["name"], id8, str(source.get("model", {}).get("name", "?")),
+                 f"{environment.get('kind', '?')}/{record.get('dtype', '?')}"]  # fmt: skip
+        yield Text(f" {letter}  " + "  ".join(line(p) for p in parts), style="bold")
+
+
+def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
+    """What differs, one line each; long values are cut."""
+    prompts = comparison.prompts
+    if not comparison.configuration and prompts.equal:
+        yield Text(" nothing differs")
+    left = max((len(s.path) for s in comparison.configuration), default=0)
+    left = min(left, width // 3)
+    room = max(8, (width - left - 7) // 2)
+    for setting in comparison.configuration:
+        a, b = (_value(v) for v in (setting.a, setting.b))
+        yield Text(f" {fit(line(setting.path), left)}  {fit(a, room)}  → {fit(b, room)}".rstrip(),
+                   no_wrap=True)  # fmt: skip
+    if not prompts.equal:
+        yield Text(f" prompts: {prompts.same} the same, of {prompts.a} and {prompts.b}")
+    if prompts.first is not None:
+        number = prompts.first["index"] + 1
+        for name, (a, b) in list(prompts.first["fields"].items())[:3]:
+            yield Text(f"   the first that differs is prompt {number}, in its {name}:")
+            for letter, value in (("a", a), ("b", b)):
+                yield Text(f"     {letter}  {fit(_value(value), width - 9)}".rstrip(), no_wrap=True)
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else line(str(value)) or "''"
+
+
+def _numbers(comparison: Comparison, width: int, tolerance: float | None) -> Iterator[Text]:
+    """One row an output: how far apart, and where."""
+    head = f" {fit('output', _NAME)} {fit('of', _OF)}{'largest':>8} {'mean':>8} {'scale':>8}  where"
+    yield Text(head, "bold", no_wrap=True)
+    beyond = [] if tolerance is None else comparison.beyond(tolerance)
+    for found in comparison.outputs:
+        over = any(found is other for other in beyond)
+        for text in _row(comparison, found, width):
+            yield Text(("!" if over else " ") + text, "bold" if over else "", no_wrap=True)
+    if tolerance is not None:
+        bad = ", ".join(dict.fromkeys(line(d.name) for d in beyond))
+        yield Text(f" ! beyond the tolerance of {tolerance:g}: {bad}" if beyond else
+                   f" all within the tolerance of {tolerance:g}")  # fmt: skip
+
+
+def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]:
+    """The lines of one output: its numbers, and below them where they do not fit beside."""
+    count = len(comparison.a.prompts)
+    of = f"each of {count}" if found.each else "all" if count > 1 else ""
+    left = f"{fit(line(found.name), _NAME)} {fit(of, _OF)}"
+    if found.why_not:
+        yield left
+        yield f"   not comparable: {line(found.why_not)}"
+        return
+    place = _place(comparison, found)
+    if found.token:
+        said = f"{found.differing} of {found.cells} tokens differ"
+        yield f"{left} {said}"
+        if found.differing:
+            yield f"   {place}"
+        return
+    row = f"{left}{_short(found.largest)} {_short(found.mean)} {_short(found.scale)}"
+    if found.unmatched:
+        yield row
+        yield (f"   {found.unmatched} of {found.cells} cells are not finite in one of them, or "
+               f"other; the first: {place}")[: width - 1]  # fmt: skip
+    elif found.largest == 0:
+        yield f"{row}  the same"
+    elif len(row) + 3 + len(place) < width:
+        yield f"{row}  {place}"
+    else:
+        yield row
+        yield f"   {fit(place, width - 5).rstrip()}"
+
+
+def _place(comparison: Comparison, found: Difference) -> str:
+    """Where the largest difference is, with both values."""
+    parts = [f"prompt {found.prompt + 1}"] if found.prompt is not None else []
+    source = comparison.a
+    arrays = source.each(found.name) if found.each else [source[found.name]]
+    at = where(arrays[found.prompt or 0], found.index)
+    parts += [at] if at else []
+    if found.values is not None:
+        shown = [_text(result, found, value) for result, value in
+                 zip((comparison.a, comparison.b), found.values, strict=True)]  # fmt: skip
+        parts.append(f"{shown[0]} → {shown[1]}")
+    return " · ".join(parts)
+
+
+def _text(result: Result, found: Difference, value: float) -> str:
+    if found.token:
+        return line(result.text(int(value))) if value >= 0 else "∅"
+    return f"{value:.4g}"
+
+
+def _short(value: float) -> str:
+    return f"{value:8.2g}" if value and not 0.01 <= abs(value) < 1000 else f"{value:8.3f}"
+
+
+def _figures(
+    comparison: Comparison, only: str | None, width: int
+) -> Iterator[tuple[str, Iterator[Text]]]:
+    """(title, lines) of the first figure of each output: of a, of b, and of their difference."""
+    a, b = comparison.a, comparison.b
+    by_name = {d.name: d for d in comparison.outputs if not d.each}
+    for figure in picked(a, only) if only is None or only in a.names() else []:
+        found = by_name.pop(figure.output, None)
+        if found is None or figure.output not in b.names():
+            continue
+        name = figure.name
+        if not found.why_not and found.relative == 0:
+            yield f"{name}: a and b are the same", figure_lines(figure, a, width)
+            continue
+        slice_ = Slice(limits=_limits(a, b, figure))
+        for letter, result in (("a", a), ("b", b)):
+            if figure.output in result.arrays or not isinstance(figure, (Heatmap, Bars, Lines)):
+                yield f"{name}: {letter}", figure_lines(figure, result, width, slice_)
+        if not found.why_not and isinstance(figure, (Heatmap, Bars, Lines)) and not found.token:
+            yield f"{name}: b − a", _difference(comparison, figure, found, width, slice_)
+
+
+def _limits(a: Result, b: Result, figure: Figure) -> tuple[float, float] | None:
+    """The range that the values of both lie in."""
+    both = [r.arrays[figure.output].reshape(-1) for r in (a, b) if figure.output in r.arrays]
+    values = np.concatenate([v[np.isfinite(v)] for v in both]) if both else np.zeros(0)
+    return (float(values.min()), float(values.max())) if values.size else None
+
+
+def _difference(
+    comparison: Comparison, figure: Figure, found: Difference, width: int, slice_: Slice
+) -> Iterator[Text]:
+    """b − a on the scale of both; a sentence where that would show nothing."""
+    name = figure.output
+    low, high = slice_.limits or (0.0, 0.0)
+    center = getattr(figure, "center", None)
+    reach = high - low if center is None else max(abs(low - center), abs(high - center))
+    if not found.unmatched and found.largest < _SEEN * (reach or 1.0):
+        share = f", {found.largest / reach:.1e} of the scale" if reach else ""
+        yield Text(f" too small to be seen on this scale: at most {found.largest:.2g}{share}")
+        return
+    a, b = comparison.a, comparison.b
+    values = b.arrays[name].astype(np.float64) - a.arrays[name]
+    shown = Result({**a.recipe, "controls": {}}, a.document, {name: values}, a.provenance)
+    if isinstance(figure, Heatmap):
+        figure = replace(figure, center=0.0)
+    yield from figure_lines(figure, shown, width, replace(slice_, limits=(-reach, reach)))
