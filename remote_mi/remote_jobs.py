@@ -67,6 +67,17 @@ class RemoteJob:
         return (f"<RemoteJob {entry.id[:8]} {entry.recipe} on {entry.url}: "
                 f"{entry.state} {entry.status.lower()}>")  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        from remote_mi.report.notebook import facts_html
+
+        if self.id is None:
+            return facts_html("Job", {"state": "the result was there already"})
+        entry = self.entry
+        title = f"Job {entry.id[:8]}: {entry.recipe}"
+        facts = {"server": entry.url, "state": f"{entry.state} {entry.status.lower()}",
+                 "run": entry.run or "", "error": str((entry.error or {}).get("message", ""))}  # fmt: skip
+        return facts_html(title, {name: value for name, value in facts.items() if value})
+
 
 def submit(
     recipe: str | Callable[..., Any],

@@ -98,6 +98,9 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         return 0
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        return 2
     except click.ClickException as error:
         where = f"\n  try `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""  # type: ignore[attr-defined]
         _say(f"error: {error.format_message()}{where}")

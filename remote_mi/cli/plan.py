@@ -74,15 +74,21 @@ def _figures(found: Plan) -> list[tuple[str, str]]:
     weights, need = found.checkpoint, found.need
     if weights is not None:
         size = "size not known" if weights.weights is None else format_size(weights.weights)
-        count = "" if weights.parameters is None else f", {weights.parameters / 1e6:,.0f} M parameters"
+        count = (
+            "" if weights.parameters is None else f", {weights.parameters / 1e6:,.0f} M parameters"
+        )
         where = "on this machine" if weights.present else "not on this machine"
         rows.append(("weights", f"{size} in {weights.dtype}{count}, {where}"))
     if need is not None:
         beside = "not known" if need.activations is None else format_size(need.activations)
         how = "measured without weights" if need.measured else "by arithmetic"
-        rows.append(("beside", f"{beside} for prompts of at most about {need.tokens} tokens, {how}"))
+        rows.append(
+            ("beside", f"{beside} for prompts of at most about {need.tokens} tokens, {how}")
+        )
     if found.chosen.rows_bytes:
-        rows.append(("rows", f"those of a sweep are packed into {format_size(found.chosen.rows_bytes)}"))
+        rows.append(
+            ("rows", f"those of a sweep are packed into {format_size(found.chosen.rows_bytes)}")
+        )
     return rows
 
 

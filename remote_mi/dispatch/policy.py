@@ -76,8 +76,7 @@ def locally(
             if checkpoint.weights + beside <= room:
                 why = f"{wanted} fit into {format_size(room)} of {_named(device, limits)}"
                 rows = _rows(device, room - checkpoint.weights)
-                name = spec.device if spec.device != "auto" else device.name
-                return Option("local", True, why, model=replace(spec, device=name),
+                return Option("local", True, why, model=_on(spec, device, resources),
                               rows_bytes=rows, download=checkpoint.download or 0)  # fmt: skip
             refused.append(f"{format_size(room)} of {_named(device, limits)}")
     several = [d for d in devices if d.kind == "cuda"]
@@ -106,6 +105,13 @@ def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
                 sorted(resources.of_kind(kind), key=lambda d: -d.free)]  # fmt: skip
     exact = [d for d in resources.devices if d.name == spec.device]
     return exact or (resources.of_kind(spec.device)[:1] if ":" not in spec.device else [])
+
+
+def _on(spec: ModelSpec, device: Device, resources: Resources) -> ModelSpec:
+    """The spec for a device; as it is where "auto" takes that device by itself."""
+    if spec.device != "auto" or device == resources.of_kind(resources.devices[0].kind)[0]:
+        return spec
+    return replace(spec, device=device.name)
 
 
 def _room(device: Device, limits: Limits) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,64 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
+from remote_mi.outputs import POSITIONS
 from remote_mi.report import colors
 from remote_mi.report.text import fit, visible
 
 #: More rows than this are thinned out, and the reader is told.
 MOST_ROWS = 48
 _WIDEST_CELL = 8
+_WIDEST_ROW_LABEL = 12
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A heatmap or token grid as data; the terminal, `--plain` and the viewer draw the same one.
+
+    Attributes:
+        row_name, column_name: names of the dimensions.
+        rows, columns: their coordinates.
+        cell: (row, column, cells wide) → text of that width and its style.
+        least: cells that a column takes at least, without the gap.
+    """
+
+    row_name: str
+    column_name: str
+    rows: Sequence[Any]
+    columns: Sequence[Any]
+    cell: Callable[[int, int, int], tuple[str, Style]]
+    least: int = 4
+
+    @functools.cached_property
+    def row_labels(self) -> list[str]:
+        """The rows' names, safe to show, all of one width and with the name of the dimension."""
+        shown = [visible(str(r)) for r in self.rows]
+        room = max(len(self.row_name), *(cell_len(s) for s in shown), 1)
+        room = min(room, max(len(self.row_name), _WIDEST_ROW_LABEL))
+        return [_right(s, room) for s in [self.row_name, *shown]]
+
+    @functools.cached_property
+    def column_labels(self) -> list[str]:
+        """The columns' names, safe to show."""
+        return [visible(str(c)) for c in self.columns]
+
+    @property
+    def order(self) -> list[int]:
+        """Rows from top to bottom: tokens as they are read, everything else as it grows upward."""
+        rows = list(range(len(self.rows)))
+        return rows if self.row_name in POSITIONS else rows[::-1]
+
+    def cell_width(self, room: int) -> int:
+        """Cells for a column: as wide as the labels if all columns fit, else as narrow as need be."""
+        widest = max((cell_len(x) for x in self.column_labels), default=1)
+        wanted = max(self.least + 1, min(_WIDEST_CELL, widest))
+        fitting = (room + 1) // max(1, len(self.columns)) - 1
+        return max(self.least, min(wanted, fitting)) if fitting >= self.least else wanted
+
+
+def _right(text: str, width: int) -> str:
+    text = fit(text, width).rstrip()
+    return " " * (width - cell_len(text)) + text
 
 
 def number(value: float, room: int = 4) -> str:
@@ -40,7 +94,9 @@ def number(value: float, room: int = 4) -> str:
     return text if len(text) <= room else ("-" if value < 0 else "") + "big"[: room - 1]
 
 
-def scale(values: np.ndarray, center: float | None) -> Callable[[float], tuple[float, Style]]:
+def scale(
+    values: np.ndarray, center: float | None, palette: colors.Palette = colors.DARK
+) -> Callable[[float], tuple[float, Style]]:
     """From a value to its strength (0 … 1, for the ramp) and its style."""
     finite = values[np.isfinite(values)]
     if center is not None:
@@ -48,59 +104,40 @@ def scale(values: np.ndarray, center: float | None) -> Callable[[float], tuple[f
 
         def diverging(value: float) -> tuple[float, Style]:
             share = 0.0 if not np.isfinite(value) or reach == 0 else (value - center) / reach
-            return abs(share), colors.diverging(share)
+            return abs(share), colors.diverging(share, palette)
 
         return diverging
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
     def sequential(value: float) -> tuple[float, Style]:
         share = 0.0 if not np.isfinite(value) or high == low else (value - low) / (high - low)
-        return share, colors.sequential(share)
+        return share, colors.sequential(share, palette)
 
     return sequential
 
 
-def draw(
-    row_name: str,
-    rows: Sequence[Any],
-    columns: Sequence[Any],
-    cell: Callable[[int, int, int], tuple[str, Style]],
-    width: int,
-    cell_width: int = 4,
-) -> Iterator[Text]:
-    """The lines of a grid: highest row on top, columns in as many blocks as the width needs.
-
-    Args:
-        cell: (row, column, cells wide) → text of that width and its style.
-        width: of the screen, in cells. cell_width: at least, without the gap.
-    """
-    labels = [visible(str(c)) for c in columns]
-    left = max(len(row_name), max((len(str(r)) for r in rows), default=1)) + 1
-    each = _cell_width(labels, cell_width, width - left - 3)
+def draw(grid: Grid, width: int) -> Iterator[Text]:
+    """The lines of a grid, columns in as many blocks as the width (in cells) needs."""
+    name, *labels = grid.row_labels
+    left = cell_len(name) + 1
+    each = grid.cell_width(width - left - 3)
     per_block = max(1, (width - left - 3 + 1) // (each + 1))
-    shown = list(range(len(rows)))
+    shown = grid.order
     if len(shown) > MOST_ROWS:
         step = -(-len(shown) // MOST_ROWS)
-        shown = sorted({*range(0, len(rows), step), len(rows) - 1})
-        yield Text(f"{len(rows)} rows: every {step}th and the last are shown", style="dim")
-    for start in range(0, len(columns), per_block):
-        block = range(start, min(start + per_block, len(columns)))
-        header = f"{row_name:>{left}} │ " + " ".join(fit(labels[c], each) for c in block)
+        kept = {*range(0, len(shown), step), len(shown) - 1}
+        shown = [row for row in shown if row in kept]
+        yield Text(f"{len(grid.rows)} rows: every {step}th and the last are shown", style="dim")
+    for start in range(0, len(grid.columns), per_block):
+        block = range(start, min(start + per_block, len(grid.columns)))
+        header = f" {name} │ " + " ".join(fit(grid.column_labels[c], each) for c in block)
         yield Text(header.rstrip(), style="bold", no_wrap=True)
-        for row in reversed(shown):
-            text = Text(f"{rows[row]!s:>{left}} │ ", no_wrap=True)
+        for row in shown:
+            text = Text(f" {labels[row]} │ ", no_wrap=True)
             for column in block:
-                content, style = cell(row, column, each)
+                content, style = grid.cell(row, column, each)
                 text.append(content, style)
                 text.append(" " if column != block[-1] else "")
             yield text
-        if block.stop < len(columns):
+        if block.stop < len(grid.columns):
             yield Text()
-
-
-def _cell_width(labels: Sequence[str], least: int, room: int) -> int:
-    """Cells for a column: as wide as the labels if all columns fit, else as narrow as need be."""
-    widest = max((cell_len(x) for x in labels), default=1)
-    wanted = max(least + 1, min(_WIDEST_CELL, widest))
-    fitting = (room + 1) // max(1, len(labels)) - 1
-    return max(least, min(wanted, fitting)) if fitting >= least else wanted

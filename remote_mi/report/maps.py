@@ -1,8 +1,10 @@
-"""Heatmaps and token grids as text."""
+"""Heatmaps and token grids: laid out as data, and drawn as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.style import Style
@@ -10,78 +12,179 @@ from rich.text import Text
 
 from remote_mi.errors import NotFound
 from remote_mi.figures import Heatmap, TokenGrid
-from remote_mi.report import colors, grid
+from remote_mi.report import colors
+from remote_mi.report.grid import Grid, draw, number, scale
 from remote_mi.report.text import fit, line, visible
-from remote_mi.report.words import EXPLAINED, Slice, marked_in_words, marks, value_in_words, where
-from remote_mi.results import Result
+from remote_mi.report.words import (
+    EXPLAINED,
+    Slice,
+    amount,
+    marked_in_words,
+    marks,
+    value_in_words,
+    where,
+)
+from remote_mi.results import NamedArray, Result
 
 
-def heatmap(figure: Heatmap, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """Rows × columns of numbers, coloured, with a mark where the control explains them."""
-    full = result[figure.output]
+@dataclass(frozen=True)
+class Map:
+    """A heatmap or token grid, laid out.
+
+    Attributes:
+        grid: what is drawn.
+        array: the values, or of a token grid the shades; [row, column].
+        distance: how far each value is from the neutral one; [row, column].
+        marked: which cells a control explains; [row, column].
+        head: lines above: what part is shown. foot: lines below: what the marks mean.
+        explain: (row, column) → what stands there, in words, most important first.
+        start: the cell to look at first.
+        texts: what the cells of a token grid say, safe to show; None for numbers.
+    """
+
+    grid: Grid
+    array: NamedArray
+    distance: np.ndarray
+    marked: np.ndarray
+    head: list[str]
+    foot: list[str]
+    explain: Callable[[int, int], list[str]]
+    start: tuple[int, int] = (0, 0)
+    texts: list[list[str]] | None = None
+
+    @functools.cached_property
+    def ranked(self) -> list[tuple[int, int]]:
+        """Cells from the one that stands out most; what a control explains is not the finding."""
+        order = np.lexsort((-self.distance.reshape(-1), self.marked.reshape(-1)))
+        found = [divmod(int(i), self.distance.shape[1]) for i in order]
+        return [at for at in found if self.distance[at] > 0]
+
+
+def heatmap_map(
+    figure: Heatmap, result: Result, slice_: Slice, palette: colors.Palette = colors.DARK
+) -> Map:
+    """A heatmap laid out: numbers with a ramp, or a mark where the control explains them.
+
+    Raises:
+        NotFound, UsageError: if the output has no two dimensions, or the slice does not fit.
+    """
+    full = slice_.of(result, figure.output)
     if full.values.ndim < 2:
         raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
     keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
     array, taken = slice_.apply(full, keep)
     marked = marks(result, array, slice_, keep)
     if array.dims != keep:
-        values, cells = array.values.T, marked.T
-    else:
-        values, cells = array.values, marked
-    measure = grid.scale(values, figure.center)
+        array, marked = _turned(array), marked.T
+    values = array.values
+    measure = scale(values if slice_.limits is None else np.array(slice_.limits), figure.center,
+                    palette)  # fmt: skip
 
     def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
         strength, style = measure(values[row, column])
-        if cells[row, column]:
+        if marked[row, column]:
             sign, style = EXPLAINED, Style(dim=True)
         else:
             sign = colors.ramp(strength)
-        return fit(sign + grid.number(values[row, column], wide - 1), wide), style
+        return fit(sign + number(values[row, column], wide - 1), wide), style
 
+    def explain(row: int, column: int) -> list[str]:
+        at = (row, column)
+        if slice_.pair is None:
+            said = value_in_words(result, array, at, bool(taken), figure.unit)
+        else:
+            unit = f" {figure.unit}" if figure.unit else ""
+            said = f"{array.name} {amount(values[at])}{unit}"
+        mark = f" {EXPLAINED} its control explains it" if marked[at] else ""
+        return [f"{where(array, at)} · {said}{mark}"]
+
+    head = []
+    if slice_.pair is not None:
+        head.append(_prompt(result, slice_.pair))
     if taken:
         others = ", ".join(f"{d}: {full.shape[full.dims.index(d)]}" for d in full.dims
                            if d not in keep)  # fmt: skip
-        yield Text(f" at {taken} (of {others}; `view --at`)", style="dim")
-    yield from grid.draw(keep[0], array.coords[keep[0]], array.coords[keep[1]], cell, width)
-    yield from _largest(figure, result, array, marked, bool(taken))
-
-
-def _largest(figure: Heatmap, result: Result, array, marked, sliced: bool) -> Iterator[Text]:
-    """One sentence that says where the largest value is, and one what the marks mean."""
-    values = array.values
-    if not np.isfinite(values).any():
-        return
+        head.append(f"at {taken} (of {others})")
+    said = marked_in_words(result, array.name, marked) if slice_.pair is None else ""
+    grid = Grid(keep[0], keep[1], array.coords[keep[0]], array.coords[keep[1]], cell)
     distance = np.abs(np.where(np.isfinite(values), values - (figure.center or 0.0), 0.0))
-    free = np.where(marked, -1.0, distance)  # what a control explains is not the finding
-    index = np.unravel_index(int((free if (free > 0).any() else distance).argmax()), values.shape)
-    yield Text(
-        f" ▸ largest: {where(array, index)} · {value_in_words(result, array, index, sliced)}"
-    )
-    said = marked_in_words(result, array.name, marked)
-    if said:
-        yield Text(f"   {said}", style="dim")
+    found = Map(grid, array, distance, marked, head, [said] if said else [], explain)
+    return replace(found, start=found.ranked[0]) if found.ranked else found
+
+
+def _turned(array: NamedArray) -> NamedArray:
+    low, high = (None if end is None else end.T for end in (array.low, array.high))
+    return NamedArray(array.values.T, array.dims[::-1], array.coords, low, high, array.name)
+
+
+def _prompt(result: Result, index: int) -> str:
+    clean = line(result.prompts[index]["clean"])
+    return f"prompt {index + 1} of {len(result.prompts)}: {clean}"
+
+
+def heatmap(figure: Heatmap, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """Rows × columns of numbers, coloured, with a mark where the control explains them."""
+    found = heatmap_map(figure, result, slice_)
+    for said in found.head:
+        hint = "; `view --at`" if said.startswith("at ") else ""
+        yield Text(f" {said[:-1]}{hint})" if hint else f" {said}", style="dim")
+    yield from draw(found.grid, width)
+    if np.isfinite(found.array.values).any():
+        best = found.ranked
+        yield Text(f" ▸ largest: {found.explain(*(best[0] if best else (0, 0)))[0]}")
+        for said in found.foot:
+            yield Text(f"   {said}", style="dim")
+
+
+def token_map(
+    figure: TokenGrid, result: Result, slice_: Slice, palette: colors.Palette = colors.DARK
+) -> Map:
+    """A token grid laid out: the top token of every row and column of one prompt.
+
+    Raises:
+        NotFound: if there is no such prompt.
+    """
+    index = slice_.item if slice_.pair is None else slice_.pair
+    every = result.each(figure.output)
+    if not 0 <= index < len(every):
+        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
+    tokens = every[index]
+    shade = result.each(figure.shade)[index] if figure.shade else None
+    dims = tokens.dims[:2]
+    shades = shade.values[..., 0] if shade is not None else np.ones(tokens.shape[:2])
+    texts = [[visible(result.text(token)) for token in row] for row in tokens.values[..., 0]]
+
+    def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
+        strength = float(shades[row, column])
+        text = colors.ramp(strength) + fit(texts[row][column], wide - 1)
+        return text, colors.sequential(strength, palette)
+
+    array = NamedArray(shades, dims, {d: tokens.coords[d] for d in dims}, name=figure.shade)
+
+    def explain(row: int, column: int) -> list[str]:
+        ranked = []
+        for place, token in enumerate(tokens.values[row, column]):
+            share = f" {shade.values[row, column, place]:.2f}" if shade is not None else ""
+            ranked.append(f"{visible(result.text(token))}{share}")
+        return [where(array, (row, column)), "  ".join(ranked)]
+
+    head = [_prompt(result, index)] if len(every) > 1 else []
+    grid = Grid(dims[0], dims[1], tokens.coords[dims[0]], tokens.coords[dims[1]], cell, 8)
+    distance = np.where(np.isfinite(shades), shades, 0.0)
+    return Map(grid, array, distance, np.zeros(shades.shape, bool), head, [], explain,
+               (len(shades) - 1, shades.shape[1] - 1), texts)  # fmt: skip
 
 
 def token_grid(figure: TokenGrid, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """The top token of every row and column of one prompt."""
-    every = result.each(figure.output)
-    if not 0 <= slice_.item < len(every):
-        raise NotFound(f"there is no prompt {slice_.item + 1}", f"there are {len(every)}")
-    tokens = every[slice_.item]
-    shade = result.each(figure.shade)[slice_.item] if figure.shade else None
-    dims = tokens.dims
-    top = tokens.values[..., 0]
-    shades = shade.values[..., 0] if shade is not None else np.ones(top.shape)
-
-    def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
-        strength = float(shades[row, column])
-        text = visible(result.text(top[row, column]))
-        return colors.ramp(strength) + fit(text, wide - 1), colors.sequential(strength)
-
-    if len(every) > 1:
-        clean = line(result.prompts[slice_.item]["clean"])
-        yield Text(f" prompt {slice_.item + 1} of {len(every)}: {clean}")
-    yield from grid.draw(dims[0], tokens.coords[dims[0]], tokens.coords[dims[1]], cell, width, 8)
-    final = top[-1, -1], float(shades[-1, -1])
-    yield Text(f" ▸ after the last layer, at the last position: {visible(result.text(final[0]))}"
-               f" · {figure.shade or 'shade'} {final[1]:.2f}")  # fmt: skip
+    found = token_map(figure, result, slice_)
+    for said in found.head:
+        yield Text(f" {said}")
+    yield from draw(found.grid, width)
+    rows, columns = found.distance.shape
+    if not rows or not columns:
+        return
+    index = slice_.item if slice_.pair is None else slice_.pair
+    token = visible(result.text(result.each(figure.output)[index].values[-1, -1, 0]))
+    yield Text(f" ▸ after the last layer, at the last position: {token}"
+               f" · {figure.shade or 'shade'} {found.distance[-1, -1]:.2f}")  # fmt: skip

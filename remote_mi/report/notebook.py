@@ -1,24 +1,57 @@
-"""Results in a notebook: the terminal's figures as HTML, by the same renderer."""
+"""What displays itself in a notebook: results, and jobs on servers.
+
+A result is shown by the renderer of HTML reports, without a script: a cell says on hover what it
+stands for. All text is escaped, and nothing is fetched.
+"""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 
-from rich.console import Console
+from markupsafe import Markup
 
-from remote_mi.report.terminal import show
+from remote_mi.errors import RemoteMIError
+from remote_mi.figures import Figure
+from remote_mi.report.html import figure_html, figure_style
+from remote_mi.report.terminal import heading, picked
+from remote_mi.report.text import line, prose
+from remote_mi.report.words import Slice
 from remote_mi.results import Result
 
-_WIDTH = 110
-_FRAME = (
+#: Columns of a figure that is text in a notebook, and the element it stands in.
+WIDTH = 110
+FRAME = (
     '<pre style="line-height:1.2;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace;'
     'font-size:12px;overflow-x:auto">{code}</pre>'
 )
+_PART = Markup("<p><b>{}</b></p>{}")
+_ROW = Markup('<tr><th scope="row">{}</th><td>{}</td></tr>')
 
 
 def html(result: Result) -> str:
-    """A result as one HTML element; all text is escaped, nothing is fetched."""
-    console = Console(record=True, file=io.StringIO(), width=_WIDTH, force_terminal=True,
-                      color_system="truecolor", legacy_windows=False)  # fmt: skip
-    show(result, console)
-    return console.export_html(inline_styles=True, code_format=_FRAME)
+    """A result as one HTML element: heading, figures, notes."""
+    head = [text.plain for text in heading(result)]
+    parts = [Markup("<p><b>{}</b><br>{}</p>").format(head[0], " ".join(head[1:]))]
+    parts += [_figure(figure, result) for figure in picked(result, None)]
+    parts += [Markup("<p>note: {}</p>").format(prose(note)) for note in result.notes]
+    return _framed(Markup("").join(parts))
+
+
+def facts_html(title: str, facts: Mapping[str, str]) -> str:
+    """Names and values as a small table with a title."""
+    rows = Markup("").join(_ROW.format(prose(name), prose(value)) for name, value in facts.items())
+    table = Markup('<table class="plain"><tbody>{}</tbody></table>').format(rows)
+    return _framed(_PART.format(prose(title), table))
+
+
+def _figure(figure: Figure, result: Result) -> Markup:
+    name = f"{line(figure.name)} [{line(figure.unit)}]" if figure.unit else line(figure.name)
+    try:
+        return _PART.format(name, Markup(figure_html(figure, result, Slice())))
+    except RemoteMIError as error:
+        return _PART.format(name, prose(error.message))
+
+
+def _framed(content: Markup) -> str:
+    style = Markup("<style>{}</style>").format(Markup(figure_style()))
+    return str(Markup('<div class="rmi">{}{}</div>').format(style, content))

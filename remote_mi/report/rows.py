@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
@@ -27,35 +29,67 @@ _PLOT_HEIGHT = 14
 _NUMBER_WIDTH = 12
 _NARROWEST = 7
 _PROMPT_WIDTH = 20
+_BAR, _LONGEST_BAR = 16, 48
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One ranked cell.
+
+    Attributes:
+        name: where it stands. value, low, high: the number and its interval, None where there is none.
+        marked: whether its control explains it. said: all of that in words.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    marked: bool
+    said: str
+
+
+def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
+    """The cells of largest absolute value, largest first."""
+    array = slice_.of(result, figure.output)
+    flat = np.where(np.isfinite(array.values), array.values, 0.0).reshape(-1)
+    explained = result.explained(figure.output) if slice_.pair is None else None
+    marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
+    found = []
+    for index in np.argsort(-np.abs(flat), kind="stable")[: figure.most]:
+        at = np.unravel_index(int(index), array.shape)
+        low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
+        place = where(array, at)
+        said = value_in_words(result, array, at, slice_.pair is not None, figure.unit)
+        found.append(Bar(place or figure.output, float(flat[index]), low, high,
+                         bool(marked[index]), f"{place} · {said}" if place else said))  # fmt: skip
+    return found
 
 
 def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """The largest cells with their intervals; what its control explains is marked."""
-    array = result[figure.output]
+    array = slice_.of(result, figure.output)
     if not np.isfinite(array.values).any():
         yield Text(" no values to rank", style="dim")
         return
-    flat = np.where(np.isfinite(array.values), array.values, 0.0).reshape(-1)
-    explained = result.explained(figure.output)
-    marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
-    order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
-    reach = float(np.abs(flat).max()) or 1.0
-    names = [where(array, np.unravel_index(int(i), array.shape)) or figure.output for i in order]
-    left = min(max((len(n) for n in names), default=1), width // 2)
-    for name, index in zip(names, order, strict=True):
-        at = np.unravel_index(int(index), array.shape)
-        value = float(flat[index])
-        sign = EXPLAINED if marked[index] else " "
-        text = Text(f"{sign}{fit(name, left)} {value:+7.2f} ")
-        text.append(
-            fit("█" * round(abs(value) / reach * 16), 16), _bar_style(value, bool(marked[index]))
-        )
-        if array.low is not None and array.high is not None:
-            text.append(f" [{array.low[at]:+.2f}, {array.high[at]:+.2f}]", "dim")
+    found = ranked(figure, result, slice_)
+    reach = max(abs(x) for x in slice_.limits or [bar.value for bar in found]) or 1.0
+    left = min(max(cell_len(bar.name) for bar in found), width // 2)
+    ends = any(bar.low is not None for bar in found)
+    long = max(_BAR, min(_LONGEST_BAR, width - left - 11 - (18 if ends else 0)))
+    for bar in found:
+        sign = EXPLAINED if bar.marked else " "
+        text = Text(f"{sign}{fit(bar.name, left)} {bar.value:+7.2f} ")
+        text.append(fit("█" * min(long, round(abs(bar.value) / reach * long)), long),
+                    _bar_style(bar.value, bar.marked))  # fmt: skip
+        if bar.low is not None and bar.high is not None:
+            text.append(f" [{bar.low:+.2f}, {bar.high:+.2f}]", "dim")
         yield text
-    said = marked_in_words(result, figure.output, marked)
-    if said:
-        yield Text(f"   {said}", style="dim")
+    explained = result.explained(figure.output)
+    if explained is not None and slice_.pair is None:
+        said = marked_in_words(result, figure.output, explained)
+        if said:
+            yield Text(f"   {said}", style="dim")
 
 
 def _bar_style(value: float, explained: bool) -> Style:
@@ -94,7 +128,7 @@ def _texts(result: Result, tokens: Any) -> list[str]:
 
 def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """A plot over the last dimension, one line for each index of the one before it."""
-    full = result[figure.output]
+    full = slice_.of(result, figure.output)
     if full.values.ndim < 1:
         raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
     keep = full.dims[-2:]
@@ -105,7 +139,7 @@ def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> I
     if rows.shape[1] < 2:
         yield Text(" one point is no line:", style="dim")
     else:
-        yield from _plot(figure, result, array, rows, width, bool(taken))
+        yield from _plot(figure, result, array, rows, width, slice_, bool(taken))
     marked = marks(result, array, slice_, keep)
     for index, row in enumerate(rows[: len(_LINE_MARKS)]):
         if not np.isfinite(row).any():
@@ -115,14 +149,14 @@ def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> I
         sign = EXPLAINED if marked[at] else " "
         said = value_in_words(result, array, at, bool(taken))
         yield Text(f" {_LINE_MARKS[index]}{sign} largest: {where(array, at)} · {said}")
-    said = marked_in_words(result, figure.output, marked)
+    said = marked_in_words(result, figure.output, marked) if slice_.pair is None else ""
     if said:
         yield Text(f"   {said}", style="dim")
 
 
 def _plot(
     figure: figures.Lines, result: Result, array: NamedArray, rows: np.ndarray, width: int,
-    sliced: bool,
+    slice_: Slice, sliced: bool,
 ) -> Iterator[Text]:  # fmt: skip
     import plotille
 
@@ -134,7 +168,7 @@ def _plot(
     plot.width, plot.height = max(20, width - 22), _PLOT_HEIGHT
     plot.set_x_limits(min_=min(x), max_=max(x))
     plot.x_label, plot.y_label = array.dims[-1], ""
-    low, high = _limits(rows)
+    low, high = _limits(rows if slice_.limits is None else np.array(slice_.limits))
     plot.set_y_limits(min_=low, max_=high)
     plot.y_ticks_fkt = lambda low, high: f"{low:9.3g}"
     plot.x_ticks_fkt = lambda low, high: f"{low:.4g}"
@@ -142,7 +176,8 @@ def _plot(
         kept = [(a, float(b)) for a, b in zip(x, row, strict=True) if np.isfinite(b)]
         if kept:
             plot.plot([a for a, _ in kept], [b for _, b in kept], marker=_LINE_MARKS[index])
-    band = None if sliced else result.control_band(figure.output)
+    alone = sliced or slice_.pair is not None
+    band = None if alone else result.control_band(figure.output)
     if band is not None:
         top = np.atleast_2d(band).max(0)
         plot.plot(x, [float(v) for v in top])
@@ -172,12 +207,13 @@ def _limits(rows: np.ndarray) -> tuple[float, float]:
 def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """Generated tokens as text, a line for each index of the leading dimensions, one example."""
     every = result.each(figure.output)
-    if not 0 <= slice_.item < len(every):
-        raise NotFound(f"there is no prompt {slice_.item + 1}", f"there are {len(every)}")
-    tokens = every[slice_.item]
+    index = slice_.item if slice_.pair is None else slice_.pair
+    if not 0 <= index < len(every):
+        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
+    tokens = every[index]
     if len(every) > 1:
-        clean = line(result.prompts[slice_.item]["clean"])
-        yield Text(f" prompt {slice_.item + 1} of {len(every)}: {clean}")
+        clean = line(result.prompts[index]["clean"])
+        yield Text(f" prompt {index + 1} of {len(every)}: {clean}")
     lead = tokens.shape[:-1]
     for index in np.ndindex(*lead):
         part = NamedArray(tokens.values[index], (), {}, name=tokens.name)

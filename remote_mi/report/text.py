@@ -6,6 +6,8 @@ import unicodedata
 
 from rich.cells import cell_len, set_cell_size
 
+from remote_mi.errors import harmless
+
 _NAMED = {" ": "␠", "\n": "↵", "\t": "⇥", "\r": "␍", "\x1b": "␛", "\x7f": "␡", "": "∅"}
 #: Characters looked at before a text is cut; a token of a megabyte must not cost a second.
 _LOOK_AT = 400
@@ -45,6 +47,11 @@ def visible(text: str) -> str:
 def line(text: str) -> str:
     """As `visible`, but with plain spaces, for whole sentences."""
     return visible(text).replace("␠", " ") if text else ""
+
+
+def prose(text: str) -> str:
+    """What a person wrote, of any length and in one line, without characters that act."""
+    return harmless(" ".join(text.split()))
 
 
 def fit(text: str, width: int) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.errors import UsageError
-from remote_mi.outputs import POSITIONS
+from remote_mi.errors import NotFound, UsageError
+from remote_mi.outputs import DRAW, POSITIONS
 from remote_mi.report.text import visible
 from remote_mi.results import NamedArray, Result
 
@@ -24,10 +24,23 @@ class Slice:
     Attributes:
         item: index of the prompt that a figure of one prompt shows.
         at: dimension → coordinate, for dimensions that a figure has no room for.
+        limits: values that colours, bars and lines run between, so that figures can be compared;
+            None takes those that are shown.
+        pair: index of the prompt or pair whose own values are shown; None for those over all.
     """
 
     item: int = 0
     at: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[float, float] | None = None
+    pair: int | None = None
+
+    def of(self, result: Result, name: str) -> NamedArray:
+        """An output or summary over all prompts, or of the one prompt that is chosen.
+
+        Raises:
+            NotFound: if it has no values of single prompts, or there is no such prompt.
+        """
+        return result[name] if self.pair is None else of_prompt(result, name, self.pair)
 
     def apply(self, array: NamedArray, keep: Sequence[str]) -> tuple[NamedArray, str]:
         """The array with the dimensions of `keep` only, and in words where it was taken.
@@ -51,6 +64,29 @@ class Slice:
         return array, ", ".join(taken)
 
 
+def of_prompt(result: Result, name: str, index: int) -> NamedArray:
+    """An output of one prompt, or the ratio of one: its effect over its gap; means over draws.
+
+    Raises:
+        NotFound: for what a recipe computes over all prompts only, or without such a prompt.
+    """
+    ratio = result.recipe["summaries"].get(name)
+    if ratio is not None and "effect" not in ratio:
+        raise NotFound(f"{name!r} exists over all prompts only")
+    each = result.each(ratio["effect"] if ratio else name)
+    if not 0 <= index < len(each):
+        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(each)}")
+    found = each[index]
+    values = found.values
+    if ratio:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = values / np.mean(result.each(ratio["gap"])[index].values)
+    dims = found.dims
+    if DRAW in dims:
+        values, dims = values.mean(dims.index(DRAW)), tuple(d for d in dims if d != DRAW)
+    return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
+
+
 def where(array: NamedArray, index: Sequence[Any]) -> str:
     """A cell by its dimensions and coordinates."""
     parts = []
@@ -65,23 +101,32 @@ def where(array: NamedArray, index: Sequence[Any]) -> str:
     return " · ".join(parts)
 
 
-def value_in_words(result: Result, array: NamedArray, index: Any, sliced: bool = False) -> str:
+def amount(number: Any) -> str:
+    """A number for a sentence: two decimals, or two significant digits of what is small."""
+    value = float(number)
+    size = abs(value)
+    return f"{value:.2f}" if size >= 0.095 or not size > 0 else f"{value:.2g}"
+
+
+def value_in_words(
+    result: Result, array: NamedArray, index: Any, sliced: bool = False, unit: str = ""
+) -> str:
     """A value with its interval, its control, and how many examples it rests on."""
     index = tuple(index)
-    text = f"{array.name} {array.values[index]:.2f}"
+    text = f"{array.name} {amount(array.values[index])}{' ' + unit if unit else ''}"
     if array.low is not None and array.high is not None:
-        text += f", 95% CI [{array.low[index]:.2f}, {array.high[index]:.2f}]"
+        text += f", 95% CI [{amount(array.low[index])}, {amount(array.high[index])}]"
     if result.prompts:
         text += f", n={len(result.prompts)}"
     band = None if sliced else result.control_band(array.name)
     if band is not None:
-        text += f", control up to {band[index]:.2f}"
+        text += f", control up to {amount(band[index])}"
     return text
 
 
 def marks(result: Result, array: NamedArray, slice_: Slice, keep: Sequence[str]) -> np.ndarray:
     """Which cells of a sliced array are explained by their control."""
-    explained = result.explained(array.name)
+    explained = result.explained(array.name) if slice_.pair is None else None
     if explained is None:
         return np.zeros(array.values.shape, bool)
     full = result[array.name]

@@ -58,6 +58,6 @@ def test_a_recipe_in_a_cell_runs_and_its_result_displays_itself(project, tiny_ll
     assert found["shape"] == [3, 3]
     assert found["cache"] == ["miss", "hit", "miss"], "a changed global is a changed meaning"
     assert abs(found["ratio"] - 2.0) < 1e-5
-    assert "<pre" in found["html"] and "norm" in found["html"]
+    assert 'role="grid"' in found["html"] and "norm" in found["html"]
     assert "largest: layer" in found["text"]
     assert any("def norms" in text for text in found["source"])

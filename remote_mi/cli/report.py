@@ -1,0 +1,146 @@
+"""`remote-mi report RUN…|STUDY`: a project report of runs, to be completed by its author."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remote_mi.cli.output import print_json, say
+from remote_mi.errors import StoreError, UsageError
+from remote_mi.opening import run_folder, study_named
+from remote_mi.paths import project_folder
+from remote_mi.store.studies import StudyRecord
+
+if TYPE_CHECKING:
+    from remote_mi.report.document import About, Report
+
+_ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN...|STUDY]")
+@click.option("-o", "--output", default="report.html", show_default=True, metavar="FILE",
+              help="report.html, one file with everything in it, or report.md with its pictures "
+              "beside it.")  # fmt: skip
+@click.option("--text", metavar="FILE", help="What you wrote: Markdown with the headings "
+              "Question and Discussion, put in its places.")  # fmt: skip
+@click.option("--title", metavar="TEXT", help="Title of the report.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
+def report(
+    runs: tuple[str, ...], output: str, text: str | None, title: str | None, force: bool,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Write a report of runs, or of a study: method, data, results, controls, how to repeat it.
+
+    The newest run by default. What only you can say is marked in the report; write it in a file of
+    its own (--text) and the report can be made again at any time.
+
+    \b
+    remote-mi report a1b2 c3d4 -o report.html
+    remote-mi report ioi_across_techniques -o report.md --text discussion.md
+    """
+    from remote_mi.report import writing
+    from remote_mi.report.document import make
+
+    path = Path(output)
+    ending = _ENDINGS.get(path.suffix.lower())
+    if ending is None:
+        raise UsageError(f"{output}: a report is .html or .md", "-o report.html")
+    if path.exists() and not force:
+        raise UsageError(f"{output} is there already, and may hold what you wrote",
+                         "another name with -o, or --force to write over it")  # fmt: skip
+    written = writing.read(Path(text)) if text else {}
+    project = project_folder()
+    folders, about = chosen(runs, project)
+    made = make(project, folders, replace(about, title=title or about.title))
+    files = _write(made, path, ending, written)
+    if as_json:
+        print_json({"report": str(path), "files": [str(f) for f in files],
+                    "runs": [s.result.run_id for s in made.sections],
+                    "failed": [vars(f) for f in made.failures]})  # fmt: skip
+        return
+    print(path)
+    if not quiet:
+        _say_next(made, path, written)
+
+
+def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
+    """Folders of the runs that are named, or of a study's, and what the study says of itself.
+
+    Raises:
+        UsageError: if a study is named together with anything else.
+    """
+    from remote_mi.report.document import About
+
+    found: list[Path] = []
+    for name in names or [None]:
+        is_run = name is None or (Path(name) / "run.json").is_file()
+        study = None if is_run or name is None else study_named(name, project)
+        if study is None:
+            found.append(run_folder(name, project))
+        elif len(names) > 1:
+            raise UsageError(f"{name!r} is a study, and a report is of one study or of runs",
+                             f"remote-mi report {name}")  # fmt: skip
+        else:
+            return _of_study(study)
+    return list(dict.fromkeys(found)), About()
+
+
+def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
+    """The runs of a study in its order, and its points that have none."""
+    from remote_mi.report.document import About, Failure
+
+    folders, failures = [], []
+    for point in study.points:
+        folder = study.path.parent / Path(point.run).name if point.run else None
+        if folder is not None and point.state == "done":
+            folders.append(folder)
+            continue
+        reason = point.error or {"waiting": "not run yet", "submitted": "still runs"}.get(
+            point.state, point.state
+        )
+        failures.append(
+            Failure(f"point {point.index + 1} on {point.prompts}", point.recipe, reason)
+        )
+    about = About(study.title, study.question, study.figures,
+                  f"remote-mi study run {study.name}", failures)  # fmt: skip
+    return list(dict.fromkeys(folders)), about
+
+
+def _write(made: Report, path: Path, ending: str, written: dict[str, str]) -> list[Path]:
+    """Set the report and write it; gives the files that were made."""
+    if ending == "html":
+        from remote_mi.report.html import html
+
+        content = html(made, written)
+    else:
+        from remote_mi.report.markdown import markdown, pictures
+
+        folder = path.with_name(f"{path.stem}_files")
+        content = markdown(made, written, pictures(folder))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    beside = path.with_name(f"{path.stem}_files")
+    return [path, *(sorted(beside.glob("*.svg")) if ending == "markdown" else [])]
+
+
+def _say_next(made: Report, path: Path, written: dict[str, Any]) -> None:
+    from remote_mi.report.writing import PLACES
+
+    for failure in made.failures:
+        say(f"without a result: {failure.name} ({failure.recipe}): {failure.reason}")
+    missing = [name for name in PLACES if name not in written]
+    if missing:
+        say(
+            f"\nto be written by you: {' and '.join(missing)} (marked in the report; or --text FILE)"
+        )
+    say(f"next: open {path}")

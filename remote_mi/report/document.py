@@ -1,0 +1,346 @@
+"""What a project report says, as data: sections that HTML and Markdown set alike.
+
+A report is made of runs. It states what they say of themselves (method, prompts, numbers,
+controls, how to make them again) and leaves marked places for what only its author can say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from remote_mi.errors import Mismatch, NotFound, RemoteMIError
+from remote_mi.figures import Figure, Text
+from remote_mi.opening import runs_beside
+from remote_mi.recipe import argument_docs
+from remote_mi.report import facts
+from remote_mi.report.commands import run_command
+from remote_mi.report.method import CONTROLS, LIMITS, Block, body, remarks
+from remote_mi.report.references import Reference, cited
+from remote_mi.report.summary import headline, summary
+from remote_mi.report.terminal import picked
+from remote_mi.report.text import line, prose
+from remote_mi.report.words import Slice
+from remote_mi.results import Result
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of a run, with what it says in words.
+
+    Attributes:
+        number: of the figure in the report, from 1. problem: why it cannot be shown, or "".
+    """
+
+    number: int
+    figure: Figure
+    sentences: list[str]
+    problem: str = ""
+    slice_: Slice = Slice()  # noqa: RUF009 - immutable
+
+
+@dataclass(frozen=True)
+class Section:
+    """The results of one run.
+
+    Attributes:
+        folder: the run's, as it is to be typed. command: that makes the run, or None.
+        differs: parameters by which it differs from other runs of its recipe in the report.
+    """
+
+    result: Result
+    heading: str
+    shown: list[Shown]
+    folder: str
+    command: str | None
+    differs: dict[str, str]
+
+    @property
+    def id8(self) -> str:
+        return self.result.run_id.rsplit("-", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe as the method of a report.
+
+    Attributes:
+        blocks: its docstring without controls and limits, which `controls` and `limits` are.
+        parameters: name, values in these runs, what it is.
+    """
+
+    recipe: str
+    blocks: list[Block]
+    controls: list[Block]
+    limits: list[Block]
+    parameters: list[tuple[str, str, str]]
+    held_against: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The prompts of one or more runs.
+
+    Attributes:
+        description: of the phenomenon; "" where there is none. facts: name → value.
+        examples: the first ones, with their texts. source: where the prompts come from.
+    """
+
+    heading: str
+    description: str
+    facts: dict[str, str]
+    examples: list[Mapping[str, Any]]
+    count: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that has no result, with its reason."""
+
+    name: str
+    recipe: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What the author said beforehand: a study's title and question, and chosen figures.
+
+    Attributes:
+        figures: recipe → names of the figures to show; all of a recipe that is not named.
+        command: that makes all of it again, or "".
+        failures: points that never became a run.
+    """
+
+    title: str = ""
+    question: str = ""
+    figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    command: str = ""
+    failures: Sequence[Failure] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report before it is set as HTML or Markdown.
+
+    Attributes:
+        environments: run ids → facts, one for each distinct environment.
+        made: day it was made. version: of remote_mi.
+    """
+
+    title: str
+    question: list[str]
+    models: list[dict[str, str]]
+    methods: list[Method]
+    data: list[Data]
+    sections: list[Section]
+    failures: list[Failure]
+    environments: list[tuple[str, dict[str, str]]]
+    references: list[Reference]
+    about: About
+    made: str
+    version: str
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """What a reader of the numbers has to know, with the run it is about."""
+        return [(s.heading, prose(note)) for s in self.sections for note in s.result.notes]
+
+
+def make(project: Path, folders: Sequence[Path], about: About = About()) -> Report:
+    """The report of some runs.
+
+    Args:
+        project: for phenomena, references, and paths that are relative to it.
+        folders: of the runs, in the order of the report.
+
+    Raises:
+        NotFound: if no run has a result, or a chosen figure does not exist.
+    """
+    from remote_mi import __version__
+
+    found, failures = [], list(about.failures)
+    for folder in folders:
+        runs = runs_beside(folder)
+        try:
+            info = runs.read_info(folder.name)
+            if info["status"] == "failed":
+                failures.append(
+                    Failure(folder.name, info["recipe"]["name"], prose(str(info["error"])))
+                )
+            else:
+                found.append(runs.read(folder.name))
+        except Mismatch as error:
+            failures.append(Failure(folder.name, "?", prose(error.message)))
+    if not found:
+        reasons = "; ".join(f"{f.name}: {f.reason}" for f in failures)
+        raise NotFound(f"none of the runs has a result: {reasons}", "`remote-mi runs ls`")
+    sections = _sections(found, project, about)
+    keys = [key for result in found for key in result.recipe.get("references", [])]
+    return Report(
+        title=about.title or _title(found),
+        question=_question(found, project, about),
+        models=facts.models(found),
+        methods=_methods(found),
+        data=_data(found, project),
+        sections=sections,
+        failures=failures,
+        environments=facts.environments(found),
+        references=cited(keys, project),
+        about=about,
+        made=time.strftime("%Y-%m-%d", time.gmtime()),
+        version=__version__,
+    )
+
+
+def _title(results: Sequence[Result]) -> str:
+    recipes = list(dict.fromkeys(r.recipe["name"] for r in results))
+    origins = list(dict.fromkeys(facts.prompts_name(r) for r in results))
+    names = ", ".join(recipes[:3]) + (" and more" if len(recipes) > 3 else "")
+    origins = [o for o in origins if o]
+    return f"{names} on {', '.join(origins)}" if origins else names
+
+
+def _question(results: Sequence[Result], project: Path, about: About) -> list[str]:
+    if about.question:
+        return [prose(text) for text in about.question.strip().split("\n\n")]
+    found = [_asked(text) for text in dict.fromkeys(r.recipe.get("summary", "") for r in results)]
+    for name in dict.fromkeys(str(r.provenance.get("prompts", {}).get("origin")) for r in results):
+        phenomenon = facts.phenomenon_of(name, project)
+        if phenomenon is not None and phenomenon.description:
+            found.append(f"{phenomenon.title}: {' '.join(phenomenon.description.split())}")
+    return [text for text in found if text]
+
+
+def _asked(summary_line: str) -> str:
+    """A recipe's first line as what is to be found out."""
+    text = prose(summary_line)
+    if text.split(" ")[0] in ("Which", "What", "Where", "Whether", "How", "At", "When"):
+        return f"To find out {text[0].lower()}{text[1:]}"
+    return text
+
+
+def _sections(results: Sequence[Result], project: Path, about: About) -> list[Section]:
+    found, number = [], 0
+    for result in results:
+        chosen = about.figures.get(result.recipe["name"])
+        every = (
+            [f for name in chosen for f in picked(result, name)] if chosen else picked(result, None)
+        )
+        shown, said = [], set()
+        for figure in every:
+            number += 1
+            shown.append(_shown(number, figure, result, said))
+        differs = facts.differs_in(result, results)
+        name = facts.prompts_name(result)
+        heading = f"{result.recipe['name']} on {name}" if name else result.recipe["name"]
+        if differs:
+            heading += " (" + ", ".join(f"{k}={v}" for k, v in differs.items()) + ")"
+        found.append(Section(result, heading, shown, _folder(result, project),
+                             _command(result), differs))  # fmt: skip
+    return found
+
+
+def _shown(number: int, figure: Figure, result: Result, said: set[str]) -> Shown:
+    """A figure and its summary, without sentences that a figure of the run has said already."""
+    try:
+        sentences = summary(figure, result)
+    except RemoteMIError as error:
+        return Shown(number, figure, [], prose(error.message))
+    texts = isinstance(figure, Text)  # it is words already
+    new = [text for text in sentences if text not in said and not texts]
+    said.update(sentences)
+    return Shown(number, figure, new)
+
+
+def _folder(result: Result, project: Path) -> str:
+    """The run's folder: relative to the project, so that a report tells nothing of the machine."""
+    assert result.path is not None
+    try:
+        return result.path.relative_to(project).as_posix()
+    except ValueError:
+        return result.path.name
+
+
+def _command(result: Result) -> str | None:
+    """The command that makes the run, where it was made: on this machine or that server."""
+    assert result.path is not None
+    kind, _, host = str(result.provenance.get("backend", "")).partition(" ")
+    server = f"{kind}:{host}" if kind == "ndif" and host else ""
+    try:
+        lock = yaml.safe_load((result.path / "config.lock.yaml").read_bytes())
+        return run_command(lock, server)
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None  # a run from elsewhere may lack it; `reproduce` says what is wrong
+
+
+def _methods(results: Sequence[Result]) -> list[Method]:
+    by_recipe: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        by_recipe.setdefault((result.recipe["name"], result.recipe.get("doc", "")), []).append(
+            result
+        )
+    return [_method(name, doc, some) for (name, doc), some in by_recipe.items()]
+
+
+def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
+    values: dict[str, dict[str, None]] = {}
+    for result in results:
+        for key, value in result.provenance.get("parameters", {}).items():
+            values.setdefault(key, {})[facts.value(value)] = None
+    helps = argument_docs(doc)
+    rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]
+    return Method(name, body(doc), remarks(doc, CONTROLS), remarks(doc, LIMITS), rows,
+                  dict(results[0].controls))  # fmt: skip
+
+
+def _data(results: Sequence[Result], project: Path) -> list[Data]:
+    """The prompts of the runs; those of one phenomenon, template and seed once."""
+    by_source: dict[str, list[Result]] = {}
+    for result in results:
+        if result.prompts:
+            name = facts.prompts_name(result)
+            seed = result.provenance.get("prompts", {}).get("seed")
+            texts = "" if name else str([p["clean"] for p in result.prompts])
+            by_source.setdefault(f"{name}/{seed}/{texts}", []).append(result)
+    return [_data_of(some, project) for some in by_source.values()]
+
+
+def _data_of(results: Sequence[Result], project: Path) -> Data:
+    result = max(results, key=lambda r: len(r.prompts))
+    source, name = result.provenance.get("prompts", {}), facts.prompts_name(result)
+    phenomenon = facts.phenomenon_of(str(source.get("origin")), project)
+    heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
+    counts = sorted({len(r.prompts) for r in results})
+    said = {"prompts": " or ".join(str(count) for count in counts), "seed": source.get("seed"),
+             "beginning-of-sequence token": facts.bos(source),
+             "chat template": "used" if source.get("chat_template") else "not used",
+             "metric": phenomenon.metric if phenomenon else None}  # fmt: skip
+    description = " ".join(phenomenon.description.split()) if phenomenon else ""
+    return Data(heading, description, {k: line(str(v)) for k, v in said.items() if v is not None},
+                result.prompts[:_EXAMPLES], len(result.prompts),
+                prose(str(source.get("source") or "")))  # fmt: skip
+
+
+def overview(report: Report) -> list[dict[str, str]]:
+    """One row a run: what it is, and its largest effect in a few words."""
+    return [
+        {
+            "run": s.id8,
+            "recipe": s.result.recipe["name"],
+            "prompts": facts.prompts_name(s.result) or "a text",
+            "n": str(len(s.result.prompts)),
+            "model": line(str(s.result.provenance.get("model", {}).get("name", "?"))),
+            "differs": ", ".join(f"{k}={v}" for k, v in s.differs.items()),
+            "largest": headline(s.result),
+        }
+        for s in report.sections
+    ]

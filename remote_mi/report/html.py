@@ -1,0 +1,140 @@
+"""A report as one HTML file: nothing is fetched, and everything that was not ours is escaped.
+
+The page carries its own policy (`Content-Security-Policy`): only the one script and the one style
+sheet of this package run, known by their hashes, and no request of any kind is allowed.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
+from remote_mi.figures import Figure
+from remote_mi.report import shades
+from remote_mi.report.document import Report, Shown, overview
+from remote_mi.report.facts import computed
+from remote_mi.report.html_figures import view
+from remote_mi.report.text import line, prose, visible
+from remote_mi.report.words import Slice
+from remote_mi.report.writing import PLACES
+from remote_mi.results import Result
+
+#: Stands for a space in place of "␠", which fewer fonts have.
+SPACE = "␣"
+_TEMPLATES = Path(__file__).parent / "templates"
+_CONTENTS = {"question": "Question", "model": "Model", "method": "Method", "data": "Data",
+             "results": "Results", "controls": "Controls and limits", "discussion": "Discussion",
+             "reproduction": "Reproduction", "environment": "Environment",
+             "references": "References"}  # fmt: skip
+
+
+def html(report: Report, written: Mapping[str, str] | None = None) -> str:
+    """A report as an HTML document.
+
+    Args:
+        written: what the author wrote, place (see `remote_mi.report.writing`) → Markdown; places
+            that are missing are marked in the page.
+    """
+    style, script = figure_style() + _asset("page.css"), _asset("report.js")
+    rows = overview(report)
+    data = [{**vars(d), "pairs": any(e.get("corrupt") for e in d.examples)} for d in report.data]
+    page = _environment().get_template("report.html.j2").render(
+        report={**_fields(report), "data": data},
+        contents=[(k, v) for k, v in _CONTENTS.items() if k != "references" or report.references],
+        overview=rows, any_differs=any(row["differs"] for row in rows),
+        single=any(len(s.result.prompts) == 1 for s in report.sections),
+        written={name: _markdown(text) for name, text in (written or {}).items()}, places=PLACES,
+        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script),
+    )  # fmt: skip
+    return page.replace("␠", SPACE)
+
+
+def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
+    """One figure as markup without a script: a cell explains itself by its title on hover.
+
+    It needs `figure_style` and a parent of the class `rmi`.
+    """
+    template = _environment().get_template("figures.html.j2")
+    shown = template.module.figure(view(figure, result, slice_), "", "title")  # type: ignore[attr-defined]
+    return str(shown).replace("␠", SPACE)
+
+
+@functools.cache
+def figure_style() -> str:
+    """The style sheet of figures."""
+    return _asset("figures.css") + shades.rules() + "\n"
+
+
+@functools.cache
+def _environment() -> Environment:
+    made = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True,
+                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    made.filters.update(oneline=line, prose=prose, shown=_shown, ticked=_ticked, words=_words, view=_view,
+                        computed=_computed)  # fmt: skip
+    return made
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {**vars(report), "notes": report.notes}
+
+
+def _view(shown: Shown, result: Result) -> dict[str, Any]:
+    return view(shown.figure, result, shown.slice_)
+
+
+def _computed(result: Result) -> list[tuple[str, str]]:
+    return list(computed(result).items())
+
+
+def _shown(text: str | None) -> str:
+    return visible(text) if text else ""
+
+
+def _ticked(text: str) -> Markup:
+    """A sentence whose `names` between backticks become code."""
+    parts = prose(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(prose(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
+
+
+def _words(command: str) -> Markup:
+    """A command that is broken before an option, and not within one."""
+    groups: list[list[str]] = [[]]
+    for word in shlex.split(command):
+        if word.startswith("-"):
+            groups.append([])
+        groups[-1].append(word)
+    return Markup(" ").join(
+        Markup('<span class="word">{}</span>').format(shlex.join(group))
+        for group in groups
+        if group
+    )
+
+
+def _markdown(text: str) -> Markup:
+    """What the author wrote, as HTML; HTML in it is shown as text, and images stay links."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    return Markup(reader.render(text))
+
+
+def _asset(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a policy names a script or style sheet: base64 of its SHA-256."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,247 @@
+"""Figures as what the HTML templates set: tables of cells, bars and curves, with their numbers.
+
+Every cell shows its number or token as text; colour only repeats it. What a reader gets on
+hover or by keyboard (full value, interval, control) is in `data`, rounded to four digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from remote_mi import figures
+from remote_mi.errors import NotFound
+from remote_mi.figures import Figure
+from remote_mi.outputs import POSITIONS
+from remote_mi.report.curves import curves
+from remote_mi.report.grid import number
+from remote_mi.report.shades import Shades, shades
+from remote_mi.report.text import line, visible
+from remote_mi.report.words import (
+    EXPLAINED,
+    Slice,
+    amount,
+    marks,
+    value_in_words,
+    where,
+)
+from remote_mi.results import NamedArray, Result
+
+#: A figure with more dimensions than two carries all its slices up to this many numbers.
+MOST_NUMBERS = 120_000
+#: Cells of a grid up to which each carries its sentence, for pages without a script.
+_MOST_TITLES = 3000
+View = dict[str, Any]
+
+
+def view(figure: Figure, result: Result, slice_: Slice) -> View:
+    """A figure as the templates take it; `kind` names the template's block.
+
+    Raises:
+        NotFound, UsageError: if the figure does not fit what it is to show.
+    """
+    makers: dict[type[Figure], Callable[..., View]] = {
+        figures.Heatmap: _heatmap,
+        figures.TokenGrid: _token_grid,
+        figures.Bars: _bars,
+        figures.Table: _table,
+        figures.Lines: curves,
+        figures.Text: _text,
+    }
+    return {"name": line(figure.name), "unit": line(figure.unit),
+            **makers[type(figure)](figure, result, slice_)}  # fmt: skip
+
+
+def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> View:
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < 2:
+        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
+    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
+    chosen = [d for d in full.dims if d not in keep]
+    whole = bool(chosen) and full.values.size <= MOST_NUMBERS and not slice_.at
+    array, taken = slice_.apply(full, keep)
+    marked = marks(result, array, slice_, keep)
+    if array.dims != keep:
+        array, marked = _turned(array), marked.T
+    scale = shades(full.values if whole else array.values, figure.center)
+    data = _numbers(result, full if whole else array, (*chosen, *keep), bool(taken))
+    data.update(unit=figure.unit, scale=[scale.low, scale.high, scale.letter])
+    cells = [
+        [_cell(array.values[r, c], bool(marked[r, c]), scale) for c in range(array.shape[1])]
+        for r in range(array.shape[0])
+    ]
+    if array.values.size <= _MOST_TITLES:
+        for index in np.ndindex(*array.shape):
+            said = value_in_words(result, array, index, bool(taken), figure.unit)
+            cells[index[0]][index[1]]["title"] = f"{where(array, index)}: {said}"
+    return {**_grid(array, cells), "data": data, "scale": _legend(scale),
+            "taken": "" if whole else taken, "marked": bool(marked.any()),
+            "choices": _choices(full, chosen) if whole else []}  # fmt: skip
+
+
+def _turned(array: NamedArray) -> NamedArray:
+    """A matrix with its dimensions exchanged."""
+    ends = [None if a is None else a.T for a in (array.low, array.high)]
+    return NamedArray(array.values.T, array.dims[::-1], array.coords, ends[0], ends[1], array.name)
+
+
+def _cell(value: float, explained: bool, scale: Shades) -> View:
+    level = scale.level(float(value))
+    text = number(float(value), 4)
+    if explained:
+        return {"css": "x", "text": EXPLAINED + text}
+    return {"css": "" if level is None else f"{scale.letter}{level}", "text": text}
+
+
+def _grid(array: NamedArray, cells: list[list[View]]) -> View:
+    """Rows, columns and cells of a grid; layers with the highest on top, positions in order."""
+    rows, columns = (_labels(array, dim) for dim in array.dims[:2])
+    order = range(len(rows)) if array.dims[0] in POSITIONS else range(len(rows))[::-1]
+    return {
+        "kind": "grid", "row_name": array.dims[0], "column_name": array.dims[1],
+        "columns": [{"text": c, "index": i} for i, c in enumerate(columns)],
+        "rows": [{"text": rows[r], "index": r, "cells": cells[r]} for r in order],
+        "tall": any(len(c) > 3 for c in columns),
+    }  # fmt: skip
+
+
+def _labels(array: NamedArray, dim: str) -> list[str]:
+    return [visible(str(label)) for label in array.coords[dim]]
+
+
+def _choices(full: NamedArray, chosen: Sequence[str]) -> list[View]:
+    return [{"dim": dim, "labels": _labels(full, dim)} for dim in chosen]
+
+
+def _legend(scale: Shades) -> View:
+    middle = (scale.low + scale.high) / 2
+    return {"letter": scale.letter, "levels": range(0, 33, 4),
+            "ends": [amount(v) for v in (scale.low, middle, scale.high)]}  # fmt: skip
+
+
+def _numbers(result: Result, array: NamedArray, order: Sequence[str], sliced: bool) -> View:
+    """Values, intervals, control and marks of an array, flat, in an order of dimensions."""
+    axes = [array.dims.index(dim) for dim in order]
+
+    def flat(values: np.ndarray | None) -> list[float | None] | None:
+        return None if values is None else [_short(v) for v in values.transpose(axes).reshape(-1)]
+
+    whole = not sliced or len(array.dims) > 2
+    band = result.control_band(array.name) if whole else None
+    explained = result.explained(array.name) if whole else None
+    data: View = {"output": array.name, "n": len(result.prompts), "v": flat(array.values),
+                  "lo": flat(array.low), "hi": flat(array.high)}  # fmt: skip
+    if band is not None and explained is not None:
+        data["band"] = flat(np.asarray(band))
+        data["mark"] = "".join("01"[int(m)] for m in explained.transpose(axes).reshape(-1))
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _short(value: float) -> float | None:
+    """Four digits are more than a reader can use; None for what JSON has no number for."""
+    return float(f"{value:.4g}") if np.isfinite(value) else None
+
+
+def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> View:
+    tokens, prompt = example(figure.output, result, slice_)
+    shade = result.each(figure.shade)[slice_.item].values if figure.shade else None
+    scale = Shades(0.0, 1.0)
+    said: dict[int, str] = {}
+
+    def text(token: int) -> str:
+        return said.setdefault(token, visible(result.text(token)))
+
+    cells = []
+    for r in range(tokens.shape[0]):
+        cells.append([])
+        for c in range(tokens.shape[1]):
+            ids = [int(t) for t in tokens.values[r, c] if t >= 0]
+            level = scale.level(float(shade[r, c, 0])) if shade is not None else None
+            strengths = [""] * len(ids) if shade is None else [
+                f" {amount(float(p))}" for p in shade[r, c, : len(ids)]]  # fmt: skip
+            tops = ", ".join(text(t) + p for t, p in zip(ids, strengths, strict=True))
+            cells[-1].append({"css": "" if level is None else f"s{level}",
+                              "text": text(ids[0]) if ids else "∅",
+                              "title": f"{where(tokens, (r, c, 0)).rpartition(' · ')[0]}: {tops}"})  # fmt: skip
+    view = {**_grid(tokens, cells), "prompt": prompt, "tokens": True, "data": None,
+            "marked": False, "choices": [], "taken": ""}  # fmt: skip
+    return {**view, "scale": _legend(scale) if figure.shade else None, "shade": figure.shade}
+
+
+def example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
+    """An output of the prompt that is shown, and of several a line that says which."""
+    every = result.each(name)
+    if not 0 <= slice_.item < len(every):
+        raise NotFound(f"there is no prompt {slice_.item + 1}", f"there are {len(every)}")
+    if len(every) == 1:
+        return every[0], ""
+    clean = line(result.prompts[slice_.item]["clean"])
+    return every[slice_.item], f"Prompt {slice_.item + 1} of {len(every)}: {clean}"
+
+
+def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
+    array = slice_.of(result, figure.output)
+    finite = np.isfinite(array.values)
+    if not finite.any():
+        raise NotFound(f"{figure.output!r} has no values to rank")
+    flat = np.where(finite, array.values, 0.0).reshape(-1)
+    explained = result.explained(figure.output)
+    marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
+    order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
+    at = [np.unravel_index(int(i), array.shape) for i in order]
+    ends = [a[i] for i in at for a in (array.values, array.low, array.high) if a is not None]
+    low, high = min(0.0, *(float(e) for e in ends)), max(0.0, *(float(e) for e in ends))
+    span = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        return round(100 * (float(value) - low) / span, 2)
+
+    rows = []
+    for flat_index, index in zip(order, at, strict=True):
+        value, zero = float(flat[flat_index]), place(0.0)
+        row = {"label": where(array, index) or line(figure.output), "value": amount(value),
+               "x": min(zero, place(value)), "width": round(abs(place(value) - zero), 2),
+               "css": "x" if marked[flat_index] else "up" if value > 0 else "down",
+               "mark": EXPLAINED if marked[flat_index] else "",
+               "title": value_in_words(result, array, index, False, figure.unit)}  # fmt: skip
+        if array.low is not None and array.high is not None:
+            ends = float(array.low[index]), float(array.high[index])
+            row.update(low=place(ends[0]), high=place(ends[1]),
+                       interval=f"[{amount(ends[0])}, {amount(ends[1])}]")  # fmt: skip
+        rows.append(row)
+    return {"kind": "bars", "rows": rows, "zero": place(0.0), "output": line(figure.output),
+            "intervals": array.low is not None, "marked": bool(marked[order].any())}  # fmt: skip
+
+
+def _table(figure: figures.Table, result: Result, slice_: Slice) -> View:
+    names = (figure.output, *figure.columns)
+    columns = [result.each(name) for name in names]
+    numeric = [False, *(result.outputs[name].kind != "token" for name in names)]
+    rows = [
+        [line(result.prompts[i]["clean"]) if result.prompts else str(i + 1),
+         *(table_cell(result, column[i]) for column in columns)]
+        for i in range(len(columns[0]))
+    ]  # fmt: skip
+    return {"kind": "table", "heads": ["prompt", *names], "rows": rows, "numeric": numeric}
+
+
+def table_cell(result: Result, array: NamedArray) -> str:
+    """A number, or the tokens of a row, as a table shows it."""
+    if result.outputs[array.name].kind == "token":
+        return " ".join(visible(result.text(t)) for t in np.reshape(array.values, -1) if t >= 0)
+    if array.values.ndim:
+        raise NotFound(f"{array.name!r} is not a single number", "a table shows single numbers")
+    whole = array.values.dtype.kind in "iub"
+    return str(int(array.values)) if whole else f"{float(array.values):.3f}"
+
+
+def _text(figure: figures.Text, result: Result, slice_: Slice) -> View:
+    tokens, prompt = example(figure.output, result, slice_)
+    lead = NamedArray(tokens.values[..., 0], tokens.dims[:-1], tokens.coords)
+    rows = []
+    for index in np.ndindex(*tokens.shape[:-1]):
+        said = "".join(result.text(t) for t in tokens.values[index] if t >= 0)
+        rows.append({"label": where(lead, index), "text": line(said) or "∅"})
+    return {"kind": "text", "rows": rows, "prompt": prompt}

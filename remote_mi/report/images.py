@@ -1,0 +1,303 @@
+"""Figures as files for a paper: SVG, PDF and PNG, drawn by matplotlib without a screen.
+
+Colours are those of the HTML report on paper: cividis for what has an order, blue–orange around a
+centre. In an SVG every cell, bar and point is a group of its own whose id says what it stands for,
+"cell:ROW:COLUMN:VALUE", so that numbers can be read back from the drawing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remote_mi import figures
+from remote_mi.errors import NotFound, StoreError, UsageError
+from remote_mi.figures import Figure
+from remote_mi.outputs import POSITIONS
+from remote_mi.report.colors import LIGHT
+from remote_mi.report.curves import LETTERS, MOST, axis, rows
+from remote_mi.report.html_figures import example
+from remote_mi.report.shades import shades
+from remote_mi.report.text import line, visible
+from remote_mi.report.words import EXPLAINED, Slice, marks, where
+from remote_mi.results import NamedArray, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+FORMATS = (".svg", ".pdf", ".png")
+DRAWN = (figures.Heatmap, figures.TokenGrid, figures.Bars, figures.Lines)
+#: More cells than this are one picture instead of a shape each.
+_MOST_SHAPES = 6000
+#: Okabe & Ito's colours, which colour-blind readers can tell apart; each with a dash of its own.
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a6a00")
+_DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (4, 1)), (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
+_STYLE = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8,
+    "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False,
+    "text.usetex": False, "text.parse_math": False, "axes.unicode_minus": True,
+    "axes.formatter.use_mathtext": False, "svg.fonttype": "none", "svg.hashsalt": "remote_mi",
+    "pdf.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 300, "hatch.linewidth": 0.4,
+}  # fmt: skip
+#: Metadata that would differ from one drawing of the same numbers to the next.
+_DATES: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
+
+
+def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
+    """Draw a figure of a result into a file; its ending says the format.
+
+    Raises:
+        UsageError: for an ending that is not of `FORMATS`, or a figure that is no drawing.
+        NotFound: if the figure does not fit what it is to show.
+        StoreError: if the file cannot be written.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path.name}: a figure is saved as {', '.join(FORMATS)}",
+                         "e.g. -o figure.svg")  # fmt: skip
+    drawers: dict[type[Figure], Callable[..., Canvas]] = {
+        figures.Heatmap: _heatmap,
+        figures.TokenGrid: _token_grid,
+        figures.Bars: _bars,
+        figures.Lines: _lines,
+    }
+    if type(figure) not in drawers:
+        raise UsageError(f"{figure.name!r} is a {figure.kind}, which is not drawn",
+                         f"--table {figure.output} -o {path.stem}.csv")  # fmt: skip
+    with _drawing():
+        canvas = drawers[type(figure)](figure, result, slice_)
+        canvas.suptitle(_printed(line(figure.name)), fontsize=9)
+        try:
+            canvas.savefig(path, bbox_inches="tight", pad_inches=0.05,
+                           metadata=_DATES[path.suffix.lower()])  # fmt: skip
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Our style, and no word of glyphs that the font lacks: they are drawn as boxes."""
+    import logging
+
+    import matplotlib
+
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _printed(text: str) -> str:
+    """Text for a drawing: stand-ins of control characters as letters, since DejaVu lacks them."""
+    text = text.replace("␠", "␣")
+    return "".join(f"\\x{ord(c) - 0x2400:02x}" if "\u2400" <= c <= "\u2421" else c for c in text)
+
+
+def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    made = MatplotlibFigure(figsize=(min(width, 14.0), min(height, 14.0)), layout="constrained")
+    FigureCanvasAgg(made)
+    return made, made.add_subplot()
+
+
+def _map(letter: str) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = LIGHT.ordered if letter == "s" else LIGHT.centred
+    return LinearSegmentedColormap.from_list(letter, [tuple(c / 255 for c in s) for s in stops])
+
+
+def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> Canvas:
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < 2:
+        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
+    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
+    array, taken = slice_.apply(full, keep)
+    marked = marks(result, array, slice_, keep)
+    values = array.values
+    if array.dims != keep:
+        values, marked = values.T, marked.T
+    scale = shades(values, figure.center)
+    grid = _Grid(keep, array, values.shape)
+    painted = grid.paint(values, marked, _map(scale.letter), (scale.low, scale.high))
+    said = f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"
+    grid.canvas.colorbar(painted, ax=grid.axes, label=_printed(line(said)), shrink=0.7, pad=0.02)
+    grid.mark(marked)
+    if taken:
+        grid.axes.set_title(_printed(f"at {taken}"))
+    if marked.any():
+        _note(grid.axes, EXPLAINED)
+    return grid.canvas
+
+
+class _Grid:
+    """Axes of rows × columns with a label for each, as many as there is room for."""
+
+    def __init__(self, dims: tuple[str, str], array: NamedArray, shape: tuple[int, ...],
+                 cell: tuple[float, float] = (0.2, 0.14)) -> None:  # fmt: skip
+        self.dims, self.shape = dims, shape
+        size = (1.6 + cell[0] * shape[1], 1.1 + cell[1] * shape[0])
+        self.canvas, self.axes = _canvas(max(3.2, size[0]), max(2.0, size[1]))
+        for which, dim, count in (("y", dims[0], shape[0]), ("x", dims[1], shape[1])):
+            step = max(1, -(-count // 64))
+            at = range(0, count, step)
+            labels = [_cut(str(array.coords[dim][i])) for i in at]
+            turned = which == "x" and any(len(text) > 2 for text in labels)
+            more = {"rotation": 90} if turned else {}
+            getattr(self.axes, f"set_{which}ticks")([i + 0.5 for i in at], labels, **more)
+            getattr(self.axes, f"set_{which}label")(_printed(visible(dim)))
+        self.axes.set_xlim(0, shape[1])
+        self.axes.set_ylim(*((shape[0], 0) if dims[0] in POSITIONS else (0, shape[0])))
+        self.axes.tick_params(length=2)
+
+    def paint(
+        self, values: np.ndarray, marked: np.ndarray, colours: Any, limits: tuple[float, float]
+    ) -> Any:
+        """Colour the cells; what a control explains is left grey. Gives what a colourbar needs."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.patches import Rectangle
+
+        low, high = limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5)
+        norm = Normalize(low, high)
+        if values.size > _MOST_SHAPES:
+            shown = np.ma.masked_where(marked | ~np.isfinite(values), values)
+            self.axes.set_facecolor("#ededf0")
+            self.axes.pcolormesh(shown, cmap=colours, norm=norm, rasterized=True)
+            return ScalarMappable(norm, colours)
+        for row, column in np.ndindex(*values.shape):
+            value = float(values[row, column])
+            plain = marked[row, column] or not np.isfinite(value)
+            cell = Rectangle((column, row), 1, 1, linewidth=0.3, edgecolor="white",
+                             facecolor="#ededf0" if plain else colours(norm(value)))  # fmt: skip
+            cell.set_gid(f"cell:{row}:{column}:{value:.6g}")
+            cell.set_in_layout(False)  # it lies within the axes, and measuring it takes time
+            self.axes.add_patch(cell)
+        return ScalarMappable(norm, colours)
+
+    def mark(self, marked: np.ndarray) -> None:
+        """Put the sign of the control into the cells that it explains."""
+        if marked.size > _MOST_SHAPES:
+            return
+        for row, column in np.argwhere(marked):
+            self.write(column + 0.5, row + 0.5, EXPLAINED, ha="center", size=5, color="#6a6a72")
+
+    def write(self, x: float, y: float, text: str, **look: Any) -> None:
+        """Text within a cell."""
+        self.axes.text(x, y, text, va="center", clip_on=True, **look).set_in_layout(False)
+
+
+def _cut(text: str, most: int = 14) -> str:
+    """A token or label as far as there is room for it."""
+    return _fitting(visible(text), most)
+
+
+def _fitting(text: str, most: int) -> str:
+    text = _printed(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Canvas:
+    tokens, prompt = example(figure.output, result, slice_)
+    top = tokens.values[..., 0]
+    shade = result.each(figure.shade)[slice_.item].values[..., 0] if figure.shade else None
+    values = np.zeros(top.shape) if shade is None else shade
+    colours = _map("s")
+    grid = _Grid((tokens.dims[0], tokens.dims[1]), tokens, top.shape, (0.5, 0.15))
+    painted = grid.paint(values, np.zeros(top.shape, bool), colours, (0.0, 1.0))
+    if figure.shade:
+        grid.canvas.colorbar(painted, ax=grid.axes, label=line(figure.shade), shrink=0.7, pad=0.02)
+    for row, column in np.ndindex(*top.shape):
+        red, green, blue, _ = colours(float(values[row, column]))
+        front = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.47 else "white"
+        text = _cut(result.text(int(top[row, column])), 8)
+        grid.write(column + 0.06, row + 0.5, text, size=5.5, color=front)
+    if prompt:
+        grid.axes.set_title(_fitting(prompt, 80))
+    return grid.canvas
+
+
+def _note(axes: Axes, sign: str) -> None:
+    """Say below the axes what the sign of the control means."""
+    label = f"{axes.get_xlabel()}\n{sign} no larger than its control, or not told from 0"
+    axes.set_xlabel(label.lstrip("\n"))
+
+
+def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> Canvas:
+    array = slice_.of(result, figure.output)
+    flat = array.values.reshape(-1)
+    if not np.isfinite(flat).any():
+        raise NotFound(f"{figure.output!r} has no values to rank")
+    size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
+    order = np.argsort(-size, kind="stable")[: figure.most]
+    explained = result.explained(figure.output)
+    at = [np.unravel_index(int(i), array.shape) for i in order]
+    canvas, axes = _canvas(5.2, 0.9 + 0.24 * len(at))
+    for place, (index, i) in enumerate(zip(at, order, strict=True)):
+        value = float(flat[i])
+        marked = explained is not None and bool(explained[index])
+        colour = "#c8c8ce" if marked else "#c25e00" if value > 0 else "#145ac8"
+        drawn = axes.barh(place, value, 0.7, color=colour, hatch="////" if marked else None,
+                          edgecolor="white", linewidth=0)  # fmt: skip
+        drawn.patches[0].set_gid(f"bar:{place}:{value:.6g}")
+        if array.low is not None and array.high is not None:
+            low, high = float(array.low[index]), float(array.high[index])
+            axes.errorbar(value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                          color="black", linewidth=0.8, capsize=2)  # fmt: skip
+    names = [where(array, index) or line(figure.output) for index in at]
+    axes.set_yticks(range(len(at)), [_fitting(name, 40) for name in names])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_xlabel(_printed(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"))
+    if explained is not None and any(explained[index] for index in at):
+        _note(axes, "hatched:")
+    return canvas
+
+
+def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Canvas:
+    array, taken, marked, band = rows(figure, result, slice_)
+    x, labels = axis(array)
+    canvas, axes = _canvas(5.2, 3.0)
+    if band is not None:
+        reach = np.atleast_2d(band).max(0)
+        axes.fill_between(x, -reach, reach, color="#9a9aa2", alpha=0.3, linewidth=0,
+                          label="what the control reaches")  # fmt: skip
+    lead = [()] if array.values.ndim == 1 else [(i,) for i in range(array.shape[0])]
+    names = NamedArray(np.zeros(()), array.dims[:-1], array.coords)
+    for index, at in enumerate(lead[:MOST]):
+        name = where(names, at)
+        shown = f"{LETTERS[index]} {name}" if name else line(figure.output)
+        (drawn,) = axes.plot(x, array.values[at], color=_LINES[index], linestyle=_DASHES[index],
+                             linewidth=1.4, label=_fitting(shown, 40))  # fmt: skip
+        drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in array.values[at]))
+        free = ~marked[at]
+        for filled, chosen in ((True, free), (False, ~free)):
+            axes.plot(x[chosen], array.values[at][chosen], "o", markersize=3, color=_LINES[index],
+                      markerfacecolor=_LINES[index] if filled else "white")  # fmt: skip
+        if array.low is not None and array.high is not None:
+            axes.fill_between(x, array.low[at], array.high[at], color=_LINES[index], alpha=0.18,
+                              linewidth=0)  # fmt: skip
+    step = max(1, -(-len(labels) // 16))
+    axes.set_xticks(x[::step], [_cut(str(label)) for label in labels[::step]])
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xlabel(array.dims[-1])
+    axes.set_ylabel(_printed(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"))
+    if taken:
+        axes.set_title(_printed(f"at {taken}"))
+    if len(lead) > 1 or band is not None:
+        axes.legend(frameon=False)
+    return canvas

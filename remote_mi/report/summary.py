@@ -1,0 +1,253 @@
+"""Every figure in words: for reports, for screen readers, and for those in a hurry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from remote_mi import figures
+from remote_mi.errors import NotFound
+from remote_mi.figures import Figure
+from remote_mi.report.text import line, visible
+from remote_mi.report.words import Slice, amount, marked_in_words, marks, value_in_words, where
+from remote_mi.results import NamedArray, Result
+
+ALL = Slice()
+_MOST = 3
+_MOST_LINES = 8
+_MOST_TEXTS = 3
+_LONGEST_TEXT = 120
+
+
+def summary(figure: Figure, result: Result, slice_: Slice = ALL) -> list[str]:
+    """What a figure shows, as plain sentences; text of the model in them is made harmless.
+
+    Args:
+        slice_: which part of the arrays is shown.
+
+    Raises:
+        NotFound, UsageError: as the renderers, if the figure does not fit what it is to show.
+    """
+    writers: dict[type[Figure], Callable[..., Iterator[str]]] = {
+        figures.Heatmap: _heatmap,
+        figures.TokenGrid: _token_grid,
+        figures.Bars: _bars,
+        figures.Table: _table,
+        figures.Lines: _lines,
+        figures.Text: _text,
+    }
+    return list(writers[type(figure)](figure, result, slice_))
+
+
+def headline(result: Result) -> str:
+    """The largest value of the first figure of numbers, in a few words; "" if there is none."""
+    for figure in result.figures:
+        if figure.output not in result.arrays or isinstance(figure, figures.TokenGrid):
+            continue
+        array = result[figure.output]
+        output = result.outputs.get(figure.output)
+        if (output and output.kind == "token") or not np.isfinite(array.values).any():
+            continue
+        center = getattr(figure, "center", None) or 0.0
+        size = np.where(np.isfinite(array.values), np.abs(array.values - center), -1.0)
+        free = np.where(_explained_cells(result, array), -1.0, size)
+        best = (free if (free > 0).any() else size).argmax()
+        at = np.unravel_index(int(best), array.shape)
+        place = where(array, at)
+        return f"{figure.output} {amount(array.values[at])}{' at ' + place if place else ''}"
+    return ""
+
+
+def _explained_cells(result: Result, array: NamedArray) -> np.ndarray:
+    found = result.explained(array.name)
+    return np.zeros(array.shape, bool) if found is None else found
+
+
+def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> Iterator[str]:
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < 2:
+        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
+    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
+    center = figure.center or 0.0
+    array, taken = slice_.apply(full, keep)
+    if taken and np.isfinite(full.values).any():
+        at = np.unravel_index(int(np.nanargmax(np.abs(full.values - center))), full.shape)
+        yield (f"Shown at {taken}; the largest of all is at {where(full, at)}: "
+               f"{amount(full.values[at])}.")  # fmt: skip
+    marked = marks(result, array, slice_, keep)
+    yield from _largest(figure, result, array, marked, center, bool(taken))
+
+
+def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> Iterator[str]:
+    array = slice_.of(result, figure.output)
+    marked = _explained_cells(result, array)
+    yield from _largest(figure, result, array, marked, 0.0, sliced=False)
+
+
+def _largest(
+    figure: Figure, result: Result, array: NamedArray, marked: np.ndarray, center: float,
+    sliced: bool,
+) -> Iterator[str]:  # fmt: skip
+    """Where the largest values are, those first that no control explains; then the range."""
+    values = array.values
+    finite = np.isfinite(values)
+    if not finite.any():
+        yield f"{array.name} has no values."
+        return
+    if not values.ndim:
+        said = value_in_words(result, array, (), sliced, figure.unit)
+        yield f"{said}{', no more than its control' if marked else ''}."
+        return
+    distance = np.where(finite, np.abs(values - center), -1.0)
+    order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
+    best = [np.unravel_index(int(i), values.shape) for i in order[:_MOST]]
+    best = [at for at in best if distance[at] > 0]
+    if not best:
+        yield f"Every {array.name} is {amount(center)}."
+        return
+    parts = [
+        f"{where(array, at)}: {value_in_words(result, array, at, sliced, figure.unit)}"
+        f"{' (explained by its control)' if marked[at] else ''}"
+        for at in best
+    ]
+    yield f"Largest {array.name}: " + "; ".join(parts) + "."
+    low, high = float(values[finite].min()), float(values[finite].max())
+    missing = values.size - int(finite.sum())
+    yield (f"All {values.size} cells lie between {amount(low)} and {amount(high)}"
+           + (f"; {missing} have no value." if missing else "."))  # fmt: skip
+    yield from _explained(result, array.name, marked)
+
+
+def _explained(result: Result, name: str, marked: np.ndarray) -> Iterator[str]:
+    said = marked_in_words(result, name, marked)
+    if said:
+        yield f"Controls: {said}."
+
+
+def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Iterator[str]:
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < 1:
+        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
+    keep = full.dims[-2:]
+    array, taken = slice_.apply(full, keep)
+    if taken:
+        yield f"Shown at {taken}."
+    marked = marks(result, array, slice_, keep)
+    lines = np.atleast_2d(array.values)
+    for index, row in enumerate(lines[:_MOST_LINES]):
+        lead = (index,) if array.values.ndim == 2 else ()
+        name = where(_part(array, array.dims[:-1]), lead)
+        yield from _course(figure, result, array, row, lead, name, marked, bool(taken))
+    if len(lines) > _MOST_LINES:
+        yield f"{len(lines) - _MOST_LINES} more lines are not told."
+    yield from _explained(result, figure.output, marked)
+
+
+def _course(
+    figure: Figure, result: Result, array: NamedArray, row: np.ndarray, lead: tuple[int, ...],
+    name: str, marked: np.ndarray, sliced: bool,
+) -> Iterator[str]:  # fmt: skip
+    """How one line goes: from where to where, its largest value, where it changes sign."""
+    head = f"{name}: " if name else ""
+    known = np.flatnonzero(np.isfinite(row))
+    if not known.size:
+        yield f"{head}no values."
+        return
+    points = _part(array, array.dims[-1:])
+    first, last = int(known[0]), int(known[-1])
+    change = row[last] - row[first]
+    verb = "rises" if change > 0 else "falls" if change < 0 else "goes"
+    unit = f" {figure.unit}" if figure.unit else ""
+    yield (f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
+           f"to {amount(row[last])}{unit} ({where(points, (last,))}).")  # fmt: skip
+    free = np.where(marked[lead], -1.0, np.abs(np.nan_to_num(row)))
+    best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
+    said = value_in_words(result, array, (*lead, best), sliced, figure.unit)
+    yield f"{head}largest at {where(points, (best,))}: {said}."
+    signs = np.sign(row[known])
+    turns = np.flatnonzero(signs[:-1] * signs[1:] < 0)
+    if turns.size:
+        at = [f"{where(points, (known[i],))} and {where(points, (known[i + 1],))}" for i in turns]
+        more = f", and {len(at) - _MOST} times more" if len(at) > _MOST else ""
+        yield f"{head}changes sign between {'; '.join(at[:_MOST])}{more}."
+
+
+def _part(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
+    """Some dimensions of an array, to name their coordinates; without values."""
+    return NamedArray(np.zeros(()), dims, array.coords, name=array.name)
+
+
+def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Iterator[str]:
+    tokens, shown = _example(figure.output, result, slice_)
+    if shown:
+        yield shown
+    top = tokens.values[..., 0]
+    shade = result.each(figure.shade)[slice_.item].values[..., 0] if figure.shade else None
+    final, rows = top[-1, -1], tokens.dims[0]
+    others = np.flatnonzero(top[:, -1] != final)
+    since = int(others[-1]) + 1 if others.size else 0
+    strength = f" ({figure.shade} {shade[-1, -1]:.2f})" if shade is not None else ""
+    place = where(_part(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
+    yield (f"At the last position ({place}) the last {rows} "
+           f"gives {visible(result.text(final))}{strength}.")  # fmt: skip
+    names = tokens.coords[rows]
+    if since == 0:
+        yield f"It is on top from the first {rows} on."
+        return
+    before = visible(result.text(top[since - 1, -1]))
+    begins = f" ({figure.shade} {shade[since, -1]:.2f} there)" if shade is not None else ""
+    yield (f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
+           f"it is {before}.")  # fmt: skip
+
+
+def _example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
+    """An output of the one prompt that is shown, and a sentence that says which, of several."""
+    every = result.each(name)
+    if not 0 <= slice_.item < len(every):
+        raise NotFound(f"there is no prompt {slice_.item + 1}", f"there are {len(every)}")
+    if len(every) == 1:
+        return every[0], ""
+    clean = _short(line(result.prompts[slice_.item]["clean"]))
+    return every[slice_.item], f"Prompt {slice_.item + 1} of {len(every)}: {clean}"
+
+
+def _table(figure: figures.Table, result: Result, slice_: Slice) -> Iterator[str]:
+    count = len(result.each(figure.output))
+    yield f"{count} row{'s' if count != 1 else ''}, one a prompt."
+    for name in (figure.output, *figure.columns):
+        every = result.each(name)
+        if result.outputs[name].kind == "token":
+            tops = Counter(int(np.reshape(a.values, -1)[0]) for a in every if a.values.size)
+            said = [f"{visible(result.text(t))} {k} times" for t, k in tops.most_common(_MOST)]
+            yield f"{name}, the first of each row: {', '.join(said)}."
+            continue
+        numbers = np.array([float(a) if not a.values.ndim else np.nan for a in every])
+        if not np.isfinite(numbers).any():
+            yield f"{name}: no values."
+            continue
+        unit = f" {figure.unit}" if figure.unit and name == figure.output else ""
+        text = f"{name}: mean {amount(float(np.nanmean(numbers)))}{unit}"
+        if len(numbers) > 1:
+            low, high = int(np.nanargmin(numbers)), int(np.nanargmax(numbers))
+            text += (f", from {amount(numbers[low])} (prompt {low + 1}) "
+                     f"to {amount(numbers[high])} (prompt {high + 1})")  # fmt: skip
+        yield text + "."
+
+
+def _text(figure: figures.Text, result: Result, slice_: Slice) -> Iterator[str]:
+    tokens, shown = _example(figure.output, result, slice_)
+    if shown:
+        yield shown
+    lead = list(np.ndindex(*tokens.shape[:-1]))
+    for index in lead[:_MOST_TEXTS]:
+        name = where(_part(tokens, tokens.dims[:-1]), index)
+        said = "".join(result.text(t) for t in tokens.values[index] if t >= 0)
+        yield f"{name + ': ' if name else ''}{_short(line(said)) or 'nothing'}"
+    if len(lead) > _MOST_TEXTS:
+        yield f"And {len(lead) - _MOST_TEXTS} more texts."
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
