@@ -14,13 +14,14 @@ from remote_mi.backends.ndif.hosts import Host
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.draft import Draft
 from remote_mi.errors import NotFound
+from remote_mi.execution import finish
 from remote_mi.job import Job
 from remote_mi.models.spec import ModelSpec
 from remote_mi.opening import load_run
 from remote_mi.paths import project_folder
 from remote_mi.progress import Silent, Watch
 from remote_mi.results import Result
-from remote_mi.runner import finish, hand_over, job_from
+from remote_mi.runner import hand_over, job_from
 
 
 class RemoteJob:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,13 +66,20 @@ def run_study(
     """
     records = StudyRecords(project)
     study = plan.study
-    record = StudyRecord(study.name, study.title, study.question,
-                         [point.record for point in plan.points], {k: list(v) for k, v in study.figures.items()})  # fmt: skip
-    known = {p.index: (p.state, p.run) for p in record.points}
+    figures = {name: list(chosen) for name, chosen in study.figures.items()}
+    record = StudyRecord(study.name, study.title, study.question, [], figures)
+    record.points = [replace(p.record, state="waiting", run=None) for p in plan.points]
     record = records.begin(record, text)
-    for point in record.points:  # what is there now is truer than what was written down
-        point.state, point.run = known[point.index]
-        point.error, point.where = None, ""
+    changed = []
+    for point, planned in zip(record.points, plan.points, strict=True):
+        # What is there now is truer than what was written down.
+        before = (point.state, point.run)
+        point.state, point.run = ("done" if planned.run else "waiting"), planned.run
+        if (point.state, point.run) != before:
+            point.error, point.where = None, ""
+            if planned.run or before[0] == "done":
+                changed.append(point)
+    records.note(record, *changed)
     locks = Ledger(project).folder / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     (locks.parent / ".gitignore").write_text("*\n")

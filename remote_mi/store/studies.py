@@ -129,17 +129,18 @@ class StudyRecords:
         _replay(record)
         return record
 
-    def note(self, record: StudyRecord, point: PointRecord) -> None:
-        """Write down how far a point is.
+    def note(self, record: StudyRecord, *points: PointRecord) -> None:
+        """Write down how far points are.
 
         Raises:
             StoreError: if the project cannot be written.
         """
-        line = {"time": round(time.time(), 3), "key": point.key, "state": point.state,
-                "run": point.run, "error": point.error, "where": point.where}  # fmt: skip
+        now = round(time.time(), 3)
+        lines = [json.dumps({"time": now, "key": p.key, "state": p.state, "run": p.run,
+                             "error": p.error, "where": p.where}) + "\n" for p in points]  # fmt: skip
         try:
             with (record.path / "progress.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write("".join(lines))
         except OSError as error:
             raise store_error(error, record.path, "the study's progress") from error
 

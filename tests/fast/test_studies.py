@@ -134,6 +134,10 @@ def test_what_the_cache_has_needs_no_lane(project, cli, tiny_llama, tmp_path, mo
     assert {state_of(p) for p in planned(project, path).points} == {"cached"}
     assert cli("study", "run", path.name)[0] == 0
     assert sum(calls(project).values()) == 3 and len(Runs(project).ids()) == 3
+    # Another study of the same jobs has nothing to run, and its record knows that.
+    study_of(project, tiny_llama, "twin")
+    assert cli("study", "run", "twin.yaml")[0] == 0 and sum(calls(project).values()) == 3
+    assert StudyRecords(project).read("twin").counts()["done"] == 3
 
 
 def test_the_same_study_does_not_run_twice_at_once(project, cli, tiny_llama):

@@ -1,0 +1,76 @@
+"""Results that are there already: among the runs of a project, or in the cache."""
+
+from __future__ import annotations
+
+from remote_mi.backends.base import Backend
+from remote_mi.draft import run_id8
+from remote_mi.errors import StoreError
+from remote_mi.finishing import event
+from remote_mi.job import Job
+from remote_mi.results import Result
+from remote_mi.store.cache import Cache, Entry
+from remote_mi.store.runs import RunRecord, Runs
+
+
+def look_up(job: Job, backend: Backend) -> Result | None:
+    """The result of the same job in the same environment, or None; never imports torch."""
+    environment = backend.environment(job.model)
+    if environment is None:
+        return None
+    kept = Runs(job.project).lookup(job.key, environment)
+    if kept is not None:
+        return _shown_as_now(kept, job, "run")
+    entry = Cache(job.cache).get(job.key, environment)
+    return None if entry is None else _from_cache(job, entry)
+
+
+def found(job: Job, backend: Backend) -> str | None:
+    """Where the result of a job of a backend is: "run NAME", "the cache", or None."""
+    environment = backend.environment(job.model)
+    if environment is None:
+        return None
+    kept = Runs(job.project).lookup(job.key, environment)
+    if kept is not None:
+        return f"run {kept.run_id}"
+    return None if Cache(job.cache).get(job.key, environment) is None else "the cache"
+
+
+def computed_elsewhere(job: Job) -> Result | None:
+    """A result that was computed in whatever environment, the newest first, or None.
+
+    Its provenance says under `reused` that this was asked for.
+    """
+    runs, cache = Runs(job.project), Cache(job.cache)
+    for environment in cache.environments(job.key):
+        noted = f"taken on request, computed in {environment}"
+        kept = runs.lookup(job.key, environment)
+        if kept is not None:
+            return _shown_as_now(kept, job, "run", reused=noted)
+        entry = cache.get(job.key, environment)
+        if entry is not None:
+            return _from_cache(job, entry, reused=noted)
+    return None
+
+
+def _from_cache(job: Job, entry: Entry, **noted: str) -> Result:
+    """A run of the project that is made from what the cache has.
+
+    Args:
+        noted: for its provenance.
+    """
+    provenance = {**entry.record, **noted}
+    result = Result(job.card.shown(), entry.document, entry.arrays, provenance)
+    id8 = run_id8(job, entry.environment)
+    try:
+        result = Runs(job.project).write(RunRecord(id8, result, job.lock(), job.sources(),
+                                                   [event("taken from the cache")]))  # fmt: skip
+    except StoreError:
+        pass  # a project that cannot be written still shows what the cache has
+    return _shown_as_now(result, job, "cache", **noted)
+
+
+def _shown_as_now(result: Result, job: Job, source: str, **noted: str) -> Result:
+    """The result with the recipe's figures as they are today, and where it came from."""
+    result.recipe = job.card.shown()
+    result.provenance = {**result.provenance, **noted, "cache": "hit", "hit_from": source}
+    return result
