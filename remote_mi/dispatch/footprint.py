@@ -1,14 +1,15 @@
 """What a job needs: memory beside the weights, and bytes on the way to a server and back.
 
 By arithmetic from the model's configuration, in microseconds, so that a study of thousands of
-jobs is planned at once. `remote_mi.dispatch.measuring` finds the same by a run without weights.
+jobs is planned at once: more than most jobs take, never less. Where it decides,
+`remote_mi.dispatch.measuring` finds out by a run without weights.
 
 Memory beside the weights, for one example of n tokens, width d, inner width f, h heads, vocabulary
 v, L layers, e bytes a number:
 
     row     = e·(n·(8d + 3f) + 4·n·d) + 12·h·n²        one forward pass, as the sweeps reckon it
     kept    = 2·e·L·n·d                                states of every layer that a recipe reads
-    logits  = 8·n·v                                    at every position, in float32, once more
+    logits  = 8·(L + 1)·n·v                            after every layer, as a lens reads them
     graph   = L·row                                    with gradients only
     needed  = row + kept + logits + graph
 
@@ -90,7 +91,7 @@ def _activations(
     number = 4 if dtype == "float32" else 2
     row = number * (tokens * (8 * width + 3 * inner) + 4 * tokens * width) + 12 * heads * tokens**2
     kept = 2 * number * layers * tokens * width
-    logits = 8 * tokens * int(sizes.get("vocab_size") or 50_000)
+    logits = 8 * (layers + 1) * tokens * int(sizes.get("vocab_size") or 50_000)
     graph = layers * row if "gradients" in job.card.needs else 0
     return (row + kept + logits + graph) * (examples if job.card.called_once else 1)
 

@@ -271,10 +271,20 @@ class Dispatcher:
                 return Option(name, True, f"asked for, though {option.why}", model=job.model)
             return option
         option = policy.locally(job.model, checkpoint, need, self.machine, limits)
+        if not option.can and policy.only_activations(
+            job.model, checkpoint, need, self.machine, limits
+        ):
+            need = self._measured(job, need)
+            option = policy.locally(job.model, checkpoint, need, self.machine, limits)
         if not option.can and asked == "local" and self._might_fit(job.model, checkpoint):
             # It was asked for, and what is free now is not all there is: the system may give more.
             return Option("local", True, f"asked for, though {option.why}", option.hint, job.model)
         return option
+
+    def _measured(self, job: Job, need: Footprint) -> Footprint:
+        from remote_mi.dispatch.measuring import measured  # imports torch
+
+        return measured(job, need, policy.LEAST_ROWS_BYTES)
 
     def _might_fit(self, spec: ModelSpec, checkpoint: Checkpoint) -> bool:
         """Whether the weights alone fit into all memory there is, or their size is not known."""

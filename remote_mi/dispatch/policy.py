@@ -97,6 +97,16 @@ def locally(
                   smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)), spec)  # fmt: skip
 
 
+def only_activations(
+    spec: ModelSpec, checkpoint: Checkpoint, need: Footprint, resources: Resources, limits: Limits
+) -> bool:
+    """Whether a job does not fit by arithmetic alone: its weights are here, and would fit."""
+    if need.measured or not checkpoint.present or checkpoint.weights is None:
+        return False
+    rooms = [_room(device, limits) for device in _asked_devices(spec, resources)]
+    return spec.device_map is None and any(checkpoint.weights < room for room in rooms)
+
+
 def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
     """The devices that a spec allows, the one with most room of the best kind first."""
     if spec.device == "auto":

@@ -13,6 +13,7 @@ from remote_mi.backends.ndif.facts import Deployment
 from remote_mi.dispatch import checkpoint as room
 from remote_mi.dispatch.checkpoint import Checkpoint, weights_bytes
 from remote_mi.dispatch.footprint import estimate
+from remote_mi.dispatch.measuring import measured
 from remote_mi.dispatch.plan import Dispatcher
 from remote_mi.dispatch.resources import Device, Resources, visible_gpus
 from remote_mi.dispatch.servers import ServerFacts, is_exact
@@ -288,6 +289,41 @@ def test_what_a_job_needs_grows_with_prompts_gradients_and_calls(project):
     assert plain.activations and gradients.activations > 5 * plain.activations
     assert plain.bytes_up > 12_000 and plain.bytes_down
     assert estimate(job(project), {}, "?").activations is None
+
+
+@pytest.mark.parametrize("recipe", ["logit_lens", "activation_patching"])
+def test_where_arithmetic_is_too_careful_a_run_without_weights_measures(
+    project, tiny_llama, recipe
+):
+    made = job(project, recipe, str(tiny_llama))
+    weights = room.describe(made.model)
+    careful = estimate(made, weights.config, weights.dtype)
+    found = measured(made, careful, 1 << 20)
+    assert found.measured and 10_000 < found.activations < careful.activations
+    # A device with room for the weights and what was measured, and not for what was reckoned.
+    free = int((weights.weights + (found.activations + careful.activations) / 2) / 0.9)
+    small = Resources((Device("cpu", 2 * free, free),), 0)
+    made = job(project, recipe, str(tiny_llama))
+    plan = planned(project, made, machine=small, checkpoint=weights)
+    assert plan.chosen.backend == "local" and "about" not in plan.reason
+
+
+def test_measuring_counts_what_a_job_holds_at_once():
+    import torch
+
+    from remote_mi.backends.ndif.weightless import Measured
+
+    with Measured(deadline=1e9) as mode:
+        first = torch.zeros(1000)
+        view = first[:10]
+        second = torch.zeros(500)
+        assert mode.now == mode.peak == 6000
+        del first
+        assert mode.now == 6000  # the view holds it
+        del view, second
+        third = torch.zeros(100)
+        assert mode.now == 400 and mode.peak == 6000
+        del third
 
 
 def test_plan_on_the_command_line(project, cli, tiny_llama):

@@ -366,7 +366,7 @@ def test_a_dry_run_ends_in_time_and_is_remembered(llama, tmp_path, monkeypatch):
 
     card, function = written(tmp_path, "return {'x': run_residuals(lm, prompt.ids)[-1].sum()}\n")
     work = Work(card, function, CALLS["prompt"], card.resolve({}), "key")
-    assert dry_run.expect(llama, work, budget=0).reason == dry_run._TooLong.said
+    assert dry_run.expect(llama, work, budget=0).reason == dry_run.TooLong.said
     found = dry_run.expect(llama, work)
     assert found.to_json() == {"outputs": [{"x": [[], "float32"]}] * 3, "bytes": 12, "reason": ""}
     monkeypatch.setattr(dry_run, "run_session", lambda *_: pytest.fail("it is run again"))

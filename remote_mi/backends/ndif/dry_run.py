@@ -8,15 +8,13 @@ then nothing is known beforehand, and nothing is refused.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import numpy as np
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 
 from remote_mi import interventions
 from remote_mi.backends.base import (
@@ -36,9 +34,9 @@ from remote_mi.backends.base import (
     line_in_recipe,
     recipe_error,
 )
+from remote_mi.backends.ndif.weightless import Measured, NoNumbers, TooLong, quiet, weightless
 from remote_mi.backends.session import run_session
 from remote_mi.errors import first_line
-from remote_mi.interventions import sweeps
 from remote_mi.models.load import LoadedModel
 
 #: Seconds of computing a dry run may take; a job is not held up longer to be described.
@@ -110,6 +108,28 @@ def expect(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected
     return Expected(outputs, size)
 
 
+def peak(model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET_S) -> int | None:
+    """Bytes that the tensors of a job's longest call take at most, weights apart.
+
+    Args:
+        model: the weightless model. rows_bytes: what the rows of a sweep may take.
+        budget: seconds of computing after which it gives up.
+
+    Returns:
+        None where a run without numbers cannot follow the recipe.
+    """
+    if {"gradients", "generation"} & set(work.card.needs) or not work.calls:
+        return None
+    call = max(work.calls, key=lambda call: len(json.dumps(_form(call))))
+    mode = Measured(time.thread_time() + budget)
+    try:
+        with quiet(), weightless(model.lm._module, mode, rows_bytes):
+            run_session(model.lm, replace(work, calls=[call]))
+    except Exception:  # the recipe is the user's code; a mistake in it shows when it runs
+        return None
+    return mode.peak
+
+
 def _form(call: Any) -> Any:
     """What of a call can decide shapes: all but the ids of tokens."""
     if call is None:
@@ -147,7 +167,7 @@ def _remembered(about: Any, like: str) -> Shapes | str | None:
 
 
 def _remember(about: Any, like: str, outcome: Shapes | str) -> None:
-    if about is None or outcome == _TooLong.said:
+    if about is None or outcome == TooLong.said:
         return
     _memory[about, like] = outcome
     while len(_memory) > REMEMBERED:
@@ -157,7 +177,7 @@ def _remember(about: Any, like: str, outcome: Shapes | str) -> None:
 def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
     """Shapes of one call's outputs, or why they are not known."""
     try:
-        with _quiet(), _weightless(model.lm._module, deadline):
+        with quiet(), weightless(model.lm._module, NoNumbers(deadline)):
             returned = run_session(model.lm, replace(work, calls=[call]))[0]
             described = _described_outputs(returned)
     except Exception as error:  # the recipe is the user's code: anything can come
@@ -168,133 +188,6 @@ def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes |
         return described
     arrays = checked(labelled(work.card), work.card.returns, described, examples_in(call))
     return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
-
-
-# --- tensors without numbers ----------------------------------------------------------------------
-
-
-class _TooLong(Exception):
-    """The dry run took longer than it may."""
-
-    said = "a run without weights takes too long"
-
-
-_CPU = torch.device("cpu")
-_COPY = torch.ops.aten.copy_.default
-_DEVICE = torch.ops.prim.device.default
-_aten = torch.ops.aten
-#: Operations whose result follows from shapes alone by torch's own shape function.
-_PLAIN = frozenset(
-    getattr(getattr(_aten, name), overload or "default")
-    for name, _, overload in (
-        operation.partition(".")
-        for operation in (
-            "mm", "addmm", "bmm", "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor",
-            "mul.Scalar", "add.Scalar", "view", "_unsafe_view", "t", "transpose.int", "permute",
-            "expand", "slice.Tensor", "select.int", "unsqueeze", "clone", "detach", "neg", "rsqrt",
-            "mean.dim", "pow.Tensor_Scalar", "cat", "silu", "gelu", "tanh", "alias", "_to_copy",
-            "native_layer_norm", "exp", "_softmax", "_log_softmax", "split.Tensor", "cos", "sin",
-            "copy_",
-        )
-    )
-)  # fmt: skip
-
-
-class _Shapes(FakeTensorMode):
-    """Fake tensors with a short way for plain operations, and a deadline.
-
-    The short way is what the general one ends in, without its search for special cases: three
-    times as quick, which is a second for each recipe and model.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-        # A number or a shape that is taken from a tensor's values ends it at that very line,
-        # instead of going on with a symbol that a recipe does not expect.
-        env = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False,
-                       assume_static_by_default=True)  # fmt: skip
-        super().__init__(allow_non_fake_inputs=True, shape_env=env)
-        self.deadline = deadline
-
-    def dispatch(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """What torch calls for each operation."""
-        if func is _DEVICE and type(args[0]) is FakeTensor and not self.in_kernel_invocation:
-            return args[0].fake_device
-        if time.thread_time() > self.deadline:
-            raise _TooLong()
-        kwargs = dict(kwargs or {})
-        if func not in _PLAIN or not _are_plain(args) or kwargs.pop("device", _CPU) != _CPU:
-            return super().dispatch(func, types, args, kwargs)
-        with fake_tensor.in_kernel_invocation_manager(self):
-            out = func(*args, **kwargs)
-        if func is _COPY:  # it gives what it was given, and that is the fake one
-            return args[0]
-        if isinstance(out, torch.Tensor):
-            return FakeTensor(self, out, _CPU)
-        return type(out)(FakeTensor(self, one, _CPU) for one in out)
-
-
-def _are_plain(values: Any) -> bool:
-    """Whether all tensors are fake ones on the CPU, without a known value, and sizes are ints."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            if not (isinstance(value, FakeTensor) and value.fake_device == _CPU):
-                return False
-            if value.constant is not None:
-                return False
-        elif isinstance(value, torch.SymInt) or (
-            isinstance(value, (list, tuple)) and not _are_plain(value)
-        ):
-            return False
-    return True
-
-
-@contextmanager
-def _weightless(module: torch.nn.Module, deadline: float) -> Iterator[None]:
-    """Work without numbers; the model's weights seem to lie on the CPU, as those of a real run."""
-    mode = _Shapes(deadline)
-    tables: list[dict[str, Any]] = []
-    for part in module.modules():
-        tables += [part._parameters, part._buffers]
-    kept = [dict(table) for table in tables]
-    fakes: dict[int, torch.Tensor] = {}
-    budget = sweeps.CPU_BUDGET
-    try:
-        sweeps.CPU_BUDGET = 1 << 60  # rows without numbers take no memory: one pass is enough
-        with mode:
-            for table in tables:
-                for name, tensor in table.items():
-                    if tensor is None:
-                        continue
-                    if id(tensor) not in fakes:  # a tied weight stays one weight
-                        fakes[id(tensor)] = torch.empty_strided(
-                            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_CPU
-                        )
-                    table[name] = fakes[id(tensor)]
-            yield
-    finally:
-        sweeps.CPU_BUDGET = budget
-        for table, before in zip(tables, kept, strict=True):
-            table.clear()
-            table.update(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch logs of operations without numbers; the error itself says it."""
-    names = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
 
 
 def _described_outputs(returned: Any) -> Any:
@@ -359,7 +252,7 @@ _OWN_MISTAKES = (
     ZeroDivisionError,
 )  # fmt: skip
 _CANNOT_FOLLOW = (
-    _TooLong,
+    TooLong,
     NotImplementedError,
     *(kind for name, kind in vars(fake_tensor).items() if name.endswith("Exception")
       and isinstance(kind, type)),
@@ -407,8 +300,8 @@ def _is_users(file: str, work: Work) -> bool:
 
 
 def _why_unknown(error: Exception, work: Work) -> str:
-    if any(isinstance(e, _TooLong) for e in _chain(error)):
-        return _TooLong.said
+    if any(isinstance(e, TooLong) for e in _chain(error)):
+        return TooLong.said
     line = line_in_recipe(work, error)
     where = f"{work.card.path}:{line}" if work.card.path else f"line {line}"
     if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):

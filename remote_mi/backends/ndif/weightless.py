@@ -1,0 +1,185 @@
+"""Work without numbers: tensors with a shape and a dtype and nothing else (torch's fake tensors)."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from remote_mi.interventions import sweeps
+
+
+class TooLong(Exception):
+    """The dry run took longer than it may."""
+
+    said = "a run without weights takes too long"
+
+
+_CPU = torch.device("cpu")
+_COPY = torch.ops.aten.copy_.default
+_DEVICE = torch.ops.prim.device.default
+_aten = torch.ops.aten
+#: Operations whose result follows from shapes alone by torch's own shape function.
+_PLAIN = frozenset(
+    getattr(getattr(_aten, name), overload or "default")
+    for name, _, overload in (
+        operation.partition(".")
+        for operation in (
+            "mm", "addmm", "bmm", "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor",
+            "mul.Scalar", "add.Scalar", "view", "_unsafe_view", "t", "transpose.int", "permute",
+            "expand", "slice.Tensor", "select.int", "unsqueeze", "clone", "detach", "neg", "rsqrt",
+            "mean.dim", "pow.Tensor_Scalar", "cat", "silu", "gelu", "tanh", "alias", "_to_copy",
+            "native_layer_norm", "exp", "_softmax", "_log_softmax", "split.Tensor", "cos", "sin",
+            "copy_",
+        )
+    )
+)  # fmt: skip
+
+
+class NoNumbers(FakeTensorMode):
+    """Fake tensors with a short way for plain operations, and a deadline.
+
+    The short way is what the general one ends in, without its search for special cases: three
+    times as quick, which is a second for each recipe and model.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+        # A number or a shape that is taken from a tensor's values ends it at that very line,
+        # instead of going on with a symbol that a recipe does not expect.
+        env = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False,
+                       assume_static_by_default=True)  # fmt: skip
+        super().__init__(allow_non_fake_inputs=True, shape_env=env)
+        self.deadline = deadline
+
+    def dispatch(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What torch calls for each operation."""
+        if func is _DEVICE and type(args[0]) is FakeTensor and not self.in_kernel_invocation:
+            return args[0].fake_device
+        if time.thread_time() > self.deadline:
+            raise TooLong()
+        kwargs = dict(kwargs or {})
+        if func not in _PLAIN or not _are_plain(args) or kwargs.pop("device", _CPU) != _CPU:
+            return super().dispatch(func, types, args, kwargs)
+        with fake_tensor.in_kernel_invocation_manager(self):
+            out = func(*args, **kwargs)
+        if func is _COPY:  # it gives what it was given, and that is the fake one
+            return args[0]
+        if isinstance(out, torch.Tensor):
+            return FakeTensor(self, out, _CPU)
+        return type(out)(FakeTensor(self, one, _CPU) for one in out)
+
+
+def _are_plain(values: Any) -> bool:
+    """Whether all tensors are fake ones on the CPU, without a known value, and sizes are ints."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if not (isinstance(value, FakeTensor) and value.fake_device == _CPU):
+                return False
+            if value.constant is not None:
+                return False
+        elif isinstance(value, torch.SymInt) or (
+            isinstance(value, (list, tuple)) and not _are_plain(value)
+        ):
+            return False
+    return True
+
+
+class Measured(NoNumbers):
+    """The same, and how much memory the tensors would have taken at most, weights apart.
+
+    What views share counts once; what autograd alone holds is not seen.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self.peak = self.now = 0
+        self._holders: dict[int, int] = {}
+
+    def dispatch(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What torch calls for each operation."""
+        out = super().dispatch(func, types, args, kwargs)
+        for tensor in out if isinstance(out, (list, tuple)) else [out]:
+            if type(tensor) is FakeTensor:
+                self._hold(tensor)
+        return out
+
+    def _hold(self, tensor: FakeTensor) -> None:
+        storage = tensor.untyped_storage()
+        name, size = storage._cdata, storage.nbytes()
+        holders = self._holders.get(name, 0)
+        self._holders[name] = holders + 1
+        if not holders:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        weakref.finalize(tensor, self._let_go, name, size)
+
+    def _let_go(self, name: int, size: int) -> None:
+        left = self._holders.pop(name, 1) - 1
+        if left:
+            self._holders[name] = left
+        else:
+            self.now -= size
+
+
+@contextmanager
+def weightless(
+    module: torch.nn.Module, mode: NoNumbers, rows_bytes: int = 1 << 60
+) -> Iterator[None]:
+    """Work without numbers; the model's weights seem to lie on the CPU, as those of a real run.
+
+    Args:
+        rows_bytes: what the rows of a sweep may take; rows without numbers take no memory, so
+            that one pass is enough where nobody measures them.
+    """
+    tables: list[dict[str, Any]] = []
+    for part in module.modules():
+        tables += [part._parameters, part._buffers]
+    kept = [dict(table) for table in tables]
+    fakes: dict[int, torch.Tensor] = {}
+    budget = sweeps.CPU_BUDGET
+    try:
+        sweeps.CPU_BUDGET = rows_bytes
+        with mode:
+            for table in tables:
+                for name, tensor in table.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in fakes:  # a tied weight stays one weight
+                        fakes[id(tensor)] = torch.empty_strided(
+                            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_CPU
+                        )
+                    table[name] = fakes[id(tensor)]
+            yield
+    finally:
+        sweeps.CPU_BUDGET = budget
+        for table, before in zip(tables, kept, strict=True):
+            table.clear()
+            table.update(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what torch logs of operations without numbers; the error itself says it."""
+    names = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
