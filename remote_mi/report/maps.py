@@ -26,6 +26,9 @@ from remote_mi.report.words import (
 )
 from remote_mi.results import NamedArray, Result
 
+#: Cells that `Map.ranked` gives at most; a map may have millions.
+MOST_RANKED = 1000
+
 
 @dataclass(frozen=True)
 class Map:
@@ -54,8 +57,16 @@ class Map:
 
     @functools.cached_property
     def ranked(self) -> list[tuple[int, int]]:
-        """Cells from the one that stands out most; what a control explains is not the finding."""
-        order = np.lexsort((-self.distance.reshape(-1), self.marked.reshape(-1)))
+        """Cells from the one that stands out most; what a control explains is not the finding.
+
+        At most `MOST_RANKED` of them, and none at the neutral value.
+        """
+        distance = self.distance.reshape(-1)
+        # Whatever no control explains comes before all that one does.
+        score = distance + np.where(self.marked.reshape(-1), 0.0, distance.max(initial=0.0) + 1.0)
+        most = min(MOST_RANKED, score.size)
+        best = np.sort(np.argpartition(-score, most - 1)[:most]) if most else np.zeros(0, int)
+        order = best[np.argsort(-score[best], kind="stable")]
         found = [divmod(int(i), self.distance.shape[1]) for i in order]
         return [at for at in found if self.distance[at] > 0]
 

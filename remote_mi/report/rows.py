@@ -128,19 +128,26 @@ def _texts(result: Result, tokens: Any) -> list[str]:
 
 def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """A plot over the last dimension, one line for each index of the one before it."""
+    taken = _of_lines(figure, result, slice_)[1]
+    if taken:
+        yield Text(f" at {taken} (`view --at`)", style="dim")
+    yield from plot(figure, result, width, slice_)
+    yield from legend(figure, result, slice_)
+
+
+def _of_lines(figure: figures.Lines, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
+    """The values of the lines, and in words where they were taken."""
     full = slice_.of(result, figure.output)
     if full.values.ndim < 1:
         raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
-    keep = full.dims[-2:]
-    array, taken = slice_.apply(full, keep)
-    if taken:
-        yield Text(f" at {taken} (`view --at`)", style="dim")
-    rows = array.values if array.values.ndim == 2 else array.values[None]
-    if rows.shape[1] < 2:
-        yield Text(" one point is no line:", style="dim")
-    else:
-        yield from _plot(figure, result, array, rows, width, slice_, bool(taken))
-    marked = marks(result, array, slice_, keep)
+    return slice_.apply(full, full.dims[-2:])
+
+
+def legend(figure: figures.Lines, result: Result, slice_: Slice) -> Iterator[Text]:
+    """What each line of a plot is, and where it is largest."""
+    array, taken = _of_lines(figure, result, slice_)
+    rows = np.atleast_2d(array.values)
+    marked = marks(result, array, slice_, array.dims)
     for index, row in enumerate(rows[: len(_LINE_MARKS)]):
         if not np.isfinite(row).any():
             continue
@@ -154,36 +161,38 @@ def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> I
         yield Text(f"   {said}", style="dim")
 
 
-def _plot(
-    figure: figures.Lines, result: Result, array: NamedArray, rows: np.ndarray, width: int,
-    slice_: Slice, sliced: bool,
-) -> Iterator[Text]:  # fmt: skip
+def plot(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """The lines themselves, with the reach of their control."""
     import plotille
 
+    array, taken = _of_lines(figure, result, slice_)
+    rows = np.atleast_2d(array.values)
+    if rows.shape[1] < 2:
+        yield Text(" one point is no line:", style="dim")
+        return
     labels = list(array.coords[array.dims[-1]])
     numeric = all(isinstance(label, (int, float)) for label in labels)
     x = [float(label) for label in labels] if numeric else [float(i) for i in range(len(labels))]
-    plot = plotille.Figure()
-    plot.with_colors = False
-    plot.width, plot.height = max(20, width - 22), _PLOT_HEIGHT
-    plot.set_x_limits(min_=min(x), max_=max(x))
-    plot.x_label, plot.y_label = array.dims[-1], ""
+    drawn = plotille.Figure()
+    drawn.with_colors = False
+    drawn.width, drawn.height = max(20, width - 22), _PLOT_HEIGHT
+    drawn.set_x_limits(min_=min(x), max_=max(x))
+    drawn.x_label, drawn.y_label = array.dims[-1], ""
     low, high = _limits(rows if slice_.limits is None else np.array(slice_.limits))
-    plot.set_y_limits(min_=low, max_=high)
-    plot.y_ticks_fkt = lambda low, high: f"{low:9.3g}"
-    plot.x_ticks_fkt = lambda low, high: f"{low:.4g}"
+    drawn.set_y_limits(min_=low, max_=high)
+    drawn.y_ticks_fkt = lambda low, high: f"{low:9.3g}"
+    drawn.x_ticks_fkt = lambda low, high: f"{low:.4g}"
     for index, row in enumerate(rows[: len(_LINE_MARKS)]):
         kept = [(a, float(b)) for a, b in zip(x, row, strict=True) if np.isfinite(b)]
         if kept:
-            plot.plot([a for a, _ in kept], [b for _, b in kept], marker=_LINE_MARKS[index])
-    alone = sliced or slice_.pair is not None
+            drawn.plot([a for a, _ in kept], [b for _, b in kept], marker=_LINE_MARKS[index])
+    alone = bool(taken) or slice_.pair is not None
     band = None if alone else result.control_band(figure.output)
     if band is not None:
         top = np.atleast_2d(band).max(0)
-        plot.plot(x, [float(v) for v in top])
-    for text in plot.show().splitlines()[
-        1:
-    ]:  # the first is the name of the axis, which is not given
+        drawn.plot(x, [float(v) for v in top])
+    shown = drawn.show().splitlines()[1:]  # the first is the name of the axis, which is not given
+    for text in shown:
         yield Text(text.rstrip(), no_wrap=True)
     if band is not None:
         yield Text("   the line without letters is the control's reach", style="dim")
@@ -194,6 +203,8 @@ def _plot(
 def _limits(rows: np.ndarray) -> tuple[float, float]:
     """Round limits of the y axis, so that round numbers stand at their ticks."""
     finite = rows[np.isfinite(rows)]
+    if not finite.size:
+        return 0.0, 1.0
     low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
     step = 10.0 ** np.floor(np.log10((high - low) / _PLOT_HEIGHT)) if high > low else 1.0
     for factor in (1, 2, 5, 10):

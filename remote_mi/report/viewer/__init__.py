@@ -1,0 +1,1 @@
+"""The full-screen viewer: the terminal's figures with a cursor, and lists beside them."""

@@ -1,0 +1,301 @@
+"""The viewer's app: what the keys do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from rich.text import Text
+from textual import on
+from textual.app import SystemCommand
+from textual.screen import Screen
+from textual.widgets import Input
+
+from remote_mi.errors import RemoteMIError
+from remote_mi.report.text import line
+from remote_mi.report.viewer import keys, pages
+from remote_mi.report.viewer.chrome import DARK, LIGHT, PanelLine, export
+from remote_mi.report.viewer.finding import matches_of_listing, matches_of_map, rows_asked
+from remote_mi.report.viewer.panel import FigurePanel
+from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
+from remote_mi.report.viewer.showing import ListPanel, Showing
+
+#: Names of the actions that keys of ours stand for.
+_ACTIONS = {key.action.partition("(")[0] for key in keys.ALL} | {"number"}
+
+
+class Viewer(Showing):
+    """Shows a run, and the runs, studies and jobs beside it; see `Showing` for the arguments."""
+
+    _asking = ""
+    _matches: list[Any]
+    _match = _rank = -1
+
+    # Moving.
+
+    def action_move(self, down: int, right: int) -> None:
+        self.pane.move(down, right)
+
+    def action_page(self, by: int) -> None:
+        self.pane.page(by)
+
+    def action_largest(self, by: int) -> None:
+        """The cell that stands out most; again: the next one."""
+        grid = self.query_one(GridPane)
+        if not grid.display or grid.map is None:
+            self.pane.move(by, 0)
+            return
+        ranked = [at for at in grid.map.ranked if at[0] in set(grid.rows)]
+        if not ranked:
+            self.tell("every cell is at its neutral value")
+            return
+        if self._rank >= 0 and ranked[self._rank % len(ranked)] == (grid.row, grid.column):
+            self._rank = (self._rank + by) % len(ranked)
+        else:
+            self._rank = 0
+        grid.place(*ranked[self._rank])
+
+    # Asking: a word to find, or rows to zoom to.
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key acts now: the box at the bottom and a page on top take keys first."""
+        if action not in _ACTIONS:
+            return True
+        return len(self.screen_stack) == 1 and (not self._asking or action == "back")
+
+    def _ask(self, what: str, hint: str) -> None:
+        self._asking = what
+        box = self.query_one("#ask", Input)
+        box.placeholder, box.value, box.display = hint, "", True
+        self.screen.set_focus(box)
+
+    def _leave_ask(self) -> None:
+        self._asking = ""
+        box = self.query_one("#ask", Input)
+        box.display = False
+        self.set_focus(None)
+
+    @on(Input.Submitted, "#ask")
+    def _answered(self, event: Input.Submitted) -> None:
+        asking = self._asking
+        self._leave_ask()
+        if asking == "find":
+            self._find(event.value)
+        else:
+            self._zoom(event.value)
+
+    def action_find(self) -> None:
+        self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
+
+    def _find(self, asked: str) -> None:
+        grid, listed = self.query_one(GridPane), self.query_one(ListPane)
+        self._matches, self._match = [], -1
+        if not asked:
+            return
+        if grid.display and grid.map is not None:
+            found = matches_of_map(grid.map, asked, (grid.row, grid.column))
+            shown = set(grid.rows)
+            self._matches = [at for at in found if at[0] in shown]
+        else:
+            self._matches = matches_of_listing(listed.listing, asked)
+        if not self._matches:
+            self.tell(f"nothing here says {line(asked)[:60]!r}", "warning")
+            return
+        self.action_found(1)
+
+    def action_found(self, by: int) -> None:
+        """The next place that was found."""
+        if not getattr(self, "_matches", []):
+            self.tell("nothing was looked for; / finds a word")
+            return
+        self._match = (self._match + by) % len(self._matches)
+        at = self._matches[self._match]
+        grid, listed = self.query_one(GridPane), self.query_one(ListPane)
+        if grid.display and isinstance(at, tuple):
+            grid.place(*at)
+        elif listed.display and isinstance(at, int) and at < listed.listing.count:
+            listed.place(at)
+
+    def action_zoom(self) -> None:
+        grid = self.query_one(GridPane)
+        if not grid.display or grid.map is None:
+            self.tell("there are no rows to zoom to")
+            return
+        self._ask("zoom", f"{grid.map.grid.row_name}s to show, e.g. 18-24; empty shows all")
+
+    def _zoom(self, asked: str) -> None:
+        panel, grid = self.panel, self.query_one(GridPane)
+        if not isinstance(panel, FigurePanel) or grid.map is None:
+            return
+        window = rows_asked(asked, grid.map.grid.rows) if asked.strip() else None
+        if asked.strip() and window is None:
+            name = grid.map.grid.row_name
+            self.tell(f"{line(asked)[:60]!r} names no {name}s of this figure", "warning")
+            return
+        panel.window = window
+        self.show()
+
+    # Choosing what is shown.
+
+    def action_panel(self, by: int) -> None:
+        self.turn_to((self.at + by) % len(self.panels))
+
+    def action_number(self, number: int) -> None:
+        if number <= len(self.panels):
+            self.turn_to(number - 1)
+
+    @on(PanelLine.Picked)
+    def _picked(self, event: PanelLine.Picked) -> None:
+        self.turn_to(event.index)
+
+    def turn_to(self, index: int) -> None:
+        """Show another panel; a list is read when it is first seen."""
+        self.at, self._matches, self._rank = index, [], -1
+        title = self.panel.title if isinstance(self.panel, ListPanel) else ""
+        if title == "Runs":
+            if not self.runs.names:
+                self.runs.reread()
+            self._read_rows()
+        elif title == "Jobs":
+            self._read_jobs()
+        self.show()
+
+    def _change(self, said: str) -> None:
+        self._matches, self._rank = [], -1
+        self.show()
+        self.tell(said)
+
+    def action_metric(self, by: int) -> None:
+        if isinstance(self.panel, FigurePanel):
+            self._change(self.panel.next_variant(by))
+
+    def action_slice(self, what: str, by: int) -> None:
+        panel = self.panel
+        if not isinstance(panel, FigurePanel):
+            return
+        if what == "pair":
+            self._change(panel.step_pair(by))
+            return
+        dim = panel.dim_of(what)
+        if dim is None:
+            named = {"layer": "layer", "component": "head or component"}.get(
+                what, "other dimension"
+            )
+            self.tell(f"all of this figure is shown: there is no {named} to choose")
+            return
+        self._change(panel.step(dim, by))
+
+    # Runs.
+
+    def action_choose(self) -> None:
+        """Open what the cursor stands on."""
+        listed = self.query_one(ListPane)
+        item = listed.item if listed.display else None
+        if item is not None and item.study:
+            self.study = item.study
+            self.show()
+        if item is None or item.run is None:
+            return
+        if not (item.run / "run.json").is_file():
+            self.tell(
+                f"{line(item.run.name)} is no longer there; r reads the list again", "warning"
+            )
+            return
+        self.open(item.run)
+        self.show()
+        if self.opened.unchecked:
+            self._check(self.opened)
+
+    @on(Pane.Chosen)
+    def _chosen(self) -> None:
+        self.action_choose()
+
+    def action_mark(self) -> None:
+        listed = self.query_one(ListPane)
+        run = listed.item.run if listed.display else None
+        run = run or self.opened.folder
+        marked = self.runs.marked
+        if run in marked:
+            marked.remove(run)
+            self.tell(f"{line(run.name)} is no longer marked")
+        else:
+            marked.append(run)
+            del marked[:-2]  # two runs can be compared
+            self.tell(f"{line(run.name)} is marked" + ("; = compares" if len(marked) == 2 else ""))
+        self.show()
+
+    def action_compare(self) -> None:
+        chosen = list(self.runs.marked)
+        if len(chosen) == 1 and chosen[0] != self.opened.folder:
+            chosen.append(self.opened.folder)
+        if len(chosen) != 2:
+            self.tell("mark two runs with x first; Runs lists them", "warning")
+            return
+        self._compare(*chosen, self.size.width - 2)
+        self.turn_to(next(i for i, p in enumerate(self.panels) if p.title == "Compare"))
+
+    def action_reload(self) -> None:
+        self.runs.reread()
+        self.turn_to(self.at)
+
+    # Taking along.
+
+    def action_copy(self, what: str) -> None:
+        grid = self.query_one(GridPane)
+        if what == "command":
+            text = pages.command_of(self.opened)
+        elif grid.display and grid.map is not None:
+            text = " · ".join(grid.map.explain(grid.row, grid.column))
+        else:
+            item = self.query_one(ListPane).item
+            text = item.copied or " · ".join(item.said)
+        if not text:
+            self.tell("there is nothing here to copy")
+            return
+        self.copy_to_clipboard(text)
+        self.tell(f"copied: {line(text)[:200]}")
+
+    def action_export(self) -> None:
+        """A picture and a text of the screen, in the project's exports folder."""
+        name = f"{self.opened.name}-{self.panel.title}"
+        try:
+            picture, text = export(self, self.project / "exports", name, line(name))
+        except OSError as error:
+            self.tell(f"nothing was exported: {error.strerror or error}", "error")
+            return
+        self.tell(f"exported {picture} and {text.name}")
+
+    def action_words(self) -> None:
+        panel = self.panel
+        if not isinstance(panel, FigurePanel):
+            self.tell("this is words already")
+            return
+        try:
+            said = panel.in_words()
+        except RemoteMIError as error:
+            said = [str(error)]
+        self.push_screen(keys.Page(line(panel.title), Text("\n\n".join(said))))
+
+    # The viewer.
+
+    def action_dark(self) -> None:
+        self.theme = LIGHT if self.theme == DARK else DARK
+        self.call_after_refresh(self.show)  # the styles of the widgets follow only then
+
+    def action_help(self) -> None:
+        self.push_screen(keys.Page("The keys of the viewer", keys.page()))
+
+    def action_back(self) -> None:
+        if self._asking:
+            self._leave_ask()
+        elif self.study and self.panel.title == "Studies":
+            self.study = ""
+            self.show()
+
+    def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
+        """Every key, by what it does."""
+        for key in keys.ALL:
+            if key.action not in ("digit", "command_palette"):
+                name = key.text[0].upper() + key.text[1:]
+                yield SystemCommand(name, f"key {key.shown}", partial(self.run_action, key.action))

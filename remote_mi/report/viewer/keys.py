@@ -1,0 +1,161 @@
+"""Every key of the viewer, in one table: the bindings, the help page and the tests read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+
+@dataclass(frozen=True)
+class Key:
+    """Keys that do the same.
+
+    Attributes:
+        keys: Textual's names of them, with commas. action: what the app does.
+        shown: as the help page writes them. text: what they do.
+        brief: for the line at the bottom; "" leaves them out there.
+    """
+
+    keys: str
+    action: str
+    shown: str
+    text: str
+    brief: str = ""
+
+
+SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
+    ("Move", (
+        Key("up", "move(-1,0)", "↑", "up", "↑↓←→ move"),
+        Key("down", "move(1,0)", "↓", "down"),
+        Key("left", "move(0,-1)", "←", "left"),
+        Key("right", "move(0,1)", "→", "right"),
+        Key("pageup", "page(-1)", "PgUp", "a screen up"),
+        Key("pagedown", "page(1)", "PgDn", "a screen down"),
+        Key("home", "move(0,-100000)", "Home", "first column"),
+        Key("end", "move(0,100000)", "End", "last column"),
+        Key("ctrl+home", "move(-1000000,-100000)", "Ctrl+Home", "the beginning"),
+        Key("ctrl+end", "move(1000000,100000)", "Ctrl+End", "the end"),
+        Key("g", "largest(1)", "g", "the largest effect, then the next largest", "g largest"),
+        Key("G", "largest(-1)", "G", "the one before"),
+        Key("slash", "find", "/", "find a token or a word", "/ find"),
+        Key("n", "found(1)", "n", "the next that was found"),
+        Key("N", "found(-1)", "N", "the one before"),
+    )),
+    ("Choose what is shown", (
+        Key("tab", "panel(1)", "Tab", "the next panel", "Tab panel"),
+        Key("shift+tab", "panel(-1)", "Shift+Tab", "the panel before"),
+        Key("1,2,3,4,5,6,7,8,9", "digit", "1 … 9", "the panel of this number"),
+        Key("m", "metric(1)", "m", "the next output of the same dimensions", "m metric"),
+        Key("M", "metric(-1)", "M", "the one before"),
+        Key("l", "slice('layer',1)", "l", "the next layer", "l/c/p slice"),
+        Key("L", "slice('layer',-1)", "L", "the layer before"),
+        Key("c", "slice('component',1)", "c", "the next head or component"),
+        Key("C", "slice('component',-1)", "C", "the one before"),
+        Key("p", "slice('pair',1)", "p", "one pair by itself, the next one"),
+        Key("P", "slice('pair',-1)", "P", "the pair before; after the first, all"),
+        Key("s", "slice('other',1)", "s", "the next seed, direction or other dimension"),
+        Key("S", "slice('other',-1)", "S", "the one before"),
+        Key("z", "zoom", "z", "zoom to rows (18-24); nothing shows all again", "z zoom"),
+    )),
+    ("Runs", (
+        Key("enter", "choose", "Enter", "open the run or study under the cursor"),
+        Key("x,space", "mark", "x  Space", "mark the run, or take the mark away"),
+        Key("equals_sign", "compare", "=", "compare the two marked runs"),
+        Key("r", "reload", "r", "read the list again"),
+    )),
+    ("Take along", (
+        Key("y", "copy('value')", "y", "copy the value or the line under the cursor", "y copy"),
+        Key("Y", "copy('command')", "Y", "copy the command that makes this run"),
+        Key("e", "export", "e", "export what is on screen: a picture and a text", "e export"),
+        Key("w", "words", "w", "this figure in words"),
+    )),
+    ("The viewer", (
+        Key("d", "dark", "d", "dark or light"),
+        Key("ctrl+p", "command_palette", "Ctrl+P", "every command by name"),
+        Key("question_mark", "help", "?", "this page", "? help"),
+        Key("escape", "back", "Esc", "back: leave help, the search, a study"),
+        Key("q", "quit", "q", "leave", "q quit"),
+    )),
+)  # fmt: skip
+ALL = tuple(key for _, keys in SECTIONS for key in keys)
+#: What does not fit on the narrowest screens is left out from the end, but for these.
+_ALWAYS = ("? help", "q quit")
+
+
+def bindings() -> list[Binding]:
+    """The bindings of the app; while something is asked they are off (`Viewer.check_action`)."""
+    made = []
+    for key in ALL:
+        for name in key.keys.split(","):
+            action = f"number({name})" if key.action == "digit" else key.action
+            # Priority: each key is done with before the next is looked at, however fast they come.
+            made.append(Binding(name, action, key.text, show=False, priority=True))
+    return made
+
+
+def brief(width: int) -> Text:
+    """The line at the bottom: as many keys as there is room for."""
+    hints = [key.brief for key in ALL if key.brief and key.brief not in _ALWAYS]
+    while hints and len("  ".join([*hints, *_ALWAYS])) > width - 2:
+        hints.pop()
+    text = Text(" ", no_wrap=True)
+    for hint in [*hints, *_ALWAYS]:
+        name, _, what = hint.partition(" ")
+        text.append(name, "bold")
+        text.append(f" {what}  ")
+    return text
+
+
+def page() -> Text:
+    """The help page."""
+    text = Text()
+    for title, keys in SECTIONS:
+        text.append(f"{title}\n", "bold underline")
+        for key in keys:
+            text.append(f"  {key.shown:<10}", "bold")
+            text.append(f" {key.text}\n")
+        text.append("\n")
+    text.append(
+        "A click puts the cursor on a cell, two open a run; the wheel scrolls.\n"
+        "Colours: blue is below the centre and orange above it, or dark is little and bright\n"
+        "much. The sign before a number says it too: · ░ ▒ ▓ █ from little to much, and ~ where\n"
+        "a control explains the value. ? is no number."
+    )
+    return text
+
+
+class Page(ModalScreen[None]):
+    """A text above everything else; any of Esc, q, ? and Enter leaves it."""
+
+    AUTO_FOCUS = "VerticalScroll"
+    CSS = """
+    Page { align: center middle; }
+    Page > VerticalScroll {
+        width: 92%; max-width: 96; height: auto; max-height: 92%;
+        border: round $primary; padding: 0 1; background: $surface;
+    }
+    Page Static { width: 100%; height: auto; }
+    """
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding(key, "leave", show=False) for key in ("escape", "q", "question_mark", "enter", "w")
+    ]
+
+    def __init__(self, title: str, text: Text) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll() as frame:
+            frame.border_title = self._title
+            frame.border_subtitle = "Esc leaves"
+            yield Static(self._text, markup=False)
+
+    def action_leave(self) -> None:
+        self.dismiss()

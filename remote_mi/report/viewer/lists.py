@@ -1,0 +1,216 @@
+"""The lists beside the figures: runs, studies, jobs on servers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from remote_mi.errors import RemoteMIError
+from remote_mi.report.text import fit, line
+from remote_mi.report.viewer.listing import Item, Listing, of_lines
+from remote_mi.store.run_index import RunRow
+from remote_mi.store.runs import Runs
+from remote_mi.store.studies import PointRecord, StudyRecords
+
+if TYPE_CHECKING:
+    from remote_mi.backends.ndif.ledger import Entry
+
+_SIGNS = {"done": "✓", "failed": "✗", "damaged": "!", "": " "}
+#: Finished jobs that are listed below those under way.
+_MOST_FINISHED = 200
+#: Runs of a folder that is not the project's that are looked into.
+_MOST_UNINDEXED = 500
+
+
+@dataclass
+class RunList:
+    """The runs of a folder, newest first; what is known of each comes later than the names.
+
+    Attributes:
+        room: the runs. names: newest first. rows: name → what is known of it.
+        marked: folders of the runs that are marked. shown: folder of the run that is shown.
+    """
+
+    room: Runs
+    marked: list[Path]
+    shown: Path | None = None
+    names: list[str] = field(default_factory=list)
+    rows: Mapping[str, RunRow] = field(default_factory=dict)
+
+    def reread(self) -> None:
+        """Read the names again; what is known is kept."""
+        self.names = self.room.ids()[::-1]
+
+    def listing(self, width: int) -> Listing:
+        """One line a run."""
+        shown = self.shown.name if self.shown and self.shown.parent == self.room.folder else None
+        start = self.names.index(shown) if shown in self.names else 0
+        date, wide = _columns(width)
+        head = Text(
+            f"   id        {'time (UTC)':<{16 - date}}  {'recipe':<{wide}} model, prompts, parameters"
+        )
+        empty = f"no runs in {self.room.folder}; `remote-mi demo` makes one"
+        return Listing(len(self.names), lambda i: self._line(i, width), self._item, [head], start,
+                       empty)  # fmt: skip
+
+    def _line(self, index: int, width: int) -> Text:
+        name = self.names[index]
+        stamp, recipe, id8 = _parts(name)
+        row = self.rows.get(name)
+        sign = _SIGNS.get(row.status if row else "", "?")
+        mark = "●" if self.room.folder / name in self.marked else " "
+        date, wide = _columns(width)
+        text = Text(f" {mark}{sign}{id8}  {stamp[date:]}  {fit(line(recipe), wide)} ", no_wrap=True)
+        if row is not None:
+            text.append(_about(row), "" if row.status == "done" else "bold")
+        return text
+
+    def _item(self, index: int) -> Item:
+        name = self.names[index]
+        row = self.rows.get(name)
+        said = [name]
+        if row is not None and row.problem:
+            said.append(line(row.problem))
+        elif row is not None:
+            numbers = "  ".join(f"{line(k)} {v:.3g}" for k, v in row.scalars.items())
+            said += [x for x in (_about(row), numbers) if x]
+        id8 = name.rsplit("-", 1)[-1]
+        return Item(tuple(said), f"remote-mi view {id8}", self.room.folder / name,
+                    known=" ".join(said))  # fmt: skip
+
+
+def _columns(width: int) -> tuple[int, int]:
+    """Characters of the date to leave out, and cells for the recipe's name."""
+    return (0, 22) if width >= 76 else (5, 16)
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Time, recipe and id of a run's name."""
+    stamp, _, rest = name.partition("-")
+    recipe, _, id8 = rest.rpartition("-")
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}", recipe, id8
+
+
+def _about(row: RunRow) -> str:
+    if row.problem:
+        return line(row.problem)
+    given = ", ".join(f"{k}={v}" for k, v in row.parameters.items())
+    tags = " ".join(f"#{tag}" for tag in row.tags)
+    return "  ".join(line(x) for x in (tags, row.model, row.prompts or "", given) if x)
+
+
+def read_rows(room: Runs, project: Path) -> dict[str, RunRow]:
+    """What is known of every run, by name; of the newest only where the runs have no index."""
+    if room.folder == project / "runs":
+        return {row.name: row for row in room.rows()}
+    return {name: room.row(name) for name in room.ids()[-_MOST_UNINDEXED:]}
+
+
+def study_listing(records: StudyRecords) -> Listing:
+    """One line a study, with how far it is."""
+    lines = []
+    for name in records.names():
+        try:
+            record = records.read(name)
+        except RemoteMIError as error:
+            lines.append((Text(f"  ! {line(name)}", no_wrap=True), Item((line(str(error)),))))
+            continue
+        counts = {state: many for state, many in record.counts().items() if many}
+        said = ", ".join(f"{many} {state}" for state, many in counts.items())
+        text = Text(
+            f"    {fit(line(name), 24)} {len(record.points):>5} points: {said}", no_wrap=True
+        )
+        words = [line(x) for x in (record.title, record.question) if x]
+        item = Item(tuple(words or [name]), f"remote-mi study run {record.path / 'study.yaml'}",
+                    study=name)  # fmt: skip
+        lines.append((text, item))
+    return of_lines(lines, (), "no studies; `remote-mi study run FILE` begins one")
+
+
+def point_listing(records: StudyRecords, name: str) -> Listing:
+    """One line a point of a study.
+
+    Raises:
+        NotFound, Mismatch: if it is not there or damaged.
+    """
+    record = records.read(name)
+    head = Text(f" {line(name)}: {line(record.title)}   Esc goes back to all studies")
+
+    def shown(index: int) -> Text:
+        point = record.points[index]
+        sign = {"done": "✓", "failed": "✗", "submitted": "▶"}.get(point.state, "·")
+        return Text(f"  {sign} {point.index:>4}  {fit(line(point.recipe), 22)} "
+                    f"{_point(point)}", no_wrap=True)  # fmt: skip
+
+    def item(index: int) -> Item:
+        point = record.points[index]
+        said = [f"{point.state}: {line(point.recipe)}  {_point(point)}"]
+        said.append(line(point.error or "") if point.error else point.run or "not run yet")
+        run = records.folder / point.run if point.run else None
+        command = f"remote-mi view {point.run.rsplit('-', 1)[-1]}" if point.run else ""
+        return Item(tuple(said), command, run)
+
+    return Listing(len(record.points), shown, item, [head])
+
+
+def _point(point: PointRecord) -> str:
+    given = ", ".join(f"{k}={v}" for k, v in point.parameters.items())
+    seed = f"seed {point.seed}" if point.seed is not None else ""
+    return "  ".join(line(x) for x in (point.model, point.prompts, seed, given) if x)
+
+
+def jobs(project: Path) -> list[Entry]:
+    """The jobs of a project's ledger: those under way, then the newest of the others.
+
+    Raises:
+        StoreError: if the ledger cannot be read.
+    """
+    from remote_mi.backends.ndif.ledger import Ledger  # slow to import, and most have no jobs
+
+    every = Ledger(project).all()[::-1]
+    going = [e for e in every if e.is_open]
+    return [*going, *[e for e in every if not e.is_open][:_MOST_FINISHED]]
+
+
+def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
+    """One line a job, with what the server last said of it."""
+    head = Text(f"   id        {'since':>8}  {'state':<12} recipe, model, server")
+    lines = []
+    for entry in entries:
+        state = entry.state
+        if state == "submitted":
+            state = entry.status.lower() or state
+        sign = "▶" if entry.is_open else "✓" if entry.state == "done" else "✗"
+        text = Text(f"  {sign}{entry.id[:8]}  {_ago(entry.created):>8}  {fit(line(state), 12)} "
+                    f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}", no_wrap=True)  # fmt: skip
+        said = [f"job {entry.id} · {line(state)}{_kept_for(entry)}"]
+        if entry.run:
+            said.append(f"run {entry.run} (Enter opens it)")
+        if entry.error:
+            said.append(line(str(entry.error.get("message", ""))))
+        run = project / "runs" / entry.run if entry.run else None
+        command = f"remote-mi jobs {'wait' if entry.is_open else 'show'} {entry.id[:8]}"
+        lines.append((text, Item(tuple(said), command, run)))
+    return of_lines(
+        lines, [head], "no jobs on servers; `remote-mi run … --backend ndif` submits one"
+    )
+
+
+def _ago(moment: float) -> str:
+    seconds = max(0, time.time() - moment)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _kept_for(entry: Entry) -> str:
+    if not entry.is_open or entry.deadline is None:
+        return ""
+    left = entry.deadline - time.time()
+    return f" · its result is kept for {left / 60:.0f} min" if left > 0 else " · its result expired"

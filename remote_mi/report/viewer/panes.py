@@ -1,0 +1,315 @@
+"""The two widgets that show everything: cells with axes that stay, and lines with a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+from textual import events
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from remote_mi.report.colors import softened
+from remote_mi.report.maps import Map
+from remote_mi.report.text import fit
+from remote_mi.report.viewer.listing import NOTHING, Item, Listing
+
+_BOLD, _DIM, _PLAIN = Style(bold=True), Style(dim=True), Style()
+_HERE = Style(bold=True, reverse=True)
+#: Strips that are kept; a screen has fewer lines.
+_KEPT = 400
+
+
+class Pane(ScrollView):
+    """A scrolling widget with a cursor of its own, moved by `move` and by the mouse."""
+
+    can_focus = False
+    DEFAULT_CSS = """
+    Pane {
+        height: 1fr; scrollbar-size: 1 1; scrollbar-color: $primary 45%;
+        scrollbar-background: $background; scrollbar-background-hover: $background;
+        scrollbar-corner-color: $background;
+    }
+    """
+
+    class Moved(Message):
+        """The cursor stands elsewhere, or something else is shown."""
+
+    class Chosen(Message):
+        """What the cursor stands on is chosen: enter, or a second click."""
+
+    @property
+    def room(self) -> Size:
+        """Cells for content, scrollbars apart."""
+        return self.scrollable_content_region.size
+
+    def move(self, down: int, right: int) -> None:
+        """Move the cursor by so many steps."""
+        raise NotImplementedError
+
+    def page(self, by: int) -> None:
+        """Move the cursor by so many screens."""
+        self.move(by * max(1, self.room.height - 2), 0)
+
+    def redraw(self, *lines: int) -> None:
+        """Draw these lines of the widget again."""
+        width, height = self.size
+        for y in {y for y in lines if 0 <= y < height}:
+            self.refresh(Region(0, y, width, 1))
+
+
+class GridPane(Pane):
+    """A heatmap or token grid: cells, with row and column names that stay while it scrolls."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self.map: Map | None = None
+        self.rows: list[int] = []
+        self.row = self.column = 0
+        self._each = self._left = 1
+        self._base = Style()
+        self._kept: dict[tuple[int, int, int], Strip] = {}
+        self._cells: dict[tuple[int, int], list[Segment]] = {}
+
+    def show(self, found: Map, window: tuple[int, int] | None = None) -> None:
+        """Show a map, or some of its rows, with the cursor where it was as far as that exists."""
+        self.map = found
+        low, high = window or (0, len(found.grid.rows) - 1)
+        self.rows = [row for row in found.grid.order if low <= row <= high]
+        self.row = min(max(self.row, low), high)
+        self.column = min(self.column, max(0, len(found.grid.columns) - 1))
+        self._measure()
+        self._follow()
+
+    def place(self, row: int, column: int) -> None:
+        """Put the cursor on a cell."""
+        self.row, self.column = row, column
+        self._kept.clear()
+        self._follow(around=1000)
+        self.refresh()
+
+    def move(self, down: int, right: int) -> None:
+        if self.map is None or not self.rows:
+            return
+        before = self.rows.index(self.row) if self.row in self.rows else 0
+        at = min(max(before + down, 0), len(self.rows) - 1)
+        column = min(max(self.column + right, 0), len(self.map.grid.columns) - 1)
+        if (self.rows[at], column) == (self.row, self.column):
+            return
+        lines = [0, self._line(before), self._line(at)]
+        self.row, self.column = self.rows[at], column
+        if not self._follow():
+            self.redraw(*lines)
+
+    @property
+    def _pitch(self) -> int:
+        return self._each + 1
+
+    def _line(self, index: int) -> int:
+        """Line of the widget that a displayed row stands on."""
+        return index + 1 - self.scroll_offset.y
+
+    def _measure(self) -> None:
+        assert self.map is not None
+        grid = self.map.grid
+        self._kept.clear()
+        self._cells.clear()
+        self._base = self.rich_style
+        self._left = cell_len(grid.row_labels[0]) + 4
+        self._each = grid.cell_width(max(8, self.size.width - self._left - 1))
+        width = self._left + len(grid.columns) * self._pitch
+        self.virtual_size = Size(width, len(self.rows) + 1)
+        self.refresh()
+
+    def _follow(self, around: int = 0) -> bool:
+        """Scroll so that the cursor is seen; whether that moved anything.
+
+        Args:
+            around: rows and columns to show beside it where it was out of view.
+        """
+        self.post_message(self.Moved())
+        if self.map is None or self.row not in self.rows or not self.room.height:
+            return False
+        index, (x, y) = self.rows.index(self.row), self.scroll_offset
+        high = max(1, self.room.height - 1)
+        wide = max(1, (self.room.width - self._left) // self._pitch)
+        y = _scrolled(index, y, high, around)
+        column = _scrolled(self.column, self._first, wide, around)
+        x = x if column == self._first else column * self._pitch
+        if (x, y) == tuple(self.scroll_offset):
+            return False
+        self.scroll_to(x, y, animate=False)
+        return True
+
+    def on_resize(self) -> None:
+        if self.map is not None:
+            self._measure()
+            self._follow()
+
+    def on_click(self, event: events.Click) -> None:
+        at = event.get_content_offset(self)
+        if self.map is None or at is None:
+            return
+        index = at.y - 1 + self.scroll_offset.y
+        column = self._first + (at.x - self._left) // self._pitch
+        inside = at.y >= 1 and at.x >= self._left
+        if inside and index < len(self.rows) and column < len(self.map.grid.columns):
+            self.place(self.rows[index], column)
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        if self.map is None:
+            return Strip.blank(width, self.rich_style)
+        index = y - 1 + self.scroll_offset.y
+        if y > 0 and index >= len(self.rows):
+            return Strip.blank(width, self.rich_style)
+        row = -1 if y == 0 else self.rows[index]
+        key = (row, self.scroll_offset.x, width)
+        plain = row not in (-1, self.row)
+        if plain and key in self._kept:
+            return self._kept[key]
+        strip = self._strip(row, width)
+        if plain:
+            if len(self._kept) > _KEPT:
+                self._kept.clear()
+            self._kept[key] = strip
+        return strip
+
+    @property
+    def _first(self) -> int:
+        """The first column in view: scrolling goes by whole columns, so that no number is cut."""
+        return -(-self.scroll_offset.x // self._pitch)
+
+    def _strip(self, row: int, width: int) -> Strip:
+        """One line: the name of the row, then the cells that are in view. Row −1 is the axis."""
+        assert self.map is not None
+        grid, base = self.map.grid, self._base
+        label = grid.row_labels[row + 1]
+        style = _HERE if row == self.row else _BOLD if row < 0 else _DIM
+        bar = "│" if row != self.row else "▸"
+        segments = [Segment(" ", base), Segment(label, base + style),
+                    Segment(f" {bar} ", base + _DIM)]  # fmt: skip
+        first = self._first
+        last = min(len(grid.columns), first + max(0, width - self._left) // self._pitch)
+        for column in range(first, last):
+            segments += self._cell(row, column, base)
+        length = self._left + (last - first) * self._pitch
+        if length <= width:
+            segments.append(Segment(" " * (width - length), base))
+            return Strip(segments, width)
+        return Strip(segments, length).crop(0, width)
+
+    def _cell(self, row: int, column: int, base: Style) -> Sequence[Segment]:
+        """A cell and the gap after it, which has its colour too, so that colours touch."""
+        assert self.map is not None
+        grid = self.map.grid
+        if row < 0:
+            name = fit(grid.column_labels[column], self._each)
+            here = column == self.column
+            return [Segment(name, base + (_HERE if here else _BOLD)), Segment(" ", base)]
+        if (row, column) == (self.row, self.column):
+            text, _ = grid.cell(row, column, self._each)
+            return [Segment(text, base + _HERE), Segment("◂", base + _BOLD)]
+        found = self._cells.get((row, column))
+        if found is None:
+            text, style = grid.cell(row, column, self._each)
+            found = [
+                Segment(text[:1], base + softened(style)),
+                Segment(text[1:] + " ", base + style),
+            ]
+            self._cells[row, column] = found
+        return found
+
+
+def _scrolled(at: int, first: int, count: int, around: int) -> int:
+    """The first of `count` places in view, so that `at` is among them."""
+    if first <= at < first + count:
+        return first
+    beside = min(around, (count - 1) // 2)
+    return max(0, at - beside if at < first else at - count + 1 + beside)
+
+
+class ListPane(Pane):
+    """Lines with a cursor; a heading stays on top."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"list--here"}
+    DEFAULT_CSS = """
+    ListPane { overflow-x: hidden; }
+    ListPane > .list--here { background: $primary 22%; text-style: bold; }
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self.listing = Listing(0, lambda i: Text())
+        self.at = 0
+
+    def show(self, listing: Listing, at: int | None = None) -> None:
+        """Show a listing, with the cursor on a line of it."""
+        self.listing = listing
+        self.at = min(max(0, listing.start if at is None else at), max(0, listing.count - 1))
+        self.virtual_size = Size(self.size.width, listing.count + len(listing.head))
+        self.refresh()
+        self._follow()
+
+    @property
+    def item(self) -> Item:
+        """What the cursor stands on."""
+        return self.listing.item(self.at) if self.listing.count else NOTHING
+
+    def place(self, at: int) -> None:
+        """Put the cursor on a line."""
+        lines = [self._line(self.at), self._line(at)]
+        self.at = at
+        if not self._follow():
+            self.redraw(*lines)
+
+    def move(self, down: int, right: int) -> None:
+        if self.listing.count:
+            self.place(min(max(self.at + down, 0), self.listing.count - 1))
+
+    def _line(self, at: int) -> int:
+        return at + len(self.listing.head) - self.scroll_offset.y
+
+    def _follow(self) -> bool:
+        self.post_message(self.Moved())
+        high = max(1, self.room.height - len(self.listing.head))
+        y = _scrolled(self.at, self.scroll_offset.y, high, 0)
+        if not self.room.height or y == self.scroll_offset.y:
+            return False
+        self.scroll_to(0, y, animate=False)
+        return True
+
+    def on_click(self, event: events.Click) -> None:
+        at = event.get_content_offset(self)
+        if at is None or at.y < len(self.listing.head):
+            return
+        index = at.y - len(self.listing.head) + self.scroll_offset.y
+        if index < self.listing.count:
+            self.place(index)
+            if event.chain > 1:
+                self.post_message(self.Chosen())
+
+    def render_line(self, y: int) -> Strip:
+        width, base, head = self.size.width, self.rich_style, self.listing.head
+        if y < len(head):
+            text, style, mark = head[y], _BOLD, " "
+        else:
+            index = y - len(head) + self.scroll_offset.y
+            if index >= self.listing.count:
+                said = f"  {self.listing.empty}" if not self.listing.count and index == 0 else ""
+                return (
+                    Strip([Segment(said, _DIM)]).apply_style(base).adjust_cell_length(width, base)
+                )
+            text = self.listing.line(index)
+            style, mark = _PLAIN, " "
+            if index == self.at:
+                base, mark = self.get_component_rich_style("list--here"), "▸"
+        drawn = [s for s in text.render(self.app.console) if not s.control]
+        strip = Strip([Segment(mark), *drawn]).apply_style(style).apply_style(base)
+        return strip.adjust_cell_length(width, base)

@@ -1,0 +1,312 @@
+"""The viewer's screen: which run and panel are shown, and what goes on beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import App, ComposeResult
+from textual.widgets import Input, Static
+
+from remote_mi.errors import RemoteMIError
+from remote_mi.report.terminal import heading, picked
+from remote_mi.report.text import line
+from remote_mi.report.viewer import keys, lists, pages
+from remote_mi.report.viewer.chrome import DARK, PALETTES, THEMES, PanelLine
+from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.viewer.opened import Opened, check, open_run
+from remote_mi.report.viewer.panel import FigurePanel
+from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
+from remote_mi.report.words import Slice
+from remote_mi.store.runs import Runs
+from remote_mi.store.studies import StudyRecords
+
+#: Seconds between two looks at the ledger.
+_EVERY = 1.0
+
+
+@dataclass(frozen=True)
+class ListPanel:
+    """A panel of lines: its name, how they are made for a width, and what can be done there."""
+
+    title: str
+    make: Callable[[int], Listing]
+    hint: str = ""
+
+
+class Showing(App[None]):
+    """Shows a run, and the runs, studies and jobs beside it.
+
+    Args:
+        folder: of the run shown first. project: the user's project.
+        room: the runs that are listed. marked: folders of runs that are marked.
+        only: name of the figure shown first. slice_: which part of the arrays.
+
+    Raises:
+        NotFound: if the run has no figure of that name.
+    """
+
+    CSS = """
+    Screen { background: $background; color: $foreground; }
+    #head { height: 2; }
+    #rule { height: 1; color: $primary 60%; }
+    #title { height: auto; max-height: 3; }
+    #say { height: 3; color: $foreground; }
+    #foot { height: 1; background: $panel; }
+    #ask { height: 1; border: none; padding: 0 1; background: $panel; display: none; }
+    """
+    BINDINGS: ClassVar[list[Any]] = keys.bindings()
+    TITLE = "remote-mi"
+    AUTO_FOCUS = ""
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(
+        self, folder: Path, project: Path, room: Runs, marked: Iterable[Path] = (),
+        only: str | None = None, slice_: Slice = Slice(),  # noqa: B008 - it is frozen
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.animation_level = "none"
+        self.project = project
+        self.runs = lists.RunList(room, list(marked), folder)
+        self.panels: list[FigurePanel | ListPanel] = []
+        self.at = 0
+        self.status = ""
+        self._jobs: list[Any] = []
+        self._jobs_said = ""
+        self._compared: Listing | None = None
+        self.study = ""
+        self._start = slice_
+        self.open(folder)
+        if only is not None and self.opened.result is not None:
+            self._choose_figure(only)
+
+    # Building.
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="head", markup=False)
+        yield PanelLine(id="panels")
+        yield Static(id="rule", markup=False)
+        yield Static(id="title", markup=False)
+        yield GridPane(id="grid")
+        yield ListPane(id="list")
+        yield Static(id="say", markup=False)
+        yield Input(id="ask", compact=True)
+        yield Static(id="foot", markup=False)
+
+    def on_mount(self) -> None:
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DARK
+        self.show()
+        self.set_interval(_EVERY, self._tick)
+        if self.opened.unchecked:
+            self._check(self.opened)
+
+    def on_resize(self) -> None:
+        if self.is_mounted:
+            self.call_after_refresh(self.show)
+
+    def open(self, folder: Path) -> None:
+        """Show another run from now on; its figures, or what is wrong with it."""
+        self.opened: Opened = open_run(folder)
+        self.runs.shown = folder
+        self.status = "checking the arrays against their hash …" if self.opened.unchecked else ""
+        self.at = 0
+        result = self.opened.result
+        if result is not None:
+            self.panels = [FigurePanel(f, result, self._start) for f in picked(result, None)]
+        else:
+            title = "Failure" if self.opened.failed else "Damaged"
+            self.panels = [ListPanel(title, lambda width: pages.failure(self.opened, width))]
+        self.panels += [
+            ListPanel(
+                "Runs",
+                lambda width: self.runs.listing(width),
+                "Enter opens, x marks, = compares two",
+            ),
+            ListPanel("Studies", self._study_listing, "Enter opens"),
+            ListPanel("Jobs", self._job_listing, "on servers, read again every second"),
+            ListPanel("Compare", self._compare_listing, "of the two runs that are marked"),
+            ListPanel(
+                "Provenance",
+                lambda width: pages.provenance(self.opened, width),
+                "y copies a line, Y the command",
+            ),
+        ]
+
+    def _choose_figure(self, only: str) -> None:
+        assert self.opened.result is not None
+        chosen = picked(self.opened.result, only)[0]
+        for index, panel in enumerate(self.panels):
+            if isinstance(panel, FigurePanel) and panel.figure == chosen:
+                self.at = index
+                return
+        self.panels.insert(0, FigurePanel(chosen, self.opened.result, self._start))
+
+    # Showing.
+
+    @property
+    def panel(self) -> FigurePanel | ListPanel:
+        return self.panels[self.at]
+
+    @property
+    def pane(self) -> Pane:
+        """The widget that shows the current panel."""
+        grid = self.query_one(GridPane)
+        return grid if grid.display else self.query_one(ListPane)
+
+    def show(self) -> None:
+        """Draw everything as it is now; the cursor stays where it was in the same panel."""
+        width = self.size.width
+        self.query_one("#head", Static).update(self._head(width))
+        self.query_one(PanelLine).show([line(p.title) for p in self.panels], self.at)
+        self.query_one("#rule", Static).update(Text("─" * width, no_wrap=True))
+        self.query_one("#foot", Static).update(keys.brief(width))
+        grid, listed = self.query_one(GridPane), self.query_one(ListPane)
+        panel = self.panel
+        try:
+            found = panel.map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
+            made = None if found is not None else self._listing(panel, width - 2)
+        except RemoteMIError as error:
+            found, made = (
+                None,
+                of_lines([(t, Item()) for t in wrapped(line(str(error)), width - 2, " ")]),
+            )
+        grid.display, listed.display = found is not None, found is None
+        self.query_one("#title", Static).update(self._title(found.head if found else []))
+        if found is not None:
+            assert isinstance(panel, FigurePanel)
+            grid.show(found, panel.window)
+            if not self._same_panel():
+                grid.place(*found.start)
+        elif made is not None:
+            listed.show(made, listed.at if self._same_panel() else None)
+        self._drawn = (self.opened.folder, self.at, self.study)
+
+    _drawn: tuple[Path, int, str] | None = None
+
+    def _same_panel(self) -> bool:
+        return self._drawn == (self.opened.folder, self.at, self.study)
+
+    def _listing(self, panel: FigurePanel | ListPanel, width: int) -> Listing:
+        return panel.listing(width) if isinstance(panel, FigurePanel) else panel.make(width)
+
+    def _head(self, width: int) -> Text:
+        """Two lines: which run this is, and how it was made."""
+        if self.opened.result is not None:
+            lines = list(heading(self.opened.result))
+        else:
+            recipe = self.opened.info.get("recipe", {}).get("name", "")
+            sign = "✗ failed" if self.opened.failed else "! damaged"
+            lines = [Text(f"remote-mi  {line(str(recipe))}  {self.opened.id8} {sign}", "bold"),
+                     Text(f" {line(str(self.opened.folder))}", "dim")]  # fmt: skip
+        if self.status:
+            lines[1] = Text(f" {self.status}", "bold")
+        for text in lines:
+            text.truncate(max(10, width - 1), overflow="ellipsis")
+        return Text("\n").join(lines)
+
+    def _title(self, head: Iterable[str]) -> Text:
+        panel = self.panel
+        if not isinstance(panel, FigurePanel):
+            return Text(f" {panel.title}", "bold").append(f"  {panel.hint}", "not bold dim")
+        unit = f" [{panel.current.unit}]" if panel.current.unit else ""
+        text = Text(f" {line(panel.title)}{line(unit)}", "bold")
+        parts = [panel.state(), *head]
+        said = " · ".join(line(p) for p in parts if p)
+        return text.append(f"  {said}" if said else "", "not bold")
+
+    @on(Pane.Moved)
+    def say(self) -> None:
+        """Explain what the cursor stands on."""
+        grid = self.query_one(GridPane)
+        if grid.display:
+            said: list[str] = []
+            if grid.map is not None and grid.map.distance.size:
+                said = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
+        else:
+            said = list(self.query_one(ListPane).item.said)
+        width = self.size.width - 4
+        lines = [piece for text in said for piece in wrapped(text, width)]
+        shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:3])]
+        self.query_one("#say", Static).update(Text("\n").join(shown), layout=False)
+
+    def tell(self, text: str, bad: str = "information") -> None:
+        """A message at the corner of the screen."""
+        self.notify(text, severity=bad, markup=False, timeout=4)  # type: ignore[arg-type]
+
+    # What goes on beside.
+
+    @work(thread=True, group="check", description="check", exclusive=True)
+    def _check(self, opened: Opened) -> None:
+        problem = check(opened)
+        self.call_from_thread(self._checked, opened, problem)
+
+    def _checked(self, opened: Opened, problem: str) -> None:
+        if opened is self.opened:
+            self.status = f"! {line(problem)}" if problem else ""
+            self.show()
+            if problem:
+                self.tell("this run is damaged: do not trust what is shown", "error")
+
+    @work(thread=True, group="rows", description="rows", exclusive=True)
+    def _read_rows(self) -> None:
+        rows = lists.read_rows(self.runs.room, self.project)
+        self.call_from_thread(self._rows_read, rows)
+
+    def _rows_read(self, rows: dict[str, Any]) -> None:
+        self.runs.rows = rows
+        if self.panel.title == "Runs":
+            self.show()
+
+    @work(thread=True, group="jobs", description="jobs", exclusive=True)
+    def _read_jobs(self) -> None:
+        try:
+            found, said = lists.jobs(self.project), ""
+        except RemoteMIError as error:
+            found, said = [], str(error)
+        self.call_from_thread(self._jobs_read, found, said)
+
+    def _jobs_read(self, found: list[Any], said: str) -> None:
+        self._jobs, self._jobs_said = found, said
+        if self.panel.title == "Jobs":
+            self.show()
+
+    def _job_listing(self, width: int) -> Listing:
+        if self._jobs_said:
+            return of_lines([(t, Item()) for t in wrapped(line(self._jobs_said), width, " ")])
+        return lists.job_listing(self._jobs, self.project)
+
+    def _study_listing(self, width: int) -> Listing:
+        records = StudyRecords(self.project)
+        if self.study:
+            return lists.point_listing(records, self.study)
+        return lists.study_listing(records)
+
+    @work(thread=True, group="compare", description="compare", exclusive=True)
+    def _compare(self, a: Path, b: Path, width: int) -> None:
+        try:
+            found = pages.compared(a, b, width)
+        except RemoteMIError as error:
+            found = of_lines([(t, Item()) for t in wrapped(line(str(error)), width, " ")])
+        self.call_from_thread(self._was_compared, found)
+
+    def _was_compared(self, found: Listing) -> None:
+        self._compared = found
+        if self.panel.title == "Compare":
+            self.show()
+
+    def _compare_listing(self, width: int) -> Listing:
+        if self._compared is not None:
+            return self._compared
+        said = "mark two runs with x (here, or in the list of runs), then press ="
+        marks = [f"marked: {line(folder.name)}" for folder in self.runs.marked]
+        return of_lines([(Text(f" {text}", no_wrap=True), Item()) for text in [said, *marks]])
+
+    def _tick(self) -> None:
+        if self.panel.title == "Jobs":
+            self._read_jobs()
