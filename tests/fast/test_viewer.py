@@ -351,7 +351,12 @@ def test_a_large_run_is_shown_at_once_and_checked_meanwhile(project, monkeypatch
 
     async def drive(app: Viewer, pilot) -> None:
         assert app.opened.unchecked and "layer │" in whole(app, 80)
-        assert set(app.opened.result.arrays._read) < set(app.opened.result.arrays)
+        lazy = app.opened.result.arrays
+        assert len(lazy._made) < len(lazy), "what is not looked at is not read"
+        known = runs_beside(folder).read(folder.name).arrays
+        assert set(lazy) == set(known)
+        for name, values in known.items():
+            assert np.array_equal(lazy[name], values) and lazy[name].dtype == values.dtype
         await settled(app, pilot)
         assert app.status == ""
 

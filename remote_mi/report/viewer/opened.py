@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +22,15 @@ from remote_mi.results import Result
 CHECKED_AT_ONCE = 32 << 20
 _ARRAYS = "artifacts/result.safetensors"
 _CHUNK = 4 << 20
+#: Kinds of numbers of a safetensors file that numpy has, too.
+_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+          "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
 _AROUND = 3
 _LONGEST_LOCK = 16 << 20
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
-    """The arrays of a safetensors file, each read when it is asked for.
+    """The arrays of a safetensors file, of which only what is looked at is read.
 
     Raises:
         Mismatch: if the file is none.
@@ -34,31 +38,44 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read: dict[str, np.ndarray] = {}
+        self._made: dict[str, np.ndarray] = {}
         try:
-            self._file = safe_open(path, framework="numpy")
-            self._names = list(self._file.keys())
-        except (OSError, SafetensorError) as error:
+            with safe_open(path, framework="numpy"):
+                pass  # its checks of the header: no array outside the file, none over another
+            with path.open("rb") as handle:
+                length = int.from_bytes(handle.read(8), "little")
+                self._header = json.loads(handle.read(length))
+        except (OSError, ValueError, SafetensorError) as error:
             raise Mismatch(f"{path} is damaged: {error}", "run the job again") from None
+        self._header.pop("__metadata__", None)
+        self._start = 8 + length
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._read:
-            if name not in self._names:
-                raise KeyError(name)
-            try:
-                self._read[name] = self._file.get_tensor(name)
-            except (SafetensorError, OSError) as error:
-                raise Mismatch(f"{self._path} is damaged: {error}", "run the job again") from None
-        return self._read[name]
+        if name not in self._made:
+            self._made[name] = self._map(self._header[name])
+        return self._made[name]
+
+    def _map(self, entry: Mapping[str, Any]) -> np.ndarray:
+        """One array, whose pages are read when they are touched."""
+        kind, (first, last) = _KINDS.get(entry["dtype"]), entry["data_offsets"]
+        if kind is None:
+            raise Mismatch(f"{self._path} holds {line(str(entry['dtype']))}, which numpy has not")
+        if first == last:
+            return np.zeros(entry["shape"], kind)
+        try:
+            return np.memmap(self._path, kind, "r", self._start + first, tuple(entry["shape"]) or 1
+                             ).reshape(entry["shape"])  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise Mismatch(f"{self._path} is damaged: {error}", "run the job again") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._header
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._header)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._header)
 
 
 @dataclass
