@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Backend
 from remote_mi.dispatch import footprint, policy, resources
@@ -18,13 +18,15 @@ from remote_mi.dispatch.checkpoint import Checkpoint, describe, model_cache
 from remote_mi.dispatch.footprint import Footprint
 from remote_mi.dispatch.policy import Option
 from remote_mi.dispatch.resources import Resources
-from remote_mi.dispatch.servers import ServerFacts, learn
 from remote_mi.errors import BackendUnavailable
 from remote_mi.job import Job
 from remote_mi.models.spec import ModelSpec
 from remote_mi.ndif_server import personal
 from remote_mi.settings import Settings, backend_name, load
 from remote_mi.sizes import format_size
+
+if TYPE_CHECKING:
+    from remote_mi.dispatch.servers import ServerFacts
 
 #: Finds the result of a job that a backend has computed before: its run's name, or None.
 LookUp = Callable[[Job, Backend], str | None]
@@ -131,6 +133,16 @@ def backend_named(name: str, project: Path, rows_bytes: int | None = None) -> Ba
     return NdifBackend.asked_for(host or None, project)
 
 
+#: What a server says of a model: by the backend's name, the model, and the recipe's needs.
+Ask = Callable[[str, ModelSpec, tuple[str, ...]], "ServerFacts"]
+
+
+def _asked(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
+    from remote_mi.dispatch.servers import learn  # imports the HTTP library: a hit asks nobody
+
+    return learn(backend, spec, needs)
+
+
 class Dispatcher:
     """Plans jobs of a project; what it has found out it keeps, so that a study is planned quickly.
 
@@ -147,9 +159,9 @@ class Dispatcher:
         found: LookUp,
         settings: Settings | None = None,
         machine: Resources | None = None,
-        ask: Callable[[str, ModelSpec, tuple[str, ...]], ServerFacts] = learn,
+        ask: Ask | None = None,
     ) -> None:
-        self.project, self.found, self.ask = project, found, ask
+        self.project, self.found, self.ask = project, found, ask or _asked
         self.settings = settings or load(project)
         self._machine = machine
         self._checkpoints: dict[str, Checkpoint] = {}

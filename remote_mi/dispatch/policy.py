@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.capabilities import lacking
 from remote_mi.dispatch.checkpoint import BITS, QUANTIZED_BITS, Checkpoint
 from remote_mi.dispatch.footprint import Footprint
 from remote_mi.dispatch.resources import Device, Resources
-from remote_mi.dispatch.servers import ServerFacts
 from remote_mi.models.spec import ModelSpec
 from remote_mi.settings import Limits
 from remote_mi.sizes import format_size
+
+if TYPE_CHECKING:
+    from remote_mi.dispatch.servers import ServerFacts
 
 #: Share of the free memory that a job may take; the rest is for what allocators and the system need.
 SHARE = 0.9

@@ -103,6 +103,7 @@ def test_a_study_is_planned_run_shown_and_resumed(project, cli, tiny_llama):
     assert cli("study", "run", path.name)[0] == 0 and sum(calls(project).values()) == 4
 
 
+@pytest.mark.slow
 def test_failures_are_reported_at_the_end_and_the_rest_goes_on(project, cli, tiny_llama):
     path = study_of(project, tiny_llama, recipes=[{"counting": {"number": [1]}}], include=[
         {"recipe": "counting", "model": str(tiny_llama), "phenomenon": {"prompt": "When Mary"},
@@ -125,6 +126,7 @@ def test_a_point_that_can_run_nowhere_is_part_of_the_plan(project, cli, tiny_lla
     assert code == 1 and "the limit set" in err
 
 
+@pytest.mark.slow
 def test_what_the_cache_has_needs_no_lane(project, cli, tiny_llama, tmp_path, monkeypatch):
     path = study_of(project, tiny_llama)
     assert cli("study", "run", path.name)[0] == 0
