@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import first_line
+from remote_mi.errors import NotFound, first_line
 from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
 from remote_mi.models.spec import ModelSpec
 
@@ -68,7 +68,8 @@ def describe(spec: ModelSpec) -> Checkpoint:
     """The checkpoint of a model, without its weights; what cannot be found out is unknown.
 
     Raises:
-        NotFound: for a misspelt name of the embedded model.
+        NotFound: for a misspelt name of the embedded model, and for what the hub does not have or
+            does not give.
     """
     spec.refuse_misspelt()
     if spec.name == EMBEDDED:
@@ -81,7 +82,12 @@ def describe(spec: ModelSpec) -> Checkpoint:
         return in_folder(spec.folder.expanduser(), spec)
     try:
         return _of_hub(spec)
-    except Exception as error:  # the hub's client has many, and none may stop a plan
+    except Exception as error:  # the hub's client has many, and most must not stop a plan
+        from remote_mi.models.load import explain
+
+        meant = explain(spec, error)
+        if isinstance(meant, NotFound):
+            raise meant from None
         return Checkpoint(False, download=None,
                           unknown=f"the hub does not say: {first_line(error)}")  # fmt: skip
 

@@ -198,7 +198,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         raise UsageError(f"the model {spec.name!r} needs a package that is not here: {first_line(error)}",
                          "install it, or leave out the option that asks for it") from error  # fmt: skip
     except (OSError, ValueError) as error:
-        raise _explain(spec, error) from error
+        raise explain(spec, error) from error
     module: Any = lm._module
     module.eval()
     if not with_weights and hasattr(module, "set_experts_implementation"):
@@ -244,10 +244,10 @@ def _tokenizer(spec: ModelSpec, source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, revision=spec.revision)
     except (OSError, ValueError) as error:
-        raise _explain(spec, error) from error
+        raise explain(spec, error) from error
 
 
-def _explain(spec: ModelSpec, error: Exception) -> Exception:
+def explain(spec: ModelSpec, error: Exception) -> Exception:
     """A hub or file error in the user's terms."""
     from huggingface_hub.errors import (
         GatedRepoError,
