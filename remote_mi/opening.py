@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from remote_mi.errors import Mismatch, NotFound
 from remote_mi.paths import project_folder
 from remote_mi.results import Result
@@ -49,6 +47,8 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
     Raises:
         Mismatch: if its folder is damaged.
     """
+    import yaml  # slow to import, and opening a run does without
+
     given, records = Path(wanted), StudyRecords(project)
     if (given / "study.json").is_file():
         return read_folder(given.absolute())

@@ -96,13 +96,15 @@ def _open(folders: list[Path], only: str | None, slice_: Slice) -> None:
     room = Runs(project) if folders[0].parent == project / "runs" else runs_beside(folders[0])
     app = Viewer(folders[0], project, room, folders[:2] if len(folders) > 1 else [], only, slice_)
     app.run()
+    if app.return_code:  # a mistake of ours, and Textual has told it
+        raise click.exceptions.Exit(app.return_code)
     say("next: remote-mi view --plain   prints the same figures")
 
 
 def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
     """The figures of every run; the first that failed decides the exit code, after the others."""
     from remote_mi.report.terminal import show
-    from remote_mi.report.viewer.opened import open_run
+    from remote_mi.report.viewer.opened import MALFORMED, open_run
 
     console = stdout_console(width)
     wrong: RunFailed | Mismatch | None = None
@@ -116,7 +118,11 @@ def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | No
             continue
         if index:
             console.print()
-        show(opened.result, console, only, slice_)
+        try:
+            show(opened.result, console, only, slice_)
+        except MALFORMED as error:
+            raise Mismatch(f"{folder / 'run.json'} is damaged: {error!r}",
+                           "run the job again") from error  # fmt: skip
     if wrong is not None:
         raise wrong
     say("\nnext: remote-mi runs ls   lists the others")

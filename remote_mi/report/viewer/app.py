@@ -18,7 +18,7 @@ from remote_mi.report.viewer import keys, pages
 from remote_mi.report.viewer.chrome import DARK, LIGHT, PanelLine, export
 from remote_mi.report.viewer.finding import matches_of_listing, matches_of_map, rows_asked
 from remote_mi.report.viewer.panel import FigurePanel
-from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
+from remote_mi.report.viewer.panes import Pane
 from remote_mi.report.viewer.showing import ListPanel, Showing
 
 #: Names of the actions that keys of ours stand for.
@@ -42,7 +42,7 @@ class Viewer(Showing):
 
     def action_largest(self, by: int) -> None:
         """The cell that stands out most; again: the next one."""
-        grid = self.query_one(GridPane)
+        grid = self.grid
         if not grid.display or grid.map is None:
             self.pane.move(by, 0)
             return
@@ -66,13 +66,13 @@ class Viewer(Showing):
 
     def _ask(self, what: str, hint: str) -> None:
         self._asking = what
-        box = self.query_one("#ask", Input)
+        box = self.box
         box.placeholder, box.value, box.display = hint, "", True
         self.screen.set_focus(box)
 
     def _leave_ask(self) -> None:
         self._asking = ""
-        box = self.query_one("#ask", Input)
+        box = self.box
         box.display = False
         self.set_focus(None)
 
@@ -89,7 +89,7 @@ class Viewer(Showing):
         self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
 
     def _find(self, asked: str) -> None:
-        grid, listed = self.query_one(GridPane), self.query_one(ListPane)
+        grid, listed = self.grid, self.listed
         self._matches, self._match = [], -1
         if not asked:
             return
@@ -111,21 +111,21 @@ class Viewer(Showing):
             return
         self._match = (self._match + by) % len(self._matches)
         at = self._matches[self._match]
-        grid, listed = self.query_one(GridPane), self.query_one(ListPane)
+        grid, listed = self.grid, self.listed
         if grid.display and isinstance(at, tuple):
             grid.place(*at)
         elif listed.display and isinstance(at, int) and at < listed.listing.count:
             listed.place(at)
 
     def action_zoom(self) -> None:
-        grid = self.query_one(GridPane)
+        grid = self.grid
         if not grid.display or grid.map is None:
             self.tell("there are no rows to zoom to")
             return
         self._ask("zoom", f"{grid.map.grid.row_name}s to show, e.g. 18-24; empty shows all")
 
     def _zoom(self, asked: str) -> None:
-        panel, grid = self.panel, self.query_one(GridPane)
+        panel, grid = self.panel, self.grid
         if not isinstance(panel, FigurePanel) or grid.map is None:
             return
         window = rows_asked(asked, grid.map.grid.rows) if asked.strip() else None
@@ -190,7 +190,7 @@ class Viewer(Showing):
 
     def action_choose(self) -> None:
         """Open what the cursor stands on."""
-        listed = self.query_one(ListPane)
+        listed = self.listed
         item = listed.item if listed.display else None
         if item is not None and item.study:
             self.study = item.study
@@ -212,7 +212,7 @@ class Viewer(Showing):
         self.action_choose()
 
     def action_mark(self) -> None:
-        listed = self.query_one(ListPane)
+        listed = self.listed
         run = listed.item.run if listed.display else None
         run = run or self.opened.folder
         marked = self.runs.marked
@@ -242,13 +242,13 @@ class Viewer(Showing):
     # Taking along.
 
     def action_copy(self, what: str) -> None:
-        grid = self.query_one(GridPane)
+        grid = self.grid
         if what == "command":
             text = pages.command_of(self.opened)
         elif grid.display and grid.map is not None:
             text = " · ".join(grid.map.explain(grid.row, grid.column))
         else:
-            item = self.query_one(ListPane).item
+            item = self.listed.item
             text = item.copied or " · ".join(item.said)
         if not text:
             self.tell("there is nothing here to copy")

@@ -42,7 +42,7 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
         Key("end", "move(0,100000)", "End", "last column"),
         Key("ctrl+home", "move(-1000000,-100000)", "Ctrl+Home", "the beginning"),
         Key("ctrl+end", "move(1000000,100000)", "Ctrl+End", "the end"),
-        Key("g", "largest(1)", "g", "the largest effect, then the next largest", "g largest"),
+        Key("g", "largest(1)", "g", "the largest effect; again: the next", "g largest"),
         Key("G", "largest(-1)", "G", "the one before"),
         Key("slash", "find", "/", "find a token or a word", "/ find"),
         Key("n", "found(1)", "n", "the next that was found"),
@@ -59,10 +59,10 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
         Key("c", "slice('component',1)", "c", "the next head or component"),
         Key("C", "slice('component',-1)", "C", "the one before"),
         Key("p", "slice('pair',1)", "p", "one pair by itself, the next one"),
-        Key("P", "slice('pair',-1)", "P", "the pair before; after the first, all"),
-        Key("s", "slice('other',1)", "s", "the next seed, direction or other dimension"),
+        Key("P", "slice('pair',-1)", "P", "the pair before; before the first, all"),
+        Key("s", "slice('other',1)", "s", "the next seed, direction, or other"),
         Key("S", "slice('other',-1)", "S", "the one before"),
-        Key("z", "zoom", "z", "zoom to rows (18-24); nothing shows all again", "z zoom"),
+        Key("z", "zoom", "z", "zoom to rows (18-24); none: all again", "z zoom"),
     )),
     ("Runs", (
         Key("enter", "choose", "Enter", "open the run or study under the cursor"),
@@ -71,9 +71,9 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
         Key("r", "reload", "r", "read the list again"),
     )),
     ("Take along", (
-        Key("y", "copy('value')", "y", "copy the value or the line under the cursor", "y copy"),
+        Key("y", "copy('value')", "y", "copy the value or line at the cursor", "y copy"),
         Key("Y", "copy('command')", "Y", "copy the command that makes this run"),
-        Key("e", "export", "e", "export what is on screen: a picture and a text", "e export"),
+        Key("e", "export", "e", "export the screen: picture and text", "e export"),
         Key("w", "words", "w", "this figure in words"),
     )),
     ("The viewer", (
@@ -123,10 +123,11 @@ def page() -> Text:
             text.append(f" {key.text}\n")
         text.append("\n")
     text.append(
-        "A click puts the cursor on a cell, two open a run; the wheel scrolls.\n"
-        "Colours: blue is below the centre and orange above it, or dark is little and bright\n"
-        "much. The sign before a number says it too: · ░ ▒ ▓ █ from little to much, and ~ where\n"
-        "a control explains the value. ? is no number."
+        "A click puts the cursor on a cell, two open a run; the wheel scrolls.\n\n"
+        "Blue is below the centre and orange above it; on maps without a centre, yellow and dark "
+        "blue are the two ends. The sign before a number says how much without colour: "
+        "· ░ ▒ ▓ █ from little to much, and ~ where a control explains the value. "
+        "? is no number."
     )
     return text
 
@@ -139,7 +140,8 @@ class Page(ModalScreen[None]):
     Page { align: center middle; }
     Page > VerticalScroll {
         width: 92%; max-width: 96; height: auto; max-height: 92%;
-        border: round $primary; padding: 0 1; background: $surface;
+        border: round $primary 60%; padding: 0 1; background: $surface;
+        scrollbar-size: 1 1; scrollbar-color: $primary 45%; scrollbar-background: $surface;
     }
     Page Static { width: 100%; height: auto; }
     """

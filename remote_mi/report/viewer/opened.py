@@ -15,11 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from remote_mi.errors import Mismatch
 from remote_mi.opening import runs_beside
+from remote_mi.report.terminal import heading
 from remote_mi.report.text import line
 from remote_mi.results import Result
 
 #: Runs with more bytes of arrays are shown first and checked against their hash meanwhile.
 CHECKED_AT_ONCE = 32 << 20
+#: What reading a document raises that is not as it should be.
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 _ARRAYS = "artifacts/result.safetensors"
 _CHUNK = 4 << 20
 #: Kinds of numbers of a safetensors file that numpy has, too.
@@ -149,9 +152,12 @@ def open_run(folder: Path) -> Opened:
             opened.unchecked = True
         else:
             opened.result = runs.read(folder.name)
+        for _ in (*opened.result.figures, *heading(opened.result)):
+            pass  # they can be read
     except Mismatch as error:
         opened.problem, opened.advice = error.message, error.hint or ""
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
+        opened.result, opened.unchecked = None, False
         opened.problem = f"{folder / 'run.json'} is damaged: {error!r}"
         opened.advice = "run the job again"
     return opened

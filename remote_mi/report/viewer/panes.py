@@ -24,6 +24,8 @@ _BOLD, _DIM, _PLAIN = Style(bold=True), Style(dim=True), Style()
 _HERE = Style(bold=True, reverse=True)
 #: Strips that are kept; a screen has fewer lines.
 _KEPT = 400
+#: More cells than a screen has: what was out of view comes into the middle.
+_MIDDLE = 10_000
 
 
 class Pane(ScrollView):
@@ -91,7 +93,7 @@ class GridPane(Pane):
         """Put the cursor on a cell."""
         self.row, self.column = row, column
         self._kept.clear()
-        self._follow(around=1000)
+        self._follow(around=_MIDDLE)
         self.refresh()
 
     def move(self, down: int, right: int) -> None:
@@ -150,7 +152,7 @@ class GridPane(Pane):
     def on_resize(self) -> None:
         if self.map is not None:
             self._measure()
-            self._follow()
+            self._follow(around=_MIDDLE)
 
     def on_click(self, event: events.Click) -> None:
         at = event.get_content_offset(self)

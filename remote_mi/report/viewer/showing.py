@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,20 +13,28 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
 from remote_mi.errors import RemoteMIError
+from remote_mi.figures import Figure
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.text import line
 from remote_mi.report.viewer import keys, lists, pages
 from remote_mi.report.viewer.chrome import DARK, PALETTES, THEMES, PanelLine
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
-from remote_mi.report.viewer.opened import Opened, check, open_run
+from remote_mi.report.viewer.opened import MALFORMED, Opened, check, open_run
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
 from remote_mi.report.words import Slice
+from remote_mi.results import Result
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords
 
 #: Seconds between two looks at the ledger.
 _EVERY = 1.0
+
+
+def _message(text: str, width: int) -> Listing:
+    """A sentence or two in place of a list."""
+    return of_lines([(piece, Item()) for part in text.splitlines()
+                     for piece in wrapped(line(part), width, " ")])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,22 +88,21 @@ class Showing(App[None]):
         self._compared: Listing | None = None
         self.study = ""
         self._start = slice_
+        self.head, self.rule, self.heading, self.said, self.foot = (
+            Static(id=name, markup=False) for name in ("head", "rule", "title", "say", "foot")
+        )
+        self.names, self.box = PanelLine("panels"), Input(id="ask", compact=True)
+        self.grid, self.listed = GridPane("grid"), ListPane("list")
         self.open(folder)
         if only is not None and self.opened.result is not None:
             self._choose_figure(only)
+        self._start = Slice()  # of this run, not of others
 
     # Building.
 
     def compose(self) -> ComposeResult:
-        yield Static(id="head", markup=False)
-        yield PanelLine(id="panels")
-        yield Static(id="rule", markup=False)
-        yield Static(id="title", markup=False)
-        yield GridPane(id="grid")
-        yield ListPane(id="list")
-        yield Static(id="say", markup=False)
-        yield Input(id="ask", compact=True)
-        yield Static(id="foot", markup=False)
+        yield from (self.head, self.names, self.rule, self.heading)
+        yield from (self.grid, self.listed, self.said, self.box, self.foot)
 
     def on_mount(self) -> None:
         for theme in THEMES:
@@ -118,7 +125,7 @@ class Showing(App[None]):
         self.at = 0
         result = self.opened.result
         if result is not None:
-            self.panels = [FigurePanel(f, result, self._start) for f in picked(result, None)]
+            self.panels = [self._figure(f, result) for f in picked(result, None)]
         else:
             title = "Failure" if self.opened.failed else "Damaged"
             self.panels = [ListPanel(title, lambda width: pages.failure(self.opened, width))]
@@ -138,6 +145,13 @@ class Showing(App[None]):
             ),
         ]
 
+    def _figure(self, figure: Figure, result: Result) -> FigurePanel:
+        """A panel at the place that was asked for, as far as the figure has such a place."""
+        panel = FigurePanel(figure, result, self._start)
+        at = {dim: label for dim, label in self._start.at.items() if dim in panel.dims()}
+        panel.slice_ = replace(self._start, at=at)
+        return panel
+
     def _choose_figure(self, only: str) -> None:
         assert self.opened.result is not None
         chosen = picked(self.opened.result, only)[0]
@@ -145,7 +159,7 @@ class Showing(App[None]):
             if isinstance(panel, FigurePanel) and panel.figure == chosen:
                 self.at = index
                 return
-        self.panels.insert(0, FigurePanel(chosen, self.opened.result, self._start))
+        self.panels.insert(0, self._figure(chosen, self.opened.result))
 
     # Showing.
 
@@ -156,28 +170,29 @@ class Showing(App[None]):
     @property
     def pane(self) -> Pane:
         """The widget that shows the current panel."""
-        grid = self.query_one(GridPane)
-        return grid if grid.display else self.query_one(ListPane)
+        return self.grid if self.grid.display else self.listed
 
     def show(self) -> None:
         """Draw everything as it is now; the cursor stays where it was in the same panel."""
         width = self.size.width
-        self.query_one("#head", Static).update(self._head(width))
-        self.query_one(PanelLine).show([line(p.title) for p in self.panels], self.at)
-        self.query_one("#rule", Static).update(Text("─" * width, no_wrap=True))
-        self.query_one("#foot", Static).update(keys.brief(width))
-        grid, listed = self.query_one(GridPane), self.query_one(ListPane)
+        self.head.update(self._head(width))
+        self.names.show([line(p.title) for p in self.panels], self.at)
+        self.rule.update(Text("─" * width, no_wrap=True))
+        self.foot.update(keys.brief(width))
+        grid, listed = self.grid, self.listed
         panel = self.panel
         try:
             found = panel.map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
             made = None if found is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
+            found, made = None, _message(str(error), width - 2)
+        except MALFORMED as error:
             found, made = (
                 None,
-                of_lines([(t, Item()) for t in wrapped(line(str(error)), width - 2, " ")]),
+                _message(f"this run is damaged, it cannot be drawn: {error!r}", width),
             )
         grid.display, listed.display = found is not None, found is None
-        self.query_one("#title", Static).update(self._title(found.head if found else []))
+        self.heading.update(self._title(found.head if found else []))
         if found is not None:
             assert isinstance(panel, FigurePanel)
             grid.show(found, panel.window)
@@ -223,17 +238,17 @@ class Showing(App[None]):
     @on(Pane.Moved)
     def say(self) -> None:
         """Explain what the cursor stands on."""
-        grid = self.query_one(GridPane)
+        grid = self.grid
         if grid.display:
             said: list[str] = []
             if grid.map is not None and grid.map.distance.size:
                 said = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
         else:
-            said = list(self.query_one(ListPane).item.said)
+            said = list(self.listed.item.said)
         width = self.size.width - 4
         lines = [piece for text in said for piece in wrapped(text, width)]
         shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:3])]
-        self.query_one("#say", Static).update(Text("\n").join(shown), layout=False)
+        self.said.update(Text("\n").join(shown), layout=False)
 
     def tell(self, text: str, bad: str = "information") -> None:
         """A message at the corner of the screen."""
@@ -278,7 +293,7 @@ class Showing(App[None]):
 
     def _job_listing(self, width: int) -> Listing:
         if self._jobs_said:
-            return of_lines([(t, Item()) for t in wrapped(line(self._jobs_said), width, " ")])
+            return _message(self._jobs_said, width)
         return lists.job_listing(self._jobs, self.project)
 
     def _study_listing(self, width: int) -> Listing:
@@ -292,7 +307,9 @@ class Showing(App[None]):
         try:
             found = pages.compared(a, b, width)
         except RemoteMIError as error:
-            found = of_lines([(t, Item()) for t in wrapped(line(str(error)), width, " ")])
+            found = _message(str(error), width)
+        except MALFORMED as error:
+            found = _message(f"one of the two is damaged: {error!r}", width)
         self.call_from_thread(self._was_compared, found)
 
     def _was_compared(self, found: Listing) -> None:
