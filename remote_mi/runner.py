@@ -213,21 +213,24 @@ def hand_over(job: Job, backend: str, watch: Watch, permit: Permit = nobody) -> 
 
 def look_anywhere(job: Job, asked: str) -> Result | None:
     """As a run with this backend would find it, else what was computed in any other environment."""
-    planner = dispatcher(job.project)
+    return _hit(job, dispatcher(job.project), asked) or computed_elsewhere(job)
+
+
+def _hit(job: Job, planner: Dispatcher, asked: str) -> Result | None:
+    """The result that is there, of the first backend that has it."""
     for name in planner.candidates(asked):
         hit = look_up(job, planner.backend(name))
         if hit is not None:
             return hit
-    return computed_elsewhere(job)
+    return None
 
 
 def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tuple[Job, Plan]:
     """The result that is there, or the job with the model as it is to be run, and where."""
     planner = Dispatcher(job.project, lambda job, backend: None)  # hits are looked for here
-    for name in planner.candidates(asked):
-        hit = look_up(job, planner.backend(name))
-        if hit is not None:
-            return hit
+    hit = _hit(job, planner, asked)
+    if hit is not None:
+        return hit
     where = planner.plan(job, asked)
     watch.note(where.line())
     if where.model != job.model:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,6 @@ from remote_mi import lane
 from remote_mi.backends.ndif import collecting
 from remote_mi.backends.ndif.ledger import Ledger
 from remote_mi.errors import RemoteMIError, UsageError, first_line
-from remote_mi.models.spec import ModelSpec
 from remote_mi.progress import Silent
 from remote_mi.results import Result
 from remote_mi.runner import execute, hand_over
@@ -274,7 +273,7 @@ class _Lane:
             point = self.points.popleft()
             self.told[point.point.index] = point
             assert point.job is not None
-            self._write(lane.order(point.point.index, point.point.recipe, _spec(point),
+            self._write(lane.order(point.point.index, point.point.recipe, point.point.model,
                                    point.point.choice, dict(point.point.parameters),
                                    point.job.key))  # fmt: skip
         if not self.points and not self.told and not self.closed:
@@ -312,7 +311,3 @@ class _Lane:
         """End it, and with it the job at hand."""
         self.process.kill()
         self.process.wait(timeout=10)
-
-
-def _spec(point: PlannedPoint) -> ModelSpec:
-    return ModelSpec(**asdict(point.point.model))
