@@ -41,6 +41,7 @@ _BLOCK = re.compile(
 #: Paths in the user's project, a run folder or the cache, which no file of ours stands for.
 ELSEWHERE = {
     "phenomena/",
+    "runs/",
     "studies/",
     "artifacts/result.safetensors",
     "quarantine/",

@@ -72,7 +72,7 @@ class Clients:
         """A command showed the right numbers."""
         assert done.returncode == 0, done.stderr
         values = json.loads(done.stdout)["outputs"]["norm"]["values"]
-        np.testing.assert_allclose(values, self.expected, atol=1e-5)
+        np.testing.assert_allclose(values, self.expected, rtol=1e-5, atol=1e-5)
 
     def wrong(self, done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
         """A command ended with this code and these words."""

@@ -96,7 +96,7 @@ def test_gradients_are_refused_in_the_sandbox_and_work_for_a_trusted_key(
         done = terminal.run(*command, **environment)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)["outputs"]["saliency"]["values"]
-        np.testing.assert_allclose(found, local["saliency"].values, atol=1e-5)
+        np.testing.assert_allclose(found, local["saliency"].values, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_weights_are_refused_in_the_sandbox(sandbox_server, terminal):
