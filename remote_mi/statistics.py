@@ -8,6 +8,7 @@ are aligned by their labelled positions.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -206,7 +207,7 @@ def _put_interval(
     arrays: dict[str, np.ndarray], name: str, values: np.ndarray, gap: np.ndarray | None
 ) -> None:
     """Add the interval of the mean of `values`, or of its ratio to the mean of `gap`."""
-    from scipy.stats import bootstrap  # half a second to import, and only needed here
+    from scipy.stats import DegenerateDataWarning, bootstrap  # slow to import, only needed here
 
     n = len(values)
     cells = values.reshape(n, -1)
@@ -220,11 +221,14 @@ def _put_interval(
     for start in range(0, cells.shape[1], step):
         some = cells[:, start : start + step].T  # [cell, sample]
         data = (some,) if gap is None else (some, np.broadcast_to(gap, some.shape))
-        found = bootstrap(
-            data, np.mean if gap is None else ratio, axis=-1, paired=gap is not None,
-            n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",
-            rng=np.random.default_rng(0),
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            # Where a sample is no number the interval is none either, and is shown as such.
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            found = bootstrap(
+                data, np.mean if gap is None else ratio, axis=-1, paired=gap is not None,
+                n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",
+                rng=np.random.default_rng(0),
+            )  # fmt: skip
         low[start : start + step] = found.confidence_interval.low
         high[start : start + step] = found.confidence_interval.high
     arrays[f"{name}:low"] = low.reshape(values.shape[1:]).astype(np.float32)

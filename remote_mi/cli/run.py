@@ -106,7 +106,7 @@ def _show(result: Result, options: dict[str, Any]) -> None:
     if result.path is not None:
         id8 = result.run_id.rsplit("-", 1)[-1]
         say(f"\nkept in {_short(result.path)}")
-        say(f"next: remote-mi view {id8} --plain")
+        say(f"next: remote-mi view {id8}     remote-mi report {id8}")
         say(f"      or in Python: remote_mi.load_run({id8!r})")
 
 

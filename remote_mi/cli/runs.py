@@ -37,7 +37,7 @@ def list_runs(last: int | None, tag: str | None, as_json: bool, quiet: bool) -> 
     for row in found:
         print(row.id8 if quiet else _row_text(row))
     if not quiet:
-        say("\nnext: remote-mi view ID --plain" if found else "no runs yet; next: remote-mi demo"
+        say("\nnext: remote-mi view ID" if found else "no runs yet; next: remote-mi demo"
             if tag is None else f"no run has the tag {tag!r}; next: remote-mi runs ls")  # fmt: skip
 
 

@@ -71,6 +71,14 @@ def test_the_interval_is_that_of_a_bootstrap_by_hand():
     assert [found.low[0, 0], found.high[0, 0]] == pytest.approx(by_hand, abs=0.02)
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_has_no_interval_and_no_warning():
+    effects = ([[1.0, np.nan]], [[2.0, 3.0]], [[4.0, 5.0]])
+    found = result_of(CARD, [part(effect, 2.0) for effect in effects])["recovery"]
+    assert found.low[0, 0] < found.values[0, 0] < found.high[0, 0]
+    assert np.isnan([found.values[0, 1], found.low[0, 1], found.high[0, 1]]).all()
+
+
 def test_one_pair_has_no_interval():
     assert result_of(CARD, [part([[1.0]], 2.0)])["recovery"].low is None
 
