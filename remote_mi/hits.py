@@ -9,7 +9,7 @@ from remote_mi.finishing import event
 from remote_mi.job import Job
 from remote_mi.results import Result
 from remote_mi.store.cache import Cache, Entry
-from remote_mi.store.runs import RunRecord, Runs
+from remote_mi.store.runs import RunRecord, Runs, environment_of
 
 
 def look_up(job: Job, backend: Backend) -> Result | None:
@@ -36,19 +36,19 @@ def found(job: Job, backend: Backend) -> str | None:
 
 
 def computed_elsewhere(job: Job) -> Result | None:
-    """A result that was computed in whatever environment, the newest first, or None.
+    """A result that was computed in whatever environment, or None: the newest of the project's
+    runs, else the newest that the cache has.
 
     Its provenance says under `reused` that this was asked for.
     """
-    runs, cache = Runs(job.project), Cache(job.cache)
+    noted = "taken on request, computed in {}"
+    for kept in Runs(job.project).of_key(job.key):
+        return _shown_as_now(kept, job, "run", reused=noted.format(environment_of(kept.provenance)))
+    cache = Cache(job.cache)
     for environment in cache.environments(job.key):
-        noted = f"taken on request, computed in {environment}"
-        kept = runs.lookup(job.key, environment)
-        if kept is not None:
-            return _shown_as_now(kept, job, "run", reused=noted)
         entry = cache.get(job.key, environment)
         if entry is not None:
-            return _from_cache(job, entry, reused=noted)
+            return _from_cache(job, entry, reused=noted.format(environment))
     return None
 
 

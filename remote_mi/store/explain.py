@@ -10,7 +10,7 @@ from remote_mi.environment import PACKAGES, Environment
 from remote_mi.job import Job
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
-from remote_mi.store.runs import Runs
+from remote_mi.store.runs import Runs, environment_of
 
 #: Differences of one kind that are told one by one.
 _MOST = 4
@@ -72,7 +72,9 @@ def explain(job: Job, environments: Sequence[Environment]) -> Explanation:
         if kept is not None or cache.get(job.key, environment) is not None:
             return Explanation(job.key, environment, kept.run_id if kept else "", kept is None)
     here = environments[0] if environments else None
-    elsewhere = [in_words(other, here) for other in cache.environments(job.key)]
+    others = [environment_of(kept.provenance) for kept in runs.of_key(job.key)]
+    others += cache.environments(job.key)
+    elsewhere = [in_words(other, here) for other in dict.fromkeys(others)]
     if elsewhere or here is None:
         return Explanation(job.key, here, elsewhere=elsewhere)
     there = sum(cache.holds(key, here) for key in job.part_keys)

@@ -90,8 +90,8 @@ class RunIndex:
         self.folder, self.read = folder, read
         self.file = IndexFile(project / ".remote_mi" / "runs.sqlite", _TABLES)
 
-    def names_of(self, key: str, environment: str) -> Iterator[str]:
-        """Names of the runs of a key and environment that are done, newest first.
+    def names_of(self, key: str, environment: str | None) -> Iterator[str]:
+        """Names of the runs of a key that are done, in an environment or in any, newest first.
 
         What the index knows comes first; the folder is looked at when that was not enough.
 
@@ -177,9 +177,9 @@ class RunIndex:
                 db.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
 
 
-def _of_key(db: sqlite3.Connection, key: str, environment: str) -> list[str]:
-    rows = db.execute("SELECT name FROM runs WHERE key = ? AND environment = ? AND "
-                      "status = 'done' ORDER BY name DESC", (key, environment))  # fmt: skip
+def _of_key(db: sqlite3.Connection, key: str, environment: str | None) -> list[str]:
+    rows = db.execute("SELECT name FROM runs WHERE key = ? AND environment = ifnull(?, environment)"
+                      " AND status = 'done' ORDER BY name DESC", (key, environment))  # fmt: skip
     return [name for (name,) in rows]
 
 

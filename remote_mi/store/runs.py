@@ -100,25 +100,35 @@ class Runs:
 
         Its key decides: two jobs may share the digits that end their names.
         """
-        for name in self._candidates(key, environment):
-            try:
-                result = self.read(name)
-                if _identity(result.provenance) == (key, environment.id):
-                    return result
-            except (Mismatch, KeyError, TypeError):
-                continue  # damaged, or deleted meanwhile
+        id8 = id8_of(key, environment)
+        for result in self._of_key(key, environment.id, id8):
+            if environment_of(result.provenance).id == environment.id:
+                return result
         return None
 
-    def _candidates(self, key: str, environment: Environment) -> Iterator[str]:
-        """Names of runs that may be of this job in this environment, newest first."""
+    def of_key(self, key: str) -> Iterator[Result]:
+        """The runs of a job in whatever environment that are done and whole, newest first."""
+        return self._of_key(key, None, "")
+
+    def _of_key(self, key: str, environment: str | None, id8: str) -> Iterator[Result]:
+        """As `of_key`; of one environment where that is given, with the digits of its runs."""
+        for name in self._candidates(key, environment, id8):
+            try:
+                result = self.read(name)
+                if result.provenance["key"] == key and environment_of(result.provenance):
+                    yield result
+            except (Mismatch, KeyError, TypeError):
+                continue  # damaged, or deleted meanwhile
+
+    def _candidates(self, key: str, environment: str | None, id8: str) -> Iterator[str]:
+        """Names of runs that may be of this job, newest first."""
         if not self.folder.is_dir():
             return
         try:
-            yield from self._index.names_of(key, environment.id)
+            yield from self._index.names_of(key, environment)
         except Unusable:
-            id8 = id8_of(key, environment)
             for name in reversed(self.ids()):
-                if name.endswith(f"-{id8}") and self.row(name).status == "done":
+                if name.endswith(id8) and self.row(name).status == "done":
                     yield name
 
     def find(self, wanted: str | None) -> str:
@@ -192,7 +202,7 @@ class Runs:
         try:
             info = self.read_info(name)
             source = info["provenance"]
-            key, environment = _identity(source)
+            key, environment = str(source["key"]), environment_of(source).id
             return RunRow(
                 name, str(info["status"]), key, environment, str(info["recipe"]["name"]),
                 str(source["model"]["name"]), source["prompts"].get("origin"),
@@ -296,10 +306,9 @@ class Runs:
             except OSError:
                 if not (self.folder / name).exists():
                     raise
-            row = self.row(name)
-            if (row.key, row.environment, row.status) == (
-                *_identity(record.result.provenance), status,
-            ):  # fmt: skip
+            row, provenance = self.row(name), record.result.provenance
+            same = row.key == str(provenance["key"]) and row.status == status
+            if same and row.environment == environment_of(provenance).id:
                 shutil.rmtree(partial, ignore_errors=True)
                 return name
             moment += 1
@@ -344,9 +353,9 @@ class Runs:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _identity(provenance: Mapping[str, Any]) -> tuple[str, str]:
-    """The key of a run, and the id of the environment it was computed in."""
-    return str(provenance["key"]), Environment(**provenance["environment"]).id
+def environment_of(provenance: Mapping[str, Any]) -> Environment:
+    """Where a run was computed; a KeyError or TypeError where its provenance is malformed."""
+    return Environment(**provenance["environment"])
 
 
 def _scalars(result: Result) -> dict[str, float]:

@@ -283,6 +283,10 @@ def test_a_result_of_another_environment_is_named_and_taken_on_request_only(
     assert found["environment"]["kind"] == "local-cuda" and "local-cuda" in err
     again = json.loads(cli("run", *words, "--reuse-any", "--json")[1])
     assert again["run"] == json.loads(out)["run"] and again["provenance"]["hit_from"] == "run"
+    shutil.rmtree(store.root / "ac")
+    assert "in another environment: local-cuda" in cli("cache", "explain", *words)[1]
+    kept = json.loads(cli("run", *words, "--reuse-any", "--json")[1])
+    assert kept["run"] == again["run"], "a run is taken whether the cache has it or not"
     here = json.loads(cli("run", *words, "--json")[1])["provenance"]
     assert here["cache"] == "miss" and here["environment"]["kind"] == "local-cpu"
     taken = json.loads(cli("run", *words, "--reuse-any", "--json")[1])["provenance"]

@@ -204,7 +204,9 @@ def toy_run(runs, key, *, id8=None, value=1.0, error=None, where=HERE):
     return runs.write(RunRecord(id8 or id8_of(key, where), result, {}, error=error)).run_id
 
 
-def test_two_jobs_that_share_their_digits_are_told_apart(tmp_path):
+def test_two_jobs_that_share_their_digits_are_told_apart(tmp_path, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # all within the second, however busy it is
     runs = Runs(tmp_path)
     names = [toy_run(runs, key, id8="abcdef12", value=v) for key, v in (("a", 1.0), ("b", 2.0))]
     assert len(set(names)) == 2 and runs.ids() == sorted(names)

@@ -150,7 +150,9 @@ def test_a_model_named_by_its_hub_id_runs_here_too(client, project, tiny_llama):
     """The hub is a stand-in on this machine; the client and its files are the genuine ones."""
     found = client(LOCAL, "activation_patching", TINY_LLAMA, json.dumps(MARY))
     local = mi.run("activation_patching", model=str(tiny_llama), **MARY)
-    np.testing.assert_allclose(found["outputs"]["effect"], local["effect"].values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found["outputs"]["effect"], local["effect"].values, rtol=1e-5, atol=1e-6
+    )
     assert len(found["record"]["revision"]) == 40, "the commit the hub gave is recorded"
 
 
