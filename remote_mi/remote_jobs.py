@@ -83,7 +83,7 @@ class RemoteJob:
 def submit(
     recipe: str | Callable[..., Any],
     *,
-    model: str | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
     phenomenon: str | None = None,
     pairs: str | Path | list[Mapping[str, str]] | None = None,
     n: int | None = None,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from remote_mi import catalog
 from remote_mi.backends.base import Ticket
 from remote_mi.dispatch.plan import Dispatcher, Plan, needs_a_yes
-from remote_mi.errors import (
-    UsageError,
-)
+from remote_mi.errors import UsageError
 from remote_mi.execution import Execution
 from remote_mi.hits import computed_elsewhere, found, look_up
 from remote_mi.job import Job
@@ -24,14 +22,11 @@ from remote_mi.prompt_choice import PromptChoice
 from remote_mi.recipe import INPUTS, Card, card_of
 from remote_mi.results import Result
 
-if TYPE_CHECKING:
-    pass
-
 
 def run(
     recipe: str | Callable[..., Any],
     *,
-    model: str | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
     phenomenon: str | None = None,
     pairs: str | Path | list[Mapping[str, str]] | None = None,
     n: int | None = None,
@@ -42,6 +37,7 @@ def run(
     project: str | Path | None = None,
     watch: Watch | None = None,
     fetch: bool = False,
+    reuse_any: bool = False,
     parameters: Mapping[str, Any] | None = None,
     **inputs: Any,
 ) -> Result:
@@ -60,6 +56,7 @@ def run(
         watch: shows progress.
         fetch: allow a download of a model of whatever size (`limits.ask_above` in remote-mi.yaml
             is what is fetched without).
+        reuse_any: take a result that was computed in any environment; its provenance says so.
         parameters: the recipe's parameters whose names are taken by the arguments above.
         **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
 
@@ -68,12 +65,13 @@ def run(
     """
     job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
                    inputs)  # fmt: skip
-    return execute(job, backend, timeout, watch or Silent(), lambda plan: fetch)
+    kept = look_anywhere(job, backend) if reuse_any else None
+    return kept or execute(job, backend, timeout, watch or Silent(), lambda plan: fetch)
 
 
 def job_from(
     recipe: str | Callable[..., Any],
-    model: str | ModelSpec,
+    model: str | Path | ModelSpec,
     phenomenon: str | None,
     pairs: str | Path | list[Mapping[str, str]] | None,
     n: int | None,
@@ -84,7 +82,7 @@ def job_from(
     inputs: Mapping[str, Any],
 ) -> Job:
     """The job of the arguments of `run`."""
-    spec = ModelSpec(model) if isinstance(model, str) else model
+    spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
     choice = PromptChoice(phenomenon, pairs, texts, n, seed)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
@@ -152,7 +150,7 @@ def nobody(plan: Plan) -> bool:
 def plan(
     recipe: str | Callable[..., Any],
     *,
-    model: str | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
     phenomenon: str | None = None,
     pairs: str | Path | list[Mapping[str, str]] | None = None,
     n: int | None = None,

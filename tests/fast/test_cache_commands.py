@@ -283,6 +283,8 @@ def test_a_result_of_another_environment_is_named_and_taken_on_request_only(
     assert found["environment"]["kind"] == "local-cuda" and "local-cuda" in err
     again = json.loads(cli("run", *words, "--reuse-any", "--json")[1])
     assert again["run"] == json.loads(out)["run"] and again["provenance"]["hit_from"] == "run"
+    result = mi.run("activation_patching", model=tiny_llama, reuse_any=True, **MARY)
+    assert result.run_id == again["run"] and "local-cuda" in result.provenance["reused"]
     shutil.rmtree(store.root / "ac")
     assert "in another environment: local-cuda" in cli("cache", "explain", *words)[1]
     kept = json.loads(cli("run", *words, "--reuse-any", "--json")[1])
