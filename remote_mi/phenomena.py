@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.errors import UsageError, not_found
-from remote_mi.paths import builtin_folder
+from remote_mi.named_files import find_file, named_files
 from remote_mi.phenomenon_file import OPTIONAL as _OPTIONAL
 from remote_mi.phenomenon_file import REQUIRED as _REQUIRED
 from remote_mi.phenomenon_file import SLOT, read
@@ -179,33 +179,15 @@ def load(path: Path) -> Phenomenon:
     return Phenomenon(**{k: data[k] for k in (*_REQUIRED, *_OPTIONAL) if k in data}, path=path)
 
 
-def folders(project: Path) -> list[tuple[str, Path]]:
-    """Where phenomena are looked for: the project's own, then the built-in ones."""
-    return [
-        ("project", project / "recipes" / "phenomena"),
-        ("project", project / "phenomena"),
-        ("built-in", builtin_folder() / "phenomena"),
-    ]
-
-
 def available(project: Path) -> dict[str, Path]:
     """Name → file of every phenomenon; a project's own hides a built-in one of the same name."""
-    found: dict[str, Path] = {}
-    for _, folder in folders(project):
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+    return named_files("phenomena", project)
 
 
 def find(name: str, project: Path) -> Phenomenon:
-    """A phenomenon by name, or by the path of its file.
+    """A phenomenon by name, or by the path of its file: from the working folder, or the project.
 
     Raises:
-        NotFound: with the nearest name.
+        NotFound: with the nearest name. UsageError: if its file has mistakes.
     """
-    if name.endswith((".yaml", ".yml")):
-        return load(Path(name))
-    known = available(project)
-    if name not in known:
-        raise not_found("phenomenon", name, known, "remote-mi phenomena ls")
-    return load(known[name])
+    return load(find_file("phenomena", "phenomenon", name, project))

@@ -18,10 +18,9 @@ from remote_mi.report.text import fit, line, visible
 from remote_mi.report.words import (
     EXPLAINED,
     Slice,
-    amount,
+    cell_in_words,
     marked_in_words,
     marks,
-    value_in_words,
     where,
 )
 from remote_mi.results import NamedArray, Result
@@ -101,11 +100,7 @@ def heatmap_map(
 
     def explain(row: int, column: int) -> list[str]:
         at = (row, column)
-        if slice_.pair is None:
-            said = value_in_words(result, array, at, bool(taken), figure.unit)
-        else:
-            unit = f" {figure.unit}" if figure.unit else ""
-            said = f"{array.name} {amount(values[at])}{unit}"
+        said = cell_in_words(result, array, at, slice_, bool(taken), figure.unit)
         mark = f" {EXPLAINED} its control explains it" if marked[at] else ""
         return [f"{where(array, at)} · {said}{mark}"]
 

@@ -1,4 +1,4 @@
-"""Bars, tables, lines and generated text as text."""
+"""Bars, tables and generated text as text."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ from remote_mi.report.text import fit, line
 from remote_mi.report.words import (
     EXPLAINED,
     Slice,
+    cell_in_words,
     marked_in_words,
-    marks,
-    value_in_words,
     where,
 )
 from remote_mi.results import NamedArray, Result
 
-_LINE_MARKS = "abcdefgh"
-_PLOT_HEIGHT = 14
 _NUMBER_WIDTH = 12
 _NARROWEST = 7
 _PROMPT_WIDTH = 20
@@ -60,7 +57,7 @@ def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
         at = np.unravel_index(int(index), array.shape)
         low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
         place = where(array, at)
-        said = value_in_words(result, array, at, slice_.pair is not None, figure.unit)
+        said = cell_in_words(result, array, at, slice_, False, figure.unit)
         found.append(Bar(place or figure.output, float(flat[index]), low, high,
                          bool(marked[index]), f"{place} · {said}" if place else said))  # fmt: skip
     return found
@@ -124,95 +121,6 @@ def _cell(result: Result, array: NamedArray, wide: int) -> str:
 
 def _texts(result: Result, tokens: Any) -> list[str]:
     return [result.text(token) for token in np.reshape(tokens, -1) if token >= 0]
-
-
-def lines(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """A plot over the last dimension, one line for each index of the one before it."""
-    taken = _of_lines(figure, result, slice_)[1]
-    if taken:
-        yield Text(f" at {taken} (`view --at`)", style="dim")
-    yield from plot(figure, result, width, slice_)
-    yield from legend(figure, result, slice_)
-
-
-def _of_lines(figure: figures.Lines, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
-    """The values of the lines, and in words where they were taken."""
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 1:
-        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
-    return slice_.apply(full, full.dims[-2:])
-
-
-def legend(figure: figures.Lines, result: Result, slice_: Slice) -> Iterator[Text]:
-    """What each line of a plot is, and where it is largest."""
-    array, taken = _of_lines(figure, result, slice_)
-    rows = np.atleast_2d(array.values)
-    marked = marks(result, array, slice_, array.dims)
-    for index, row in enumerate(rows[: len(_LINE_MARKS)]):
-        if not np.isfinite(row).any():
-            continue
-        best = int(np.nanargmax(np.abs(row)))
-        at = (index, best) if array.values.ndim == 2 else (best,)
-        sign = EXPLAINED if marked[at] else " "
-        said = value_in_words(result, array, at, bool(taken))
-        yield Text(f" {_LINE_MARKS[index]}{sign} largest: {where(array, at)} · {said}")
-    said = marked_in_words(result, figure.output, marked) if slice_.pair is None else ""
-    if said:
-        yield Text(f"   {said}", style="dim")
-
-
-def plot(figure: figures.Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """The lines themselves, with the reach of their control."""
-    import plotille
-
-    array, taken = _of_lines(figure, result, slice_)
-    rows = np.atleast_2d(array.values)
-    if rows.shape[1] < 2:
-        yield Text(" one point is no line:", style="dim")
-        return
-    labels = list(array.coords[array.dims[-1]])
-    numeric = all(isinstance(label, (int, float)) for label in labels)
-    x = [float(label) for label in labels] if numeric else [float(i) for i in range(len(labels))]
-    drawn = plotille.Figure()
-    drawn.with_colors = False
-    drawn.width, drawn.height = max(20, width - 22), _PLOT_HEIGHT
-    drawn.set_x_limits(min_=min(x), max_=max(x))
-    drawn.x_label, drawn.y_label = array.dims[-1], ""
-    low, high = _limits(rows if slice_.limits is None else np.array(slice_.limits))
-    drawn.set_y_limits(min_=low, max_=high)
-    drawn.y_ticks_fkt = lambda low, high: f"{low:9.3g}"
-    drawn.x_ticks_fkt = lambda low, high: f"{low:.4g}"
-    for index, row in enumerate(rows[: len(_LINE_MARKS)]):
-        kept = [(a, float(b)) for a, b in zip(x, row, strict=True) if np.isfinite(b)]
-        if kept:
-            drawn.plot([a for a, _ in kept], [b for _, b in kept], marker=_LINE_MARKS[index])
-    alone = bool(taken) or slice_.pair is not None
-    band = None if alone else result.control_band(figure.output)
-    if band is not None:
-        top = np.atleast_2d(band).max(0)
-        drawn.plot(x, [float(v) for v in top])
-    shown = drawn.show().splitlines()[1:]  # the first is the name of the axis, which is not given
-    for text in shown:
-        yield Text(text.rstrip(), no_wrap=True)
-    if band is not None:
-        yield Text("   the line without letters is the control's reach", style="dim")
-    if len(rows) > len(_LINE_MARKS):
-        yield Text(f" {len(_LINE_MARKS)} of {len(rows)} lines are shown", style="dim")
-
-
-def _limits(rows: np.ndarray) -> tuple[float, float]:
-    """Round limits of the y axis, so that round numbers stand at their ticks."""
-    finite = rows[np.isfinite(rows)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
-    step = 10.0 ** np.floor(np.log10((high - low) / _PLOT_HEIGHT)) if high > low else 1.0
-    for factor in (1, 2, 5, 10):
-        size = step * factor
-        bottom = np.floor(low / size) * size
-        if bottom + size * (_PLOT_HEIGHT - 1) >= high:
-            return float(bottom), float(bottom + size * _PLOT_HEIGHT)
-    return low, high
 
 
 def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Iterator[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from remote_mi import figures
 from remote_mi.errors import NotFound
 from remote_mi.figures import Figure
 from remote_mi.report.text import line, visible
-from remote_mi.report.words import Slice, amount, marked_in_words, marks, value_in_words, where
+from remote_mi.report.words import EXPLAINED, Slice, amount, marks, value_in_words, where
 from remote_mi.results import NamedArray, Result
 
 ALL = Slice()
@@ -98,7 +99,7 @@ def _largest(
         return
     if not values.ndim:
         said = value_in_words(result, array, (), sliced, figure.unit)
-        yield f"{said}{', no more than its control' if marked else ''}."
+        yield f"{said}{', no larger than its control or not told from 0' if marked else ''}."
         return
     distance = np.where(finite, np.abs(values - center), -1.0)
     order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
@@ -107,23 +108,39 @@ def _largest(
     if not best:
         yield f"Every {array.name} is {amount(center)}."
         return
+    count = f" (n={len(result.prompts)})" if result.prompts else ""
     parts = [
-        f"{where(array, at)}: {value_in_words(result, array, at, sliced, figure.unit)}"
-        f"{' (explained by its control)' if marked[at] else ''}"
+        _place(result, array, at, sliced, figure.unit)
+        + (" (explained by its control)" if marked[at] else "")
         for at in best
     ]
-    yield f"Largest {array.name}: " + "; ".join(parts) + "."
+    yield f"Largest {array.name}{count}: {'; '.join(parts)}."
     low, high = float(values[finite].min()), float(values[finite].max())
     missing = values.size - int(finite.sum())
-    yield (f"All {values.size} cells lie between {amount(low)} and {amount(high)}"
-           + (f"; {missing} have no value." if missing else "."))  # fmt: skip
+    known = f"The other {finite.sum()}" if missing else f"All {values.size}"
+    yield ((f"{missing} of {values.size} cells have no value. " if missing else "")
+           + f"{known} cells lie between {amount(low)} and {amount(high)}.")  # fmt: skip
     yield from _explained(result, array.name, marked)
 
 
+def _place(
+    result: Result, array: NamedArray, at: tuple[Any, ...], sliced: bool, unit: str
+) -> str:
+    """A value, where it is, its interval and its control."""
+    said = f"{amount(array.values[at])}{' ' + unit if unit else ''} at {where(array, at)}"
+    if array.low is not None and array.high is not None:
+        said += f", 95% CI [{amount(array.low[at])}, {amount(array.high[at])}]"
+    band = None if sliced else result.control_band(array.name)
+    return said if band is None else f"{said}, control up to {amount(band[at])}"
+
+
 def _explained(result: Result, name: str, marked: np.ndarray) -> Iterator[str]:
-    said = marked_in_words(result, name, marked)
-    if said:
-        yield f"Controls: {said}."
+    """How many cells are marked, and as what; nothing where there is no control."""
+    control = result.controls.get(name)
+    if control is not None and result.control_band(name) is not None:
+        be = "is" if int(marked.sum()) == 1 else "are"
+        yield (f"Control: {int(marked.sum())} of {marked.size} (marked {EXPLAINED}) {be} no larger "
+               f"than {control}, or not told from 0.")  # fmt: skip
 
 
 def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Iterator[str]:
@@ -188,18 +205,22 @@ def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Ite
     final, rows = top[-1, -1], tokens.dims[0]
     others = np.flatnonzero(top[:, -1] != final)
     since = int(others[-1]) + 1 if others.size else 0
-    strength = f" ({figure.shade} {shade[-1, -1]:.2f})" if shade is not None else ""
+    strength = f" ({figure.shade} {amount(shade[-1, -1])})" if shade is not None else ""
     place = where(_part(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
     yield (f"At the last position ({place}) the last {rows} "
-           f"gives {visible(result.text(final))}{strength}.")  # fmt: skip
+           f"gives {_quoted(result, final)}{strength}.")  # fmt: skip
     names = tokens.coords[rows]
     if since == 0:
         yield f"It is on top from the first {rows} on."
         return
-    before = visible(result.text(top[since - 1, -1]))
-    begins = f" ({figure.shade} {shade[since, -1]:.2f} there)" if shade is not None else ""
+    before = _quoted(result, top[since - 1, -1])
+    begins = f" ({figure.shade} {amount(shade[since, -1])} there)" if shade is not None else ""
     yield (f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
            f"it is {before}.")  # fmt: skip
+
+
+def _quoted(result: Result, token: int) -> str:
+    return f"“{visible(result.text(token))}”" if token >= 0 else "nothing"
 
 
 def _example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
@@ -210,7 +231,7 @@ def _example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]
     if len(every) == 1:
         return every[0], ""
     clean = _short(line(result.prompts[slice_.item]["clean"]))
-    return every[slice_.item], f"Prompt {slice_.item + 1} of {len(every)}: {clean}"
+    return every[slice_.item], f"Of prompt {slice_.item + 1} of {len(every)}, “{clean}”."
 
 
 def _table(figure: figures.Table, result: Result, slice_: Slice) -> Iterator[str]:
@@ -220,8 +241,10 @@ def _table(figure: figures.Table, result: Result, slice_: Slice) -> Iterator[str
         every = result.each(name)
         if result.outputs[name].kind == "token":
             tops = Counter(int(np.reshape(a.values, -1)[0]) for a in every if a.values.size)
-            said = [f"{visible(result.text(t))} {k} times" for t, k in tops.most_common(_MOST)]
-            yield f"{name}, the first of each row: {', '.join(said)}."
+            said = [f"{_quoted(result, token)} {'once' if times == 1 else f'{times} times'}"
+                    for token, times in tops.most_common(_MOST)]  # fmt: skip
+            more = f", and {len(tops) - _MOST} others" if len(tops) > _MOST else ""
+            yield f"{name}, the first of each row: {', '.join(said)}{more}."
             continue
         numbers = np.array([float(a) if not a.values.ndim else np.nan for a in every])
         if not np.isfinite(numbers).any():

@@ -12,7 +12,7 @@ from rich.text import Text
 from remote_mi import figures
 from remote_mi.errors import NotFound
 from remote_mi.figures import Figure
-from remote_mi.report import maps, rows
+from remote_mi.report import maps, plots, rows
 from remote_mi.report.text import line
 from remote_mi.report.words import Slice
 from remote_mi.results import Result
@@ -109,7 +109,7 @@ def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL
         figures.TokenGrid: maps.token_grid,
         figures.Bars: rows.bars,
         figures.Table: rows.table,
-        figures.Lines: rows.lines,
+        figures.Lines: plots.lines,
         figures.Text: rows.text,
     }
     yield from renderers[type(figure)](figure, result, width, slice_)

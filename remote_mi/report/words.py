@@ -124,6 +124,15 @@ def value_in_words(
     return text
 
 
+def cell_in_words(
+    result: Result, array: NamedArray, index: Any, slice_: Slice, sliced: bool, unit: str = ""
+) -> str:
+    """As `value_in_words`; of a single pair the value alone, for interval and n are of all."""
+    if slice_.pair is None:
+        return value_in_words(result, array, index, sliced, unit)
+    return f"{array.name} {amount(array.values[tuple(index)])}{' ' + unit if unit else ''}"
+
+
 def marks(result: Result, array: NamedArray, slice_: Slice, keep: Sequence[str]) -> np.ndarray:
     """Which cells of a sliced array are explained by their control."""
     explained = result.explained(array.name) if slice_.pair is None else None

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import NotFound, not_found
-from remote_mi.paths import builtin_folder
+from remote_mi.named_files import find_file, named_files
 from remote_mi.study_file.points import Point as Point
 from remote_mi.study_file.points import Study as Study
 
-__all__ = ["Point", "Study", "available", "find", "folders", "read", "schema"]
+__all__ = ["Point", "Study", "available", "find", "read", "schema"]
 
 
 def read(path: Path, project: Path) -> Study:
@@ -38,22 +37,9 @@ def schema() -> dict[str, Any]:
     return made()
 
 
-def folders(project: Path) -> list[tuple[str, Path]]:
-    """Where studies are looked for: the project's own, then the built-in ones."""
-    return [
-        ("project", project / "recipes" / "studies"),
-        ("project", project / "studies"),
-        ("built-in", builtin_folder() / "studies"),
-    ]
-
-
 def available(project: Path) -> dict[str, Path]:
     """Name → file of every study; a project's own hides a built-in one of the same name."""
-    found: dict[str, Path] = {}
-    for _, folder in folders(project):
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+    return named_files("studies", project)
 
 
 def find(name: str, project: Path) -> Path:
@@ -62,12 +48,4 @@ def find(name: str, project: Path) -> Path:
     Raises:
         NotFound: with the nearest name.
     """
-    known = available(project)
-    if not name.endswith((".yaml", ".yml")):
-        if name not in known:
-            raise not_found("study", name, known, "remote-mi study ls")
-        return known[name]
-    for path in (Path(name).expanduser(), project / name):
-        if path.is_file():
-            return path
-    raise NotFound(f"there is no file {name}", "`remote-mi study ls` lists the studies by name")
+    return find_file("studies", "study", name, project)

@@ -1,0 +1,236 @@
+"""Lines as text: the plot with the band of its control, and what each line says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.cells import cell_len
+from rich.style import Style
+from rich.text import Text
+
+from remote_mi.errors import NotFound
+from remote_mi.figures import Lines
+from remote_mi.report.text import fit, visible
+from remote_mi.report.words import (
+    EXPLAINED,
+    Slice,
+    cell_in_words,
+    marked_in_words,
+    marks,
+    where,
+)
+from remote_mi.results import NamedArray, Result
+
+LETTERS = "abcdefgh"
+HEIGHT = 14
+_LEFT = 13
+_EMPTY, _ZERO, _BAND, _HERE = " ", "╌", "░", "│"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a figure of lines draws.
+
+    Attributes:
+        array: the values; [line, point], or [point] of a single line.
+        rows: the same, always of two dimensions.
+        marked: which of them the control explains; [line, point].
+        band: how far the control reaches on both sides of 0, over all lines; [point], or None.
+        taken: in words where it was cut; "" if all is shown.
+    """
+
+    array: NamedArray
+    rows: np.ndarray
+    marked: np.ndarray
+    band: np.ndarray | None
+    taken: str
+
+    def index(self, line: int, point: int) -> tuple[int, ...]:
+        """The index in `array` of a point of a line."""
+        return (line, point) if self.array.values.ndim == 2 else (point,)
+
+    @property
+    def labels(self) -> list[str]:
+        """The coordinates along the lines, safe to show."""
+        return [visible(str(x)) for x in self.array.coords[self.array.dims[-1]]]
+
+    @property
+    def ranked(self) -> list[tuple[int, int]]:
+        """(line, point) from the one that stands out most; what a control explains comes last."""
+        size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
+        score = size + np.where(self.marked, 0.0, size.max(initial=0.0) + 1.0)
+        order = np.argsort(-score.reshape(-1), kind="stable")
+        return [divmod(int(i), size.shape[1]) for i in order]
+
+
+def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
+    """The values of a figure of lines, at one place in the dimensions that it has no room for.
+
+    Raises:
+        NotFound, UsageError: if the output has no dimension, or the slice does not fit.
+    """
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < 1:
+        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
+    array, taken = slice_.apply(full, full.dims[-2:])
+    marked = np.atleast_2d(marks(result, array, slice_, array.dims))
+    alone = bool(taken) or slice_.pair is not None
+    band = None if alone else result.control_band(figure.output)
+    reach = None if band is None else np.atleast_2d(band).max(0)
+    return Curves(array, np.atleast_2d(array.values), marked, reach, taken)
+
+
+def lines(figure: Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+    """A plot over the last dimension, one line for each index of the one before it."""
+    found = curves(figure, result, slice_)
+    if found.taken:
+        yield Text(f" at {found.taken} (`view --at`)", style="dim")
+    yield from plot(found, width, slice_)
+    for index, row in enumerate(found.rows[: len(LETTERS)]):
+        if np.isfinite(row).any():
+            at = found.index(index, int(np.nanargmax(np.abs(row))))
+            sign = EXPLAINED if found.marked[index, at[-1]] else " "
+            said = cell_in_words(result, found.array, at, slice_, bool(found.taken), figure.unit)
+            yield Text(f" {LETTERS[index]}{sign} largest: {where(found.array, at)} · {said}")
+    said = marked_in_words(result, figure.output, found.marked) if slice_.pair is None else ""
+    if said:
+        yield Text(f"   {said}", style="dim")
+
+
+def plot(
+    found: Curves, width: int, slice_: Slice, height: int = HEIGHT,
+    here: tuple[int, int] | None = None,
+) -> Iterator[Text]:  # fmt: skip
+    """The lines themselves, eight at most, with the reach of their control and the axes.
+
+    Args:
+        height: lines of text for the values, without the axes.
+        here: (line, point) of the cursor; the eight lines around it are drawn.
+    """
+    if found.rows.shape[1] < 2:
+        yield Text(" one point is no line:", style="dim")
+        return
+    first = 0 if here is None else here[0] // len(LETTERS) * len(LETTERS)
+    drawn = _Drawing(found, max(20, width - _LEFT - 1), height, slice_)
+    yield from drawn.values(first, here)
+    yield from drawn.axis()
+    if found.band is not None:
+        yield Text(f"   {_BAND} the control's reach", style="dim")
+    if len(found.rows) > len(LETTERS):
+        last = min(first + len(LETTERS), len(found.rows))
+        yield Text(f"   lines {first + 1} to {last} of {len(found.rows)} are shown", style="dim")
+
+
+class _Drawing:
+    """Where values stand in a field of characters."""
+
+    def __init__(self, found: Curves, width: int, height: int, slice_: Slice) -> None:
+        self.found, self.width = found, width
+        labels = list(found.array.coords[found.array.dims[-1]])
+        numeric = all(isinstance(x, (int, float)) and np.isfinite(x) for x in labels)
+        self.x = np.array(labels, float) if numeric else np.arange(len(labels), dtype=float)
+        # A little more than the last, so that it is drawn in the last column.
+        self.x_low = float(self.x.min())
+        span = (float(self.x.max()) - self.x_low) or 1.0
+        self.x_high = self.x_low + span * width / (width - 0.999)
+        ends = found.rows if slice_.limits is None else np.array(slice_.limits)
+        self.low, self.step, self.height = _scale(ends, height)
+
+    def column(self, x: float) -> int:
+        at = (x - self.x_low) / (self.x_high - self.x_low) * self.width
+        return min(self.width - 1, max(0, int(at)))
+
+    def row(self, y: float) -> int:
+        """Line from the top."""
+        at = int((y - self.low) / self.step)
+        return self.height - 1 - min(self.height - 1, max(0, at))
+
+    def values(self, first: int, here: tuple[int, int] | None) -> Iterator[Text]:
+        """The field, with the value in the middle of each line of text at its left."""
+        field = self._field(first)
+        cursor = None if here is None else self.column(self.x[here[1]])
+        value = None if here is None else self.found.rows[here]
+        at = None if value is None or not np.isfinite(value) else self.row(float(value))
+        for number, characters in enumerate(field):
+            middle = self.low + self.step * (self.height - 0.5 - number)
+            label = 0.0 if abs(middle) < self.step / 1e6 else middle
+            text = Text(f"{label:10.4g} │ ", no_wrap=True)
+            for column, character in enumerate(characters):
+                if column == cursor:
+                    shown = _HERE if character in (_EMPTY, _ZERO, _BAND) else character
+                    text.append(shown, Style(bold=True, reverse=number == at))
+                else:
+                    text.append(character, "dim" if character in (_ZERO, _BAND) else "")
+            yield text
+
+    def _field(self, first: int) -> list[str]:
+        import plotille
+
+        figure = plotille.Figure()
+        figure.with_colors = figure.origin = False
+        figure.width, figure.height = self.width, self.height
+        figure.set_x_limits(min_=self.x_low, max_=self.x_high)
+        figure.set_y_limits(min_=self.low, max_=self.low + self.step * self.height)
+        figure.x_label = figure.y_label = ""
+        figure.y_ticks_fkt = lambda low, high: f"{low:9.3g}"  # as wide as `_LEFT` expects
+        for letter, row in zip(LETTERS, self.found.rows[first:], strict=False):
+            kept = [(a, float(b)) for a, b in zip(self.x, row, strict=True) if np.isfinite(b)]
+            if kept:
+                figure.plot([a for a, _ in kept], [b for _, b in kept], marker=letter)
+        made = figure.show().splitlines()[2 : 2 + self.height] if figure._plots else []
+        made += [""] * (self.height - len(made))
+        return [self._behind(text[_LEFT:], number) for number, text in enumerate(made)]
+
+    def _behind(self, drawn: str, number: int) -> str:
+        """A line of the field, with the band and the line of 0 where nothing is drawn."""
+        characters = list(drawn.replace("\u2800", _EMPTY).ljust(self.width)[: self.width])
+        bottom = self.low + self.step * (self.height - 1 - number)
+        zero = number == self.row(0.0)
+        reach = np.zeros(self.width)
+        if self.found.band is not None:
+            places = np.linspace(self.x_low, self.x_high, self.width, endpoint=False)
+            order = np.argsort(self.x)
+            reach = np.interp(places, self.x[order], self.found.band[order])
+        shared = np.minimum(reach, bottom + self.step) - np.maximum(-reach, bottom)
+        for column, character in enumerate(characters):
+            if character == _EMPTY:
+                inside = shared[column] > self.step / 2
+                characters[column] = _BAND if inside else _ZERO if zero else _EMPTY
+        return "".join(characters)
+
+    def axis(self) -> Iterator[Text]:
+        """The line below, and the coordinates that there is room for."""
+        rule, names, end = ["─"] * self.width, "", 0
+        for x, label in zip(self.x, self._labels(), strict=True):
+            column, wide = self.column(float(x)), cell_len(label)
+            start = min(max(0, column - (wide - 1) // 2), self.width - wide)
+            if start >= end and start >= 0:
+                names += " " * (start - cell_len(names)) + label
+                end = start + wide + 1
+                rule[column] = "┴"
+        yield Text(f"{'':10} └─" + "".join(rule), no_wrap=True)
+        name = fit(visible(self.found.array.dims[-1]), _LEFT - 1).rstrip()
+        yield Text(f"{' ' * (_LEFT - 1 - cell_len(name))}{name} {names}", no_wrap=True)
+
+    def _labels(self) -> Sequence[str]:
+        return [fit(label, 8).rstrip() if cell_len(label) > 8 else label
+                for label in self.found.labels]  # fmt: skip
+
+
+def _scale(values: np.ndarray, height: int) -> tuple[float, float, int]:
+    """Lower end of the lowest line of text, how much each stands for, and how many are needed.
+
+    The middle of each is a round number, and 0 is one of them.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    low, high = min(0.0, low), max(0.0, high)
+    size = 10.0 ** np.floor(np.log10((high - low) / height)) if high > low else 1.0
+    for factor in (1, 2, 5, 10, 20):
+        step = size * factor
+        below, above = round(-low / step), round(high / step)
+        if below + above < height:
+            break
+    return float(-(below + 0.5) * step), float(step), max(2, below + above + 1)
