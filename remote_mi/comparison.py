@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from remote_mi.configuration import Prompts, Setting, compare_prompts, differing_settings
 from remote_mi.errors import NotFound, nearest
 from remote_mi.opening import load_run
 from remote_mi.outputs import DRAW
@@ -27,23 +27,6 @@ from remote_mi.results import NamedArray, Result
 
 #: How far two runs of one job may be apart where nothing else is asked for.
 TOLERANCE = 1e-4
-#: Fields of a prompt that two runs are compared by, of a lock or else of a result.
-_TEXTS = ("clean", "corrupt", "answer", "wrong")
-_PROMPT = (*_TEXTS, "answers", "wrongs", "labels", "corrupt_labels", "template", "label", "group")
-_NOTED = ("revision", "dtype", "attention", "device", "architecture")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One difference in how two results were made.
-
-    Attributes:
-        path: what differs, e.g. "parameters.site". a, b: its values; None where there is none.
-    """
-
-    path: str
-    a: Any
-    b: Any
 
 
 @dataclass(frozen=True)
@@ -101,25 +84,6 @@ class Difference:
             "index": list(self.index), "coords": dict(self.coords),
             "values": [_plain(v) for v in self.values] if self.values else None,
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """How the prompts of two results compare.
-
-    Attributes:
-        same: how many are in both at the same place. a, b: how many there are.
-        first: the first that differs: its index, and the fields that do, with both values.
-    """
-
-    same: int
-    a: int
-    b: int
-    first: Mapping[str, Any] | None = None
-
-    @property
-    def equal(self) -> bool:
-        return self.same == self.a == self.b
 
 
 @dataclass(frozen=True)
@@ -195,93 +159,21 @@ class Comparison:
 def compare(
     a: Result | str | Path,
     b: Result | str | Path,
-    lock_a: Mapping[str, Any] | None = None,
-    lock_b: Mapping[str, Any] | None = None,
     project: str | Path | None = None,
 ) -> Comparison:
     """Hold two results against each other.
 
     Args:
         a, b: results, or runs: name, id, prefix of an id, or path of a run's folder.
-        lock_a, lock_b: their locks; read from their run folders by default.
         project: folder that holds runs/; the working folder by default.
 
     Raises:
         NotFound, UsageError, Mismatch: as `remote_mi.load_run`.
     """
     first, second = (x if isinstance(x, Result) else load_run(str(x), project) for x in (a, b))
-    locks = [lock_a or _lock_of(first), lock_b or _lock_of(second)]
-    described = [_described(r, lock) for r, lock in zip((first, second), locks, strict=True)]
-    texts = [_prompts(r, lock) for r, lock in zip((first, second), locks, strict=True)]
-    return Comparison(first, second, list(_settings(*described)), _compare_prompts(*texts),
+    return Comparison(first, second, differing_settings(first, second),
+                      compare_prompts(first, second),
                       list(_differences(first, second)))  # fmt: skip
-
-
-def _lock_of(result: Result) -> Mapping[str, Any]:
-    """The lock of a result's run folder, {} where there is none that can be read."""
-    if result.path is None:
-        return {}
-    try:
-        found = yaml.safe_load((result.path / "config.lock.yaml").read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _described(result: Result, lock: Mapping[str, Any]) -> dict[str, Any]:
-    """How a result was made, by path."""
-    source = result.provenance
-    prompts = source.get("prompts", {})
-    prompts = {k: v for k, v in prompts.items() if not isinstance(v, (list, dict))}
-    computed = {k: v for k, v in source.get("record", {}).items() if k in _NOTED}
-    environment = dict(source.get("environment", {}))
-    kind = environment.pop("kind", None)
-    return dict(_flat({
-        "recipe": {"name": result.recipe["name"], "code": str(source.get("code", ""))[:12]},
-        "parameters": source.get("parameters", {}),
-        "model": {k: v[:12] if k == "content" and isinstance(v, str) else v
-                  for k, v in source.get("model", {}).items()},
-        "prompts": prompts,
-        "drop_invalid": lock.get("drop_invalid"),
-        "backend": source.get("backend"),
-        "environment": kind,
-        "versions": environment,
-        "computed": computed,
-    }))  # fmt: skip
-
-
-def _flat(value: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    for name, item in value.items():
-        path = f"{above}{name}"
-        if isinstance(item, Mapping) and item:
-            yield from _flat(item, f"{path}.")
-        else:
-            yield path, None if item == {} else item
-
-
-def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[Setting]:
-    for path in dict.fromkeys([*a, *b]):
-        if a.get(path) != b.get(path):
-            yield Setting(path, a.get(path), b.get(path))
-
-
-def _prompts(result: Result, lock: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The prompts of a result as texts; those of the lock where it has them."""
-    kept = lock.get("prompts", {}).get("examples")
-    if isinstance(kept, list) and len(kept) == len(result.prompts):
-        return [{k: example.get(k) for k in _PROMPT} for example in kept]
-    return [{k: part.get(k) for k in _TEXTS} for part in result.prompts]
-
-
-def _compare_prompts(a: list[Mapping[str, Any]], b: list[Mapping[str, Any]]) -> Prompts:
-    same, first = 0, None
-    for index, (one, other) in enumerate(zip(a, b, strict=False)):
-        shared = [k for k in one if k in other]
-        fields = {k: [one[k], other[k]] for k in shared if one[k] != other[k]}
-        same += not fields
-        if fields and first is None:
-            first = {"index": index, "fields": fields}
-    return Prompts(same, len(a), len(b), first)
 
 
 def _differences(a: Result, b: Result) -> Iterable[Difference]:

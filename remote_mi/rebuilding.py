@@ -24,8 +24,8 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec, folder_digest
 from remote_mi.opening import runs_beside
 from remote_mi.prompt_sets import Example, PromptSet
+from remote_mi.store.lock import LOCK
 
-LOCK = "config.lock.yaml"
 SOURCE = "source"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

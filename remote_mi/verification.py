@@ -17,7 +17,6 @@ from remote_mi.environment import Environment
 from remote_mi.errors import Mismatch, RemoteMIError, UsageError
 from remote_mi.opening import runs_beside
 from remote_mi.rebuilding import (
-    LOCK,
     SOURCE,
     KeptRun,
     commit_of,
@@ -27,6 +26,7 @@ from remote_mi.rebuilding import (
     what_changed,
 )
 from remote_mi.results import Result
+from remote_mi.store.lock import LOCK
 from remote_mi.store.runs import id8_of
 
 _PROVENANCE = ("key", "code", "backend", "environment", "model", "parameters", "prompts", "record",

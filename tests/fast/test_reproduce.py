@@ -16,8 +16,9 @@ import remote_mi as mi
 from remote_mi.environment import Environment
 from remote_mi.errors import Mismatch, NotFound, UsageError
 from remote_mi.job import Job
-from remote_mi.rebuilding import LOCK, WithRecordedCode, read_kept, recorded_job
+from remote_mi.rebuilding import WithRecordedCode, read_kept, recorded_job
 from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes
+from remote_mi.store.lock import LOCK
 from remote_mi.store.runs import id8_of
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 from remote_mi.verification import ARRAYS, verify
