@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at a time: threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background, by a shell that has Ctrl-C ignored there; commands would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GROUPS = ("fast", "slow", "ndif")
 MARY = {
@@ -40,11 +46,13 @@ def _group(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its group, and run the quick ones first."""
+    """Mark every test by its group, and run the quick ones first; those on servers in one process."""
     for item in items:
         group = _group(item)
         if group in ("slow", "ndif"):
             item.add_marker(getattr(pytest.mark, group))
+        if group == "ndif":
+            item.add_marker(pytest.mark.xdist_group("ndif"))
     items.sort(key=lambda item: GROUPS.index(_group(item)))
 
 
