@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from remote_mi.models.spec import ModelSpec
     from remote_mi.opening import load_run
     from remote_mi.remote_jobs import RemoteJob, jobs, submit
+    from remote_mi.report.run_list import RunList, runs
     from remote_mi.reproduction import reproduce
     from remote_mi.results import Result
     from remote_mi.runner import plan, run
@@ -37,12 +38,14 @@ _HOMES = {
     "ModelSpec": "models.spec",
     "RemoteJob": "remote_jobs",
     "Result": "results",
+    "RunList": "report.run_list",
     "compare": "comparison",
     "jobs": "remote_jobs",
     "load_run": "opening",
     "plan": "runner",
     "reproduce": "reproduction",
     "run": "runner",
+    "runs": "report.run_list",
     "submit": "remote_jobs",
 }
 
@@ -55,6 +58,7 @@ __all__ = [
     "Ratio",
     "RemoteJob",
     "Result",
+    "RunList",
     "Table",
     "TokenGrid",
     "Tokens",
@@ -65,6 +69,7 @@ __all__ = [
     "recipe",
     "reproduce",
     "run",
+    "runs",
     "submit",
 ]
 

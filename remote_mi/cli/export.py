@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from remote_mi.cli.output import print_json, say
 from remote_mi.cli.view import coordinate
 from remote_mi.errors import NotFound, StoreError, UsageError
+from remote_mi.figures import Heatmap, Lines, Table, Text, TokenGrid
 from remote_mi.opening import load_run
 from remote_mi.report.words import Slice
 from remote_mi.results import Result
@@ -33,22 +36,24 @@ def export(
     run: str | None, figure: str | None, table: str | None, output: str | None, item: int | None,
     each: bool, at: tuple[str, ...], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Save a figure or a table of a run; the newest run by default.
+    """Save a figure or a table of a run; the newest run by default. A file that is there is
+    written over.
 
     \b
     remote-mi export a1b2 --figure recovery -o recovery.pdf
     remote-mi export a1b2 --table recovery -o recovery.csv
     """
     result = load_run(run)
+    if (each and (item or figure)) or (at and table):
+        raise UsageError("--each is of a table and without --item; --at is of a figure",
+                         "remote-mi export --help")  # fmt: skip
     if (figure is None) == (table is None):
         raise UsageError("choose --figure NAME or --table NAME",
                          f"there are: {', '.join(_names(result))}")  # fmt: skip
     if figure is not None:
         if output is None:
             raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
-        _figure(
-            result, figure, Path(output), Slice((item or 1) - 1, dict(coordinate(a) for a in at))
-        )
+        _figure(result, figure, Path(output), item, dict(coordinate(text) for text in at))
     else:
         assert table is not None
         every = range(len(result.prompts)) if each else None
@@ -69,13 +74,28 @@ def _names(result: Result) -> list[str]:
     return list(dict.fromkeys([*(f.name for f in result.figures), *result.names()]))
 
 
-def _figure(result: Result, name: str, path: Path, slice_: Slice) -> None:
+def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping[str, Any]) -> None:
+    """Save a figure; a choice that it has no use for is refused rather than passed over."""
     from remote_mi.report.images import save
     from remote_mi.report.terminal import picked
 
+    figure = picked(result, name)[0]
+    if item is not None and not isinstance(figure, (TokenGrid, Text, Table)):
+        effect = result.recipe["summaries"].get(figure.output, {}).get("effect", figure.output)
+        raise UsageError(f"{figure.name!r} is of all prompts together",
+                         f"the values of one: --table {effect} --item {item}")  # fmt: skip
+    dims = result[figure.output].dims if isinstance(figure, (Heatmap, Lines)) else ()
+    for dim in at:
+        if dim not in dims:
+            raise UsageError(f"{figure.name!r} cannot be cut at {dim!r}",
+                             f"it has: {', '.join(dims)}" if dims else "leave --at out")  # fmt: skip
+    _writable(path)
+    save(figure, result, path, Slice((item or 1) - 1, at))
+
+
+def _writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise NotFound(f"there is no folder {path.parent}", "make it first")
-    save(picked(result, name)[0], result, path, slice_)
 
 
 def _table(result: Result, name: str, ending: str, each: range | list[int] | None) -> str:
@@ -86,6 +106,7 @@ def _table(result: Result, name: str, ending: str, each: range | list[int] | Non
 
 
 def _keep(path: Path, text: str) -> None:
+    _writable(path)
     try:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from remote_mi.cli.output import print_json, say
+from remote_mi.cli.output import print_json, say, watching
 from remote_mi.errors import StoreError, UsageError
 from remote_mi.opening import run_folder, study_named
 from remote_mi.paths import project_folder
+from remote_mi.progress import Watch
 from remote_mi.store.studies import StudyRecord
 
 if TYPE_CHECKING:
-    from remote_mi.report.document import About, Report
+    from remote_mi.report.document import About, Report, Section, Shown
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
 
@@ -29,12 +30,13 @@ _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "ma
 @click.option("--text", metavar="FILE", help="What you wrote: Markdown with the headings "
               "Question and Discussion, put in its places.")  # fmt: skip
 @click.option("--title", metavar="TEXT", help="Title of the report.")
+@click.option("--author", metavar="TEXT", help="Who hands it in.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
 def report(
-    runs: tuple[str, ...], output: str, text: str | None, title: str | None, force: bool,
-    as_json: bool, quiet: bool,
+    runs: tuple[str, ...], output: str, text: str | None, title: str | None, author: str | None,
+    force: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write a report of runs, or of a study: method, data, results, controls, how to repeat it.
 
@@ -58,8 +60,9 @@ def report(
     written = writing.read(Path(text)) if text else {}
     project = project_folder()
     folders, about = chosen(runs, project)
-    made = make(project, folders, replace(about, title=title or about.title))
-    files = _write(made, path, ending, written)
+    made = make(project, folders, replace(about, title=title or about.title, author=author or ""))
+    with watching(quiet or as_json) as watch:
+        files = _write(made, path, ending, written, watch)
     if as_json:
         print_json({"report": str(path), "files": [str(f) for f in files],
                     "runs": [s.result.run_id for s in made.sections],
@@ -108,29 +111,50 @@ def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
         failures.append(
             Failure(f"point {point.index + 1} on {point.prompts}", point.recipe, reason)
         )
-    about = About(study.title, study.question, study.figures,
-                  f"remote-mi study run {study.name}", failures)  # fmt: skip
+    about = About(title=study.title, question=study.question, figures=study.figures,
+                  commands=[f"remote-mi study run {study.name}", f"remote-mi reproduce {study.name}"],
+                  failures=failures)  # fmt: skip
     return list(dict.fromkeys(folders)), about
 
 
-def _write(made: Report, path: Path, ending: str, written: dict[str, str]) -> list[Path]:
+def _write(
+    made: Report, path: Path, ending: str, written: dict[str, str], watch: Watch
+) -> list[Path]:
     """Set the report and write it; gives the files that were made."""
-    if ending == "html":
-        from remote_mi.report.html import html
-
-        content = html(made, written)
-    else:
-        from remote_mi.report.markdown import markdown, pictures
-
-        folder = path.with_name(f"{path.stem}_files")
-        content = markdown(made, written, pictures(folder))
+    drawn: list[Path] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if ending == "html":
+            from remote_mi.report.html import html
+
+            content = html(made, written)
+        else:
+            from remote_mi.report.markdown import markdown
+
+            content = markdown(made, written, _pictures(made, path, drawn, watch))
         path.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
-    beside = path.with_name(f"{path.stem}_files")
-    return [path, *(sorted(beside.glob("*.svg")) if ending == "markdown" else [])]
+        raise StoreError(f"cannot write {error.filename or path}: {error.strerror}") from None
+    return [path, *drawn]
+
+
+def _pictures(
+    made: Report, path: Path, drawn: list[Path], watch: Watch
+) -> Callable[[Section, Shown], str]:
+    """Draws the figures of a Markdown report beside it, one after another; `drawn` has them."""
+    from remote_mi.report.markdown import pictures
+
+    draw = pictures(path.with_name(f"{path.stem}_files"))
+    total = sum(len(section.shown) for section in made.sections)
+    watch.stage("drawing figures")
+
+    def counted(section: Section, shown: Shown) -> str:
+        name = draw(section, shown)
+        drawn.extend([path.parent / name] if name else [])
+        watch.advance(shown.number, total, "figures")
+        return name
+
+    return counted
 
 
 def _say_next(made: Report, path: Path, written: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import click
 from remote_mi.cli.output import print_json, say
 from remote_mi.errors import UsageError
 from remote_mi.paths import project_folder
-from remote_mi.report.text import line
+from remote_mi.report.run_list import text
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs
 
@@ -35,7 +35,7 @@ def list_runs(last: int | None, tag: str | None, as_json: bool, quiet: bool) -> 
         print_json({"runs": [_row_json(row) for row in found]})
         return
     for row in found:
-        print(row.id8 if quiet else _row_text(row))
+        print(row.id8 if quiet else text(row))
     if not quiet:
         say("\nnext: remote-mi view ID" if found else "no runs yet; next: remote-mi demo"
             if tag is None else f"no run has the tag {tag!r}; next: remote-mi runs ls")  # fmt: skip
@@ -47,15 +47,6 @@ def _row_json(row: RunRow) -> dict[str, Any]:
     return {"run": row.name, "status": row.status, "recipe": row.recipe, "model": row.model,
             "prompts": row.prompts, "parameters": row.parameters, "time": row.time,
             "scalars": row.scalars, "tags": row.tags}  # fmt: skip
-
-
-def _row_text(row: RunRow) -> str:
-    given = ", ".join(f"{k}={v}" for k, v in row.parameters.items())
-    prompts = "?" if row.status == DAMAGED else row.prompts
-    tags = "".join(f"  #{tag}" for tag in row.tags)
-    text = (f"{row.id8}  {row.name[:16]}  {row.status:7}  {row.recipe}  {row.model}  {prompts}"
-            f"  {given}").rstrip()  # fmt: skip
-    return line(text + tags)
 
 
 @runs.command()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from remote_mi.cli.output import say, stdout_console
-from remote_mi.errors import Mismatch, RunFailed, UsageError
+from remote_mi.errors import Mismatch, NotFound, RunFailed, UsageError
 from remote_mi.opening import run_folder
 from remote_mi.paths import project_folder
 from remote_mi.report.text import line
 from remote_mi.report.words import Slice
+
+if TYPE_CHECKING:
+    from remote_mi.report.viewer.opened import Opened
 
 #: A recorded run that comes with the package.
 DEMO = "demo"
@@ -72,7 +76,12 @@ def _folder(run: str | None) -> Path:
         from remote_mi.report.viewer.demo import demo_run
 
         return demo_run()
-    return run_folder(run)
+    try:
+        return run_folder(run)
+    except NotFound as error:
+        if run is not None:
+            raise
+        raise NotFound(error.message, "remote-mi view demo   shows a recorded one") from None
 
 
 def _terminal() -> bool:
@@ -82,7 +91,7 @@ def _terminal() -> bool:
 
 def _open(folders: list[Path], only: str | None, slice_: Slice) -> None:
     from remote_mi.opening import runs_beside
-    from remote_mi.report.viewer.app import Viewer
+    from remote_mi.report.viewer.app import INTERRUPTED, Viewer
     from remote_mi.store.runs import Runs
 
     if not sys.stdin.isatty():  # the ids came on it; the keys come from the terminal
@@ -96,9 +105,17 @@ def _open(folders: list[Path], only: str | None, slice_: Slice) -> None:
     room = Runs(project) if folders[0].parent == project / "runs" else runs_beside(folders[0])
     app = Viewer(folders[0], project, room, folders[:2] if len(folders) > 1 else [], only, slice_)
     app.run()
-    if app.return_code:  # a mistake of ours, and Textual has told it
+    if app.return_code in (None, 0, INTERRUPTED):  # else a mistake of ours that Textual has told
+        say(f"next: {_again(app.opened)} --plain   prints the same figures")
+    if app.return_code:
         raise click.exceptions.Exit(app.return_code)
-    say("next: remote-mi view --plain   prints the same figures")
+
+
+def _again(opened: Opened) -> str:
+    """The command that shows a run."""
+    from remote_mi.report.viewer.demo import demo_run
+
+    return f"remote-mi view {DEMO if opened.folder == demo_run() else opened.named}"
 
 
 def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
@@ -128,7 +145,7 @@ def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | No
     say("\nnext: remote-mi runs ls   lists the others")
 
 
-def _failure(opened) -> RunFailed:
+def _failure(opened: Opened) -> RunFailed:
     """Why a run failed: the message, the recipe's lines, the server's words."""
     from remote_mi.report.viewer.opened import excerpt
 

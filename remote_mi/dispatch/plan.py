@@ -18,7 +18,7 @@ from remote_mi.dispatch.checkpoint import Checkpoint, describe, model_cache
 from remote_mi.dispatch.footprint import Footprint
 from remote_mi.dispatch.policy import Option
 from remote_mi.dispatch.resources import Resources
-from remote_mi.errors import BackendUnavailable
+from remote_mi.errors import BackendUnavailable, harmless
 from remote_mi.job import Job
 from remote_mi.models.spec import ModelSpec
 from remote_mi.ndif_server import personal
@@ -108,12 +108,13 @@ class Plan:
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = "".join(
-            f"<tr><td>{'→' if o is self.chosen else '·' if o.can else '✗'}</td>"
-            f"<td>{escape(o.backend)}</td><td>{escape(o.why)}</td><td>{escape(o.hint)}</td></tr>"
-            for o in self.options
-        )
-        return f"<table><caption>{escape(str(self))}</caption>{rows}</table>"
+        rows = ""
+        for o in self.options:
+            sign = "→" if o is self.chosen else "·" if o.can else "✗"
+            # A server's words are among them.
+            cells = (escape(harmless(text)) for text in (sign, o.backend, o.why, o.hint))
+            rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        return f"<table><caption>{escape(harmless(str(self)))}</caption>{rows}</table>"
 
 
 def backend_named(name: str, project: Path, rows_bytes: int | None = None) -> Backend:

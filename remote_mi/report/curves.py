@@ -89,11 +89,13 @@ def curves(figure: Lines, result: Result, slice_: Slice) -> dict[str, Any]:
                       "band": _area(frame, x, array, at)})  # fmt: skip
     shown = _thinned(len(labels))
     return {
-        "kind": "curves", "lines": lines, "taken": taken, "width": WIDTH, "height": HEIGHT,
+        "kind": "curves", "lines": lines, "width": WIDTH, "height": HEIGHT,
+        "taken": taken, "cut": [*slice_.of(result, figure.output).dims[:-2]],
         "left": _LEFT, "bottom": HEIGHT - _BOTTOM, "zero": frame.up(0.0), "x_name": array.dims[-1],
         "y_ticks": [{"y": frame.up(t), "text": f"{t:g}"} for t in frame.ticks],
         "x_ticks": [{"x": frame.across(x[j]), "text": str(labels[j])} for j in shown],
         "control": _control(frame, x, band), "more": max(0, len(lead) - MOST),
+        "marked": bool(marked[: MOST].any()) if marked.ndim > 1 else bool(marked.any()),
         "ends": [amount(v) for v in frame.y_ends],
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ controls, how to make them again) and leaves marked places for what only its aut
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any
 import yaml
 
 from remote_mi.errors import Mismatch, NotFound, RemoteMIError
-from remote_mi.figures import Figure, Text
+from remote_mi.figures import Figure, Table, Text, TokenGrid
 from remote_mi.opening import runs_beside
 from remote_mi.recipe import argument_docs
 from remote_mi.report import facts
 from remote_mi.report.commands import run_command
 from remote_mi.report.method import CONTROLS, LIMITS, Block, body, remarks
-from remote_mi.report.references import Reference, cited
+from remote_mi.report.references import SOFTWARE, Reference, cited
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import picked
 from remote_mi.report.text import line, prose
@@ -29,6 +30,12 @@ from remote_mi.report.words import Slice
 from remote_mi.results import Result
 
 _EXAMPLES = 3
+#: Intervals over fewer prompts than this are called rough.
+FEW = 10
+#: What the commands of the section on reproduction do.
+HOW = ("The command makes a run anew; `remote-mi reproduce` computes again what the run's folder "
+       "holds (prompts, parameters, the recipe's source) and compares the numbers with those "
+       "shown here.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,16 @@ class Shown:
     """A figure of a run, with what it says in words.
 
     Attributes:
-        number: of the figure in the report, from 1. problem: why it cannot be shown, or "".
+        number: of what is shown in the report, from 1. label: "Figure 3" or "Table 1".
+        prompts: how many there are where one is shown at a time, else 1.
+        problem: why it cannot be shown, or "".
     """
 
     number: int
+    label: str
     figure: Figure
     sentences: list[str]
+    prompts: int = 1
     problem: str = ""
     slice_: Slice = Slice()  # noqa: RUF009 - immutable
 
@@ -100,6 +111,15 @@ class Data:
     count: int
     source: str
 
+    @property
+    def which(self) -> str:
+        """What of the prompts is shown, and where the others are."""
+        shown = len(self.examples)
+        if shown == self.count:
+            return f"All {shown}" if shown > 1 else "The one that there is"
+        return (f"The first {shown} of {self.count}; all are in config.lock.yaml "
+                "in the run's folder")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -115,15 +135,17 @@ class About:
     """What the author said beforehand: a study's title and question, and chosen figures.
 
     Attributes:
+        author: who hands it in.
         figures: recipe → names of the figures to show; all of a recipe that is not named.
-        command: that makes all of it again, or "".
+        commands: that make all of it again and compare it.
         failures: points that never became a run.
     """
 
     title: str = ""
+    author: str = ""
     question: str = ""
     figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    command: str = ""
+    commands: Sequence[str] = ()
     failures: Sequence[Failure] = ()
 
 
@@ -132,12 +154,15 @@ class Report:
     """A report before it is set as HTML or Markdown.
 
     Attributes:
+        question: the study's, [] without one. asked: what the recipes say they find out, and on
+            which phenomena; it gives way to a study's question and to what the author writes.
         environments: run ids → facts, one for each distinct environment.
         made: day it was made. version: of remote_mi.
     """
 
     title: str
     question: list[str]
+    asked: list[str]
     models: list[dict[str, str]]
     methods: list[Method]
     data: list[Data]
@@ -153,6 +178,19 @@ class Report:
     def notes(self) -> list[tuple[str, str]]:
         """What a reader of the numbers has to know, with the run it is about."""
         return [(s.heading, prose(note)) for s in self.sections for note in s.result.notes]
+
+    @property
+    def intervals(self) -> str:
+        """What the intervals are, and how far they are to be trusted."""
+        sizes = [len(s.result.prompts) for s in self.sections]
+        text = ("Intervals are 95% percentile bootstrap intervals: over prompts, or over draws "
+                "where there is one prompt or none, if the method says nothing else; 1000 "
+                "resamples, and for a ratio the effect and the gap of a prompt are drawn together.")  # fmt: skip
+        if any(1 < size < FEW for size in sizes):
+            text += f" Those over fewer than {FEW} prompts are rough: they tend to be too narrow."
+        if 1 in sizes:
+            text += " Where n=1 without draws, nothing is known of other prompts."
+        return text
 
 
 def make(project: Path, folders: Sequence[Path], about: About = About()) -> Report:
@@ -185,60 +223,39 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
         raise NotFound(f"none of the runs has a result: {reasons}", "`remote-mi runs ls`")
     sections = _sections(found, project, about)
     keys = [key for result in found for key in result.recipe.get("references", [])]
+    sources = [str(result.provenance.get("prompts", {}).get("source")) for result in found]
     return Report(
-        title=about.title or _title(found),
-        question=_question(found, project, about),
+        title=about.title or facts.title(found),
+        question=[prose(text) for text in about.question.strip().split("\n\n") if text.strip()],
+        asked=facts.asked(found, project),
         models=facts.models(found),
         methods=_methods(found),
         data=_data(found, project),
         sections=sections,
         failures=failures,
         environments=facts.environments(found),
-        references=cited(keys, project),
+        references=cited([*keys, SOFTWARE], project, sources),
         about=about,
         made=time.strftime("%Y-%m-%d", time.gmtime()),
         version=__version__,
     )
 
 
-def _title(results: Sequence[Result]) -> str:
-    recipes = list(dict.fromkeys(r.recipe["name"] for r in results))
-    origins = list(dict.fromkeys(facts.prompts_name(r) for r in results))
-    names = ", ".join(recipes[:3]) + (" and more" if len(recipes) > 3 else "")
-    origins = [o for o in origins if o]
-    return f"{names} on {', '.join(origins)}" if origins else names
-
-
-def _question(results: Sequence[Result], project: Path, about: About) -> list[str]:
-    if about.question:
-        return [prose(text) for text in about.question.strip().split("\n\n")]
-    found = [_asked(text) for text in dict.fromkeys(r.recipe.get("summary", "") for r in results)]
-    for name in dict.fromkeys(str(r.provenance.get("prompts", {}).get("origin")) for r in results):
-        phenomenon = facts.phenomenon_of(name, project)
-        if phenomenon is not None and phenomenon.description:
-            found.append(f"{phenomenon.title}: {' '.join(phenomenon.description.split())}")
-    return [text for text in found if text]
-
-
-def _asked(summary_line: str) -> str:
-    """A recipe's first line as what is to be found out."""
-    text = prose(summary_line)
-    if text.split(" ")[0] in ("Which", "What", "Where", "Whether", "How", "At", "When"):
-        return f"To find out {text[0].lower()}{text[1:]}"
-    return text
-
-
 def _sections(results: Sequence[Result], project: Path, about: About) -> list[Section]:
-    found, number = [], 0
+    found: list[Section] = []
+    numbers: Counter[str] = Counter()
     for result in results:
         chosen = about.figures.get(result.recipe["name"])
         every = (
             [f for name in chosen for f in picked(result, name)] if chosen else picked(result, None)
         )
-        shown, said = [], set()
+        shown: list[Shown] = []
+        said: dict[str, str] = {}
         for figure in every:
-            number += 1
-            shown.append(_shown(number, figure, result, said))
+            kind = "Table" if isinstance(figure, Table) else "Figure"
+            numbers[kind] += 1
+            label = f"{kind} {numbers[kind]}"
+            shown.append(_shown(numbers.total(), label, figure, result, said))
         differs = facts.differs_in(result, results)
         name = facts.prompts_name(result)
         heading = f"{result.recipe['name']} on {name}" if name else result.recipe["name"]
@@ -249,16 +266,26 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
     return found
 
 
-def _shown(number: int, figure: Figure, result: Result, said: set[str]) -> Shown:
-    """A figure and its summary, without sentences that a figure of the run has said already."""
+def _shown(number: int, label: str, figure: Figure, result: Result, said: dict[str, str]) -> Shown:
+    """A figure and its summary, without sentences that a figure of the run has said already.
+
+    Args:
+        said: sentence → label of the figure that said it; those of this figure are added.
+    """
     try:
         sentences = summary(figure, result)
     except RemoteMIError as error:
-        return Shown(number, figure, [], prose(error.message))
-    texts = isinstance(figure, Text)  # it is words already
-    new = [text for text in sentences if text not in said and not texts]
-    said.update(sentences)
-    return Shown(number, figure, new)
+        return Shown(number, label, figure, [], problem=prose(error.message))
+    alone = isinstance(figure, (Text, TokenGrid))
+    prompts = len(result.each(figure.output)) if alone else 1
+    if isinstance(figure, Text):  # it is words already
+        return Shown(number, label, figure, [], prompts)
+    new = [text for text in sentences if text not in said]
+    if not new and sentences:
+        new = [f"In words: see {said[sentences[0]]}."]
+    for text in sentences:
+        said.setdefault(text, label)
+    return Shown(number, label, figure, new, prompts)
 
 
 def _folder(result: Result, project: Path) -> str:
@@ -320,7 +347,9 @@ def _data_of(results: Sequence[Result], project: Path) -> Data:
     phenomenon = facts.phenomenon_of(str(source.get("origin")), project)
     heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
     counts = sorted({len(r.prompts) for r in results})
-    said = {"prompts": " or ".join(str(count) for count in counts), "seed": source.get("seed"),
+    pairs = any(example.get("corrupt") for example in result.prompts)
+    said = {"pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
+             "seed": source.get("seed"),
              "beginning-of-sequence token": facts.bos(source),
              "chat template": "used" if source.get("chat_template") else "not used",
              "metric": phenomenon.metric if phenomenon else None}  # fmt: skip
@@ -336,8 +365,8 @@ def overview(report: Report) -> list[dict[str, str]]:
         {
             "run": s.id8,
             "recipe": s.result.recipe["name"],
-            "prompts": facts.prompts_name(s.result) or "a text",
-            "n": str(len(s.result.prompts)),
+            "prompts": facts.prompts_name(s.result) or ("a text" if s.result.prompts else "none"),
+            "n": str(len(s.result.prompts) or "–"),
             "model": line(str(s.result.provenance.get("model", {}).get("name", "?"))),
             "differs": ", ".join(f"{k}={v}" for k, v in s.differs.items()),
             "largest": headline(s.result),

@@ -8,10 +8,10 @@ from typing import Any
 
 from remote_mi import phenomena
 from remote_mi.errors import RemoteMIError
-from remote_mi.report.text import line
+from remote_mi.report.text import line, prose
 from remote_mi.results import Result
 
-_DEVICE_FACTS = ("device", "dtype", "attention", "revision")
+_DEVICE_FACTS = ("device", "dtype", "attention")
 
 
 def prompts_name(result: Result) -> str:
@@ -29,6 +29,40 @@ def phenomenon_of(name: str, project: Path) -> phenomena.Phenomenon | None:
         return phenomena.find(name, project)
     except (RemoteMIError, OSError):
         return None
+
+
+def title(results: Sequence[Result]) -> str:
+    """Of a report that was given none: the recipes, and what they ran on."""
+    recipes = _few(r.recipe["name"] for r in results)
+    origins = _few(prompts_name(r) for r in results)
+    return f"{recipes} on {origins}" if origins else recipes
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    """The first few of some names, each once."""
+    distinct = [name for name in dict.fromkeys(names) if name]
+    return ", ".join(distinct[:most]) + (" and more" if len(distinct) > most else "")
+
+
+def asked(results: Sequence[Result], project: Path) -> list[str]:
+    """What the recipes find out, one sentence each, and what it is studied on."""
+    found = [_to_find_out(t) for t in dict.fromkeys(r.recipe.get("summary", "") for r in results)]
+    titles = []
+    for name in dict.fromkeys(str(r.provenance.get("prompts", {}).get("origin")) for r in results):
+        phenomenon = phenomenon_of(name, project)
+        if phenomenon is not None:
+            titles.append(prose(phenomenon.title))
+    if titles:
+        found.append(f"Studied on: {'; '.join(titles)} (see Data).")
+    return [text for text in found if text]
+
+
+def _to_find_out(summary_line: str) -> str:
+    """A recipe's first line as what is to be found out."""
+    text = prose(summary_line)
+    if text.split(" ")[0] in ("Which", "What", "Where", "Whether", "How", "At", "When"):
+        return f"To find out {text[0].lower()}{text[1:]}"
+    return text
 
 
 def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
@@ -100,10 +134,30 @@ def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
     return [(", ".join(ids), facts) for ids, facts in found.values()]
 
 
+def in_short(result: Result) -> str:
+    """What a section is of, in one line: prompts, model, where and when it was computed."""
+    source = result.provenance
+    record = source.get("record", {})
+    count = len(result.prompts)
+    unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
+    place = "/".join(str(part) for part in (where(result), record.get("dtype")) if part)
+    parts = [f"{count} {unit}{'s' if count != 1 else ''}" if count else "",
+             source.get("model", {}).get("name"), place, str(source.get("time", ""))[:10]]  # fmt: skip
+    return " · ".join(line(str(part)) for part in parts if part)
+
+
+def where(result: Result) -> str:
+    """The class of environment, and the server where there is one."""
+    source = result.provenance
+    kind = str(source.get("environment", {}).get("kind", ""))
+    _, _, host = str(source.get("backend", "")).partition(" ")
+    return f"{kind} {host}" if host and host not in kind else kind
+
+
 def computed(result: Result) -> dict[str, str]:
-    """When and at what cost a run was computed."""
+    """When, where and at what cost a run was computed."""
     record = result.provenance.get("record", {})
-    facts = {"computed": result.provenance.get("time"), "where": result.provenance.get("reason"),
-             "seconds": record.get("seconds"), "forward passes": record.get("forward_passes"),
+    facts = {"computed": result.provenance.get("time"), "where": where(result) or None,
+             "why there": result.provenance.get("reason"), "seconds": record.get("seconds"), "forward passes": record.get("forward_passes"),
              "key": result.provenance.get("key")}  # fmt: skip
     return {k: line(str(v)) for k, v in facts.items() if v is not None}

@@ -11,17 +11,20 @@ import functools
 import hashlib
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
-from remote_mi.figures import Figure
+from remote_mi.errors import harmless
+from remote_mi.figures import Figure, Heatmap
 from remote_mi.report import shades
-from remote_mi.report.document import Report, Shown, overview
-from remote_mi.report.facts import computed
-from remote_mi.report.html_figures import view
+from remote_mi.report.document import HOW, Report, Shown, overview
+from remote_mi.report.facts import computed, in_short
+from remote_mi.report.html_figures import Room, view
 from remote_mi.report.text import line, prose, visible
 from remote_mi.report.words import Slice
 from remote_mi.report.writing import PLACES
@@ -29,6 +32,11 @@ from remote_mi.results import Result
 
 #: Stands for a space in place of "␠", which fewer fonts have.
 SPACE = "␣"
+#: Cells of the prompts that a figure of one prompt does not show at first, in a whole page.
+MOST_OTHERS = 12_000
+#: Numbers that the slices of a figure may have, and those of all figures of a page.
+MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
+_LONGEST_OPTION = 70
 _TEMPLATES = Path(__file__).parent / "templates"
 _CONTENTS = {"question": "Question", "model": "Model", "method": "Method", "data": "Data",
              "results": "Results", "controls": "Controls and limits", "discussion": "Discussion",
@@ -45,16 +53,44 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
     """
     style, script = figure_style() + _asset("page.css"), _asset("report.js")
     rows = overview(report)
-    data = [{**vars(d), "pairs": any(e.get("corrupt") for e in d.examples)} for d in report.data]
+    data = [
+        {**vars(d), "which": d.which, "pairs": any(e.get("corrupt") for e in d.examples)}
+        for d in report.data
+    ]
     page = _environment().get_template("report.html.j2").render(
         report={**_fields(report), "data": data},
         contents=[(k, v) for k, v in _CONTENTS.items() if k != "references" or report.references],
         overview=rows, any_differs=any(row["differs"] for row in rows),
-        single=any(len(s.result.prompts) == 1 for s in report.sections),
+        intervals=report.intervals, how=HOW, others=_others(report), room=_room(report),
         written={name: _markdown(text) for name, text in (written or {}).items()}, places=PLACES,
         style=style, script=script, style_hash=_hash(style), script_hash=_hash(script),
     )  # fmt: skip
     return page.replace("␠", SPACE)
+
+
+def _room(report: Report) -> Room:
+    """What each figure of the page may carry."""
+    figures = [(shown.figure, s.result) for s in report.sections for shown in s.shown]
+    sliced = sum(isinstance(figure, Heatmap) and figure.output in result.arrays
+                 and result[figure.output].values.ndim > 2 for figure, result in figures)  # fmt: skip
+    return Room(min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced)), titles=0)
+
+
+def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
+    """Number of a figure of one prompt → its views of the other prompts, as many as fit."""
+    alone = [(s.result, shown) for s in report.sections for shown in s.shown if shown.prompts > 1]
+    found: dict[int, list[dict[str, Any]]] = {}
+    for result, shown in alone:
+        left, found[shown.number] = MOST_OTHERS // len(alone), []
+        for item in range(shown.prompts):
+            if item == shown.slice_.item:
+                continue
+            left -= int(np.prod(result.each(shown.figure.output)[item].shape[:-1]))
+            if left < 0:
+                break
+            other = view(shown.figure, result, replace(shown.slice_, item=item))
+            found[shown.number].append({**other, "item": item})
+    return found
 
 
 def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
@@ -76,18 +112,31 @@ def figure_style() -> str:
 @functools.cache
 def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True,
-                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+                       trim_blocks=True, lstrip_blocks=True, finalize=_harmless)  # fmt: skip
     made.filters.update(oneline=line, prose=prose, shown=_shown, ticked=_ticked, words=_words, view=_view,
-                        computed=_computed)  # fmt: skip
+                        computed=_computed, in_short=in_short, option=_option)  # fmt: skip
     return made
+
+
+def _harmless(value: Any) -> Any:
+    """Whatever a template writes, markup of our own apart, without characters that act."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return harmless(value)
 
 
 def _fields(report: Report) -> dict[str, Any]:
     return {**vars(report), "notes": report.notes}
 
 
-def _view(shown: Shown, result: Result) -> dict[str, Any]:
-    return view(shown.figure, result, shown.slice_)
+def _option(clean: str) -> str:
+    """A prompt as one of a choice."""
+    text = line(clean)
+    return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
+
+
+def _view(shown: Shown, result: Result, room: Room) -> dict[str, Any]:
+    return view(shown.figure, result, shown.slice_, room)
 
 
 def _computed(result: Result) -> list[tuple[str, str]]:

@@ -6,7 +6,9 @@ hover or by keyboard (full value, interval, control) is in `data`, rounded to fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,21 +31,30 @@ from remote_mi.report.words import (
 )
 from remote_mi.results import NamedArray, Result
 
-#: A figure with more dimensions than two carries all its slices up to this many numbers.
-MOST_NUMBERS = 120_000
-#: Cells of a grid up to which each carries its sentence, for pages without a script.
-_MOST_TITLES = 3000
 View = dict[str, Any]
 
 
-def view(figure: Figure, result: Result, slice_: Slice) -> View:
+@dataclass(frozen=True)
+class Room:
+    """How much a figure may carry.
+
+    Attributes:
+        numbers: up to so many, one with more dimensions than two carries all its slices.
+        titles: up to so many cells, each carries its sentence, as a page without a script needs.
+    """
+
+    numbers: int = 0
+    titles: int = 3000
+
+
+def view(figure: Figure, result: Result, slice_: Slice, room: Room = Room()) -> View:
     """A figure as the templates take it; `kind` names the template's block.
 
     Raises:
         NotFound, UsageError: if the figure does not fit what it is to show.
     """
     makers: dict[type[Figure], Callable[..., View]] = {
-        figures.Heatmap: _heatmap,
+        figures.Heatmap: functools.partial(_heatmap, room=room),
         figures.TokenGrid: _token_grid,
         figures.Bars: _bars,
         figures.Table: _table,
@@ -54,31 +65,33 @@ def view(figure: Figure, result: Result, slice_: Slice) -> View:
             **makers[type(figure)](figure, result, slice_)}  # fmt: skip
 
 
-def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> View:
+def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, room: Room) -> View:
     full = slice_.of(result, figure.output)
     if full.values.ndim < 2:
         raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
     keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
     chosen = [d for d in full.dims if d not in keep]
-    whole = bool(chosen) and full.values.size <= MOST_NUMBERS and not slice_.at
+    whole = bool(chosen) and full.values.size <= room.numbers and not slice_.at
     array, taken = slice_.apply(full, keep)
     marked = marks(result, array, slice_, keep)
     if array.dims != keep:
         array, marked = _turned(array), marked.T
     scale = shades(full.values if whole else array.values, figure.center)
-    data = _numbers(result, full if whole else array, (*chosen, *keep), bool(taken))
+    order = (*chosen, *keep) if whole else keep
+    data = _numbers(result, full if whole else array, order, bool(taken))
     data.update(unit=figure.unit, scale=[scale.low, scale.high, scale.letter])
     cells = [
         [_cell(array.values[r, c], bool(marked[r, c]), scale) for c in range(array.shape[1])]
         for r in range(array.shape[0])
     ]
-    if array.values.size <= _MOST_TITLES:
+    if array.values.size <= room.titles:
         for index in np.ndindex(*array.shape):
             said = value_in_words(result, array, index, bool(taken), figure.unit)
             cells[index[0]][index[1]]["title"] = f"{where(array, index)}: {said}"
     return {**_grid(array, cells), "data": data, "scale": _legend(scale),
             "taken": "" if whole else taken, "marked": bool(marked.any()),
-            "choices": _choices(full, chosen) if whole else []}  # fmt: skip
+            "choices": _choices(full, chosen) if whole else [],
+            "cut": [] if whole else chosen}  # fmt: skip
 
 
 def _turned(array: NamedArray) -> NamedArray:

@@ -1,12 +1,13 @@
 """Figures as files for a paper: SVG, PDF and PNG, drawn by matplotlib without a screen.
 
 Colours are those of the HTML report on paper: cividis for what has an order, blue–orange around a
-centre. In an SVG every cell, bar and point is a group of its own whose id says what it stands for,
-"cell:ROW:COLUMN:VALUE", so that numbers can be read back from the drawing.
+centre. In an SVG every cell, token, bar, line and interval is a group of its own whose id says what
+it stands for ("cell:ROW:COLUMN:VALUE"), so that numbers can be read back from the drawing.
 """
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from remote_mi.outputs import POSITIONS
 from remote_mi.report.colors import LIGHT
 from remote_mi.report.curves import LETTERS, MOST, axis, rows
 from remote_mi.report.html_figures import example
+from remote_mi.report.pen import FAMILY, Pen
 from remote_mi.report.shades import shades
-from remote_mi.report.text import line, visible
+from remote_mi.report.text import line
 from remote_mi.report.words import EXPLAINED, Slice, marks, where
 from remote_mi.results import NamedArray, Result
 
@@ -35,11 +37,13 @@ FORMATS = (".svg", ".pdf", ".png")
 DRAWN = (figures.Heatmap, figures.TokenGrid, figures.Bars, figures.Lines)
 #: More cells than this are one picture instead of a shape each.
 _MOST_SHAPES = 6000
+#: Inches of a drawing at most, and points of a label beside it.
+_MOST_INCHES, _LABEL = 14.0, 64
 #: Okabe & Ito's colours, which colour-blind readers can tell apart; each with a dash of its own.
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a6a00")
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (4, 1)), (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 _STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8,
+    "font.family": "sans-serif", "font.sans-serif": [FAMILY], "font.size": 8,
     "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
     "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False,
@@ -69,11 +73,15 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
         figures.Lines: _lines,
     }
     if type(figure) not in drawers:
+        words = ["remote-mi", "export", *result.run_id.rsplit("-", 1)[-1:],
+                 "--table", figure.name, "-o", f"{path.stem}.csv"]  # fmt: skip
         raise UsageError(f"{figure.name!r} is a {figure.kind}, which is not drawn",
-                         f"--table {figure.output} -o {path.stem}.csv")  # fmt: skip
+                         f"as a table: {shlex.join(w for w in words if w)} (or .json, .tex)")  # fmt: skip
     with _drawing():
-        canvas = drawers[type(figure)](figure, result, slice_)
-        canvas.suptitle(_printed(line(figure.name)), fontsize=9)
+        pen = Pen(path)
+        canvas = drawers[type(figure)](figure, result, slice_, pen)
+        room = canvas.get_figwidth() * 72
+        canvas.suptitle(pen.fitting(line(figure.name), room, 9), fontsize=9)
         try:
             canvas.savefig(path, bbox_inches="tight", pad_inches=0.05,
                            metadata=_DATES[path.suffix.lower()])  # fmt: skip
@@ -83,7 +91,7 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Our style, and no word of glyphs that the font lacks: they are drawn as boxes."""
+    """Our style, and no word of characters that the font lacks: the reader of an SVG has others."""
     import logging
 
     import matplotlib
@@ -99,17 +107,13 @@ def _drawing() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _printed(text: str) -> str:
-    """Text for a drawing: stand-ins of control characters as letters, since DejaVu lacks them."""
-    text = text.replace("␠", "␣")
-    return "".join(f"\\x{ord(c) - 0x2400:02x}" if "\u2400" <= c <= "\u2421" else c for c in text)
-
-
 def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as MatplotlibFigure
 
-    made = MatplotlibFigure(figsize=(min(width, 14.0), min(height, 14.0)), layout="constrained")
+    made = MatplotlibFigure(
+        figsize=(min(width, _MOST_INCHES), min(height, _MOST_INCHES)), layout="constrained"
+    )
     FigureCanvasAgg(made)
     return made, made.add_subplot()
 
@@ -121,7 +125,7 @@ def _map(letter: str) -> Any:
     return LinearSegmentedColormap.from_list(letter, [tuple(c / 255 for c in s) for s in stops])
 
 
-def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> Canvas:
+def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, pen: Pen) -> Canvas:
     full = slice_.of(result, figure.output)
     if full.values.ndim < 2:
         raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
@@ -132,34 +136,47 @@ def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> Canvas:
     if array.dims != keep:
         values, marked = values.T, marked.T
     scale = shades(values, figure.center)
-    grid = _Grid(keep, array, values.shape)
+    grid = _Grid(keep, array, values.shape, pen)
     painted = grid.paint(values, marked, _map(scale.letter), (scale.low, scale.high))
-    said = f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"
-    grid.canvas.colorbar(painted, ax=grid.axes, label=_printed(line(said)), shrink=0.7, pad=0.02)
+    grid.canvas.colorbar(painted, ax=grid.axes, label=_measured(figure, pen), shrink=0.7, pad=0.02)
     grid.mark(marked)
     if taken:
-        grid.axes.set_title(_printed(f"at {taken}"))
+        grid.axes.set_title(pen.fitting(f"at {taken}", grid.axes_points[0], 8))
     if marked.any():
         _note(grid.axes, EXPLAINED)
     return grid.canvas
 
 
-class _Grid:
-    """Axes of rows × columns with a label for each, as many as there is room for."""
+def _measured(figure: Figure, pen: Pen) -> str:
+    """What the values of a figure are, with their unit."""
+    return pen.fitting(line(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"), 200, 8)
 
-    def __init__(self, dims: tuple[str, str], array: NamedArray, shape: tuple[int, ...],
+
+class _Grid:
+    """Axes of rows × columns with a label for each, as many as there is room for.
+
+    Attributes:
+        axes_points: about how wide and high the axes are, in points.
+    """
+
+    def __init__(self, dims: tuple[str, str], array: NamedArray, shape: tuple[int, ...], pen: Pen,
                  cell: tuple[float, float] = (0.2, 0.14)) -> None:  # fmt: skip
         self.dims, self.shape = dims, shape
-        size = (1.6 + cell[0] * shape[1], 1.1 + cell[1] * shape[0])
-        self.canvas, self.axes = _canvas(max(3.2, size[0]), max(2.0, size[1]))
+        margin = (1.6, 1.1)
+        size = (max(3.2, margin[0] + cell[0] * shape[1]), max(2.0, margin[1] + cell[1] * shape[0]))
+        self.canvas, self.axes = _canvas(*size)
+        self.axes_points = tuple(
+            72 * (min(inches, _MOST_INCHES) - beside)
+            for inches, beside in zip(size, margin, strict=True)
+        )
         for which, dim, count in (("y", dims[0], shape[0]), ("x", dims[1], shape[1])):
             step = max(1, -(-count // 64))
             at = range(0, count, step)
-            labels = [_cut(str(array.coords[dim][i])) for i in at]
+            labels = [pen.label(str(array.coords[dim][i]), _LABEL, 7) for i in at]
             turned = which == "x" and any(len(text) > 2 for text in labels)
             more = {"rotation": 90} if turned else {}
             getattr(self.axes, f"set_{which}ticks")([i + 0.5 for i in at], labels, **more)
-            getattr(self.axes, f"set_{which}label")(_printed(visible(dim)))
+            getattr(self.axes, f"set_{which}label")(pen.label(dim, 200, 8))
         self.axes.set_xlim(0, shape[1])
         self.axes.set_ylim(*((shape[0], 0) if dims[0] in POSITIONS else (0, shape[0])))
         self.axes.tick_params(length=2)
@@ -201,33 +218,26 @@ class _Grid:
         self.axes.text(x, y, text, va="center", clip_on=True, **look).set_in_layout(False)
 
 
-def _cut(text: str, most: int = 14) -> str:
-    """A token or label as far as there is room for it."""
-    return _fitting(visible(text), most)
-
-
-def _fitting(text: str, most: int) -> str:
-    text = _printed(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Canvas:
+def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice, pen: Pen) -> Canvas:
     tokens, prompt = example(figure.output, result, slice_)
     top = tokens.values[..., 0]
     shade = result.each(figure.shade)[slice_.item].values[..., 0] if figure.shade else None
     values = np.zeros(top.shape) if shade is None else shade
     colours = _map("s")
-    grid = _Grid((tokens.dims[0], tokens.dims[1]), tokens, top.shape, (0.5, 0.15))
+    grid = _Grid((tokens.dims[0], tokens.dims[1]), tokens, top.shape, pen, (0.5, 0.15))
     painted = grid.paint(values, np.zeros(top.shape, bool), colours, (0.0, 1.0))
     if figure.shade:
-        grid.canvas.colorbar(painted, ax=grid.axes, label=line(figure.shade), shrink=0.7, pad=0.02)
+        label = pen.label(figure.shade, 200, 8)
+        grid.canvas.colorbar(painted, ax=grid.axes, label=label, shrink=0.7, pad=0.02)
+    room = 0.85 * grid.axes_points[0] / top.shape[1]
     for row, column in np.ndindex(*top.shape):
         red, green, blue, _ = colours(float(values[row, column]))
         front = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.47 else "white"
-        text = _cut(result.text(int(top[row, column])), 8)
-        grid.write(column + 0.06, row + 0.5, text, size=5.5, color=front)
+        token = int(top[row, column])
+        grid.write(column + 0.06, row + 0.5, pen.label(result.text(token), room, 5.5), size=5.5,
+                   color=front, gid=f"token:{row}:{column}:{token}")  # fmt: skip
     if prompt:
-        grid.axes.set_title(_fitting(prompt, 80))
+        grid.axes.set_title(pen.fitting(prompt, grid.axes_points[0], 8))
     return grid.canvas
 
 
@@ -237,7 +247,7 @@ def _note(axes: Axes, sign: str) -> None:
     axes.set_xlabel(label.lstrip("\n"))
 
 
-def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> Canvas:
+def _bars(figure: figures.Bars, result: Result, slice_: Slice, pen: Pen) -> Canvas:
     array = slice_.of(result, figure.output)
     flat = array.values.reshape(-1)
     if not np.isfinite(flat).any():
@@ -256,33 +266,36 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> Canvas:
         drawn.patches[0].set_gid(f"bar:{place}:{value:.6g}")
         if array.low is not None and array.high is not None:
             low, high = float(array.low[index]), float(array.high[index])
-            axes.errorbar(value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
-                          color="black", linewidth=0.8, capsize=2)  # fmt: skip
+            whisker = axes.errorbar(
+                value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                color="black", linewidth=0.8, capsize=2,
+            )  # fmt: skip
+            whisker[2][0].set_gid(f"interval:{place}:{low:.6g}:{high:.6g}")
     names = [where(array, index) or line(figure.output) for index in at]
-    axes.set_yticks(range(len(at)), [_fitting(name, 40) for name in names])
+    axes.set_yticks(range(len(at)), [pen.fitting(name, 190, 7) for name in names])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.6)
-    axes.set_xlabel(_printed(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"))
+    axes.set_xlabel(_measured(figure, pen))
     if explained is not None and any(explained[index] for index in at):
         _note(axes, "hatched:")
     return canvas
 
 
-def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Canvas:
+def _lines(figure: figures.Lines, result: Result, slice_: Slice, pen: Pen) -> Canvas:
     array, taken, marked, band = rows(figure, result, slice_)
     x, labels = axis(array)
     canvas, axes = _canvas(5.2, 3.0)
     if band is not None:
         reach = np.atleast_2d(band).max(0)
         axes.fill_between(x, -reach, reach, color="#9a9aa2", alpha=0.3, linewidth=0,
-                          label="what the control reaches")  # fmt: skip
+                          label="what the control reaches").set_gid("control:")  # fmt: skip
     lead = [()] if array.values.ndim == 1 else [(i,) for i in range(array.shape[0])]
-    names = NamedArray(np.zeros(()), array.dims[:-1], array.coords)
+    groups = NamedArray(np.zeros(()), array.dims[:-1], array.coords)
     for index, at in enumerate(lead[:MOST]):
-        name = where(names, at)
+        name = where(groups, at)
         shown = f"{LETTERS[index]} {name}" if name else line(figure.output)
         (drawn,) = axes.plot(x, array.values[at], color=_LINES[index], linestyle=_DASHES[index],
-                             linewidth=1.4, label=_fitting(shown, 40))  # fmt: skip
+                             linewidth=1.4, label=pen.fitting(shown, 150, 7))  # fmt: skip
         drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in array.values[at]))
         free = ~marked[at]
         for filled, chosen in ((True, free), (False, ~free)):
@@ -290,14 +303,20 @@ def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Canvas:
                       markerfacecolor=_LINES[index] if filled else "white")  # fmt: skip
         if array.low is not None and array.high is not None:
             axes.fill_between(x, array.low[at], array.high[at], color=_LINES[index], alpha=0.18,
-                              linewidth=0)  # fmt: skip
+                              linewidth=0).set_gid(f"band:{index}:")  # fmt: skip
     step = max(1, -(-len(labels) // 16))
-    axes.set_xticks(x[::step], [_cut(str(label)) for label in labels[::step]])
+    names = [pen.label(str(label), _LABEL, 7) for label in labels[::step]]
+    turned = any(len(text) > 4 for text in names)
+    axes.set_xticks(x[::step], names, rotation=90 if turned else 0)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_xlabel(array.dims[-1])
-    axes.set_ylabel(_printed(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"))
+    axes.set_xlabel(pen.label(array.dims[-1], 200, 8))
+    axes.set_ylabel(_measured(figure, pen))
+    if marked.any():
+        _note(axes, "hollow:")
     if taken:
-        axes.set_title(_printed(f"at {taken}"))
-    if len(lead) > 1 or band is not None:
+        axes.set_title(pen.fitting(f"at {taken}", 300, 8))
+    if len(lead) > 3:  # beside the lines, which it would cover
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    elif len(lead) > 1 or band is not None:
         axes.legend(frameon=False)
     return canvas

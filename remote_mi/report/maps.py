@@ -60,14 +60,20 @@ class Map:
 
         At most `MOST_RANKED` of them, and none at the neutral value.
         """
-        distance = self.distance.reshape(-1)
-        # Whatever no control explains comes before all that one does.
-        score = distance + np.where(self.marked.reshape(-1), 0.0, distance.max(initial=0.0) + 1.0)
-        most = min(MOST_RANKED, score.size)
-        best = np.sort(np.argpartition(-score, most - 1)[:most]) if most else np.zeros(0, int)
-        order = best[np.argsort(-score[best], kind="stable")]
-        found = [divmod(int(i), self.distance.shape[1]) for i in order]
-        return [at for at in found if self.distance[at] > 0]
+        return [at for at in ranked_cells(self.distance, self.marked) if self.distance[at] > 0]
+
+
+def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
+    """Cells by their distance, at most `MOST_RANKED`: those that a control explains after all others.
+
+    Args:
+        distance: of finite numbers. marked: what a control explains; both [row, column].
+    """
+    score = np.where(marked, distance, distance + (distance.max(initial=0.0) + 1.0)).reshape(-1)
+    most = min(MOST_RANKED, score.size)
+    best = np.sort(np.argpartition(-score, most - 1)[:most]) if most else np.zeros(0, int)
+    order = best[np.argsort(-score[best], kind="stable")]
+    return [divmod(int(i), distance.shape[1]) for i in order]
 
 
 def heatmap_map(
@@ -108,14 +114,22 @@ def heatmap_map(
     if slice_.pair is not None:
         head.append(_prompt(result, slice_.pair))
     if taken:
-        others = ", ".join(f"{d}: {full.shape[full.dims.index(d)]}" for d in full.dims
-                           if d not in keep)  # fmt: skip
-        head.append(f"at {taken} (of {others})")
+        sizes = [str(n) for d, n in zip(full.dims, full.shape, strict=True) if d not in keep]
+        head.append(f"at {taken} (of {' × '.join(sizes)})")
     said = marked_in_words(result, array.name, marked) if slice_.pair is None else ""
-    grid = Grid(keep[0], keep[1], array.coords[keep[0]], array.coords[keep[1]], cell)
+    grid = Grid(keep[0], keep[1], array.coords[keep[0]], array.coords[keep[1]], cell,
+                _least(values))  # fmt: skip
     distance = np.abs(np.where(np.isfinite(values), values - (figure.center or 0.0), 0.0))
     found = Map(grid, array, distance, marked, head, [said] if said else [], explain)
     return replace(found, start=found.ranked[0]) if found.ranked else found
+
+
+def _least(values: np.ndarray) -> int:
+    """Cells that a column takes: one more where a minus sign would cost a digit that matters."""
+    finite = values[np.isfinite(values)]
+    negative = finite[finite < -0.005]
+    lost = np.where(negative > -0.995, 0.05, np.where(negative > -9.95, 0.5, 0.0))
+    return 5 if (lost > 0.05 * np.abs(finite).max(initial=0.0)).any() else 4
 
 
 def _turned(array: NamedArray) -> NamedArray:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from remote_mi.errors import RemoteMIError
-from remote_mi.report.document import Report, Section, Shown, overview
-from remote_mi.report.facts import computed
+from remote_mi.report.document import HOW, Report, Section, Shown, overview
+from remote_mi.report.facts import computed, in_short
 from remote_mi.report.method import Block
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
 from remote_mi.report.text import line, prose, visible
@@ -16,12 +16,19 @@ from remote_mi.report.writing import PLACES
 
 #: What Markdown would act on: anywhere, and at the beginning of a line only.
 _ANYWHERE = re.compile(r"([\\`*_\[\]<|~$&])")
-_BEGINNING = re.compile(r"^([#+>=-]|\d+(?=[.)]))")
+_BEGINNING = re.compile(r"^([#+>=-]|\d+(?=[.)](?:\s|$)))")
 
 
 def escaped(text: str) -> str:
     """Text that Markdown sets as it is."""
-    text = _ANYWHERE.sub(r"\\\1", prose(text))
+    return _begun(_inner(prose(text)))
+
+
+def _inner(text: str) -> str:
+    return _ANYWHERE.sub(r"\\\1", text)
+
+
+def _begun(text: str) -> str:
     return _BEGINNING.sub(lambda m: m[1] + "\\" if m[1].isdigit() else "\\" + m[1], text)
 
 
@@ -48,15 +55,17 @@ class _Writer:
 
     def lines(self) -> Iterable[str]:
         report = self.report
+        author = [escaped(report.about.author), ""] if report.about.author else []
         yield from (
             f"# {escaped(report.title)}",
             "",
+            *author,
             f"{report.made} · remote_mi {report.version}",
             "",
         )
         yield from _heading("Question")
-        for text in report.question:
-            yield from (escaped(text), "")
+        for text in report.question or ([] if "question" in self.written else report.asked):
+            yield from (_ticked(text), "")
         yield from self._write("question")
         yield from _heading("Model")
         for model in report.models:
@@ -75,7 +84,7 @@ class _Writer:
         yield from self._reproduction()
         yield from _heading("Environment")
         for ids, facts in report.environments:
-            yield from (f"Runs {ids}:", "", *_facts(facts))
+            yield from (f"Run{'s' if ', ' in ids else ''} {ids}:", "", *_facts(facts))
         if report.references:
             yield from _heading("References")
             for entry in report.references:
@@ -93,9 +102,9 @@ class _Writer:
         for data in self.report.data:
             yield from (f"### {escaped(data.heading)}", "")
             if data.description:
-                yield from (escaped(data.description), "")
+                yield from (_ticked(data.description), "")
             yield from _facts(data.facts)
-            yield from (f"The first {len(data.examples)} of {data.count}:", "")
+            yield from (f"{data.which}:", "")
             pairs = any(e.get("corrupt") for e in data.examples)
             names = ["clean", "corrupt", "answer", "wrong"] if pairs else ["clean"]
             heads = ["prompt", "corrupt prompt", "answer", "wrong answer"][: len(names)]
@@ -103,17 +112,19 @@ class _Writer:
                      for n in names] for e in data.examples]  # fmt: skip
             yield from _table(heads, rows)
             if data.source:
-                yield from (f"Source: {escaped(data.source)}", "")
+                yield from (f"Source: {_ticked(data.source)}", "")
 
     def _results(self) -> Iterable[str]:
         yield from _heading("Results")
         rows = overview(self.report)
         if len(rows) > 1:
             names = [n for n in rows[0] if n != "differs" or any(r["differs"] for r in rows)]
-            yield from _table([n.replace("largest", "largest effect") for n in names],
+            heads = {"largest": "largest effect", "differs": "differs in"}
+            yield from _table([heads.get(n, n) for n in names],
                               [[escaped(row[n]) for n in names] for row in rows])  # fmt: skip
         for section in self.report.sections:
-            yield from (f"### {escaped(section.heading)}", "", f"Run `{section.id8}`.", "")
+            yield from (f"### {escaped(section.heading)}", "",
+                        f"Run `{section.id8}` · {escaped(in_short(section.result))}", "")  # fmt: skip
             for shown in section.shown:
                 yield from self._figure(section, shown)
         if self.report.failures:
@@ -125,8 +136,8 @@ class _Writer:
 
     def _figure(self, section: Section, shown: Shown) -> Iterable[str]:
         name = escaped(shown.figure.name)
-        unit = f" [{shown.figure.unit}]" if shown.figure.unit else ""
-        yield from (f"#### {name}{escaped(unit)}", "")
+        unit = f" {escaped(f'[{shown.figure.unit}]')}" if shown.figure.unit else ""
+        yield from (f"#### {name}{unit}", "")
         problem = shown.problem
         if not problem:
             try:
@@ -139,8 +150,12 @@ class _Writer:
         elif self.picture is not None and (path := self.picture(section, shown)):
             yield from (f"![{name}]({path})", "")
         said = " ".join(escaped(text) for text in shown.sentences)
+        if shown.prompts > 1:
+            said += (
+                f" Another of the {shown.prompts} prompts: `remote-mi view {section.id8} --item 2`."
+            )
         yield from (
-            f"**Figure {shown.number}.** {name}, {escaped(section.heading)}. {said}".rstrip(),
+            f"**{shown.label}.** {name}, {escaped(section.heading)}. {said}".rstrip(),
             "",
         )
 
@@ -156,17 +171,16 @@ class _Writer:
                 yield from (f"{held}. A cell marked \\~ is no larger than its control, or not told "
                             "from 0.", "")  # fmt: skip
             yield from (*_blocks(method.controls), *_blocks(method.limits))
-        yield from ("Intervals are 95% bootstrap intervals over prompts, or over draws where there "
-                    "is one prompt.", "")  # fmt: skip
+        yield from (self.report.intervals, "")
         for heading, note in self.report.notes:
             yield f"- {escaped(heading)}: {escaped(note)}"
         yield ""
 
     def _reproduction(self) -> Iterable[str]:
         yield from _heading("Reproduction")
-        yield from (f"From the project's folder, with remote_mi {self.report.version}:", "")
-        if self.report.about.command:
-            yield from _fenced([self.report.about.command], "sh")
+        yield from (f"From the project's folder, with remote_mi {self.report.version}. {HOW}", "")
+        if self.report.about.commands:
+            yield from _fenced(self.report.about.commands, "sh")
         for section in self.report.sections:
             yield from (f"### {escaped(section.heading)}", "")
             commands = [section.command] if section.command else []
@@ -196,7 +210,7 @@ def _blocks(blocks: Sequence[Block]) -> Iterable[str]:
         if block.kind == "formula":
             yield from _fenced(block.text.splitlines())
         else:
-            label = f"**{block.label}.** " if block.label else ""
+            label = f"**{block.label}:** " if block.label else ""
             yield from (f"{label}{_ticked(block.text)}", "")
 
 
@@ -205,7 +219,7 @@ def _ticked(text: str) -> str:
     parts = prose(text).split("`")
     if len(parts) % 2 == 0:
         return escaped(text)
-    return "".join(f"`{p}`" if i % 2 else escaped(p) for i, p in enumerate(parts))
+    return _begun("".join(f"`{p}`" if i % 2 else _inner(p) for i, p in enumerate(parts)))
 
 
 def _fenced(lines: Sequence[str], language: str = "text") -> Iterable[str]:

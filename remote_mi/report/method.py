@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from remote_mi.errors import harmless
+
 #: Remarks that a report gives beside the results rather than in the method.
 LIMITS = ("Not implemented",)
 CONTROLS = ("Control", "Controls")
-_LABEL = re.compile(r"^([A-Z][a-z]+(?: [a-z]+){0,2}): (?=\S)")
+_LABEL = re.compile(r"^((?:[A-Z][a-z]+\. )?[A-Z][a-z]+(?: [a-z]+){0,2}): (?=\S)")
 _ARGUMENTS = re.compile(r"^Args:\s*$")
 
 
@@ -29,9 +31,9 @@ class Block:
 
 
 def blocks(doc: str) -> list[Block]:
-    """The pieces of a cleaned docstring, in order, without its arguments."""
+    """The pieces of a cleaned docstring, in order, without its arguments; harmless characters."""
     found: list[Block] = []
-    for lines in _pieces(doc):
+    for lines in _pieces(harmless(doc)):
         indent = min(len(text) - len(text.lstrip()) for text in lines)
         label = _LABEL.match(lines[0])
         if indent >= 4:

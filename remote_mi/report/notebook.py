@@ -1,4 +1,4 @@
-"""What displays itself in a notebook: results, and jobs on servers.
+"""What displays itself in a notebook: results, lists of runs, and jobs on servers.
 
 A result is shown by the renderer of HTML reports, without a script: a cell says on hover what it
 stands for. All text is escaped, and nothing is fetched.
@@ -6,7 +6,7 @@ stands for. All text is escaped, and nothing is fetched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -35,6 +35,19 @@ def html(result: Result) -> str:
     parts += [_figure(figure, result) for figure in picked(result, None)]
     parts += [Markup("<p>note: {}</p>").format(prose(note)) for note in result.notes]
     return _framed(Markup("").join(parts))
+
+
+def table_html(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts with a title."""
+
+    def row(cells: Sequence[str], cell: Markup) -> Markup:
+        return Markup("<tr>{}</tr>").format(Markup("").join(cell.format(prose(c)) for c in cells))
+
+    head = row(heads, Markup('<th scope="col">{}</th>'))
+    body = Markup("").join(row(cells, Markup("<td>{}</td>")) for cells in rows)
+    table = Markup('<div class="scroll"><table class="plain"><thead>{}</thead><tbody>{}</tbody>'
+                   "</table></div>").format(head, body)  # fmt: skip
+    return _framed(_PART.format(prose(title), table))
 
 
 def facts_html(title: str, facts: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from remote_mi.errors import NotFound
 from remote_mi.figures import Lines
+from remote_mi.report.maps import ranked_cells
 from remote_mi.report.text import fit, visible
 from remote_mi.report.words import (
     EXPLAINED,
@@ -60,9 +62,7 @@ class Curves:
     def ranked(self) -> list[tuple[int, int]]:
         """(line, point) from the one that stands out most; what a control explains comes last."""
         size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
-        score = size + np.where(self.marked, 0.0, size.max(initial=0.0) + 1.0)
-        order = np.argsort(-score.reshape(-1), kind="stable")
-        return [divmod(int(i), size.shape[1]) for i in order]
+        return ranked_cells(size, self.marked)
 
 
 def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
@@ -139,66 +139,54 @@ class _Drawing:
         self.low, self.step, self.height = _scale(ends, height)
 
     def column(self, x: float) -> int:
-        at = (x - self.x_low) / (self.x_high - self.x_low) * self.width
-        return min(self.width - 1, max(0, int(at)))
+        """Column of the dot that is drawn: there are two a column, and four a line."""
+        at = round((x - self.x_low) / (self.x_high - self.x_low) * self.width * 2) // 2
+        return min(self.width - 1, max(0, at))
 
     def row(self, y: float) -> int:
-        """Line from the top."""
-        at = int((y - self.low) / self.step)
+        """Line of the dot that is drawn, from the top."""
+        at = round((y - self.low) / self.step * 4) // 4
         return self.height - 1 - min(self.height - 1, max(0, at))
 
     def values(self, first: int, here: tuple[int, int] | None) -> Iterator[Text]:
         """The field, with the value in the middle of each line of text at its left."""
-        field = self._field(first)
+        ends = (self.x_low, self.x_high, self.low, self.low + self.step * self.height)
+        shown = self.found.rows[first : first + len(LETTERS)]
+        field = _dots(self.width, self.height, ends, self.x.tobytes(),
+                      tuple(row.astype(float).tobytes() for row in shown))  # fmt: skip
+        reach = self._reach()
         cursor = None if here is None else self.column(self.x[here[1]])
-        value = None if here is None else self.found.rows[here]
-        at = None if value is None or not np.isfinite(value) else self.row(float(value))
-        for number, characters in enumerate(field):
+        value = np.nan if here is None else float(self.found.rows[here])
+        at = self.row(value) if np.isfinite(value) else None
+        for number, drawn in enumerate(field):
             middle = self.low + self.step * (self.height - 0.5 - number)
             label = 0.0 if abs(middle) < self.step / 1e6 else middle
-            text = Text(f"{label:10.4g} │ ", no_wrap=True)
-            for column, character in enumerate(characters):
-                if column == cursor:
-                    shown = _HERE if character in (_EMPTY, _ZERO, _BAND) else character
-                    text.append(shown, Style(bold=True, reverse=number == at))
-                else:
-                    text.append(character, "dim" if character in (_ZERO, _BAND) else "")
+            characters = self._behind(drawn, number, reach)
+            if cursor is not None and characters[cursor] in (_EMPTY, _ZERO, _BAND):
+                characters[cursor] = _HERE
+            text = Text(f"{label:10.4g} │ {''.join(characters).rstrip()}", no_wrap=True)
+            text.highlight_regex(f"[{_ZERO}{_BAND}]+", "dim")
+            if cursor is not None:
+                style = Style(bold=True, reverse=number == at)
+                text.stylize(style, _LEFT + cursor, _LEFT + cursor + 1)
             yield text
 
-    def _field(self, first: int) -> list[str]:
-        import plotille
+    def _reach(self) -> np.ndarray:
+        """How far the control reaches, in every column."""
+        if self.found.band is None:
+            return np.zeros(self.width)
+        places = np.linspace(self.x_low, self.x_high, self.width, endpoint=False)
+        order = np.argsort(self.x)
+        return np.interp(places, self.x[order], self.found.band[order])
 
-        figure = plotille.Figure()
-        figure.with_colors = figure.origin = False
-        figure.width, figure.height = self.width, self.height
-        figure.set_x_limits(min_=self.x_low, max_=self.x_high)
-        figure.set_y_limits(min_=self.low, max_=self.low + self.step * self.height)
-        figure.x_label = figure.y_label = ""
-        figure.y_ticks_fkt = lambda low, high: f"{low:9.3g}"  # as wide as `_LEFT` expects
-        for letter, row in zip(LETTERS, self.found.rows[first:], strict=False):
-            kept = [(a, float(b)) for a, b in zip(self.x, row, strict=True) if np.isfinite(b)]
-            if kept:
-                figure.plot([a for a, _ in kept], [b for _, b in kept], marker=letter)
-        made = figure.show().splitlines()[2 : 2 + self.height] if figure._plots else []
-        made += [""] * (self.height - len(made))
-        return [self._behind(text[_LEFT:], number) for number, text in enumerate(made)]
-
-    def _behind(self, drawn: str, number: int) -> str:
-        """A line of the field, with the band and the line of 0 where nothing is drawn."""
-        characters = list(drawn.replace("\u2800", _EMPTY).ljust(self.width)[: self.width])
+    def _behind(self, drawn: str, number: int, reach: np.ndarray) -> list[str]:
+        """The characters of a line, with the band and the line of 0 where nothing is drawn."""
         bottom = self.low + self.step * (self.height - 1 - number)
-        zero = number == self.row(0.0)
-        reach = np.zeros(self.width)
-        if self.found.band is not None:
-            places = np.linspace(self.x_low, self.x_high, self.width, endpoint=False)
-            order = np.argsort(self.x)
-            reach = np.interp(places, self.x[order], self.found.band[order])
         shared = np.minimum(reach, bottom + self.step) - np.maximum(-reach, bottom)
-        for column, character in enumerate(characters):
-            if character == _EMPTY:
-                inside = shared[column] > self.step / 2
-                characters[column] = _BAND if inside else _ZERO if zero else _EMPTY
-        return "".join(characters)
+        inside = (shared > self.step / 2).tolist()
+        empty = _ZERO if number == self.row(0.0) else _EMPTY
+        return [(_BAND if inside[at] else empty) if character == _EMPTY else character
+                for at, character in enumerate(drawn)]  # fmt: skip
 
     def axis(self) -> Iterator[Text]:
         """The line below, and the coordinates that there is room for."""
@@ -217,6 +205,38 @@ class _Drawing:
     def _labels(self) -> Sequence[str]:
         return [fit(label, 8).rstrip() if cell_len(label) > 8 else label
                 for label in self.found.labels]  # fmt: skip
+
+
+@functools.lru_cache(8)  # the cursor moves, and the lines stay
+def _dots(
+    width: int, height: int, ends: tuple[float, ...], places: bytes, rows: tuple[bytes, ...]
+) -> list[str]:
+    """Lines in a field of characters, from the top; each point has its line's letter.
+
+    Args:
+        ends: lowest and highest x, lowest and highest y.
+        places: the x of every point, as bytes of float64. rows: the y of every line, likewise.
+    """
+    import plotille
+
+    figure = plotille.Figure()
+    figure.with_colors = figure.origin = False
+    figure.width, figure.height = width, height
+    figure.set_x_limits(min_=ends[0], max_=ends[1])
+    figure.set_y_limits(min_=ends[2], max_=ends[3])
+    figure.x_label = figure.y_label = ""
+    figure.y_ticks_fkt = lambda low, high: f"{low:9.3g}"  # as wide as `_LEFT` expects
+    drawn = False
+    for letter, row in zip(LETTERS, rows, strict=False):
+        kept = [(a, b) for a, b in zip(np.frombuffer(places).tolist(),
+                                       np.frombuffer(row).tolist(), strict=True)
+                if np.isfinite(b)]  # fmt: skip
+        if kept:
+            figure.plot([a for a, _ in kept], [b for _, b in kept], marker=letter)
+            drawn = True
+    made = figure.show().splitlines()[2 : 2 + height] if drawn else []
+    made += [""] * (height - len(made))
+    return [text[_LEFT:].replace("\u2800", _EMPTY).ljust(width)[:width] for text in made]
 
 
 def _scale(values: np.ndarray, height: int) -> tuple[float, float, int]:

@@ -15,6 +15,8 @@ _ACCENTS = {"'": "\u0301", "`": "\u0300", "^": "\u0302", '"': "\u0308", "~": "\u
 _LETTERS = {"ss": "ß", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å",
             "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "i": "ı"}  # fmt: skip
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+#: What every run is computed with.
+SOFTWARE = "fiottokaufman2025nnsight"
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,13 @@ class Reference:
         return f"https://arxiv.org/abs/{found[1]}" if found else ""
 
 
-def cited(keys: Iterable[str], project: Path) -> list[Reference]:
+def cited(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> list[Reference]:
     """The references of some keys, each once, by author and year.
 
     A project's own recipes/references.bib goes before the built-in one.
+
+    Args:
+        sources: texts that may name an entry by its arXiv number, as a phenomenon's source does.
     """
     known: dict[str, Reference] = {}
     for folder in (builtin_folder(), project / "recipes"):
@@ -60,7 +65,10 @@ def cited(keys: Iterable[str], project: Path) -> list[Reference]:
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             known.update({entry.key: entry for entry in read(text)})
-    found = [known.get(key, Reference(key)) for key in dict.fromkeys(keys)]
+    numbers = set(_ARXIV.findall(" ".join(sources)))
+    named = [key for key, entry in known.items()
+             if numbers & set(_ARXIV.findall(" ".join(entry.fields.values())))]  # fmt: skip
+    found = [known.get(key, Reference(key)) for key in dict.fromkeys([*keys, *named])]
     return sorted(found, key=lambda r: str(r).casefold())
 
 

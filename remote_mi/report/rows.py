@@ -101,7 +101,10 @@ def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> I
     columns = {name: result.each(name) for name in names}
     wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(names) - 1))
     left = max(_PROMPT_WIDTH, width - (wide + 1) * len(names))
-    heads = "".join(f" {fit(name, wide)}" for name in names)
+    heads = "".join(
+        f" {fit(name, wide)}" if result.outputs[name].kind == "token"
+        else f" {fit(name, wide).rstrip():>{wide}}" for name in names
+    )  # fmt: skip
     yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
     for index in range(len(columns[figure.output])):
         text = f" {line(result.prompts[index]['clean'])}"

@@ -123,9 +123,7 @@ def _largest(
     yield from _explained(result, array.name, marked)
 
 
-def _place(
-    result: Result, array: NamedArray, at: tuple[Any, ...], sliced: bool, unit: str
-) -> str:
+def _place(result: Result, array: NamedArray, at: tuple[Any, ...], sliced: bool, unit: str) -> str:
     """A value, where it is, its interval and its control."""
     said = f"{amount(array.values[at])}{' ' + unit if unit else ''} at {where(array, at)}"
     if array.low is not None and array.high is not None:
@@ -252,6 +250,9 @@ def _table(figure: figures.Table, result: Result, slice_: Slice) -> Iterator[str
             continue
         unit = f" {figure.unit}" if figure.unit and name == figure.output else ""
         text = f"{name}: mean {amount(float(np.nanmean(numbers)))}{unit}"
+        over = result[name] if name in result.arrays else None
+        if over is not None and over.low is not None and over.high is not None:
+            text += f", 95% CI [{amount(over.low)}, {amount(over.high)}]"
         if len(numbers) > 1:
             low, high = int(np.nanargmin(numbers)), int(np.nanargmax(numbers))
             text += (f", from {amount(numbers[low])} (prompt {low + 1}) "

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,9 +31,15 @@ _PAGE = 45
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
           "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\texttt{\char34}",
           "␠": r"\textvisiblespace{}", "↵": r"$\hookleftarrow$", "·": r"$\cdot$", "…": r"\dots{}",
-          "−": r"$-$", "∅": r"$\emptyset$", "×": r"$\times$", "[": "{[}", "]": "{]}"}  # fmt: skip
+          "−": r"$-$", "∅": r"$\emptyset$", "×": r"$\times$", "[": "{[}", "]": "{]}",
+          "*": "{*}"}  # fmt: skip
+#: Characters that are set as one sign when they meet.
+_LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=`)(?=`)|(?<=[?!])(?=`)")
+#: Letters and accents that every LaTeX engine and font encoding has.
+_PLAIN_LETTERS = "ßæÆœŒøØåÅłŁ"
+_PLAIN_ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
 Row = list[Any]
 
 
@@ -210,13 +218,27 @@ def _tex_cell(cell: Any) -> str:
     if isinstance(cell, bool):
         return r"$\sim$" if cell else ""
     if isinstance(cell, float):
-        text = f"{cell:.3g}" if np.isfinite(cell) else "--"
-        return f"${text}$" if text.startswith("-") and text != "--" else text
+        if not np.isfinite(cell):
+            return "--"
+        digits, _, power = f"{cell:.3g}".partition("e")
+        if power:
+            return rf"${digits}\times10^{{{int(power)}}}$"
+        return f"${digits}$" if digits.startswith("-") else digits
     return latex(str(cell))
 
 
 def latex(text: str) -> str:
-    """Text as LaTeX sets it; letters beyond Latin as their code, for any engine compiles that."""
-    return "".join(
-        _LATEX.get(c) or (c if ord(c) < 0x180 else rf"\texttt{{U+{ord(c):04X}}}") for c in text
-    )
+    """Text as LaTeX sets it; what is no Latin letter as its code, for any engine compiles that."""
+    return "".join(map(_latex_character, _LIGATURE.sub("\0", text)))
+
+
+def _latex_character(character: str) -> str:
+    if character == "\0":
+        return "{}"  # keeps two signs apart; no text that is shown has the character itself
+    if character in _LATEX:
+        return _LATEX[character]
+    base, *marks = unicodedata.normalize("NFD", character)
+    accented = base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _PLAIN_ACCENTS
+    if character.isascii() or accented or character in _PLAIN_LETTERS:
+        return character
+    return rf"\texttt{{U+{ord(character):04X}}}"

@@ -80,12 +80,12 @@ def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
 def heading(result: Result) -> Iterator[Text]:
     """Recipe, run, model, where it was computed, and whether it came from the cache."""
     source = result.provenance
-    id8 = result.run_id.rsplit("-", 1)[-1] or "not kept"
+    id8 = line(result.run_id.rsplit("-", 1)[-1]) or "not kept"
     model = source.get("model", {}).get("name", "?")
     environment = source.get("environment", {}).get("kind", "?")
     record = source.get("record", {})
     where = f"{environment}/{record.get('dtype', '?')}" if "dtype" in record else environment
-    name = result.recipe["name"]
+    name = line(result.recipe["name"])
     parts = [name, f"{id8} ✓", line(str(model)), where]
     yield Text("  ".join(["remote-mi", *parts]), style="bold")
     given = ", ".join(f"{k}={line(str(v))}" for k, v in source.get("parameters", {}).items())

@@ -94,7 +94,8 @@ def provenance() -> dict[str, Any]:
     return {
         "key": "0" * 64, "model": {"name": "tiny", "revision": None}, "parameters": {"site": "here"},
         "prompts": {"origin": "command line"}, "record": {"device": "cpu", "dtype": "float32"},
-        "environment": {"kind": "local-cpu", "torch": "2.13"}, "time": "2026-01-02T03:04:05Z",
+        "environment": {"kind": "local-cpu", "torch": "2.13", "nnsight": "0.8.1",
+                        "transformers": "5.22"}, "time": "2026-01-02T03:04:05Z",
         "cache": "miss", "reason": "here",
     }  # fmt: skip
 

@@ -14,7 +14,9 @@ import pytest
 
 from remote_mi.errors import UsageError
 from remote_mi.figures import Bars, Heatmap, Lines, TokenGrid
+from remote_mi.report import tables
 from remote_mi.report.images import save
+from remote_mi.report.pen import Pen
 from remote_mi.report.shades import between
 from remote_mi.report.words import Slice
 
@@ -151,6 +153,45 @@ def test_no_cell_of_a_table_is_a_formula_or_a_command(project, cli):
     assert body.isascii() or all(ord(c) < 0x180 for c in body)
 
 
+def test_latex_sets_text_as_it_is_whatever_the_engine():
+    assert tables.latex(r"a&b %c _d #e ^f ~g \h {i} $j") == (
+        r"a\&b \%c \_d \#e \textasciicircum{}f \textasciitilde{}g \textbackslash{}h \{i\} \$j"
+    )
+    assert tables.latex("--option ''q'' ?`") == "-{}-option '{}'q'{}' ?{}`", "no ligatures"
+    assert tables.latex('*[x]"') == r"{*}{[}x{]}\texttt{\char34}", "nothing that \\\\ would take"
+    assert tables.latex("é Ł 中 ą ±") == r"é Ł \texttt{U+4E2D} \texttt{U+0105} \texttt{U+00B1}"
+    rows = [["a", 1.25e-7, -0.5, float("nan"), 3, True], ["b", 2.0, 0.123456, 1e9, -4, False]]
+    body = tables.formatted(list("uvwxyz"), rows, ".tex")
+    assert r"a & $1.25\times10^{-7}$ & $-0.5$ & -- & 3 & $\sim$ \\" in body
+    assert r"b & 2 & 0.123 & $1\times10^{9}$ & -4 &  \\" in body
+    assert r"\begin{tabular}{lrrrrr}" in body
+
+
+def test_what_the_font_lacks_is_written_as_its_code_and_nothing_is_wider_than_its_place():
+    from pathlib import Path
+
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font, LoadFlags
+
+    font = FT2Font(findfont("DejaVu Sans"))
+    font.set_size(5.5, 72)
+    drawn, kept_as_text = Pen(Path("f.pdf")), Pen(Path("f.svg"))
+    assert drawn.shown("a␠中\U0001f389␛") == "a␣\\u4e2d\\U0001f389\\x1b"
+    assert kept_as_text.shown("a␠中") == "a␣中"
+    for text in (
+        " internationalization",
+        "mmmmmmmmmm",
+        " 中文字",
+        "iiiiiiiiiiiiiiiiiiii",
+        "x" * 500,
+    ):
+        fitting = drawn.label(text, 30, 5.5)
+        font.set_text(fitting, flags=LoadFlags.NO_HINTING)
+        assert font.get_width_height()[0] / 64 <= 30.5, fitting
+        assert fitting.endswith("…")
+    assert drawn.label(" to", 30, 5.5) == "␣to"
+
+
 def test_a_short_table_is_one_that_floats(project, cli):
     kept(project, result())
     assert cli("export", "--table", "score", "--each", "-o", "t.tex")[0] == 0
@@ -164,12 +205,28 @@ def test_what_cannot_be_exported_is_said(project, cli, tmp_path):
         ([], "choose --figure NAME or --table NAME"),
         (["--figure", "effect"], "a figure needs a file"),
         (["--figure", "effect", "-o", "f.gif"], ".svg, .pdf, .png"),
-        (["--figure", "pairs", "-o", "f.svg"], "--table score"),
+        (["--figure", "pairs", "-o", "f.svg"], "remote-mi export aaaa1111 --table pairs -o f.csv"),
+        (["--figure", "text", "-o", "f.svg"], "remote-mi export aaaa1111 --table text -o f.csv"),
+        (["--figure", "effect", "--item", "2", "-o", "f.svg"], "--table effect --item 2"),
+        (["--figure", "effect", "--at", "head=1", "-o", "f.svg"], "it has: layer, position"),
+        (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave --at out"),
+        (["--figure", "pattern", "--each", "-o", "f.svg"], "--each is of a table"),
+        (["--table", "effect", "--each", "--item", "2"], "without --item"),
+        (["--table", "pattern", "--at", "layer=1"], "--at is of a figure"),
         (["--table", "effect", "-o", "t.xls"], ".csv, .json, .tex"),
     ):
         code, _, err = cli("export", *words)
         assert code == 2 and said in err, err
     assert cli("export", "--table", "efect")[0] == 3
-    assert cli("export", "--figure", "effect", "-o", "no/where.svg")[0] == 3
+    for words in (["--figure", "effect", "-o", "no/where.svg"], ["--table", "effect", "-o", "no/t.csv"],
+                  ["--figure", "nothing", "-o", "f.svg"], ["--table", "effect", "--item", "9"],
+                  ["--figure", "top", "--item", "9", "-o", "f.svg"],
+                  ["--figure", "pattern", "--at", "layer=9", "-o", "f.svg"]):  # fmt: skip
+        code, _, err = cli("export", *words)
+        assert code == 3 and err.startswith("error: "), words
+    assert not (project / "f.svg").exists(), "what is refused writes nothing"
+    (project / "f.svg").mkdir()
+    code, _, err = cli("export", "--figure", "effect", "-o", "f.svg")
+    assert code == 1 and "cannot write f.svg" in err
     with pytest.raises(UsageError):
         save(FIGURES[5], result(), tmp_path / "t.svg", Slice())

@@ -2,101 +2,80 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 import shlex
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from remote_mi.errors import UsageError
-from remote_mi.figures import Heatmap, Lines
+from remote_mi.figures import Bars, Heatmap, Lines
 from remote_mi.report import method, references, writing
 from remote_mi.report.commands import run_command
 from remote_mi.report.document import make
-from remote_mi.report.html import html
-from remote_mi.report.markdown import markdown
+from remote_mi.report.markdown import escaped
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import figure_lines
 from remote_mi.results import Result
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
-from .shown import CARD, FIGURES, HOSTILE, kept, result
-
-
-def number(text: str) -> float:
-    return float(re.sub(r"^~?(-?)\.", r"\g<1>0.", text.strip()).lstrip("~"))
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags, their attributes, and the text of table cells."""
-
-    VOID = ("meta", "i", "rect", "path", "circle", "polygon", "polyline")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.tables: list[list[list[str]]] = []
-        self._inside, self._table = "", False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag if tag not in self.VOID else self._inside
-        if tag == "script":
-            self.scripts.append((dict(attrs), ""))
-        elif tag == "table":
-            self.tables.append([])
-            self._table = True
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_data(self, data):
-        if self._inside == "script":
-            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
-        elif self._inside in ("td", "th", "span") and self._table:
-            self.tables[-1][-1][-1] += data
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-        self._table = self._table and tag != "table"
-
-
-def page_of(project, found: Result, **more) -> str:
-    run = kept(project, found)
-    return html(make(project, [run.path]), **more)
+from .pages import Page, number, page_of
+from .shown import CARD, FIGURES, kept, result
 
 
 def test_every_figure_is_said_in_words():
     found = result()
     said = {f.name: summary(f, found) for f in FIGURES}
     first = said["effect"][0]
-    assert first.startswith("Largest effect: layer 1 · position 2 ␠and: effect ")
     effect, control = found["effect"], found.control_band("effect")
-    assert f"{effect[1, 2]:.2f} nats" in first and "n=3" in first
-    assert f"[{effect.low[1, 2]:.2f}, {effect.high[1, 2]:.2f}]" in first
-    assert f"control up to {control[1, 2]:.2f}" in first
-    assert any(s.startswith("Controls: ~") for s in said["effect"])
+    assert first.startswith(
+        f"Largest effect (n=3): {effect[1, 2]:.2f} nats at layer 1 · position 2 ␠and, 95% CI "
+        f"[{effect.low[1, 2]:.2f}, {effect.high[1, 2]:.2f}], control up to {control[1, 2]:.2f}; "
+    )
+    explained = found.explained("effect")
+    ranked = np.sort(np.where(explained, 0, np.abs(effect.values)).reshape(-1))[::-1]
+    told = [abs(float(v)) for v in re.findall(r"(-?[\d.]+) nats at", first)]
+    assert told == pytest.approx(list(ranked[:3]), abs=0.006), "the three largest, in order"
+    low, high = effect.values.min(), effect.values.max()
+    assert said["effect"][1] == f"All 16 cells lie between {low:.2f} and {high:.2f}."
+    assert said["effect"][2].startswith(f"Control: {explained.sum()} of 16 (marked ~) are ")
     curve = " ".join(said["curve over layers"])
     assert (
         re.search(r"head 0: curve rises from -(1.0|0.9)", curve) and "head 1: curve falls" in curve
     )
     assert "head 0: changes sign between layer 0 and layer 1" in curve
     assert said["pattern"][0].startswith("Shown at layer 0; the largest of all is at layer ")
-    assert said["top"][0] == "Prompt 1 of 3: When Mary and to"
-    assert any("the last layer gives" in s for s in said["top"])
-    assert said["text"] == ["Prompt 1 of 3: When Mary and to", "When Mary and to"]
+    assert said["top"][0] == "Of prompt 1 of 3, “When Mary and to”."
+    top, prob = found.each("top")[0], found.each("prob")[0]
+    last = found.text(top[-1, -1, 0]).replace(" ", "␠")
+    assert (f"the last layer gives “{last}” (prob {prob[-1, -1, 0]:.2f})" in said["top"][1])  # fmt: skip
+    assert said["text"] == ["Of prompt 1 of 3, “When Mary and to”.", "When Mary and to"]
     assert said["pairs"][0] == "3 rows, one a prompt."
-    assert any(s.startswith("score: mean ") and "(prompt " in s for s in said["pairs"])
+    score = found["score"]
+    assert said["pairs"][1].startswith(
+        f"score: mean {float(score):.2f}, 95% CI [{score.low:.2f}, {score.high:.2f}], from "
+    )
+    assert said["pairs"][2] == "first, the first of each row: “␠to” 3 times."
     assert headline(found).endswith("at layer 1 · position 2 ␠and")
+
+
+def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
+    run = kept(project, result())
+    (section,) = make(project, [run.path]).sections
+    assert [shown.label for shown in section.shown] == [
+        "Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 6", "Table 1"]  # fmt: skip
+    heatmap, bars = section.shown[:2]
+    assert heatmap.sentences[0].startswith("Largest effect (n=3): ")
+    units = Heatmap("effect", center=0), Bars("effect")
+    found = result()
+    found.recipe = {**found.recipe, "figures": [figure.to_json() for figure in units]}
+    run = kept(project, found, "bbbb2222")
+    (section,) = make(project, [run.path]).sections
+    assert section.shown[1].sentences == ["In words: see Figure 1."]
+    assert bars.sentences, "without the unit the sentence is another one"
 
 
 def test_what_a_control_explains_is_not_the_first_to_be_told():
@@ -106,7 +85,7 @@ def test_what_a_control_explains_is_not_the_first_to_be_told():
         arrays[f"control{end}"][1, 2] = 9.0
     other = Result(found.recipe, found.document, arrays, found.provenance)
     first = summary(Heatmap("effect"), other)[0]
-    assert not first.startswith("Largest effect: layer 1 · position 2")
+    assert "at layer 1 · position 2" not in first
 
 
 def test_dimensions_keep_the_order_of_the_declaration_when_json_was_sorted():
@@ -150,54 +129,6 @@ def test_lines_are_drawn_where_their_values_are(project):
     assert drawn == pytest.approx(list(found["curve"].values.reshape(-1)), abs=0.02)
 
 
-def test_the_page_holds_one_script_and_one_style_known_by_their_hashes_and_asks_for_nothing(
-    project,
-):
-    text = page_of(project, result())
-    page = Page(text)
-    policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
-    scripts = [body for attributes, body in page.scripts if "type" not in attributes]
-    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
-    for kind, body in (("script", scripts[0]), ("style", style)):
-        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}'" in policy
-    assert len(scripts) == 1 and policy.startswith("default-src 'none'")
-    assert not [a for _, a in page.tags if {"src", "style", "srcset", "action"} & set(a)]
-    assert {t for t, _ in page.tags}.isdisjoint({"img", "link", "iframe", "form", "object"})
-    outside = [a["href"] for t, a in page.tags if t == "a" and not a["href"].startswith("#")]
-    assert outside and all(href.startswith("https://arxiv.org/") for href in outside)
-
-
-def test_hostile_texts_become_neither_markup_nor_script(project):
-    found = result(HOSTILE)
-    found.document["notes"].append(HOSTILE[0])
-    text = page_of(project, found, written={"discussion": "".join(HOSTILE[:3]) + HOSTILE[7][:-1]})
-    page = Page(text)
-    assert len([a for a, _ in page.scripts if "type" not in a]) == 1
-    names = {name for _, attributes in page.tags for name in attributes}
-    assert not {n for n in names if n.startswith("on")}
-    assert {t for t, _ in page.tags}.isdisjoint({"img", "b onmouseover", "object", "base"})
-    links = [a.get("href") or "" for t, a in page.tags if t == "a"]
-    assert not [href for href in links if "javascript" in href.lower()]
-    assert not re.search("[\x00\x07\x1b\u202e\u2066\u200b\ud800]", text)
-    assert len(text) < 600_000, "a token of a megabyte is cut"
-    for data in (body for a, body in page.scripts if "type" in a):
-        json.loads(data)
-
-
-def test_hostile_texts_do_not_act_in_markdown(project):
-    from markdown_it import MarkdownIt
-
-    run = kept(project, result(HOSTILE))
-    text = markdown(make(project, [run.path]), {})
-    seen = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
-    assert {t for t, _ in seen.tags}.isdisjoint({"script", "img", "b"})
-    assert not [a for t, a in seen.tags if t == "a" and "javascript" in (a.get("href") or "")]
-    assert not re.search("[\x00\x07\x1b\u202e\u2066\u200b]", text)
-    columns = [len(r) for t in seen.tables for r in t]
-    assert min(columns) == 2 or max(columns) <= 8
-
-
 def test_a_report_of_a_real_run_can_be_made_again_from_its_command(project, tiny_llama, cli):
     pair = {"clean": "When Mary and John went to the store, John gave a drink to",
             "corrupt": "When Mary and John went to the store, Mary gave a drink to",
@@ -226,14 +157,69 @@ def test_a_report_of_a_real_run_can_be_made_again_from_its_command(project, tiny
         assert json.loads(out)["key"] == section.result.provenance["key"], section.command
 
 
+def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(project):
+    found = result()
+    source = "after Hanna et al. 2023, arXiv:2305.00586; no such paper, arXiv:9999.99999"
+    prompts = {"origin": "greater_than", "seed": 0, "source": source}
+    found.provenance = {**found.provenance, "prompts": prompts}
+    run = kept(project, found)
+    report = make(project, [run.path])
+    assert [r.key for r in report.references] == [
+        "fiottokaufman2025nnsight", "hanna2023greater", "zhang2023patching"]  # fmt: skip
+    assert report.asked == [
+        "To find out where something is.",
+        "Studied on: A later year (see Data).",
+    ]
+    assert "fewer than 10 prompts are rough" in report.intervals
+    assert report.data[0].which == "All 3" and report.data[0].facts["pairs"] == "3"
+    text = page_of(project, found)
+    assert "· 3 pairs · tiny · local-cpu/float32 · 2026-01-02</p>" in text
+    asked = "To find out where something is.", "Studied on:"
+    assert all(f"<p>{sentence}" in text for sentence in asked)
+    mine = page_of(project, found, written={"question": "Mine?"})
+    question = re.search(r'<section id="question">(.*?)</section>', mine, re.S)[1]
+    assert "<p>Mine?</p>" in question and "Studied on:" not in question
+    many = result(n=12)
+    run = kept(project, many, "bbbb2222")
+    report = make(project, [run.path])
+    assert "rough" not in report.intervals
+    assert report.data[0].which.startswith("The first 3 of 12; all are in config.lock.yaml")
+
+
+def test_prompts_that_a_page_has_no_room_for_are_said_to_be_elsewhere(project, monkeypatch):
+    from remote_mi.report import html as page
+
+    monkeypatch.setattr(page, "MOST_OTHERS", 2 * 16)  # the grid's other prompts; texts have fewer
+    text = page_of(project, result(n=3))
+    grid = re.search(r'<figure id="figure-5">.*?</figure>', text, re.S)[0]
+    assert grid.count("<template>") == 1 and grid.count("<option") == 2
+    assert (
+        "2 of 3 prompts are in this report; another: <code>remote-mi view aaaa1111 --item 3" in grid
+    )
+    alone = re.search(r'<figure id="figure-6">.*?</figure>', text, re.S)[0]
+    assert alone.count("<template>") == 2 and "prompts are in this report" not in alone
+
+
+def test_a_figure_too_large_to_carry_all_its_slices_shows_one_and_says_how_to_see_others(project):
+    found = result([f"w{i}" for i in range(80)], n=1, layers=20)
+    assert found["pattern"].values.size > 120_000
+    text = page_of(project, found)
+    figure = re.search(r'<figure id="figure-4">.*?</figure>', text, re.S)[0]
+    assert "At layer 0" in figure and "remote-mi view aaaa1111 --at layer=…" in figure
+    data = json.loads(re.search(r"application/json[^>]*>(.*?)</script>", figure, re.S)[1])
+    assert data["v"] == pytest.approx(list(found["pattern"].values[0].reshape(-1)), rel=1e-3)
+
+
 def test_what_was_written_stands_in_its_place_and_is_never_written_over(project, cli):
     kept(project, result())
     (project / "mine.md").write_text("## Question\nIs *it*?\n\n## Discussion\n\nIt <b>is</b>.\n")
-    code, _, err = cli("report", "-o", "r.html", "--text", "mine.md", "--title", "My <title>")
+    code, _, err = cli("report", "-o", "r.html", "--text", "mine.md", "--title", "My <title>",
+                       "--author", "Ada <b>")  # fmt: skip
     assert code == 0, err
     text = (project / "r.html").read_text()
     assert "<p>Is <em>it</em>?</p>" in text and "It &lt;b&gt;is&lt;/b&gt;." in text
     assert "To be written" not in text and "<h1>My &lt;title&gt;</h1>" in text
+    assert '<p class="author">Ada &lt;b&gt;</p>' in text
     code, _, err = cli("report", "-o", "r.html")
     assert code == 2 and "may hold what you wrote" in err
     assert cli("report", "-o", "r.html", "--force", "-q")[0] == 0
@@ -270,8 +256,8 @@ def test_a_study_is_reported_with_its_question_its_figures_and_what_failed(proje
     assert code == 0, err
     text = (project / "r.html").read_text()
     assert "<h1>The grid</h1>" in text and "Is it there?" in text and "no memory" in text
-    assert "Figure 1.</b> pairs" in text and "Figure 2." not in text
-    assert "remote-mi study run grid" in re.sub("<[^>]+>", "", text)
+    assert "Table 1.</b> pairs" in text and "Table 2." not in text and "Figure 1." not in text
+    assert "remote-mi study run grid\nremote-mi reproduce grid\n" in re.sub("<[^>]+>", "", text)
     assert cli("report", "grid", "aaaa", "-o", "x.html")[0] == 2
 
 
@@ -283,25 +269,23 @@ def test_the_markdown_report_has_its_pictures_beside_it(project, cli):
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert len(pictures) == 5 and all((project / "out" / p).is_file() for p in pictures)
     assert "write here: question" in text and "effect[l, p] = a < b" in text
-
-
-def test_results_and_jobs_show_themselves_in_a_notebook(project):
-    from remote_mi.backends.ndif.ledger import Ledger
-    from remote_mi.remote_jobs import RemoteJob
-
-    found = result(HOSTILE[:4])
-    page = Page(found._repr_html_())
-    titles = [a["title"] for t, a in page.tags if t == "td" and "title" in a]
-    assert not page.scripts and any("95% CI" in title for title in titles)
-    assert {t for t, _ in page.tags}.isdisjoint({"img", "script"})
-    assert "was there already" in RemoteJob(project, None, found)._repr_html_()
-    assert Ledger(project).all() == []
+    assert "#### effect \\[nats\\]\n" in text and "**Sign:** positive is `more`." in text
+    assert escaped("0.8.1") == "0.8.1" and escaped("1. a") == "1\\. a"
+    assert "Another of the 3 prompts: `remote-mi view aaaa1111 --item 2`." in text
+    (project / "out" / "r_files" / "99-of-before.svg").write_text("<svg/>")
+    code, out, _ = cli("report", "-o", "out/r.md", "--force", "--json")
+    assert json.loads(out)["files"] == ["out/r.md", *(f"out/{name}" for name in pictures)]
+    (project / "other_files").write_text("in the way")
+    code, _, err = cli("report", "-o", "other.md")
+    assert code == 1 and "cannot write" in err and "other_files" in err
 
 
 def test_a_docstring_becomes_prose_formulas_and_remarks():
     kinds = [(b.kind, b.label) for b in method.blocks(CARD.doc)]
     assert kinds == [("prose", ""), ("prose", ""), ("formula", ""), ("remark", "Sign"),
                      ("remark", "Control"), ("remark", "Not implemented")]  # fmt: skip
+    exact = method.blocks("A.\n\nControl: c.\nExact. Cost per pair: 1 forward pass.")
+    assert exact[-1] == method.Block("remark", "1 forward pass.", "Exact. Cost per pair")
     assert [b.text for b in method.remarks(CARD.doc, method.LIMITS)] == ["everything else."]
     assert all(b.label not in method.CONTROLS for b in method.body(CARD.doc))
     going_on = "A.\n\nControl: the mean,\n\n    c = a + b\n\nwhich is it.\n\nMore."

@@ -10,6 +10,7 @@ import pytest
 from remote_mi.report.document import make
 from remote_mi.report.html import html
 
+from ..fast.pages import hostile_report
 from ..fast.shown import HOSTILE, kept, result
 from .browser import Page, browser, chromium
 
@@ -100,6 +101,54 @@ def test_points_of_lines_and_tokens_explain_themselves_too(opened):
     page.hover(f"{GRID}[2].tBodies[0].rows[0].cells[1]")
     assert page.evaluate(SAID).startswith("layer 3 · position 0 When: ")
     assert page.evaluate(SAID).count(",") == 1, "both tokens, with their probabilities"
+    bar = "document.querySelector('table.bars').tBodies[0].rows[{}]"
+    page.hover(bar.format(0))
+    effect = found["effect"]
+    assert page.evaluate(SAID).startswith(f"effect {float(effect[1, 2]):.2f}, 95% CI [")
+    page.evaluate(f"{bar.format(0)}.focus()")
+    for key, row in (("ArrowDown", 1), ("End", 7), ("ArrowUp", 6), ("Home", 0)):
+        page.press(key)
+        assert page.evaluate(f"{FOCUS} === {bar.format(row)}"), key
+        assert page.evaluate(f"{FOCUS}.getAttribute('aria-label')") == page.evaluate(SAID)
+
+
+@pytest.mark.timeout(120)
+def test_another_prompt_is_chosen_and_explains_itself_as_the_first_does(opened):
+    found = result()
+    page = opened(found)
+    figure = "document.getElementById('figure-5')"
+    choice = f"{figure}.querySelector('.prompts select')"
+    choose = f"{choice}.value = '{{}}'; {choice}.dispatchEvent(new Event('change'))"
+    shown = f"[...{figure}.querySelectorAll('.shown td')].map(c => c.textContent)"
+    first = page.evaluate(shown)
+    assert not page.evaluate(f"{figure}.querySelector('.prompts').hidden")
+    page.evaluate(choose.format(2))
+    top, prob = found.each("top")[2], found.each("prob")[2]
+    texts = [found.text(t).replace(" ", "␣") for t in top[::-1, :, 0].reshape(-1)]
+    assert page.evaluate(shown) == texts != first
+    page.hover(f"{figure}.querySelector('.shown td')")
+    said = f"{found.text(top[-1, 0, 0]).replace(' ', '␣')} {prob[-1, 0, 0]:.2f}, "
+    assert page.evaluate(SAID).startswith(f"layer 3 · position 0 When: {said}")
+    page.evaluate(f"{figure}.querySelector('.shown td').focus()")
+    page.press("ArrowDown")
+    assert page.evaluate(SAID).startswith("layer 2 · position 0 When: ")
+    page.evaluate(choose.format(0))
+    assert page.evaluate(shown) == first and not page.said
+
+
+@pytest.mark.timeout(120)
+def test_nothing_that_authors_studies_or_servers_say_acts_in_the_page(project, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(html(hostile_report(project)), encoding="utf-8")
+    with browser(tmp_path) as page:
+        page.size(1200, 900)
+        page.open(path)
+        assert {r for r in page.requests if not r.startswith("file:")} == set()
+        assert page.evaluate("document.images.length") == 0
+        assert page.evaluate("document.querySelectorAll('script:not([type])').length") == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+        assert page.evaluate("document.querySelectorAll('main > section').length") == 10
+        assert not page.said
 
 
 @pytest.mark.timeout(120)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..fast.test_viewer import HOSTILE, failed, kept, result_of
+from ..fast.viewing import HOSTILE, failed, kept, result_of
 
 VIEW = [sys.executable, "-m", "remote_mi", "view"]
 
@@ -91,7 +91,14 @@ def test_it_is_opened_moved_in_searched_helped_copied_from_and_left(project, ter
     wide = terminal.until("z zoom")
     assert len(wide.splitlines()) == 40 and "layer 19" in wide
     terminal.keys("q")
-    assert "next: remote-mi view --plain" in terminal.until("left 0")
+    assert "next: remote-mi view demo --plain" in terminal.until("left 0")
+
+
+def test_ctrl_c_leaves_it(project, terminal):
+    terminal.start(shlex.join([*VIEW, "demo"]))
+    terminal.until("? help")
+    terminal.keys("/", "x", "C-c")
+    assert "next: remote-mi view demo --plain" in terminal.until("left 130")
 
 
 def test_hostile_text_cannot_act_on_the_terminal(project, terminal):

@@ -108,7 +108,7 @@
     grid.readout.textContent = "\u00a0";
   }
 
-  for (const table of document.querySelectorAll("table[role=grid]")) {
+  function wire(table) {
     const grid = readGrid(table);
     const cellOf = event => event.target.closest && event.target.closest("td");
     table.addEventListener("mouseover", e => { const cell = cellOf(e); if (cell) show(grid, cell); });
@@ -128,22 +128,39 @@
       for (const select of grid.selects) select.addEventListener("change", () => paint(grid));
     }
   }
+  for (const table of document.querySelectorAll("table[role=grid]")) wire(table);
 
-  for (const drawing of document.querySelectorAll("svg.curves")) {
-    const lines = [...drawing.querySelectorAll("polyline.line")];
-    const points = [...drawing.querySelectorAll(".point")];
-    const readout = drawing.closest("figure").querySelector(".readout");
-    const say = e => { const say = e.target.dataset && e.target.dataset.say; if (say) tell(readout, say); };
-    drawing.addEventListener("mouseover", say);
-    drawing.addEventListener("focusin", say);
-    drawing.addEventListener("keydown", e => {
-      const at = points.indexOf(e.target), each = points.length / lines.length;
-      const to = {ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - each, ArrowDown: at + each, Home: 0, End: points.length - 1}[e.key];
-      if (at < 0 || to === undefined || !points[to]) return;
-      e.preventDefault();
-      points[at].setAttribute("tabindex", "-1");
-      points[to].setAttribute("tabindex", "0");
-      points[to].focus();
+  // The other prompts of a figure wait in templates, and stand in its place when they are chosen.
+  for (const choice of document.querySelectorAll(".prompts select")) {
+    const figure = choice.closest("figure"), place = figure.querySelector(".shown");
+    const first = [...place.childNodes], others = figure.querySelectorAll("template");
+    choice.closest(".prompts").hidden = false;
+    choice.addEventListener("change", () => {
+      const at = Number(choice.value);
+      place.replaceChildren(...(at ? [others[at - 1].content.cloneNode(true)] : first));
+      if (at) for (const table of place.querySelectorAll("table[role=grid]")) wire(table);
     });
   }
+
+  // Things that explain themselves one at a time: those of a row by left and right, rows by up and down.
+  function rove(holder, items, each) {
+    const readout = holder.closest("figure").querySelector(".readout");
+    const say = e => { const item = e.target.closest && e.target.closest("[data-say]"); if (item) tell(readout, item.dataset.say); };
+    holder.addEventListener("mouseover", say);
+    holder.addEventListener("focusin", say);
+    holder.addEventListener("keydown", e => {
+      const at = items.indexOf(e.target);
+      const to = {ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - each, ArrowDown: at + each, Home: 0, End: items.length - 1}[e.key];
+      if (at < 0 || to === undefined || !items[to]) return;
+      e.preventDefault();
+      items[at].setAttribute("tabindex", "-1");
+      items[to].setAttribute("tabindex", "0");
+      items[to].focus();
+    });
+  }
+  for (const drawing of document.querySelectorAll("svg.curves")) {
+    const points = [...drawing.querySelectorAll(".point")];
+    rove(drawing, points, points.length / drawing.querySelectorAll("polyline.line").length);
+  }
+  for (const table of document.querySelectorAll("table.bars")) rove(table, [...table.tBodies[0].rows], 1);
 })();

@@ -13,16 +13,26 @@ from textual.screen import Screen
 from textual.widgets import Input
 
 from remote_mi.errors import RemoteMIError
+from remote_mi.report.plots import Curves
 from remote_mi.report.text import line
 from remote_mi.report.viewer import keys, pages
 from remote_mi.report.viewer.chrome import DARK, LIGHT, PanelLine, export
-from remote_mi.report.viewer.finding import matches_of_listing, matches_of_map, rows_asked
+from remote_mi.report.viewer.finding import (
+    matches_of_curves,
+    matches_of_listing,
+    matches_of_map,
+    rows_asked,
+)
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
 from remote_mi.report.viewer.showing import ListPanel, Showing
 
 #: Names of the actions that keys of ours stand for.
 _ACTIONS = {key.action.partition("(")[0] for key in keys.ALL} | {"number"}
+#: Of those, what acts whatever is on top.
+_ALWAYS = {"interrupt"}
+#: Exit code after Ctrl-C.
+INTERRUPTED = 130
 
 
 class Viewer(Showing):
@@ -34,33 +44,72 @@ class Viewer(Showing):
 
     # Moving.
 
+    @property
+    def _curves(self) -> Curves | None:
+        """What a figure of lines draws, whose cursor is the panel's; None for any other panel."""
+        try:
+            return self.panel.curves if isinstance(self.panel, FigurePanel) else None
+        except RemoteMIError:
+            return None
+
     def action_move(self, down: int, right: int) -> None:
-        self.pane.move(down, right)
+        panel, curves = self.panel, self._curves
+        if isinstance(panel, FigurePanel) and curves is not None:
+            panel.move(curves, down, right)
+            self.show()
+        else:
+            self.pane.move(down, right)
 
     def action_page(self, by: int) -> None:
-        self.pane.page(by)
+        self.action_move(by * self.pane.screenful, 0)
+
+    @on(Pane.Moved)
+    def _clicked(self) -> None:
+        """A click in the list below a plot chooses another line."""
+        listed = self.listed
+        if self._lines and listed.display and listed.at != listed.listing.start:
+            self.action_move(listed.at - listed.listing.start, 0)
 
     def action_largest(self, by: int) -> None:
         """The cell that stands out most; again: the next one."""
-        grid = self.grid
-        if not grid.display or grid.map is None:
+        grid, panel = self.grid, self.panel
+        curves = self._curves
+        if isinstance(panel, FigurePanel) and curves is not None:
+            ranked, at = curves.ranked, panel.at
+        elif grid.display and grid.map is not None:
+            rows = set(grid.rows)
+            ranked, at = [x for x in grid.map.ranked if x[0] in rows], (grid.row, grid.column)
+        else:
             self.pane.move(by, 0)
             return
-        ranked = [at for at in grid.map.ranked if at[0] in set(grid.rows)]
         if not ranked:
             self.tell("every cell is at its neutral value")
             return
-        if self._rank >= 0 and ranked[self._rank % len(ranked)] == (grid.row, grid.column):
+        if self._rank >= 0 and ranked[self._rank % len(ranked)] == at:
             self._rank = (self._rank + by) % len(ranked)
         else:
             self._rank = 0
-        grid.place(*ranked[self._rank])
+        self._go(ranked[self._rank])
+
+    def _go(self, at: tuple[int, int] | int) -> None:
+        """Put the cursor on a cell, a point of a line, or a line of a list."""
+        panel, grid, listed = self.panel, self.grid, self.listed
+        if isinstance(at, int):
+            if listed.display and at < listed.listing.count:
+                listed.place(at)
+        elif grid.display:
+            grid.place(*at)
+        elif isinstance(panel, FigurePanel):
+            panel.at = at
+            self.show()
 
     # Asking: a word to find, or rows to zoom to.
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key acts now: the box at the bottom and a page on top take keys first."""
         if action not in _ACTIONS:
+            return True
+        if action in _ALWAYS:
             return True
         return len(self.screen_stack) == 1 and (not self._asking or action == "back")
 
@@ -89,11 +138,13 @@ class Viewer(Showing):
         self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
 
     def _find(self, asked: str) -> None:
-        grid, listed = self.grid, self.listed
+        grid, listed, curves = self.grid, self.listed, self._curves
         self._matches, self._match = [], -1
         if not asked:
             return
-        if grid.display and grid.map is not None:
+        if curves is not None:
+            self._matches = matches_of_curves(curves, asked, listed.at)
+        elif grid.display and grid.map is not None:
             found = matches_of_map(grid.map, asked, (grid.row, grid.column))
             shown = set(grid.rows)
             self._matches = [at for at in found if at[0] in shown]
@@ -110,12 +161,7 @@ class Viewer(Showing):
             self.tell("nothing was looked for; / finds a word")
             return
         self._match = (self._match + by) % len(self._matches)
-        at = self._matches[self._match]
-        grid, listed = self.grid, self.listed
-        if grid.display and isinstance(at, tuple):
-            grid.place(*at)
-        elif listed.display and isinstance(at, int) and at < listed.listing.count:
-            listed.place(at)
+        self._go(self._matches[self._match])
 
     def action_zoom(self) -> None:
         grid = self.grid
@@ -162,9 +208,11 @@ class Viewer(Showing):
         self.show()
 
     def _change(self, said: str) -> None:
+        """Show what was changed; the title says it, and what is said here where nothing was."""
         self._matches, self._rank = [], -1
         self.show()
-        self.tell(said)
+        if said:
+            self.tell(said)
 
     def action_metric(self, by: int) -> None:
         if isinstance(self.panel, FigurePanel):
@@ -226,13 +274,9 @@ class Viewer(Showing):
         self.show()
 
     def action_compare(self) -> None:
-        chosen = list(self.runs.marked)
-        if len(chosen) == 1 and chosen[0] != self.opened.folder:
-            chosen.append(self.opened.folder)
-        if len(chosen) != 2:
+        if not self.two_runs:
             self.tell("mark two runs with x first; Runs lists them", "warning")
             return
-        self._compare(*chosen, self.size.width - 2)
         self.turn_to(next(i for i, p in enumerate(self.panels) if p.title == "Compare"))
 
     def action_reload(self) -> None:
@@ -264,7 +308,7 @@ class Viewer(Showing):
         except OSError as error:
             self.tell(f"nothing was exported: {error.strerror or error}", "error")
             return
-        self.tell(f"exported {picture} and {text.name}")
+        self.tell(f"exported {picture.parent.name}/{picture.name} and {text.suffix}")
 
     def action_words(self) -> None:
         panel = self.panel
@@ -282,6 +326,10 @@ class Viewer(Showing):
     def action_dark(self) -> None:
         self.theme = LIGHT if self.theme == DARK else DARK
         self.call_after_refresh(self.show)  # the styles of the widgets follow only then
+
+    def action_interrupt(self) -> None:
+        """Leave, and say so in the exit code, as every command does."""
+        self.exit(return_code=INTERRUPTED)
 
     def action_help(self) -> None:
         self.push_screen(keys.Page("The keys of the viewer", keys.page()))

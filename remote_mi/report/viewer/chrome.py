@@ -12,9 +12,13 @@ from textual import events
 from textual.app import App
 from textual.message import Message
 from textual.theme import Theme
+from textual.timer import Timer
 from textual.widget import Widget
+from textual.widgets import Static
 
 from remote_mi.report import colors
+from remote_mi.report.text import fit
+from remote_mi.report.viewer.keys import brief
 
 DARK, LIGHT = "remote-mi-dark", "remote-mi-light"
 THEMES = (
@@ -25,6 +29,15 @@ THEMES = (
           error="#b3261e", success="#1a7f37", foreground="#22262c", background="#fbfbf9",
           surface="#f1f1ee", panel="#e8e8e4", dark=False),
 )  # fmt: skip
+#: Cells of a panel's name where not all of them fit.
+_CUT = 20
+#: Seconds for which a message stands in place of the keys.
+_TOLD = 5.0
+_MESSAGES = {
+    "information": ("", "bold"),
+    "warning": ("! ", "bold"),
+    "error": ("! ", "bold reverse"),
+}
 PALETTES = {DARK: colors.DARK, LIGHT: colors.LIGHT}
 
 
@@ -50,13 +63,16 @@ class PanelLine(Widget):
         self.names, self.current = names, current
         self.refresh()
 
-    def _labels(self) -> list[str]:
+    def _labels(self, room: int) -> list[str]:
         numbered = [f"{i + 1} {name}" if i < 9 else name for i, name in enumerate(self.names)]
+        if sum(cell_len(x) + 2 for x in numbered) > room:  # the names beside are cut first
+            numbered = [x if i == self.current or cell_len(x) <= _CUT else fit(x, _CUT)
+                        for i, x in enumerate(numbered)]  # fmt: skip
         return [f"[{x}]" if i == self.current else f" {x} " for i, x in enumerate(numbered)]
 
     def render(self) -> Text:
-        labels = self._labels()
         room = self.size.width - 4
+        labels = self._labels(room)
         first = last = self.current
         used = cell_len(labels[self.current]) if labels else 0
         while labels:  # grow to both sides, the later panels first
@@ -80,6 +96,37 @@ class PanelLine(Widget):
         for start, end, index in self._ends:
             if start <= event.x < end:
                 self.post_message(self.Picked(index))
+
+
+class Foot(Static):
+    """The keys on the last line; for a while a message in their place, so that it hides no cell."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id, markup=False)
+        self._told: Text | None = None
+        self._until: Timer | None = None
+
+    def show(self, width: int) -> None:
+        """Write the line for a width of the screen."""
+        if self._told is None:
+            self.update(brief(width))
+            return
+        text = self._told.copy()
+        text.truncate(max(10, width - 1), overflow="ellipsis")
+        self.update(text)
+
+    def tell(self, text: str, bad: str = "information") -> None:
+        """Say something; `bad` is "information", "warning" or "error"."""
+        sign, style = _MESSAGES[bad]
+        self._told = Text(f" {sign}{text}", style, no_wrap=True)
+        if self._until is not None:
+            self._until.stop()
+        self._until = self.set_timer(_TOLD, self._untell)
+        self.show(self.app.size.width)
+
+    def _untell(self) -> None:
+        self._told = None
+        self.show(self.app.size.width)
 
 
 def screen_text(app: App) -> str:

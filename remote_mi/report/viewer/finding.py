@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from remote_mi.report.maps import Map
+from remote_mi.report.plots import Curves
 from remote_mi.report.text import visible
 from remote_mi.report.viewer.listing import Listing
 
@@ -28,6 +29,16 @@ def matches_of_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[in
     return list(dict.fromkeys(cells))
 
 
+def matches_of_curves(found: Curves, asked: str, line: int) -> list[tuple[int, int]]:
+    """Points of a line, (line, point), whose coordinate holds what was asked for; then lines."""
+    wanted = visible(asked).casefold()
+    points = [(line, i) for i, name in enumerate(found.labels) if wanted in name.casefold()]
+    array = found.array
+    names = array.coords[array.dims[0]] if array.values.ndim == 2 else []
+    return points + [(i, 0) for i, name in enumerate(names)
+                     if wanted == visible(str(name)).casefold()]  # fmt: skip
+
+
 def matches_of_listing(listing: Listing, asked: str) -> list[int]:
     """Lines that hold what was asked for, or whose items are known by it."""
     wanted = asked.strip().casefold() or asked
@@ -42,8 +53,9 @@ def matches_of_listing(listing: Listing, asked: str) -> list[int]:
 
 def rows_asked(asked: str, rows: Sequence[object]) -> tuple[int, int] | None:
     """First and last row that "18-24" or "20" names, by label or else by index; None if neither."""
-    first, _, last = asked.strip().replace("–", "-").partition("-")
     names = [visible(str(r)) for r in rows]
+    asked = asked.strip().replace("–", "-")
+    first, _, last = (asked, "", "") if visible(asked) in names else asked.partition("-")
 
     def index(name: str) -> int | None:
         name = name.strip()

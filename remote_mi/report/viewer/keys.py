@@ -43,25 +43,25 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
         Key("ctrl+home", "move(-1000000,-100000)", "Ctrl+Home", "the beginning"),
         Key("ctrl+end", "move(1000000,100000)", "Ctrl+End", "the end"),
         Key("g", "largest(1)", "g", "the largest effect; again: the next", "g largest"),
-        Key("G", "largest(-1)", "G", "the one before"),
+        Key("G", "largest(-1)", "G", "back to the larger effect before"),
         Key("slash", "find", "/", "find a token or a word", "/ find"),
         Key("n", "found(1)", "n", "the next that was found"),
-        Key("N", "found(-1)", "N", "the one before"),
+        Key("N", "found(-1)", "N", "the one found before"),
     )),
     ("Choose what is shown", (
         Key("tab", "panel(1)", "Tab", "the next panel", "Tab panel"),
         Key("shift+tab", "panel(-1)", "Shift+Tab", "the panel before"),
         Key("1,2,3,4,5,6,7,8,9", "digit", "1 … 9", "the panel of this number"),
-        Key("m", "metric(1)", "m", "the next output of the same dimensions", "m metric"),
-        Key("M", "metric(-1)", "M", "the one before"),
+        Key("m", "metric(1)", "m", "the next output of these dimensions", "m metric"),
+        Key("M", "metric(-1)", "M", "the output before"),
         Key("l", "slice('layer',1)", "l", "the next layer", "l/c/p slice"),
         Key("L", "slice('layer',-1)", "L", "the layer before"),
         Key("c", "slice('component',1)", "c", "the next head or component"),
-        Key("C", "slice('component',-1)", "C", "the one before"),
+        Key("C", "slice('component',-1)", "C", "the head or component before"),
         Key("p", "slice('pair',1)", "p", "one pair by itself, the next one"),
         Key("P", "slice('pair',-1)", "P", "the pair before; before the first, all"),
         Key("s", "slice('other',1)", "s", "the next seed, direction, or other"),
-        Key("S", "slice('other',-1)", "S", "the one before"),
+        Key("S", "slice('other',-1)", "S", "the seed, direction, … before"),
         Key("z", "zoom", "z", "zoom to rows (18-24); none: all again", "z zoom"),
     )),
     ("Runs", (
@@ -82,6 +82,7 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
         Key("question_mark", "help", "?", "this page", "? help"),
         Key("escape", "back", "Esc", "back: leave help, the search, a study"),
         Key("q", "quit", "q", "leave", "q quit"),
+        Key("ctrl+c", "interrupt", "Ctrl+C", "leave from anywhere (exit code 130)"),
     )),
 )  # fmt: skip
 ALL = tuple(key for _, keys in SECTIONS for key in keys)
@@ -156,7 +157,7 @@ class Page(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll() as frame:
             frame.border_title = self._title
-            frame.border_subtitle = "Esc leaves"
+            frame.border_subtitle = "↑↓ scroll, Esc leaves"
             yield Static(self._text, markup=False)
 
     def action_leave(self) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from remote_mi.errors import RemoteMIError
 from remote_mi.report.text import fit, line
 from remote_mi.report.viewer.listing import Item, Listing, of_lines
+from remote_mi.report.viewer.opened import named
 from remote_mi.store.run_index import RunRow
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord, StudyRecords
@@ -52,7 +53,8 @@ class RunList:
         start = self.names.index(shown) if shown in self.names else 0
         date, wide = _columns(width)
         head = Text(
-            f"   id        {'time (UTC)':<{16 - date}}  {'recipe':<{wide}} model, prompts, parameters"
+            f"   id        {'time (UTC)':<{16 - date}}  {'recipe':<{wide}} model, prompts, parameters",
+            "bold",
         )
         empty = f"no runs in {self.room.folder}; `remote-mi demo` makes one"
         return Listing(len(self.names), lambda i: self._line(i, width), self._item, [head], start,
@@ -79,14 +81,13 @@ class RunList:
         elif row is not None:
             numbers = "  ".join(f"{line(k)} {v:.3g}" for k, v in row.scalars.items())
             said += [x for x in (_about(row), numbers) if x]
-        id8 = name.rsplit("-", 1)[-1]
-        return Item(tuple(said), f"remote-mi view {id8}", self.room.folder / name,
-                    known=" ".join(said))  # fmt: skip
+        folder = self.room.folder / name
+        return Item(tuple(said), f"remote-mi view {named(folder)}", folder, known=" ".join(said))
 
 
 def _columns(width: int) -> tuple[int, int]:
     """Characters of the date to leave out, and cells for the recipe's name."""
-    return (0, 22) if width >= 76 else (5, 16)
+    return (0, 24) if width >= 110 else (5, 24) if width >= 76 else (5, 16)
 
 
 def _parts(name: str) -> tuple[str, str, str]:
@@ -139,29 +140,40 @@ def point_listing(records: StudyRecords, name: str) -> Listing:
         NotFound, Mismatch: if it is not there or damaged.
     """
     record = records.read(name)
-    head = Text(f" {line(name)}: {line(record.title)}   Esc goes back to all studies")
+    every = [_settings(point) for point in record.points]
+    names = list(dict.fromkeys(key for found in every for key in found))
+    same = {n for n in names if len(every) > 1 and len({str(f.get(n)) for f in every}) == 1}
+    differing = [_said(found, [n for n in names if n not in same]) for found in every]
+    head = [Text(f" {line(name)}: {line(record.title)}", "bold")]
+    if same:
+        head.append(Text(f" all: {_said(every[0], [n for n in names if n in same])}", "dim"))
 
     def shown(index: int) -> Text:
         point = record.points[index]
         sign = {"done": "✓", "failed": "✗", "submitted": "▶"}.get(point.state, "·")
-        return Text(f"  {sign} {point.index:>4}  {fit(line(point.recipe), 22)} "
-                    f"{_point(point)}", no_wrap=True)  # fmt: skip
+        return Text(f"  {sign} {point.index:>4}  {differing[index]}", no_wrap=True)
 
     def item(index: int) -> Item:
         point = record.points[index]
-        said = [f"{point.state}: {line(point.recipe)}  {_point(point)}"]
+        said = [f"{point.state}: {_said(every[index], names)}"]
         said.append(line(point.error or "") if point.error else point.run or "not run yet")
         run = records.folder / point.run if point.run else None
-        command = f"remote-mi view {point.run.rsplit('-', 1)[-1]}" if point.run else ""
+        command = f"remote-mi view {named(run)}" if run else ""
         return Item(tuple(said), command, run)
 
-    return Listing(len(record.points), shown, item, [head])
+    return Listing(len(record.points), shown, item, head)
 
 
-def _point(point: PointRecord) -> str:
-    given = ", ".join(f"{k}={v}" for k, v in point.parameters.items())
-    seed = f"seed {point.seed}" if point.seed is not None else ""
-    return "  ".join(line(x) for x in (point.model, point.prompts, seed, given) if x)
+def _settings(point: PointRecord) -> dict[str, str]:
+    """What a point is, by name; what no name is needed for has one that begins with a space."""
+    found = {" recipe": point.recipe, " model": point.model, " prompts": point.prompts}
+    found |= {k: str(v) for k, v in point.parameters.items()}
+    return found | ({" seed": f"seed {point.seed}"} if point.seed is not None else {})
+
+
+def _said(found: Mapping[str, str], names: Sequence[str]) -> str:
+    parts = [found[n] if n.startswith(" ") else f"{n}={found[n]}" for n in names if n in found]
+    return "  ".join(line(part) for part in parts if part)
 
 
 def jobs(project: Path) -> list[Entry]:
@@ -179,7 +191,7 @@ def jobs(project: Path) -> list[Entry]:
 
 def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
     """One line a job, with what the server last said of it."""
-    head = Text(f"   id        {'since':>8}  {'state':<12} recipe, model, server")
+    head = Text(f"   id        {'since':>8}  {'state':<12} recipe, model, server", "bold")
     lines = []
     for entry in entries:
         state = entry.state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from remote_mi.errors import Mismatch
 from remote_mi.opening import runs_beside
+from remote_mi.paths import project_folder
 from remote_mi.report.terminal import heading
 from remote_mi.report.text import line
 from remote_mi.results import Result
@@ -109,6 +111,11 @@ class Opened:
         return self.name.rsplit("-", 1)[-1]
 
     @property
+    def named(self) -> str:
+        """How a command finds it."""
+        return named(self.folder)
+
+    @property
     def failed(self) -> bool:
         """Whether the job failed, so that there never were numbers."""
         return self.info.get("status") == "failed"
@@ -132,6 +139,12 @@ class Opened:
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def named(folder: Path) -> str:
+    """How a command finds a run: by its id in the project, by its folder anywhere else."""
+    ours = folder.parent == project_folder() / "runs"
+    return shlex.quote(folder.name.rsplit("-", 1)[-1] if ours else str(folder))
 
 
 def open_run(folder: Path) -> Opened:

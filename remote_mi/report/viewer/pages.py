@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from remote_mi.errors import RemoteMIError
+from remote_mi.paths import project_folder
 from remote_mi.report.text import line
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened import Opened, excerpt
@@ -20,15 +23,22 @@ _MOST_WORDS = 200
 
 def command_of(opened: Opened) -> str:
     """The command that makes a run; the one that reproduces it where there is no such."""
-    return made_by(opened) or f"remote-mi reproduce {opened.id8}"
+    return made_by(opened) or f"remote-mi reproduce {opened.named}"
 
 
 def made_by(opened: Opened) -> str | None:
     """The command that makes a run, rebuilt from its lock; None where no command line can."""
+    from remote_mi import catalog
     from remote_mi.report.commands import run_command
 
     try:
-        return run_command(opened.lock())
+        lock = opened.lock()
+        recipe = lock["recipe"]
+        try:
+            catalog.find(recipe["name"], project_folder())
+        except RemoteMIError:  # it was given by its file
+            lock = {**lock, "recipe": {**recipe, "name": recipe["file"]}}
+        return run_command(lock)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -79,19 +89,19 @@ def provenance(opened: Opened, width: int) -> Listing:
         item = Item((f"{name}: {shown}",), shown)
         for index, piece in enumerate(wrapped(shown, width - _NAME - 3)):
             start = f"  {line(name):<{_NAME}} " if index == 0 else " " * (_NAME + 3)
-            found.append((Text(start, "dim") + piece, item))
+            found.append((Text.assemble((start, "dim"), piece), item))
 
     title("The same again")
-    id8, command = opened.id8, made_by(opened)
-    commands = [("reproduce", f"remote-mi reproduce {id8}"), ("run", command),
-                ("verify", f"remote-mi reproduce {id8} --verify-only"),
-                ("in Python", f"remote_mi.load_run({id8!r})")]  # fmt: skip
+    named, command = opened.named, made_by(opened)
+    commands = [("reproduce", f"remote-mi reproduce {named}"), ("run", command),
+                ("verify", f"remote-mi reproduce {named} --verify-only"),
+                ("in Python", f"remote_mi.load_run({shlex.split(named)[0]!r})")]  # fmt: skip
     for name, text in commands:
         if text:
             item = Item((f"{line(text)}   y copies it",), text)
             for index, piece in enumerate(wrapped(line(text), width - _NAME - 3)):
                 start = f"  {name:<{_NAME}} " if index == 0 else " " * (_NAME + 3)
-                found.append((Text(start, "dim") + piece, item))
+                found.append((Text.assemble((start, "dim"), piece), item))
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)

@@ -12,10 +12,11 @@ from rich.text import Text
 from remote_mi import figures
 from remote_mi.errors import RemoteMIError
 from remote_mi.figures import Figure
-from remote_mi.report import colors, maps, rows
+from remote_mi.report import colors, maps, plots, rows
 from remote_mi.report.maps import Map
 from remote_mi.report.terminal import figure_lines
 from remote_mi.report.text import line, visible
+from remote_mi.report.viewer import lines
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.words import Slice, of_prompt
 from remote_mi.results import Result
@@ -36,7 +37,9 @@ class FigurePanel:
         slice_: which part is shown.
         shown: the output that is shown, among those of the same dimensions.
         window: first and last row that are shown; None for all.
-        limited: coordinates of the rows that a window is given in.
+        at: (line, point) of the cursor in a figure of lines; None where most is to be seen.
+        also: further texts that are shown below; what was said before is read beside what is
+            said after.
     """
 
     figure: Figure
@@ -44,13 +47,15 @@ class FigurePanel:
     slice_: Slice = field(default_factory=Slice)
     shown: str = ""
     window: tuple[int, int] | None = None
+    at: tuple[int, int] | None = None
+    also: Sequence[Figure] = ()
 
     def __post_init__(self) -> None:
         self.shown = self.shown or self.figure.output
 
     @property
     def title(self) -> str:
-        return self.figure.name
+        return "text" if self.also else self.figure.name
 
     @property
     def current(self) -> Figure:
@@ -111,22 +116,26 @@ class FigurePanel:
         return None
 
     def step(self, dim: str, by: int) -> str:
-        """Take the next coordinate of a dimension; returns where it is now, in words."""
+        """Take the next coordinate of a dimension; returns why nothing changed, or ""."""
         labels = list(self.result[self.shown].coords[dim])
         at = self.slice_.at.get(dim, labels[0])
         index = next((i for i, label in enumerate(labels) if str(label) == str(at)), 0)
         label = labels[(index + by) % len(labels)]
         self.slice_ = replace(self.slice_, at={**self.slice_.at, dim: label})
-        return f"{dim} {visible(str(label))} of {len(labels)}"
+        return "" if len(labels) > 1 else f"there is one {dim} only"
 
     def step_pair(self, by: int) -> str:
-        """Show the next prompt by itself, or all again; returns which, in words."""
+        """Show the next prompt by itself, or all again; returns why nothing changed, or ""."""
         count = len(self.result.prompts)
         if count < 2:
             return "there is one prompt only"
-        single = isinstance(self.figure, (figures.TokenGrid, figures.Text))
         if isinstance(self.figure, figures.Table):
             return "every prompt is shown"
+        single = isinstance(self.figure, (figures.TokenGrid, figures.Text))
+        if single:
+            count = len(self.result.each(self.figure.output))
+            if count < 2:  # of a recipe that is called once with all prompts
+                return "this was made once, not for every prompt"
         before = self.slice_.pair
         if single:
             pair = ((0 if before is None else before) + by) % count
@@ -139,15 +148,35 @@ class FigurePanel:
                 except RemoteMIError as error:
                     return error.message
         self.slice_ = replace(self.slice_, pair=pair, item=pair or 0)
-        return "all prompts" if pair is None else f"prompt {pair + 1} of {count}"
+        return ""
 
     def next_variant(self, by: int) -> str:
-        """Show the next output of the same dimensions; returns its name, in words."""
+        """Show the next output of the same dimensions; returns why nothing changed, or ""."""
         names = self.variants()
         if len(names) < 2:
             return "there is no other output of these dimensions"
         self.shown = names[(names.index(self.shown) + by) % len(names)]
-        return f"{self.shown} ({names.index(self.shown) + 1} of {len(names)})"
+        return ""
+
+    # The cursor in a figure of lines; maps and lists have one of their own.
+
+    @property
+    def curves(self) -> plots.Curves | None:
+        """The lines; None for a figure of another kind.
+
+        Raises:
+            RemoteMIError: if the result has not what the figure shows.
+        """
+        if not isinstance(self.figure, figures.Lines):  # before `current`, which may look far
+            return None
+        figure = self.current
+        assert isinstance(figure, figures.Lines)
+        return plots.curves(figure, self.result, self.slice_)
+
+    def move(self, found: plots.Curves, down: int, right: int) -> None:
+        """Move the cursor to another line or another point of it."""
+        line, point = lines.place(found, self.at)
+        self.at = lines.place(found, (line + down, point + right))
 
     # What is shown.
 
@@ -164,7 +193,7 @@ class FigurePanel:
             return maps.token_map(figure, self.result, self.slice_, palette)
         return None
 
-    def listing(self, width: int) -> Listing:
+    def listing(self, width: int, height: int) -> Listing:
         """The figure as lines with a cursor.
 
         Raises:
@@ -175,32 +204,32 @@ class FigurePanel:
             return self._bars(figure, width)
         if isinstance(figure, figures.Table):
             return self._table(figure, width)
-        if isinstance(figure, figures.Lines):  # the legend first: a low screen shows it, too
-            lines = [*rows.legend(figure, self.result, self.slice_), Text(),
-                     *rows.plot(figure, self.result, width, self.slice_)]  # fmt: skip
-        else:
-            lines = list(figure_lines(figure, self.result, width, self.slice_))
+        if isinstance(figure, figures.Lines):
+            return lines.listing(figure, self.result, self.slice_, self.at, width, height)
         found: list[tuple[Text, Item]] = []
-        for text in lines:
-            item = Item((text.plain.strip(),))
-            pieces = [text] if text.no_wrap else wrapped(text.plain, width, style=str(text.style))
-            found += [(piece, item) for piece in pieces]
+        for part in (figure, *self.also):
+            if self.also:
+                gap = [(Text(), Item())] if found else []
+                found += [*gap, (Text(f" {line(part.name)}", "bold", no_wrap=True), Item())]
+            for text in figure_lines(part, self.result, width, self.slice_):
+                found += _paragraph(text, width)
         return of_lines(found)
 
     def _bars(self, figure: figures.Bars, width: int) -> Listing:
         size = int(self.slice_.of(self.result, figure.output).values.size)
         figure = replace(figure, most=min(size, _MOST_BARS))
         bars = rows.ranked(figure, self.result, self.slice_)
-        lines = list(rows.bars(figure, self.result, width, self.slice_))
-        items = [Item((bar.said,), known=bar.name) for bar in bars]
-        found = [(text, items[i] if i < len(items) else Item()) for i, text in enumerate(lines)]
-        return of_lines(found)
+        drawn = list(rows.bars(figure, self.result, width, self.slice_))
+        # What the marks mean stands below the last bar, which may be far down.
+        foot = tuple(text.plain.strip() for text in drawn[len(bars) :])
+        items = [Item((bar.said, *foot), known=bar.name) for bar in bars] or [Item()]
+        return of_lines(list(zip(drawn, items, strict=False)))
 
     def _table(self, figure: figures.Table, width: int) -> Listing:
-        head, *lines = rows.table(figure, self.result, width, self.slice_)
+        head, *drawn = rows.table(figure, self.result, width, self.slice_)
         names = (figure.output, *figure.columns)
         found = []
-        for index, text in enumerate(lines):
+        for index, text in enumerate(drawn):
             prompt = self.result.prompts[index]
             texts = [line(str(prompt["clean"]))]
             if prompt.get("corrupt"):
@@ -221,15 +250,16 @@ class FigurePanel:
         """What the figure shows, as sentences."""
         from remote_mi.report.summary import summary
 
-        return summary(self.current, self.result, replace(self.slice_, pair=None))
+        everything = replace(self.slice_, pair=None)
+        return [said for part in (self.current, *self.also)
+                for said in summary(part, self.result, everything)]  # fmt: skip
 
     def state(self) -> str:
         """The slice and metric, for beside the title; "" where nothing was changed."""
         parts = []
         if self.shown != self.figure.output:
-            parts.append(self.shown)
-        if self.window is not None:
-            parts.append(f"rows {self.window[0]}–{self.window[1]}")
+            names = self.variants()
+            parts.append(f"shows {self.shown} ({names.index(self.shown) + 1} of {len(names)})")
         if not isinstance(self.figure, (figures.Heatmap, figures.TokenGrid)):
             for dim in self.dims():  # of those, the map itself says it
                 label = self.slice_.at.get(dim, self.result[self.shown].coords[dim][0])
@@ -237,3 +267,10 @@ class FigurePanel:
             if self.slice_.pair is not None and not isinstance(self.figure, figures.Text):
                 parts.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}")
         return " · ".join(parts)
+
+
+def _paragraph(text: Text, width: int) -> list[tuple[Text, Item]]:
+    """A line of text in as many lines as it needs."""
+    item = Item((text.plain.strip(),))
+    pieces = [text] if text.no_wrap else wrapped(text.plain, width, style=str(text.style))
+    return [(piece, item) for piece in pieces]

@@ -55,9 +55,10 @@ class Pane(ScrollView):
         """Move the cursor by so many steps."""
         raise NotImplementedError
 
-    def page(self, by: int) -> None:
-        """Move the cursor by so many screens."""
-        self.move(by * max(1, self.room.height - 2), 0)
+    @property
+    def screenful(self) -> int:
+        """Lines that a screen goes on by."""
+        return max(1, self.room.height - 2)
 
     def redraw(self, *lines: int) -> None:
         """Draw these lines of the widget again."""
@@ -260,6 +261,10 @@ class ListPane(Pane):
         self._follow()
 
     @property
+    def screenful(self) -> int:
+        return max(1, self.room.height - len(self.listing.head) - 1)
+
+    @property
     def item(self) -> Item:
         """What the cursor stands on."""
         return self.listing.item(self.at) if self.listing.count else NOTHING
@@ -300,7 +305,7 @@ class ListPane(Pane):
     def render_line(self, y: int) -> Strip:
         width, base, head = self.size.width, self.rich_style, self.listing.head
         if y < len(head):
-            text, style, mark = head[y], _BOLD, " "
+            text, style, mark = head[y], _PLAIN, " "
         else:
             index = y - len(head) + self.scroll_offset.y
             if index >= self.listing.count:
@@ -312,6 +317,15 @@ class ListPane(Pane):
             style, mark = _PLAIN, " "
             if index == self.at:
                 base, mark = self.get_component_rich_style("list--here"), "▸"
-        drawn = [s for s in text.render(self.app.console) if not s.control]
-        strip = Strip([Segment(mark), *drawn]).apply_style(style).apply_style(base)
-        return strip.adjust_cell_length(width, base)
+        return self._strip(text, mark, style).apply_style(base).adjust_cell_length(width, base)
+
+    def _strip(self, text: Text, mark: str, style: Style) -> Strip:
+        """A line with what marks the cursor before it; it ends in … where it does not fit."""
+        if text.cell_len > self.room.width - 1:
+            text = text.copy()
+            text.truncate(self.room.width - 1, overflow="ellipsis")
+        console = self.app.console
+        drawn = [s for s in text.render(console) if not s.control]
+        if not text.spans:  # rich leaves the style of the whole text to who prints it
+            drawn = list(Segment.apply_style(drawn, console.get_style(text.style)))
+        return Strip([Segment(mark), *drawn]).apply_style(style)

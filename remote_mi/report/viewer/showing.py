@@ -12,12 +12,14 @@ from textual import on, work
 from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
+from remote_mi import figures
 from remote_mi.errors import RemoteMIError
 from remote_mi.figures import Figure
+from remote_mi.report.maps import Map
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.text import line
 from remote_mi.report.viewer import keys, lists, pages
-from remote_mi.report.viewer.chrome import DARK, PALETTES, THEMES, PanelLine
+from remote_mi.report.viewer.chrome import DARK, PALETTES, THEMES, Foot, PanelLine
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened import MALFORMED, Opened, check, open_run
 from remote_mi.report.viewer.panel import FigurePanel
@@ -29,6 +31,8 @@ from remote_mi.store.studies import StudyRecords
 
 #: Seconds between two looks at the ledger.
 _EVERY = 1.0
+#: Lines of a screen below which the figure gets what the lines around it can spare.
+_LOW = 18
 
 
 def _message(text: str, width: int) -> Listing:
@@ -62,10 +66,14 @@ class Showing(App[None]):
     Screen { background: $background; color: $foreground; }
     #head { height: 2; }
     #rule { height: 1; color: $primary 60%; }
-    #title { height: auto; max-height: 3; }
+    #title { height: auto; max-height: 2; padding: 0 1; }
     #say { height: 3; color: $foreground; }
     #foot { height: 1; background: $panel; }
     #ask { height: 1; border: none; padding: 0 1; background: $panel; display: none; }
+    .-low #head { height: 1; }
+    .-low #rule { display: none; }
+    .-low #title { height: 1; }
+    .-low #say { height: 2; }
     """
     BINDINGS: ClassVar[list[Any]] = keys.bindings()
     TITLE = "remote-mi"
@@ -86,11 +94,13 @@ class Showing(App[None]):
         self._jobs: list[Any] = []
         self._jobs_said = ""
         self._compared: Listing | None = None
+        self._compared_for: tuple[list[Path], int] | None = None
         self.study = ""
         self._start = slice_
-        self.head, self.rule, self.heading, self.said, self.foot = (
-            Static(id=name, markup=False) for name in ("head", "rule", "title", "say", "foot")
+        self.head, self.rule, self.heading, self.said = (
+            Static(id=name, markup=False) for name in ("head", "rule", "title", "say")
         )
+        self.foot = Foot("foot")
         self.names, self.box = PanelLine("panels"), Input(id="ask", compact=True)
         self.grid, self.listed = GridPane("grid"), ListPane("list")
         self.open(folder)
@@ -125,7 +135,7 @@ class Showing(App[None]):
         self.at = 0
         result = self.opened.result
         if result is not None:
-            self.panels = [self._figure(f, result) for f in picked(result, None)]
+            self.panels = self._figures(result)
         else:
             title = "Failure" if self.opened.failed else "Damaged"
             self.panels = [ListPanel(title, lambda width: pages.failure(self.opened, width))]
@@ -135,7 +145,7 @@ class Showing(App[None]):
                 lambda width: self.runs.listing(width),
                 "Enter opens, x marks, = compares two",
             ),
-            ListPanel("Studies", self._study_listing, "Enter opens"),
+            ListPanel("Studies", self._study_listing, "Enter opens, Esc goes back"),
             ListPanel("Jobs", self._job_listing, "on servers, read again every second"),
             ListPanel("Compare", self._compare_listing, "of the two runs that are marked"),
             ListPanel(
@@ -144,6 +154,19 @@ class Showing(App[None]):
                 "y copies a line, Y the command",
             ),
         ]
+
+    def _figures(self, result: Result) -> list[FigurePanel | ListPanel]:
+        """A panel for every figure; texts that follow one another share one."""
+        made: list[FigurePanel | ListPanel] = []
+        last: FigurePanel | None = None
+        for figure in picked(result, None):
+            texts = isinstance(figure, figures.Text)
+            if last is not None and texts and isinstance(last.figure, figures.Text):
+                last.also = (*last.also, figure)
+            else:
+                last = self._figure(figure, result)
+                made.append(last)
+        return made
 
     def _figure(self, figure: Figure, result: Result) -> FigurePanel:
         """A panel at the place that was asked for, as far as the figure has such a place."""
@@ -156,7 +179,7 @@ class Showing(App[None]):
         assert self.opened.result is not None
         chosen = picked(self.opened.result, only)[0]
         for index, panel in enumerate(self.panels):
-            if isinstance(panel, FigurePanel) and panel.figure == chosen:
+            if isinstance(panel, FigurePanel) and chosen in (panel.figure, *panel.also):
                 self.at = index
                 return
         self.panels.insert(0, self._figure(chosen, self.opened.result))
@@ -175,10 +198,11 @@ class Showing(App[None]):
     def show(self) -> None:
         """Draw everything as it is now; the cursor stays where it was in the same panel."""
         width = self.size.width
+        self.screen_stack[0].set_class(self.low, "-low")
         self.head.update(self._head(width))
         self.names.show([line(p.title) for p in self.panels], self.at)
         self.rule.update(Text("─" * width, no_wrap=True))
-        self.foot.update(keys.brief(width))
+        self.foot.show(width)
         grid, listed = self.grid, self.listed
         panel = self.panel
         try:
@@ -192,15 +216,27 @@ class Showing(App[None]):
                 _message(f"this run is damaged, it cannot be drawn: {error!r}", width),
             )
         grid.display, listed.display = found is not None, found is None
-        self.heading.update(self._title(found.head if found else []))
+        self.heading.update(self._title(found))
         if found is not None:
             assert isinstance(panel, FigurePanel)
             grid.show(found, panel.window)
             if not self._same_panel():
                 grid.place(*found.start)
         elif made is not None:
-            listed.show(made, listed.at if self._same_panel() else None)
+            keep = self._same_panel() and not self._lines
+            listed.show(made, listed.at if keep else None)
         self._drawn = (self.opened.folder, self.at, self.study)
+
+    @property
+    def low(self) -> bool:
+        """Whether the screen has so few lines that the figure needs those around it."""
+        return self.size.height < _LOW
+
+    @property
+    def _lines(self) -> bool:
+        """Whether the panel is a figure of lines, whose cursor stands on points, too."""
+        panel = self.panel
+        return isinstance(panel, FigurePanel) and isinstance(panel.figure, figures.Lines)
 
     _drawn: tuple[Path, int, str] | None = None
 
@@ -208,30 +244,46 @@ class Showing(App[None]):
         return self._drawn == (self.opened.folder, self.at, self.study)
 
     def _listing(self, panel: FigurePanel | ListPanel, width: int) -> Listing:
-        return panel.listing(width) if isinstance(panel, FigurePanel) else panel.make(width)
+        if isinstance(panel, FigurePanel):
+            around = 5 if self.low else 9  # what stands above and below a list
+            return panel.listing(width, self.size.height - around)
+        return panel.make(width)
 
     def _head(self, width: int) -> Text:
         """Two lines: which run this is, and how it was made."""
-        if self.opened.result is not None:
-            lines = list(heading(self.opened.result))
+        result = self.opened.result
+        if result is not None:
+            lines = list(heading(result))
+            if result.notes:
+                many = f"{len(result.notes)} note{'s' if len(result.notes) > 1 else ''}"
+                lines[1] = Text.assemble((f" {many}, in Provenance ·", "bold"), lines[1])
         else:
             recipe = self.opened.info.get("recipe", {}).get("name", "")
             sign = "✗ failed" if self.opened.failed else "! damaged"
-            lines = [Text(f"remote-mi  {line(str(recipe))}  {self.opened.id8} {sign}", "bold"),
+            lines = [Text(f"remote-mi  {line(str(recipe))}  {line(self.opened.id8)} {sign}", "bold"),
                      Text(f" {line(str(self.opened.folder))}", "dim")]  # fmt: skip
         if self.status:
             lines[1] = Text(f" {self.status}", "bold")
+        if lines[0].cell_len > width - 1:  # its parts may stand closer
+            lines[0] = Text(lines[0].plain.replace("  ", " "), "bold")
         for text in lines:
             text.truncate(max(10, width - 1), overflow="ellipsis")
         return Text("\n").join(lines)
 
-    def _title(self, head: Iterable[str]) -> Text:
+    def _title(self, found: Map | None) -> Text:
         panel = self.panel
         if not isinstance(panel, FigurePanel):
-            return Text(f" {panel.title}", "bold").append(f"  {panel.hint}", "not bold dim")
+            return Text(panel.title, "bold").append(f"  {panel.hint}", "not bold dim")
         unit = f" [{panel.current.unit}]" if panel.current.unit else ""
-        text = Text(f" {line(panel.title)}{line(unit)}", "bold")
-        parts = [panel.state(), *head]
+        text = Text(f"{line(panel.title)}{line(unit)}", "bold")
+        parts = [panel.state()]
+        if found is not None:
+            grid = found.grid
+            parts.insert(0, f"{grid.row_name} × {grid.column_name}")
+            if panel.window is not None:
+                low, high = (line(str(grid.rows[at])) for at in panel.window)
+                parts.append(f"{grid.row_name} {low} to {high}")
+            parts += found.head
         said = " · ".join(line(p) for p in parts if p)
         return text.append(f"  {said}" if said else "", "not bold")
 
@@ -247,12 +299,16 @@ class Showing(App[None]):
             said = list(self.listed.item.said)
         width = self.size.width - 4
         lines = [piece for text in said for piece in wrapped(text, width)]
-        shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:3])]
+        room = 2 if self.low else 3
+        if len(lines) > room:
+            lines[room - 1].truncate(width - 1)
+            lines[room - 1].append("…")
+        shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:room])]
         self.said.update(Text("\n").join(shown), layout=False)
 
     def tell(self, text: str, bad: str = "information") -> None:
-        """A message at the corner of the screen."""
-        self.notify(text, severity=bad, markup=False, timeout=4)  # type: ignore[arg-type]
+        """A message at the bottom; `bad` as in `Foot.tell`."""
+        self.foot.tell(text, bad)
 
     # What goes on beside.
 
@@ -310,19 +366,33 @@ class Showing(App[None]):
             found = _message(str(error), width)
         except MALFORMED as error:
             found = _message(f"one of the two is damaged: {error!r}", width)
-        self.call_from_thread(self._was_compared, found)
+        self.call_from_thread(self._was_compared, ([a, b], width), found)
 
-    def _was_compared(self, found: Listing) -> None:
+    def _was_compared(self, of: tuple[list[Path], int], found: Listing) -> None:
+        if of != self._compared_for:
+            return  # others were marked meanwhile
         self._compared = found
         if self.panel.title == "Compare":
             self.show()
 
+    @property
+    def two_runs(self) -> list[Path]:
+        """The two runs to compare: those marked, or the one marked and the one shown; else none."""
+        chosen = list(self.runs.marked)
+        if len(chosen) == 1 and chosen[0] != self.opened.folder:
+            chosen.append(self.opened.folder)
+        return chosen if len(chosen) == 2 else []
+
     def _compare_listing(self, width: int) -> Listing:
-        if self._compared is not None:
-            return self._compared
-        said = "mark two runs with x (here, or in the list of runs), then press ="
-        marks = [f"marked: {line(folder.name)}" for folder in self.runs.marked]
-        return of_lines([(Text(f" {text}", no_wrap=True), Item()) for text in [said, *marks]])
+        pair = self.two_runs
+        if not pair:
+            said = ["mark two runs with x, in the list of runs or here"]
+            said += [f"marked: {line(folder.name)}" for folder in self.runs.marked]
+            return of_lines([(Text(f" {text}", no_wrap=True), Item()) for text in said])
+        if self._compared_for != (pair, width):
+            self._compared, self._compared_for = None, (pair, width)
+            self._compare(*pair, width)
+        return self._compared or _message("comparing …", width)
 
     def _tick(self) -> None:
         if self.panel.title == "Jobs":
