@@ -19,7 +19,7 @@ from remote_mi.recipe import Range, Ratio, Tokens, recipe
 
 if TYPE_CHECKING:
     from remote_mi.comparison import compare
-    from remote_mi.figures import Bars, Heatmap, Table, TokenGrid
+    from remote_mi.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
     from remote_mi.models.spec import ModelSpec
     from remote_mi.opening import load_run
     from remote_mi.remote_jobs import RemoteJob, jobs, submit
@@ -33,7 +33,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bars": "figures",
     "Heatmap": "figures",
+    "Lines": "figures",
     "Table": "figures",
+    "Text": "figures",
     "TokenGrid": "figures",
     "ModelSpec": "models.spec",
     "RemoteJob": "remote_jobs",
@@ -53,6 +55,7 @@ _HOMES = {
 __all__ = [
     "Bars",
     "Heatmap",
+    "Lines",
     "ModelSpec",
     "Range",
     "Ratio",
@@ -60,6 +63,7 @@ __all__ = [
     "Result",
     "RunList",
     "Table",
+    "Text",
     "TokenGrid",
     "Tokens",
     "compare",

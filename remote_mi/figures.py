@@ -9,6 +9,7 @@ The same specification serves the terminal, notebooks, and later HTML and image 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -24,6 +25,8 @@ class Figure:
     """
 
     kind: ClassVar[str] = "figure"
+    #: How many dimensions the output must have.
+    least: ClassVar[int] = 0
     output: str
     title: str = ""
     unit: str = ""
@@ -32,6 +35,10 @@ class Figure:
     def name(self) -> str:
         """The heading, and the name by which `--only` picks the figure."""
         return self.title or self.output
+
+    def shows(self, dims: Sequence[str]) -> tuple[str, ...]:
+        """Of an output's dimensions those that are shown in full; the others are cut."""
+        return tuple(dims)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal figure."""
@@ -48,9 +55,13 @@ class Heatmap(Figure):
     """
 
     kind: ClassVar[str] = "heatmap"
+    least: ClassVar[int] = 2
     rows: str = ""
     columns: str = ""
     center: float | None = None
+
+    def shows(self, dims: Sequence[str]) -> tuple[str, str]:
+        return (self.rows or dims[-2], self.columns or dims[-1])
 
 
 @dataclass(frozen=True)
@@ -96,12 +107,21 @@ class Table(Figure):
 
 @dataclass(frozen=True)
 class Lines(Figure):
-    """Values over the last dimension, one line for each index of the dimension before it.
+    """Values along one dimension, one line for each index of the last of the others.
 
     The control of the output, where it has one, is drawn too.
+
+    Attributes:
+        x: name of the dimension along which the lines go; by default the last one.
     """
 
     kind: ClassVar[str] = "lines"
+    least: ClassVar[int] = 1
+    x: str = ""
+
+    def shows(self, dims: Sequence[str]) -> tuple[str, ...]:
+        x = self.x or dims[-1]
+        return (*[d for d in dims if d != x][-1:], x)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,12 @@ class NamedArray:
             )  # fmt: skip
         return part
 
+    def transpose(self, *dims: str) -> NamedArray:
+        """The same with its dimensions in this order."""
+        order = [self.dims.index(dim) for dim in dims]
+        low, high = (None if end is None else end.transpose(order) for end in (self.low, self.high))
+        return NamedArray(self.values.transpose(order), dims, self.coords, low, high, self.name)
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row a cell: a column per dimension, `value`, and `low`/`high` where there are."""
         import pandas

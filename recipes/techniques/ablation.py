@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from remote_mi.figures import Bars, Heatmap, Table
+from remote_mi.figures import Heatmap, Lines, Table
 from remote_mi.interventions import Metric, Pair, Site, shared_base
 from remote_mi.interventions.ablations import (
     ablate_positions,
@@ -42,8 +42,8 @@ from remote_mi.recipe import Range, Ratio, recipe
     },
     figures=[
         Heatmap("share", center=0),
-        Bars("layer_share"),
-        Bars("loss_change", unit="nats"),
+        Lines("layer_share", title="share by layer"),
+        Lines("loss_change", title="loss change by layer", unit="nats"),
         Table("clean", columns=("clean_loss",)),
     ],
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi.figures import Bars, Heatmap
+from remote_mi.figures import Bars, Heatmap, Lines
 from remote_mi.interventions import Prompt, Site, read_site
 from remote_mi.interventions.sites import read_stream, skip_unembedding
 from remote_mi.recipe import Range, recipe
@@ -31,8 +31,7 @@ RESAMPLES = 1000
     controls={"accuracy": "shuffled_accuracy"},
     analysis="fit_probes",
     figures=[
-        Heatmap("accuracy"),
-        Bars("accuracy"),
+        Lines("accuracy", x="layer", title="accuracy by layer"),
         Heatmap("selectivity", center=0),
         Bars("majority", title="accuracy of always saying the most frequent class"),
     ],

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from remote_mi.figures import Bars, Heatmap, Table, Text
+from remote_mi.figures import Heatmap, Lines, Table, Text
 from remote_mi.interventions import Metric, Pair, answer_metric, generate
 from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.sites import read_stream, skip_unembedding
@@ -32,7 +32,7 @@ from remote_mi.recipe import Range, Ratio, Tokens, recipe
     controls={"effect": "random_effect", "recovery": "random_recovery"},
     figures=[
         Heatmap("recovery", center=0),
-        Bars("recovery"),
+        Lines("recovery", title="recovery by coefficient"),
         Text("plain_text", title="text without the vector"),
         Text("steered_text", title="text with the vector"),
         Table("corrupt", columns=("clean", "gap")),

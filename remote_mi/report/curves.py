@@ -1,132 +1,123 @@
-"""Lines as a scalable drawing for HTML: paths, bands and the points that can be read."""
+"""A figure of lines as data: which values, which of its lines are drawn, what their control is."""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from remote_mi.errors import NotFound
 from remote_mi.figures import Lines
-from remote_mi.report.words import Slice, amount, marks, value_in_words, where
+from remote_mi.report.maps import ranked_cells
+from remote_mi.report.shown import Shown, shown
+from remote_mi.report.text import visible
+from remote_mi.report.words import Slice, where
 from remote_mi.results import NamedArray, Result
 
-WIDTH, HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 10, 34
-MOST = 8
+#: The lines that are drawn have these names; more cannot be told apart.
 LETTERS = "abcdefgh"
 
 
-class _Frame:
-    """From values to places in the drawing."""
+@dataclass(frozen=True)
+class Curves:
+    """What a figure of lines shows.
 
-    def __init__(self, x: np.ndarray, low: float, high: float) -> None:
-        self.x_ends = float(x.min()), float(x.max())
-        self.ticks = ticks(low, high)
-        self.y_ends = min(low, self.ticks[0]), max(high, self.ticks[-1])
+    Attributes:
+        part: what is shown; [line, point], or [point] of a single line.
+        rows: its values, always of two dimensions.
+        marked: which of them the control explains; [line, point].
+        band: how far the control reaches on both sides of 0, over all lines; [point], or None.
+    """
 
-    def across(self, x: float) -> float:
-        low, high = self.x_ends
-        share = (x - low) / (high - low) if high > low else 0.5
-        return round(_LEFT + share * (WIDTH - _LEFT - _RIGHT), 1)
+    part: Shown
+    rows: np.ndarray
+    marked: np.ndarray
+    band: np.ndarray | None
 
-    def up(self, y: float) -> float:
-        low, high = self.y_ends
-        return round(_TOP + (high - y) / ((high - low) or 1.0) * (HEIGHT - _TOP - _BOTTOM), 1)
+    @property
+    def array(self) -> NamedArray:
+        return self.part.array
 
+    def index(self, line: int, point: int) -> tuple[int, ...]:
+        """The index in `part` of a point of a line."""
+        return (line, point) if self.array.values.ndim == 2 else (point,)
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values that cover a range."""
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    step = 10.0 ** np.floor(np.log10((high - low) / about))
-    step *= next(f for f in (1, 2, 5, 10) if (high - low) / (step * f) <= about)
-    first, last = int(np.floor(low / step)), int(np.ceil(high / step))
-    return [round(float(i * step), 12) for i in range(first, last + 1)]
+    @property
+    def reach(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ends of the band of the control; of values of one sign only the half on their side."""
+        if self.band is None:
+            return None
+        finite = self.rows[np.isfinite(self.rows)]
+        below, above = (finite < 0).any(), (finite > 0).any()
+        return (-self.band if below or not above else 0.0 * self.band,
+                self.band if above or not below else 0.0 * self.band)  # fmt: skip
 
+    def interval(self, line: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lower and upper ends along a line; None where there are none."""
+        low, high = self.array.low, self.array.high
+        if low is None or high is None:
+            return None
+        return np.atleast_2d(low)[line], np.atleast_2d(high)[line]
 
-def axis(array: NamedArray) -> tuple[np.ndarray, list[Any]]:
-    """Places along the last dimension: its coordinates where they are numbers, and the labels."""
-    labels = list(array.coords[array.dims[-1]])
-    if all(isinstance(label, (int, float)) for label in labels):
-        return np.array(labels, float), labels
-    return np.arange(len(labels), dtype=float), labels
+    def said(self, line: int, point: int) -> str:
+        """A point in words, without where it is."""
+        return self.part.said(self.index(line, point))
 
+    def told(self, line: int, point: int) -> str:
+        """A point in words, with where it is."""
+        return self.part.told(self.index(line, point))
 
-def rows(figure: Lines, result: Result, slice_: Slice) -> tuple[NamedArray, str, np.ndarray, Any]:
-    """What is drawn: (array of one or two dimensions, where it was taken, marks, control band)."""
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 1:
-        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
-    keep = full.dims[-2:]
-    array, taken = slice_.apply(full, keep)
-    band = None if taken else result.control_band(figure.output)
-    return array, taken, marks(result, array, slice_, keep), band
+    def name(self, line: int) -> str:
+        """What a line is, by its coordinate; "" of a single line."""
+        dims = self.array.dims[:-1]
+        return where(NamedArray(np.zeros(()), dims, self.array.coords), [line] * len(dims))
 
+    @property
+    def x_name(self) -> str:
+        return self.array.dims[-1]
 
-def curves(figure: Lines, result: Result, slice_: Slice) -> dict[str, Any]:
-    """The view of a figure of lines; see `remote_mi.report.html_figures.view`."""
-    array, taken, marked, band = rows(figure, result, slice_)
-    x, labels = axis(array)
-    ends = [a for a in (array.values, array.low, array.high, band) if a is not None]
-    finite = np.concatenate([np.ravel(e)[np.isfinite(np.ravel(e))] for e in ends])
-    if not finite.size:
-        raise NotFound(f"{figure.output!r} has no values to draw")
-    frame = _Frame(x, min(0.0, float(finite.min())), max(0.0, float(finite.max())))
-    lead = [()] if array.values.ndim == 1 else [(i,) for i in range(array.shape[0])]
-    names = NamedArray(np.zeros(()), array.dims[:-1], array.coords)
-    lines = []
-    for index, at in enumerate(lead[:MOST]):
-        points = [
-            {"x": frame.across(x[j]), "y": frame.up(float(array.values[*at, j])),
-             "marked": bool(marked[*at, j]),
-             "title": f"{where(array, (*at, j))}: "
-                      f"{value_in_words(result, array, (*at, j), bool(taken), figure.unit)}"}
-            for j in range(len(x)) if np.isfinite(array.values[*at, j])
-        ]  # fmt: skip
-        lines.append({"letter": LETTERS[index], "css": f"l{index}", "points": points,
-                      "name": where(names, at), "path": _path(points),
-                      "band": _area(frame, x, array, at)})  # fmt: skip
-    shown = _thinned(len(labels))
-    return {
-        "kind": "curves", "lines": lines, "width": WIDTH, "height": HEIGHT,
-        "taken": taken, "cut": [*slice_.of(result, figure.output).dims[:-2]],
-        "left": _LEFT, "bottom": HEIGHT - _BOTTOM, "zero": frame.up(0.0), "x_name": array.dims[-1],
-        "y_ticks": [{"y": frame.up(t), "text": f"{t:g}"} for t in frame.ticks],
-        "x_ticks": [{"x": frame.across(x[j]), "text": str(labels[j])} for j in shown],
-        "control": _control(frame, x, band), "more": max(0, len(lead) - MOST),
-        "marked": bool(marked[: MOST].any()) if marked.ndim > 1 else bool(marked.any()),
-        "ends": [amount(v) for v in frame.y_ends],
-    }  # fmt: skip
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """The coordinates along the lines, safe to show."""
+        return [visible(str(x)) for x in self.array.coords[self.x_name]]
 
+    @functools.cached_property
+    def x(self) -> np.ndarray:
+        """Places along the lines: the coordinates where they are numbers, else their order."""
+        labels: list[Any] = list(self.array.coords[self.x_name])
+        if all(isinstance(x, (int, float)) and np.isfinite(x) for x in labels):
+            return np.array(labels, float)
+        return np.arange(len(labels), dtype=float)
 
-def _path(points: list[dict[str, Any]]) -> str:
-    return " ".join(f"{p['x']},{p['y']}" for p in points)
+    @functools.cached_property
+    def ranked(self) -> list[tuple[int, int]]:
+        """(line, point) from the one that stands out most; what a control explains comes last."""
+        size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
+        return ranked_cells(size, self.marked)
 
+    @functools.cached_property
+    def drawn(self) -> list[int]:
+        """The lines of a drawing, in order: all, or of many those that stand out most."""
+        reach = [line for line, _ in self.ranked]
+        return sorted(list(dict.fromkeys([*reach, *range(len(self.rows))]))[: len(LETTERS)])
 
-def _area(frame: _Frame, x: np.ndarray, array: NamedArray, at: tuple[int, ...]) -> str:
-    """Outline of the interval along a line; "" where there is none."""
-    if array.low is None or array.high is None:
-        return ""
-    return _outline(frame, x, array.low[at], array.high[at])
+    @property
+    def left_out(self) -> str:
+        """What is said of the lines that are not drawn; "" where all are."""
+        many = len(self.rows)
+        return (
+            f"the {len(LETTERS)} of {many} lines that stand out most" if many > len(LETTERS) else ""
+        )
 
 
-def _outline(frame: _Frame, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
-    known = [j for j in range(len(x)) if np.isfinite(low[j]) and np.isfinite(high[j])]
-    top = [f"{frame.across(x[j])},{frame.up(float(high[j]))}" for j in known]
-    bottom = [f"{frame.across(x[j])},{frame.up(float(low[j]))}" for j in reversed(known)]
-    return " ".join(top + bottom)
+def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
+    """The values of a figure of lines, at one place in the dimensions that it has no room for.
 
-
-def _control(frame: _Frame, x: np.ndarray, band: Any) -> str:
-    """Outline of what the control reaches, to both sides of 0."""
-    if band is None:
-        return ""
-    reach = np.atleast_2d(band).max(0)
-    low = np.maximum(-reach, frame.y_ends[0])
-    return _outline(frame, x, low, np.minimum(reach, frame.y_ends[1]))
-
-
-def _thinned(count: int, most: int = 10) -> list[int]:
-    step = max(1, -(-count // most))
-    return list(range(0, count, step))
+    Raises:
+        NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
+    """
+    found = shown(figure, result, slice_)
+    control = None if found.control is None else np.atleast_2d(found.control)
+    reach = None if control is None else control.max(0)
+    return Curves(found, np.atleast_2d(found.array.values), np.atleast_2d(found.marked), reach)

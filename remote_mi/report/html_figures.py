@@ -17,18 +17,12 @@ from remote_mi import figures
 from remote_mi.errors import NotFound
 from remote_mi.figures import Figure
 from remote_mi.outputs import POSITIONS
-from remote_mi.report.curves import curves
 from remote_mi.report.grid import number
+from remote_mi.report.html_lines import lines_view
 from remote_mi.report.shades import Shades, shades
+from remote_mi.report.shown import Shown, shown
 from remote_mi.report.text import line, visible
-from remote_mi.report.words import (
-    EXPLAINED,
-    Slice,
-    amount,
-    marks,
-    value_in_words,
-    where,
-)
+from remote_mi.report.words import EXPLAINED, Slice, amount, where
 from remote_mi.results import NamedArray, Result
 
 View = dict[str, Any]
@@ -58,7 +52,7 @@ def view(figure: Figure, result: Result, slice_: Slice, room: Room = Room()) -> 
         figures.TokenGrid: _token_grid,
         figures.Bars: _bars,
         figures.Table: _table,
-        figures.Lines: curves,
+        figures.Lines: lines_view,
         figures.Text: _text,
     }
     return {"name": line(figure.name), "unit": line(figure.unit),
@@ -66,19 +60,12 @@ def view(figure: Figure, result: Result, slice_: Slice, room: Room = Room()) -> 
 
 
 def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, room: Room) -> View:
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 2:
-        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
-    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
-    chosen = [d for d in full.dims if d not in keep]
-    whole = bool(chosen) and full.values.size <= room.numbers and not slice_.at
-    array, taken = slice_.apply(full, keep)
-    marked = marks(result, array, slice_, keep)
-    if array.dims != keep:
-        array, marked = _turned(array), marked.T
+    part = shown(figure, result, slice_)
+    full, array, marked = part.full, part.array, part.marked
+    whole = bool(part.cut) and full.values.size <= room.numbers and not slice_.at
     scale = shades(full.values if whole else array.values, figure.center)
-    order = (*chosen, *keep) if whole else keep
-    data = _numbers(result, full if whole else array, order, bool(taken))
+    numbers = shown(Figure(figure.output), result, slice_) if whole else part
+    data = _numbers(numbers, (*part.cut, *array.dims) if whole else array.dims)
     data.update(unit=figure.unit, scale=[scale.low, scale.high, scale.letter])
     cells = [
         [_cell(array.values[r, c], bool(marked[r, c]), scale) for c in range(array.shape[1])]
@@ -86,18 +73,12 @@ def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, room: Room)
     ]
     if array.values.size <= room.titles:
         for index in np.ndindex(*array.shape):
-            said = value_in_words(result, array, index, bool(taken), figure.unit)
-            cells[index[0]][index[1]]["title"] = f"{where(array, index)}: {said}"
+            title = f"{where(array, index)}: {part.said(index)}"
+            cells[index[0]][index[1]]["title"] = title
     return {**_grid(array, cells), "data": data, "scale": _legend(scale),
-            "taken": "" if whole else taken, "marked": bool(marked.any()),
-            "choices": _choices(full, chosen) if whole else [],
-            "cut": [] if whole else chosen}  # fmt: skip
-
-
-def _turned(array: NamedArray) -> NamedArray:
-    """A matrix with its dimensions exchanged."""
-    ends = [None if a is None else a.T for a in (array.low, array.high)]
-    return NamedArray(array.values.T, array.dims[::-1], array.coords, ends[0], ends[1], array.name)
+            "taken": "" if whole else part.taken, "marked": bool(marked.any()),
+            "choices": _choices(full, part.cut) if whole else [],
+            "cut": [] if whole else part.cut}  # fmt: skip
 
 
 def _cell(value: float, explained: bool, scale: Shades) -> View:
@@ -134,21 +115,19 @@ def _legend(scale: Shades) -> View:
             "ends": [amount(v) for v in (scale.low, middle, scale.high)]}  # fmt: skip
 
 
-def _numbers(result: Result, array: NamedArray, order: Sequence[str], sliced: bool) -> View:
-    """Values, intervals, control and marks of an array, flat, in an order of dimensions."""
-    axes = [array.dims.index(dim) for dim in order]
+def _numbers(part: Shown, order: Sequence[str]) -> View:
+    """Values, intervals, control and marks, flat, in an order of dimensions."""
+    axes = [part.array.dims.index(dim) for dim in order]
 
     def flat(values: np.ndarray | None) -> list[float | None] | None:
         return None if values is None else [_short(v) for v in values.transpose(axes).reshape(-1)]
 
-    whole = not sliced or len(array.dims) > 2
-    band = result.control_band(array.name) if whole else None
-    explained = result.explained(array.name) if whole else None
-    data: View = {"output": array.name, "n": len(result.prompts), "v": flat(array.values),
-                  "lo": flat(array.low), "hi": flat(array.high)}  # fmt: skip
-    if band is not None and explained is not None:
-        data["band"] = flat(np.asarray(band))
-        data["mark"] = "".join("01"[int(m)] for m in explained.transpose(axes).reshape(-1))
+    array = part.array
+    data: View = {"output": array.name, "n": part.count or None, "v": flat(array.values),
+                  "lo": flat(array.low), "hi": flat(array.high),
+                  "band": flat(part.control)}  # fmt: skip
+    if part.control is not None:
+        data["mark"] = "".join("01"[int(m)] for m in part.marked.transpose(axes).reshape(-1))
     return {name: value for name, value in data.items() if value is not None}
 
 
@@ -195,13 +174,12 @@ def example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
 
 
 def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
-    array = slice_.of(result, figure.output)
+    part = shown(figure, result, slice_)
+    array, marked = part.array, part.marked.reshape(-1)
     finite = np.isfinite(array.values)
     if not finite.any():
         raise NotFound(f"{figure.output!r} has no values to rank")
     flat = np.where(finite, array.values, 0.0).reshape(-1)
-    explained = result.explained(figure.output)
-    marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
     order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
     at = [np.unravel_index(int(i), array.shape) for i in order]
     ends = [a[i] for i in at for a in (array.values, array.low, array.high) if a is not None]
@@ -218,7 +196,7 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
                "x": min(zero, place(value)), "width": round(abs(place(value) - zero), 2),
                "css": "x" if marked[flat_index] else "up" if value > 0 else "down",
                "mark": EXPLAINED if marked[flat_index] else "",
-               "title": value_in_words(result, array, index, False, figure.unit)}  # fmt: skip
+               "title": part.said(index)}  # fmt: skip
         if array.low is not None and array.high is not None:
             ends = float(array.low[index]), float(array.high[index])
             row.update(low=place(ends[0]), high=place(ends[1]),

@@ -21,12 +21,13 @@ from remote_mi.errors import NotFound, StoreError, UsageError
 from remote_mi.figures import Figure
 from remote_mi.outputs import POSITIONS
 from remote_mi.report.colors import LIGHT
-from remote_mi.report.curves import LETTERS, MOST, axis, rows
+from remote_mi.report.curves import LETTERS, curves
 from remote_mi.report.html_figures import example
 from remote_mi.report.pen import FAMILY, Pen
 from remote_mi.report.shades import shades
+from remote_mi.report.shown import shown
 from remote_mi.report.text import line
-from remote_mi.report.words import EXPLAINED, Slice, marks, where
+from remote_mi.report.words import EXPLAINED, Slice, where
 from remote_mi.results import NamedArray, Result
 
 if TYPE_CHECKING:
@@ -126,22 +127,15 @@ def _map(letter: str) -> Any:
 
 
 def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, pen: Pen) -> Canvas:
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 2:
-        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
-    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
-    array, taken = slice_.apply(full, keep)
-    marked = marks(result, array, slice_, keep)
-    values = array.values
-    if array.dims != keep:
-        values, marked = values.T, marked.T
+    found = shown(figure, result, slice_)
+    values, marked = found.array.values, found.marked
     scale = shades(values, figure.center)
-    grid = _Grid(keep, array, values.shape, pen)
+    grid = _Grid(found.array.dims, found.array, values.shape, pen)
     painted = grid.paint(values, marked, _map(scale.letter), (scale.low, scale.high))
     grid.canvas.colorbar(painted, ax=grid.axes, label=_measured(figure, pen), shrink=0.7, pad=0.02)
     grid.mark(marked)
-    if taken:
-        grid.axes.set_title(pen.fitting(f"at {taken}", grid.axes_points[0], 8))
+    if found.taken:
+        grid.axes.set_title(pen.fitting(f"at {found.taken}", grid.axes_points[0], 8))
     if marked.any():
         _note(grid.axes, EXPLAINED)
     return grid.canvas
@@ -159,7 +153,7 @@ class _Grid:
         axes_points: about how wide and high the axes are, in points.
     """
 
-    def __init__(self, dims: tuple[str, str], array: NamedArray, shape: tuple[int, ...], pen: Pen,
+    def __init__(self, dims: tuple[str, ...], array: NamedArray, shape: tuple[int, ...], pen: Pen,
                  cell: tuple[float, float] = (0.2, 0.14)) -> None:  # fmt: skip
         self.dims, self.shape = dims, shape
         margin = (1.6, 1.1)
@@ -248,18 +242,17 @@ def _note(axes: Axes, sign: str) -> None:
 
 
 def _bars(figure: figures.Bars, result: Result, slice_: Slice, pen: Pen) -> Canvas:
-    array = slice_.of(result, figure.output)
-    flat = array.values.reshape(-1)
+    part = shown(figure, result, slice_)
+    array, flat = part.array, part.array.values.reshape(-1)
     if not np.isfinite(flat).any():
         raise NotFound(f"{figure.output!r} has no values to rank")
     size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
     order = np.argsort(-size, kind="stable")[: figure.most]
-    explained = result.explained(figure.output)
     at = [np.unravel_index(int(i), array.shape) for i in order]
     canvas, axes = _canvas(5.2, 0.9 + 0.24 * len(at))
     for place, (index, i) in enumerate(zip(at, order, strict=True)):
         value = float(flat[i])
-        marked = explained is not None and bool(explained[index])
+        marked = bool(part.marked[index])
         colour = "#c8c8ce" if marked else "#c25e00" if value > 0 else "#145ac8"
         drawn = axes.barh(place, value, 0.7, color=colour, hatch="////" if marked else None,
                           edgecolor="white", linewidth=0)  # fmt: skip
@@ -276,47 +269,46 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice, pen: Pen) -> Canv
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_xlabel(_measured(figure, pen))
-    if explained is not None and any(explained[index] for index in at):
+    if any(part.marked[index] for index in at):
         _note(axes, "hatched:")
     return canvas
 
 
 def _lines(figure: figures.Lines, result: Result, slice_: Slice, pen: Pen) -> Canvas:
-    array, taken, marked, band = rows(figure, result, slice_)
-    x, labels = axis(array)
+    found = curves(figure, result, slice_)
+    x = found.x
     canvas, axes = _canvas(5.2, 3.0)
-    if band is not None:
-        reach = np.atleast_2d(band).max(0)
-        axes.fill_between(x, -reach, reach, color="#9a9aa2", alpha=0.3, linewidth=0,
+    if found.reach is not None:
+        axes.fill_between(x, *found.reach, color="#9a9aa2", alpha=0.3, linewidth=0,
                           label="what the control reaches").set_gid("control:")  # fmt: skip
-    lead = [()] if array.values.ndim == 1 else [(i,) for i in range(array.shape[0])]
-    groups = NamedArray(np.zeros(()), array.dims[:-1], array.coords)
-    for index, at in enumerate(lead[:MOST]):
-        name = where(groups, at)
+    for index, number in enumerate(found.drawn):
+        values, free = found.rows[number], ~found.marked[number]
+        name = found.name(number)
         shown = f"{LETTERS[index]} {name}" if name else line(figure.output)
-        (drawn,) = axes.plot(x, array.values[at], color=_LINES[index], linestyle=_DASHES[index],
+        (drawn,) = axes.plot(x, values, color=_LINES[index], linestyle=_DASHES[index],
                              linewidth=1.4, label=pen.fitting(shown, 150, 7))  # fmt: skip
-        drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in array.values[at]))
-        free = ~marked[at]
+        drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in values))
         for filled, chosen in ((True, free), (False, ~free)):
-            axes.plot(x[chosen], array.values[at][chosen], "o", markersize=3, color=_LINES[index],
+            axes.plot(x[chosen], values[chosen], "o", markersize=3, color=_LINES[index],
                       markerfacecolor=_LINES[index] if filled else "white")  # fmt: skip
-        if array.low is not None and array.high is not None:
-            axes.fill_between(x, array.low[at], array.high[at], color=_LINES[index], alpha=0.18,
+        ends = found.interval(number)
+        if ends is not None:
+            axes.fill_between(x, *ends, color=_LINES[index], alpha=0.18,
                               linewidth=0).set_gid(f"band:{index}:")  # fmt: skip
-    step = max(1, -(-len(labels) // 16))
-    names = [pen.label(str(label), _LABEL, 7) for label in labels[::step]]
+    step = max(1, -(-len(x) // 16))
+    names = [pen.label(label, _LABEL, 7) for label in found.labels[::step]]
     turned = any(len(text) > 4 for text in names)
     axes.set_xticks(x[::step], names, rotation=90 if turned else 0)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_xlabel(pen.label(array.dims[-1], 200, 8))
+    axes.set_xlabel(pen.label(found.x_name, 200, 8))
     axes.set_ylabel(_measured(figure, pen))
-    if marked.any():
+    if found.marked[found.drawn].any():
         _note(axes, "hollow:")
-    if taken:
-        axes.set_title(pen.fitting(f"at {taken}", 300, 8))
-    if len(lead) > 3:  # beside the lines, which it would cover
+    said = [f"at {found.part.taken}" if found.part.taken else "", found.left_out]
+    if any(said):
+        axes.set_title(pen.fitting("; ".join(filter(None, said)), 300, 8))
+    if len(found.drawn) > 3:  # beside the lines, which it would cover
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    elif len(lead) > 1 or band is not None:
+    elif len(found.drawn) > 1 or found.reach is not None:
         axes.legend(frameon=False)
     return canvas

@@ -14,15 +14,9 @@ from remote_mi.errors import NotFound
 from remote_mi.figures import Heatmap, TokenGrid
 from remote_mi.report import colors
 from remote_mi.report.grid import Grid, draw, number, scale
+from remote_mi.report.shown import shown
 from remote_mi.report.text import fit, line, visible
-from remote_mi.report.words import (
-    EXPLAINED,
-    Slice,
-    cell_in_words,
-    marked_in_words,
-    marks,
-    where,
-)
+from remote_mi.report.words import EXPLAINED, Slice, where
 from remote_mi.results import NamedArray, Result
 
 #: Cells that `Map.ranked` gives at most; a map may have millions.
@@ -84,14 +78,8 @@ def heatmap_map(
     Raises:
         NotFound, UsageError: if the output has no two dimensions, or the slice does not fit.
     """
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 2:
-        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
-    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
-    array, taken = slice_.apply(full, keep)
-    marked = marks(result, array, slice_, keep)
-    if array.dims != keep:
-        array, marked = _turned(array), marked.T
+    found = shown(figure, result, slice_)
+    array, marked = found.array, found.marked
     values = array.values
     measure = scale(values if slice_.limits is None else np.array(slice_.limits), figure.center,
                     palette)  # fmt: skip
@@ -105,23 +93,20 @@ def heatmap_map(
         return fit(sign + number(values[row, column], wide - 1), wide), style
 
     def explain(row: int, column: int) -> list[str]:
-        at = (row, column)
-        said = cell_in_words(result, array, at, slice_, bool(taken), figure.unit)
-        mark = f" {EXPLAINED} its control explains it" if marked[at] else ""
-        return [f"{where(array, at)} · {said}{mark}"]
+        mark = f" {EXPLAINED} its control explains it" if marked[row, column] else ""
+        return [f"{found.told((row, column))}{mark}"]
 
     head = []
     if slice_.pair is not None:
         head.append(_prompt(result, slice_.pair))
-    if taken:
-        sizes = [str(n) for d, n in zip(full.dims, full.shape, strict=True) if d not in keep]
-        head.append(f"at {taken} (of {' × '.join(sizes)})")
-    said = marked_in_words(result, array.name, marked) if slice_.pair is None else ""
-    grid = Grid(keep[0], keep[1], array.coords[keep[0]], array.coords[keep[1]], cell,
-                _least(values))  # fmt: skip
+    if found.taken:
+        sizes = [str(len(found.full.coords[dim])) for dim in found.cut]
+        head.append(f"at {found.taken} (of {' × '.join(sizes)})")
+    rows, columns = array.dims
+    grid = Grid(rows, columns, array.coords[rows], array.coords[columns], cell, _least(values))
     distance = np.abs(np.where(np.isfinite(values), values - (figure.center or 0.0), 0.0))
-    found = Map(grid, array, distance, marked, head, [said] if said else [], explain)
-    return replace(found, start=found.ranked[0]) if found.ranked else found
+    made = Map(grid, array, distance, marked, head, [found.marks] if found.marks else [], explain)
+    return replace(made, start=made.ranked[0]) if made.ranked else made
 
 
 def _least(values: np.ndarray) -> int:
@@ -130,11 +115,6 @@ def _least(values: np.ndarray) -> int:
     negative = finite[finite < -0.005]
     lost = np.where(negative > -0.995, 0.05, np.where(negative > -9.95, 0.5, 0.0))
     return 5 if (lost > 0.05 * np.abs(finite).max(initial=0.0)).any() else 4
-
-
-def _turned(array: NamedArray) -> NamedArray:
-    low, high = (None if end is None else end.T for end in (array.low, array.high))
-    return NamedArray(array.values.T, array.dims[::-1], array.coords, low, high, array.name)
 
 
 def _prompt(result: Result, index: int) -> str:

@@ -4,97 +4,36 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.errors import NotFound
 from remote_mi.figures import Lines
-from remote_mi.report.maps import ranked_cells
+from remote_mi.report.curves import LETTERS, Curves, curves
 from remote_mi.report.text import fit, visible
-from remote_mi.report.words import (
-    EXPLAINED,
-    Slice,
-    cell_in_words,
-    marked_in_words,
-    marks,
-    where,
-)
-from remote_mi.results import NamedArray, Result
+from remote_mi.report.words import EXPLAINED, Slice
+from remote_mi.results import Result
 
-LETTERS = "abcdefgh"
 HEIGHT = 14
 _LEFT = 13
 _EMPTY, _ZERO, _BAND, _HERE = " ", "╌", "░", "│"
 
 
-@dataclass(frozen=True)
-class Curves:
-    """What a figure of lines draws.
-
-    Attributes:
-        array: the values; [line, point], or [point] of a single line.
-        rows: the same, always of two dimensions.
-        marked: which of them the control explains; [line, point].
-        band: how far the control reaches on both sides of 0, over all lines; [point], or None.
-        taken: in words where it was cut; "" if all is shown.
-    """
-
-    array: NamedArray
-    rows: np.ndarray
-    marked: np.ndarray
-    band: np.ndarray | None
-    taken: str
-
-    def index(self, line: int, point: int) -> tuple[int, ...]:
-        """The index in `array` of a point of a line."""
-        return (line, point) if self.array.values.ndim == 2 else (point,)
-
-    @property
-    def labels(self) -> list[str]:
-        """The coordinates along the lines, safe to show."""
-        return [visible(str(x)) for x in self.array.coords[self.array.dims[-1]]]
-
-    @property
-    def ranked(self) -> list[tuple[int, int]]:
-        """(line, point) from the one that stands out most; what a control explains comes last."""
-        size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
-        return ranked_cells(size, self.marked)
-
-
-def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
-    """The values of a figure of lines, at one place in the dimensions that it has no room for.
-
-    Raises:
-        NotFound, UsageError: if the output has no dimension, or the slice does not fit.
-    """
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 1:
-        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
-    array, taken = slice_.apply(full, full.dims[-2:])
-    marked = np.atleast_2d(marks(result, array, slice_, array.dims))
-    alone = bool(taken) or slice_.pair is not None
-    band = None if alone else result.control_band(figure.output)
-    reach = None if band is None else np.atleast_2d(band).max(0)
-    return Curves(array, np.atleast_2d(array.values), marked, reach, taken)
-
-
 def lines(figure: Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """A plot over the last dimension, one line for each index of the one before it."""
+    """A plot of the lines, then what is largest in each that is drawn."""
     found = curves(figure, result, slice_)
-    if found.taken:
-        yield Text(f" at {found.taken} (`view --at`)", style="dim")
+    if found.part.taken:
+        yield Text(f" at {found.part.taken} (`view --at`)", style="dim")
     yield from plot(found, width, slice_)
-    for index, row in enumerate(found.rows[: len(LETTERS)]):
+    for letter, line in zip(LETTERS, found.drawn, strict=False):
+        row = found.rows[line]
         if np.isfinite(row).any():
-            at = found.index(index, int(np.nanargmax(np.abs(row))))
-            sign = EXPLAINED if found.marked[index, at[-1]] else " "
-            said = cell_in_words(result, found.array, at, slice_, bool(found.taken), figure.unit)
-            yield Text(f" {LETTERS[index]}{sign} largest: {where(found.array, at)} · {said}")
-    said = marked_in_words(result, figure.output, found.marked) if slice_.pair is None else ""
+            point = int(np.nanargmax(np.abs(row)))
+            sign = EXPLAINED if found.marked[line, point] else " "
+            yield Text(f" {letter}{sign} largest: {found.told(line, point)}")
+    said = found.part.marks
     if said:
         yield Text(f"   {said}", style="dim")
 
@@ -112,15 +51,18 @@ def plot(
     if found.rows.shape[1] < 2:
         yield Text(" one point is no line:", style="dim")
         return
-    first = 0 if here is None else here[0] // len(LETTERS) * len(LETTERS)
+    shown, said = found.drawn, found.left_out
+    if here is not None and said:
+        first = here[0] // len(LETTERS) * len(LETTERS)
+        shown = list(range(len(found.rows)))[first : first + len(LETTERS)]
+        said = f"lines {first + 1} to {shown[-1] + 1} of {len(found.rows)}"
     drawn = _Drawing(found, max(20, width - _LEFT - 1), height, slice_)
-    yield from drawn.values(first, here)
+    yield from drawn.values(shown, here)
     yield from drawn.axis()
     if found.band is not None:
         yield Text(f"   {_BAND} the control's reach", style="dim")
-    if len(found.rows) > len(LETTERS):
-        last = min(first + len(LETTERS), len(found.rows))
-        yield Text(f"   lines {first + 1} to {last} of {len(found.rows)} are shown", style="dim")
+    if said:
+        yield Text(f"   {said}", style="dim")
 
 
 class _Drawing:
@@ -128,9 +70,7 @@ class _Drawing:
 
     def __init__(self, found: Curves, width: int, height: int, slice_: Slice) -> None:
         self.found, self.width = found, width
-        labels = list(found.array.coords[found.array.dims[-1]])
-        numeric = all(isinstance(x, (int, float)) and np.isfinite(x) for x in labels)
-        self.x = np.array(labels, float) if numeric else np.arange(len(labels), dtype=float)
+        self.x = found.x
         # A little more than the last, so that it is drawn in the last column.
         self.x_low = float(self.x.min())
         span = (float(self.x.max()) - self.x_low) or 1.0
@@ -148,10 +88,10 @@ class _Drawing:
         at = round((y - self.low) / self.step * 4) // 4
         return self.height - 1 - min(self.height - 1, max(0, at))
 
-    def values(self, first: int, here: tuple[int, int] | None) -> Iterator[Text]:
+    def values(self, lines: Sequence[int], here: tuple[int, int] | None) -> Iterator[Text]:
         """The field, with the value in the middle of each line of text at its left."""
         ends = (self.x_low, self.x_high, self.low, self.low + self.step * self.height)
-        shown = self.found.rows[first : first + len(LETTERS)]
+        shown = self.found.rows[list(lines)]
         field = _dots(self.width, self.height, ends, self.x.tobytes(),
                       tuple(row.astype(float).tobytes() for row in shown))  # fmt: skip
         reach = self._reach()
@@ -199,7 +139,7 @@ class _Drawing:
                 end = start + wide + 1
                 rule[column] = "┴"
         yield Text(f"{'':10} └─" + "".join(rule), no_wrap=True)
-        name = fit(visible(self.found.array.dims[-1]), _LEFT - 1).rstrip()
+        name = fit(visible(self.found.x_name), _LEFT - 1).rstrip()
         yield Text(f"{' ' * (_LEFT - 1 - cell_len(name))}{name} {names}", no_wrap=True)
 
     def _labels(self) -> Sequence[str]:

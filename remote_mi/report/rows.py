@@ -13,14 +13,9 @@ from rich.text import Text
 
 from remote_mi import figures
 from remote_mi.errors import NotFound
+from remote_mi.report.shown import shown
 from remote_mi.report.text import fit, line
-from remote_mi.report.words import (
-    EXPLAINED,
-    Slice,
-    cell_in_words,
-    marked_in_words,
-    where,
-)
+from remote_mi.report.words import EXPLAINED, Slice, where
 from remote_mi.results import NamedArray, Result
 
 _NUMBER_WIDTH = 12
@@ -48,18 +43,15 @@ class Bar:
 
 def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
     """The cells of largest absolute value, largest first."""
-    array = slice_.of(result, figure.output)
+    part = shown(figure, result, slice_)
+    array, marked = part.array, part.marked.reshape(-1)
     flat = np.where(np.isfinite(array.values), array.values, 0.0).reshape(-1)
-    explained = result.explained(figure.output) if slice_.pair is None else None
-    marked = np.zeros(flat.shape, bool) if explained is None else explained.reshape(-1)
     found = []
     for index in np.argsort(-np.abs(flat), kind="stable")[: figure.most]:
         at = np.unravel_index(int(index), array.shape)
         low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
-        place = where(array, at)
-        said = cell_in_words(result, array, at, slice_, False, figure.unit)
-        found.append(Bar(place or figure.output, float(flat[index]), low, high,
-                         bool(marked[index]), f"{place} · {said}" if place else said))  # fmt: skip
+        found.append(Bar(where(array, at) or figure.output, float(flat[index]), low, high,
+                         bool(marked[index]), part.told(at)))  # fmt: skip
     return found
 
 
@@ -82,11 +74,9 @@ def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Ite
         if bar.low is not None and bar.high is not None:
             text.append(f" [{bar.low:+.2f}, {bar.high:+.2f}]", "dim")
         yield text
-    explained = result.explained(figure.output)
-    if explained is not None and slice_.pair is None:
-        said = marked_in_words(result, figure.output, explained)
-        if said:
-            yield Text(f"   {said}", style="dim")
+    said = shown(figure, result, slice_).marks
+    if said:
+        yield Text(f"   {said}", style="dim")
 
 
 def _bar_style(value: float, explained: bool) -> Style:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
 from remote_mi import figures
 from remote_mi.errors import NotFound
 from remote_mi.figures import Figure
+from remote_mi.report.curves import Curves, curves
+from remote_mi.report.shown import Shown, shown
 from remote_mi.report.text import line, visible
-from remote_mi.report.words import EXPLAINED, Slice, amount, marks, value_in_words, where
+from remote_mi.report.words import EXPLAINED, Slice, amount, where
 from remote_mi.results import NamedArray, Result
 
 ALL = Slice()
 _MOST = 3
-_MOST_LINES = 8
+#: Lines that are told, those that stand out most.
+_MOST_LINES = 3
 _MOST_TEXTS = 3
 _LONGEST_TEXT = 120
 
@@ -53,7 +55,8 @@ def headline(result: Result) -> str:
             continue
         center = getattr(figure, "center", None) or 0.0
         size = np.where(np.isfinite(array.values), np.abs(array.values - center), -1.0)
-        free = np.where(_explained_cells(result, array), -1.0, size)
+        explained = result.explained(array.name)
+        free = size if explained is None else np.where(explained, -1.0, size)
         best = (free if (free > 0).any() else size).argmax()
         at = np.unravel_index(int(best), array.shape)
         place = where(array, at)
@@ -61,45 +64,30 @@ def headline(result: Result) -> str:
     return ""
 
 
-def _explained_cells(result: Result, array: NamedArray) -> np.ndarray:
-    found = result.explained(array.name)
-    return np.zeros(array.shape, bool) if found is None else found
-
-
 def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> Iterator[str]:
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 2:
-        raise NotFound(f"{figure.output!r} has the dimensions {full.dims}, a heatmap needs two")
-    keep = (figure.rows or full.dims[-2], figure.columns or full.dims[-1])
-    center = figure.center or 0.0
-    array, taken = slice_.apply(full, keep)
-    if taken and np.isfinite(full.values).any():
+    part = shown(figure, result, slice_)
+    full, center = part.full, figure.center or 0.0
+    if part.taken and np.isfinite(full.values).any():
         at = np.unravel_index(int(np.nanargmax(np.abs(full.values - center))), full.shape)
-        yield (f"Shown at {taken}; the largest of all is at {where(full, at)}: "
+        yield (f"Shown at {part.taken}; the largest of all is at {where(full, at)}: "
                f"{amount(full.values[at])}.")  # fmt: skip
-    marked = marks(result, array, slice_, keep)
-    yield from _largest(figure, result, array, marked, center, bool(taken))
+    yield from _largest(part, center)
 
 
 def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> Iterator[str]:
-    array = slice_.of(result, figure.output)
-    marked = _explained_cells(result, array)
-    yield from _largest(figure, result, array, marked, 0.0, sliced=False)
+    yield from _largest(shown(figure, result, slice_), 0.0)
 
 
-def _largest(
-    figure: Figure, result: Result, array: NamedArray, marked: np.ndarray, center: float,
-    sliced: bool,
-) -> Iterator[str]:  # fmt: skip
+def _largest(part: Shown, center: float) -> Iterator[str]:
     """Where the largest values are, those first that no control explains; then the range."""
+    array, marked = part.array, part.marked
     values = array.values
     finite = np.isfinite(values)
     if not finite.any():
         yield f"{array.name} has no values."
         return
     if not values.ndim:
-        said = value_in_words(result, array, (), sliced, figure.unit)
-        yield f"{said}{', no larger than its control or not told from 0' if marked else ''}."
+        yield f"{part.said(())}{', no larger than its control or not told from 0' if marked else ''}."
         return
     distance = np.where(finite, np.abs(values - center), -1.0)
     order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
@@ -108,64 +96,45 @@ def _largest(
     if not best:
         yield f"Every {array.name} is {amount(center)}."
         return
-    count = f" (n={len(result.prompts)})" if result.prompts else ""
-    parts = [
-        _place(result, array, at, sliced, figure.unit)
-        + (" (explained by its control)" if marked[at] else "")
-        for at in best
-    ]
+    count = f" (n={part.count})" if part.count else ""
+    parts = [part.value(at) + (" (explained by its control)" if marked[at] else "") for at in best]
     yield f"Largest {array.name}{count}: {'; '.join(parts)}."
     low, high = float(values[finite].min()), float(values[finite].max())
     missing = values.size - int(finite.sum())
     known = f"The other {finite.sum()}" if missing else f"All {values.size}"
     yield ((f"{missing} of {values.size} cells have no value. " if missing else "")
            + f"{known} cells lie between {amount(low)} and {amount(high)}.")  # fmt: skip
-    yield from _explained(result, array.name, marked)
+    yield from _explained(part)
 
 
-def _place(result: Result, array: NamedArray, at: tuple[Any, ...], sliced: bool, unit: str) -> str:
-    """A value, where it is, its interval and its control."""
-    said = f"{amount(array.values[at])}{' ' + unit if unit else ''} at {where(array, at)}"
-    if array.low is not None and array.high is not None:
-        said += f", 95% CI [{amount(array.low[at])}, {amount(array.high[at])}]"
-    band = None if sliced else result.control_band(array.name)
-    return said if band is None else f"{said}, control up to {amount(band[at])}"
-
-
-def _explained(result: Result, name: str, marked: np.ndarray) -> Iterator[str]:
+def _explained(part: Shown) -> Iterator[str]:
     """How many cells are marked, and as what; nothing where there is no control."""
-    control = result.controls.get(name)
-    if control is not None and result.control_band(name) is not None:
-        be = "is" if int(marked.sum()) == 1 else "are"
-        yield (f"Control: {int(marked.sum())} of {marked.size} (marked {EXPLAINED}) {be} no larger "
-               f"than {control}, or not told from 0.")  # fmt: skip
+    if part.control is not None:
+        many = int(part.marked.sum())
+        yield (f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
+               f"{'is' if many == 1 else 'are'} no larger than {part.controlled_by}, "
+               "or not told from 0.")  # fmt: skip
 
 
 def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Iterator[str]:
-    full = slice_.of(result, figure.output)
-    if full.values.ndim < 1:
-        raise NotFound(f"{figure.output!r} is a single number", "lines need a dimension")
-    keep = full.dims[-2:]
-    array, taken = slice_.apply(full, keep)
-    if taken:
-        yield f"Shown at {taken}."
-    marked = marks(result, array, slice_, keep)
-    lines = np.atleast_2d(array.values)
-    for index, row in enumerate(lines[:_MOST_LINES]):
-        lead = (index,) if array.values.ndim == 2 else ()
-        name = where(_part(array, array.dims[:-1]), lead)
-        yield from _course(figure, result, array, row, lead, name, marked, bool(taken))
-    if len(lines) > _MOST_LINES:
-        yield f"{len(lines) - _MOST_LINES} more lines are not told."
-    yield from _explained(result, figure.output, marked)
+    found = curves(figure, result, slice_)
+    if found.part.taken:
+        yield f"Shown at {found.part.taken}."
+    told = list(dict.fromkeys([*(at for at, _ in found.ranked), *found.drawn]))[:_MOST_LINES]
+    for at in told:
+        yield from _course(found, at)
+    more = len(found.rows) - len(told)
+    if more:
+        yield (
+            f"The other {more} lines stand out less." if more > 1 else "The other stands out less."
+        )
+    yield from _explained(found.part)
 
 
-def _course(
-    figure: Figure, result: Result, array: NamedArray, row: np.ndarray, lead: tuple[int, ...],
-    name: str, marked: np.ndarray, sliced: bool,
-) -> Iterator[str]:  # fmt: skip
+def _course(found: Curves, line: int) -> Iterator[str]:
     """How one line goes: from where to where, its largest value, where it changes sign."""
-    head = f"{name}: " if name else ""
+    array, row, marked = found.array, found.rows[line], found.marked[line]
+    head = f"{found.name(line)}: " if found.name(line) else ""
     known = np.flatnonzero(np.isfinite(row))
     if not known.size:
         yield f"{head}no values."
@@ -174,19 +143,19 @@ def _course(
     first, last = int(known[0]), int(known[-1])
     change = row[last] - row[first]
     verb = "rises" if change > 0 else "falls" if change < 0 else "goes"
-    unit = f" {figure.unit}" if figure.unit else ""
-    yield (f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
-           f"to {amount(row[last])}{unit} ({where(points, (last,))}).")  # fmt: skip
-    free = np.where(marked[lead], -1.0, np.abs(np.nan_to_num(row)))
+    unit = f" {found.part.unit}" if found.part.unit else ""
+    free = np.where(marked, -1.0, np.abs(np.nan_to_num(row)))
     best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
-    said = value_in_words(result, array, (*lead, best), sliced, figure.unit)
-    yield f"{head}largest at {where(points, (best,))}: {said}."
-    signs = np.sign(row[known])
-    turns = np.flatnonzero(signs[:-1] * signs[1:] < 0)
+    said = (f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
+            f"to {amount(row[last])}{unit} ({where(points, (last,))}); "
+            f"largest at {where(points, (best,))}: {found.said(line, best)}")  # fmt: skip
+    sure = np.flatnonzero(np.isfinite(row) & ~marked)  # a sign that chance gives changes by chance
+    turns = np.flatnonzero(np.sign(row[sure[:-1]]) * np.sign(row[sure[1:]]) < 0)
     if turns.size:
-        at = [f"{where(points, (known[i],))} and {where(points, (known[i + 1],))}" for i in turns]
+        at = [f"{where(points, (sure[i],))} and {where(points, (sure[i + 1],))}" for i in turns]
         more = f", and {len(at) - _MOST} times more" if len(at) > _MOST else ""
-        yield f"{head}changes sign between {'; '.join(at[:_MOST])}{more}."
+        said += f"; changes sign between {', '.join(at[:_MOST])}{more}"
+    yield f"{said}."
 
 
 def _part(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:

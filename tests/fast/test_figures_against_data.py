@@ -149,6 +149,61 @@ def test_bands_of_lines_lie_where_intervals_and_control_are(tmp_path):
             assert np.abs(np.subtract.outer(y, [*low, *high])).min(1).max() < 0.02, (name, kind)
 
 
+def test_lines_along_another_dimension_and_figures_turned_round_keep_their_numbers(tmp_path):
+    """The values, and which control belongs to which of them."""
+    found = result()
+    array, band = found["effect"], found.control_band("effect")
+    html = figure_html(Lines("effect", x="layer"), found, Slice())
+    titles = re.findall(r"<title>(.*?)</title>|aria-label=\"(layer [^\"]*)\"", html)
+    said = [re.sub("<.*?>", "", a or b) for a, b in titles]
+    seen = {}
+    for text in said:
+        place = re.match(
+            r"position (\d) .*? layer (\d): effect (-?[\d.]+).*control up to ([\d.]+)", text
+        )
+        if place:
+            seen[int(place[2]), int(place[1])] = float(place[3]), float(place[4])
+    assert len(seen) == array.values.size, said[:3]
+    for at, (value, control) in seen.items():
+        assert value == pytest.approx(array.values[at], abs=0.006), at
+        assert control == pytest.approx(band[at], rel=0.06), at
+
+    turned = Heatmap("effect", rows="position", columns="layer", center=0)
+    page = Page(figure_html(turned, found, Slice()))
+    cells = [[number(cell) for cell in row[1:]] for row in page.tables[0][1:]]
+    assert cells == [pytest.approx(list(row), abs=0.051) for row in array.values.T]
+    titled = re.findall(r'title="([^"]*)"', figure_html(turned, found, Slice()))
+    controls = [float(re.search(r"control up to ([\d.]+)", t)[1]) for t in titled if "control" in t]
+    assert controls == pytest.approx(list(band.T.reshape(-1)), rel=0.06)
+    drawn = [p for p, _ in groups(Lines("effect", x="layer"), found, tmp_path / "x.svg")]
+    rows = [[float(v) for v in p[2].split(",")] for p in drawn if p[0] == "line"]
+    assert rows == [pytest.approx(list(row), abs=1e-3) for row in array.values.T]
+
+
+def test_of_many_lines_those_that_stand_out_most_are_drawn(tmp_path):
+    found = result(layers=20)
+    found.arrays["effect"][13, 0] = 9.0
+    for figure, dim in ((Lines("effect"), "layer"), (Lines("effect", x="layer"), "position")):
+        drawn = [p for p, _ in groups(figure, found, tmp_path / "m.svg") if p[0] == "line"]
+        assert len(drawn) == min(8, len(found["effect"].coords[dim]))
+    drawn = [float(p[2].split(",")[0]) for p, _ in groups(Lines("effect"), found, tmp_path / "m.svg")
+             if p[0] == "line"]  # fmt: skip
+    assert 9.0 in drawn and "8 of 20 lines" in figure_html(Lines("effect"), found, Slice())
+    assert any("8 of 20 lines" in text for text in plain(Lines("effect"), found))
+
+
+def test_a_part_of_a_figure_has_the_control_of_that_part():
+    found = result()
+    found.recipe = {**found.recipe, "controls": {"pattern": "pattern"}}
+    band = found.control_band("pattern")
+    html = figure_html(PATTERN, found, Slice(at={"layer": 2}))
+    controls = [float(c) for c in re.findall(r"control up to ([\d.]+)", html)]
+    assert controls == pytest.approx(list(band[2].reshape(-1)), rel=0.06)
+    assert "~ 16 of 16: no larger than pattern" in " ".join(
+        plain(PATTERN, found, Slice(at={"layer": 2}))
+    )
+
+
 def test_lines_as_text_have_their_letters_at_their_values():
     found = result()
     curve = found["curve"].values

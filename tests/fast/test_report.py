@@ -46,7 +46,7 @@ def test_every_figure_is_said_in_words():
     assert (
         re.search(r"head 0: curve rises from -(1.0|0.9)", curve) and "head 1: curve falls" in curve
     )
-    assert "head 0: changes sign between layer 0 and layer 1" in curve
+    assert "; changes sign between layer 0 and layer 1." in curve
     assert said["pattern"][0].startswith("Shown at layer 0; the largest of all is at layer ")
     assert said["top"][0] == "Of prompt 1 of 3, “When Mary and to”."
     top, prob = found.each("top")[0], found.each("prob")[0]

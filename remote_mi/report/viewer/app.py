@@ -13,7 +13,7 @@ from textual.screen import Screen
 from textual.widgets import Input
 
 from remote_mi.errors import RemoteMIError
-from remote_mi.report.plots import Curves
+from remote_mi.report.curves import Curves
 from remote_mi.report.text import line
 from remote_mi.report.viewer import keys, pages
 from remote_mi.report.viewer.chrome import DARK, LIGHT, PanelLine, export

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from remote_mi.report.curves import Curves
 from remote_mi.report.maps import Map
-from remote_mi.report.plots import Curves
 from remote_mi.report.text import visible
 from remote_mi.report.viewer.listing import Listing
 

@@ -12,7 +12,8 @@ from rich.text import Text
 from remote_mi import figures
 from remote_mi.errors import RemoteMIError
 from remote_mi.figures import Figure
-from remote_mi.report import colors, maps, plots, rows
+from remote_mi.report import colors, maps, rows
+from remote_mi.report.curves import Curves, curves
 from remote_mi.report.maps import Map
 from remote_mi.report.terminal import figure_lines
 from remote_mi.report.text import line, visible
@@ -101,9 +102,7 @@ class FigurePanel:
         if figure.output not in self.result.arrays:
             return []
         every = self.result[figure.output].dims
-        keep: Sequence[str] = every[-2:]
-        if isinstance(figure, figures.Heatmap):
-            keep = (figure.rows or every[-2], figure.columns or every[-1])
+        keep = figure.shows(every)
         return [dim for dim in every if dim not in keep]
 
     def dim_of(self, key: str) -> str | None:
@@ -161,7 +160,7 @@ class FigurePanel:
     # The cursor in a figure of lines; maps and lists have one of their own.
 
     @property
-    def curves(self) -> plots.Curves | None:
+    def curves(self) -> Curves | None:
         """The lines; None for a figure of another kind.
 
         Raises:
@@ -171,9 +170,9 @@ class FigurePanel:
             return None
         figure = self.current
         assert isinstance(figure, figures.Lines)
-        return plots.curves(figure, self.result, self.slice_)
+        return curves(figure, self.result, self.slice_)
 
-    def move(self, found: plots.Curves, down: int, right: int) -> None:
+    def move(self, found: Curves, down: int, right: int) -> None:
         """Move the cursor to another line or another point of it."""
         line, point = lines.place(found, self.at)
         self.at = lines.place(found, (line + down, point + right))

@@ -1,0 +1,114 @@
+"""The part of an output that a figure shows, with what its control says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from remote_mi.errors import NotFound
+from remote_mi.figures import Figure
+from remote_mi.report.words import EXPLAINED, Slice, amount, where
+from remote_mi.results import NamedArray, Result
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a figure shows of an output; arrays are of one shape and in the figure's order.
+
+    Attributes:
+        full: the whole output. array: the part. taken: in words where it was cut; "" if it is all.
+        control: how large each value would be by its control alone; None without one.
+        marked: which values their control explains.
+        count: how many prompts a value rests on; 0 where that is not said.
+        controlled_by: name of the control; "" without one.
+        unit: of the values, as the figure gives it.
+    """
+
+    full: NamedArray
+    array: NamedArray
+    taken: str
+    control: np.ndarray | None
+    marked: np.ndarray
+    count: int
+    controlled_by: str
+    unit: str
+
+    @property
+    def cut(self) -> list[str]:
+        """The dimensions of which one coordinate is shown."""
+        return [dim for dim in self.full.dims if dim not in self.array.dims]
+
+    def value(self, index: Any) -> str:
+        """A value with its unit, where it is, its interval and its control: for a list of some."""
+        index = tuple(index)
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{amount(self.array.values[index])}{unit} at {where(self.array, index)}" + (
+            self._beside(index, "")
+        )
+
+    def said(self, index: Any) -> str:
+        """A value by name, with its interval, how many prompts it rests on, and its control."""
+        index = tuple(index)
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.array.name} {amount(self.array.values[index])}{unit}" + (
+            self._beside(index, f", n={self.count}" if self.count else "")
+        )
+
+    def told(self, index: Any) -> str:
+        """Where a value is, and as `said`."""
+        place, said = where(self.array, tuple(index)), self.said(index)
+        return f"{place} · {said}" if place else said
+
+    def _beside(self, index: tuple[Any, ...], count: str) -> str:
+        low, high, text = self.array.low, self.array.high, ""
+        if low is not None and high is not None:
+            text = f", 95% CI [{amount(low[index])}, {amount(high[index])}]"
+        text += count
+        if self.control is not None:
+            text += f", control up to {amount(self.control[index])}"
+        return text
+
+    @property
+    def marks(self) -> str:
+        """What the mark says, for below a figure; "" where nothing has a control."""
+        if self.control is None:
+            return ""
+        return (f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
+                f"{self.controlled_by}, or not told from 0")  # fmt: skip
+
+
+def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
+    """What a figure of numbers shows, in the order of `Figure.shows`.
+
+    Raises:
+        NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
+    """
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < figure.least:
+        raise NotFound(f"{figure.output!r} {_dims(full.dims)}",
+                       f"{figure.kind}: {figure.least} or more dimensions are needed")  # fmt: skip
+    keep = figure.shows(full.dims)
+    missing = [dim for dim in keep if dim not in full.dims]
+    if missing:
+        raise NotFound(f"{figure.output!r} has no dimension {missing[0]!r}",
+                       f"it {_dims(full.dims)}")  # fmt: skip
+    array, taken = slice_.apply(full, keep)
+    array = array.transpose(*keep)
+    if slice_.pair is not None:  # interval and control are of all prompts
+        return Shown(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
+
+    def aligned(values: np.ndarray) -> np.ndarray:
+        named = NamedArray(values, full.dims, full.coords)
+        return slice_.apply(named, keep)[0].transpose(*keep).values
+
+    control, explained = result.control_band(array.name), result.explained(array.name)
+    marked = np.zeros(array.shape, bool) if explained is None else aligned(explained)
+    return Shown(full, array, taken, None if control is None else aligned(control), marked,
+                 len(result.prompts), result.controls.get(array.name, ""), figure.unit)  # fmt: skip
+
+
+def _dims(dims: Sequence[str]) -> str:
+    return f"has the dimensions {', '.join(dims)}" if dims else "is a single number"
