@@ -12,7 +12,7 @@ import click
 from remote_mi.cli.output import print_json, say
 from remote_mi.cli.view import coordinate
 from remote_mi.errors import NotFound, StoreError, UsageError
-from remote_mi.figures import Heatmap, Lines, Table, Text, TokenGrid
+from remote_mi.figures import Table, Text, TokenGrid
 from remote_mi.opening import load_run
 from remote_mi.report.words import Slice
 from remote_mi.results import Result
@@ -77,6 +77,7 @@ def _names(result: Result) -> list[str]:
 def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping[str, Any]) -> None:
     """Save a figure; a choice that it has no use for is refused rather than passed over."""
     from remote_mi.report.images import save
+    from remote_mi.report.shown import check_cut
     from remote_mi.report.terminal import picked
 
     figure = picked(result, name)[0]
@@ -84,13 +85,10 @@ def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping
         effect = result.recipe["summaries"].get(figure.output, {}).get("effect", figure.output)
         raise UsageError(f"{figure.name!r} is of all prompts together",
                          f"the values of one: --table {effect} --item {item}")  # fmt: skip
-    dims = result[figure.output].dims if isinstance(figure, (Heatmap, Lines)) else ()
-    for dim in at:
-        if dim not in dims:
-            raise UsageError(f"{figure.name!r} cannot be cut at {dim!r}",
-                             f"it has: {', '.join(dims)}" if dims else "leave --at out")  # fmt: skip
+    slice_ = Slice((item or 1) - 1, at)
+    check_cut([figure], result, slice_)
     _writable(path)
-    save(figure, result, path, Slice((item or 1) - 1, at))
+    save(figure, result, path, slice_)
 
 
 def _writable(path: Path) -> None:

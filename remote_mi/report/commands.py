@@ -5,16 +5,38 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import harmless
+from remote_mi import catalog
+from remote_mi.errors import RemoteMIError, harmless
 from remote_mi.models.spec import ModelSpec
+from remote_mi.paths import project_folder
+from remote_mi.store.lock import read_lock
 
 #: Fields of a model that are options of `run`, with their names there.
 _MODEL_OPTIONS = {"revision": "--revision", "dtype": "--dtype", "quantization": "--quantization",
                   "attention": "--attention", "device": "--device", "device_map": "--device-map",
                   "bos": "--bos"}  # fmt: skip
 _TEXTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
+
+
+def made_by(folder: Path, backend: str = "") -> str | None:
+    """The command that makes a run, from its folder; None where no command line can.
+
+    Args:
+        backend: as for `run_command`.
+    """
+    try:
+        lock = read_lock(folder)
+        recipe = lock["recipe"]
+        try:
+            catalog.find(recipe["name"], project_folder())
+        except RemoteMIError:  # it was given by its file
+            lock = {**lock, "recipe": {**recipe, "name": recipe.get("file") or recipe["name"]}}
+        return run_command(lock, backend)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # a run from elsewhere may lack it; `reproduce` says what is wrong
 
 
 def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from remote_mi.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.figures import Figure, Table, Text, TokenGrid
 from remote_mi.opening import runs_beside
 from remote_mi.recipe import argument_docs
 from remote_mi.report import facts
-from remote_mi.report.commands import run_command
+from remote_mi.report.commands import made_by
 from remote_mi.report.method import CONTROLS, LIMITS, Block, body, remarks
 from remote_mi.report.references import SOFTWARE, Reference, cited
 from remote_mi.report.summary import headline, summary
@@ -302,11 +300,7 @@ def _command(result: Result) -> str | None:
     assert result.path is not None
     kind, _, host = str(result.provenance.get("backend", "")).partition(" ")
     server = f"{kind}:{host}" if kind == "ndif" and host else ""
-    try:
-        lock = yaml.safe_load((result.path / "config.lock.yaml").read_bytes())
-        return run_command(lock, server)
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None  # a run from elsewhere may lack it; `reproduce` says what is wrong
+    return made_by(result.path, server)
 
 
 def _methods(results: Sequence[Result]) -> list[Method]:

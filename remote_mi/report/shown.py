@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.errors import NotFound
-from remote_mi.figures import Figure
+from remote_mi.errors import NotFound, UsageError
+from remote_mi.figures import Figure, Heatmap, Lines
 from remote_mi.report.words import EXPLAINED, Slice, amount, where
 from remote_mi.results import NamedArray, Result
 
@@ -84,7 +84,7 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
     """What a figure of numbers shows, in the order of `Figure.shows`.
 
     Raises:
-        NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
+        NotFound: if the output has not what the figure shows, or not the slice.
     """
     full = slice_.of(result, figure.output)
     if full.values.ndim < figure.least:
@@ -108,6 +108,30 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
     marked = np.zeros(array.shape, bool) if explained is None else aligned(explained)
     return Shown(full, array, taken, None if control is None else aligned(control), marked,
                  len(result.prompts), result.controls.get(array.name, ""), figure.unit)  # fmt: skip
+
+
+def cuts(figure: Figure, result: Result) -> list[str]:
+    """The dimensions that a figure has no room for: it shows one coordinate of each."""
+    if not isinstance(figure, (Heatmap, Lines)) or figure.output not in result.arrays:
+        return []
+    every = result[figure.output].dims
+    return [dim for dim in every if dim not in figure.shows(every)]
+
+
+def check_cut(figures: Sequence[Figure], result: Result, slice_: Slice) -> None:
+    """Refuse a slice in a dimension in which none of the figures is cut.
+
+    Raises:
+        UsageError: naming those there are.
+    """
+    possible = list(dict.fromkeys(dim for figure in figures for dim in cuts(figure, result)))
+    for dim in slice_.at:
+        if dim not in possible:
+            what = repr(figures[0].name) if len(figures) == 1 else "no figure of this run"
+            can = "cannot be" if len(figures) == 1 else "is"
+            raise UsageError(f"{what} {can} cut at {dim!r}",
+                             f"choose from: {', '.join(possible)}" if possible
+                             else "leave --at out: all is shown")  # fmt: skip
 
 
 def _dims(dims: Sequence[str]) -> str:

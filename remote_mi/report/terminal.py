@@ -13,6 +13,7 @@ from remote_mi import figures
 from remote_mi.errors import NotFound
 from remote_mi.figures import Figure
 from remote_mi.report import maps, plots, rows
+from remote_mi.report.shown import check_cut
 from remote_mi.report.text import line
 from remote_mi.report.words import Slice
 from remote_mi.results import Result
@@ -29,8 +30,10 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
 
     Raises:
         NotFound: if the recipe declares no figure of that name.
+        UsageError: if no figure is cut where the slice says.
     """
     chosen = picked(result, only)
+    check_cut(chosen, result, slice_)
     for text in heading(result):
         console.print(text, soft_wrap=False, overflow="ellipsis", no_wrap=True)
     for figure in chosen:

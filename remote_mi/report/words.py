@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.errors import NotFound, UsageError
+from remote_mi.errors import NotFound
 from remote_mi.outputs import DRAW, POSITIONS
 from remote_mi.report.text import visible
 from remote_mi.results import NamedArray, Result
@@ -47,12 +47,8 @@ class Slice:
 
         Raises:
             NotFound: if a dimension has no such coordinate.
-            UsageError: if one that is shown in full is chosen from.
         """
         taken = []
-        for dim in self.at:
-            if dim in keep:
-                raise UsageError(f"all of {dim!r} is shown", f"choose from {list(array.dims)}")
         for dim in [d for d in array.dims if d not in keep]:
             coordinates = list(array.coords[dim])
             label = self.at.get(dim, coordinates[0])

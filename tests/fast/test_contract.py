@@ -220,7 +220,7 @@ def pattern(lm: Any, prompt: Prompt) -> dict[str, Any]:
     assert " at layer 0 " in plain_text(result)
     code, out, _ = cli("view", result.run_id, "--plain", "--at", "layer=2")
     assert code == 0 and " at layer 2 " in out and "2.0" in out
-    for wrong, said in (("layer=7", "no layer"), ("layer", "DIM=VALUE"), ("key=1", "all of 'key'")):
+    for wrong, said in (("layer=7", "no layer"), ("layer", "DIM=VALUE"), ("key=1", "cut at 'key'")):
         code, _, error = cli("view", result.run_id, "--plain", "--at", wrong)
         assert code in (2, 3) and said in error
 

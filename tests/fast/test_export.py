@@ -208,7 +208,7 @@ def test_what_cannot_be_exported_is_said(project, cli, tmp_path):
         (["--figure", "pairs", "-o", "f.svg"], "remote-mi export aaaa1111 --table pairs -o f.csv"),
         (["--figure", "text", "-o", "f.svg"], "remote-mi export aaaa1111 --table text -o f.csv"),
         (["--figure", "effect", "--item", "2", "-o", "f.svg"], "--table effect --item 2"),
-        (["--figure", "effect", "--at", "head=1", "-o", "f.svg"], "it has: layer, position"),
+        (["--figure", "effect", "--at", "head=1", "-o", "f.svg"], "cannot be cut at 'head'"),
         (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave --at out"),
         (["--figure", "pattern", "--each", "-o", "f.svg"], "--each is of a table"),
         (["--table", "effect", "--each", "--item", "2"], "without --item"),

@@ -8,11 +8,10 @@ import numpy as np
 
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.opening import runs_beside
+from remote_mi.report.commands import made_by
 from remote_mi.report.viewer import opened
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.chrome import screen_text
-from remote_mi.report.viewer.opened import open_run
-from remote_mi.report.viewer.pages import made_by
 from remote_mi.report.viewer.panes import ListPane
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
@@ -41,10 +40,10 @@ def test_a_run_of_a_recipe_that_was_given_by_its_file_names_the_file(project):
     lock = {"recipe": {"name": "norms", "file": "mine.py"}, "model": {"name": "m"},
             "parameters": {"k": 3}, "prompts": {}}  # fmt: skip
     (folder / "config.lock.yaml").write_text(json.dumps(lock))
-    assert made_by(open_run(folder)) == "remote-mi run mine.py --model m -p k=3"
+    assert made_by(folder) == "remote-mi run mine.py --model m -p k=3"
     lock["recipe"] = {"name": "logit_lens", "file": "logit_lens.py"}
     (folder / "config.lock.yaml").write_text(json.dumps(lock))
-    assert made_by(open_run(folder)) == "remote-mi run logit_lens --model m -p k=3"
+    assert made_by(folder) == "remote-mi run logit_lens --model m -p k=3"
 
 
 def test_a_damaged_run_and_one_of_a_newer_schema_say_so(project, cli):

@@ -31,7 +31,6 @@ _CHUNK = 4 << 20
 _KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
           "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
 _AROUND = 3
-_LONGEST_LOCK = 16 << 20
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
@@ -125,20 +124,6 @@ class Opened:
         """The server's words about a failure."""
         record = self.info.get("provenance", {}).get("record", {})
         return str(record.get("server_said") or "")
-
-    def lock(self) -> Mapping[str, Any]:
-        """The job as it was written down; {} where it cannot be read."""
-        import yaml  # slow to import, and not needed to open
-
-        path = self.folder / "config.lock.yaml"
-        try:
-            if path.stat().st_size > _LONGEST_LOCK:
-                return {}
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            found = yaml.load(path.read_bytes(), loader)  # a safe loader, and the quicker one
-        except (OSError, ValueError, yaml.YAMLError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
 
 def named(folder: Path) -> str:

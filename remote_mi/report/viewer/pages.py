@@ -11,8 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from remote_mi.errors import RemoteMIError
-from remote_mi.paths import project_folder
+from remote_mi.report.commands import made_by
 from remote_mi.report.text import line
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened import Opened, excerpt
@@ -23,24 +22,7 @@ _MOST_WORDS = 200
 
 def command_of(opened: Opened) -> str:
     """The command that makes a run; the one that reproduces it where there is no such."""
-    return made_by(opened) or f"remote-mi reproduce {opened.named}"
-
-
-def made_by(opened: Opened) -> str | None:
-    """The command that makes a run, rebuilt from its lock; None where no command line can."""
-    from remote_mi import catalog
-    from remote_mi.report.commands import run_command
-
-    try:
-        lock = opened.lock()
-        recipe = lock["recipe"]
-        try:
-            catalog.find(recipe["name"], project_folder())
-        except RemoteMIError:  # it was given by its file
-            lock = {**lock, "recipe": {**recipe, "name": recipe["file"]}}
-        return run_command(lock)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    return made_by(opened.folder) or f"remote-mi reproduce {opened.named}"
 
 
 def failure(opened: Opened, width: int) -> Listing:
@@ -69,7 +51,7 @@ def failure(opened: Opened, width: int) -> Listing:
     add("What to do", " ", "bold")
     if opened.advice:
         add(line(opened.advice))
-    command = made_by(opened)
+    command = made_by(opened.folder)
     if command:
         add(line(command), copied=command)
     return of_lines(found)
@@ -92,7 +74,7 @@ def provenance(opened: Opened, width: int) -> Listing:
             found.append((Text.assemble((start, "dim"), piece), item))
 
     title("The same again")
-    named, command = opened.named, made_by(opened)
+    named, command = opened.named, made_by(opened.folder)
     commands = [("reproduce", f"remote-mi reproduce {named}"), ("run", command),
                 ("verify", f"remote-mi reproduce {named} --verify-only"),
                 ("in Python", f"remote_mi.load_run({shlex.split(named)[0]!r})")]  # fmt: skip

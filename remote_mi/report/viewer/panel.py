@@ -15,6 +15,7 @@ from remote_mi.figures import Figure
 from remote_mi.report import colors, maps, rows
 from remote_mi.report.curves import Curves, curves
 from remote_mi.report.maps import Map
+from remote_mi.report.shown import cuts
 from remote_mi.report.terminal import figure_lines
 from remote_mi.report.text import line, visible
 from remote_mi.report.viewer import lines
@@ -96,14 +97,7 @@ class FigurePanel:
 
     def dims(self) -> list[str]:
         """Dimensions that the figure has no room for, in which one coordinate is chosen."""
-        figure = self.current
-        if not isinstance(figure, (figures.Heatmap, figures.Lines)):
-            return []
-        if figure.output not in self.result.arrays:
-            return []
-        every = self.result[figure.output].dims
-        keep = figure.shows(every)
-        return [dim for dim in every if dim not in keep]
+        return cuts(self.current, self.result)
 
     def dim_of(self, key: str) -> str | None:
         """The dimension that a key steps through: layer, component or another one."""
