@@ -44,7 +44,8 @@ def listing(
     found = curves(figure, result, slice_)
     line, point = place(found, at)
     many = len(found.rows)
-    room = max(_LEAST, min(2 * plots.HEIGHT, height - min(many, len(LETTERS)) - _BESIDE))
+    listed = min(many, len(LETTERS), max(_LEAST, height // 4))
+    room = max(_LEAST, min(2 * plots.HEIGHT, height - listed - _BESIDE))
     names = [found.name(i) or figure.output for i in range(many)]
     left = min(max(map(cell_len, names)), width // 3)
     foot = found.part.marks

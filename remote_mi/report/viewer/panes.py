@@ -260,6 +260,9 @@ class ListPane(Pane):
         self.refresh()
         self._follow()
 
+    def on_resize(self) -> None:
+        self._follow()
+
     @property
     def screenful(self) -> int:
         return max(1, self.room.height - len(self.listing.head) - 1)
