@@ -45,6 +45,7 @@ def _group(item: pytest.Item) -> str:
     return "slow" if group == "fast" and wider else group
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test by its group, and run the quick ones first; those on servers in one process."""
     for item in items:
