@@ -45,15 +45,12 @@ def _group(item: pytest.Item) -> str:
     return "slow" if group == "fast" and wider else group
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its group, and run the quick ones first; those on servers in one process."""
+    """Mark every test by its group, and run the quick ones first."""
     for item in items:
         group = _group(item)
         if group in ("slow", "ndif"):
             item.add_marker(getattr(pytest.mark, group))
-        if group == "ndif":
-            item.add_marker(pytest.mark.xdist_group("ndif"))
     items.sort(key=lambda item: GROUPS.index(_group(item)))
 
 

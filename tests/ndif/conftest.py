@@ -68,8 +68,9 @@ def _unavailable(error: ServerUnavailable) -> NoReturn:
 
 def _state(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder that is the same in every session, so that the next one finds and ends a
-    server whose session was killed; another one while a living session uses it."""
-    state = server_folder() / name
+    server whose session was killed; another one while a living session uses it. Of tests that run
+    several at a time each process has its own."""
+    state = server_folder() / f"{name}{os.environ.get('PYTEST_XDIST_WORKER', '')}"
     status = Server(state).status()
     if status["running"] and status["owner_alive"]:
         return tmp_path_factory.mktemp("ndif-server")
