@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say
+from remote_mi.cli.output import in_a_folder, print_json, say
 from remote_mi.cli.view import coordinate
 from remote_mi.errors import NotFound, StoreError, UsageError
 from remote_mi.figures import Table, Text, TokenGrid
@@ -87,13 +87,8 @@ def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping
                          f"the values of one: --table {effect} --item {item}")  # fmt: skip
     slice_ = Slice((item or 1) - 1, at)
     check_cut([figure], result, slice_)
-    _writable(path)
+    in_a_folder(path)
     save(figure, result, path, slice_)
-
-
-def _writable(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise NotFound(f"there is no folder {path.parent}", "make it first")
 
 
 def _table(result: Result, name: str, ending: str, each: range | list[int] | None) -> str:
@@ -104,7 +99,7 @@ def _table(result: Result, name: str, ending: str, each: range | list[int] | Non
 
 
 def _keep(path: Path, text: str) -> None:
-    _writable(path)
+    in_a_folder(path)
     try:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:

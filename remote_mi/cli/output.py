@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from remote_mi.errors import harmless
+from remote_mi.errors import NotFound, harmless
 from remote_mi.progress import Silent, Watch
 
 SCHEMA = 1
@@ -32,6 +33,16 @@ def say(text: str) -> None:
 def print_json(data: Any) -> None:
     """One JSON document on stdout, with the schema's version."""
     print(json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False))
+
+
+def in_a_folder(path: Path) -> None:
+    """Refuse a file whose folder is not there: it may be a slip of the pen.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    if not path.parent.is_dir():
+        raise NotFound(f"there is no folder {path.parent}", "make it first")
 
 
 @contextmanager

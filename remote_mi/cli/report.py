@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, watching
+from remote_mi.cli.output import in_a_folder, print_json, say, watching
 from remote_mi.errors import StoreError, UsageError
 from remote_mi.opening import run_folder, study_named
 from remote_mi.paths import project_folder
@@ -54,6 +54,7 @@ def report(
     ending = _ENDINGS.get(path.suffix.lower())
     if ending is None:
         raise UsageError(f"{output}: a report is .html or .md", "-o report.html")
+    in_a_folder(path)
     if path.exists() and not force:
         raise UsageError(f"{output} is there already, and may hold what you wrote",
                          "another name with -o, or --force to write over it")  # fmt: skip
@@ -123,7 +124,6 @@ def _write(
     """Set the report and write it; gives the files that were made."""
     drawn: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if ending == "html":
             from remote_mi.report.html import html
 

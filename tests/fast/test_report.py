@@ -273,6 +273,8 @@ def test_the_markdown_report_has_its_pictures_beside_it(project, cli):
     assert escaped("0.8.1") == "0.8.1" and escaped("1. a") == "1\\. a"
     assert "Another of the 3 prompts: `remote-mi view aaaa1111 --item 2`." in text
     (project / "out" / "r_files" / "99-of-before.svg").write_text("<svg/>")
+    assert cli("report", "-o", "out/r.md")[0] == 3, "a folder may be a slip of the pen"
+    (project / "out").mkdir()
     code, out, _ = cli("report", "-o", "out/r.md", "--force", "--json")
     assert json.loads(out)["files"] == ["out/r.md", *(f"out/{name}" for name in pictures)]
     (project / "other_files").write_text("in the way")
