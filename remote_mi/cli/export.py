@@ -11,7 +11,7 @@ import click
 
 from remote_mi.cli.output import in_a_folder, print_json, say
 from remote_mi.cli.view import coordinate
-from remote_mi.errors import NotFound, StoreError, UsageError
+from remote_mi.errors import StoreError, UsageError
 from remote_mi.figures import Table, Text, TokenGrid
 from remote_mi.opening import load_run
 from remote_mi.report.words import Slice

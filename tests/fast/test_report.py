@@ -263,6 +263,8 @@ def test_a_study_is_reported_with_its_question_its_figures_and_what_failed(proje
 
 def test_the_markdown_report_has_its_pictures_beside_it(project, cli):
     kept(project, result())
+    assert cli("report", "-o", "out/r.md")[0] == 3, "a folder may be a slip of the pen"
+    (project / "out").mkdir()
     code, _, err = cli("report", "-o", "out/r.md")
     assert code == 0, err
     text = (project / "out" / "r.md").read_text()
@@ -273,8 +275,6 @@ def test_the_markdown_report_has_its_pictures_beside_it(project, cli):
     assert escaped("0.8.1") == "0.8.1" and escaped("1. a") == "1\\. a"
     assert "Another of the 3 prompts: `remote-mi view aaaa1111 --item 2`." in text
     (project / "out" / "r_files" / "99-of-before.svg").write_text("<svg/>")
-    assert cli("report", "-o", "out/r.md")[0] == 3, "a folder may be a slip of the pen"
-    (project / "out").mkdir()
     code, out, _ = cli("report", "-o", "out/r.md", "--force", "--json")
     assert json.loads(out)["files"] == ["out/r.md", *(f"out/{name}" for name in pictures)]
     (project / "other_files").write_text("in the way")
