@@ -17,7 +17,7 @@ from remote_mi.progress import Watch
 from remote_mi.store.studies import StudyRecord
 
 if TYPE_CHECKING:
-    from remote_mi.report.document import About, Report, Section, Shown
+    from remote_mi.report.document import About, Numbered, Report, Section
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
 
@@ -140,7 +140,7 @@ def _write(
 
 def _pictures(
     made: Report, path: Path, drawn: list[Path], watch: Watch
-) -> Callable[[Section, Shown], str]:
+) -> Callable[[Section, Numbered], str]:
     """Draws the figures of a Markdown report beside it, one after another; `drawn` has them."""
     from remote_mi.report.markdown import pictures
 
@@ -148,7 +148,7 @@ def _pictures(
     total = sum(len(section.shown) for section in made.sections)
     watch.stage("drawing figures")
 
-    def counted(section: Section, shown: Shown) -> str:
+    def counted(section: Section, shown: Numbered) -> str:
         name = draw(section, shown)
         drawn.extend([path.parent / name] if name else [])
         watch.advance(shown.number, total, "figures")

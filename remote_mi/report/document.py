@@ -37,8 +37,8 @@ HOW = ("The command makes a run anew; `remote-mi reproduce` computes again what 
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A figure of a run, with what it says in words.
+class Numbered:
+    """A figure of a run with its number in the report, and what it says in words.
 
     Attributes:
         number: of what is shown in the report, from 1. label: "Figure 3" or "Table 1".
@@ -66,7 +66,7 @@ class Section:
 
     result: Result
     heading: str
-    shown: list[Shown]
+    shown: list[Numbered]
     folder: str
     command: str | None
     differs: dict[str, str]
@@ -247,7 +247,7 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
         every = (
             [f for name in chosen for f in picked(result, name)] if chosen else picked(result, None)
         )
-        shown: list[Shown] = []
+        shown: list[Numbered] = []
         said: dict[str, str] = {}
         for figure in every:
             kind = "Table" if isinstance(figure, Table) else "Figure"
@@ -264,7 +264,9 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
     return found
 
 
-def _shown(number: int, label: str, figure: Figure, result: Result, said: dict[str, str]) -> Shown:
+def _shown(
+    number: int, label: str, figure: Figure, result: Result, said: dict[str, str]
+) -> Numbered:
     """A figure and its summary, without sentences that a figure of the run has said already.
 
     Args:
@@ -273,17 +275,17 @@ def _shown(number: int, label: str, figure: Figure, result: Result, said: dict[s
     try:
         sentences = summary(figure, result)
     except RemoteMIError as error:
-        return Shown(number, label, figure, [], problem=prose(error.message))
+        return Numbered(number, label, figure, [], problem=prose(error.message))
     alone = isinstance(figure, (Text, TokenGrid))
     prompts = len(result.each(figure.output)) if alone else 1
     if isinstance(figure, Text):  # it is words already
-        return Shown(number, label, figure, [], prompts)
+        return Numbered(number, label, figure, [], prompts)
     new = [text for text in sentences if text not in said]
     if not new and sentences:
         new = [f"In words: see {said[sentences[0]]}."]
     for text in sentences:
         said.setdefault(text, label)
-    return Shown(number, label, figure, new, prompts)
+    return Numbered(number, label, figure, new, prompts)
 
 
 def _folder(result: Result, project: Path) -> str:

@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 from remote_mi.errors import harmless
 from remote_mi.figures import Figure, Heatmap
 from remote_mi.report import shades
-from remote_mi.report.document import HOW, Report, Shown, overview
+from remote_mi.report.document import HOW, Numbered, Report, overview
 from remote_mi.report.facts import computed, in_short
 from remote_mi.report.html_figures import Room, view
 from remote_mi.report.text import line, prose, visible
@@ -135,7 +135,7 @@ def _option(clean: str) -> str:
     return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
 
 
-def _view(shown: Shown, result: Result, room: Room) -> dict[str, Any]:
+def _view(shown: Numbered, result: Result, room: Room) -> dict[str, Any]:
     return view(shown.figure, result, shown.slice_, room)
 
 

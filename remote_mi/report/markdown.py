@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from remote_mi.errors import RemoteMIError
-from remote_mi.report.document import HOW, Report, Section, Shown, overview
+from remote_mi.report.document import HOW, Numbered, Report, Section, overview
 from remote_mi.report.facts import computed, in_short
 from remote_mi.report.method import Block
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
@@ -35,7 +35,7 @@ def _begun(text: str) -> str:
 def markdown(
     report: Report,
     written: Mapping[str, str],
-    picture: Callable[[Section, Shown], str] | None = None,
+    picture: Callable[[Section, Numbered], str] | None = None,
 ) -> str:
     """A report as Markdown.
 
@@ -49,7 +49,7 @@ def markdown(
 class _Writer:
     def __init__(
         self, report: Report, written: Mapping[str, str],
-        picture: Callable[[Section, Shown], str] | None,
+        picture: Callable[[Section, Numbered], str] | None,
     ) -> None:  # fmt: skip
         self.report, self.written, self.picture = report, written, picture
 
@@ -134,7 +134,7 @@ class _Writer:
                 for f in self.report.failures
             ])  # fmt: skip
 
-    def _figure(self, section: Section, shown: Shown) -> Iterable[str]:
+    def _figure(self, section: Section, shown: Numbered) -> Iterable[str]:
         name = escaped(shown.figure.name)
         unit = f" {escaped(f'[{shown.figure.unit}]')}" if shown.figure.unit else ""
         yield from (f"#### {name}{unit}", "")
@@ -234,10 +234,10 @@ def _plain_url(url: str) -> bool:
     return bool(url) and not re.search(r"[\s<>]", url)
 
 
-def pictures(folder: Path) -> Callable[[Section, Shown], str]:
+def pictures(folder: Path) -> Callable[[Section, Numbered], str]:
     """Draws each figure that can be drawn into a folder beside the report, as SVG."""
 
-    def draw(section: Section, shown: Shown) -> str:
+    def draw(section: Section, shown: Numbered) -> str:
         from remote_mi.report.images import DRAWN, save
 
         if not isinstance(shown.figure, DRAWN):
