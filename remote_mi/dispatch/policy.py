@@ -65,8 +65,10 @@ def locally(
         return Option("local", False, f"{spec.name}: {reason}",
                       "name a folder, or a model that is here", spec)  # fmt: skip
     beside = need.activations or 0
-    wanted = (f"{format_size(checkpoint.weights)} of weights in {checkpoint.dtype} and "
-              f"{'' if need.measured else 'about '}{format_size(beside)} beside them")  # fmt: skip
+    wanted = f"{format_size(checkpoint.weights)} of weights in {checkpoint.dtype}"
+    if need.activations is not None:
+        about = "" if need.measured else "about "
+        wanted += f" and {about}{format_size(beside)} beside them"
     devices = _asked_devices(spec, resources)
     if not devices:
         return Option("local", False, f"this machine has no device {spec.device!r}",

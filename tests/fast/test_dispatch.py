@@ -295,6 +295,9 @@ def test_what_a_job_needs_grows_with_prompts_gradients_and_calls(project):
     assert plain.activations and gradients.activations > plain.activations
     assert plain.bytes_up > 12_000 and plain.bytes_down
     assert estimate(job(project), {}, "?").activations is None
+    assert "beside them" in planned(project, job(project)).reason
+    unknown = planned(project, job(project), checkpoint=replace(SMALL, config={}))
+    assert "fit into" in unknown.reason and "beside them" not in unknown.reason
 
 
 @pytest.mark.parametrize("recipe", ["logit_lens", "activation_patching"])
