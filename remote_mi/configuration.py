@@ -100,8 +100,10 @@ def compare_prompts(a: Result, b: Result) -> Prompts:
 
 def _prompts(result: Result) -> list[Mapping[str, Any]]:
     """The prompts of a result as texts; those of the lock where it has them."""
-    kept = _lock_of(result).get("prompts", {}).get("examples")
-    if isinstance(kept, list) and len(kept) == len(result.prompts):
+    prompts = _lock_of(result).get("prompts")
+    kept = prompts.get("examples") if isinstance(prompts, dict) else None
+    kept = [e for e in kept if isinstance(e, dict)] if isinstance(kept, list) else []
+    if len(kept) == len(result.prompts):
         return [{k: example.get(k) for k in _PROMPT} for example in kept]
     return [{k: part.get(k) for k in _TEXTS} for part in result.prompts]
 

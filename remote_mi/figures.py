@@ -61,7 +61,8 @@ class Heatmap(Figure):
     center: float | None = None
 
     def shows(self, dims: Sequence[str]) -> tuple[str, str]:
-        return (self.rows or dims[-2], self.columns or dims[-1])
+        columns = self.columns or next((d for d in reversed(dims) if d != self.rows), "")
+        return (self.rows or next((d for d in reversed(dims) if d != columns), ""), columns)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,11 @@ def find_file(kind: str, one: str, name: str, project: Path) -> Path:
         if name not in known:
             raise not_found(one, name, known, listed)
         return known[name]
-    for path in (Path(name).expanduser(), project / name):
+    try:
+        given = Path(name).expanduser()
+    except RuntimeError:  # of a user that there is not
+        given = Path(name)
+    for path in (given, project / name):
         if path.is_file():
             return path
     raise NotFound(f"there is no file {name}", f"`{listed}` lists the {kind} by name")

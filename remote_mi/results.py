@@ -68,13 +68,17 @@ class NamedArray:
         for dim, label in where.items():
             if dim not in part.dims:
                 raise NotFound(f"no dimension {dim!r}", f"there are: {', '.join(part.dims)}")
-            axis, at = part.dims.index(dim), _at(dim, list(part.coords[dim]), label)
-            taken = [None if a is None else np.take(a, at, axis) for a in (part.low, part.high)]
-            part = NamedArray(
-                np.take(part.values, at, axis), part.dims[:axis] + part.dims[axis + 1 :],
-                {k: v for k, v in part.coords.items() if k != dim}, taken[0], taken[1], part.name,
-            )  # fmt: skip
+            part = part.isel(dim, _at(dim, list(part.coords[dim]), label))
         return part
+
+    def isel(self, dim: str, index: int) -> NamedArray:
+        """The part at one index of a dimension."""
+        axis = self.dims.index(dim)
+        values, low, high = (None if a is None else np.take(a, index, axis)
+                             for a in (self.values, self.low, self.high))  # fmt: skip
+        assert values is not None
+        return NamedArray(values, self.dims[:axis] + self.dims[axis + 1 :],
+                          {k: v for k, v in self.coords.items() if k != dim}, low, high, self.name)  # fmt: skip
 
     def transpose(self, *dims: str) -> NamedArray:
         """The same with its dimensions in this order."""
@@ -252,7 +256,8 @@ class Result:
         if found.low is not None and found.high is not None:
             marked |= (found.low <= 0) & (found.high >= 0)
         sizes = np.abs(found.values)
-        return marked & (sizes > _ROUNDING * np.nanmax(sizes, initial=0.0))
+        largest = np.max(sizes[np.isfinite(sizes)], initial=0.0)
+        return marked & (sizes > _ROUNDING * largest)
 
     def text(self, token: int) -> str:
         """A token id of this result as text."""

@@ -57,6 +57,8 @@ def export(
     else:
         assert table is not None
         every = range(len(result.prompts)) if each else None
+        if output is None and as_json:
+            raise UsageError("--json says what was written", "-o FILE.csv")
         if output is None:
             sys.stdout.write(_table(result, table, ".csv", [item - 1] if item else every))
             return

@@ -27,13 +27,11 @@ class Curves:
         part: what is shown; [line, point], or [point] of a single line.
         rows: its values, always of two dimensions.
         marked: which of them the control explains; [line, point].
-        band: how far the control reaches on both sides of 0, over all lines; [point], or None.
     """
 
     part: Shown
     rows: np.ndarray
     marked: np.ndarray
-    band: np.ndarray | None
 
     @property
     def array(self) -> NamedArray:
@@ -102,6 +100,19 @@ class Curves:
         reach = [line for line, _ in self.ranked]
         return sorted(list(dict.fromkeys([*reach, *range(len(self.rows))]))[: len(LETTERS)])
 
+    @functools.cached_property
+    def band(self) -> np.ndarray | None:
+        """How far the control of the drawn lines reaches on both sides of 0; [point], NaN where it
+        is not known. None without one."""
+        if self.part.control is None:
+            return None
+        control = np.atleast_2d(self.part.control)[self.drawn]
+        known = np.isfinite(control)
+        if not known.any():
+            return None
+        reach = np.where(known, control, -np.inf).max(0)
+        return np.where(known.any(0), reach, np.nan)
+
     @property
     def left_out(self) -> str:
         """What is said of the lines that are not drawn; "" where all are."""
@@ -118,6 +129,4 @@ def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
         NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
     """
     found = shown(figure, result, slice_)
-    control = None if found.control is None else np.atleast_2d(found.control)
-    reach = None if control is None else control.max(0)
-    return Curves(found, np.atleast_2d(found.array.values), np.atleast_2d(found.marked), reach)
+    return Curves(found, np.atleast_2d(found.array.values), np.atleast_2d(found.marked))

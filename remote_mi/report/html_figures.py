@@ -22,7 +22,7 @@ from remote_mi.report.html_lines import lines_view
 from remote_mi.report.shades import Shades, shades
 from remote_mi.report.shown import Shown, shown
 from remote_mi.report.text import line, visible
-from remote_mi.report.words import EXPLAINED, Slice, amount, where
+from remote_mi.report.words import EXPLAINED, Slice, amount, row_name, table_columns, where
 from remote_mi.results import NamedArray, Result
 
 View = dict[str, Any]
@@ -175,13 +175,9 @@ def example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
 
 def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
     part = shown(figure, result, slice_)
-    array, marked = part.array, part.marked.reshape(-1)
-    finite = np.isfinite(array.values)
-    if not finite.any():
+    array, at = part.array, part.largest(figure.most)
+    if not at:
         raise NotFound(f"{figure.output!r} has no values to rank")
-    flat = np.where(finite, array.values, 0.0).reshape(-1)
-    order = np.argsort(-np.abs(flat), kind="stable")[: figure.most]
-    at = [np.unravel_index(int(i), array.shape) for i in order]
     ends = [a[i] for i in at for a in (array.values, array.low, array.high) if a is not None]
     low, high = min(0.0, *(float(e) for e in ends)), max(0.0, *(float(e) for e in ends))
     span = (high - low) or 1.0
@@ -190,12 +186,12 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
         return round(100 * (float(value) - low) / span, 2)
 
     rows = []
-    for flat_index, index in zip(order, at, strict=True):
-        value, zero = float(flat[flat_index]), place(0.0)
+    for index in at:
+        value, zero, marked = float(array.values[index]), place(0.0), bool(part.marked[index])
         row = {"label": where(array, index) or line(figure.output), "value": amount(value),
                "x": min(zero, place(value)), "width": round(abs(place(value) - zero), 2),
-               "css": "x" if marked[flat_index] else "up" if value > 0 else "down",
-               "mark": EXPLAINED if marked[flat_index] else "",
+               "css": "x" if marked else "up" if value > 0 else "down",
+               "mark": EXPLAINED if marked else "",
                "title": part.said(index)}  # fmt: skip
         if array.low is not None and array.high is not None:
             ends = float(array.low[index]), float(array.high[index])
@@ -203,16 +199,15 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
                        interval=f"[{amount(ends[0])}, {amount(ends[1])}]")  # fmt: skip
         rows.append(row)
     return {"kind": "bars", "rows": rows, "zero": place(0.0), "output": line(figure.output),
-            "intervals": array.low is not None, "marked": bool(marked[order].any())}  # fmt: skip
+            "intervals": array.low is not None, "marked": any(bool(part.marked[index]) for index in at)}  # fmt: skip
 
 
 def _table(figure: figures.Table, result: Result, slice_: Slice) -> View:
     names = (figure.output, *figure.columns)
-    columns = [result.each(name) for name in names]
+    columns = table_columns(figure, result)
     numeric = [False, *(result.outputs[name].kind != "token" for name in names)]
     rows = [
-        [line(result.prompts[i]["clean"]) if result.prompts else str(i + 1),
-         *(table_cell(result, column[i]) for column in columns)]
+        [row_name(result, i), *(table_cell(result, column[i]) for column in columns)]
         for i in range(len(columns[0]))
     ]  # fmt: skip
     return {"kind": "table", "heads": ["prompt", *names], "rows": rows, "numeric": numeric}

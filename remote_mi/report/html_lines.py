@@ -9,7 +9,7 @@ import numpy as np
 from remote_mi.errors import NotFound
 from remote_mi.figures import Lines
 from remote_mi.report.curves import LETTERS, Curves, curves
-from remote_mi.report.words import Slice, amount, where
+from remote_mi.report.words import Slice, where
 from remote_mi.results import Result
 
 WIDTH, HEIGHT = 640, 300
@@ -59,13 +59,13 @@ def lines_view(figure: Lines, result: Result, slice_: Slice) -> dict[str, Any]:
     lines = []
     for number, line in enumerate(found.drawn):
         points = [
-            {"x": frame.across(x[j]), "y": frame.up(float(found.rows[line, j])),
+            {"at": j, "x": frame.across(x[j]), "y": frame.up(float(found.rows[line, j])),
              "marked": bool(found.marked[line, j]),
              "title": f"{where(array, found.index(line, j))}: {found.said(line, j)}"}
             for j in range(len(x)) if np.isfinite(found.rows[line, j])
         ]  # fmt: skip
         lines.append({"letter": LETTERS[number], "css": f"l{number}", "points": points,
-                      "name": found.name(line), "path": _path(points),
+                      "name": found.name(line), "paths": _paths(points),
                       "band": _area(frame, found, line)})  # fmt: skip
     return {
         "kind": "curves", "lines": lines, "width": WIDTH, "height": HEIGHT,
@@ -75,12 +75,17 @@ def lines_view(figure: Lines, result: Result, slice_: Slice) -> dict[str, Any]:
         "x_ticks": [{"x": frame.across(x[j]), "text": found.labels[j]} for j in _thinned(len(x))],
         "control": _outline(frame, x, *found.reach) if found.reach else "", "left_out": found.left_out,
         "marked": bool(found.marked[found.drawn].any()),
-        "ends": [amount(v) for v in frame.y_ends],
     }  # fmt: skip
 
 
-def _path(points: list[dict[str, Any]]) -> str:
-    return " ".join(f"{p['x']},{p['y']}" for p in points)
+def _paths(points: list[dict[str, Any]]) -> list[str]:
+    """Lines through the points; where one is missing between two they are not joined."""
+    joined: list[list[str]] = []
+    for before, point in zip([None, *points], points, strict=False):
+        if before is None or point["at"] != before["at"] + 1:
+            joined.append([])
+        joined[-1].append(f"{point['x']},{point['y']}")
+    return [" ".join(places) for places in joined]
 
 
 def _area(frame: _Frame, found: Curves, line: int) -> str:

@@ -243,15 +243,12 @@ def _note(axes: Axes, sign: str) -> None:
 
 def _bars(figure: figures.Bars, result: Result, slice_: Slice, pen: Pen) -> Canvas:
     part = shown(figure, result, slice_)
-    array, flat = part.array, part.array.values.reshape(-1)
-    if not np.isfinite(flat).any():
+    array, at = part.array, part.largest(figure.most)
+    if not at:
         raise NotFound(f"{figure.output!r} has no values to rank")
-    size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
-    order = np.argsort(-size, kind="stable")[: figure.most]
-    at = [np.unravel_index(int(i), array.shape) for i in order]
     canvas, axes = _canvas(5.2, 0.9 + 0.24 * len(at))
-    for place, (index, i) in enumerate(zip(at, order, strict=True)):
-        value = float(flat[i])
+    for place, index in enumerate(at):
+        value = float(array.values[index])
         marked = bool(part.marked[index])
         colour = "#c8c8ce" if marked else "#c25e00" if value > 0 else "#145ac8"
         drawn = axes.barh(place, value, 0.7, color=colour, hatch="////" if marked else None,

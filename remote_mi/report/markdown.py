@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from remote_mi.errors import RemoteMIError
+from remote_mi.errors import RemoteMIError, harmless
 from remote_mi.report.document import HOW, Numbered, Report, Section, overview
 from remote_mi.report.facts import computed, in_short
 from remote_mi.report.method import Block
@@ -73,7 +73,7 @@ class _Writer:
         yield from _heading("Method")
         for method in report.methods:
             yield from (f"### {escaped(method.recipe)}", "", *_blocks(method.blocks))
-            rows = [[f"`{name}`", escaped(value), _ticked(text)]
+            rows = [[_code(name), escaped(value), _ticked(text)]
                     for name, value, text in method.parameters]  # fmt: skip
             yield from _table(["parameter", "value", "what it is"], rows)
         yield from self._data()
@@ -166,7 +166,7 @@ class _Writer:
                 continue
             yield from (f"### {escaped(method.recipe)}", "")
             if method.held_against:
-                held = ", ".join(f"`{a}` is held against `{b}`"
+                held = ", ".join(f"{_code(a)} is held against {_code(b)}"
                                  for a, b in method.held_against.items())  # fmt: skip
                 yield from (f"{held}. A cell marked \\~ is no larger than its control, or not told "
                             "from 0.", "")  # fmt: skip
@@ -214,6 +214,14 @@ def _blocks(blocks: Sequence[Block]) -> Iterable[str]:
             yield from (f"{label}{_ticked(block.text)}", "")
 
 
+def _code(text: str) -> str:
+    """A name as code, whatever is in it; within a table, too."""
+    text = prose(text)
+    if re.fullmatch(r"[\w.:\[\] -]+", text):
+        return f"`{text}`"
+    return escaped(text)
+
+
 def _ticked(text: str) -> str:
     """A sentence whose `names` between backticks stay code."""
     parts = prose(text).split("`")
@@ -226,7 +234,8 @@ def _fenced(lines: Sequence[str], language: str = "text") -> Iterable[str]:
     """Lines as they are; the fence is longer than any run of backticks in them."""
     longest = max((len(run) for text in lines for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    yield from (f"{fence}{language}", *(text for one in lines for text in one.splitlines() or [""]))
+    whole = (harmless(text) for one in lines for text in one.splitlines() or [""])
+    yield from (f"{fence}{language}", *whole)
     yield from (fence, "")
 
 

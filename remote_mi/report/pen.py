@@ -32,10 +32,6 @@ class Pen:
     def __init__(self, path: Path) -> None:
         self._keeps = path.suffix.lower() == ".svg"
 
-    def shown(self, text: str) -> str:
-        """Text that is safe already, in characters that can be drawn."""
-        return "".join(map(self._character, text.replace("␠", "␣")))
-
     def fitting(self, text: str, points: float, size: float) -> str:
         """As much of a text as fits into a width.
 

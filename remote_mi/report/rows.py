@@ -15,7 +15,7 @@ from remote_mi import figures
 from remote_mi.errors import NotFound
 from remote_mi.report.shown import shown
 from remote_mi.report.text import fit, line
-from remote_mi.report.words import EXPLAINED, Slice, where
+from remote_mi.report.words import EXPLAINED, Slice, row_name, table_columns, where
 from remote_mi.results import NamedArray, Result
 
 _NUMBER_WIDTH = 12
@@ -44,14 +44,11 @@ class Bar:
 def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
     """The cells of largest absolute value, largest first."""
     part = shown(figure, result, slice_)
-    array, marked = part.array, part.marked.reshape(-1)
-    flat = np.where(np.isfinite(array.values), array.values, 0.0).reshape(-1)
-    found = []
-    for index in np.argsort(-np.abs(flat), kind="stable")[: figure.most]:
-        at = np.unravel_index(int(index), array.shape)
+    array, found = part.array, []
+    for at in part.largest(figure.most):
         low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
-        found.append(Bar(where(array, at) or figure.output, float(flat[index]), low, high,
-                         bool(marked[index]), part.told(at)))  # fmt: skip
+        found.append(Bar(where(array, at) or figure.output, float(array.values[at]), low, high,
+                         bool(part.marked[at]), part.told(at)))  # fmt: skip
     return found
 
 
@@ -88,7 +85,7 @@ def _bar_style(value: float, explained: bool) -> Style:
 def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """One row an example: its text, numbers and tokens."""
     names = (figure.output, *figure.columns)
-    columns = {name: result.each(name) for name in names}
+    columns = table_columns(figure, result)
     wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(names) - 1))
     left = max(_PROMPT_WIDTH, width - (wide + 1) * len(names))
     heads = "".join(
@@ -96,9 +93,9 @@ def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> I
         else f" {fit(name, wide).rstrip():>{wide}}" for name in names
     )  # fmt: skip
     yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
-    for index in range(len(columns[figure.output])):
-        text = f" {line(result.prompts[index]['clean'])}"
-        cells = "".join(f" {_cell(result, columns[name][index], wide)}" for name in names)
+    for index in range(len(columns[0])):
+        text = f" {row_name(result, index)}"
+        cells = "".join(f" {_cell(result, column[index], wide)}" for column in columns)
         yield Text(fit(text, left) + cells, no_wrap=True)
 
 

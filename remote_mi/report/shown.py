@@ -71,6 +71,13 @@ class Shown:
             text += f", control up to {amount(self.control[index])}"
         return text
 
+    def largest(self, most: int) -> list[tuple[int, ...]]:
+        """Indices of the values of largest size that are numbers, the largest first."""
+        flat = self.array.values.reshape(-1)
+        size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
+        order = np.argsort(-size, kind="stable")[: min(most, int((size >= 0).sum()))]
+        return [tuple(map(int, np.unravel_index(int(i), self.array.shape))) for i in order]
+
     @property
     def marks(self) -> str:
         """What the mark says, for below a figure; "" where nothing has a control."""
@@ -91,6 +98,9 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
         raise NotFound(f"{figure.output!r} {_dims(full.dims)}",
                        f"{figure.kind}: {figure.least} or more dimensions are needed")  # fmt: skip
     keep = figure.shows(full.dims)
+    if len(set(keep)) < len(keep):
+        raise NotFound(f"rows and columns of {figure.name!r} are both {keep[0]!r}",
+                       f"{figure.output!r} {_dims(full.dims)}")  # fmt: skip
     missing = [dim for dim in keep if dim not in full.dims]
     if missing:
         raise NotFound(f"{figure.output!r} has no dimension {missing[0]!r}",
@@ -115,6 +125,8 @@ def cuts(figure: Figure, result: Result) -> list[str]:
     if not isinstance(figure, (Heatmap, Lines)) or figure.output not in result.arrays:
         return []
     every = result[figure.output].dims
+    if len(every) < figure.least:
+        return []
     return [dim for dim in every if dim not in figure.shows(every)]
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from remote_mi.errors import NotFound, UsageError
 from remote_mi.outputs import POSITIONS
 from remote_mi.report.html_figures import table_cell
 from remote_mi.report.terminal import picked
-from remote_mi.report.text import line, visible
+from remote_mi.report.text import visible
+from remote_mi.report.words import row_name, table_columns
 from remote_mi.results import NamedArray, Result
 
 FORMATS = (".csv", ".json", ".tex")
@@ -58,7 +59,7 @@ def table(
     """
     figure = picked(result, name)[0]
     if isinstance(figure, figures.Table):
-        return _by_prompt(figure, result)
+        return _by_prompt(figure, result, each)
     output = figure.output
     declared = result.outputs.get(output)
     tokens = declared is not None and declared.kind == "token"
@@ -69,27 +70,34 @@ def table(
     every = result.each(output)
     heads: list[str] = []
     rows: list[Row] = []
-    for index in each:
-        if not 0 <= index < len(every):
-            raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
+    for index in _there(each, len(every)):
         heads, some = _plain_cells(result, every[index], tokens)
         rows += [[index + 1, *row] for row in some]
     return ["prompt", *heads], rows
 
 
-def _by_prompt(figure: figures.Table, result: Result) -> tuple[list[str], list[Row]]:
-    """A table's own rows: one a prompt."""
+def _there(wanted: Iterable[int], count: int) -> Iterator[int]:
+    """The prompts that are wanted; each must be there."""
+    for index in wanted:
+        if not 0 <= index < count:
+            raise NotFound(f"there is no prompt {index + 1}", f"there are {count}")
+        yield index
+
+
+def _by_prompt(
+    figure: figures.Table, result: Result, each: Iterable[int] | None
+) -> tuple[list[str], list[Row]]:
+    """A table's own rows: one a prompt, or those of `each`."""
     names = [figure.output, *figure.columns]
-    columns = [result.each(name) for name in names]
-    rows = []
-    for index in range(len(columns[0])):
-        clean = result.prompts[index]["clean"] if result.prompts else str(index + 1)
-        cells = [
-            table_cell(result, column[index]) if result.outputs[name].kind == "token"
-            else _number(column[index].values)
-            for name, column in zip(names, columns, strict=True)
-        ]  # fmt: skip
-        rows.append([line(clean), *cells])
+    columns = table_columns(figure, result)
+    count, rows = len(columns[0]), []
+    for index in _there(range(count) if each is None else each, count):
+        cells = []
+        for name, column in zip(names, columns, strict=True):
+            shown = table_cell(result, column[index])  # refuses what is no single number
+            number = result.outputs[name].kind != "token"
+            cells.append(_number(column[index].values) if number else shown)
+        rows.append([row_name(result, index), *cells])
     return ["prompt", *names], rows
 
 

@@ -38,7 +38,7 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
         console.print(text, soft_wrap=False, overflow="ellipsis", no_wrap=True)
     for figure in chosen:
         console.print()
-        console.print(Rule(Text(_title(figure, result)), align="left", characters="─"))
+        console.print(Rule(Text(_title(figure)), align="left", characters="─"))
         for text in figure_lines(figure, result, console.width, slice_):
             console.print(text, overflow="crop" if text.no_wrap else "fold")
     for note in result.notes:
@@ -90,19 +90,18 @@ def heading(result: Result) -> Iterator[Text]:
     where = f"{environment}/{record.get('dtype', '?')}" if "dtype" in record else environment
     name = line(result.recipe["name"])
     parts = [name, f"{id8} ✓", line(str(model)), where]
-    yield Text("  ".join(["remote-mi", *parts]), style="bold")
-    given = ", ".join(f"{k}={line(str(v))}" for k, v in source.get("parameters", {}).items())
+    yield Text(line("  ".join(["remote-mi", *parts])), style="bold")
+    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in source.get("parameters", {}).items())
     prompts = source.get("prompts", {})
     count = len(result.prompts)
     unit = "pair" if result.prompts and result.prompts[0].get("corrupt") else "prompt"
     many = f"{count} {unit}{'s' if count != 1 else ''} from {line(str(prompts.get('origin')))}"
-    parts = [f" cache: {source.get('cache', '?')}", many if count else "no prompts"]
+    parts = [line(f" cache: {source.get('cache', '?')}"), many if count else "no prompts"]
     yield Text(" · ".join([*parts, given] if given else parts), style="dim")
 
 
-def _title(figure: Figure, result: Result) -> str:
-    unit = f" [{figure.unit}]" if figure.unit else ""
-    return f"{figure.name}{unit}"
+def _title(figure: Figure) -> str:
+    return line(f"{figure.name} [{figure.unit}]" if figure.unit else figure.name)
 
 
 def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL) -> Iterator[Text]:

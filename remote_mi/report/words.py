@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from remote_mi.errors import NotFound
+from remote_mi.figures import Table
 from remote_mi.outputs import DRAW, POSITIONS
-from remote_mi.report.text import visible
+from remote_mi.report.text import line, visible
 from remote_mi.results import NamedArray, Result
 
 #: Stands in place of the ramp where a control explains a value.
@@ -51,12 +52,16 @@ class Slice:
         taken = []
         for dim in [d for d in array.dims if d not in keep]:
             coordinates = list(array.coords[dim])
-            label = self.at.get(dim, coordinates[0])
+            if dim not in self.at:
+                taken.append(f"{visible(dim)} {visible(str(coordinates[0]))}")
+                array = array.isel(dim, 0)
+                continue
+            label = self.at[dim]
             if isinstance(label, str) and label not in coordinates:
                 label = next((c for c in coordinates if str(c) == label), label)
                 label = int(label) if isinstance(label, str) and label.isdigit() else label
             array = array.sel(**{dim: label})
-            taken.append(f"{dim} {visible(str(label))}")
+            taken.append(f"{visible(dim)} {visible(str(label))}")
         return array, ", ".join(taken)
 
 
@@ -83,17 +88,38 @@ def of_prompt(result: Result, name: str, index: int) -> NamedArray:
     return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
 
 
+def table_columns(figure: Table, result: Result) -> list[list[NamedArray]]:
+    """The columns of a table, each with an array for every row.
+
+    Raises:
+        NotFound: if there is no such output, or it is not of as many prompts as the first.
+    """
+    columns = [list(result.each(name)) for name in (figure.output, *figure.columns)]
+    for name, column in zip(figure.columns, columns[1:], strict=True):
+        if len(column) != len(columns[0]):
+            raise NotFound(f"{name!r} has {len(column)} values, {figure.output!r} "
+                           f"{len(columns[0])}: they are no rows of one table")  # fmt: skip
+    return columns
+
+
+def row_name(result: Result, index: int) -> str:
+    """What a row of a table is of: its prompt, or its number where there are none."""
+    return line(result.prompts[index]["clean"]) if result.prompts else str(index + 1)
+
+
 def where(array: NamedArray, index: Sequence[Any]) -> str:
     """A cell by its dimensions and coordinates."""
     parts = []
     for dim, at in zip(array.dims, index, strict=True):
         label = array.coords[dim][at]
         if dim in POSITIONS and all(str(c).startswith("[") for c in array.coords[dim]):
-            parts.append(f"{dim} {visible(str(label))}")  # aligned by label: no index of its own
+            parts.append(
+                f"{visible(dim)} {visible(str(label))}"
+            )  # aligned by label: no index of its own
         elif dim in POSITIONS and label != at:
-            parts.append(f"{dim} {at} {visible(str(label))}")
+            parts.append(f"{visible(dim)} {at} {visible(str(label))}")
         else:
-            parts.append(f"{dim} {visible(str(label))}")
+            parts.append(f"{visible(dim)} {visible(str(label))}")
     return " · ".join(parts)
 
 

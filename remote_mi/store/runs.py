@@ -207,7 +207,7 @@ class Runs:
                 name, str(info["status"]), key, environment, str(info["recipe"]["name"]),
                 str(source["model"]["name"]), source["prompts"].get("origin"),
                 dict(source["parameters"]), str(source.get("time", "")),
-                dict(info.get("scalars", {})), self.tags(name),
+                {str(k): float(v) for k, v in info.get("scalars", {}).items()}, self.tags(name),
             )  # fmt: skip
         except Mismatch as error:
             return RunRow(name, DAMAGED, problem=str(error))

@@ -176,8 +176,8 @@ def test_what_the_font_lacks_is_written_as_its_code_and_nothing_is_wider_than_it
     font = FT2Font(findfont("DejaVu Sans"))
     font.set_size(5.5, 72)
     drawn, kept_as_text = Pen(Path("f.pdf")), Pen(Path("f.svg"))
-    assert drawn.shown("a␠中\U0001f389␛") == "a␣\\u4e2d\\U0001f389\\x1b"
-    assert kept_as_text.shown("a␠中") == "a␣中"
+    assert drawn.fitting("a␠中\U0001f389␛", 1000, 5.5) == "a␣\\u4e2d\\U0001f389\\x1b"
+    assert kept_as_text.fitting("a␠中", 1000, 5.5) == "a␣中"
     for text in (
         " internationalization",
         "mmmmmmmmmm",

@@ -143,24 +143,33 @@
   }
 
   // Things that explain themselves one at a time: those of a row by left and right, rows by up and down.
-  function rove(holder, items, each) {
+  function rove(holder, items) {
+    const row = item => Number(item.dataset.row), beside = item => Number(item.dataset.at || 0);
+    const nearest = (item, by) => {
+      for (let to = row(item) + by; to >= 0 && to <= row(items[items.length - 1]); to += by) {
+        const there = items.filter(x => row(x) === to);
+        if (there.length) return there.reduce((a, b) => Math.abs(beside(b) - beside(item)) < Math.abs(beside(a) - beside(item)) ? b : a);
+      }
+    };
+    if (items.length) items[0].setAttribute("tabindex", "0");
     const readout = holder.closest("figure").querySelector(".readout");
     const say = e => { const item = e.target.closest && e.target.closest("[data-say]"); if (item) tell(readout, item.dataset.say); };
     holder.addEventListener("mouseover", say);
     holder.addEventListener("focusin", say);
     holder.addEventListener("keydown", e => {
       const at = items.indexOf(e.target);
-      const to = {ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - each, ArrowDown: at + each, Home: 0, End: items.length - 1}[e.key];
-      if (at < 0 || to === undefined || !items[to]) return;
+      if (at < 0) return;
+      const to = {ArrowLeft: items[at - 1], ArrowRight: items[at + 1], ArrowUp: nearest(items[at], -1),
+        ArrowDown: nearest(items[at], 1), Home: items[0], End: items[items.length - 1]}[e.key];
+      if (!to) return;
       e.preventDefault();
       items[at].setAttribute("tabindex", "-1");
-      items[to].setAttribute("tabindex", "0");
-      items[to].focus();
+      to.setAttribute("tabindex", "0");
+      to.focus();
     });
   }
   for (const drawing of document.querySelectorAll("svg.curves")) {
-    const points = [...drawing.querySelectorAll(".point")];
-    rove(drawing, points, points.length / drawing.querySelectorAll("polyline.line").length);
+    rove(drawing, [...drawing.querySelectorAll(".point")]);
   }
-  for (const table of document.querySelectorAll("table.bars")) rove(table, [...table.tBodies[0].rows], 1);
+  for (const table of document.querySelectorAll("table.bars")) rove(table, [...table.tBodies[0].rows]);
 })();

@@ -23,6 +23,7 @@ from remote_mi.report.viewer.finding import (
     matches_of_map,
     rows_asked,
 )
+from remote_mi.report.viewer.opened import MALFORMED
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
 from remote_mi.report.viewer.showing import ListPanel, Showing
@@ -49,8 +50,8 @@ class Viewer(Showing):
         """What a figure of lines draws, whose cursor is the panel's; None for any other panel."""
         try:
             return self.panel.curves if isinstance(self.panel, FigurePanel) else None
-        except RemoteMIError:
-            return None
+        except (RemoteMIError, *MALFORMED):
+            return None  # showing it says what is wrong
 
     def action_move(self, down: int, right: int) -> None:
         panel, curves = self.panel, self._curves
@@ -290,7 +291,8 @@ class Viewer(Showing):
         if what == "command":
             text = pages.command_of(self.opened)
         elif grid.display and grid.map is not None:
-            text = " · ".join(grid.map.explain(grid.row, grid.column))
+            there = grid.map.distance.size
+            text = " · ".join(grid.map.explain(grid.row, grid.column)) if there else ""
         else:
             item = self.listed.item
             text = item.copied or " · ".join(item.said)
@@ -319,6 +321,8 @@ class Viewer(Showing):
             said = panel.in_words()
         except RemoteMIError as error:
             said = [str(error)]
+        except MALFORMED as error:
+            said = [f"this run is damaged: {error!r}"]
         self.push_screen(keys.Page(line(panel.title), Text("\n\n".join(said))))
 
     # The viewer.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from remote_mi.errors import Mismatch
 from remote_mi.opening import runs_beside
 from remote_mi.paths import project_folder
+from remote_mi.report.shown import cuts
 from remote_mi.report.terminal import heading
 from remote_mi.report.text import line
 from remote_mi.results import Result
@@ -150,8 +151,10 @@ def open_run(folder: Path) -> Opened:
             opened.unchecked = True
         else:
             opened.result = runs.read(folder.name)
-        for _ in (*opened.result.figures, *heading(opened.result)):
-            pass  # they can be read
+        for _ in heading(opened.result):
+            pass  # it can be read, and so can what its figures show
+        for figure in opened.result.figures:
+            cuts(figure, opened.result)
     except Mismatch as error:
         opened.problem, opened.advice = error.message, error.hint or ""
     except MALFORMED as error:

@@ -110,10 +110,11 @@ class FigurePanel:
 
     def step(self, dim: str, by: int) -> str:
         """Take the next coordinate of a dimension; returns why nothing changed, or ""."""
-        labels = list(self.result[self.shown].coords[dim])
-        at = self.slice_.at.get(dim, labels[0])
-        index = next((i for i, label in enumerate(labels) if str(label) == str(at)), 0)
-        label = labels[(index + by) % len(labels)]
+        labels, at = self._labels(dim), self.slice_.at.get(dim)
+        index = next((i for i, label in enumerate(labels) if str(label) == str(at)), at)
+        index = ((index if isinstance(index, int) else 0) + by) % len(labels)
+        # A token that occurs twice is told apart by its index.
+        label = index if labels.count(labels[index]) > 1 else labels[index]
         self.slice_ = replace(self.slice_, at={**self.slice_.at, dim: label})
         return "" if len(labels) > 1 else f"there is one {dim} only"
 
@@ -141,7 +142,15 @@ class FigurePanel:
                 except RemoteMIError as error:
                     return error.message
         self.slice_ = replace(self.slice_, pair=pair, item=pair or 0)
+        self.window = None  # another prompt may have fewer rows
+        at = {dim: label for dim, label in self.slice_.at.items()
+              if dim not in self.dims() or str(label) in map(str, self._labels(dim))}  # fmt: skip
+        self.slice_ = replace(self.slice_, at=at)
         return ""
+
+    def _labels(self, dim: str) -> list[Any]:
+        """The coordinates of a dimension of what is shown: of one prompt they are its own."""
+        return list(self.slice_.of(self.result, self.shown).coords[dim])
 
     def next_variant(self, by: int) -> str:
         """Show the next output of the same dimensions; returns why nothing changed, or ""."""
@@ -255,7 +264,7 @@ class FigurePanel:
             parts.append(f"shows {self.shown} ({names.index(self.shown) + 1} of {len(names)})")
         if not isinstance(self.figure, (figures.Heatmap, figures.TokenGrid)):
             for dim in self.dims():  # of those, the map itself says it
-                label = self.slice_.at.get(dim, self.result[self.shown].coords[dim][0])
+                label = self.slice_.at.get(dim, self._labels(dim)[0])
                 parts.append(f"at {dim} {visible(str(label))}")
             if self.slice_.pair is not None and not isinstance(self.figure, figures.Text):
                 parts.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}")
