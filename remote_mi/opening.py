@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remote_mi.errors import Mismatch, NotFound
+from remote_mi.errors import Mismatch, NotFound, RunFailed
+from remote_mi.named_files import named_files
 from remote_mi.paths import project_folder
 from remote_mi.results import Result
 from remote_mi.store.runs import Runs
@@ -21,9 +22,15 @@ def load_run(run: str | None = None, project: str | Path | None = None) -> Resul
 
     Raises:
         NotFound, UsageError, Mismatch: if there is none, several fit, or it is damaged.
+        RunFailed: if it failed, so that there is no result.
     """
     folder = run_folder(run, project)
-    return runs_beside(folder).read(folder.name)
+    runs = runs_beside(folder)
+    info = runs.read_info(folder.name)
+    if info.get("status") == "failed":
+        raise RunFailed(f"the run {folder.name} failed: {info.get('error')}",
+                        "`remote-mi view` shows where; mend it and run it again")  # fmt: skip
+    return runs.read(folder.name)
 
 
 def run_folder(run: str | Path | None, project: str | Path | None = None) -> Path:
@@ -45,7 +52,7 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
     """The study of a name, of its folder wherever it lies, or of its file; None if there is none.
 
     Raises:
-        Mismatch: if its folder is damaged.
+        NotFound: if it is there, and was never run. Mismatch: if its folder is damaged.
     """
     import yaml  # slow to import, and opening a run does without
 
@@ -59,7 +66,8 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             wanted = given.stem
     name = wanted.removeprefix("study-")
-    return records.read(name) if name in records.names() else None
+    known = name in records.names() or name in named_files("studies", project)
+    return records.read(name) if known else None
 
 
 def runs_of_study(study: StudyRecord) -> dict[Path, str]:

@@ -13,7 +13,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from remote_mi.comparison import Comparison, Difference
-from remote_mi.figures import Bars, Figure, Heatmap, Lines
+from remote_mi.figures import Bars, Figure, Heatmap, Lines, Table
 from remote_mi.report.notebook import FRAME, WIDTH
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
 from remote_mi.report.text import fit, line
@@ -186,6 +186,9 @@ def _figures(
         if found is None or figure.output not in b.names():
             continue
         name = figure.name
+        if isinstance(figure, Table):  # another recipe may have an output of the same name
+            both = tuple(c for c in figure.columns if c in b.outputs and c in a.outputs)
+            figure = replace(figure, columns=both)
         if not found.why_not and found.relative == 0:
             yield f"{name}: a and b are the same", figure_lines(figure, a, width)
             continue

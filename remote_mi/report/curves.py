@@ -100,6 +100,11 @@ class Curves:
         reach = [line for line, _ in self.ranked]
         return sorted(list(dict.fromkeys([*reach, *range(len(self.rows))]))[: len(LETTERS)])
 
+    def around(self, line: int) -> list[int]:
+        """The lines that are drawn with the cursor on one of them: those beside it, in order."""
+        first = min(max(0, line - len(LETTERS) // 2), max(0, len(self.rows) - len(LETTERS)))
+        return list(range(len(self.rows)))[first : first + len(LETTERS)]
+
     @functools.cached_property
     def band(self) -> np.ndarray | None:
         """How far the control of the drawn lines reaches on both sides of 0; [point], NaN where it

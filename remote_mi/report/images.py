@@ -278,6 +278,7 @@ def _lines(figure: figures.Lines, result: Result, slice_: Slice, pen: Pen) -> Ca
     if found.reach is not None:
         axes.fill_between(x, *found.reach, color="#9a9aa2", alpha=0.3, linewidth=0,
                           label="what the control reaches").set_gid("control:")  # fmt: skip
+    faint = 0.18 if len(found.drawn) <= 3 else 0.07  # bands that lie upon each other
     for index, number in enumerate(found.drawn):
         values, free = found.rows[number], ~found.marked[number]
         name = found.name(number)
@@ -290,7 +291,7 @@ def _lines(figure: figures.Lines, result: Result, slice_: Slice, pen: Pen) -> Ca
                       markerfacecolor=_LINES[index] if filled else "white")  # fmt: skip
         ends = found.interval(number)
         if ends is not None:
-            axes.fill_between(x, *ends, color=_LINES[index], alpha=0.18,
+            axes.fill_between(x, *ends, color=_LINES[index], alpha=faint,
                               linewidth=0).set_gid(f"band:{index}:")  # fmt: skip
     step = max(1, -(-len(x) // 16))
     names = [pen.label(label, _LABEL, 7) for label in found.labels[::step]]
@@ -304,8 +305,6 @@ def _lines(figure: figures.Lines, result: Result, slice_: Slice, pen: Pen) -> Ca
     said = [f"at {found.part.taken}" if found.part.taken else "", found.left_out]
     if any(said):
         axes.set_title(pen.fitting("; ".join(filter(None, said)), 300, 8))
-    if len(found.drawn) > 3:  # beside the lines, which it would cover
+    if len(found.drawn) > 1 or found.reach is not None:  # beside what it would cover
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    elif len(found.drawn) > 1 or found.reach is not None:
-        axes.legend(frameon=False)
     return canvas

@@ -53,9 +53,8 @@ def plot(
         return
     shown, said = found.drawn, found.left_out
     if here is not None and said:
-        first = here[0] // len(LETTERS) * len(LETTERS)
-        shown = list(range(len(found.rows)))[first : first + len(LETTERS)]
-        said = f"lines {first + 1} to {shown[-1] + 1} of {len(found.rows)}"
+        shown = found.around(here[0])
+        said = f"lines {shown[0] + 1} to {shown[-1] + 1} of {len(found.rows)}"
     drawn = _Drawing(found, max(20, width - _LEFT - 1), height, slice_)
     yield from drawn.values(shown, here)
     yield from drawn.axis()
@@ -130,17 +129,29 @@ class _Drawing:
 
     def axis(self) -> Iterator[Text]:
         """The line below, and the coordinates that there is room for."""
-        rule, names, end = ["─"] * self.width, "", 0
-        for x, label in zip(self.x, self._labels(), strict=True):
-            column, wide = self.column(float(x)), cell_len(label)
-            start = min(max(0, column - (wide - 1) // 2), self.width - wide)
-            if start >= end and start >= 0:
-                names += " " * (start - cell_len(names)) + label
-                end = start + wide + 1
-                rule[column] = "┴"
+        rule, names = ["─"] * self.width, ""
+        for column, start, label in self._ticks():
+            names += " " * (start - cell_len(names)) + label
+            rule[column] = "┴"
         yield Text(f"{'':10} └─" + "".join(rule), no_wrap=True)
         name = fit(visible(self.found.x_name), _LEFT - 1).rstrip()
         yield Text(f"{' ' * (_LEFT - 1 - cell_len(name))}{name} {names}", no_wrap=True)
+
+    def _ticks(self) -> list[tuple[int, int, str]]:
+        """(column, where its label begins, label): every one, every second, … as there is room."""
+        labels, count = self._labels(), len(self.x)
+        for step in (1, 2, 3, 4, 5, 10, 20, 25, 50, 100, 200, 500, 1000, count):
+            ticks, end = [], 0
+            for x, label in list(zip(self.x, labels, strict=True))[::step]:
+                column, wide = self.column(float(x)), cell_len(label)
+                start = min(max(0, column - (wide - 1) // 2), self.width - wide)
+                if start < end:
+                    break
+                ticks.append((column, start, label))
+                end = start + wide + 1
+            else:
+                return ticks
+        return ticks[:1]
 
     def _labels(self) -> Sequence[str]:
         return [fit(label, 8).rstrip() if cell_len(label) > 8 else label

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import Mismatch, not_found
+from remote_mi.errors import Mismatch, NotFound, not_found
+from remote_mi.named_files import named_files
 from remote_mi.store.files import store_error, write_whole
 
 SCHEMA = 1
@@ -98,6 +99,9 @@ class StudyRecords:
         """
         name = name.removeprefix(PREFIX)
         if name not in self.names():
+            if name in named_files("studies", self.folder.parent):
+                raise NotFound(f"the study {name!r} was not run here yet",
+                               f"remote-mi study run {name}")  # fmt: skip
             raise not_found("study", name, self.names(), "remote-mi study ls")
         return read_folder(self.path(name))
 

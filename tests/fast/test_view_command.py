@@ -7,13 +7,17 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
+import remote_mi as mi
 from remote_mi.cli.view import _again
+from remote_mi.errors import RunFailed
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.demo import demo_run
 from remote_mi.report.viewer.opened import open_run
 from remote_mi.report.viewer.pages import command_of
 
-from .viewing import driven, kept, result_of, settled, whole
+from .viewing import driven, failed, kept, result_of, settled, whole
 
 
 def test_the_viewer_and_its_demo_need_neither_torch_nor_a_model(project, process):
@@ -96,3 +100,20 @@ def test_the_name_of_a_folder_cannot_act_either(project, cli):
     driven(hostile, project, drive)
     code, out, _ = cli("view", hostile)
     assert code == 0 and "\x1b" not in out and "\x07" not in out
+
+
+def test_what_reads_numbers_says_of_a_failed_run_that_it_failed(project, cli):
+    name = failed(project).name
+    good = kept(project, result_of(["a", "b"])).name
+    for words in (("export", name, "--figure", "effect", "-o", "f.svg"), ("compare", good, name)):
+        code, _, err = cli(*words)
+        assert code == 1 and f"the run {name} failed: " in err and "remote-mi view" in err
+    with pytest.raises(RunFailed, match="failed"):
+        mi.load_run(name, project)
+
+
+def test_a_study_that_was_not_run_yet_is_told_from_one_that_there_is_not(project, cli):
+    for words in (("study", "show"), ("report",)):
+        code, _, err = cli(*words, "facts_small")
+        assert code == 3 and "was not run here yet" in err and "study run facts_small" in err
+    assert "not run here yet" not in cli("study", "show", "fact_small")[2]

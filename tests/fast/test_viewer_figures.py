@@ -95,8 +95,8 @@ def test_the_cursor_on_lines_goes_from_point_to_point_and_line_to_line(project):
     async def drive(app: Viewer, pilot) -> None:
         text = whole(app, 80)
         assert "▸ layer 10 · coefficient -2.0 · recovery -2.75, 95% CI [-2.80, -2.70]" in text
-        assert "lines 9 to 11 of 11" in text and "at coefficient -2.0" in text
-        assert re.search(r"▸ c.layer 10 ", text), "the list below is scrolled to the line"
+        assert "lines 4 to 11 of 11" in text and "at coefficient -2.0" in text
+        assert re.search(r"▸ h.layer 10 ", text), "the list below is scrolled to the line"
         await pilot.press("right", "right", "right", "up")
         text = whole(app, 80)
         assert (

@@ -178,7 +178,7 @@ class Viewer(Showing):
         window = rows_asked(asked, grid.map.grid.rows) if asked.strip() else None
         if asked.strip() and window is None:
             name = grid.map.grid.row_name
-            self.tell(f"{line(asked)[:60]!r} names no {name}s of this figure", "warning")
+            self.tell(f"{line(asked)[:60]!r} names no rows of this figure ({name})", "warning")
             return
         panel.window = window
         self.show()
@@ -323,7 +323,7 @@ class Viewer(Showing):
             said = [str(error)]
         except MALFORMED as error:
             said = [f"this run is damaged: {error!r}"]
-        self.push_screen(keys.Page(line(panel.title), Text("\n\n".join(said))))
+        self.push_screen(keys.Page(line(panel.current.name), Text("\n\n".join(said))))
 
     # The viewer.
 
@@ -351,3 +351,7 @@ class Viewer(Showing):
             if key.action not in ("digit", "command_palette"):
                 name = key.text[0].upper() + key.text[1:]
                 yield SystemCommand(name, f"key {key.shown}", partial(self.run_action, key.action))
+        for index, panel in enumerate(self.panels):
+            title = line(panel.title)
+            yield SystemCommand(f"Go to panel {index + 1}, {title}", f"show {title}",
+                                partial(self.turn_to, index))  # fmt: skip

@@ -50,9 +50,11 @@ def listing(
     left = min(max(map(cell_len, names)), width // 3)
     foot = found.part.marks
 
+    letters = dict(zip(found.around(line), LETTERS, strict=False))
+
     def shown(i: int) -> Text:
         sign = EXPLAINED if found.marked[i, point] else " "
-        return Text(f" {LETTERS[i % len(LETTERS)]}{sign}{fit(names[i], left)}  "
+        return Text(f" {letters.get(i, ' ')}{sign}{fit(names[i], left)}  "
                     f"{found.said(i, point)}", no_wrap=True)  # fmt: skip
 
     def item(i: int) -> Item:
