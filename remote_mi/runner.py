@@ -100,6 +100,7 @@ def make_job(
 ) -> Job:
     """A validated job; errors as `run`, as far as they show without a tokenizer."""
     card = catalog.find(recipe, project) if isinstance(recipe, str) else card_of(recipe)
+    card.resolve(parameters)  # a mistyped name is told before the prompts that it was meant for
     prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
     function = None if isinstance(recipe, str) else recipe
     return job_on(card, spec, prompts, parameters, project, function, drop_invalid)

@@ -66,7 +66,9 @@ def linear_probe(
     in groups of several classes the prompts exchange theirs. selectivity = accuracy −
     shuffled_accuracy. In the control tasks of Hewitt & Liang 2019 random labels belong to word
     types that return in the test set, so that a probe which memorises does well on them; here
-    nothing returns in another group, so the control is at chance, and says how far chance goes.
+    nothing returns in another group, so the control is about at chance, and says how far chance
+    goes. With few prompts it lies somewhat below: a class that is frequent in what is held out is
+    rarer in what the probe is fitted to. selectivity is then larger than accuracy − chance.
     majority is the accuracy of always saying the most frequent class.
     Cost: 1 forward pass a prompt; the probes are fitted on this machine, with scikit-learn.
     Not implemented: non-linear probes, control tasks over word types, amnesic probing. A probe

@@ -48,6 +48,7 @@ def one_clear_message(code, out, err, expected_code, said):
         (["rnu"], 2, "did you mean 'run'"),
         (["run", "logit_len", "-p", "prompt=x"], 3, "did you mean 'logit_lens'"),
         (["run", "logit_lens"], 2, "there are no prompts"),
+        (["run", "logit_lens", "-p", "promt=x"], 2, "did you mean 'prompt'?"),
         (["run", "logit_lens", "-p", "prompt="], 2, "prompt text is empty"),
         (["run", "logit_lens", "-p", "prompt"], 2, "not NAME=VALUE"),
         (["run", "logit_lens", "-p", "prompt=a", "-p", "tpo=3"], 2, "did you mean 'top'"),
