@@ -8,7 +8,7 @@ import click
 
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.comparison import Comparison
-from remote_mi.errors import Mismatch
+from remote_mi.errors import Mismatch, reading
 from remote_mi.paths import project_folder
 
 BACKENDS = ("local", "ndif")
@@ -43,7 +43,8 @@ def compare(
     remote-mi compare a1b2 c3d4
     remote-mi compare a1b2 ndif --tolerance 1e-3
     """
-    found = compared(a, b, timeout, as_json)
+    with reading("run.json of one of the two"):
+        found = compared(a, b, timeout, as_json)
     held = found.only(only)
     if as_json:
         within = None if tolerance is None else held.within(tolerance)
@@ -51,7 +52,8 @@ def compare(
     else:
         from remote_mi.report.comparison import show
 
-        show(found, stdout_console(width), only, tolerance)
+        with reading("run.json of one of the two"):
+            show(found, stdout_console(width), only, tolerance)
     if tolerance is not None and not held.within(tolerance):
         names = dict.fromkeys(d.name for d in held.beyond(tolerance))
         raise Mismatch(f"beyond the tolerance of {tolerance:g}: {', '.join(names)}",
@@ -63,11 +65,11 @@ def compare(
 def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
     """The comparison of two runs, or of a run with what another backend gives."""
     from remote_mi import comparison
-    from remote_mi.opening import run_folder, runs_beside
+    from remote_mi.opening import load_run, run_folder
 
     project = project_folder()
     folder = run_folder(a, project)
-    first = runs_beside(folder).read(folder.name)
+    first = load_run(str(folder))
     if b.partition(":")[0] not in BACKENDS or (Path(b) / "run.json").is_file():
         return comparison.compare(first, b, project=project)
     from remote_mi.reproduction import run_elsewhere

@@ -11,7 +11,7 @@ import click
 
 from remote_mi.cli.output import in_a_folder, print_json, say
 from remote_mi.cli.view import coordinate
-from remote_mi.errors import StoreError, UsageError
+from remote_mi.errors import StoreError, UsageError, reading
 from remote_mi.figures import Table, Text, TokenGrid
 from remote_mi.opening import load_run
 from remote_mi.report.words import Slice
@@ -47,23 +47,24 @@ def export(
     if (each and (item or figure)) or (at and table):
         raise UsageError("--each is of a table and without --item; --at is of a figure",
                          "remote-mi export --help")  # fmt: skip
-    if (figure is None) == (table is None):
-        raise UsageError("choose --figure NAME or --table NAME",
-                         f"there are: {', '.join(_names(result))}")  # fmt: skip
-    if figure is not None:
-        if output is None:
-            raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
-        _figure(result, figure, Path(output), item, dict(coordinate(text) for text in at))
-    else:
-        assert table is not None
-        every = range(len(result.prompts)) if each else None
-        if output is None and as_json:
-            raise UsageError("--json says what was written", "-o FILE.csv")
-        if output is None:
-            sys.stdout.write(_table(result, table, ".csv", [item - 1] if item else every))
-            return
-        text = _table(result, table, Path(output).suffix, [item - 1] if item else every)
-        _keep(Path(output), text)
+    with reading(f"run.json of {result.run_id}"):
+        if (figure is None) == (table is None):
+            raise UsageError("choose --figure NAME or --table NAME",
+                             f"there are: {', '.join(_names(result))}")  # fmt: skip
+        if figure is not None:
+            if output is None:
+                raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
+            _figure(result, figure, Path(output), item, dict(coordinate(text) for text in at))
+        else:
+            assert table is not None
+            every = range(len(result.prompts)) if each else None
+            if output is None and as_json:
+                raise UsageError("--json says what was written", "-o FILE.csv")
+            if output is None:
+                sys.stdout.write(_table(result, table, ".csv", [item - 1] if item else every))
+                return
+            text = _table(result, table, Path(output).suffix, [item - 1] if item else every)
+            _keep(Path(output), text)
     if as_json:
         print_json({"run": result.run_id, "file": output, "shows": figure or table})
         return

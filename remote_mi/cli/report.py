@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_mi.cli.output import in_a_folder, print_json, say, watching
-from remote_mi.errors import StoreError, UsageError
+from remote_mi.errors import StoreError, UsageError, reading
 from remote_mi.opening import run_folder, study_named
 from remote_mi.paths import project_folder
 from remote_mi.progress import Watch
@@ -61,8 +61,9 @@ def report(
     written = writing.read(Path(text)) if text else {}
     project = project_folder()
     folders, about = chosen(runs, project)
-    made = make(project, folders, replace(about, title=title or about.title, author=author or ""))
-    with watching(quiet or as_json) as watch:
+    about = replace(about, title=title or about.title, author=author or "")
+    with watching(quiet or as_json) as watch, reading("run.json of a run"):
+        made = make(project, folders, about)
         files = _write(made, path, ending, written, watch)
     if as_json:
         print_json({"report": str(path), "files": [str(f) for f in files],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_mi.cli.output import say, stdout_console
-from remote_mi.errors import Mismatch, NotFound, RunFailed, UsageError
+from remote_mi.errors import Mismatch, NotFound, RunFailed, UsageError, reading
 from remote_mi.opening import run_folder
 from remote_mi.paths import project_folder
 from remote_mi.report.text import line
@@ -121,7 +121,7 @@ def _again(opened: Opened) -> str:
 def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
     """The figures of every run; the first that failed decides the exit code, after the others."""
     from remote_mi.report.terminal import show
-    from remote_mi.report.viewer.opened import MALFORMED, open_run
+    from remote_mi.report.viewer.opened import open_run
 
     console = stdout_console(width)
     wrong: RunFailed | Mismatch | None = None
@@ -135,11 +135,8 @@ def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | No
             continue
         if index:
             console.print()
-        try:
+        with reading(str(folder / "run.json")):
             show(opened.result, console, only, slice_)
-        except MALFORMED as error:
-            raise Mismatch(f"{folder / 'run.json'} is damaged: {error!r}",
-                           "run the job again") from error  # fmt: skip
     if wrong is not None:
         raise wrong
     say("\nnext: remote-mi runs ls   lists the others")

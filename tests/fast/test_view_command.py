@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -117,3 +118,30 @@ def test_a_study_that_was_not_run_yet_is_told_from_one_that_there_is_not(project
         code, _, err = cli(*words, "facts_small")
         assert code == 3 and "was not run here yet" in err and "study run facts_small" in err
     assert "not run here yet" not in cli("study", "show", "fact_small")[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda info: info["document"]["parts"][0].pop("clean"),
+        lambda info: info["document"].pop("axes"),
+        lambda info: info["provenance"].update(record=None, parameters=[]),
+        lambda info: info["recipe"]["figures"][0].pop("output"),
+    ],
+    ids=["prompts", "axes", "record", "figure"],
+)
+def test_a_run_json_that_lacks_parts_is_damaged_wherever_it_is_read(project, cli, change):
+    good = kept(project, result_of(["a", "b"], prompts=2)).name
+    bad = kept(project, result_of(["a", "b"], prompts=2))
+    info = json.loads((bad / "run.json").read_text())
+    change(info)
+    (bad / "run.json").write_text(json.dumps(info))
+    codes = set()
+    for words in (("view", bad.name, "--plain"), ("report", bad.name, "-o", "r.html", "--force"),
+                  ("compare", good, bad.name), ("export", bad.name, "--table", "gap"),
+                  ("export", bad.name, "--figure", "recovery", "-o", "f.svg"),
+                  ("runs", "ls")):  # fmt: skip
+        code, _, err = cli(*words)
+        assert "unexpected" not in err, (words, err)
+        codes.add(code)
+    assert 7 in codes and codes <= {0, 3, 7}

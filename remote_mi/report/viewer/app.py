@@ -12,7 +12,7 @@ from textual.app import SystemCommand
 from textual.screen import Screen
 from textual.widgets import Input
 
-from remote_mi.errors import RemoteMIError
+from remote_mi.errors import MALFORMED, RemoteMIError
 from remote_mi.report.curves import Curves
 from remote_mi.report.text import line
 from remote_mi.report.viewer import keys, pages
@@ -23,7 +23,6 @@ from remote_mi.report.viewer.finding import (
     matches_of_map,
     rows_asked,
 )
-from remote_mi.report.viewer.opened import MALFORMED
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
 from remote_mi.report.viewer.showing import ListPanel, Showing

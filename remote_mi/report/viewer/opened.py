@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from remote_mi.errors import Mismatch
+from remote_mi.errors import MALFORMED, Mismatch
 from remote_mi.opening import runs_beside
 from remote_mi.paths import project_folder
 from remote_mi.report.shown import cuts
@@ -24,8 +24,6 @@ from remote_mi.results import Result
 
 #: Runs with more bytes of arrays are shown first and checked against their hash meanwhile.
 CHECKED_AT_ONCE = 32 << 20
-#: What reading a document raises that is not as it should be.
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 _ARRAYS = "artifacts/result.safetensors"
 _CHUNK = 4 << 20
 #: Kinds of numbers of a safetensors file that numpy has, too.

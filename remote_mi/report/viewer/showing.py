@@ -13,7 +13,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
 from remote_mi import figures
-from remote_mi.errors import RemoteMIError
+from remote_mi.errors import MALFORMED, RemoteMIError
 from remote_mi.figures import Figure
 from remote_mi.report.maps import Map
 from remote_mi.report.terminal import heading, picked
@@ -21,7 +21,7 @@ from remote_mi.report.text import line
 from remote_mi.report.viewer import keys, lists, pages
 from remote_mi.report.viewer.chrome import DARK, PALETTES, THEMES, Foot, PanelLine
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
-from remote_mi.report.viewer.opened import MALFORMED, Opened, check, open_run
+from remote_mi.report.viewer.opened import Opened, check, open_run
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
 from remote_mi.report.words import Slice
