@@ -14,25 +14,27 @@ from remote_mi.store.runs import RunRecord, Runs, environment_of
 
 def look_up(job: Job, backend: Backend) -> Result | None:
     """The result of the same job in the same environment, or None; never imports torch."""
-    environment = backend.environment(job.model)
-    if environment is None:
-        return None
-    kept = Runs(job.project).lookup(job.key, environment)
-    if kept is not None:
-        return _shown_as_now(kept, job, "run")
-    entry = Cache(job.cache).get(job.key, environment)
-    return None if entry is None else _from_cache(job, entry)
+    kept = _kept(job, backend)
+    if isinstance(kept, Entry):
+        return _from_cache(job, kept)
+    return None if kept is None else _shown_as_now(kept, job, "run")
 
 
 def found(job: Job, backend: Backend) -> str | None:
     """Where the result of a job of a backend is: "run NAME", "the cache", or None."""
+    kept = _kept(job, backend)
+    if isinstance(kept, Entry):
+        return "the cache"
+    return None if kept is None else f"run {kept.run_id}"
+
+
+def _kept(job: Job, backend: Backend) -> Result | Entry | None:
+    """A run of the project, else an entry of the cache, of the job in the backend's environment."""
     environment = backend.environment(job.model)
     if environment is None:
         return None
-    kept = Runs(job.project).lookup(job.key, environment)
-    if kept is not None:
-        return f"run {kept.run_id}"
-    return None if Cache(job.cache).get(job.key, environment) is None else "the cache"
+    run = Runs(job.project).lookup(job.key, environment)
+    return run if run is not None else Cache(job.cache).get(job.key, environment)
 
 
 def computed_elsewhere(job: Job) -> Result | None:

@@ -12,6 +12,7 @@ from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.cli.output import print_json, say, watching
 from remote_mi.errors import RemoteMIError
 from remote_mi.paths import project_folder
+from remote_mi.report.text import ago
 from remote_mi.report.text import line as shown
 
 
@@ -39,7 +40,7 @@ def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
             print(entry.id)
             continue
         state = entry.state if entry.state != "submitted" else entry.status.lower() or "submitted"
-        print(f"{entry.id[:8]}  {_ago(entry.created):>8}  {state:10}  {entry.recipe}  "
+        print(f"{entry.id[:8]}  {ago(entry.created):>8}  {state:10}  {entry.recipe}  "
               f"{shown(entry.model)}  {entry.url}{_deadline(entry)}")  # fmt: skip
     if not quiet:
         say("\nnext: remote-mi jobs wait ID" if any(e.is_open for e in entries)
@@ -188,14 +189,6 @@ def _advice(entry: Entry) -> str:
     if entry.state == "failed" and entry.error and from_record(entry.error).retryable:
         return "the same command submits it again"
     return "its result was given up" if entry.state == "forgotten" else ""
-
-
-def _ago(moment: float) -> str:
-    seconds = max(0, time.time() - moment)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _clock(moment: float) -> str:

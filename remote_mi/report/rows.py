@@ -13,7 +13,7 @@ from rich.text import Text
 
 from remote_mi import figures
 from remote_mi.errors import NotFound
-from remote_mi.report.shown import shown
+from remote_mi.report.shown import Shown, shown
 from remote_mi.report.text import fit, line
 from remote_mi.report.words import EXPLAINED, Slice, row_name, table_columns, where
 from remote_mi.results import NamedArray, Result
@@ -43,7 +43,10 @@ class Bar:
 
 def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
     """The cells of largest absolute value, largest first."""
-    part = shown(figure, result, slice_)
+    return _ranked(figure, shown(figure, result, slice_))
+
+
+def _ranked(figure: figures.Bars, part: Shown) -> list[Bar]:
     array, found = part.array, []
     for at in part.largest(figure.most):
         low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
@@ -54,11 +57,11 @@ def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
 
 def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
     """The largest cells with their intervals; what its control explains is marked."""
-    array = slice_.of(result, figure.output)
-    if not np.isfinite(array.values).any():
+    part = shown(figure, result, slice_)
+    found = _ranked(figure, part)
+    if not found:
         yield Text(" no values to rank", style="dim")
         return
-    found = ranked(figure, result, slice_)
     reach = max(abs(x) for x in slice_.limits or [bar.value for bar in found]) or 1.0
     left = min(max(cell_len(bar.name) for bar in found), width // 2)
     ends = any(bar.low is not None for bar in found)
@@ -71,9 +74,8 @@ def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Ite
         if bar.low is not None and bar.high is not None:
             text.append(f" [{bar.low:+.2f}, {bar.high:+.2f}]", "dim")
         yield text
-    said = shown(figure, result, slice_).marks
-    if said:
-        yield Text(f"   {said}", style="dim")
+    if part.marks:
+        yield Text(f"   {part.marks}", style="dim")
 
 
 def _bar_style(value: float, explained: bool) -> Style:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 from rich.cells import cell_len, set_cell_size
@@ -59,3 +60,12 @@ def fit(text: str, width: int) -> str:
     if cell_len(text) > width:
         text = set_cell_size(text, max(0, width - 1)).rstrip() + "…"
     return set_cell_size(text, width)
+
+
+def ago(moment: float) -> str:
+    """How long ago a moment was, in its largest unit; seconds since the epoch."""
+    seconds = max(0, time.time() - moment)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

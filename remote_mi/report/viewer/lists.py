@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from remote_mi.errors import RemoteMIError
-from remote_mi.report.text import fit, line
+from remote_mi.report.text import ago, fit, line
 from remote_mi.report.viewer.listing import Item, Listing, of_lines
 from remote_mi.report.viewer.opened import named
 from remote_mi.store.run_index import RunRow
@@ -198,7 +198,7 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
         if state == "submitted":
             state = entry.status.lower() or state
         sign = "▶" if entry.is_open else "✓" if entry.state == "done" else "✗"
-        text = Text(f"  {sign}{entry.id[:8]}  {_ago(entry.created):>8}  {fit(line(state), 12)} "
+        text = Text(f"  {sign}{entry.id[:8]}  {ago(entry.created):>8}  {fit(line(state), 12)} "
                     f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}", no_wrap=True)  # fmt: skip
         said = [f"job {entry.id} · {line(state)}{_kept_for(entry)}"]
         if entry.run:
@@ -211,14 +211,6 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
     return of_lines(
         lines, [head], "no jobs on servers; `remote-mi run … --backend ndif` submits one"
     )
-
-
-def _ago(moment: float) -> str:
-    seconds = max(0, time.time() - moment)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _kept_for(entry: Entry) -> str:
