@@ -21,6 +21,7 @@ from remote_mi.environment import Environment, local_environment
 from remote_mi.errors import RemoteMIError
 from remote_mi.models.load import LoadedModel, load, out_of_memory
 from remote_mi.models.spec import ModelSpec, local_device
+from remote_mi.models.surroundings import at_work, noted_settings
 from remote_mi.progress import Watch
 
 
@@ -60,18 +61,22 @@ class LocalBackend:
     ) -> Iterator[Outputs]:
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
-        passes = _count_passes(model.lm)
-        try:
-            for index, call in enumerate(work.calls):
-                watch.advance(index, len(work.calls), "calls")
-                returned = self._one(model, replace(work, calls=[call]))
-                yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
-            watch.advance(len(work.calls), len(work.calls), "calls")
-        finally:
-            passes.stop()
+        passes = 0
+        for index, call in enumerate(work.calls):
+            watch.advance(index, len(work.calls), "calls")
+            with at_work(watch):
+                counted = _count_passes(model.lm)
+                try:
+                    returned = self._one(model, replace(work, calls=[call]))
+                finally:
+                    counted.stop()
+            passes += counted.seen
+            yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
+        watch.advance(len(work.calls), len(work.calls), "calls")
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
-            forward_passes=passes.seen,
+            forward_passes=passes,
+            **noted_settings(),
             **model.record,
         )
 

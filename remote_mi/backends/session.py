@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stdout
 from typing import Any
 
 import nnsight
@@ -28,14 +26,13 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     calls = [() if call is None else (call,) for call in work.calls]
     gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
-    with redirect_stdout(io.StringIO()):  # nnsight prints statuses to stdout
-        with lm.session(backend=backend):
-            before = use_attention(lm, "eager") if weights else ""
-            try:
-                with torch.set_grad_enabled(gradients):
-                    outputs = [settled(function(lm, *call, **parameters)) for call in calls]
-            finally:
-                if weights:
-                    use_attention(lm, before)
-            nnsight.save(outputs)
+    with lm.session(backend=backend):
+        before = use_attention(lm, "eager") if weights else ""
+        try:
+            with torch.set_grad_enabled(gradients):
+                outputs = [settled(function(lm, *call, **parameters)) for call in calls]
+        finally:
+            if weights:
+                use_attention(lm, before)
+        nnsight.save(outputs)
     return outputs

@@ -13,6 +13,7 @@ from remote_mi.backends.base import Work
 from remote_mi.dispatch.footprint import Footprint
 from remote_mi.errors import RemoteMIError
 from remote_mi.job import Job
+from remote_mi.models.surroundings import at_work
 from remote_mi.progress import Silent
 
 #: Repository id under which weights of this machine are described; nothing is sent anywhere.
@@ -41,5 +42,6 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         function = job.function or catalog.load_function(card, job.project)
     except RemoteMIError:
         return need  # it is said where the job is made to run
-    found = peak(model, Work(card, function, calls, job.parameters, job.key), rows_bytes)
+    with at_work():
+        found = peak(model, Work(card, function, calls, job.parameters, job.key), rows_bytes)
     return need if found is None else replace(need, activations=found, measured=True)

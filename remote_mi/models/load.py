@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,9 @@ from remote_mi.errors import (
 )
 from remote_mi.models.embedded import EMBEDDED, ensure_embedded
 from remote_mi.models.spec import ModelSpec, folder_digest, local_device
+from remote_mi.models.surroundings import at_work, quiet_libraries
+from remote_mi.models.weights import load_weights
 from remote_mi.progress import Watch
-
-# transformers draws bars for work of a second; ours show the work that takes long.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 @dataclass
@@ -58,15 +53,28 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
         NotFound, BackendUnavailable: if the hub does not have it or cannot be reached.
         RunFailed: if memory runs out.
     """
-    from remote_mi.models.names import prove
-
     # By content: a folder that was written anew is another model under the same name.
-    memory_key = repr((spec.identity(), spec.device, spec.device_map))
+    identity = spec.identity()
+    memory_key = repr((identity, spec.device, spec.device_map))
     if memory_key in _loaded:
         return _loaded[memory_key]
     source = _source(spec, watch)
+    with at_work(watch):
+        if memory_key not in _loaded:
+            loaded = _load(spec, source, watch)
+            if spec.identity() != identity:
+                raise UsageError(f"the files of {spec.name} changed while they were read",
+                                 "run the same command again")  # fmt: skip
+            _loaded.clear()  # one model at a time: two may not fit
+            _loaded[memory_key] = loaded
+        return _loaded[memory_key]
+
+
+def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
+    """A model with its weights, its names proved."""
+    from remote_mi.models.names import prove
+
     watch.stage(f"loading {spec.name}")
-    quiet_libraries()
     device = _usable(local_device(spec.device))
     try:
         lm = _wrap(spec, source, with_weights=True, device=device)
@@ -78,7 +86,7 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     watch.stage(f"checking the names of {spec.name}'s modules")
     prove(lm)
     weight = lm.embed_tokens.weight
-    loaded = LoadedModel(lm, lm.tokenizer, context_of(lm), {
+    return LoadedModel(lm, lm.tokenizer, context_of(lm), {
         "revision": _commit(spec) or spec.revision or "unpinned",
         "dtype": str(weight.dtype).removeprefix("torch."),
         "attention": lm.attn_implementation,
@@ -86,13 +94,9 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
         "architecture": type(lm._module).__name__,
         "parameters": sum(p.numel() for p in lm._module.parameters()),
     })  # fmt: skip
-    _loaded.clear()  # one model at a time: two may not fit
-    _loaded[memory_key] = loaded
-    return loaded
 
 
 _described: dict[str, LoadedModel] = {}
-_describing = threading.Lock()
 
 
 def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) -> LoadedModel:
@@ -114,12 +118,13 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
             "name the model as the server deploys it, e.g. --model org/model",
         )
     memory_key = repr((spec.identity(), repo_id))
-    with _describing:
+    if memory_key in _described:
+        return _described[memory_key]
+    source = _source(spec, watch)
+    with at_work(watch):
         if memory_key not in _described:
             from nnsight.modeling import huggingface
 
-            quiet_libraries()
-            source = _source(spec, watch)
             if repo_id is not None:
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
@@ -185,13 +190,16 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         with torch.device("meta"):
             skeleton = auto.from_config(config)
         names = names_for(skeleton, spec.names or None)
+        weights: Any = source
+        if with_weights:
+            weights = load_weights(auto, source, spec.revision, options, spec.name)
+            options = {} if "device_map" in options else {"device": device}
         lm = TransformersModel(
-            source,
+            weights,
             task=task,
             tokenizer=_tokenizer(spec, source),
             revision=spec.revision,
             rename=names,
-            dispatch=with_weights,
             **options,
         )
     except ImportError as error:
@@ -240,9 +248,9 @@ def _task(config: Any) -> tuple[str, Any]:
 def _tokenizer(spec: ModelSpec, source: str) -> Any:
     from transformers import AutoTokenizer
 
-    quiet_libraries()
     try:
-        return AutoTokenizer.from_pretrained(source, revision=spec.revision)
+        with quiet_libraries():
+            return AutoTokenizer.from_pretrained(source, revision=spec.revision)
     except (OSError, ValueError) as error:
         raise explain(spec, error) from error
 
@@ -301,14 +309,3 @@ def out_of_memory(error: BaseException) -> RunFailed | None:
         "(-n), or a server (--backend ndif)",
     )
 
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own bars and warnings off the screen; errors still come."""
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.logging.set_verbosity_error()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("nnsight").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="Module '.*' has a submodule named")

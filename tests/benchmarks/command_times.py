@@ -77,9 +77,7 @@ def tiny_llama(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from remote_mi import phenomena
-    from remote_mi.models.load import quiet_libraries
 
-    quiet_libraries()
     split = pre_tokenizers.Split(Regex(r" ?\w+|[^\w\s]"), behavior="isolated")
     words: dict[str, int] = {"<unk>": 0}
     prompts = phenomena.find("ioi", folder).prompts(24, None, "store")

@@ -7,7 +7,6 @@ process can go on where one ended.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ from remote_mi.errors import (
 )
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
+from remote_mi.models.surroundings import at_work
 from remote_mi.ndif_server import personal
 from remote_mi.outputs import outputs_from_json
 from remote_mi.progress import Watch
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 #: How long a job is waited for when nobody says otherwise.
 DEFAULT_TIMEOUT_S = 3600.0
-#: nnsight captures one block at a time.
-_serializing = threading.Lock()
 
 
 class NdifBackend:
@@ -219,10 +217,12 @@ class NdifBackend:
         from remote_mi.backends.ndif.payload import model_key, serialize
         from remote_mi.backends.ndif.preflight import check, check_sandbox
 
-        with _serializing:
-            expected, comes_back = check(model, work, facts.packages(self.client), watch)
-            key = model_key(model.lm)
-            check_sandbox(work, self.client, key)
+        packages = facts.packages(self.client)
+        with at_work(watch):
+            expected, comes_back = check(model, work, packages, watch)
+        key = model_key(model.lm)
+        check_sandbox(work, self.client, key)
+        with at_work(watch):
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")

@@ -1,0 +1,138 @@
+"""Loading weights, and whether they are those of the model: what is missing is never made up.
+
+transformers fills weights that a checkpoint lacks with random numbers and prints a report. A model
+with made-up weights is another one in each process, so here it is an error that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from remote_mi.errors import UsageError
+
+#: Weights that a message names one by one.
+_MOST = 6
+#: Constants that earlier versions of transformers saved along with the weights.
+_CONSTANTS = ("masked_bias", "rotary_emb.inv_freq", "position_ids")
+#: What other programs put before or into the names of weights, and how it is removed.
+_PREFIXES = {
+    "_orig_mod.": "they were saved from a compiled model: save its `_orig_mod`",
+    "module.": "they were saved from a wrapper for several devices: save its `module`",
+    "base_model.model.": "they were saved with an adapter: merge it (`merge_and_unload`), then save",
+    ".base_layer.": "they were saved with an adapter: merge it (`merge_and_unload`), then save",
+    ".lora_": "an adapter's weights lie among them: merge it (`merge_and_unload`), then save",
+}
+
+
+def load_weights(
+    auto: Any, source: str, revision: str | None, options: Mapping[str, Any], named: str
+) -> Any:
+    """A transformers model with its weights.
+
+    Args:
+        auto: the class that loads it. source: folder or hub id. options: for `from_pretrained`.
+        named: the model as the user calls it.
+
+    Raises:
+        UsageError: if weights are missing, of other shapes, or belong to no part of the model.
+    """
+    from nnsight.modeling.quantization import resolve_load_kwargs
+
+    module, info = auto.from_pretrained(
+        source,
+        revision=revision,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed below instead
+        **resolve_load_kwargs(dict(options)),
+    )
+    _refuse_other_shapes(info["mismatched_keys"], named)
+    unexpected = [name for name in info["unexpected_keys"] if not _is_constant(module, name)]
+    missing = sorted(info["missing_keys"])
+    if missing or unexpected:
+        unexpected = sorted(_without_other_heads(module, unexpected))
+    if missing or unexpected:
+        raise UsageError(_in_words(missing, unexpected, named), _advice(missing, unexpected))
+    return module
+
+
+def _refuse_other_shapes(mismatched: Iterable[tuple[str, Any, Any]], named: str) -> None:
+    found = sorted(mismatched)
+    if not found:
+        return
+    name, there, here = found[0]
+    raise UsageError(
+        f"the weights of {named} are not those of its configuration: {name} has the shape "
+        f"{tuple(there)} and should have {tuple(here)}"
+        + (f", and {len(found) - 1} more have another shape" if len(found) > 1 else ""),
+        "take config.json and weights from one `save_pretrained`",
+    )
+
+
+def _is_constant(module: Any, name: str) -> bool:
+    """Whether a name is of numbers that the model computes by itself: harmless, never read."""
+    if name.endswith(_CONSTANTS):
+        return True
+    return any(buffer == name or buffer.endswith(f".{name}") for buffer, _ in module.named_buffers())
+
+
+def _without_other_heads(module: Any, names: list[str]) -> Iterator[str]:
+    """The names that do not belong to a part that other classes of the model's family have.
+
+    A checkpoint may hold heads that are not used here: BERT's pooler and its next-sentence head.
+    """
+    known = _family_names(module)
+    prefix = f"{module.base_model_prefix}."
+    for name in names:
+        if name.removeprefix(prefix) not in known:
+            yield name
+
+
+def _family_names(module: Any) -> set[str]:
+    """Names of the weights of the classes that the family's checkpoints are saved from."""
+    import torch
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    config = module.config
+    kind = getattr(config, "model_type", None)
+    classes = set(getattr(config, "architectures", None) or [])
+    for mapping in (auto.MODEL_MAPPING_NAMES, auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES):
+        found = mapping.get(kind, ())
+        classes |= {found} if isinstance(found, str) else set(found)
+    names: set[str] = set()
+    for name in classes - {type(module).__name__}:
+        made = getattr(transformers, name, None)
+        if made is None:
+            continue
+        try:
+            with torch.device("meta"):
+                other = made(config)
+        except Exception:  # a class for another part of the configuration: it has no say
+            continue
+        prefix = f"{other.base_model_prefix}."
+        names |= {key.removeprefix(prefix) for key in other.state_dict()}
+    return names
+
+
+def _in_words(missing: list[str], unexpected: list[str], named: str) -> str:
+    said = [f"the weights of {named} are not those of its configuration"]
+    if missing:
+        said.append(f"  {len(missing)} missing: {_listed(missing)}")
+    if unexpected:
+        said.append(f"  {len(unexpected)} that no part of the model takes: {_listed(unexpected)}")
+    return "\n".join(said)
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
+
+
+def _advice(missing: list[str], unexpected: list[str]) -> str:
+    for sign, advice in _PREFIXES.items():
+        if any(sign in name if sign[0] == "." else name.startswith(sign) for name in unexpected):
+            return advice
+    if missing:
+        return "transformers would make up what is missing; take a whole checkpoint"
+    return "take the checkpoint and the configuration of one model"
