@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +12,8 @@ import numpy as np
 
 from remote_mi.draft import Draft
 from remote_mi.errors import RunFailed, line_in
+from remote_mi.loading import at_home, load_function
+from remote_mi.models.surroundings import at_work
 from remote_mi.outputs import DRAW, Output, coordinates
 from remote_mi.statistics import Assembled, Part
 
@@ -53,8 +54,6 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
 
 
 def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, Any]) -> Any:
-    from remote_mi import catalog
-
     assert draft.file is not None
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -62,11 +61,11 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             (home / file).parent.mkdir(parents=True, exist_ok=True)
             (home / file).write_text(text, encoding="utf-8")
         path = home / draft.file
-        known = list(sys.path)
         try:
             card = replace(draft.card, name=name, path=path)
-            function: Callable[..., Any] = catalog.load_function(card, home)
-            return function(examples, **parameters)
+            function: Callable[..., Any] = load_function(card, home)
+            with at_work(), at_home(function):
+                return function(examples, **parameters)
         except ValueError as error:
             raise RunFailed(f"recipe {draft.recipe['name']!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can come
@@ -74,8 +73,6 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             raise RunFailed(f"{draft.file}:{line}: the analysis {name!r} failed: "
                             f"{type(error).__name__}: {error}",
                             "--debug shows the whole traceback") from error  # fmt: skip
-        finally:
-            sys.path[:] = known
 
 
 def _shaped(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:

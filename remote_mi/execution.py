@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_mi import catalog, phenomena
+from remote_mi import loading, phenomena
 from remote_mi.backends.base import Backend, FinishedElsewhere, Ticket, Work
 from remote_mi.dispatch.plan import Plan
 from remote_mi.draft import Draft, run_id8
@@ -18,6 +18,7 @@ from remote_mi.errors import (
     RemoteMIError,
     RunFailed,
     StoreError,
+    UsageError,
     WaitTimeout,
 )
 from remote_mi.finishing import Finisher, event
@@ -125,6 +126,9 @@ class Execution:
 
         job = self.job
         model = self.backend.open(job.model, self.watch)
+        if job.model.identity() != job.identity:
+            raise UsageError(f"the files of {job.model.name} changed since the job was made",
+                             "run the same command again")  # fmt: skip
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
                              model.context, job.drop_invalid, model.masked)  # fmt: skip
         if job.card.called_once:
@@ -187,7 +191,7 @@ class Execution:
             "backend": self.backend.name,
             "reason": self.plan.reason,
             "environment": environment.to_json(),
-            "model": job.model.identity(),
+            "model": job.identity,
             "parameters": dict(job.parameters),
             "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
@@ -204,9 +208,9 @@ class Execution:
         job = self.job
         function = job.function
         if function is None:
-            function = catalog.load_function(job.card, job.project)
+            function = loading.load_function(job.card, job.project)
         else:
-            catalog.ship_by_value({})
+            loading.ship_by_value()
         self.watch.stage(f"running {job.card.name} on {self.backend.name}")
         parameters = self._parameters(model)
         work = Work(job.card, function, calls, parameters, job.key, job.project, job.model,

@@ -125,7 +125,7 @@ class Job:
             "code_parts": self._code_parts(),
             "declared": {name: shown[name] for name in ("over", "returns", "summaries")},
             "parameters": dict(self.parameters),
-            "model": self.model.identity(),
+            "model": self.identity,
             "origin": self.prompts.origin,
             "prompts": [_about_prompt(text) for text in self.described["prompts"]],
             "templates": digest([e.template for e in examples])[:12],
@@ -156,7 +156,7 @@ class Job:
                        **({"analysis": self._digest_of(self.card.analysis)}
                           if self.card.analysis else {})},
             "model": asdict(self.model),
-            "model_identity": self.model.identity(),
+            "model_identity": self.identity,
             "parameters": dict(self.parameters),
             "prompts": {"origin": self.prompts.origin, **self.prompts.details,
                         "examples": [{**e.to_json(), "template": e.template, "label": e.label,

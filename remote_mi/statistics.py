@@ -8,14 +8,14 @@ are aligned by their labelled positions.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from remote_mi.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
+from remote_mi.process_state import Held, Ignored
 from remote_mi.recipe import Card
 
 RESAMPLES = 1000
@@ -64,7 +64,8 @@ def assemble(
         card: the recipe. parts: one an example, in their order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
     """
-    return _Assembly(card, parts, of_set or {}, parameters or {}).assembled()
+    with np.errstate(all="ignore"):  # whatever the caller has set
+        return _Assembly(card, parts, of_set or {}, parameters or {}).assembled()
 
 
 class _Assembly:
@@ -87,6 +88,7 @@ class _Assembly:
             for name, values in part.arrays.items():
                 arrays[f"{name}@{index}"] = np.asarray(values)
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
+        self.result.notes += self._not_finite()
         for name, output in card.returns.items():
             if output.kind == "token" and output.of == "example" and len(self.parts) > 1:
                 continue  # token ids have no mean; the parts keep them
@@ -100,6 +102,17 @@ class _Assembly:
             if isinstance(summary, Ratio):
                 self._ratio(name, summary)
         return self.result
+
+    def _not_finite(self) -> Iterator[str]:
+        """A note on each output that holds what is no number, in float32 as results keep them."""
+        for name, output in self.card.returns.items():
+            raw = [self.of_set] if output.of == "set" else [part.arrays for part in self.parts]
+            arrays = [np.asarray(each[name]).astype(np.float32) for each in raw if name in each]
+            bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
+            if bad:
+                total = sum(array.size for array in arrays)
+                yield (f"{bad} of {total} numbers of {name} are NaN or infinite, and so is every "
+                       "mean that they enter")  # fmt: skip
 
     def _samples(self, name: str) -> np.ndarray:
         """What an output is averaged over, aligned: [example, ...]; of one example [draw, ...]."""
@@ -203,11 +216,20 @@ def _one_template(parts: Sequence[Part]) -> bool:
     )
 
 
+def _degenerate() -> list[Ignored]:
+    from scipy.stats import DegenerateDataWarning
+
+    return [Ignored(DegenerateDataWarning)]
+
+
+_no_word_of_it = Held(_degenerate)
+
+
 def _put_interval(
     arrays: dict[str, np.ndarray], name: str, values: np.ndarray, gap: np.ndarray | None
 ) -> None:
     """Add the interval of the mean of `values`, or of its ratio to the mean of `gap`."""
-    from scipy.stats import DegenerateDataWarning, bootstrap  # slow to import, only needed here
+    from scipy.stats import bootstrap  # slow to import, only needed here
 
     n = len(values)
     cells = values.reshape(n, -1)
@@ -221,9 +243,8 @@ def _put_interval(
     for start in range(0, cells.shape[1], step):
         some = cells[:, start : start + step].T  # [cell, sample]
         data = (some,) if gap is None else (some, np.broadcast_to(gap, some.shape))
-        with warnings.catch_warnings():
-            # Where a sample is no number the interval is none either, and is shown as such.
-            warnings.simplefilter("ignore", DegenerateDataWarning)
+        # Where a sample is no number the interval is none either, and is shown as such.
+        with _no_word_of_it.hold():
             found = bootstrap(
                 data, np.mean if gap is None else ratio, axis=-1, paired=gap is not None,
                 n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",

@@ -27,7 +27,7 @@ from remote_mi.recipe import Range, Ratio, recipe
         "gap": (),
         "clean": (),
         "corrupt": (),
-        "correlation": (),
+        "correlation": ("draw",),
     },
     summaries={
         "recovery": Ratio("effect", gap="gap"),
@@ -69,7 +69,7 @@ def attribution_patching(
     x_other − x_base at the cell (without its sign, which is random and would average away). What does not exceed it says that the runs differ there and
     that the metric is sensitive there, not that they differ in what the metric reads.
     correlation: Pearson's, of effect with the exact effect over all cells of the map, those that
-    are 0 by causality among them; not a number unless compare is "exact".
+    are 0 by causality among them; none unless compare is "exact".
     Cost: 2 forward passes and 1 backward pass; comparing adds an exact sweep.
     Not implemented: the corrections of AtP* (attention saturation, cancellation in backward
     paths); edges between components.
@@ -91,10 +91,10 @@ def attribution_patching(
         turned = random_directions(difference, control_draws, generator)
         controls.append((turned * gradient).sum(-1).abs())
     effect = torch.stack([found.to(effects[0].device) for found in effects])
-    correlation: Any = float("nan")
+    correlation = torch.zeros(0)  # nothing to compare with
     if compare == "exact":
         exact = patch_positions(lm, pair, site, direction, metric)["effect"]
-        correlation = pearson(effect, exact)
+        correlation = pearson(effect, exact)[None]
     return {
         "effect": effect,
         "control": torch.stack([found.to(effect.device) for found in controls], 1),

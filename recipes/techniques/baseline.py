@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.figures import Bars, Table
-from remote_mi.interventions import Metric, Pair, answer_logits, skip_unembedding
+from remote_mi.interventions import (
+    Metric,
+    Pair,
+    answer_logits,
+    rank_of,
+    skip_unembedding,
+    top_tokens,
+)
 from remote_mi.recipe import Range, Tokens, recipe
 
 #: Rows of the unembedding that are cast to float32 at a time.
@@ -100,21 +107,20 @@ def baseline(
     logit_diff = logits[:, pair.answers].mean(-1) - logits[:, pair.wrongs].mean(-1)
     prob = probs[:, pair.answers].sum(-1)
     prob_diff = prob - probs[:, pair.wrongs].sum(-1)
-    top_prob, top_token = probs.topk(min(top, probs.shape[-1]))
-    best = logits[:, pair.answers].amax(-1, keepdim=True)
-    rank = (logits > best).sum(-1)
+    top_token, top_prob = top_tokens(probs, top)
+    rank = rank_of(logits, logits[:, pair.answers].amax(-1, keepdim=True))
+    difference = prob_diff if metric == "prob_diff" else logit_diff
+    unknown = rank.isnan()  # the logits are no numbers: neither right nor wrong
     found = {
-        "accuracy": (prob_diff if metric == "prob_diff" else logit_diff) > 0,
+        "accuracy": (difference > 0).float().masked_fill(unknown, torch.nan),
         "logit_diff": logit_diff,
         "prob_diff": prob_diff,
         "prob": prob,
-        "top1": rank == 0,
+        "top1": (rank == 0).float().masked_fill(unknown, torch.nan),
         "rank": rank,
         "top_token": top_token,
         "top_prob": top_prob,
     }
-    counts = ("accuracy", "top1", "rank")
-    found = {name: value.long() if name in counts else value for name, value in found.items()}
     return {
         **{name: value[0] for name, value in found.items()},
         **{f"corrupt_{name}": value[1] for name, value in found.items()},

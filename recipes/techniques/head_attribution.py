@@ -27,7 +27,7 @@ from remote_mi.recipe import Range, Ratio, recipe
         "gap": (),
         "clean": (),
         "corrupt": (),
-        "correlation": (),
+        "correlation": ("draw",),
     },
     summaries={
         "recovery": Ratio("effect", gap="gap"),
@@ -88,9 +88,9 @@ def head_attribution(
         turned = random_directions(difference, control_draws, generator)
         controls.append((turned * gradient).sum((1, 3)).abs())
     effect = torch.stack([found.to(effects[0].device) for found in effects])
-    correlation: Any = float("nan")
+    correlation = torch.zeros(0)  # nothing to compare with
     if compare == "exact":
-        correlation = pearson(effect, patch_heads(lm, pair, direction, metric)["effect"])
+        correlation = pearson(effect, patch_heads(lm, pair, direction, metric)["effect"])[None]
     return {
         "effect": effect,
         "control": torch.stack([found.to(effect.device) for found in controls], 1),

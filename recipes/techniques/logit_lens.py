@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.figures import Heatmap, TokenGrid
-from remote_mi.interventions import Prompt, run_residuals, unembed
+from remote_mi.interventions import Prompt, rank_of, run_residuals, top_tokens, unembed
 from remote_mi.recipe import Range, Tokens, recipe
 
 
@@ -63,12 +63,12 @@ def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5
     }
     for resid_post in stream:
         log_p = unembed(lm, resid_post).to(final.device)
-        log_prob, token = log_p.topk(top, dim=-1)
+        token, log_prob = top_tokens(log_p, top)
         of_target = log_p.gather(-1, target)
         rows["top_token"].append(token)
         rows["top_prob"].append(log_prob.exp())
         rows["target_prob"].append(of_target[:, 0].exp())
-        rows["target_rank"].append((log_p > of_target).sum(-1))
+        rows["target_rank"].append(rank_of(log_p, of_target))
         rows["kl"].append((final.exp() * (final - log_p)).sum(-1))
         rows["entropy"].append(-(log_p.exp() * log_p).sum(-1))
     return {name: torch.stack(values) for name, values in rows.items()}

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.figures import Heatmap, Text, TokenGrid
-from remote_mi.interventions import Prompt, PromptText, generate, run_residuals, unembed
+from remote_mi.interventions import (
+    Prompt,
+    PromptText,
+    generate,
+    run_residuals,
+    top_tokens,
+    unembed,
+)
 from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, has_weights
 from remote_mi.recipe import Range, Tokens, recipe
@@ -181,7 +188,7 @@ def _read(lm: Any, hidden: torch.Tensor, target: torch.Tensor, top: int) -> dict
         log_p = _log_probs(lm, hidden[start : start + ROWS])
         asked = wanted if len(hidden) == 1 else wanted[start : start + ROWS]
         of_target = log_p.expand(len(asked), -1).gather(1, asked)
-        best, token = log_p.topk(top, dim=-1)
+        token, best = top_tokens(log_p, top)
         found["target_prob"].append(of_target[:, 0].exp())
         found["top_token"].append(token)
         found["top_prob"].append(best.exp())

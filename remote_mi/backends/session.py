@@ -10,6 +10,7 @@ import torch
 from remote_mi.backends.base import Work
 from remote_mi.interventions.attention import use_attention
 from remote_mi.interventions.outputs import settled
+from remote_mi.loading import at_home
 
 
 def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]]:
@@ -26,13 +27,14 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     calls = [() if call is None else (call,) for call in work.calls]
     gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
-    with lm.session(backend=backend):
-        before = use_attention(lm, "eager") if weights else ""
-        try:
-            with torch.set_grad_enabled(gradients):
-                outputs = [settled(function(lm, *call, **parameters)) for call in calls]
-        finally:
-            if weights:
-                use_attention(lm, before)
-        nnsight.save(outputs)
+    with at_home(function):
+        with lm.session(backend=backend):
+            before = use_attention(lm, "eager") if weights else ""
+            try:
+                with torch.set_grad_enabled(gradients):
+                    outputs = [settled(function(lm, *call, **parameters)) for call in calls]
+            finally:
+                if weights:
+                    use_attention(lm, before)
+            nnsight.save(outputs)
     return outputs

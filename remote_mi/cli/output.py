@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,20 @@ def in_a_folder(path: Path) -> None:
 
 @contextmanager
 def watching(quiet: bool) -> Iterator[Watch]:
-    """A watch for long work: a live line on a terminal, plain lines otherwise, or nothing."""
-    if quiet:
-        yield Silent()
-    elif sys.stderr.isatty():
-        from remote_mi.cli.live import LiveWatch
+    """A watch for long work: a live line on a terminal, plain lines otherwise, or nothing.
 
-        with LiveWatch() as watch:
-            yield watch
-    else:
-        yield LineWatch()
+    What a recipe prints meanwhile goes to stderr: stdout is for the data of the command.
+    """
+    with redirect_stdout(sys.stderr):  # a command has its process for itself
+        if quiet:
+            yield Silent()
+        elif sys.stderr.isatty():
+            from remote_mi.cli.live import LiveWatch
+
+            with LiveWatch() as watch:
+                yield watch
+        else:
+            yield LineWatch()
 
 
 class LineWatch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from remote_mi import catalog
+from remote_mi import loading
 from remote_mi.backends.base import Work
 from remote_mi.dispatch.footprint import Footprint
 from remote_mi.errors import RemoteMIError
@@ -39,7 +39,7 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
                              job.drop_invalid, model.masked)  # fmt: skip
         calls = [None if card.over == "none" else tokenized.prompts]
         calls = calls if card.called_once else list(tokenized.prompts)
-        function = job.function or catalog.load_function(card, job.project)
+        function = job.function or loading.load_function(card, job.project)
     except RemoteMIError:
         return need  # it is said where the job is made to run
     with at_work():

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         answer_metric,
         has_unembedding,
         no_autocast,
+        rank_of,
+        top_tokens,
         unembed,
     )
     from remote_mi.interventions.prompts import Pair, Prompt
@@ -62,6 +64,8 @@ _HOMES = {
     "answer_metric": "metrics",
     "has_unembedding": "metrics",
     "no_autocast": "metrics",
+    "rank_of": "metrics",
+    "top_tokens": "metrics",
     "unembed": "metrics",
     "Pair": "prompts",
     "Prompt": "prompts",
@@ -104,6 +108,7 @@ __all__ = [
     "patch_positions",
     "plain_pass",
     "random_directions",
+    "rank_of",
     "read_site",
     "read_stream",
     "reuses_prefix",
@@ -113,6 +118,7 @@ __all__ = [
     "skip_unembedding",
     "split_heads",
     "sweep_cells",
+    "top_tokens",
     "unembed",
 ]
 

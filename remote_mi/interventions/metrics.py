@@ -124,6 +124,34 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def top_tokens(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens of the largest scores.
+
+    Args:
+        scores: [..., vocabulary]: logits, probabilities or their logarithms.
+
+    Returns:
+        token ids, [..., top], largest first; −1 where a row holds a score that is NaN or infinite,
+        beside which nothing is the largest; and their scores.
+    """
+    best, token = scores.topk(min(top, scores.shape[-1]), dim=-1)
+    return token.masked_fill(~scores.isfinite().all(-1, keepdim=True), -1), best
+
+
+def rank_of(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """How many tokens have a larger score than `own`; 0 for the largest.
+
+    Args:
+        scores: [..., vocabulary]. own: [..., 1].
+
+    Returns:
+        [...], float32; NaN where a row holds a score that is NaN or infinite: nothing is larger
+        than NaN, and what is would be of rank 0.
+    """
+    rank = (scores > own).sum(-1).float()
+    return rank.masked_fill(~scores.isfinite().all(-1), torch.nan)
+
+
 def answer_metric(
     lm: Any, hidden: torch.Tensor, metric: str, answer: int | list[int], wrong: int | list[int]
 ) -> torch.Tensor:

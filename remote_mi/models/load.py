@@ -308,4 +308,3 @@ def out_of_memory(error: BaseException) -> RunFailed | None:
         "lower what it needs: a smaller --model, --dtype bfloat16, shorter prompts or fewer pairs "
         "(-n), or a server (--backend ndif)",
     )
-

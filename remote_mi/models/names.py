@@ -173,6 +173,7 @@ def _exists(key: str, paths: list[str]) -> bool:
 def prove(lm: Any) -> None:
     """Check a loaded model's portable names by shape and by effect, on four tokens.
 
+    - all numbers are finite;
     - head_z divides into the heads;
     - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre; where the
       stream is normalised after each addition, the norms take these sums and give the streams;
@@ -206,9 +207,20 @@ def prove(lm: Any) -> None:
 
 def _hold(lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed: float) -> None:
     got, expected = got.float(), expected.float().to(got.device)
-    if got.shape != expected.shape or (got - expected).norm() > allowed:
+    # Not the other way round: nothing is greater than NaN.
+    if got.shape != expected.shape or not (got - expected).norm() <= allowed:
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: {what}", _HOW
+        )
+
+
+def _require_finite(what: str, values: torch.Tensor) -> None:
+    """Refuse a model whose numbers are none: every comparison with NaN would let it pass."""
+    count = int((~torch.isfinite(values)).sum())
+    if count:
+        raise UsageError(
+            f"{what}: {count} of {values.numel()} numbers are NaN or infinite",
+            "its weights may be damaged, or its dtype too narrow for them: try --dtype float32",
         )
 
 
@@ -280,6 +292,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _hold(lm, what, got, expected, float(tolerance * expected.float().norm()))
 
     for index, found in enumerate(seen):
+        _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
         if found["head_z"].shape[-1] % heads:
             raise UsageError(f"layer {index}: head_z has {found['head_z'].shape[-1]} numbers, "
                              f"which {heads} heads do not divide", _HOW)  # fmt: skip
@@ -302,8 +315,10 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
                   found["after"], follows)  # fmt: skip
         else:
             check(what, follows, total)
+    _require_finite("the model's stream after the last layer", after)
     check("the final norm does not read the stream after the last layer", final, after)
     if has_unembedding(lm):
+        _require_finite("the model's logits", logits)
         few = [0, 1, 2]
         check("the final norm and the unembedding do not give the model's logits",
               logits[:, few], answer_logits(lm, hidden, few))  # fmt: skip

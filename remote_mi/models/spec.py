@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,7 +100,8 @@ class ModelSpec:
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a model folder's files, in hex.
 
-    Digests of large files are remembered by size and time of change.
+    A file's digest is remembered under all that the system says of the file (`state_of`), once
+    that is old enough for no later change to look the same.
 
     Raises:
         UsageError: if the folder does not exist or has no config.json.
@@ -111,7 +113,7 @@ def folder_digest(folder: Path) -> str:
             f"the folder {folder} is not a model: it has no config.json",
             "name a folder written by save_pretrained, or a hub id",
         )
-    memory_file = cache_root() / "folder-digests.json"
+    memory_file = cache_root() / "folder-digests-2.json"
     try:
         memory = json.loads(memory_file.read_text())
     except (OSError, ValueError):
@@ -119,12 +121,15 @@ def folder_digest(folder: Path) -> str:
     fresh = dict(memory)
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        stat = path.stat()
-        stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        if stamp not in fresh:
+        state = state_of(path)
+        stamp = f"{path.resolve()}|{state}"
+        found = fresh.get(stamp)
+        if found is None:
             with path.open("rb") as handle:
-                fresh[stamp] = hashlib.file_digest(handle, "sha256").hexdigest()
-        total.update(f"{path.name}\0{fresh[stamp]}\0".encode())
+                found = hashlib.file_digest(handle, "sha256").hexdigest()
+            if state_of(path) == state and _is_settled(path):
+                fresh[stamp] = found
+        total.update(f"{path.name}\0{found}\0".encode())
     if fresh != memory:
         try:
             memory_file.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +139,22 @@ def folder_digest(folder: Path) -> str:
         except OSError:
             pass  # A memory that cannot be kept costs time only.
     return total.hexdigest()
+
+
+def state_of(path: Path) -> str:
+    """What the system says of a file: no program can change its content and leave all of it alone.
+
+    Size and time of change can be kept by a copy (`cp -p`, `rsync -t`); the time at which the
+    system itself last saw a change, and which file it is, cannot.
+    """
+    stat = path.stat()
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+
+def _is_settled(path: Path) -> bool:
+    """Whether a change from now on would show: clocks of file systems tick in up to two seconds."""
+    stat = path.stat()
+    return time.time() - max(stat.st_mtime, stat.st_ctime) > 3
 
 
 def local_device(asked: str = "auto") -> str:

@@ -8,21 +8,19 @@ remote_mi runs in other people's programs: notebooks, threads, servers, test sui
   inference and gradient mode, default device, precision of matrix products;
 - the libraries draw no bars and print no reports of their own.
 
-All of it is as it was when the work is done. What belongs to the whole process (torch's default
-dtype, a library's verbosity) is set once by the first that needs it and put back by the last, so
-that threads do not restore each other's values.
+All of it is as it was when the work is done.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from remote_mi.errors import UsageError
+from remote_mi.process_state import Held, Ignored, Setting
 from remote_mi.progress import Watch
 
 
@@ -56,61 +54,16 @@ class _Turns:
 _turns = _Turns()
 
 
-class _Setting:
-    """Something of the whole process: how it is read, how it is set, and its value during work."""
-
-    def __init__(self, read: Callable[[], Any], put: Callable[[Any], None], ours: Any) -> None:
-        self.read, self.put, self.ours = read, put, ours
-        self._theirs: Any = None
-
-    def hold(self) -> None:
-        self._theirs = self.read()
-        if self._theirs != self.ours:
-            self.put(self.ours)
-
-    def give_back(self) -> None:
-        """As it was; a value that the program has set meanwhile stays."""
-        if self._theirs != self.ours and self.read() == self.ours:
-            self.put(self._theirs)
-
-
-class _Held:
-    """Settings that are ours as long as anybody holds them."""
-
-    def __init__(self, settings: Callable[[], list[_Setting]]) -> None:
-        self._make, self._settings = settings, []
-        self._mutex, self._holders = threading.Lock(), 0
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        with self._mutex:
-            self._holders += 1
-            if self._holders == 1:
-                self._settings = self._make()
-                for setting in self._settings:
-                    setting.hold()
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._holders -= 1
-                if not self._holders:
-                    for setting in self._settings:
-                        setting.give_back()
-
-
-def _settings_of_torch() -> list[_Setting]:
+def _settings_of_torch() -> list[Setting | Ignored]:
     import torch
 
     return [
-        _Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        _Setting(
-            torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"
-        ),
+        Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
     ]
 
 
-def _settings_of_libraries() -> list[_Setting]:
+def _settings_of_libraries() -> list[Setting | Ignored]:
     import huggingface_hub.utils as hub
     import transformers.utils.logging as bars
     from huggingface_hub import logging as hub_logging
@@ -125,15 +78,17 @@ def _settings_of_libraries() -> list[_Setting]:
 
     nnsight = logging.getLogger("nnsight")
     return [
-        _Setting(bars.get_verbosity, bars.set_verbosity, logging.ERROR),
-        _Setting(hub_logging.get_verbosity, hub_logging.set_verbosity, logging.ERROR),
-        _Setting(lambda: nnsight.level, nnsight.setLevel, logging.ERROR),
-        _Setting(are_drawn, draw, (False, False)),
+        # nnsight's way to say that BERT has modules called `output`.
+        Ignored(UserWarning, message="Module '.*' has a submodule named"),
+        Setting(bars.get_verbosity, bars.set_verbosity, logging.ERROR),
+        Setting(hub_logging.get_verbosity, hub_logging.set_verbosity, logging.ERROR),
+        Setting(lambda: nnsight.level, nnsight.setLevel, logging.ERROR),
+        Setting(are_drawn, draw, (False, False)),
     ]
 
 
-_torch = _Held(_settings_of_torch)
-_libraries = _Held(_settings_of_libraries)
+_torch = Held(_settings_of_torch)
+_libraries = Held(_settings_of_libraries)
 
 
 def quiet_libraries() -> Any:
@@ -169,9 +124,7 @@ def at_work(watch: Watch | None = None) -> Iterator[None]:
     Raises:
         UsageError: inside of another one in the same thread.
     """
-    with _turns.take(watch), own_settings(), quiet_libraries(), warnings.catch_warnings():
-        # nnsight's way to say that BERT has modules called `output`.
-        warnings.filterwarnings("ignore", message="Module '.*' has a submodule named")
+    with _turns.take(watch), own_settings(), quiet_libraries():
         yield
 
 

@@ -73,7 +73,9 @@ def _is_constant(module: Any, name: str) -> bool:
     """Whether a name is of numbers that the model computes by itself: harmless, never read."""
     if name.endswith(_CONSTANTS):
         return True
-    return any(buffer == name or buffer.endswith(f".{name}") for buffer, _ in module.named_buffers())
+    return any(
+        buffer == name or buffer.endswith(f".{name}") for buffer, _ in module.named_buffers()
+    )
 
 
 def _without_other_heads(module: Any, names: list[str]) -> Iterator[str]:

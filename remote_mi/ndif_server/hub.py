@@ -49,7 +49,7 @@ class Repo:
     def __init__(self, repo_id: str, folder: Path) -> None:
         self.repo_id = repo_id
         self.folder = folder
-        self._identified: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._identified: dict[Path, tuple[str, str]] = {}
 
     def files(self) -> dict[str, Path]:
         """Name inside the repository → file, hidden ones left out."""
@@ -63,7 +63,8 @@ class Repo:
     def identity(self, path: Path) -> str:
         """A digest that changes when the file does. Clients cache the file under it."""
         stat = path.stat()
-        version = (stat.st_size, stat.st_mtime_ns)
+        # The time of the system's own note of a change, too: a copy can keep the file's.
+        version = f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
         known = self._identified.get(path)
         if known and known[0] == version:
             return known[1]
@@ -72,9 +73,9 @@ class Repo:
             if stat.st_size <= _WHOLE:
                 digest.update(file.read())
             else:
-                # Reading gigabytes of weights would delay the first request by seconds; the
-                # time of change stands for the middle.
-                digest.update(str(stat.st_mtime_ns).encode() + file.read(_CHUNK))
+                # Reading gigabytes of weights would delay the first request by seconds; what the
+                # system says of the file stands for the middle.
+                digest.update(version.encode() + file.read(_CHUNK))
         self._identified[path] = (version, digest.hexdigest())
         return digest.hexdigest()
 

@@ -43,6 +43,7 @@ class Served:
         models: folder by repository id.
         auth: whether it checks keys.
         keys: API key by what it may do, "plain" (sandboxed) and "trusted"; empty without `auth`.
+        contents: digest of what the folders held when it was started, by repository id.
     """
 
     url: str
@@ -50,6 +51,7 @@ class Served:
     models: dict[str, Path]
     auth: bool
     keys: dict[str, str] = field(default_factory=dict, repr=False)
+    contents: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def state_folder() -> Path:
@@ -137,13 +139,26 @@ def served(host: str) -> Served | None:
     if host != HERE and not _same(host, record.url):
         return None
     models = {repo_id: Path(folder) for repo_id, folder in record.models.items()}
-    return Served(record.url, record.hub_url, models, bool(record.keys), dict(record.keys))
+    return Served(record.url, record.hub_url, models, bool(record.keys), dict(record.keys),
+                  dict(record.contents))  # fmt: skip
 
 
 def served_as(folder: Path, served: Served) -> str | None:
-    """The repository id under which a server serves a folder; None if it does not."""
+    """The repository id under which a server serves a folder; None if it does not.
+
+    Raises:
+        UsageError: if the folder holds something else than when the server was started. It may have
+            loaded what was there before, and its numbers would be kept as those of what is there now.
+    """
+    from remote_mi.models.spec import folder_digest
+
     wanted = folder.expanduser().resolve()
-    return next((name for name, path in served.models.items() if path.resolve() == wanted), None)
+    found = next((name for name, path in served.models.items() if path.resolve() == wanted), None)
+    before = served.contents.get(found or "")
+    if before is not None and before != folder_digest(folder.expanduser()):
+        raise UsageError(f"the files of {folder} changed since the personal server was started",
+                         f"`remote-mi ndif down`, then `remote-mi ndif up --model {folder}`")  # fmt: skip
+    return found
 
 
 def asked_as(repo_id: str, served: Served) -> str:

@@ -33,6 +33,7 @@ class Record:
         ports: port by name.
         folders: temporary folders outside the state folder, removed when the server stops.
         models: folder by repository id.
+        contents: digest of what those folders held when it was started, by repository id.
         threads: how many threads a model computes with.
         keys: API key by what it may do ("plain", "trusted"); empty if keys are not checked.
         owner: process id of who started the server.
@@ -48,6 +49,7 @@ class Record:
     folders: list[str]
     models: dict[str, str]
     threads: int
+    contents: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
     started: dict[str, str | None] = field(default_factory=dict)

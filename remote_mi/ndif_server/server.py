@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from remote_mi.errors import UsageError
+from remote_mi.models.spec import folder_digest
 from remote_mi.ndif_server import postgres, processes
 from remote_mi.ndif_server.errors import ServerNotRunning, ServerRunning
 from remote_mi.ndif_server.install import ensure_venv
@@ -253,6 +254,7 @@ class Server:
             ports=plan.ports.named,
             folders=[str(plan.ray_dir)],
             models={repo_id: str(folder) for repo_id, folder in models.items()},
+            contents={repo_id: folder_digest(folder) for repo_id, folder in models.items()},
             threads=self._threads,
         )
         record.write(self.state)  # first of all, so that even a start cut short can be cleaned up

@@ -7,8 +7,9 @@ it stands for ("cell:ROW:COLUMN:VALUE"), so that numbers can be read back from t
 
 from __future__ import annotations
 
+import logging
 import shlex
-import warnings
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from remote_mi import figures
 from remote_mi.errors import NotFound, StoreError, UsageError
 from remote_mi.figures import Figure
 from remote_mi.outputs import POSITIONS
+from remote_mi.process_state import Held, Ignored, Setting
 from remote_mi.report.colors import LIGHT
 from remote_mi.report.curves import LETTERS, curves
 from remote_mi.report.html_figures import example
@@ -93,19 +95,21 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
 @contextmanager
 def _drawing() -> Iterator[None]:
     """Our style, and no word of characters that the font lacks: the reader of an SVG has others."""
-    import logging
-
     import matplotlib
 
+    # matplotlib's settings are those of the process: one drawing at a time.
+    with _one_at_a_time, _quiet.hold(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        yield
+
+
+def _words_of_matplotlib() -> list[Setting | Ignored]:
     logger = logging.getLogger("matplotlib")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
+    return [Setting(lambda: logger.level, logger.setLevel, logging.ERROR),
+            Ignored(module=r"(matplotlib|remote_mi\.report\.images)")]  # fmt: skip
+
+
+_one_at_a_time = threading.Lock()
+_quiet = Held(_words_of_matplotlib)
 
 
 def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:

@@ -92,13 +92,13 @@ def work_of(recipe: str, *calls: Any, **parameters: Any) -> Any:
     Args:
         parameters: those that are not to have their defaults; a prompt's tokens as a `Prompt`.
     """
-    from remote_mi import catalog
+    from remote_mi import catalog, loading
     from remote_mi.backends.base import Work
     from remote_mi.interventions import Prompt
 
     nowhere = Path(__file__).parent  # a project without recipes of its own
     card = catalog.find(recipe, nowhere)
-    function = catalog.load_function(card, nowhere)
+    function = loading.load_function(card, nowhere)
     prompts = {name: value for name, value in parameters.items() if isinstance(value, Prompt)}
     given = {name: value for name, value in parameters.items() if name not in prompts}
     return Work(card, function, list(calls), {**card.resolve(given), **prompts}, "benchmark")

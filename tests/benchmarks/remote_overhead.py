@@ -72,7 +72,7 @@ def main() -> None:
 def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     """Seconds of both ways, in turn."""
     import remote_mi as mi
-    from remote_mi import catalog
+    from remote_mi import catalog, loading
     from remote_mi.backends.base import Work
     from remote_mi.backends.session import run_session
     from remote_mi.models.load import build_weightless
@@ -85,7 +85,7 @@ def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     spec = ModelSpec(model)
     described = build_weightless(spec, Silent())
     card = catalog.find("logit_lens", project)
-    function = catalog.load_function(card, project)
+    function = loading.load_function(card, project)
     waiting: dict[str, list[str]] = {"ours": prompts(repeat + 2), "nnsight": prompts(repeat + 2)}
 
     def ours() -> Any:

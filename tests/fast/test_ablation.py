@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.dry_run import expect
 from remote_mi.backends.ndif.source_checks import check_source
@@ -70,7 +70,7 @@ def prompts(reference: Reference, family: str, cut: int) -> list[Prompt]:
 def ran(lm: Any, recipe: str, call: Any, **parameters: Any) -> dict[str, Any]:
     """The outputs of a recipe, all its parameters filled in."""
     card = catalog.find(recipe, Path())
-    function = catalog.load_function(card, Path())
+    function = loading.load_function(card, Path())
     with torch.no_grad(), lm.session():
         outputs = nnsight.save(settled(function(lm, call, **card.resolve(parameters))))
     assert set(outputs) == set(card.returns)
@@ -263,7 +263,7 @@ def test_the_shapes_are_known_before_it_is_sent(tiny, recipe, family):
     pair = model.pairs[0]
     call = model.pairs if card.over == "pairs" else pair
     given = card.resolve({"kind": "resample"} if card.over == "pairs" else {})
-    function = catalog.load_function(card, Path())
+    function = loading.load_function(card, Path())
     assert check_source(card, function, Path(), SERVER) == []
     found = expect(weightless(tiny(family)), Work(card, function, [call], given, "key"))
     assert found.outputs is not None, found.reason

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import remote_mi as mi
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.interventions import Prompt, heads, metrics
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
@@ -25,12 +25,12 @@ LENGTH = 6
 
 @pytest.fixture(scope="module")
 def patterns():
-    return catalog.load_function(catalog.find("attention_patterns", ROOT), ROOT)
+    return loading.load_function(catalog.find("attention_patterns", ROOT), ROOT)
 
 
 @pytest.fixture(scope="module")
 def detectors():
-    return catalog.load_function(catalog.find("head_detectors", ROOT), ROOT)
+    return loading.load_function(catalog.find("head_detectors", ROOT), ROOT)
 
 
 def called(function, lm, *arguments, **parameters):

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import remote_mi as mi
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
@@ -24,7 +24,7 @@ MASKED = {
 
 @pytest.fixture(scope="module")
 def baseline():
-    return catalog.load_function(catalog.find("baseline", ROOT), ROOT)
+    return loading.load_function(catalog.find("baseline", ROOT), ROOT)
 
 
 def called(function, lm, pair, **parameters):

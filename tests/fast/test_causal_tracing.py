@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.dry_run import expect
 from remote_mi.backends.ndif.source_checks import check_source
@@ -56,7 +56,7 @@ def made(family: str, tiny: Any) -> SimpleNamespace:
 def ran(lm: Any, call: Any, **parameters: Any) -> dict[str, Any]:
     """The outputs of causal tracing, all its parameters filled in."""
     card = catalog.find("causal_tracing", Path())
-    function = catalog.load_function(card, Path())
+    function = loading.load_function(card, Path())
     with torch.no_grad(), lm.session():
         outputs = nnsight.save(settled(function(lm, call, **card.resolve(parameters))))
     assert set(outputs) == set(card.returns)
@@ -266,7 +266,7 @@ def test_the_standard_deviation_is_that_of_the_embedding(few, monkeypatch):
 @pytest.mark.parametrize("site", ["resid_post", "mlp_out"])
 def test_the_shapes_are_known_before_it_is_sent(few, tiny, site):
     card = catalog.find("causal_tracing", Path())
-    function = catalog.load_function(card, Path())
+    function = loading.load_function(card, Path())
     given = card.resolve({"site": site, "window": 2})
     assert check_source(card, function, Path(), SERVER) == []
     work = Work(card, function, [few.prompt], given, "key")

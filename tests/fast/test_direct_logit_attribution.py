@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import remote_mi as mi
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.interventions import Pair, Prompt, heads, metrics
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
@@ -25,7 +25,7 @@ HEADS = 4
 @pytest.fixture(scope="module")
 def attribution():
     card = catalog.find("direct_logit_attribution", ROOT)
-    return catalog.load_function(card, ROOT)
+    return loading.load_function(card, ROOT)
 
 
 def called(function, lm, pair, **parameters):

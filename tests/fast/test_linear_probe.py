@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import remote_mi as mi
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.errors import RemoteMIError
 from remote_mi.interventions import Prompt
 from remote_mi.models.load import load
@@ -23,7 +23,7 @@ FAMILIES = ("llama", "gpt2", "neox", "gemma2")
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
-    return catalog.load_function(catalog.find("linear_probe", folder), folder)
+    return loading.load_function(catalog.find("linear_probe", folder), folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.interventions import Prompt, generation
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
@@ -36,7 +36,7 @@ def llama(tiny):
 @pytest.fixture(scope="module")
 def patchscopes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
-    return catalog.load_function(catalog.find("patchscopes", folder), folder)
+    return loading.load_function(catalog.find("patchscopes", folder), folder)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.source_checks import check_source, refuse
 from remote_mi.errors import RunFailed, UsageError
@@ -42,7 +42,7 @@ def written(folder: Path, body: str, imports="", top="", over="prompt", dims="()
     path = folder / "probe.py"
     path.write_text(head + textwrap.indent(textwrap.dedent(body), "    "))
     card = catalog.find(str(path), folder)
-    return card, catalog.load_function(card, folder)
+    return card, loading.load_function(card, folder)
 
 
 def line_of(path: Path, text: str) -> int:
@@ -157,7 +157,7 @@ def test_a_package_that_the_server_lacks_is_found_where_it_is_used(tmp_path):
     with pytest.raises(UsageError) as refused:
         refuse(findings)
     assert all(f"{f.path}:{f.line}: {f.problem}" in str(refused.value) for f in findings)
-    assert check_source(card, catalog.load_function(card, tmp_path), tmp_path, {}) == []
+    assert check_source(card, loading.load_function(card, tmp_path), tmp_path, {}) == []
 
 
 def test_a_package_is_known_by_the_name_of_its_distribution_too(tmp_path):
@@ -200,7 +200,7 @@ def test_built_in_recipes_and_those_of_the_guide_pass(tmp_path):
     cards = catalog.all_cards(tmp_path)
     assert {"mlp_mean_ablation", "stream_length", "logit_lens"} <= {card.name for card in cards}
     for card in cards:
-        function = catalog.load_function(card, tmp_path)
+        function = loading.load_function(card, tmp_path)
         assert check_source(card, function, tmp_path, {"torch": "2"}) == []
 
 
@@ -212,7 +212,7 @@ def test_annotations_stay_at_home(tmp_path):
         .replace("typing import Any", "typing import Annotated, Any")
         .replace("k: int", "k: Annotated[int, Range(1, 3)]")
     )
-    function = catalog.load_function(card, tmp_path)
+    function = loading.load_function(card, tmp_path)
     assert check_source(card, function, tmp_path, SERVER) == []
 
 
@@ -278,7 +278,7 @@ def test_a_dry_run_knows_what_a_real_run_returns(tiny, tmp_path, family):
     model, real = weightless(tiny(family)), load(ModelSpec(str(tiny(family))), Silent())
     for name in ("activation_patching", "head_patching", "logit_lens"):
         card = catalog.find(name, tmp_path)
-        function = catalog.load_function(card, tmp_path)
+        function = loading.load_function(card, tmp_path)
         calls = CALLS[card.over]
         returned = run_session(real.lm, Work(card, function, calls, card.resolve({}), "key"))
         found = expected(model, card, function, calls)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.backends.base import Work, checked, examples_in
 from remote_mi.backends.session import run_session
 from remote_mi.interventions import Pair, Prompt
@@ -41,7 +41,7 @@ class Technique:
     def __init__(self, model: LoadedModel, name: str, given: dict[str, Any]) -> None:
         self.model = model
         self.card = catalog.find(name, Path("/nowhere"))
-        self.function = catalog.load_function(self.card, Path("/nowhere"))
+        self.function = loading.load_function(self.card, Path("/nowhere"))
         self.parameters = self.card.resolve(given)
         for param in self.card.parameters:
             if param.kind == "prompt":

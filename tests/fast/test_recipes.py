@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.errors import NotFound, UsageError
 from remote_mi.figures import Heatmap
 from remote_mi.key import code_digest
@@ -64,7 +64,7 @@ def test_the_built_in_recipes_have_complete_cards(tmp_path):
 
 def test_a_card_read_from_source_equals_the_one_of_the_imported_function(tmp_path):
     for card in catalog.all_cards(tmp_path):
-        live = card_of(catalog.load_function(card, tmp_path))
+        live = card_of(loading.load_function(card, tmp_path))
         assert live.shown() == card.shown()
         assert live.parameters == card.parameters
 
@@ -314,5 +314,5 @@ def test_an_edit_of_the_same_second_and_size_runs_as_edited(tmp_path, monkeypatc
         path.write_text(text.replace("1}", f"{number}}}"))
         os.utime(path, (1_700_000_000, 1_700_000_000))
         card = catalog.find(str(path), tmp_path)
-        found.append(catalog.load_function(card, tmp_path)(None, None)["x"])
+        found.append(loading.load_function(card, tmp_path)(None, None)["x"])
     assert found == [1, 2, 3]

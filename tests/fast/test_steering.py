@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.interventions import Pair, Prompt, generate, generation
 from remote_mi.interventions.generation import run_joined
 from remote_mi.models.load import load
@@ -38,7 +38,7 @@ def llama(tiny):
 @pytest.fixture(scope="module")
 def steering(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
-    return catalog.load_function(catalog.find("steering", folder), folder)
+    return loading.load_function(catalog.find("steering", folder), folder)
 
 
 def within(lm, function, *arguments, **parameters):

@@ -104,7 +104,7 @@ def test_several_pairs_are_one_job(client, project):
 PAYLOAD = """
 import json, sys, pickletools, zstandard, pathlib
 import remote_mi as mi
-from remote_mi import catalog
+from remote_mi import catalog, loading
 from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.payload import serialize
 from remote_mi.models.load import build_weightless
@@ -120,7 +120,7 @@ model = build_weightless(spec, Silent())
 prompts = PromptChoice(texts=json.loads(sys.argv[2])).resolve(project)
 card = catalog.find("activation_patching", project)
 tokens = tokenize(model.tokenizer, prompts, spec, "pair", 64)
-work = Work(card, catalog.load_function(card, project), tokens.prompts, card.resolve({}), "key")
+work = Work(card, loading.load_function(card, project), tokens.prompts, card.resolve({}), "key")
 blob = zstandard.ZstdDecompressor().stream_reader(serialize(model.lm, work)).read()
 names = [str(arg) for op, arg, _ in pickletools.genops(blob) if isinstance(arg, str)]
 print(json.dumps({"size": len(blob), "names": names, "text": blob.decode("latin1"),

@@ -40,6 +40,7 @@ from remote_mi.errors import (
     StoreError,
     UsageError,
 )
+from remote_mi.loading import at_home
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.surroundings import at_work
@@ -218,7 +219,7 @@ class NdifBackend:
         from remote_mi.backends.ndif.preflight import check, check_sandbox
 
         packages = facts.packages(self.client)
-        with at_work(watch):
+        with at_work(watch), at_home(work.function):
             expected, comes_back = check(model, work, packages, watch)
         key = model_key(model.lm)
         check_sandbox(work, self.client, key)
