@@ -130,7 +130,7 @@ class Execution:
             raise UsageError(f"the files of {job.model.name} changed since the job was made",
                              "run the same command again")  # fmt: skip
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
-                             model.context, job.drop_invalid, model.masked)  # fmt: skip
+                             model.context, job.drop_invalid, model.masked, model.both_ways)  # fmt: skip
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
             keys = job.part_keys
@@ -157,7 +157,7 @@ class Execution:
             if param.kind == "prompt":
                 text = PromptSet((phenomena.Example(parameters[param.name]),), param.name)
                 made = tokenize(model.tokenizer, text, self.job.model, "prompt", model.context,
-                                masked=model.masked)  # fmt: skip
+                                masked=model.masked, both_ways=model.both_ways)  # fmt: skip
                 parameters[param.name] = made.prompts[0]
         return parameters
 

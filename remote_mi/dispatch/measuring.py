@@ -36,7 +36,7 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     try:
         model = build_weightless(job.model, Silent(), _NOWHERE)
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, card.over, model.context,
-                             job.drop_invalid, model.masked)  # fmt: skip
+                             job.drop_invalid, model.masked, model.both_ways)  # fmt: skip
         calls = [None if card.over == "none" else tokenized.prompts]
         calls = calls if card.called_once else list(tokenized.prompts)
         function = job.function or loading.load_function(card, job.project)

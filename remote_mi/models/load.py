@@ -41,6 +41,11 @@ class LoadedModel:
         """Whether the answer is read at a mask token, as in encoders trained to fill one."""
         return self.lm.task == "fill-mask"
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether a position attends to those after it, too."""
+        return self.lm.task != "text-generation"
+
 
 _loaded: dict[str, LoadedModel] = {}
 
