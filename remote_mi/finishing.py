@@ -11,10 +11,12 @@ import numpy as np
 
 from remote_mi.draft import Draft
 from remote_mi.errors import Mismatch, RemoteMIError, StoreError
+from remote_mi.figures import Text
 from remote_mi.models.spec import ModelSpec
+from remote_mi.models.token_text import TokenTexts
 from remote_mi.paths import cache_root
 from remote_mi.progress import Watch
-from remote_mi.results import Result
+from remote_mi.results import Result, passage_key
 from remote_mi.store.cache import Cache
 from remote_mi.store.runs import RunRecord, Runs
 
@@ -73,7 +75,7 @@ class Finisher:
             ],
             "axes": assembled.axes,
             "notes": draft.notes + assembled.notes,
-            "vocabulary": self._vocabulary(raw),
+            **self._texts(raw),
         }
         result = Result(draft.recipe, document, assembled.arrays, self._provenance())
         self._keep(draft.key, document, result.arrays, result.provenance, draft.about)
@@ -94,7 +96,7 @@ class Finisher:
         if said:
             self.draft.record["server_said"] = said
         self.draft.events.append(event("failed", error=str(error)))
-        empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}
+        empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}, "texts": {}}
         result = Result(self.draft.recipe, empty, {}, self._provenance())
         try:
             return self._write(result, str(error)).run_id
@@ -142,22 +144,30 @@ class Finisher:
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}
 
-    def _vocabulary(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, str]:
-        """Text of every token id that an output holds."""
+    def _texts(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, dict[str, str]]:
+        """The text of every token id that an output holds, and of the passages that they make."""
         ids: set[int] = set()
-        for name, output in self.draft.card.returns.items():
-            if output.kind == "token":
-                for outputs in raw:
-                    for key, values in outputs.items():
-                        if key.partition("@")[0] == name:
-                            ids.update(int(i) for i in values.reshape(-1) if i >= 0)
+        passages: set[tuple[int, ...]] = set()
+        card = self.draft.card
+        shown = {figure.output for figure in card.figures if isinstance(figure, Text)}
+        for outputs in raw:
+            for key, values in outputs.items():
+                name = key.partition("@")[0]
+                if card.returns[name].kind != "token" or not values.size:
+                    continue
+                ids.update(int(i) for i in values.reshape(-1) if i >= 0)
+                if name in shown and values.ndim:
+                    rows = values.reshape(-1, values.shape[-1]).tolist()
+                    passages |= {tuple(i for i in row if i >= 0) for row in rows}
         if not ids:
-            return {}
+            return {"vocabulary": {}, "texts": {}}
         if self.tokenizer is None:
             from remote_mi.models.load import load_tokenizer
 
             self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
-        return {str(i): self.tokenizer.decode([i]) for i in sorted(ids)}
+        texts = TokenTexts(self.tokenizer)
+        return {"vocabulary": {str(i): texts.one(i) for i in sorted(ids)},
+                "texts": {passage_key(row): texts.text(row) for row in sorted(passages)}}  # fmt: skip
 
     def _provenance(self) -> dict[str, Any]:
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,11 @@ def _at(dim: str, labels: list[Any], wanted: Any) -> int:
     if len(found) > 1:
         raise UsageError(f"{dim} {wanted!r} occurs {len(found)} times", f"give an index: {found}")
     return found[0]
+
+
+def passage_key(tokens: Sequence[int]) -> str:
+    """The name of a passage in `Result.document["texts"]`: its token ids."""
+    return " ".join(map(str, tokens))
 
 
 @dataclass
@@ -262,6 +267,15 @@ class Result:
     def text(self, token: int) -> str:
         """A token id of this result as text."""
         return self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
+
+    def passage(self, tokens: Iterable[int]) -> str:
+        """Token ids of this result that follow one another, as text; negative ones are none.
+
+        Where the result has it, as its tokenizer decodes them together; else token by token.
+        """
+        ids = [int(token) for token in tokens if token >= 0]
+        found = self.document.get("texts", {}).get(passage_key(ids))
+        return "".join(self.text(token) for token in ids) if found is None else found
 
     def to_pandas(self, name: str | None = None) -> pandas.DataFrame:
         """One output as a table; by default what the first figure shows.

@@ -142,6 +142,7 @@ def as_json(result: Result) -> dict[str, Any]:
         if len(result.prompts) > 1
         else {},
         "vocabulary": result.document["vocabulary"],
+        "texts": result.document.get("texts", {}),
         "prompts": list(result.prompts),
         "notes": result.notes,
         "provenance": result.provenance,

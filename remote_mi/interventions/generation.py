@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from remote_mi.interventions.metrics import has_weights
+from remote_mi.interventions.metrics import has_weights, top_tokens
 from remote_mi.interventions.sites import (
+    context_length,
     edit_stream,
     is_causal,
     reuses_prefix,
     skip_unembedding,
+    steady_length,
     text_config,
 )
 
@@ -48,7 +50,7 @@ def run_joined(
         order of `joins`.
     """
     shared = min(first, end) if reuses_prefix(lm) else 0
-    cache = _run_prefix(lm, ids[:shared]) if shared else None
+    cache = _run_prefix(lm, ids, shared) if shared else None
     groups = _groups(joins, max(1, MAX_TOKENS // len(ids)))
     found = [_joined_pass(lm, ids, end, shared, cache, group) for group in groups]
     return torch.cat([found[0][:1], *[hidden[1:] for hidden in found]])
@@ -100,14 +102,20 @@ def _joined_pass(
     return hidden
 
 
-def _run_prefix(lm: Any, ids: list[int]) -> Any:
-    """Keys and values of a prefix, one row."""
+def _run_prefix(lm: Any, ids: list[int], shared: int) -> Any:
+    """Keys and values of the first `shared` tokens of a text, as they are in it; one row.
+
+    The whole text is run: there are models in which the prefix depends on its length.
+    """
     with lm.trace(
         input_ids=torch.tensor([ids]), position_ids=torch.arange(len(ids))[None], use_cache=True
     ):
         skip_unembedding(lm)
         kept = lm.output.past_key_values
-    return kept
+    prefix = DynamicCache()
+    for index, layer in enumerate(kept.layers):
+        prefix.update(layer.keys[:, :, :shared], layer.values[:, :, :shared], index)
+    return prefix
 
 
 def _expanded(cache: Any, rows: list[int]) -> DynamicCache:
@@ -141,7 +149,8 @@ def generate(
     """Continue rows of token ids greedily, with activations edited on the prompt and every step.
 
     Keys and values are kept between the steps where the weights are in this process. Elsewhere
-    they would cross to another process and back at every step, so the whole rows are run again.
+    they would cross to another process and back at every step, so the whole rows are run again;
+    as they are where the text has become so long that they are others (`steady_length`).
 
     Args:
         lm: the model with portable names.
@@ -151,25 +160,33 @@ def generate(
         first: positions before this one are the same in all rows, and no edit changes them.
 
     Returns:
-        [row, step], token ids on the CPU; −1 after the end-of-text token.
+        [row, step], token ids on the CPU; −1 after the end of a text: an end token, the end of what
+        the model takes, or logits that are no numbers.
 
     Raises:
-        ValueError: if the rows differ in length.
+        ValueError: if the rows differ in length, or the model takes no token more.
     """
-    length = len(ids[0])
+    length, context = len(ids[0]), context_length(lm)
     if any(len(row) != length for row in ids):
         raise ValueError("the rows that are continued together differ in length")
+    if length >= context:
+        raise ValueError(
+            f"the prompt has {length} tokens and the model takes {context}: no text goes on from it"
+        )
     tokens, start, cache = torch.tensor(ids), 0, None
-    keeps = has_weights(lm)
+    keeps = has_weights(lm) and length <= steady_length(lm)
     shared = min(first, length - 1)
     if keeps and shared > 0 and reuses_prefix(lm):
-        cache = _expanded(_run_prefix(lm, ids[0][:shared]), [len(ids)] * len(lm.layers))
+        cache = _expanded(_run_prefix(lm, ids[0], shared), [len(ids)] * len(lm.layers))
         start = shared
-    for _ in range(steps):
-        added, cache = _step(lm, tokens, start, cache, keeps, edits or {})
+    for _ in range(min(steps, context - length)):
+        if keeps and tokens.shape[1] > steady_length(lm):
+            keeps, start, cache = False, 0, None
+        added, cache = _step(lm, tokens.clamp(min=0), start, cache, keeps, edits or {})
         start = tokens.shape[1] if keeps else 0
         tokens = torch.cat([tokens, added.cpu()[:, None]], 1)
-    return _cut(tokens[:, length:], _end_tokens(lm))
+    found = _cut(tokens[:, length:], _end_tokens(lm))
+    return torch.nn.functional.pad(found, (0, steps - found.shape[1]), value=-1)
 
 
 def _step(
@@ -186,7 +203,7 @@ def _step(
     ):
         for layer in sorted(edits):
             edit_stream(lm, layer, lambda stream, edit=edits[layer]: edit(stream, start))
-        added = lm.lm_head.output[:, -1].argmax(-1)
+        added = top_tokens(lm.lm_head.output[:, -1], 1)[0][:, 0]
         if keeps:
             kept = lm.output.past_key_values
         else:
@@ -195,15 +212,17 @@ def _step(
 
 
 def _end_tokens(lm: Any) -> list[int]:
-    found = getattr(text_config(lm), "eos_token_id", None)
-    if found is None:
-        return []
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+    """All tokens that end a text: chat models name several, in `generation_config.json`."""
+    found: list[int] = []
+    for config in (text_config(lm), getattr(lm._module, "generation_config", None)):
+        ends = getattr(config, "eos_token_id", None)
+        found += ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends]
+    return found
 
 
 def _cut(tokens: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    """The tokens, [row, step], with −1 after the first that ends the text."""
-    is_end = torch.zeros_like(tokens)
+    """The tokens, [row, step], with −1 after the first that ends the text, or is none."""
+    is_end = (tokens < 0).long()
     for end in ends:
         is_end = is_end + (tokens == end)
     ended_before = is_end.cumsum(1) - is_end > 0

@@ -162,14 +162,58 @@ def require_unembedding(lm: Any) -> None:
     _ = lm.lm_head.weight
 
 
+#: Rotary embeddings whose angles are the same however long the text is.
+_STEADY_ROPES = ("default", "linear", "yarn", "llama3", "proportional")
+
+
+def context_length(lm: Any) -> int:
+    """The longest text that a model takes, in tokens.
+
+    Where the angles of its rotary embedding grow with the longest text so far ("dynamic"), that is
+    the length up to which they do not: beyond it a text's numbers depend on earlier texts.
+    """
+    config = text_config(lm)
+    given = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    limits = [limit for kind, limit in _ropes(config) if "dynamic" in kind]
+    return min([int(given or 1 << 20), *limits])
+
+
+def steady_length(lm: Any) -> int:
+    """Up to how many tokens a text's keys and values do not depend on how long it is.
+
+    Longer texts may have other angles in their rotary embedding, from the first token on: "longrope"
+    has two sets of them. A model that was proved otherwise when it was loaded has none (0).
+    """
+    limits = [limit for kind, limit in _ropes(text_config(lm)) if kind not in _STEADY_ROPES]
+    return min([1 << 30, *limits]) if getattr(lm, "prefix_proved", True) else 0
+
+
+def _ropes(config: Any) -> list[tuple[str, int]]:
+    """Kind of each rotary embedding, and the length up to which it is as it begins."""
+    given = getattr(config, "rope_parameters", None) or {}
+    tables = [table for table in given.values() if isinstance(table, dict)] or [given]
+    found = []
+    for table in tables:
+        kind = str(table.get("rope_type") or "default")
+        limit = (
+            table.get("original_max_position_embeddings")
+            or getattr(config, "original_max_position_embeddings", None)
+            or getattr(config, "max_position_embeddings", None)
+        )
+        known = kind in ("longrope", "dynamic", *_STEADY_ROPES)
+        found.append((kind, int(limit or 1 << 30) if known else 0))
+    return found
+
+
 def reuses_prefix(lm: Any) -> bool:
     """Whether keys and values of a shared prefix can be computed once and used by every row.
 
-    It holds for causal models whose every layer attends to the full context. In an encoder the
-    prefix depends on what follows it; sliding-window and hybrid caches are run in full instead
-    (same numbers, more work).
+    They are to come from a run of the whole text, or of one within `steady_length`. It holds for
+    causal models whose every layer attends to the full context, and is tried out when a model is
+    loaded. In an encoder the prefix depends on what follows it; sliding-window and hybrid caches
+    are run in full instead (same numbers, more work).
     """
-    if not is_causal(lm):
+    if not is_causal(lm) or not getattr(lm, "prefix_proved", True):
         return False
     config = text_config(lm)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

@@ -77,7 +77,9 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
 
 def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     """A model with its weights, its names proved."""
+    from remote_mi.interventions.sites import context_length
     from remote_mi.models.names import prove
+    from remote_mi.models.prefix import prove_prefix
 
     watch.stage(f"loading {spec.name}")
     device = _usable(local_device(spec.device))
@@ -90,8 +92,9 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     lm._module.requires_grad_(False)
     watch.stage(f"checking the names of {spec.name}'s modules")
     prove(lm)
+    prove_prefix(lm)
     weight = lm.embed_tokens.weight
-    return LoadedModel(lm, lm.tokenizer, context_of(lm), {
+    return LoadedModel(lm, lm.tokenizer, context_length(lm), {
         "revision": _commit(spec) or spec.revision or "unpinned",
         "dtype": str(weight.dtype).removeprefix("torch."),
         "attention": lm.attn_implementation,
@@ -130,11 +133,13 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
         if memory_key not in _described:
             from nnsight.modeling import huggingface
 
+            from remote_mi.interventions.sites import context_length
+
             if repo_id is not None:
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
             _described[memory_key] = LoadedModel(
-                lm, lm.tokenizer, context_of(lm), {"attention": lm.attn_implementation}
+                lm, lm.tokenizer, context_length(lm), {"attention": lm.attn_implementation}
             )
         return _described[memory_key]
 
@@ -152,13 +157,6 @@ def _commit(spec: ModelSpec) -> str | None:
         return None
     file = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
     return Path(file).parent.name if isinstance(file, str) else None
-
-
-def context_of(lm: Any) -> int:
-    """The longest prompt a model takes, in tokens."""
-    config = lm.config.get_text_config()
-    given = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(given or 1 << 20)
 
 
 def _source(spec: ModelSpec, watch: Watch) -> str:

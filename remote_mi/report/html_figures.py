@@ -228,6 +228,6 @@ def _text(figure: figures.Text, result: Result, slice_: Slice) -> View:
     lead = NamedArray(tokens.values[..., 0], tokens.dims[:-1], tokens.coords)
     rows = []
     for index in np.ndindex(*tokens.shape[:-1]):
-        said = "".join(result.text(t) for t in tokens.values[index] if t >= 0)
+        said = result.passage(tokens.values[index])
         rows.append({"label": where(lead, index), "text": line(said) or "∅"})
     return {"kind": "text", "rows": rows, "prompt": prompt}

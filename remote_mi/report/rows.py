@@ -127,7 +127,6 @@ def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Ite
         yield Text(f" prompt {index + 1} of {len(every)}: {clean}")
     lead = tokens.shape[:-1]
     for index in np.ndindex(*lead):
-        part = NamedArray(tokens.values[index], (), {}, name=tokens.name)
         name = where(NamedArray(tokens.values[..., 0], tokens.dims[:-1], tokens.coords), index)
-        shown = line("".join(_texts(result, part.values))) or "∅"
+        shown = line(result.passage(tokens.values[index])) or "∅"
         yield Text(f" {name + ': ' if name else ''}{shown}")

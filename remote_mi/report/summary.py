@@ -236,7 +236,7 @@ def _text(figure: figures.Text, result: Result, slice_: Slice) -> Iterator[str]:
     lead = list(np.ndindex(*tokens.shape[:-1]))
     for index in lead[:_MOST_TEXTS]:
         name = where(_part(tokens, tokens.dims[:-1]), index)
-        said = "".join(result.text(t) for t in tokens.values[index] if t >= 0)
+        said = result.passage(tokens.values[index])
         yield f"{name + ': ' if name else ''}{_short(line(said)) or 'nothing'}"
     if len(lead) > _MOST_TEXTS:
         yield f"And {len(lead) - _MOST_TEXTS} more texts."

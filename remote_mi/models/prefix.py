@@ -1,0 +1,83 @@
+"""Whether the first tokens of a text stay as they are, whatever follows: tried out on the weights.
+
+Sweeps and generation compute the keys and values of a prefix once and let all rows share them.
+Whether a model allows it is read from its configuration (`remote_mi.interventions.sites`); here it
+is held against what the model does, so that a window, a state or a rotary embedding that the
+configuration does not tell of costs time and not the truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nnsight
+import torch
+from transformers import DynamicCache
+
+from remote_mi.interventions.sites import (
+    context_length,
+    read_stream,
+    reuses_prefix,
+    skip_unembedding,
+    steady_length,
+)
+
+_IDS = (17, 5, 11, 7, 3, 13)
+_PREFIX = 3
+
+
+def prove_prefix(lm: Any) -> None:
+    """Set `lm.prefix_proved`: whether a shared prefix gives the numbers of a whole run.
+
+    Two trials on six tokens: the last ones on the keys and values of the first, against all of them
+    at once; and the first ones with the last token as far away as the model takes it, against the
+    same with it close by.
+    """
+    if not reuses_prefix(lm):
+        return
+    size = int(lm.embed_tokens.weight.shape[0])
+    ids = [token % size for token in _IDS]
+    with torch.no_grad():
+        try:
+            lm.prefix_proved = _continues(lm, ids) and _forgets_what_follows(lm, ids)
+        except Exception:  # a cache of another kind fails in any way it likes
+            lm.prefix_proved = False
+
+
+def _continues(lm: Any, ids: list[int]) -> bool:
+    """Whether a run on the keys and values of the first tokens gives the last as a whole run."""
+    whole, cache = _run(lm, ids, range(len(ids)))
+    prefix = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        prefix.update(layer.keys[:, :, :_PREFIX], layer.values[:, :, :_PREFIX], index)
+    rest, _ = _run(lm, ids[_PREFIX:], range(_PREFIX, len(ids)), prefix)
+    return _same(rest, whole[_PREFIX:])
+
+
+def _forgets_what_follows(lm: Any, ids: list[int]) -> bool:
+    """Whether the first tokens do not depend on the position of the last."""
+    far = min(steady_length(lm), context_length(lm)) - 1
+    near, _ = _run(lm, ids, range(len(ids)))
+    moved, _ = _run(lm, ids, [*range(len(ids) - 1), max(far, len(ids) - 1)])
+    return _same(moved[:-1], near[:-1])
+
+
+def _run(lm: Any, ids: list[int], positions: Any, cache: Any = None) -> tuple[torch.Tensor, Any]:
+    """The stream after the last layer, [position, d_model], and the keys and values."""
+    with lm.trace(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([list(positions)]),
+        past_key_values=cache,
+        use_cache=True,
+    ):
+        after = read_stream(lm, len(lm.layers))[0]
+        skip_unembedding(lm)
+        found = nnsight.save((after, lm.output.past_key_values))
+    return found
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two streams are equal up to rounding, position by position."""
+    allowed = 0.05 if one.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    gap = (one.float() - other.float()).norm(dim=-1)
+    return bool((gap <= allowed * other.float().norm(dim=-1)).all())
