@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from remote_mi.backends.base import Backend
 from remote_mi.draft import run_id8
 from remote_mi.errors import StoreError
 from remote_mi.finishing import event
 from remote_mi.job import Job
+from remote_mi.key import EARLIER, SCHEMA
 from remote_mi.results import Result
 from remote_mi.store.cache import Cache, Entry
+from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.runs import RunRecord, Runs, environment_of
 
 
@@ -35,6 +39,26 @@ def _kept(job: Job, backend: Backend) -> Result | Entry | None:
         return None
     run = Runs(job.project).lookup(job.key, environment)
     return run if run is not None else Cache(job.cache).get(job.key, environment)
+
+
+def earlier(job: Job) -> str:
+    """A line on results of the same job that were kept under an earlier kind of key, or ""."""
+    about = job.about()
+    wanted = [prompt["digest"] for prompt in about["prompts"]]
+    for row in CacheIndex(Cache(job.cache)).of_recipe(job.card.name):
+        there = row.about or {}
+        if (
+            there.get("schema", SCHEMA) < SCHEMA
+            and not row.part
+            and [prompt["digest"] for prompt in there.get("prompts", [])] == wanted
+            and all(there.get(name) == about[name] for name in ("parameters", "model"))
+        ):
+            return f"a result of this job from {_day(row.time)} is not taken: {EARLIER}"
+    return ""
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def computed_elsewhere(job: Job) -> Result | None:

@@ -42,6 +42,7 @@ class Job:
         drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing.
         project: the user's project folder (for local modules; not part of the key).
         store: a results cache of its own, which no other job answers from; None is the user's.
+        schema: of its key; an earlier one only to tell whether a run is what was recorded then.
     """
 
     card: Card
@@ -52,6 +53,7 @@ class Job:
     function: Callable[..., Any] | None = None
     drop_invalid: bool = False
     store: Path | None = None
+    schema: int = SCHEMA
 
     @property
     def cache(self) -> Path:
@@ -74,7 +76,7 @@ class Job:
     def described(self) -> dict[str, Any]:
         """Everything that decides the numbers, as JSON; the key is its digest."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "recipe": self.card.name,
             "code": self.code,
             "over": self.card.over,
@@ -118,7 +120,7 @@ class Job:
         """
         shown, examples = self.card.shown(), self.prompts.examples
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "recipe": self.card.name,
             "file": self.card.path.name if self.card.path else None,
             "code": self.code,
@@ -151,6 +153,7 @@ class Job:
         return {
             "schema": 1,
             "key": self.key,
+            "key_schema": self.schema,
             "recipe": {"name": self.card.name, "code": self.code,
                        "file": self.card.path.name if self.card.path else None,
                        **({"analysis": self._digest_of(self.card.analysis)}

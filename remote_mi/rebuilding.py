@@ -20,6 +20,7 @@ import yaml
 from remote_mi import catalog
 from remote_mi.errors import Mismatch, NotFound, UsageError
 from remote_mi.job import Job
+from remote_mi.key import SCHEMA
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec, folder_digest
 from remote_mi.opening import runs_beside
@@ -158,7 +159,11 @@ def _example(data: Mapping[str, Any]) -> Example:
 
 
 def what_changed(kept: KeptRun, job: Job) -> str:
-    """Why a rebuilt job has not the recorded key: "lock", "code", or "" if it has it."""
+    """Why a rebuilt job has not the recorded key: "lock", "code", or "" if it has it.
+
+    The key is made as it was made then (`made_before`).
+    """
+    job = replace(job, schema=key_schema(kept))
     if job.key == kept.lock["key"]:
         return ""
     recipe = kept.lock["recipe"]
@@ -168,6 +173,17 @@ def what_changed(kept: KeptRun, job: Job) -> str:
     parts = {f.name: getattr(job, f.name) for f in fields(Job)}
     as_recorded = WithRecordedCode(**parts, digests=digests)
     return "code" if as_recorded.key == kept.lock["key"] else "lock"
+
+
+def key_schema(kept: KeptRun) -> int:
+    """The schema of a run's key; the first locks do not say it."""
+    found = kept.lock.get("key_schema", 1)
+    return found if isinstance(found, int) else 0
+
+
+def made_before(kept: KeptRun) -> bool:
+    """Whether a run was made by a version whose results are not taken any more."""
+    return key_schema(kept) < SCHEMA
 
 
 def model_here(kept: KeptRun, folder: Path | None) -> ModelSpec:

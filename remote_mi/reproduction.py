@@ -24,6 +24,7 @@ from remote_mi.errors import (
     UsageError,
 )
 from remote_mi.job import Job
+from remote_mi.key import EARLIER
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.opening import run_folder, runs_beside
 from remote_mi.progress import Silent, Watch
@@ -31,6 +32,7 @@ from remote_mi.rebuilding import (
     KeptRun,
     commit_of,
     copy_source,
+    made_before,
     model_here,
     read_kept,
     recorded_job,
@@ -249,10 +251,11 @@ def _code_notes(kept: KeptRun, job: Job) -> list[str]:
     changed = what_changed(kept, job)
     if changed == "lock":
         raise Mismatch(f"{kept.name}: what its lock says does not give the recorded key")
+    notes = [EARLIER] if made_before(kept) else []
     if changed == "code":
-        return ["the recipe's code has another digest than then: remote_mi's own code that it "
-                "reaches has changed"]  # fmt: skip
-    return []
+        notes += ["the recipe's code has another digest than then: remote_mi's own code that it "
+                  "reaches has changed"]  # fmt: skip
+    return notes
 
 
 def _model(kept: KeptRun, asked: Asked, backend: str) -> ModelSpec:

@@ -12,7 +12,7 @@ from remote_mi.backends.base import Ticket
 from remote_mi.dispatch.plan import Dispatcher, Plan, needs_a_yes
 from remote_mi.errors import UsageError
 from remote_mi.execution import Execution
-from remote_mi.hits import computed_elsewhere, found, look_up
+from remote_mi.hits import computed_elsewhere, earlier, found, look_up
 from remote_mi.job import Job
 from remote_mi.models.spec import ModelSpec
 from remote_mi.paths import project_folder
@@ -230,6 +230,9 @@ def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tup
     hit = _hit(job, planner, asked)
     if hit is not None:
         return hit
+    note = earlier(job)
+    if note:
+        watch.note(note)
     where = planner.plan(job, asked)
     watch.note(where.line())
     if where.model != job.model:

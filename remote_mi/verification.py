@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 from remote_mi.environment import Environment
 from remote_mi.errors import Mismatch, RemoteMIError, UsageError
+from remote_mi.key import EARLIER
 from remote_mi.opening import runs_beside
 from remote_mi.rebuilding import (
     SOURCE,
     KeptRun,
     commit_of,
     events_of,
+    made_before,
     read_kept,
     recorded_job,
     what_changed,
@@ -224,6 +226,8 @@ def _of_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
         return
     if any(declared[k] != kept.info["recipe"][k] for k in ("name", "over", "returns")):
         yield Finding("run.json", "problem", f"the outputs it names are not those of {SOURCE}/")
+    if made_before(kept):
+        yield Finding("key", "note", EARLIER)
     if changed == "lock":
         yield Finding(LOCK, "problem", "what it says does not give the recorded key")
     elif not changed:
