@@ -12,6 +12,7 @@ Names are imported on first use, so that `import remote_mi` is quick and needs n
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 # At once: the decorator has its module's name, and a later import would put the module there.
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from remote_mi.runner import plan, run
 
 __version__ = "0.1.0"
+
+if "ipykernel" in sys.modules:
+    from remote_mi.report.kernel import import_bars
+
+    import_bars()
 
 _HOMES = {
     "Bars": "figures",

@@ -88,8 +88,7 @@ class NamedArray:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a cell: a column per dimension, `value`, and `low`/`high` where there are."""
-        import pandas
-
+        pandas = _pandas()
         axes = [list(self.coords[d]) for d in self.dims]
         grid = np.indices(self.values.shape).reshape(len(self.dims), -1)
         columns: dict[str, Any] = {
@@ -105,6 +104,20 @@ class NamedArray:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
         return f"<{self.name} ({sizes})>\n{self.values!r}"
+
+    def _repr_html_(self) -> str:
+        from remote_mi.report.notebook import array_html
+
+        return array_html(self)
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise UsageError("to_pandas() needs pandas, which is not installed",
+                         "pip install 'remote_mi[pandas]'") from None  # fmt: skip
+    return pandas
 
 
 def _at(dim: str, labels: list[Any], wanted: Any) -> int:
@@ -283,8 +296,7 @@ class Result:
         With several prompts a summary has one row a cell, an output one row a cell and prompt
         (column `prompt`). Token ids get a column `token` with their text.
         """
-        import pandas
-
+        pandas = _pandas()
         name = name or (self.figures[0].output if self.figures else self.names()[0])
         if name in self.recipe["summaries"]:
             return self[name].to_pandas()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from remote_mi.console import on_terminal
 from remote_mi.errors import harmless
 
 
@@ -15,7 +15,7 @@ class LiveWatch:
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24),
             TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
-            console=Console(stderr=True), transient=True,
+            console=on_terminal(stderr=True), transient=True,
         )  # fmt: skip
         self._task = self._progress.add_task("", total=None, count="")
 

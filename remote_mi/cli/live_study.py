@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from remote_mi.console import on_terminal
 from remote_mi.report.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord
 
@@ -23,7 +24,7 @@ class LiveOverview:
         self._record: StudyRecord | None = None
         self._busy: dict[int, str] = {}
         self._begun = time.monotonic()
-        self._live = Live(console=Console(stderr=True), get_renderable=self._drawn, transient=True,
+        self._live = Live(console=on_terminal(stderr=True), get_renderable=self._drawn, transient=True,
                           refresh_per_second=8)  # fmt: skip
 
     def __enter__(self) -> LiveOverview:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from remote_mi.console import on_terminal
 from remote_mi.errors import NotFound, harmless
 from remote_mi.progress import Silent, Watch
 
@@ -19,10 +20,9 @@ SCHEMA = 1
 
 def stdout_console(width: int | None = None) -> Console:
     """A console on stdout; no colour when piped or with NO_COLOR, 80 columns when unknown."""
-    console = Console(width=width, highlight=False)
     if width is None and not sys.stdout.isatty():
-        console = Console(width=80, highlight=False)
-    return console
+        width = 80
+    return on_terminal(width=width, highlight=False)
 
 
 def say(text: str) -> None:

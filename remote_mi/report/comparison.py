@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from remote_mi.comparison import Comparison, Difference
+from remote_mi.console import captured, text_of
 from remote_mi.figures import Bars, Figure, Heatmap, Lines, Table
 from remote_mi.report.notebook import FRAME, WIDTH
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
@@ -57,15 +57,14 @@ def show(
 
 def plain_text(comparison: Comparison, width: int = PLAIN_WIDTH) -> str:
     """A comparison as text without colour."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console = captured(width)
     show(comparison, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return text_of(console)
 
 
 def html(comparison: Comparison) -> str:
     """A comparison as one HTML element, for a notebook."""
-    console = Console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True,
-                      color_system="truecolor", legacy_windows=False)  # fmt: skip
+    console = captured(WIDTH, color=True, record=True)
     show(comparison, console)
     return console.export_html(inline_styles=True, code_format=FRAME)
 

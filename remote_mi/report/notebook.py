@@ -7,17 +7,21 @@ stands for. All text is escaped, and nothing is fetched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from remote_mi.errors import RemoteMIError
 from remote_mi.figures import Figure
 from remote_mi.report.html import figure_html, figure_style
 from remote_mi.report.terminal import heading, picked
-from remote_mi.report.text import line, prose
+from remote_mi.report.text import line, prose, visible
 from remote_mi.report.words import Slice
-from remote_mi.results import Result
+from remote_mi.results import NamedArray, Result
 
+#: Rows and columns of an array that are shown.
+_MOST_ROWS, _MOST_COLUMNS = 40, 16
 #: Columns of a figure that is text in a notebook, and the element it stands in.
 WIDTH = 110
 FRAME = (
@@ -35,6 +39,42 @@ def html(result: Result) -> str:
     parts += [_figure(figure, result) for figure in picked(result, None)]
     parts += [Markup("<p>note: {}</p>").format(prose(note)) for note in result.notes]
     return _framed(Markup("").join(parts))
+
+
+def array_html(array: NamedArray) -> str:
+    """An array as a table: of two dimensions rows and columns, of more the first of the others."""
+    sizes = ", ".join(f"{dim}: {size}" for dim, size in zip(array.dims, array.shape, strict=True))
+    title = f"{array.name} ({sizes})" if sizes else array.name
+    part, cut = array, []
+    while part.values.ndim > 2:
+        cut.append(f"{part.dims[0]} {part.coords[part.dims[0]][0]}")
+        part = part.isel(part.dims[0], 0)
+    if cut:
+        title += f", at {', '.join(cut)}; others: .sel({array.dims[0]}=…)"
+    grid = part.values.reshape((-1, 1) if part.values.ndim < 2 else part.shape)
+    down = _labels(part, 0) if part.dims else [""]
+    across = _labels(part, 1) if part.values.ndim == 2 else ["value"]
+    head = [" × ".join(part.dims), *_few(across, _MOST_COLUMNS)]
+    rows = [
+        [name, *_few([_digits(value) for value in row], _MOST_COLUMNS)]
+        for name, row in zip(down[:_MOST_ROWS], grid, strict=False)
+    ]
+    if len(down) > _MOST_ROWS:
+        rows.append([f"… {len(down) - _MOST_ROWS} more", *[""] * (len(head) - 1)])
+    return table_html(title, head, rows)
+
+
+def _labels(array: NamedArray, axis: int) -> list[str]:
+    return [visible(str(label)) for label in array.coords[array.dims[axis]]]
+
+
+def _few(texts: list[str], most: int) -> list[str]:
+    """The first texts, and how many more there are."""
+    return texts if len(texts) <= most else [*texts[:most], f"… {len(texts) - most} more"]
+
+
+def _digits(value: Any) -> str:
+    return str(value) if np.asarray(value).dtype.kind in "iub" else f"{float(value):.4g}"
 
 
 def table_html(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from remote_mi import figures
+from remote_mi.console import captured, text_of
 from remote_mi.errors import NotFound
 from remote_mi.figures import Figure
 from remote_mi.report import maps, plots, rows
@@ -75,9 +75,9 @@ def plain_figure(result: Result, name: str) -> Figure:
 
 def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
     """A result as text without colour."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console = captured(width)
     show(result, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return text_of(console)
 
 
 def heading(result: Result) -> Iterator[Text]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.text import Text
 
+from remote_mi.console import captured
+
 
 @dataclass(frozen=True)
 class Item:
@@ -68,10 +70,4 @@ def wrapped(text: str, width: int, indent: str = "", style: str = "") -> list[Te
     return found
 
 
-def _console():
-    from rich.console import Console
-
-    return Console(width=80, color_system=None, legacy_windows=False)
-
-
-_CONSOLE = _console()
+_CONSOLE = captured(80)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
+from remote_mi.console import captured, text_of
 from remote_mi.report.commands import made_by
 from remote_mi.report.text import line
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
@@ -110,9 +109,8 @@ def compared(a: Path, b: Path, width: int) -> Listing:
     from remote_mi.comparison import compare
     from remote_mi.report.comparison import show
 
-    console = Console(file=io.StringIO(), width=max(40, width - 1), force_terminal=True,
-                      color_system="truecolor", legacy_windows=False, highlight=False)  # fmt: skip
+    console = captured(max(40, width - 1), color=True, highlight=False)
     show(compare(str(a), str(b)), console)
-    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    drawn = text_of(console)
     lines = [Text.from_ansi(text, no_wrap=True) for text in drawn.splitlines()]
     return of_lines([(text, Item((text.plain.strip(),))) for text in lines])
