@@ -90,7 +90,7 @@ class NamedArray:
         """One row a cell: a column per dimension, `value`, and `low`/`high` where there are."""
         pandas = _pandas()
         axes = [list(self.coords[d]) for d in self.dims]
-        grid = np.indices(self.values.shape).reshape(len(self.dims), -1)
+        grid = np.indices(self.values.shape).reshape(len(self.dims), self.values.size)
         columns: dict[str, Any] = {
             dim: [axes[i][j] for j in grid[i]] for i, dim in enumerate(self.dims)
         }
@@ -278,8 +278,10 @@ class Result:
         return marked & (sizes > _ROUNDING * largest)
 
     def text(self, token: int) -> str:
-        """A token id of this result as text."""
-        return self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
+        """A token id of this result as text; of a negative one, which is none, nothing."""
+        return (
+            "" if token < 0 else self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
+        )
 
     def passage(self, tokens: Iterable[int]) -> str:
         """Token ids of this result that follow one another, as text; negative ones are none.

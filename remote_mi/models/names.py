@@ -293,6 +293,10 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
 
     for index, found in enumerate(seen):
         _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
+    _require_finite("the model's stream after the last layer", after)
+    if logits is not None:
+        _require_finite("the model's logits", logits)
+    for index, found in enumerate(seen):
         if found["head_z"].shape[-1] % heads:
             raise UsageError(f"layer {index}: head_z has {found['head_z'].shape[-1]} numbers, "
                              f"which {heads} heads do not divide", _HOW)  # fmt: skip
@@ -315,10 +319,8 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
                   found["after"], follows)  # fmt: skip
         else:
             check(what, follows, total)
-    _require_finite("the model's stream after the last layer", after)
     check("the final norm does not read the stream after the last layer", final, after)
     if has_unembedding(lm):
-        _require_finite("the model's logits", logits)
         few = [0, 1, 2]
         check("the final norm and the unembedding do not give the model's logits",
               logits[:, few], answer_logits(lm, hidden, few))  # fmt: skip

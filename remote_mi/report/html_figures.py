@@ -176,8 +176,9 @@ def example(name: str, result: Result, slice_: Slice) -> tuple[NamedArray, str]:
 def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
     part = shown(figure, result, slice_)
     array, at = part.array, part.largest(figure.most)
-    if not at:
-        raise NotFound(f"{figure.output!r} has no values to rank")
+    if not at:  # a report of other figures need not do without this one
+        said = [{"label": line(figure.output), "text": "no values to rank"}]
+        return {"kind": "text", "rows": said, "prompt": ""}
     ends = [a[i] for i in at for a in (array.values, array.low, array.high) if a is not None]
     low, high = min(0.0, *(float(e) for e in ends)), max(0.0, *(float(e) for e in ends))
     span = (high - low) or 1.0

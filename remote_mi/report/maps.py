@@ -155,7 +155,7 @@ def token_map(
     texts = [[visible(result.text(token)) for token in row] for row in tokens.values[..., 0]]
 
     def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
-        strength = float(shades[row, column])
+        strength = float(shades[row, column]) if np.isfinite(shades[row, column]) else 0.0
         text = colors.ramp(strength) + fit(texts[row][column], wide - 1)
         return text, colors.sequential(strength, palette)
 

@@ -170,6 +170,9 @@ def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Ite
     top = tokens.values[..., 0]
     shade = result.each(figure.shade)[slice_.item].values[..., 0] if figure.shade else None
     final, rows = top[-1, -1], tokens.dims[0]
+    if final < 0:
+        yield f"The last {rows} gives no token at the last position: its scores are no numbers."
+        return
     others = np.flatnonzero(top[:, -1] != final)
     since = int(others[-1]) + 1 if others.size else 0
     strength = f" ({figure.shade} {amount(shade[-1, -1])})" if shade is not None else ""

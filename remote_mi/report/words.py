@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,12 +94,20 @@ def table_columns(figure: Table, result: Result) -> list[list[NamedArray]]:
     Raises:
         NotFound: if there is no such output, or it is not of as many prompts as the first.
     """
-    columns = [list(result.each(name)) for name in (figure.output, *figure.columns)]
+    columns = [_as_counts(result.each(name)) for name in (figure.output, *figure.columns)]
     for name, column in zip(figure.columns, columns[1:], strict=True):
         if len(column) != len(columns[0]):
             raise NotFound(f"{name!r} has {len(column)} values, {figure.output!r} "
                            f"{len(columns[0])}: they are no rows of one table")  # fmt: skip
     return columns
+
+
+def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
+    """Whole numbers as such: a count is a float where it could also be no number."""
+    values = [array.values for array in column]
+    if all(v.dtype.kind == "f" and not v.ndim and float(v).is_integer() for v in values):
+        return [replace(array, values=array.values.astype(np.int64)) for array in column]
+    return column
 
 
 def row_name(result: Result, index: int) -> str:
