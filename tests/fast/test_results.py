@@ -235,7 +235,10 @@ def test_a_token_grid_and_a_table_show_each_prompt():
     result = result_of(card, [item, item], {str(i): f" t{i}" for i in range(4)})
     text = plain_text(result)
     assert "␠t3" in text and "prompt 1 of 2" in text
-    assert "3.000" in text
+    assert "3" in text.splitlines()[-1].split(), "a column of whole numbers"
+    part = Part({**item.arrays, "n": np.float32(2.5)}, ["x", "y"], {"end": 1}, "", item.text)
+    mixed = plain_text(result_of(card, [item, part], {str(i): f" t{i}" for i in range(4)}))
+    assert "3.000" in mixed and "2.500" in mixed
     with pytest.raises(NotFound, match="one by one"):
         result["top"]
     assert list(result.to_pandas("top")["token"])[:2] == [" t0", " t1"]

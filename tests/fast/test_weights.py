@@ -322,3 +322,22 @@ def test_what_is_no_number_can_be_looked_at_on_every_medium(
         assert code == 0 or "no values to rank" in err, (words, err)
     for name in ("report.html", "report.md"):
         assert "NaN or infinite" in (tmp_path / name).read_text()
+
+
+def test_a_folder_that_changed_since_a_server_has_it_is_not_asked_for(tmp_path, tiny_llama, cache):
+    """The server may hold what was there before, and its numbers would be kept as of what is there."""
+    from remote_mi.ndif_server.personal import Served, served_as
+
+    folder = tmp_path / "served"
+    shutil.copytree(tiny_llama, folder)
+    contents = {"local/served": folder_digest(folder)}
+    served = Served("http://h", "http://hub", {"local/served": folder}, False, {}, contents)
+    assert served_as(folder, served) == "local/served"
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: changed(t) for n, t in weights.items()}, folder / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(
+        UsageError, match=r"changed since the personal server was started\n.*ndif up"
+    ):
+        served_as(folder, served)
+    assert served_as(tmp_path, served) is None
