@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background, by a shell that has Ctrl-C ignored there; commands would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GROUPS = ("fast", "slow", "ndif")
+GROUPS = ("fast", "slow", "ndif", "gpu")
 MARY = {
     "clean": "When Mary and John went to the store, John gave a drink to",
     "corrupt": "When Mary and John went to the store, Mary gave a drink to",
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test by its group, and run the quick ones first."""
     for item in items:
         group = _group(item)
-        if group in ("slow", "ndif"):
+        if group in ("slow", "ndif", "gpu"):
             item.add_marker(getattr(pytest.mark, group))
     items.sort(key=lambda item: GROUPS.index(_group(item)))
 
