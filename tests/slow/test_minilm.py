@@ -157,10 +157,11 @@ def test_the_mean_of_its_stream_tells_what_sentences_are_about(model):
 def test_prompts_keep_their_ends_and_spans_without_a_mask(model):
     example = Example(clean="The cat sat on the mat.", labels={"cat": (4, 7)})
     found = tokenize(model.tokenizer, PromptSet((example,), "test"), ModelSpec(), "prompt", 512,
-                     masked=model.masked)  # fmt: skip
+                     masked=model.masked, both_ways=model.both_ways)  # fmt: skip
     prompt = found.prompts[0]
     assert found.tokens[0][:3] == ["[CLS]", "the", "cat"] and found.tokens[0][-1] == "[SEP]"
-    assert prompt.spans["cat"] == (2, 2) and prompt.end == len(prompt.ids) - 1
+    assert prompt.spans["cat"] == (2, 2)
+    assert found.tokens[0][prompt.end] == ".", "the last token of the text, not what closes it"
 
 
 def test_what_needs_logits_is_refused_in_plain_words(folder, project):

@@ -81,7 +81,7 @@ def test_a_cell_that_ends_in_nothing_has_none(outputs):
 def test_what_is_printed_is_printed_once_as_text(outputs):
     (only,) = outputs["text"]
     assert (only.output_type, only.name) == ("stream", "stdout")
-    assert only.text.count("logit_lens") == 1 and "\x1b" not in only.text
+    assert only.text.count("remote-mi  ") == 1 and "\x1b" not in only.text
 
 
 def test_arrays_show_their_numbers_and_coordinates(outputs):
