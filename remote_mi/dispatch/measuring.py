@@ -16,9 +16,6 @@ from remote_mi.job import Job
 from remote_mi.models.surroundings import at_work
 from remote_mi.progress import Silent
 
-#: Repository id under which weights of this machine are described; nothing is sent anywhere.
-_NOWHERE = "local/not-sent"
-
 
 def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     """What a job needs, measured; as it was where a run without weights cannot follow the recipe.
@@ -27,14 +24,14 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         rows_bytes: what the rows of a sweep may take.
     """
     from remote_mi.backends.ndif.dry_run import peak
-    from remote_mi.models.load import build_weightless
+    from remote_mi.models.load import NOWHERE, build_weightless
     from remote_mi.models.tokens import tokenize
 
     card = job.card
     if any(param.kind == "prompt" for param in card.parameters):
         return need  # their texts are tokenized where the job runs
     try:
-        model = build_weightless(job.model, Silent(), _NOWHERE)
+        model = build_weightless(job.model, Silent(), NOWHERE)
         tokenized = tokenize(model.tokenizer, job.prompts, job.model, card.over, model.context,
                              job.drop_invalid, model.masked, model.both_ways)  # fmt: skip
         calls = [None if card.over == "none" else tokenized.prompts]

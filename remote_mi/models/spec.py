@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remote_mi.errors import NotFound, UsageError, nearest
-from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256
+from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256, sha256_of
 from remote_mi.paths import cache_root
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -100,9 +101,6 @@ class ModelSpec:
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a model folder's files, in hex.
 
-    A file's digest is remembered under all that the system says of the file (`state_of`), once
-    that is old enough for no later change to look the same.
-
     Raises:
         UsageError: if the folder does not exist or has no config.json.
     """
@@ -113,32 +111,42 @@ def folder_digest(folder: Path) -> str:
             f"the folder {folder} is not a model: it has no config.json",
             "name a folder written by save_pretrained, or a hub id",
         )
+    total = hashlib.sha256()
+    for name, digest in file_digests(folder).items():
+        total.update(f"{name}\0{digest}\0".encode())
+    return total.hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Name → SHA-256, in hex, of every file in a folder, by name; hidden ones left out.
+
+    A digest is remembered under all that the system says of the file (`state_of`), once that is old
+    enough for no later change to look the same.
+    """
     memory_file = cache_root() / "folder-digests-2.json"
     try:
         memory = json.loads(memory_file.read_text())
     except (OSError, ValueError):
         memory = {}
-    fresh = dict(memory)
-    total = hashlib.sha256()
+    fresh, digests = dict(memory), {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         state = state_of(path)
         stamp = f"{path.resolve()}|{state}"
         found = fresh.get(stamp)
         if found is None:
-            with path.open("rb") as handle:
-                found = hashlib.file_digest(handle, "sha256").hexdigest()
+            found = sha256_of(path)
             if state_of(path) == state and _is_settled(path):
                 fresh[stamp] = found
-        total.update(f"{path.name}\0{found}\0".encode())
+        digests[path.name] = found
     if fresh != memory:
         try:
             memory_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = memory_file.with_suffix(f".{os.getpid()}.tmp")
+            partial = memory_file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
             partial.write_text(json.dumps(fresh))
             partial.replace(memory_file)
         except OSError:
             pass  # A memory that cannot be kept costs time only.
-    return total.hexdigest()
+    return digests
 
 
 def state_of(path: Path) -> str:

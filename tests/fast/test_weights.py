@@ -341,3 +341,20 @@ def test_a_folder_that_changed_since_a_server_has_it_is_not_asked_for(tmp_path, 
     ):
         served_as(folder, served)
     assert served_as(tmp_path, served) is None
+
+
+def test_an_embedded_model_that_was_altered_is_not_taken_for_the_published_one(tmp_path):
+    from remote_mi.errors import Mismatch
+    from remote_mi.models.embedded import check_content, sha256_of
+
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    made = {"sha256": {"model.safetensors": sha256_of(tmp_path / "model.safetensors")}}
+    (tmp_path / "manifest.json").write_text(json.dumps(made))
+    check_content(tmp_path, specs.file_digests(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"wreight")
+    with pytest.raises(
+        Mismatch, match=r"embedded model is not as it was made: .*model\.safetensors"
+    ):
+        check_content(tmp_path, specs.file_digests(tmp_path))
+    (tmp_path / "manifest.json").write_text("{}")
+    check_content(tmp_path, specs.file_digests(tmp_path))
