@@ -31,12 +31,12 @@ NAMES = (
     "ray_metrics",
     "ray_runtime_env",
 )
-"""What the first ports of a block are for; the rest are for Ray's workers."""
+"""What the first ports of a block are for; the rest are for Ray's client proxy and workers."""
 
 _LOOPBACK = "127.0.0.1"
 _BLOCK = 64
-# Ray's client proxy picks ports of its own from 23000 to 23999; both ends are multiples of _BLOCK
-# away from the blocks listed here.
+_CLIENTS = 8
+# Another Ray's client proxy picks ports from 23000 to 23999; no block reaches into them.
 _STARTS = [
     start for start in range(20032, 32000, _BLOCK) if start + _BLOCK <= 23000 or start >= 24000
 ]
@@ -48,12 +48,14 @@ class Ports:
 
     Attributes:
         named: port by name, for every name of `NAMES`.
+        clients: the ports Ray's client proxy may give to the processes it starts for clients.
         workers: the ports Ray may give to its workers and drivers.
         holder: the bound socket of the port named "hub". While it is open, no other server can
             choose the same block; hand it to the hub.
     """
 
     named: dict[str, int]
+    clients: list[int]
     workers: list[int]
     holder: socket.socket
 
@@ -72,7 +74,8 @@ def reserve() -> Ports:
             block = list(range(start, start + _BLOCK))
             return Ports(
                 named=dict(zip(NAMES, block, strict=False)),
-                workers=block[len(NAMES) :],
+                clients=block[len(NAMES) : len(NAMES) + _CLIENTS],
+                workers=block[len(NAMES) + _CLIENTS :],
                 holder=holder,
             )
         holder.close()

@@ -142,6 +142,8 @@ def _ray_environment(plan: Plan) -> dict[str, str]:
         # For our launch of the controller: where, and which ports must answer before.
         "REMOTE_MI_NDIF_RAY": f"127.0.0.1:{port['ray_gcs']}",
         "REMOTE_MI_NDIF_RAY_PORTS": f"{port['ray_gcs']},{port['ray_node']}",
+        # For our narrowing of the client proxy's ports.
+        "REMOTE_MI_NDIF_CLIENT_PORTS": f"{plan.ports.clients[0]}-{plan.ports.clients[-1]}",
         # Meant for systems where Ray supports one node only; anywhere, it makes Ray stay on
         # loopback. Without it, an address of 127.0.0.1 is replaced by the machine's own.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

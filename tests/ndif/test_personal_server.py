@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def nothing_is_left(folders: list[str]) -> None:
     assert Record.read(state) is None
     assert family(state, None).find() == {}
     assert not [folder for folder in folders if Path(folder).exists()]
+
+
+def proxied(commands: Iterable[str]) -> list[int]:
+    """Ports of the processes that Ray's client proxy started for its clients."""
+    found = (
+        re.search(r"ray\.util\.client\.server.*--port=(\d+).*specific-server", c) for c in commands
+    )
+    return [int(match[1]) for match in found if match]
 
 
 def test_up_status_down(environment, process, tiny_llama):
@@ -56,6 +65,12 @@ def test_up_status_down(environment, process, tiny_llama):
     assert personal.served(found["url"]) == here
     assert personal.served_as(tiny_llama, here) == repo_id
     assert answer(f"{here.hub_url}/api/models/{repo_id}", timeout=5) == 200
+
+    # Two servers whose proxies took one port would send each other's jobs to the wrong models.
+    record = Record.read(personal.state_folder())
+    ports = proxied(family(personal.state_folder(), record).find().values())
+    own = range(record.ports["hub"], record.ports["hub"] + 64)
+    assert ports and all(port in own for port in ports), (ports, record.ports)
 
     again = command("up", "--model", tiny_llama)
     assert again.returncode == 2 and found["url"] in again.stderr, again.stderr
