@@ -16,18 +16,18 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 # At once: the decorator has its module's name, and a later import would put the module there.
-from remote_mi.recipe import Range, Ratio, Tokens, recipe
+from remote_mi.recipes.declaration import Range, Ratio, Tokens, recipe
 
 if TYPE_CHECKING:
-    from remote_mi.comparison import compare
-    from remote_mi.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
+    from remote_mi.jobs.remote import RemoteJob, jobs, submit
+    from remote_mi.jobs.reproduction.reproduce import reproduce
+    from remote_mi.jobs.runner import plan, run
     from remote_mi.models.spec import ModelSpec
-    from remote_mi.opening import load_run
-    from remote_mi.remote_jobs import RemoteJob, jobs, submit
+    from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
     from remote_mi.report.run_list import RunList, runs
-    from remote_mi.reproduction import reproduce
-    from remote_mi.results import Result
-    from remote_mi.runner import plan, run
+    from remote_mi.store.comparison import compare
+    from remote_mi.store.opening import load_run
+    from remote_mi.store.result import Result
 
 __version__ = "0.1.0"
 
@@ -37,24 +37,24 @@ if "ipykernel" in sys.modules:
     import_bars()
 
 _HOMES = {
-    "Bars": "figures",
-    "Heatmap": "figures",
-    "Lines": "figures",
-    "Table": "figures",
-    "Text": "figures",
-    "TokenGrid": "figures",
+    "Bars": "recipes.figures",
+    "Heatmap": "recipes.figures",
+    "Lines": "recipes.figures",
+    "Table": "recipes.figures",
+    "Text": "recipes.figures",
+    "TokenGrid": "recipes.figures",
     "ModelSpec": "models.spec",
-    "RemoteJob": "remote_jobs",
-    "Result": "results",
+    "RemoteJob": "jobs.remote",
+    "Result": "store.result",
     "RunList": "report.run_list",
-    "compare": "comparison",
-    "jobs": "remote_jobs",
-    "load_run": "opening",
-    "plan": "runner",
-    "reproduce": "reproduction",
-    "run": "runner",
+    "compare": "store.comparison",
+    "jobs": "jobs.remote",
+    "load_run": "store.opening",
+    "plan": "jobs.runner",
+    "reproduce": "jobs.reproduction.reproduce",
+    "run": "jobs.runner",
     "runs": "report.run_list",
-    "submit": "remote_jobs",
+    "submit": "jobs.remote",
 }
 
 

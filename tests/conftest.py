@@ -36,7 +36,7 @@ QUICK = ("llama", "gpt2", "bert")
 
 def _group(item: pytest.Item) -> str:
     """The group of a test: its folder, or slow if it is marked so or is one more family's."""
-    group = item.path.parent.name
+    group = item.path.relative_to(ROOT / "tests").parts[0]
     if group == "fast" and item.get_closest_marker("slow"):
         return "slow"
     callspec = getattr(item, "callspec", None)
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _words() -> list[str]:
     """Every word, with its leading space, that the built-in phenomena and the tests use."""
-    from remote_mi import phenomena
+    from remote_mi.prompts import phenomena
 
     texts = []
     for path in sorted((ROOT / "recipes" / "phenomena").glob("*.yaml")):
@@ -273,12 +273,12 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def embedded_cache() -> Path:
     """The cache that keeps the embedded model between sessions; fetched when it is not there."""
+    from remote_mi.common.progress import Silent
     from remote_mi.models.embedded import ensure_embedded
-    from remote_mi.progress import Silent
 
     folder = os.environ.get("REMOTE_MI_CACHE")
     ensure_embedded(Silent())
-    from remote_mi.paths import cache_root
+    from remote_mi.common.paths import cache_root
 
     assert folder is None or str(cache_root()).startswith(folder)
     return cache_root().parent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from remote_mi.figures import Bars, Heatmap
 from remote_mi.interventions import Direction, Metric, Pair, Site, patch_positions
-from remote_mi.recipe import Range, Ratio, recipe
+from remote_mi.recipes.declaration import Range, Ratio, recipe
+from remote_mi.recipes.figures import Bars, Heatmap
 
 
 @recipe(

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from remote_mi.figures import Heatmap
 from remote_mi.interventions import Prompt, attention_weights, skip_unembedding
-from remote_mi.recipe import recipe
+from remote_mi.recipes.declaration import recipe
+from remote_mi.recipes.figures import Heatmap
 
 
 @recipe(

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from remote_mi.figures import Bars, Heatmap
 from remote_mi.interventions import (
     Direction,
     Metric,
@@ -16,7 +15,8 @@ from remote_mi.interventions import (
     random_directions,
 )
 from remote_mi.interventions.gradients import pair_gradients, pearson
-from remote_mi.recipe import Range, Ratio, recipe
+from remote_mi.recipes.declaration import Range, Ratio, recipe
+from remote_mi.recipes.figures import Bars, Heatmap
 
 
 @recipe(

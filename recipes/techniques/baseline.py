@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi.figures import Bars, Table
 from remote_mi.interventions import (
     Metric,
     Pair,
@@ -15,7 +14,8 @@ from remote_mi.interventions import (
     skip_unembedding,
     top_tokens,
 )
-from remote_mi.recipe import Range, Tokens, recipe
+from remote_mi.recipes.declaration import Range, Tokens, recipe
+from remote_mi.recipes.figures import Bars, Table
 
 #: Rows of the unembedding that are cast to float32 at a time.
 CHUNK = 16384

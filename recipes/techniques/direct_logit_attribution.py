@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi.figures import Bars, Heatmap, Table
 from remote_mi.interventions import Pair, skip_unembedding
 from remote_mi.interventions.heads import (
     freeze_norm,
@@ -14,7 +13,8 @@ from remote_mi.interventions.heads import (
     refuse_other_streams,
     stream_parts,
 )
-from remote_mi.recipe import Range, recipe
+from remote_mi.recipes.declaration import Range, recipe
+from remote_mi.recipes.figures import Bars, Heatmap, Table
 
 
 @recipe(

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from remote_mi.figures import Bars, Table
 from remote_mi.interventions import Metric, Pair, answer_metric
 from remote_mi.interventions.gradients import (
     path_gradients,
@@ -14,7 +13,8 @@ from remote_mi.interventions.gradients import (
     run_embeddings,
     token_embeddings,
 )
-from remote_mi.recipe import Range, recipe
+from remote_mi.recipes.declaration import Range, recipe
+from remote_mi.recipes.figures import Bars, Table
 
 
 @recipe(

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi.figures import Heatmap, TokenGrid
 from remote_mi.interventions import Prompt, rank_of, run_residuals, top_tokens, unembed
-from remote_mi.recipe import Range, Tokens, recipe
+from remote_mi.recipes.declaration import Range, Tokens, recipe
+from remote_mi.recipes.figures import Heatmap, TokenGrid
 
 
 @recipe(

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi.figures import Heatmap, Text, TokenGrid
 from remote_mi.interventions import (
     Prompt,
     PromptText,
@@ -17,7 +16,8 @@ from remote_mi.interventions import (
 )
 from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, has_weights
-from remote_mi.recipe import Range, Tokens, recipe
+from remote_mi.recipes.declaration import Range, Tokens, recipe
+from remote_mi.recipes.figures import Heatmap, Text, TokenGrid
 
 #: Rows whose log-probabilities over the vocabulary are computed at a time.
 ROWS = 128

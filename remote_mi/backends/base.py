@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from remote_mi.environment import Environment
-from remote_mi.errors import RemoteMIError, RunFailed, line_in
+from remote_mi.common.errors import RemoteMIError, RunFailed, line_in
+from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
-from remote_mi.outputs import Output
-from remote_mi.progress import Watch
-from remote_mi.recipe import Card
+from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.outputs import Output
+from remote_mi.store.environment import Environment
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel

@@ -17,12 +17,12 @@ from remote_mi.backends.base import (
     labelled,
     recipe_error,
 )
-from remote_mi.environment import Environment, local_environment
-from remote_mi.errors import RemoteMIError
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.progress import Watch
 from remote_mi.models.load import LoadedModel, load, out_of_memory
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.models.surroundings import at_work, noted_settings
-from remote_mi.progress import Watch
+from remote_mi.store.environment import Environment, local_environment
 
 
 class LocalBackend:

@@ -10,7 +10,7 @@ import torch
 from remote_mi.backends.base import Work
 from remote_mi.interventions.attention import use_attention
 from remote_mi.interventions.outputs import settled
-from remote_mi.loading import at_home
+from remote_mi.recipes.loading import at_home
 
 
 def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]]:

@@ -12,20 +12,20 @@ import click
 
 from remote_mi.cli.output import print_json, say, watching
 from remote_mi.cli.recipe_group import Options, RecipeGroup
-from remote_mi.errors import Mismatch
-from remote_mi.job import Job
-from remote_mi.paths import cache_root, project_folder
-from remote_mi.report.text import line
-from remote_mi.runner import dispatcher
-from remote_mi.sizes import format_size, parse_size
+from remote_mi.common.errors import Mismatch
+from remote_mi.common.paths import cache_root, project_folder
+from remote_mi.common.sizes import format_size, parse_size
+from remote_mi.common.text import line
+from remote_mi.jobs.explain import Explanation
+from remote_mi.jobs.explain import explain as why
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.runner import dispatcher
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
-from remote_mi.store.explain import Explanation
-from remote_mi.store.explain import explain as why
+from remote_mi.store.cache_upkeep import plan_sweep, sweep
+from remote_mi.store.cache_upkeep import verify as verify_cache
+from remote_mi.store.cache_upkeep import verify_runs as check_runs
 from remote_mi.store.runs import Runs
-from remote_mi.store.upkeep import plan_sweep, sweep
-from remote_mi.store.upkeep import verify as verify_cache
-from remote_mi.store.upkeep import verify_runs as check_runs
 
 _MOST = 10
 

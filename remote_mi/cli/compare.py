@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from remote_mi.cli.output import print_json, say, stdout_console, watching
-from remote_mi.comparison import Comparison
-from remote_mi.errors import Mismatch, reading
-from remote_mi.paths import project_folder
+from remote_mi.common.errors import Mismatch, reading
+from remote_mi.common.paths import project_folder
+from remote_mi.store.comparison import Comparison
 
 BACKENDS = ("local", "ndif")
 
@@ -64,15 +64,15 @@ def compare(
 
 def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
     """The comparison of two runs, or of a run with what another backend gives."""
-    from remote_mi import comparison
-    from remote_mi.opening import load_run, run_folder
+    from remote_mi.store import comparison
+    from remote_mi.store.opening import load_run, run_folder
 
     project = project_folder()
     folder = run_folder(a, project)
     first = load_run(str(folder))
     if b.partition(":")[0] not in BACKENDS or (Path(b) / "run.json").is_file():
         return comparison.compare(first, b, project=project)
-    from remote_mi.reproduction import run_elsewhere
+    from remote_mi.jobs.reproduction.reproduce import run_elsewhere
 
     with watching(quiet) as watch:
         return comparison.compare(first, run_elsewhere(folder, b, project, timeout, watch))

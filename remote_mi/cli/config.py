@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.cli.output import print_json, say, stdout_console
-from remote_mi.paths import cache_root, project_folder
-from remote_mi.report.text import line
-from remote_mi.settings import FILE, Settings, load
-from remote_mi.sizes import format_size
+from remote_mi.common.paths import cache_root, project_folder
+from remote_mi.common.settings import FILE, Settings, load
+from remote_mi.common.sizes import format_size
+from remote_mi.common.text import line
 
 
 @click.group()

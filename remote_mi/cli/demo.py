@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from remote_mi.cli.output import say, stdout_console, watching
+from remote_mi.common.paths import project_folder
+from remote_mi.jobs.runner import execute, make_job
 from remote_mi.models.spec import ModelSpec
-from remote_mi.paths import project_folder
-from remote_mi.prompt_choice import PromptChoice
-from remote_mi.runner import execute, make_job
+from remote_mi.prompts.choice import PromptChoice
 
 PAIRS = 8
 

@@ -8,9 +8,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from remote_mi.backends.doctor import Check, diagnose, server_named
 from remote_mi.cli.output import print_json, say, stdout_console
-from remote_mi.diagnosis import Check, diagnose, server_named
-from remote_mi.report.text import line
+from remote_mi.common.text import line
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 _NAME_WIDTH = 18

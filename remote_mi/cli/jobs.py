@@ -10,10 +10,10 @@ import click
 from remote_mi.backends.ndif.errors import from_record
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.cli.output import print_json, say, watching
-from remote_mi.errors import RemoteMIError
-from remote_mi.paths import project_folder
-from remote_mi.report.text import ago
-from remote_mi.report.text import line as shown
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import ago
+from remote_mi.common.text import line as shown
 
 
 @click.group()
@@ -114,7 +114,7 @@ def fetch(job: str | None, **options: Any) -> None:
 
 def _collect(job: str | None, timeout: float | None, options: dict[str, Any]) -> None:
     from remote_mi.cli.run import present
-    from remote_mi.remote_jobs import collect
+    from remote_mi.jobs.remote import collect
 
     project = project_folder()
     entry = Ledger(project).find(job)
@@ -149,7 +149,7 @@ def logs(job: str | None) -> None:
 @click.argument("jobs", nargs=-1, required=True)
 def forget(jobs: tuple[str, ...]) -> None:
     """Give up the results of jobs. The server goes on with them: it has no way to be stopped."""
-    from remote_mi.remote_jobs import forget as give_up
+    from remote_mi.jobs.remote import forget as give_up
 
     project = project_folder()
     failed: RemoteMIError | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from remote_mi.console import on_terminal
-from remote_mi.errors import harmless
+from remote_mi.common.console import on_terminal
+from remote_mi.common.errors import harmless
 
 
 class LiveWatch:

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from remote_mi.console import on_terminal
-from remote_mi.report.text import line
+from remote_mi.common.console import on_terminal
+from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord
 
 _MOST_ROWS = 10

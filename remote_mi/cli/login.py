@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import click
 
+from remote_mi.backends.doctor import QUICK_S, described, has_form_of_a_key, server_named, within
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import KeyRefused, NotNdif
 from remote_mi.backends.ndif.hosts import Host, find_host, keep_key
 from remote_mi.cli.output import say
-from remote_mi.diagnosis import QUICK_S, described, has_form_of_a_key, server_named, within
-from remote_mi.errors import BackendUnavailable, UsageError
-from remote_mi.report.text import line
+from remote_mi.common.errors import BackendUnavailable, UsageError
+from remote_mi.common.text import line
 
 _WHERE = "https://login.ndif.us gives one"
 _LONGEST = 4096

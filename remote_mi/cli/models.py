@@ -13,11 +13,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from remote_mi.backends.ndif_server import personal
 from remote_mi.cli.output import print_json, say, stdout_console, watching
-from remote_mi.errors import UsageError
+from remote_mi.common.errors import UsageError
+from remote_mi.common.text import line
 from remote_mi.models import embedded
-from remote_mi.ndif_server import personal
-from remote_mi.report.text import line
 
 if TYPE_CHECKING:
     from remote_mi.backends.ndif.facts import Deployment
@@ -87,10 +87,10 @@ def _list_local(as_json: bool) -> None:
 
 
 def _list_deployed(backend: str, as_json: bool) -> None:
+    from remote_mi.backends.doctor import CLUSTER_S, server_named, within
     from remote_mi.backends.ndif.client import Client
     from remote_mi.backends.ndif.facts import deployments
     from remote_mi.backends.ndif.hosts import find_host
-    from remote_mi.diagnosis import CLUSTER_S, server_named, within
 
     host = find_host(server_named(backend))
     found = within(CLUSTER_S, lambda: deployments(Client(host)))

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from remote_mi.cli.output import print_json, say, watching
-from remote_mi.errors import NotFound, not_found
+from remote_mi.common.errors import NotFound, not_found
 from remote_mi.models.embedded import EMBEDDED
 
 _DOWN = "remote-mi ndif down"
@@ -53,7 +53,7 @@ def up(
 
     It goes on when this terminal is closed; `remote-mi ndif down` stops it. The first time, this builds an environment of its own for it: two minutes and 1.7 GB.
     """
-    from remote_mi.ndif_server.personal import bring_up
+    from remote_mi.backends.ndif_server.personal import bring_up
 
     _end_like_ctrl_c()
     with watching(quiet) as watch:
@@ -71,7 +71,7 @@ def up(
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def status(as_json: bool) -> None:
     """Whether the server runs, where, and what it serves."""
-    from remote_mi.ndif_server.personal import personal_server
+    from remote_mi.backends.ndif_server.personal import personal_server
 
     found = personal_server().status()
     _show(found, as_json)
@@ -84,7 +84,7 @@ def status(as_json: bool) -> None:
 @ndif.command()
 def down() -> None:
     """Stop the server; its logs stay."""
-    from remote_mi.ndif_server.personal import personal_server
+    from remote_mi.backends.ndif_server.personal import personal_server
 
     server = personal_server()
     print("stopped" if server.stop() else "nothing to stop")
@@ -98,7 +98,7 @@ def logs(service: str, lines: int) -> None:
 
     SERVICE is api (which is meant without it), hub, ray, redis, store or postgres.
     """
-    from remote_mi.ndif_server.personal import personal_server
+    from remote_mi.backends.ndif_server.personal import personal_server
 
     folder = personal_server().log_dir
     files = {path.stem: path for path in sorted(folder.glob("*.log"))}

@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from remote_mi.console import on_terminal
-from remote_mi.errors import NotFound, harmless
-from remote_mi.progress import Silent, Watch
+from remote_mi.common.console import on_terminal
+from remote_mi.common.errors import NotFound, harmless
+from remote_mi.common.progress import Silent, Watch
 
 SCHEMA = 1
 

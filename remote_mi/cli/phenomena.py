@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from remote_mi import phenomena as room
 from remote_mi.cli.output import print_json, say
-from remote_mi.paths import project_folder
-from remote_mi.report.text import line
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
+from remote_mi.prompts import phenomena as room
 
 
 @click.group()
@@ -67,7 +67,7 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
 @click.argument("name")
 def new_phenomenon(name: str) -> None:
     """Begin a phenomenon of your own: a working file, with comments, to change."""
-    from remote_mi.scaffold import new_phenomenon as write
+    from remote_mi.recipes.scaffold import new_phenomenon as write
 
     print(write(name, project_folder()))
     say(f"\nnext: remote-mi phenomena show {name}")

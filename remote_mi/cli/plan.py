@@ -10,12 +10,12 @@ from rich.text import Text
 
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.cli.recipe_group import Options, RecipeGroup
-from remote_mi.dispatch.plan import Plan, asked_for_download
-from remote_mi.job import Job
-from remote_mi.progress import Watch
-from remote_mi.report.text import line
-from remote_mi.runner import Permit, dispatcher
-from remote_mi.sizes import format_size
+from remote_mi.common.progress import Watch
+from remote_mi.common.sizes import format_size
+from remote_mi.common.text import line
+from remote_mi.jobs.dispatch.plan import Plan, asked_for_download
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.runner import Permit, dispatcher
 
 
 def plan_options() -> list[click.Option]:

@@ -12,15 +12,15 @@ from typing import Any
 import click
 import yaml
 
-from remote_mi import catalog
-from remote_mi.errors import UsageError
-from remote_mi.job import Job
+from remote_mi.common.errors import UsageError
+from remote_mi.common.paths import project_folder
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.runner import make_job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
-from remote_mi.paths import project_folder
-from remote_mi.prompt_choice import PromptChoice
-from remote_mi.recipe import INPUTS, Card
-from remote_mi.runner import make_job
+from remote_mi.prompts.choice import PromptChoice
+from remote_mi.recipes import catalog
+from remote_mi.recipes.declaration import INPUTS, Card
 
 Options = dict[str, Any]
 
@@ -101,7 +101,7 @@ def job_options() -> list[click.Option]:
 
 
 def job_of(card: Card, options: Options) -> Job:
-    """The job that a command line describes; errors as `remote_mi.runner.make_job`."""
+    """The job that a command line describes; errors as `remote_mi.jobs.runner.make_job`."""
     given = _given(options)
     texts = {k: given.pop(k) for k in INPUTS if k in given}
     choice = PromptChoice(options["phenomenon"], options["pairs"], texts,

@@ -6,12 +6,12 @@ from typing import Literal
 
 import click
 
-from remote_mi import catalog
 from remote_mi.cli.output import print_json, say
-from remote_mi.paths import project_folder
-from remote_mi.recipe import Ratio
-from remote_mi.report.references import cited
-from remote_mi.report.text import line
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
+from remote_mi.recipes import catalog
+from remote_mi.recipes.declaration import Ratio
+from remote_mi.report.document.bibliography import cited
 
 _OVER = {"prompt": "one prompt at a time", "pair": "a pair at a time",
          "prompts": "all prompts together", "pairs": "all pairs together",
@@ -86,7 +86,7 @@ def show(name: str, as_json: bool) -> None:
               help="What the recipe is called with.")  # fmt: skip
 def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
     """Begin a recipe of your own: a working file and its test, with comments, to change."""
-    from remote_mi.scaffold import new_recipe as write
+    from remote_mi.recipes.scaffold import new_recipe as write
 
     recipe, test = write(name, over, project_folder())
     print(recipe)

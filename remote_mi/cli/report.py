@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_mi.cli.output import in_a_folder, print_json, say, watching
-from remote_mi.errors import StoreError, UsageError, reading
-from remote_mi.opening import run_folder, study_named
-from remote_mi.paths import project_folder
-from remote_mi.progress import Watch
+from remote_mi.common.errors import StoreError, UsageError, reading
+from remote_mi.common.paths import project_folder
+from remote_mi.common.progress import Watch
+from remote_mi.store.opening import run_folder, study_named
 from remote_mi.store.studies import StudyRecord
 
 if TYPE_CHECKING:
-    from remote_mi.report.document import About, Numbered, Report, Section
+    from remote_mi.report.document.content import About, Numbered, Report, Section
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
 
@@ -47,8 +47,8 @@ def report(
     remote-mi report a1b2 c3d4 -o report.html
     remote-mi report ioi_across_techniques -o report.md --text discussion.md
     """
-    from remote_mi.report import writing
-    from remote_mi.report.document import make
+    from remote_mi.report.document import written as writing
+    from remote_mi.report.document.content import make
 
     path = Path(output)
     ending = _ENDINGS.get(path.suffix.lower())
@@ -81,7 +81,7 @@ def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
     Raises:
         UsageError: if a study is named together with anything else.
     """
-    from remote_mi.report.document import About
+    from remote_mi.report.document.content import About
 
     found: list[Path] = []
     for name in names or [None]:
@@ -99,7 +99,7 @@ def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
 
 def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
     """The runs of a study in its order, and its points that have none."""
-    from remote_mi.report.document import About, Failure
+    from remote_mi.report.document.content import About, Failure
 
     folders, failures = [], []
     for point in study.points:
@@ -126,11 +126,11 @@ def _write(
     drawn: list[Path] = []
     try:
         if ending == "html":
-            from remote_mi.report.html import html
+            from remote_mi.report.document.html import html
 
             content = html(made, written)
         else:
-            from remote_mi.report.markdown import markdown
+            from remote_mi.report.document.markdown import markdown
 
             content = markdown(made, written, _pictures(made, path, drawn, watch))
         path.write_text(content, encoding="utf-8")
@@ -143,7 +143,7 @@ def _pictures(
     made: Report, path: Path, drawn: list[Path], watch: Watch
 ) -> Callable[[Section, Numbered], str]:
     """Draws the figures of a Markdown report beside it, one after another; `drawn` has them."""
-    from remote_mi.report.markdown import pictures
+    from remote_mi.report.document.markdown import pictures
 
     draw = pictures(path.with_name(f"{path.stem}_files"))
     total = sum(len(section.shown) for section in made.sections)
@@ -159,7 +159,7 @@ def _pictures(
 
 
 def _say_next(made: Report, path: Path, written: dict[str, Any]) -> None:
-    from remote_mi.report.writing import PLACES
+    from remote_mi.report.document.written import PLACES
 
     for failure in made.failures:
         say(f"without a result: {failure.name} ({failure.recipe}): {failure.reason}")

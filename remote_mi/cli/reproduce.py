@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from remote_mi.cli.output import print_json, say, stdout_console, watching
-from remote_mi.comparison import TOLERANCE
-from remote_mi.errors import Mismatch, RemoteMIError
-from remote_mi.opening import run_folder, runs_of_study, study_named
-from remote_mi.paths import project_folder
-from remote_mi.report.text import line
+from remote_mi.common.errors import Mismatch, RemoteMIError
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
+from remote_mi.store.comparison import TOLERANCE
+from remote_mi.store.opening import run_folder, runs_of_study, study_named
 
 
 @click.command()
@@ -66,7 +66,7 @@ def folders_of(wanted: str) -> dict[Path, str]:
 
 def check(folders: Mapping[Path, str], options: dict[str, Any]) -> None:
     """Say whether the folders are as they were made."""
-    from remote_mi.verification import verify
+    from remote_mi.jobs.reproduction.verify import verify
 
     found = [verify(folder, key) for folder, key in folders.items()]
     if options["as_json"]:
@@ -92,7 +92,7 @@ def check(folders: Mapping[Path, str], options: dict[str, Any]) -> None:
 
 def again(folders: Iterable[Path], options: dict[str, Any]) -> None:
     """Compute runs again and say whether they give the same."""
-    from remote_mi.reproduction import Asked, reproduce_all
+    from remote_mi.jobs.reproduction.reproduce import Asked, reproduce_all
 
     model, keep = (Path(options[n]) if options[n] else None for n in ("model", "keep"))
     asked = Asked(options["backend"], model, options["tolerance"], options["timeout"], keep)

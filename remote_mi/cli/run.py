@@ -11,10 +11,10 @@ import click
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
-from remote_mi.errors import StoreError
-from remote_mi.job import Job
-from remote_mi.results import Result
-from remote_mi.runner import dispatcher, execute, look_anywhere
+from remote_mi.common.errors import StoreError
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.runner import dispatcher, execute, look_anywhere
+from remote_mi.store.result import Result
 
 
 def run_options() -> list[click.Option]:
@@ -71,7 +71,7 @@ def run() -> None:
 
 def detach(job: Job, options: dict[str, Any]) -> None:
     """Submit and print the job's id, or show the result that is already there."""
-    from remote_mi.remote_jobs import hand_over_detached
+    from remote_mi.jobs.remote import hand_over_detached
 
     with watching(options["quiet"]) as watch:
         handed = hand_over_detached(job, options["backend"], watch)

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from remote_mi.cli.output import print_json, say
-from remote_mi.errors import UsageError
-from remote_mi.paths import project_folder
+from remote_mi.common.errors import UsageError
+from remote_mi.common.paths import project_folder
 from remote_mi.report.run_list import text
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs

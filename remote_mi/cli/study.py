@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.cli.output import print_json, say, stdout_console
-from remote_mi.errors import BackendUnavailable, first_line, harmless
-from remote_mi.paths import project_folder
-from remote_mi.report.text import line
-from remote_mi.sizes import format_size
+from remote_mi.common.errors import BackendUnavailable, first_line, harmless
+from remote_mi.common.paths import project_folder
+from remote_mi.common.sizes import format_size
+from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
 #: More points than this are not listed one by one, unless asked for.
@@ -38,7 +38,7 @@ def study() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def list_studies(as_json: bool) -> None:
     """The studies there are, built-in and of the project, and how far those are that were begun."""
-    from remote_mi import study_file
+    from remote_mi.jobs import studies as study_file
 
     project = project_folder()
     records = StudyRecords(project)
@@ -87,8 +87,8 @@ def run_command(
 
     The same command goes on where it was interrupted. The exit code is 1 if a point failed.
     """
-    from remote_mi.settings import load
-    from remote_mi.study_run import run_study
+    from remote_mi.common.settings import load
+    from remote_mi.jobs.studies.run import run_study
 
     plan, text = _planned(name)
     project = project_folder()
@@ -141,15 +141,15 @@ def schema_command() -> None:
     """The JSON schema of study files, for editors."""
     import json
 
-    from remote_mi.study_file import schema
+    from remote_mi.jobs.studies import schema
 
     print(json.dumps(schema(), indent=1))
 
 
 def _planned(name: str) -> Any:
     """The plan of a study and the text of its file."""
-    from remote_mi import study_file
-    from remote_mi.study_plan import plan_study
+    from remote_mi.jobs import studies as study_file
+    from remote_mi.jobs.studies.plan import plan_study
 
     project = project_folder()
     path = study_file.find(name, project)
@@ -157,7 +157,7 @@ def _planned(name: str) -> Any:
 
 
 def _show_plan(plan: Any, everything: bool) -> None:
-    from remote_mi.study_plan import state_of
+    from remote_mi.jobs.studies.plan import state_of
 
     console = stdout_console()
     console.print(Text(f"{line(plan.study.title)}: {len(plan.points)} points", style="bold"))

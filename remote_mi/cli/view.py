@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_mi.cli.output import say, stdout_console
-from remote_mi.errors import Mismatch, NotFound, RunFailed, UsageError, reading
-from remote_mi.opening import run_folder
-from remote_mi.paths import project_folder
-from remote_mi.report.text import line
-from remote_mi.report.words import Slice
+from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError, reading
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
+from remote_mi.report.wording import Slice
+from remote_mi.store.opening import run_folder
 
 if TYPE_CHECKING:
-    from remote_mi.report.viewer.opened import Opened
+    from remote_mi.report.viewer.opened_run import Opened
 
 #: A recorded run that comes with the package.
 DEMO = "demo"
@@ -90,8 +90,8 @@ def _terminal() -> bool:
 
 
 def _open(folders: list[Path], only: str | None, slice_: Slice) -> None:
-    from remote_mi.opening import runs_beside
     from remote_mi.report.viewer.app import INTERRUPTED, Viewer
+    from remote_mi.store.opening import runs_beside
     from remote_mi.store.runs import Runs
 
     if not sys.stdin.isatty():  # the ids came on it; the keys come from the terminal
@@ -121,7 +121,7 @@ def _again(opened: Opened) -> str:
 def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
     """The figures of every run; the first that failed decides the exit code, after the others."""
     from remote_mi.report.terminal import show
-    from remote_mi.report.viewer.opened import open_run
+    from remote_mi.report.viewer.opened_run import open_run
 
     console = stdout_console(width)
     wrong: RunFailed | Mismatch | None = None
@@ -144,7 +144,7 @@ def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | No
 
 def _failure(opened: Opened) -> RunFailed:
     """Why a run failed: the message, the recipe's lines, the server's words."""
-    from remote_mi.report.viewer.opened import excerpt
+    from remote_mi.report.viewer.opened_run import excerpt
 
     parts = [
         f"the run {opened.name} failed:",

@@ -18,9 +18,9 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from remote_mi.errors import BackendUnavailable, Mismatch, StoreError
-from remote_mi.paths import cache_root
-from remote_mi.progress import Watch
+from remote_mi.common.errors import BackendUnavailable, Mismatch, StoreError
+from remote_mi.common.paths import cache_root
+from remote_mi.common.progress import Watch
 
 EMBEDDED = "smollm2-135m-q4_1"
 LICENSE = "Apache-2.0"

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import (
+from remote_mi.common.errors import (
     BackendUnavailable,
     NotFound,
     RunFailed,
     UsageError,
     first_line,
 )
+from remote_mi.common.progress import Watch
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
 from remote_mi.models.spec import ModelSpec, file_digests, folder_digest, local_device
 from remote_mi.models.surroundings import at_work, quiet_libraries
 from remote_mi.models.weights import load_weights
-from remote_mi.progress import Watch
 
 
 @dataclass
@@ -80,8 +80,8 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
 def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     """A model with its weights, its names proved."""
     from remote_mi.interventions.sites import context_length
-    from remote_mi.models.names import prove
     from remote_mi.models.prefix import prove_prefix
+    from remote_mi.models.proof import prove
 
     watch.stage(f"loading {spec.name}")
     device = _usable(local_device(spec.device))
@@ -182,7 +182,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     from transformers import AutoConfig
 
     from remote_mi.interventions.sites import NoUnembedding
-    from remote_mi.models.names import names_for
+    from remote_mi.models.proof import names_for
 
     options: dict[str, Any] = {}
     if spec.attention != "auto":

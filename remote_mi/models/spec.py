@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from remote_mi.errors import NotFound, UsageError, nearest
+from remote_mi.common.errors import NotFound, UsageError, nearest
+from remote_mi.common.paths import cache_root
 from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256, sha256_of
-from remote_mi.paths import cache_root
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("auto", "eager", "sdpa", "flash_attention_2")

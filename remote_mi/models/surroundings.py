@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from remote_mi.errors import UsageError
-from remote_mi.process_state import Held, Ignored, Setting
-from remote_mi.progress import Watch
+from remote_mi.common.errors import UsageError
+from remote_mi.common.process_state import Held, Ignored, Setting
+from remote_mi.common.progress import Watch
 
 
 class _Turns:

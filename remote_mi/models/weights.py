@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from remote_mi.errors import UsageError
+from remote_mi.common.errors import UsageError
 
 #: Weights that a message names one by one.
 _MOST = 6

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from remote_mi.comparison import Comparison, Difference
-from remote_mi.console import captured, text_of
-from remote_mi.figures import Bars, Figure, Heatmap, Lines, Table
+from remote_mi.common.console import captured, text_of
+from remote_mi.common.text import fit, line
+from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table
 from remote_mi.report.notebook import FRAME, WIDTH
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
-from remote_mi.report.text import fit, line
-from remote_mi.report.words import Slice, where
-from remote_mi.results import Result
+from remote_mi.report.wording import Slice, where
+from remote_mi.store.comparison import Comparison, Difference
+from remote_mi.store.result import Result
 
 _NAME, _OF = 20, 10
 #: Differences smaller than this part of the common scale show no colour and no digit.

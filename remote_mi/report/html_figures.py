@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi import figures
-from remote_mi.errors import NotFound
-from remote_mi.figures import Figure
-from remote_mi.outputs import POSITIONS
-from remote_mi.report.grid import number
+from remote_mi.common.errors import NotFound
+from remote_mi.common.text import line, visible
+from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.html_lines import lines_view
+from remote_mi.report.kinds.grid import number
 from remote_mi.report.shades import Shades, shades
-from remote_mi.report.shown import Shown, shown
-from remote_mi.report.text import line, visible
-from remote_mi.report.words import EXPLAINED, Slice, amount, row_name, table_columns, where
-from remote_mi.results import NamedArray, Result
+from remote_mi.report.slices import Shown, shown
+from remote_mi.report.wording import EXPLAINED, Slice, amount, row_name, table_columns, where
+from remote_mi.store.result import NamedArray, Result
 
 View = dict[str, Any]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.errors import NotFound
-from remote_mi.figures import Lines
-from remote_mi.report.curves import LETTERS, Curves, curves
-from remote_mi.report.words import Slice, where
-from remote_mi.results import Result
+from remote_mi.common.errors import NotFound
+from remote_mi.recipes.figures import Lines
+from remote_mi.report.kinds.lines import LETTERS, Curves, curves
+from remote_mi.report.wording import Slice, where
+from remote_mi.store.result import Result
 
 WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 10, 34

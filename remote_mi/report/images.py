@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remote_mi import figures
-from remote_mi.errors import NotFound, StoreError, UsageError
-from remote_mi.figures import Figure
-from remote_mi.outputs import POSITIONS
-from remote_mi.process_state import Held, Ignored, Setting
+from remote_mi.common.errors import NotFound, StoreError, UsageError
+from remote_mi.common.process_state import Held, Ignored, Setting
+from remote_mi.common.text import line
+from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.colors import LIGHT
-from remote_mi.report.curves import LETTERS, curves
 from remote_mi.report.html_figures import example
-from remote_mi.report.pen import FAMILY, Pen
+from remote_mi.report.kinds.lines import LETTERS, curves
 from remote_mi.report.shades import shades
-from remote_mi.report.shown import shown
-from remote_mi.report.text import line
-from remote_mi.report.words import EXPLAINED, Slice, where
-from remote_mi.results import NamedArray, Result
+from remote_mi.report.slices import shown
+from remote_mi.report.text_fitting import FAMILY, Pen
+from remote_mi.report.wording import EXPLAINED, Slice, where
+from remote_mi.store.result import NamedArray, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

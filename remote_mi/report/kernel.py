@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote_mi.process_state import Held, Ignored
+from remote_mi.common.process_state import Held, Ignored
 
 
 def _word_on_widgets() -> list[Ignored]:

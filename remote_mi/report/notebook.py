@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from remote_mi.errors import RemoteMIError
-from remote_mi.figures import Figure
-from remote_mi.report.html import figure_html, figure_style
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.text import line, prose, visible
+from remote_mi.recipes.figures import Figure
+from remote_mi.report.document.html import figure_html, figure_style
 from remote_mi.report.terminal import heading, picked
-from remote_mi.report.text import line, prose, visible
-from remote_mi.report.words import Slice
-from remote_mi.results import NamedArray, Result
+from remote_mi.report.wording import Slice
+from remote_mi.store.result import NamedArray, Result
 
 #: Rows and columns of an array that are shown.
 _MOST_ROWS, _MOST_COLUMNS = 40, 16

@@ -10,11 +10,11 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.figures import Lines
-from remote_mi.report.curves import LETTERS, Curves, curves
-from remote_mi.report.text import fit, visible
-from remote_mi.report.words import EXPLAINED, Slice
-from remote_mi.results import Result
+from remote_mi.common.text import fit, visible
+from remote_mi.recipes.figures import Lines
+from remote_mi.report.kinds.lines import LETTERS, Curves, curves
+from remote_mi.report.wording import EXPLAINED, Slice
+from remote_mi.store.result import Result
 
 HEIGHT = 14
 _LEFT = 13

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from remote_mi.paths import project_folder
-from remote_mi.report.text import line
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs
 

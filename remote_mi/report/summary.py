@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from remote_mi import figures
-from remote_mi.errors import NotFound
-from remote_mi.figures import Figure
-from remote_mi.report.curves import Curves, curves
-from remote_mi.report.shown import Shown, shown
-from remote_mi.report.text import line, visible
-from remote_mi.report.words import EXPLAINED, Slice, amount, where
-from remote_mi.results import NamedArray, Result
+from remote_mi.common.errors import NotFound
+from remote_mi.common.text import line, visible
+from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Figure
+from remote_mi.report.kinds.lines import Curves, curves
+from remote_mi.report.slices import Shown, shown
+from remote_mi.report.wording import EXPLAINED, Slice, amount, where
+from remote_mi.store.result import NamedArray, Result
 
 ALL = Slice()
 _MOST = 3

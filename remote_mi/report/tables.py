@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi import figures
-from remote_mi.errors import NotFound, UsageError
-from remote_mi.outputs import POSITIONS
+from remote_mi.common.errors import NotFound, UsageError
+from remote_mi.common.text import visible
+from remote_mi.recipes import figures
+from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.html_figures import table_cell
 from remote_mi.report.terminal import picked
-from remote_mi.report.text import visible
-from remote_mi.report.words import row_name, table_columns
-from remote_mi.results import NamedArray, Result
+from remote_mi.report.wording import row_name, table_columns
+from remote_mi.store.result import NamedArray, Result
 
 FORMATS = (".csv", ".json", ".tex")
 #: More rows than this make a LaTeX table that goes over pages.

@@ -8,15 +8,17 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from remote_mi import figures
-from remote_mi.console import captured, text_of
-from remote_mi.errors import NotFound
-from remote_mi.figures import Figure
-from remote_mi.report import maps, plots, rows
-from remote_mi.report.shown import check_cut
-from remote_mi.report.text import line
-from remote_mi.report.words import Slice
-from remote_mi.results import Result
+from remote_mi.common.console import captured, text_of
+from remote_mi.common.errors import NotFound
+from remote_mi.common.text import line
+from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Figure
+from remote_mi.report import plots
+from remote_mi.report.kinds import bars as rows
+from remote_mi.report.kinds import heatmap as maps
+from remote_mi.report.slices import check_cut
+from remote_mi.report.wording import Slice
+from remote_mi.store.result import Result
 
 PLAIN_WIDTH = 80
 ALL = Slice()

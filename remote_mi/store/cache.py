@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.environment import Environment
-from remote_mi.errors import Mismatch
-from remote_mi.key import digest
+from remote_mi.common.errors import Mismatch
+from remote_mi.recipes.code_identity import digest
+from remote_mi.store.environment import Environment
 from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes, store_error, write_whole
 
 SCHEMA = 1
@@ -107,7 +107,7 @@ class Cache:
         """Keep a result; an entry of the same key and environment is replaced.
 
         Args:
-            about: what the key was made of, as `remote_mi.job.Job.about`, to explain a miss by.
+            about: what the key was made of, as `remote_mi.jobs.job.Job.about`, to explain a miss by.
 
         Raises:
             StoreError: if the disk is full or the folder cannot be written; the cache stays valid.

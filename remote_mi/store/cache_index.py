@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_mi.environment import PACKAGES, Environment
 from remote_mi.store.cache import Cache, Damaged, read_entry
-from remote_mi.store.index import IndexFile, Unusable, writing
+from remote_mi.store.environment import PACKAGES, Environment
+from remote_mi.store.sqlite_index import IndexFile, Unusable, writing
 
 _CHUNK = 500
 _TABLES = """
@@ -38,7 +38,7 @@ class EntryRow:
 
     Attributes:
         path: its file, below the cache. key, environment: what and where.
-        about: what the key was made of (`remote_mi.job.Job.about`); None if it does not say.
+        about: what the key was made of (`remote_mi.jobs.job.Job.about`); None if it does not say.
         blobs: SHA-256 of the bytes that it names. size: of the file and these bytes.
         time: when it was made; used: when it was last taken; seconds since 1970.
     """

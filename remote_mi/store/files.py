@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from remote_mi.errors import Mismatch, StoreError
+from remote_mi.common.errors import Mismatch, StoreError
 
 
 def write_whole(target: Path, content: bytes, tmp: Path) -> str:

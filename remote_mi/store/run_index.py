@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.store.index import IndexFile, writing
+from remote_mi.store.sqlite_index import IndexFile, writing
 
 #: Names of runs; other folders beside them are not runs.
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}")

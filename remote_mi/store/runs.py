@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.environment import Environment
-from remote_mi.errors import Mismatch, NotFound, UsageError, not_found
-from remote_mi.key import digest
-from remote_mi.results import Result
+from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
+from remote_mi.recipes.code_identity import digest
+from remote_mi.store.environment import Environment
 from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes, store_error, write_whole
-from remote_mi.store.index import Unusable
+from remote_mi.store.result import Result
 from remote_mi.store.run_index import DAMAGED, RunIndex, RunRow, run_names
+from remote_mi.store.sqlite_index import Unusable
 
 SCHEMA = 1
 _ARRAYS = "artifacts/result.safetensors"

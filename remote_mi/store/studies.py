@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.errors import Mismatch, NotFound, not_found
-from remote_mi.named_files import named_files
+from remote_mi.common.errors import Mismatch, NotFound, not_found
+from remote_mi.common.named_files import named_files
 from remote_mi.store.files import store_error, write_whole
 
 SCHEMA = 1

@@ -49,8 +49,8 @@ def load_embedded(threads: int, attention: str = "auto") -> Any:
     """
     import torch
 
+    from remote_mi.common.progress import Silent
     from remote_mi.models.load import load
-    from remote_mi.progress import Silent
 
     torch.set_num_threads(threads)
     return load(_spec(attention), Silent())
@@ -79,8 +79,8 @@ def tokenized_all(model: Any, over: str, texts: Sequence[Mapping[str, str]]) -> 
         over: "pair" or "prompt".
         texts: the fields of each, as in a file of prompts.
     """
-    from remote_mi.models.tokens import tokenize
-    from remote_mi.phenomena import PromptSet, from_fields
+    from remote_mi.prompts.phenomena import PromptSet, from_fields
+    from remote_mi.prompts.tokens import tokenize
 
     prompts = PromptSet(tuple(from_fields(dict(one)) for one in texts), "benchmark")
     return tokenize(model.tokenizer, prompts, _spec(), over, model.context).prompts
@@ -92,9 +92,9 @@ def work_of(recipe: str, *calls: Any, **parameters: Any) -> Any:
     Args:
         parameters: those that are not to have their defaults; a prompt's tokens as a `Prompt`.
     """
-    from remote_mi import catalog, loading
     from remote_mi.backends.base import Work
     from remote_mi.interventions import Prompt
+    from remote_mi.recipes import catalog, loading
 
     nowhere = Path(__file__).parent  # a project without recipes of its own
     card = catalog.find(recipe, nowhere)

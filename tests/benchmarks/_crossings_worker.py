@@ -22,9 +22,9 @@ from _common import seconds, tokenized, work_of
 from nnsight.intervention.backends.remote import RemoteBackend
 
 from remote_mi.backends.session import run_session
+from remote_mi.common.progress import Silent
 from remote_mi.models.load import build_weightless
 from remote_mi.models.spec import ModelSpec
-from remote_mi.progress import Silent
 
 
 def time_reads(lm: Any, rows: int, tokens: int, repeat: int) -> list[list[float]]:

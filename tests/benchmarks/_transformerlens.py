@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from remote_mi.paths import cache_root
+from remote_mi.common.paths import cache_root
 
 REQUIREMENTS = Path(__file__).with_name("transformerlens-requirements.txt")
 CAPTUM = Path(__file__).with_name("captum-requirements.txt")

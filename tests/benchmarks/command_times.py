@@ -76,7 +76,7 @@ def tiny_llama(folder: Path) -> None:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from remote_mi import phenomena
+    from remote_mi.prompts import phenomena
 
     split = pre_tokenizers.Split(Regex(r" ?\w+|[^\w\s]"), behavior="isolated")
     words: dict[str, int] = {"<unk>": 0}
@@ -100,9 +100,9 @@ def make_place(folder: Path, tiny: bool) -> Place:
     if tiny:
         tiny_llama(folder / "tiny-llama")
         return Place(folder, ["--model", str(folder / "tiny-llama")])
+    from remote_mi.common.paths import cache_root
+    from remote_mi.common.progress import Silent
     from remote_mi.models.embedded import embedded_folder, ensure_embedded
-    from remote_mi.paths import cache_root
-    from remote_mi.progress import Silent
 
     ensure_embedded(Silent())
     inside = folder / "cache" / embedded_folder().relative_to(cache_root().parent)

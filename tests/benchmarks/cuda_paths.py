@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import remote_mi as mi
-from remote_mi import phenomena
 from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts import phenomena
 
 JOBS: list[tuple[str, dict[str, Any]]] = [
     ("baseline", {"n": 16}),

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from _common import alternate, arguments, conditions, describe, median_ratio, report, seconds
 
-from remote_mi.environment import Environment
-from remote_mi.results import Result
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex
+from remote_mi.store.environment import Environment
+from remote_mi.store.result import Result
 from remote_mi.store.run_index import RunRow
 from remote_mi.store.runs import RunRecord, Runs, id8_of
 

@@ -45,11 +45,11 @@ def main() -> None:
     parser.add_argument("--repeat", type=at_least_one, default=21, help="rounds (21)")
     options = parser.parse_args()
 
+    from remote_mi.backends.ndif_server import Server, ensure_venv
+    from remote_mi.backends.ndif_server.personal import SERVED_EMBEDDED
+    from remote_mi.common.paths import server_folder
+    from remote_mi.common.progress import Silent
     from remote_mi.models.embedded import ensure_embedded
-    from remote_mi.ndif_server import Server, ensure_venv
-    from remote_mi.ndif_server.personal import SERVED_EMBEDDED
-    from remote_mi.paths import server_folder
-    from remote_mi.progress import Silent
 
     found = conditions("nnsight", "torch", "transformers")
     folder = ensure_embedded(Silent())
@@ -72,14 +72,14 @@ def main() -> None:
 def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     """Seconds of both ways, in turn."""
     import remote_mi as mi
-    from remote_mi import catalog, loading
     from remote_mi.backends.base import Work
     from remote_mi.backends.session import run_session
+    from remote_mi.common.progress import Silent
     from remote_mi.models.load import build_weightless
     from remote_mi.models.spec import ModelSpec
-    from remote_mi.models.tokens import tokenize
-    from remote_mi.phenomena import PromptSet, from_fields
-    from remote_mi.progress import Silent
+    from remote_mi.prompts.phenomena import PromptSet, from_fields
+    from remote_mi.prompts.tokens import tokenize
+    from remote_mi.recipes import catalog, loading
 
     project.mkdir(parents=True)
     spec = ModelSpec(model)

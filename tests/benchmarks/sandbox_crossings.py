@@ -72,7 +72,7 @@ class Client:
 @contextmanager
 def served(state: Path, folder: Path, threads: int, auth: bool) -> Iterator[Client]:
     """A client of a server that is started for it."""
-    from remote_mi.ndif_server import Server
+    from remote_mi.backends.ndif_server import Server
 
     print(f"starting {state.name}", file=sys.stderr)
     with Server(state, auth=auth, threads=threads).start({REPO_ID: folder}) as server:
@@ -125,8 +125,8 @@ def cost_of_a_read(probed: dict[str, Any]) -> tuple[float, float]:
 
 
 def main() -> None:
+    from remote_mi.common.progress import Silent
     from remote_mi.models.embedded import ensure_embedded
-    from remote_mi.progress import Silent
 
     parser = arguments(__doc__)
     parser.add_argument("--repeat", type=at_least_one, default=7, help="rounds [%(default)s]")

@@ -57,12 +57,12 @@ def timed(what: str, project: Path, *arguments: str) -> None:
 
 def finish_all(project: Path, path: Path) -> None:
     """A run for each point, as the store writes it."""
-    from remote_mi import study_file
-    from remote_mi.draft import run_id8
-    from remote_mi.environment import local_environment
-    from remote_mi.results import Result
+    from remote_mi.jobs import studies as study_file
+    from remote_mi.jobs.studies.plan import plan_study
+    from remote_mi.store.draft import run_id8
+    from remote_mi.store.environment import local_environment
+    from remote_mi.store.result import Result
     from remote_mi.store.runs import RunRecord, Runs
-    from remote_mi.study_plan import plan_study
 
     environment, runs = local_environment("cpu"), Runs(project)
     empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from _common import arguments, at_least_one, conditions, describe, report, spread
 
-from remote_mi.figures import Heatmap
-from remote_mi.outputs import Output
-from remote_mi.recipe import Card
-from remote_mi.results import Result
+from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.figures import Heatmap
+from remote_mi.recipes.outputs import Output
+from remote_mi.store.result import Result
 from remote_mi.store.runs import RunRecord, Runs
 
 ROWS, COLUMNS = 80, 512

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import remote_mi as mi
-from remote_mi import catalog
 from remote_mi.models import load as loading_models
 from remote_mi.models.spec import ModelSpec
+from remote_mi.recipes import catalog
 
 from ..conftest import FAMILIES, MARY
-from ..fast.test_generation import PROMPT, continued, greedy, phi3
-from ..fast.test_program import SURROUNDINGS, same_bits, state_of_program
+from ..fast.interventions.test_generation import PROMPT, continued, greedy, phi3
+from ..fast.jobs.test_program import SURROUNDINGS, same_bits, state_of_program
 from ..techniques import TECHNIQUES, examples_for
 from ..tokenizers import save_model, wrapped
 

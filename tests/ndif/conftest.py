@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pytest
 
 from remote_mi.backends.ndif.ledger import Entry, Ledger
-from remote_mi.ndif_server import Server, ServerUnavailable, ensure_venv
-from remote_mi.paths import server_folder
+from remote_mi.backends.ndif_server import Server, ServerUnavailable, ensure_venv
+from remote_mi.common.paths import server_folder
 
 #: Repository id under which the servers know the tiny model.
 TINY_LLAMA = "remote-mi/tiny-llama"
@@ -154,7 +154,7 @@ class Terminal:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"remote_mi.collector" in command and str(self.project).encode() in command:
+            if b"remote_mi.jobs.collector" in command and str(self.project).encode() in command:
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
@@ -168,7 +168,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions import Prompt
-from remote_mi.recipe import recipe
+from remote_mi.recipes.declaration import recipe
 
 
 @recipe(over="prompt", returns={"first": ("position",)})

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from remote_mi.backends.ndif import client, collecting, waiting
+from remote_mi.backends.ndif import client, waiting
 from remote_mi.backends.ndif.ledger import Entry, Ledger
-from remote_mi.ndif_server import personal
+from remote_mi.backends.ndif_server import personal
+from remote_mi.jobs import start_collector as collecting
 
 from . import replies
 from .scripted import Reply
@@ -44,7 +45,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions import Prompt
-from remote_mi.recipe import recipe
+from remote_mi.recipes.declaration import recipe
 
 
 @recipe(over="prompt", returns={"first": ("position",)})

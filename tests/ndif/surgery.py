@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from remote_mi.ndif_server import Server
+from remote_mi.backends.ndif_server import Server
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.interventions import Prompt, run_residuals
-from remote_mi.recipe import Range, recipe
+from remote_mi.recipes.declaration import Range, recipe
 
 
 @recipe(over="prompt", returns={{"norm": ("layer", "position")}})

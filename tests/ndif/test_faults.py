@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import remote_mi as mi
-from remote_mi.ndif_server import Server, ServerUnavailable
+from remote_mi.backends.ndif_server import Server, ServerUnavailable
 
 from . import surgery
 from .conftest import TINY_LLAMA, Terminal, _state, _unavailable

@@ -54,7 +54,9 @@ def test_the_collector_makes_the_run_while_nobody_waits(terminal):
     same = terminal.run(*slow_job("--seconds", 1, "-q"))
     assert same.stdout.strip() == entry.run, "the same command is a hit"
     deadline = time.monotonic() + 20
-    while "remote_mi.collector" in os.popen("ps -eo args").read().split(str(terminal.project))[0]:
+    while (
+        "remote_mi.jobs.collector" in os.popen("ps -eo args").read().split(str(terminal.project))[0]
+    ):
         assert time.monotonic() < deadline, "the collector ends when nothing is under way"
         time.sleep(0.2)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import remote_mi as mi
-from remote_mi import catalog
+from remote_mi.recipes import catalog
 
 from ..conftest import MARY
 from ..techniques import TECHNIQUES, examples_for
@@ -104,14 +104,14 @@ def test_several_pairs_are_one_job(client, project):
 PAYLOAD = """
 import json, sys, pickletools, zstandard, pathlib
 import remote_mi as mi
-from remote_mi import catalog, loading
+from remote_mi.recipes import catalog, loading
 from remote_mi.backends.base import Work
 from remote_mi.backends.ndif.payload import serialize
 from remote_mi.models.load import build_weightless
 from remote_mi.models.spec import ModelSpec
-from remote_mi.progress import Silent
-from remote_mi.models.tokens import tokenize
-from remote_mi.prompt_choice import PromptChoice
+from remote_mi.common.progress import Silent
+from remote_mi.prompts.tokens import tokenize
+from remote_mi.prompts.choice import PromptChoice
 from nnsight.schema.config import CONFIG
 CONFIG.API.APIKEY = "secret-key-of-the-user"
 project = pathlib.Path(".").absolute()
@@ -139,7 +139,12 @@ def test_the_payload_is_source_without_bytecode_key_or_the_runner(client, projec
     for folder in found["folders"]:
         assert folder not in text, "no folder of this machine"
     assert "activation_patching.py" in text, "the recipe's file is named, for errors in it"
-    for room in ("remote_mi.runner", "remote_mi.store", "remote_mi.recipe", "remote_mi.models"):
+    for room in (
+        "remote_mi.jobs.runner",
+        "remote_mi.store",
+        "remote_mi.recipes.declaration",
+        "remote_mi.models",
+    ):
         assert room not in names
 
 

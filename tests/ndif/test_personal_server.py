@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from remote_mi.ndif_server import personal
-from remote_mi.ndif_server.launch import answer, family
-from remote_mi.ndif_server.record import Record
+from remote_mi.backends.ndif_server import personal
+from remote_mi.backends.ndif_server.launch import answer, family
+from remote_mi.backends.ndif_server.record import Record
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import remote_mi as mi
-from remote_mi import catalog
-from remote_mi.ndif_server.launch import family
-from remote_mi.ndif_server.record import Record
+from remote_mi.backends.ndif_server.launch import family
+from remote_mi.backends.ndif_server.record import Record
+from remote_mi.recipes import catalog
 
 from ..conftest import MARY
 from .conftest import TINY_LLAMA
@@ -62,7 +62,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions import Prompt
-from remote_mi.recipe import recipe
+from remote_mi.recipes.declaration import recipe
 
 
 @recipe(over="prompt", returns={"saliency": ("position",)}, needs=("gradients",))

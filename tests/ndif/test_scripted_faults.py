@@ -14,8 +14,8 @@ import remote_mi as mi
 from remote_mi.backends.ndif.backend import NdifBackend
 from remote_mi.backends.ndif.hosts import find_host
 from remote_mi.backends.ndif.ledger import Ledger
-from remote_mi.errors import RemoteMIError
-from remote_mi.progress import Silent
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.progress import Silent
 
 from . import replies
 from .faulty import KEY, PROMPT, RIGHT, VALUES, Faulty, faulty_client

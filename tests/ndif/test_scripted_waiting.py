@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from remote_mi.backends.ndif import waiting
-from remote_mi.ndif_server import personal
+from remote_mi.backends.ndif_server import personal
 
 from . import replies
 from .faulty import RIGHT, VALUES, Faulty, faulty_client

@@ -11,8 +11,8 @@ import uuid
 import pytest
 import yaml
 
-from remote_mi.ndif_server import personal
-from remote_mi.ndif_server.record import Record
+from remote_mi.backends.ndif_server import personal
+from remote_mi.backends.ndif_server.record import Record
 
 from .conftest import TINY_LLAMA
 

@@ -228,7 +228,7 @@ def test_the_proxy_ends_the_connection_when_nobody_is_behind_it():
 
 
 def test_the_slow_recipe_is_a_recipe(tmp_path: Path):
-    from remote_mi import catalog
+    from remote_mi.recipes import catalog
 
     (tmp_path / "recipes").mkdir()
     text = SLOW.format(seconds=2.0, ran=str(tmp_path / "ran"))

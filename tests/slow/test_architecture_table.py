@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import remote_mi as mi
-from remote_mi import catalog
-from remote_mi.errors import RemoteMIError
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.recipes import catalog
 
 from ..conftest import ENCODERS, FAMILIES, ROOT
 from ..techniques import TECHNIQUES, examples_for

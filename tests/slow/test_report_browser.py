@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from remote_mi.report.document import make
-from remote_mi.report.html import html
+from remote_mi.report.document.content import make
+from remote_mi.report.document.html import html
 
-from ..fast.pages import hostile_report
-from ..fast.shown import HOSTILE, kept, result
+from ..fast.report.pages import hostile_report
+from ..fast.report.shown import HOSTILE, kept, result
 from .browser import Page, browser, chromium
 
 GRID = "document.querySelectorAll('table[role=grid]')"

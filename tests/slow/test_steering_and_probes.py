@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import remote_mi as mi
+from remote_mi.common.progress import Silent
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.progress import Silent
 
 COEFFICIENTS = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]
 LAYERS = [16, 20, 24]

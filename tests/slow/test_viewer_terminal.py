@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..fast.viewing import HOSTILE, failed, kept, result_of
+from ..fast.report.viewing import HOSTILE, failed, kept, result_of
 
 VIEW = [sys.executable, "-m", "remote_mi", "view"]
 

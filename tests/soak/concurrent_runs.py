@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import remote_mi as mi  # noqa: E402
-from remote_mi.errors import UsageError  # noqa: E402
+from remote_mi.common.errors import UsageError  # noqa: E402
 from tests.conftest import _configuration, _set_biases, save_tokenizer  # noqa: E402
 
 NAMES = ("Mary", "John", "Tom", "Anna", "Paul", "Mark", "Lucy")

@@ -103,8 +103,8 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from remote_mi.ndif_server import Server, ensure_venv
-    from remote_mi.paths import server_folder
+    from remote_mi.backends.ndif_server import Server, ensure_venv
+    from remote_mi.common.paths import server_folder
     from tests.conftest import _configuration, save_tokenizer
     from tests.ndif.conftest import TINY_LLAMA, Terminal
     from tests.ndif.surgery import Slow

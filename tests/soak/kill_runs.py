@@ -29,7 +29,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM
 
     from tests.conftest import _configuration, save_tokenizer
-    from tests.fast.test_store import killed_at_random
+    from tests.fast.store.test_store import killed_at_random
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny-llama"

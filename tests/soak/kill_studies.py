@@ -29,7 +29,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM
 
     from tests.conftest import _configuration, save_tokenizer
-    from tests.fast.test_studies import calls, killed_at_random
+    from tests.fast.jobs.test_studies import calls, killed_at_random
 
     with tempfile.TemporaryDirectory() as folder:
         model, project = Path(folder) / "tiny-llama", Path(folder) / "project"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked
-from remote_mi.backends.ndif import collecting, facts
+from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
 from remote_mi.backends.ndif.errors import (
     NotNdif,
@@ -31,8 +31,8 @@ from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
 from remote_mi.backends.ndif.ledger import Entry, Ledger, typed
 from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
 from remote_mi.backends.ndif.waiting import Waiter, add_way_back
-from remote_mi.environment import PACKAGES, Environment
-from remote_mi.errors import (
+from remote_mi.backends.ndif_server import personal
+from remote_mi.common.errors import (
     BackendUnavailable,
     Detached,
     RemoteMIError,
@@ -40,13 +40,14 @@ from remote_mi.errors import (
     StoreError,
     UsageError,
 )
-from remote_mi.loading import at_home
+from remote_mi.common.progress import Watch
+from remote_mi.jobs import start_collector as collecting
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.surroundings import at_work
-from remote_mi.ndif_server import personal
-from remote_mi.outputs import outputs_from_json
-from remote_mi.progress import Watch
+from remote_mi.recipes.loading import at_home
+from remote_mi.recipes.outputs import outputs_from_json
+from remote_mi.store.environment import PACKAGES, Environment
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel

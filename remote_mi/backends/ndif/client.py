@@ -26,7 +26,7 @@ from remote_mi.backends.ndif.errors import (
     refusal,
 )
 from remote_mi.backends.ndif.hosts import Host
-from remote_mi.errors import StoreError, first_line
+from remote_mi.common.errors import StoreError, first_line
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=120.0)
 #: How long the answer to the question after a job is waited for.

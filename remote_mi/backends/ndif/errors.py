@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from remote_mi.errors import (
+from remote_mi.common.errors import (
     AuthenticationError,
     BackendUnavailable,
     RemoteMIError,

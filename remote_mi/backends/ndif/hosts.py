@@ -20,9 +20,9 @@ import httpx
 import yaml
 
 from remote_mi.backends.ndif.errors import KeyRefused
-from remote_mi.errors import BackendUnavailable, UsageError
-from remote_mi.ndif_server import personal
-from remote_mi.paths import cache_root
+from remote_mi.backends.ndif_server import personal
+from remote_mi.common.errors import BackendUnavailable, UsageError
+from remote_mi.common.paths import cache_root
 from remote_mi.store.files import write_whole
 
 DEFAULT_HOST = "https://api.ndif.us"

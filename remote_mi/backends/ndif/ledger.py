@@ -1,7 +1,7 @@
 """The ledger of remote jobs: one SQLite file a project, written before, at and after every step.
 
     <project>/.remote_mi/jobs.sqlite     one row a submission, and every status that was seen
-    <project>/.remote_mi/results/<id>    a result as it was downloaded, until its run is kept
+    <project>/.remote_mi/store/result/<id>    a result as it was downloaded, until its run is kept
     <project>/.remote_mi/locks/<id>      held by the process that waits for the job
 
 A row holds all that is needed to finish its run in another process. It never holds a key.
@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from remote_mi.errors import NotFound, StoreError, UsageError, not_found
+from remote_mi.common.errors import NotFound, StoreError, UsageError, not_found
 
 SCHEMA = 1
 #: States in which a job may still give a result.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Work
 from remote_mi.backends.capabilities import Place, depends_on_trust, lacking
+from remote_mi.backends.dry_run import expect
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
-from remote_mi.backends.ndif.dry_run import expect
 from remote_mi.backends.ndif.errors import CannotDo
 from remote_mi.backends.ndif.source_checks import check_source, refuse
-from remote_mi.progress import Watch
+from remote_mi.common.progress import Watch
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel

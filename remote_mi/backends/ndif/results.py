@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.ndif.errors import ResultRefused
-from remote_mi.errors import first_line
+from remote_mi.common.errors import first_line
 
 #: What a result may have where nothing was known beforehand, in bytes.
 LIMIT_BYTES = 4 << 30

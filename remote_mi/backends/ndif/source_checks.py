@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.ndif.shipped_code import Part, Shipped, Use, bound_names, home_of, travels
-from remote_mi.errors import UsageError
-from remote_mi.recipe import Card
+from remote_mi.common.errors import UsageError
+from remote_mi.recipes.declaration import Card
 
 #: Calls of nnsight that open a block, and so take `remote=` or `backend=`.
 _BLOCKS = ("trace", "session", "generate", "invoke", "scan", "edit")

@@ -23,8 +23,8 @@ from remote_mi.backends.ndif.errors import (
     to_record,
 )
 from remote_mi.backends.ndif.ledger import Entry, Ledger
-from remote_mi.errors import BackendUnavailable, RemoteMIError, RunFailed
-from remote_mi.progress import Watch
+from remote_mi.common.errors import BackendUnavailable, RemoteMIError, RunFailed
+from remote_mi.common.progress import Watch
 
 POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.05
 #: How long a server may be unreachable while a job is waited for.

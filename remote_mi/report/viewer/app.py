@@ -12,20 +12,20 @@ from textual.app import SystemCommand
 from textual.screen import Screen
 from textual.widgets import Input
 
-from remote_mi.errors import MALFORMED, RemoteMIError
-from remote_mi.report.curves import Curves
-from remote_mi.report.text import line
+from remote_mi.common.errors import MALFORMED, RemoteMIError
+from remote_mi.common.text import line
+from remote_mi.report.kinds.lines import Curves
 from remote_mi.report.viewer import keys, pages
-from remote_mi.report.viewer.chrome import DARK, LIGHT, PanelLine, export
+from remote_mi.report.viewer.base_view import ListPanel, Showing
 from remote_mi.report.viewer.finding import (
     matches_of_curves,
     matches_of_listing,
     matches_of_map,
     rows_asked,
 )
+from remote_mi.report.viewer.header_footer import DARK, LIGHT, PanelLine, export
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
-from remote_mi.report.viewer.showing import ListPanel, Showing
 
 #: Names of the actions that keys of ours stand for.
 _ACTIONS = {key.action.partition("(")[0] for key in keys.ALL} | {"number"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remote_mi.report.curves import Curves
-from remote_mi.report.maps import Map
-from remote_mi.report.text import visible
+from remote_mi.common.text import visible
+from remote_mi.report.kinds.heatmap import Map
+from remote_mi.report.kinds.lines import Curves
 from remote_mi.report.viewer.listing import Listing
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from rich.cells import cell_len
 from rich.text import Text
 
-from remote_mi.figures import Lines
+from remote_mi.common.text import fit
+from remote_mi.recipes.figures import Lines
 from remote_mi.report import plots
-from remote_mi.report.curves import LETTERS, Curves, curves
-from remote_mi.report.text import fit
+from remote_mi.report.kinds.lines import LETTERS, Curves, curves
 from remote_mi.report.viewer.listing import Item, Listing
-from remote_mi.report.words import (
+from remote_mi.report.wording import (
     EXPLAINED,
     Slice,
 )
-from remote_mi.results import Result
+from remote_mi.store.result import Result
 
 #: Lines of text beside the field of values: axis, its names, band, which are shown, heading.
 _BESIDE = 5

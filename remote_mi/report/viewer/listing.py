@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from remote_mi.console import captured
+from remote_mi.common.console import captured
 
 
 @dataclass(frozen=True)

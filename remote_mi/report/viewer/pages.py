@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.text import Text
 
-from remote_mi.console import captured, text_of
-from remote_mi.report.commands import made_by
-from remote_mi.report.text import line
+from remote_mi.common.console import captured, text_of
+from remote_mi.common.text import line
+from remote_mi.report.document.commands import made_by
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
-from remote_mi.report.viewer.opened import Opened, excerpt
+from remote_mi.report.viewer.opened_run import Opened, excerpt
 
 _NAME = 16
 _MOST_WORDS = 200
@@ -106,8 +106,8 @@ def compared(a: Path, b: Path, width: int) -> Listing:
     Raises:
         NotFound, UsageError, Mismatch: if one of them cannot be read.
     """
-    from remote_mi.comparison import compare
     from remote_mi.report.comparison import show
+    from remote_mi.store.comparison import compare
 
     console = captured(max(40, width - 1), color=True, highlight=False)
     show(compare(str(a), str(b)), console)

@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from remote_mi import figures
-from remote_mi.errors import RemoteMIError
-from remote_mi.figures import Figure
-from remote_mi.report import colors, maps, rows
-from remote_mi.report.curves import Curves, curves
-from remote_mi.report.maps import Map
-from remote_mi.report.shown import cuts
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.text import line, visible
+from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Figure
+from remote_mi.report import colors
+from remote_mi.report.kinds import bars as rows
+from remote_mi.report.kinds import heatmap as maps
+from remote_mi.report.kinds.heatmap import Map
+from remote_mi.report.kinds.lines import Curves, curves
+from remote_mi.report.slices import cuts
 from remote_mi.report.terminal import figure_lines
-from remote_mi.report.text import line, visible
 from remote_mi.report.viewer import lines
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
-from remote_mi.report.words import Slice, of_prompt
-from remote_mi.results import Result
+from remote_mi.report.wording import Slice, of_prompt
+from remote_mi.store.result import Result
 
 #: Dimensions that the keys `l` and `c` step through; `s` takes any other.
 LAYER = ("layer",)

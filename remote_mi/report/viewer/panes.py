@@ -15,9 +15,9 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from remote_mi.common.text import fit
 from remote_mi.report.colors import softened
-from remote_mi.report.maps import Map
-from remote_mi.report.text import fit
+from remote_mi.report.kinds.heatmap import Map
 from remote_mi.report.viewer.listing import NOTHING, Item, Listing
 
 _BOLD, _DIM, _PLAIN = Style(bold=True), Style(dim=True), Style()

@@ -1,0 +1,311 @@
+"""A run without weights and numbers: what a job will return, and mistakes, before it is sent.
+
+The unmodified recipe runs on the weightless model with tensors that have a shape and a dtype and
+nothing else (torch's fake tensors). What depends on numbers, as `int(tensor)`, cannot be followed:
+then nothing is known beforehand, and nothing is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnsight.intervention.interleaver import OutOfOrderError
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from remote_mi import interventions
+from remote_mi.backends.base import (
+    Work,
+    checked,
+    examples_in,
+    labelled,
+    line_in_recipe,
+    recipe_error,
+)
+from remote_mi.backends.session import run_session
+from remote_mi.backends.weightless import Measured, NoNumbers, TooLong, quiet, weightless
+from remote_mi.common.errors import first_line
+from remote_mi.models.load import LoadedModel
+
+#: Seconds of computing a dry run may take; a job is not held up longer to be described.
+BUDGET_S = 10.0
+#: Outcomes kept in this process.
+REMEMBERED = 256
+
+#: Output name → (shape, dtype as numpy names it).
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a job will return, as far as it is known before it runs.
+
+    Attributes:
+        outputs: of each call, the shape and dtype of every output; None when it is not known.
+        bytes: of all outputs together, uncompressed; None when it is not known.
+        reason: why it is not known.
+    """
+
+    outputs: list[Shapes] | None
+    bytes: int | None
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON: shapes as lists."""
+        outputs = self.outputs and [
+            {name: [list(shape), dtype] for name, (shape, dtype) in call.items()}
+            for call in self.outputs
+        ]
+        return {"outputs": outputs, "bytes": self.bytes, "reason": self.reason}
+
+
+def expect(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected:
+    """What the calls of a job will return, by running them without weights.
+
+    Calls that are alike in all but the ids of their tokens are run once.
+
+    Args:
+        model: the weightless model. work: the job. budget: seconds of computing after which it gives up.
+
+    Raises:
+        RunFailed: for a mistake in the recipe, with its file and line: a module or variable that
+            does not exist, modules read out of order, shapes that do not fit, an output that is
+            missing, undeclared or misshapen.
+    """
+    for need, why in (("gradients", "gradients"), ("generation", "generated text")):
+        if need in work.card.needs:
+            return Expected(None, None, f"it works with {why}")
+    deadline = time.thread_time() + budget
+    about = _about(model, work)
+    known: dict[str, Shapes | str] = {}
+    outputs: list[Shapes] = []
+    for call in work.calls:
+        like = json.dumps(_form(call))
+        if like not in known:
+            known[like] = _remembered(about, like) or _one(model, work, call, deadline)
+            _remember(about, like, known[like])
+        found = known[like]
+        if isinstance(found, str):
+            return Expected(None, None, found)
+        outputs.append(found)
+    size = sum(
+        math.prod(shape) * np.dtype(dtype).itemsize
+        for call in outputs
+        for shape, dtype in call.values()
+    )
+    return Expected(outputs, size)
+
+
+def peak(model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET_S) -> int | None:
+    """Bytes that the tensors of a job's longest call take at most, weights apart.
+
+    Args:
+        model: the weightless model. rows_bytes: what the rows of a sweep may take.
+        budget: seconds of computing after which it gives up.
+
+    Returns:
+        None where a run without numbers cannot follow the recipe.
+    """
+    if {"gradients", "generation"} & set(work.card.needs) or not work.calls:
+        return None
+    call = max(work.calls, key=lambda call: len(json.dumps(_form(call))))
+    mode = Measured(time.thread_time() + budget)
+    try:
+        with quiet(), weightless(model.lm._module, mode, rows_bytes):
+            run_session(model.lm, replace(work, calls=[call]))
+    except Exception:  # the recipe is the user's code; a mistake in it shows when it runs
+        return None
+    return mode.peak
+
+
+def _form(call: Any) -> Any:
+    """What of a call can decide shapes: all but the ids of tokens."""
+    if call is None:
+        return None
+    if isinstance(call, list):
+        return [_form(one) for one in call]
+    if isinstance(call, interventions.Pair):
+        return [
+            _form(call.clean), _form(call.corrupt), call.first_difference,
+            len(call.answers), len(call.wrongs),
+        ]  # fmt: skip
+    return [len(call.ids), call.positions, call.end, call.target is None]
+
+
+_memory: OrderedDict[tuple[Any, str], Shapes | str] = OrderedDict()
+
+
+def _about(model: LoadedModel, work: Work) -> Any:
+    """Recipe, model and parameters of an outcome; None where an outcome cannot be kept.
+
+    A recipe file gets a new function when the file or a local module changes. A function of a
+    notebook stays the same one while a variable that it reads changes, so it is run anew.
+    """
+    if work.card.path is None:
+        return None
+    lm = model.lm
+    names = repr(getattr(lm, "_rename", None))
+    parameters = json.dumps(dict(work.parameters), default=_form, sort_keys=True)
+    return (work.function, type(lm._module), lm.config.to_json_string(use_diff=False),
+            lm.attn_implementation, names, parameters)  # fmt: skip
+
+
+def _remembered(about: Any, like: str) -> Shapes | str | None:
+    return None if about is None else _memory.get((about, like))
+
+
+def _remember(about: Any, like: str, outcome: Shapes | str) -> None:
+    if about is None or outcome == TooLong.said:
+        return
+    _memory[about, like] = outcome
+    while len(_memory) > REMEMBERED:
+        _memory.popitem(last=False)
+
+
+def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
+    """Shapes of one call's outputs, or why they are not known."""
+    try:
+        with quiet(), weightless(model.lm._module, NoNumbers(deadline)):
+            returned = run_session(model.lm, replace(work, calls=[call]))[0]
+            described = _described_outputs(returned)
+    except Exception as error:  # the recipe is the user's code: anything can come
+        if _is_mistake(error, work):
+            raise recipe_error(work, error, "nothing was sent") from error
+        return _why_unknown(error, work)
+    if isinstance(described, str):
+        return described
+    arrays = checked(labelled(work.card), work.card.returns, described, examples_in(call))
+    return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+
+
+def _described_outputs(returned: Any) -> Any:
+    """The outputs with a stand-in of the same shape and dtype, that takes no memory, for each."""
+    if not isinstance(returned, Mapping):
+        return returned
+    found: dict[Any, Any] = {}
+    for name, value in returned.items():
+        stand_in = _stand_in(value)
+        if stand_in is None and isinstance(value, list):
+            stand_in = [_stand_in(item) for item in value]  # one of each example, of any length
+        if stand_in is _UNKNOWN or (
+            isinstance(stand_in, list) and any(one is _UNKNOWN for one in stand_in)
+        ):
+            return f"the shape of {name!r} depends on numbers"
+        found[name] = stand_in
+    return found
+
+
+#: Stands for a value whose shape depends on numbers.
+_UNKNOWN = "unknown"
+
+
+def _stand_in(value: Any) -> Any:
+    """An array of a value's shape and dtype that takes no memory; None if it is no array."""
+    shape, dtype = _described(value)
+    if any(isinstance(size, torch.SymInt) for size in shape):
+        return _UNKNOWN
+    return np.broadcast_to(np.zeros((), dtype), shape) if dtype else None
+
+
+def _described(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:
+    """Shape and dtype of a tensor, a number, or a list of them; no dtype for anything else."""
+    if isinstance(value, FakeTensor):
+        if value.dtype.is_complex:
+            return (), None
+        return tuple(value.shape), np.dtype(str(value.dtype).removeprefix("torch."))
+    if isinstance(value, (list, tuple)) and value:
+        parts = [_described(item) for item in value]
+        if any(dtype is None or shape != parts[0][0] for shape, dtype in parts):
+            return (), None
+        return (len(value), *parts[0][0]), np.result_type(*(dtype for _, dtype in parts if dtype))
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return (), None
+    return array.shape, array.dtype if array.dtype.kind in "fiub" else None
+
+
+# --- a mistake, or only not to be followed --------------------------------------------------------
+
+#: What torch says of shapes that do not fit.
+_SHAPES_DO_NOT_FIT = re.compile(
+    r"must match the (size|existing size)|must match (the size|existing)|Sizes of tensors must match"
+    r"|shapes? cannot be|same reduction dim|is invalid for input of size|Dimension out of range"
+    r"|out of bounds for dimension|number of sizes provided|Expected size for first two dimensions"
+    r"|expects each tensor to be equal size|expects? a?n? ?\d+D tensor|too many indices for tensor"
+    r"|selected index k out of range|Attempting to broadcast|index out of range in self"
+)
+_OWN_MISTAKES = (
+    AttributeError, NameError, KeyError, IndexError, TypeError, ValueError, AssertionError,
+    ZeroDivisionError,
+)  # fmt: skip
+_CANNOT_FOLLOW = (
+    TooLong,
+    NotImplementedError,
+    *(kind for name, kind in vars(fake_tensor).items() if name.endswith("Exception")
+      and isinstance(kind, type)),
+)  # fmt: skip
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    return chain
+
+
+def _is_mistake(error: Exception, work: Work) -> bool:
+    """Whether a real run would fail with this error too; in doubt it would not."""
+    said = str(error)
+    if isinstance(error, OutOfOrderError):
+        return True
+    if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):
+        return False
+    if re.search(r"\b(meta|fake|FakeTensor|Sym(Int|Float|Bool)|u\d+)\b", said):
+        return False
+    if isinstance(error, (RuntimeError, IndexError, ValueError)) and _SHAPES_DO_NOT_FIT.search(
+        said
+    ):
+        return True
+    return isinstance(error, _OWN_MISTAKES) and _is_users(_innermost(error), work)
+
+
+def _innermost(error: BaseException) -> str:
+    """The file in which an error arose, nnsight's own frames left out."""
+    nnsight = f"{os.sep}nnsight{os.sep}"
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return next((file for file in reversed(files) if nnsight not in file), "")
+
+
+def _is_users(file: str, work: Work) -> bool:
+    """Whether a file is code that travels: the recipe's, a local module, or the kit."""
+    own = work.card.path.resolve() if work.card.path else work.function.__code__.co_filename
+    kit = Path(interventions.__file__).parent
+    if file == str(own) or Path(file).is_relative_to(kit):
+        return True
+    libraries = (Path(torch.__file__).parent.parent, Path(os.__file__).parent, kit.parent)
+    return Path(file).is_file() and not any(Path(file).is_relative_to(x) for x in libraries)
+
+
+def _why_unknown(error: Exception, work: Work) -> str:
+    if any(isinstance(e, TooLong) for e in _chain(error)):
+        return TooLong.said
+    line = line_in_recipe(work, error)
+    where = f"{work.card.path}:{line}" if work.card.path else f"line {line}"
+    if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):
+        return f"{where} depends on the numbers of a tensor"
+    return (
+        f"{where} cannot be followed without numbers ({type(error).__name__}: {first_line(error)})"
+    )

@@ -1,0 +1,236 @@
+"""The one personal server of a user: where it is, what it serves, and how it is brought up.
+
+The rest of the package asks here; nothing but the standard library is imported before a server is
+really to be started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from remote_mi.backends.ndif_server.errors import ServerRunning, ServerUnavailable
+from remote_mi.common.errors import BackendUnavailable, UsageError
+from remote_mi.common.paths import server_folder
+from remote_mi.common.progress import Watch
+from remote_mi.models.embedded import EMBEDDED
+
+if TYPE_CHECKING:
+    from remote_mi.backends.ndif_server.record import Record
+    from remote_mi.backends.ndif_server.server import Server
+
+HERE = "here"
+"""What stands for the personal server where an address is expected: `ndif:here`."""
+
+SERVED_EMBEDDED = f"remote-mi/{EMBEDDED}"
+"""The repository id under which the embedded model is served."""
+
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A personal server that runs.
+
+    Attributes:
+        url: where clients send their jobs.
+        hub_url: where the stand-in for the model hub listens.
+        models: folder by repository id.
+        auth: whether it checks keys.
+        keys: API key by what it may do, "plain" (sandboxed) and "trusted"; empty without `auth`.
+        contents: digest of what the folders held when it was started, by repository id.
+    """
+
+    url: str
+    hub_url: str
+    models: dict[str, Path]
+    auth: bool
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
+    contents: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def state_folder() -> Path:
+    """The folder that holds everything about the personal server but its environment."""
+    return server_folder() / "personal"
+
+
+def personal_server(**options: Any) -> Server:
+    """The personal server, running or not.
+
+    Args:
+        options: as of `Server`: `threads`, `auth`, `execution_timeout`, `progress`, …
+
+    Raises:
+        ServerUnavailable: NDIF does not run on this operating system.
+    """
+    if os.name != "posix":
+        raise ServerUnavailable("a personal NDIF server needs Linux or macOS")
+    from remote_mi.backends.ndif_server.server import Server
+
+    return Server(state_folder(), venvs=server_folder(), **options)
+
+
+def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
+    """Start the personal server, having fetched what is missing. Returns it running.
+
+    Args:
+        models: what to serve: the embedded model's name, folders, hub ids.
+        watch: shows the progress.
+        options: as of `Server`: `threads`, `auth`, `execution_timeout`.
+
+    Raises:
+        ServerRunning: it runs already; the message says where, and what it serves.
+        ServerUnavailable: something is not installed; the message says what to install.
+        UsageError: a model cannot be served, or two would have the same repository id.
+        RemoteMIError: a model could not be fetched, or the server did not start.
+    """
+    from remote_mi.models.served_folder import ensure_folder
+
+    server = personal_server(progress=watch.stage, **options)
+    named = _named(models)
+    running = served(HERE)
+    if running:
+        raise _runs_already(running, named)
+    server.check_programs()  # before a download of minutes
+    return server.start({repo_id: ensure_folder(model, watch) for repo_id, model in named.items()})
+
+
+def repo_id_of(model: str) -> str:
+    """The repository id under which a model is served.
+
+    The embedded model has one of ours, a folder is `local/` and its name, and a hub id is itself.
+
+    Args:
+        model: as the option `--model` takes it.
+
+    Raises:
+        UsageError: it can be neither.
+    """
+    from remote_mi.models.spec import ModelSpec
+
+    if model == EMBEDDED:
+        return SERVED_EMBEDDED
+    folder = ModelSpec(model).folder
+    if folder is not None:
+        # What a hub id may not hold: other letters, "--", "..", and either at its ends.
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name)
+        name = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", name))[:80].strip("-.")
+        return f"local/{name.removesuffix('.git') or 'model'}"
+    word = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+    if not re.fullmatch(f"({word}/)?{word}", model) or "--" in model or ".." in model:
+        raise UsageError(f"{model!r} is neither a folder nor a hub id", "write it as org/model")
+    return model
+
+
+def served(host: str) -> Served | None:
+    """The personal server, if this is its address and it runs; takes about a millisecond.
+
+    Args:
+        host: a base URL, or "here".
+    """
+    record = _record()
+    if record is None or not record.is_running():
+        return None
+    if host != HERE and not _same(host, record.url):
+        return None
+    models = {repo_id: Path(folder) for repo_id, folder in record.models.items()}
+    return Served(record.url, record.hub_url, models, bool(record.keys), dict(record.keys),
+                  dict(record.contents))  # fmt: skip
+
+
+def served_as(folder: Path, served: Served) -> str | None:
+    """The repository id under which a server serves a folder; None if it does not.
+
+    Raises:
+        UsageError: if the folder holds something else than when the server was started. It may have
+            loaded what was there before, and its numbers would be kept as those of what is there now.
+    """
+    from remote_mi.models.spec import folder_digest
+
+    wanted = folder.expanduser().resolve()
+    found = next((name for name, path in served.models.items() if path.resolve() == wanted), None)
+    before = served.contents.get(found or "")
+    if before is not None and before != folder_digest(folder.expanduser()):
+        raise UsageError(f"the files of {folder} changed since the personal server was started",
+                         f"`remote-mi ndif down`, then `remote-mi ndif up --model {folder}`")  # fmt: skip
+    return found
+
+
+def asked_as(repo_id: str, served: Served) -> str:
+    """What `--model` names a served model by: weights of this machine by what holds them.
+
+    Their repository id says nothing of their content, so that it could not be part of a key.
+    """
+    if repo_id == SERVED_EMBEDDED:
+        return EMBEDDED
+    if repo_id.startswith("local/") and repo_id in served.models:
+        return str(served.models[repo_id])
+    return repo_id
+
+
+def here() -> Served:
+    """The personal server that runs.
+
+    Raises:
+        BackendUnavailable: none does.
+    """
+    found = served(HERE)
+    if found:
+        return found
+    record = _record()
+    if record is not None and record.is_starting():
+        raise BackendUnavailable(
+            "the personal NDIF server is still starting",
+            "`remote-mi ndif status` says when it is up",
+        )
+    raise BackendUnavailable("no personal NDIF server runs", "`remote-mi ndif up` starts one")
+
+
+def _record() -> Record | None:
+    if os.name != "posix":
+        return None
+    from remote_mi.backends.ndif_server.record import Record
+
+    return Record.read(state_folder())
+
+
+def _same(host: str, url: str) -> bool:
+    """Whether an address is the server's, which listens on loopback only."""
+    try:
+        asked, ours = urlsplit(host.rstrip("/")), urlsplit(url)
+        return (asked.scheme, asked.port, asked.path) == (ours.scheme, ours.port, ours.path) and (
+            asked.hostname in _LOOPBACK
+        )
+    except ValueError:  # no port number
+        return False
+
+
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """Model by repository id; nothing is fetched."""
+    named: dict[str, str] = {}
+    for model in models:
+        repo_id = repo_id_of(model)
+        # The hub's names are looked up without regard to case.
+        other = next((named[name] for name in named if name.lower() == repo_id.lower()), model)
+        if other != model:
+            raise UsageError(
+                f"{other} and {model} would both be served as {repo_id}",
+                "rename one of the folders",
+            )
+        named[repo_id] = model
+    return named
+
+
+def _runs_already(running: Served, wanted: dict[str, str]) -> ServerRunning:
+    listed = ", ".join(running.models)
+    message = f"a personal NDIF server runs already at {running.url}, serving {listed}"
+    if set(wanted) <= set(running.models):
+        return ServerRunning(message, "use it with `--backend ndif:here`, or end it with "
+                             "`remote-mi ndif down`")  # fmt: skip
+    missing = ", ".join(name for name in wanted if name not in running.models)
+    return ServerRunning(message, f"`remote-mi ndif down` first: it does not serve {missing}")

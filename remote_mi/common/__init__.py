@@ -1,0 +1,1 @@
+"""What every room stands on: errors, paths, settings, safe text, consoles. No torch, no word of the field."""

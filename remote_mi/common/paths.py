@@ -1,0 +1,37 @@
+"""Where things lie: the user's cache, the project, and the recipes that come with the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+CACHE_VERSION = "v1"
+
+
+def cache_root() -> Path:
+    """The cache folder, `REMOTE_MI_CACHE` or the platform's own, of this format version."""
+    return _cache_folder() / CACHE_VERSION
+
+
+def server_folder() -> Path:
+    """Where the personal NDIF server keeps its state and its environment."""
+    return _cache_folder() / "ndif-server"
+
+
+def _cache_folder() -> Path:
+    given = os.environ.get("REMOTE_MI_CACHE")
+    return Path(given) if given else user_cache_path("remote_mi", appauthor=False)
+
+
+def project_folder() -> Path:
+    """The project: `REMOTE_MI_PROJECT`, or the working folder."""
+    return Path(os.environ.get("REMOTE_MI_PROJECT") or ".").absolute()
+
+
+def builtin_folder() -> Path:
+    """The recipes that come with the package: installed inside it, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_builtin"
+    return inside if inside.is_dir() else package.parent / "recipes"

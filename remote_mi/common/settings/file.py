@@ -1,0 +1,99 @@
+"""Reading and checking `remote-mi.yaml`. Imports pydantic: only read where there is a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from remote_mi.common.errors import UsageError
+from remote_mi.common.settings import Limits, Settings, StudySettings, backend_name, host_name
+from remote_mi.common.sizes import parse_size
+from remote_mi.common.yaml_file import located, model_problems, refused
+
+_SECRET = re.compile(r"(^|[_-])(api)?_?-?(key|token|secret|password)s?$", re.IGNORECASE)
+
+
+def _checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A check of ours as pydantic calls it."""
+
+    def checked(value: Any) -> Any:
+        try:
+            return check(value)
+        except UsageError as error:
+            raise PydanticCustomError("refused", "{said}",
+                                      {"said": error.message, "hint": error.hint or ""}) from None  # fmt: skip
+
+    return checked
+
+
+def _preferred(word: str) -> str:
+    if word == "auto":
+        raise UsageError(
+            "'auto' is what 'prefer' decides", "name local, ndif, ndif:here or ndif:URL"
+        )
+    return backend_name(word)
+
+
+def _different(words: list[str]) -> list[str]:
+    for word in words:
+        if words.count(word) > 1:
+            raise UsageError(f"{word!r} is here twice", "once is enough")
+    return words
+
+
+_Size = Annotated[int, BeforeValidator(_checked(parse_size))]
+_Backend = Annotated[str, AfterValidator(_checked(_preferred))]
+_Server = Annotated[str, AfterValidator(_checked(host_name))]
+_Once = AfterValidator(_checked(_different))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Limits(_Part):
+    memory: _Size | None = None
+    gpu_memory: _Size | None = None
+    download: _Size | None = None
+    ask_above: _Size = Limits.ask_above
+    upload: _Size = Limits.upload
+    results: _Size = Limits.results
+
+
+class _Studies(_Part):
+    max_remote: Annotated[int, Field(ge=1, le=1000)] = StudySettings.max_remote
+
+
+class _File(_Part):
+    prefer: Annotated[list[_Backend], Field(min_length=1), _Once] = list(Settings.prefer)
+    hosts: Annotated[list[_Server], Field(min_length=1), _Once] | None = None
+    limits: _Limits = _Limits()
+    studies: _Studies = _Studies()
+
+
+def read(path: Path) -> Settings:
+    """The settings that a file holds.
+
+    Raises:
+        UsageError: naming every mistake with file, line and column.
+    """
+    found = located(path)
+    problems = model_problems(found, _File)
+    for where in found.keys:
+        if isinstance(where[-1], str) and _SECRET.search(where[-1]):
+            problems[where] = found.key_problem(
+                where, f"{where[-1]!r}: no key is kept in this file, which others may read",
+                "remove it; `remote-mi login` keeps the key for NDIF",
+            )  # fmt: skip
+    if problems:
+        raise refused(path, problems.values())
+    read = _File.model_validate(found.data or {})
+    lines = {".".join(where): place[0] for where, place in found.keys.items()
+             if all(isinstance(step, str) for step in where)}  # fmt: skip
+    return Settings(tuple(read.prefer), tuple(read.hosts) if read.hosts else None, Limits(**read.limits.model_dump()),
+                    StudySettings(read.studies.max_remote), path, lines)  # fmt: skip

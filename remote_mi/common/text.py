@@ -1,0 +1,71 @@
+"""Untrusted text made fit for a screen: tokens and model output are shown, never obeyed."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+
+from rich.cells import cell_len, set_cell_size
+
+from remote_mi.common.errors import harmless
+
+_NAMED = {" ": "␠", "\n": "↵", "\t": "⇥", "\r": "␍", "\x1b": "␛", "\x7f": "␡", "": "∅"}
+#: Characters looked at before a text is cut; a token of a megabyte must not cost a second.
+_LOOK_AT = 400
+
+
+def visible(text: str) -> str:
+    """The text with spaces, newlines and everything that a terminal might act on made visible.
+
+    Control characters, direction marks, zero-width and unassigned characters become visible
+    stand-ins, so that a token can neither move the cursor nor change what stands beside it.
+    """
+    if not text:
+        return _NAMED[""]
+    shown = []
+    for character in text[:_LOOK_AT]:
+        if character in _NAMED:
+            shown.append(_NAMED[character])
+        elif ord(character) < 32:
+            shown.append(chr(0x2400 + ord(character)))
+        elif unicodedata.category(character) in (
+            "Cc",
+            "Cf",
+            "Cs",
+            "Co",
+            "Cn",
+            "Zl",
+            "Zp",
+            "Mn",
+            "Me",
+        ):
+            shown.append(f"\\u{ord(character):04x}")
+        else:
+            shown.append(character)
+    return "".join(shown) + ("…" if len(text) > _LOOK_AT else "")
+
+
+def line(text: str) -> str:
+    """As `visible`, but with plain spaces, for whole sentences."""
+    return visible(text).replace("␠", " ") if text else ""
+
+
+def prose(text: str) -> str:
+    """What a person wrote, of any length and in one line, without characters that act."""
+    return harmless(" ".join(text.split()))
+
+
+def fit(text: str, width: int) -> str:
+    """The text cut or padded to a number of terminal cells, wide characters measured."""
+    if cell_len(text) > width:
+        text = set_cell_size(text, max(0, width - 1)).rstrip() + "…"
+    return set_cell_size(text, width)
+
+
+def ago(moment: float) -> str:
+    """How long ago a moment was, in its largest unit; seconds since the epoch."""
+    seconds = max(0, time.time() - moment)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

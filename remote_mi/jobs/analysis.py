@@ -1,0 +1,83 @@
+"""A recipe's own analysis: run here, on the outputs of all examples, and never on a server."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remote_mi.common.errors import RunFailed, line_in
+from remote_mi.jobs.aggregation import Assembled, Part
+from remote_mi.models.surroundings import at_work
+from remote_mi.recipes.loading import at_home, load_function
+from remote_mi.recipes.outputs import DRAW, Output, coordinates
+from remote_mi.store.draft import Draft
+
+
+def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> None:
+    """Run the analysis that the recipe names, if any, and add its summaries to the result.
+
+    The function comes from the sources that the job was made with, whatever became of the file.
+
+    Raises:
+        RunFailed: if it fails, or gives something else than the declared summaries.
+    """
+    card = draft.card
+    declared = {k: v for k, v in card.summaries.items() if isinstance(v, Output)}
+    if not declared:
+        return
+    examples = [
+        {"arrays": part.arrays, "tokens": part.tokens, "positions": dict(part.labels),
+         "template": part.template, "label": kept.get("label", ""),
+         "group": kept.get("group", "")}
+        for part, kept in zip(parts, draft.parts, strict=True)
+    ]  # fmt: skip
+    parameters = draft.provenance["parameters"]
+    found = _call(draft, card.analysis, examples, parameters)
+    for name, output in declared.items():
+        if name not in found:
+            raise RunFailed(f"recipe {card.name!r}: its analysis {card.analysis!r} did not give "
+                            f"{name!r}")  # fmt: skip
+        for key in (name, f"{name}:low", f"{name}:high"):
+            if key in found:
+                assembled.arrays[key] = _shaped(draft, key, output, found[key])
+        shape = assembled.arrays[name].shape
+        dims = [dim for dim in output.dims if dim != DRAW]
+        assembled.axes[name] = {
+            dim: coordinates(dim, size, parameters, None)
+            for dim, size in zip(dims, shape, strict=True)
+        }
+
+
+def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, Any]) -> Any:
+    assert draft.file is not None
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for file, text in draft.sources.items():
+            (home / file).parent.mkdir(parents=True, exist_ok=True)
+            (home / file).write_text(text, encoding="utf-8")
+        path = home / draft.file
+        try:
+            card = replace(draft.card, name=name, path=path)
+            function: Callable[..., Any] = load_function(card, home)
+            with at_work(), at_home(function):
+                return function(examples, **parameters)
+        except ValueError as error:
+            raise RunFailed(f"recipe {draft.recipe['name']!r}: {error}") from error
+        except Exception as error:  # the analysis is the recipe author's code: anything can come
+            line = line_in(error, path.resolve())
+            raise RunFailed(f"{draft.file}:{line}: the analysis {name!r} failed: "
+                            f"{type(error).__name__}: {error}",
+                            "--debug shows the whole traceback") from error  # fmt: skip
+
+
+def _shaped(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
+    array = np.asarray(values, np.float32)
+    if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
+        raise RunFailed(f"recipe {draft.recipe['name']!r}: {key!r} of its analysis has the shape "
+                        f"{array.shape} and is declared as {output.dims}")  # fmt: skip
+    return array

@@ -1,0 +1,221 @@
+"""One execution of a job that is not there yet: opened, submitted, waited for, made into a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_mi.backends.base import Backend, FinishedElsewhere, Ticket, Work
+from remote_mi.common.errors import (
+    BackendUnavailable,
+    Mismatch,
+    RemoteMIError,
+    RunFailed,
+    StoreError,
+    UsageError,
+    WaitTimeout,
+)
+from remote_mi.common.progress import Watch
+from remote_mi.jobs.dispatch.plan import Plan
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.keep import Finisher, event
+from remote_mi.jobs.lookup import look_up
+from remote_mi.prompts import phenomena
+from remote_mi.prompts.phenomena import PromptSet
+from remote_mi.recipes import loading
+from remote_mi.recipes.code_identity import digest
+from remote_mi.store.cache import Cache
+from remote_mi.store.draft import Draft, run_id8
+from remote_mi.store.environment import Environment, local_environment
+from remote_mi.store.result import Result
+
+if TYPE_CHECKING:
+    from remote_mi.models.load import LoadedModel
+    from remote_mi.prompts.tokens import Tokenized
+
+
+def finish(
+    backend: Backend,
+    ticket: Ticket,
+    draft: Draft,
+    project: Path,
+    timeout: float | None,
+    watch: Watch,
+    tokenizer: Any = None,
+) -> Result:
+    """Wait for a submitted job and make the run of it, in whatever process it was submitted.
+
+    Args:
+        tokenizer: the model's, where it is at hand.
+
+    Raises:
+        FinishedElsewhere: if another process was quicker. Others as `Backend.collect`; a job that
+        failed leaves a failed run behind.
+    """
+    finisher = Finisher(draft, project, watch, tokenizer)
+    try:
+        computed = backend.collect(ticket, watch, timeout)
+        for index, outputs in zip(draft.missing, computed, strict=True):
+            finisher.take(index, outputs)
+    except (WaitTimeout, BackendUnavailable, StoreError):
+        raise  # the job may still give a result
+    except RemoteMIError as error:
+        finisher.failure(error, ticket.record)
+        raise
+    draft.events.append(event("collected", record=ticket.record))
+    try:
+        result = finisher.result(ticket.record)
+    except Mismatch as error:
+        backend.settle(ticket, None, error)
+        raise
+    except RunFailed as error:  # its analysis; the outputs are cached
+        finisher.failure(error, ticket.record)
+        backend.settle(ticket, None, error)
+        raise
+    kept = result.path is not None or finisher.unsaved is None
+    backend.settle(ticket, result.run_id if kept else None)
+    return result
+
+
+class Execution:
+    """One execution of a job that is not there yet."""
+
+    def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
+        self.job, self.plan, self.backend, self.watch = job, plan, plan.backend, watch
+        self.events = [event("planned", backend=plan.backend.name, reason=plan.reason)]
+
+    def ticket(self) -> Result | Ticket:
+        """The job's ticket: of the same job if it is under way already, else submitted now."""
+        ticket = self.backend.resume(self.job.key, self.watch)
+        if ticket is None:
+            model, draft, calls = self._prepare()
+            if not draft.missing:
+                return Finisher(draft, self.job.project, self.watch, model.tokenizer).result({})
+            ticket = self._submit(model, draft, calls)
+        return ticket
+
+    def result(self, timeout: float | None) -> Result:
+        """The job's result, waited for."""
+        while True:
+            tokenizer = None
+            ticket = self.backend.resume(self.job.key, self.watch)
+            if ticket is not None:
+                draft = Draft.from_json(ticket.draft)
+            else:
+                model, draft, calls = self._prepare()
+                tokenizer = model.tokenizer
+                if not draft.missing:
+                    return Finisher(draft, self.job.project, self.watch, tokenizer).result({})
+                ticket = self._submit(model, draft, calls)
+                draft = Draft.from_json(ticket.draft) if ticket.draft else draft
+            try:
+                return finish(self.backend, ticket, draft, self.job.project, timeout, self.watch,
+                              tokenizer)  # fmt: skip
+            except FinishedElsewhere:
+                result = look_up(self.job, self.backend)
+                if result is not None:
+                    return result
+                # It is gone again. What was done before now does not count from here on.
+                self.events = [event("planned", backend=self.backend.name, reason="once more")]
+
+    def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
+        """The opened model, the run so far, and what the recipe is to be called with."""
+        from remote_mi.interventions import reuses_prefix
+        from remote_mi.prompts.tokens import tokenize
+
+        job = self.job
+        model = self.backend.open(job.model, self.watch)
+        if job.model.identity() != job.identity:
+            raise UsageError(f"the files of {job.model.name} changed since the job was made",
+                             "run the same command again")  # fmt: skip
+        tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
+                             model.context, job.drop_invalid, model.masked, model.both_ways)  # fmt: skip
+        if job.card.called_once:
+            calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
+            keys = job.part_keys
+            if tokenized.dropped:
+                keys = [digest([keys[0], tokenized.kept])]
+        else:
+            calls, keys = tokenized.prompts, [job.part_keys[i] for i in tokenized.kept]
+        record = dict(model.record)
+        if not reuses_prefix(model.lm):
+            record["sweeps"] = "in full: its attention does not let rows share a prefix"
+        environment = self._environment(record)
+        cache = Cache(job.cache)
+        missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
+        self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
+        draft = self._draft(tokenized, environment, keys, missing, record)
+        return model, draft, [calls[i] for i in missing]
+
+    def _parameters(self, model: LoadedModel) -> dict[str, Any]:
+        """The recipe's parameters, with texts that it takes as prompts tokenized."""
+        from remote_mi.prompts.tokens import tokenize
+
+        parameters = dict(self.job.parameters)
+        for param in self.job.card.parameters:
+            if param.kind == "prompt":
+                text = PromptSet((phenomena.Example(parameters[param.name]),), param.name)
+                made = tokenize(model.tokenizer, text, self.job.model, "prompt", model.context,
+                                masked=model.masked, both_ways=model.both_ways)  # fmt: skip
+                parameters[param.name] = made.prompts[0]
+        return parameters
+
+    def _environment(self, record: Mapping[str, Any]) -> Environment:
+        """Where it is computed: for a local run the device that is really used."""
+        if "device" in record:
+            return local_environment(record["device"])
+        found = self.backend.environment(self.job.model)
+        return found or Environment(self.backend.name, "unknown", "unknown", "unknown")
+
+    def _draft(
+        self,
+        tokenized: Tokenized,
+        environment: Environment,
+        keys: list[str],
+        missing: list[int],
+        record: dict[str, Any],
+    ) -> Draft:
+        job = self.job
+        parts = []
+        for index, kept in enumerate(tokenized.kept):
+            example = job.prompts.examples[kept]
+            text = {"clean": example.clean, "corrupt": example.corrupt, "answer": example.answer,
+                    "wrong": example.wrong, "template": example.template}  # fmt: skip
+            parts.append({"tokens": tokenized.tokens[index], "template": example.template,
+                          "labels": dict(tokenized.labels[index]), "label": example.label,
+                          "group": example.group, "text": text})  # fmt: skip
+        provenance = {
+            "key": job.key,
+            "code": job.code,
+            "backend": self.backend.name,
+            "reason": self.plan.reason,
+            "environment": environment.to_json(),
+            "model": job.identity,
+            "parameters": dict(job.parameters),
+            "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
+        }
+        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
+        sources = {name: text.decode() for name, text in job.sources().items()}
+        return Draft(
+            job.card.shown(), job.card.path.name if job.card.path else None, job.key,
+            run_id8(job, environment), keys, missing, job.lock(), sources, asdict(job.model), parts,
+            notes, provenance, environment.to_json(), record, self.events,
+            store=str(job.store or ""), about=job.about(), kept=tokenized.kept,
+        )  # fmt: skip
+
+    def _submit(self, model: LoadedModel, draft: Draft, calls: list[Any]) -> Ticket:
+        job = self.job
+        function = job.function
+        if function is None:
+            function = loading.load_function(job.card, job.project)
+        else:
+            loading.ship_by_value()
+        self.watch.stage(f"running {job.card.name} on {self.backend.name}")
+        parameters = self._parameters(model)
+        work = Work(job.card, function, calls, parameters, job.key, job.project, job.model,
+                    draft.to_json())  # fmt: skip
+        ticket = self.backend.submit(model, work, self.watch)
+        draft.events.append(event("submitted", id=ticket.id))
+        return ticket

@@ -1,0 +1,195 @@
+"""A job: recipe × model × prompts × parameters, validated and immutable, with its keys."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.paths import cache_root
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.phenomena import PromptSet
+from remote_mi.recipes.code_identity import (
+    SCHEMA,
+    canonical,
+    code_digest,
+    code_parts,
+    digest,
+    digest_of,
+    live_code_digest,
+    live_code_parts,
+    local_modules,
+)
+from remote_mi.recipes.declaration import Card
+
+#: Characters of a prompt that are kept beside a result, to tell which one it was.
+_BEGINNING = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work to do, described completely.
+
+    Attributes:
+        card: the recipe.
+        function: the recipe's function when it was defined in a notebook; None for a file.
+        model: the model as asked for.
+        prompts: the prompts as text.
+        parameters: all of the recipe's parameters, defaults filled in.
+        drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing.
+        project: the user's project folder (for local modules; not part of the key).
+        store: a results cache of its own, which no other job answers from; None is the user's.
+        schema: of its key; an earlier one only to tell whether a run is what was recorded then.
+    """
+
+    card: Card
+    model: ModelSpec
+    prompts: PromptSet
+    parameters: Mapping[str, Any]
+    project: Path
+    function: Callable[..., Any] | None = None
+    drop_invalid: bool = False
+    store: Path | None = None
+    schema: int = SCHEMA
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the results cache that it looks into and that keeps its outputs."""
+        return self.store or cache_root()
+
+    @functools.cached_property
+    def code(self) -> str:
+        """Digest of the project code that the recipe reaches."""
+        return self._digest_of(self.card.name)
+
+    def _digest_of(self, name: str) -> str:
+        """Digest of the project code that the recipe, or its analysis, reaches."""
+        if self.card.path is not None:
+            return code_digest(self.card.path, name, self.project)
+        assert self.function is not None
+        return live_code_digest(self.function, self.project)
+
+    @functools.cached_property
+    def described(self) -> dict[str, Any]:
+        """Everything that decides the numbers, as JSON; the key is its digest."""
+        return {
+            "schema": self.schema,
+            "recipe": self.card.name,
+            "code": self.code,
+            "over": self.card.over,
+            "returns": self.card.declared["returns"],
+            "parameters": dict(self.parameters),
+            "model": self.identity,
+            "prompts": self.prompts.described,
+        }
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Which model, as the key has it."""
+        return self.model.identity()
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Key of the whole job's result, summaries included."""
+        described = {name: value for name, value in self.described.items() if name != "prompts"}
+        described.update(summaries=self.card.declared["summaries"], drop_invalid=self.drop_invalid)
+        if self.card.analysis:
+            described["analysis"] = self._digest_of(self.card.analysis)
+        members = {name: canonical(value) for name, value in described.items()}
+        known = self.prompts.canonical  # many jobs share a set of prompts, which is long
+        members.update(prompts=known["prompts"], templates=known["templates"])
+        if self.card.analysis:
+            members["classes"] = known["classes"]
+        return digest_of(members)
+
+    @functools.cached_property
+    def part_keys(self) -> list[str]:
+        """Keys of the raw outputs: one an example, or a single one for a recipe that is called once."""
+        prompts = self.described["prompts"]
+        groups = [prompts] if self.card.called_once else [[p] for p in prompts]
+        return [digest({**self.described, "prompts": group, "part": True}) for group in groups]
+
+    def about(self) -> dict[str, Any]:
+        """What the key was made of, by short digests, so that it can be said later what differs.
+
+        `prompts` holds, for each prompt, the digest of all of it, a short one of each of its
+        fields, and how it begins; `code_parts` what `remote_mi.recipes.code_identity.code_parts` gives.
+        """
+        shown, examples = self.card.shown(), self.prompts.examples
+        return {
+            "schema": self.schema,
+            "recipe": self.card.name,
+            "file": self.card.path.name if self.card.path else None,
+            "code": self.code,
+            "code_parts": self._code_parts(),
+            "declared": {name: shown[name] for name in ("over", "returns", "summaries")},
+            "parameters": dict(self.parameters),
+            "model": self.identity,
+            "origin": self.prompts.origin,
+            "prompts": [_about_prompt(text) for text in self.described["prompts"]],
+            "templates": digest([e.template for e in examples])[:12],
+            "classes": digest([[e.label, e.group] for e in examples])[:12]
+            if self.card.analysis
+            else "",
+            "drop_invalid": self.drop_invalid,
+        }
+
+    def _code_parts(self) -> dict[str, str]:
+        """The parts of the code that the recipe and its analysis reach."""
+        if self.card.path is None:
+            assert self.function is not None
+            return live_code_parts(self.function, self.project)
+        names = [name for name in (self.card.name, self.card.analysis) if name]
+        found: dict[str, str] = {}
+        for name in names:
+            found.update(code_parts(self.card.path, name, self.project))
+        return found
+
+    def lock(self) -> dict[str, Any]:
+        """The job as config.lock.yaml keeps it: enough to run it again."""
+        return {
+            "schema": 1,
+            "key": self.key,
+            "key_schema": self.schema,
+            "recipe": {"name": self.card.name, "code": self.code,
+                       "file": self.card.path.name if self.card.path else None,
+                       **({"analysis": self._digest_of(self.card.analysis)}
+                          if self.card.analysis else {})},
+            "model": asdict(self.model),
+            "model_identity": self.identity,
+            "parameters": dict(self.parameters),
+            "prompts": {"origin": self.prompts.origin, **self.prompts.details,
+                        "examples": [{**e.to_json(), "template": e.template, "label": e.label,
+                                      "group": e.group} for e in self.prompts.examples]},
+            "drop_invalid": self.drop_invalid,
+        }  # fmt: skip
+
+    def sources(self) -> dict[str, bytes]:
+        """The files a reader needs to see what was run."""
+        if self.card.path is None:
+            assert self.function is not None
+            return {f"{self.card.name}.py": inspect.getsource(self.function).encode()}
+        sources = {self.card.path.name: self.card.path.read_bytes()}
+        for name, path in local_modules(self.card.path, self.project).items():
+            home = name.replace(".", "/")
+            package = path.name == "__init__.py"
+            sources[f"{home}/__init__.py" if package else f"{home}.py"] = path.read_bytes()
+            # Importing a.b runs a's own file, too.
+            above = path.parents[1 if package else 0]
+            for parent in list(Path(home).parents)[:-1]:
+                if (above / "__init__.py").is_file():
+                    sources[f"{parent}/__init__.py"] = (above / "__init__.py").read_bytes()
+                above = above.parent
+        return sources
+
+
+def _about_prompt(text: Mapping[str, Any]) -> dict[str, Any]:
+    """One prompt in `Job.about`."""
+    return {
+        "digest": digest(text)[:16],
+        "fields": {name: digest(value)[:6] for name, value in text.items() if value},
+        "begins": text["clean"][:_BEGINNING],
+    }

@@ -1,0 +1,182 @@
+"""From a draft and the outputs of its calls to a result that is kept, or to a failure that is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remote_mi.common.errors import Mismatch, RemoteMIError, StoreError
+from remote_mi.common.paths import cache_root
+from remote_mi.common.progress import Watch
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.token_text import TokenTexts
+from remote_mi.recipes.figures import Text
+from remote_mi.store.cache import Cache
+from remote_mi.store.draft import Draft
+from remote_mi.store.result import Result, passage_key
+from remote_mi.store.runs import RunRecord, Runs
+
+if TYPE_CHECKING:
+    from remote_mi.jobs.aggregation import Part
+
+
+def event(what: str, **more: Any) -> dict[str, Any]:
+    """One line of events.jsonl."""
+    return {"time": round(time.time(), 3), "event": what, **more}
+
+
+class Finisher:
+    """Takes the outputs of a draft's calls as they come, and makes the run of them.
+
+    Args:
+        tokenizer: the model's; loaded when it is needed and none is given.
+    """
+
+    def __init__(self, draft: Draft, project: Path, watch: Watch, tokenizer: Any = None) -> None:
+        self.draft, self.project, self.watch, self.tokenizer = draft, project, watch, tokenizer
+        self.cache = Cache(Path(draft.store) if draft.store else cache_root())
+        self.computed: dict[int, Mapping[str, np.ndarray]] = {}
+        self.unsaved: StoreError | None = None
+
+    def take(self, index: int, outputs: Mapping[str, np.ndarray]) -> None:
+        """The raw outputs of one call; kept in the cache at once."""
+        self.computed[index] = outputs
+        about = self.draft.about_call(index)
+        self._keep(self.draft.keys[index], {}, outputs, {}, about)
+
+    def result(self, record: Mapping[str, Any]) -> Result:
+        """The run, kept in the project and the cache as far as they can be written.
+
+        Args:
+            record: what the backend noted.
+
+        Raises:
+            Mismatch: if outputs that the cache had are no longer there.
+            RunFailed: if the recipe's own analysis fails.
+        """
+        from remote_mi.jobs.aggregation import assemble
+        from remote_mi.jobs.analysis import add_analysis
+
+        draft = self.draft
+        draft.record = {**draft.record, **record,
+                        "parts_from_cache": len(draft.keys) - len(draft.missing)}  # fmt: skip
+        self.watch.stage("putting the results together")
+        raw = self._raw()
+        parts, of_set = self._parts(raw)
+        assembled = assemble(draft.card, parts, of_set, draft.provenance["parameters"])
+        add_analysis(draft, parts, assembled)
+        document = {
+            "parts": [
+                {"tokens": p["tokens"], "labels": p["labels"], **p["text"]} for p in draft.parts
+            ],
+            "axes": assembled.axes,
+            "notes": draft.notes + assembled.notes,
+            **self._texts(raw),
+        }
+        result = Result(draft.recipe, document, assembled.arrays, self._provenance())
+        self._keep(draft.key, document, result.arrays, result.provenance, draft.about)
+        if self.unsaved is not None:
+            self.watch.note(f"warning: not cached: {self.unsaved}")
+            result.provenance = {**result.provenance, "cache": "miss (not cached)"}
+        draft.events.append(event("finished"))
+        try:
+            return self._write(result, None)
+        except StoreError as error:
+            self.watch.note(f"warning: the run is not kept: {error}")
+            return result
+
+    def failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:
+        """Leave a failed run behind; returns its name, "" if it cannot be written."""
+        self.draft.record = {**self.draft.record, **record}
+        said = getattr(error, "said", "")
+        if said:
+            self.draft.record["server_said"] = said
+        self.draft.events.append(event("failed", error=str(error)))
+        empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}, "texts": {}}
+        result = Result(self.draft.recipe, empty, {}, self._provenance())
+        try:
+            return self._write(result, str(error)).run_id
+        except StoreError:
+            return ""  # the error itself is what the user needs to see
+
+    def _write(self, result: Result, error: str | None) -> Result:
+        draft = self.draft
+        sources = {name: text.encode() for name, text in draft.sources.items()}
+        record = RunRecord(draft.id8, result, draft.lock, sources, draft.events, error)
+        return Runs(self.project).write(record)
+
+    def _raw(self) -> list[Mapping[str, np.ndarray]]:
+        """Raw outputs of every call, in order."""
+        found = []
+        for index, key in enumerate(self.draft.keys):
+            if index in self.computed:
+                found.append(self.computed[index])
+                continue
+            entry = self.cache.get(key, self.draft.where)
+            if entry is None:
+                raise Mismatch("outputs that were in the cache are no longer there",
+                               "run the same command again")  # fmt: skip
+            found.append(entry.arrays)
+        return found
+
+    def _parts(
+        self, raw: list[Mapping[str, np.ndarray]]
+    ) -> tuple[list[Part], Mapping[str, np.ndarray]]:
+        """The outputs of each example, and those of the whole set."""
+        from remote_mi.jobs.aggregation import Part
+
+        once = self.draft.card.called_once
+        returns = self.draft.card.returns
+        parts = []
+        for index, kept in enumerate(self.draft.parts):
+            if once:
+                each = [name for name, output in returns.items() if output.of == "example"]
+                arrays = {name: raw[0][f"{name}@{index}"] for name in each}
+            else:
+                arrays = raw[index]
+            parts.append(
+                Part(arrays, kept["tokens"], kept["labels"], kept["template"], kept["text"])
+            )
+        of_set = [name for name, output in returns.items() if output.of == "set"]
+        return parts, {name: raw[0][name] for name in of_set}
+
+    def _texts(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, dict[str, str]]:
+        """The text of every token id that an output holds, and of the passages that they make."""
+        ids: set[int] = set()
+        passages: set[tuple[int, ...]] = set()
+        card = self.draft.card
+        shown = {figure.output for figure in card.figures if isinstance(figure, Text)}
+        for outputs in raw:
+            for key, values in outputs.items():
+                name = key.partition("@")[0]
+                if card.returns[name].kind != "token" or not values.size:
+                    continue
+                ids.update(int(i) for i in values.reshape(-1) if i >= 0)
+                if name in shown and values.ndim:
+                    rows = values.reshape(-1, values.shape[-1]).tolist()
+                    passages |= {tuple(i for i in row if i >= 0) for row in rows}
+        if not ids:
+            return {"vocabulary": {}, "texts": {}}
+        if self.tokenizer is None:
+            from remote_mi.models.load import load_tokenizer
+
+            self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
+        texts = TokenTexts(self.tokenizer)
+        return {"vocabulary": {str(i): texts.one(i) for i in sorted(ids)},
+                "texts": {passage_key(row): texts.text(row) for row in sorted(passages)}}  # fmt: skip
+
+    def _provenance(self) -> dict[str, Any]:
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {**self.draft.provenance, "record": self.draft.record, "time": finished,
+                "cache": "miss"}  # fmt: skip
+
+    def _keep(self, key: str, document: Any, arrays: Any, record: Any, about: Any) -> None:
+        if self.unsaved is None:
+            try:
+                self.cache.put(key, self.draft.where, document, arrays, record, about)
+            except StoreError as error:
+                self.unsaved = error

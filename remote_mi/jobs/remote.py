@@ -1,0 +1,151 @@
+"""Jobs on servers, from any process: what is under way, waiting for it, giving it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from remote_mi.backends.base import FinishedElsewhere
+from remote_mi.backends.ndif.backend import NdifBackend
+from remote_mi.backends.ndif.errors import from_record
+from remote_mi.backends.ndif.hosts import Host
+from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.common.errors import NotFound
+from remote_mi.common.paths import project_folder
+from remote_mi.common.progress import Silent, Watch
+from remote_mi.jobs import start_collector as collecting
+from remote_mi.jobs.execution import finish
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.runner import hand_over, job_from
+from remote_mi.models.spec import ModelSpec
+from remote_mi.store.draft import Draft
+from remote_mi.store.opening import load_run
+from remote_mi.store.result import Result
+
+
+class RemoteJob:
+    """A job that was submitted to a server, or its result where that was there already.
+
+    Attributes:
+        id: of the job; None if nothing had to be submitted.
+    """
+
+    def __init__(self, project: Path, job_id: str | None, result: Result | None = None) -> None:
+        self.project, self.id, self._result = project, job_id, result
+
+    @property
+    def entry(self) -> Entry:
+        """What the ledger says of it now.
+
+        Raises:
+            NotFound: if nothing was submitted.
+        """
+        if self.id is None:
+            raise NotFound("nothing was submitted: the result was there already")
+        return Ledger(self.project).get(self.id)
+
+    @property
+    def state(self) -> str:
+        """One of `remote_mi.backends.ndif.ledger.STATES`."""
+        return self.entry.state if self.id else "done"
+
+    @property
+    def timeline(self) -> list[dict[str, Any]]:
+        """Every status that was seen: time, status, description."""
+        return Ledger(self.project).timeline(self.id) if self.id else []
+
+    def wait(self, timeout: float | None = None, watch: Watch | None = None) -> Result:
+        """The result, waited for up to `timeout` seconds; errors as `remote_mi.run`."""
+        if self._result is None:
+            self._result = collect(self.entry, self.project, timeout, watch or Silent())
+        return self._result
+
+    def __repr__(self) -> str:
+        if self.id is None:
+            return "<RemoteJob: the result was there already>"
+        entry = self.entry
+        return (f"<RemoteJob {entry.id[:8]} {entry.recipe} on {entry.url}: "
+                f"{entry.state} {entry.status.lower()}>")  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from remote_mi.report.notebook import facts_html
+
+        if self.id is None:
+            return facts_html("Job", {"state": "the result was there already"})
+        entry = self.entry
+        title = f"Job {entry.id[:8]}: {entry.recipe}"
+        facts = {"server": entry.url, "state": f"{entry.state} {entry.status.lower()}",
+                 "run": entry.run or "", "error": str((entry.error or {}).get("message", ""))}  # fmt: skip
+        return facts_html(title, {name: value for name, value in facts.items() if value})
+
+
+def submit(
+    recipe: str | Callable[..., Any],
+    *,
+    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    phenomenon: str | None = None,
+    pairs: str | Path | list[Mapping[str, str]] | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    backend: str = "ndif",
+    drop_invalid: bool = False,
+    project: str | Path | None = None,
+    watch: Watch | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    **inputs: Any,
+) -> RemoteJob:
+    """Submit a recipe to a server and return at once; a collector process fetches the result.
+
+    Args and errors as `remote_mi.run`.
+    """
+    job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
+                   inputs)  # fmt: skip
+    return hand_over_detached(job, backend, watch or Silent())
+
+
+def hand_over_detached(job: Job, backend: str, watch: Watch) -> RemoteJob:
+    """Submit a job and leave it to the collector; errors as `remote_mi.run`."""
+    handed = hand_over(job, backend, watch)
+    if isinstance(handed, Result):
+        return RemoteJob(job.project, None, handed)
+    collecting.ensure(job.project)
+    return RemoteJob(job.project, handed.id)
+
+
+def jobs(project: str | Path | None = None) -> list[RemoteJob]:
+    """The remote jobs of a project, oldest first; forgotten ones are left out."""
+    folder = Path(project).absolute() if project else project_folder()
+    return [RemoteJob(folder, e.id) for e in Ledger(folder).all() if e.state != "forgotten"]
+
+
+def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) -> Result:
+    """The result of an entry of the ledger: fetched and kept now, or the run that was kept before.
+
+    Raises:
+        RemoteMIError: the error the job ended in; what `Backend.collect` raises.
+    """
+    if entry.is_open:
+        backend = backend_of(entry, project)
+        try:
+            return finish(backend, backend.ticket_of(entry), Draft.from_json(entry.draft), project,
+                          timeout, watch)  # fmt: skip
+        except FinishedElsewhere:
+            entry = Ledger(project).get(entry.id)
+    if entry.state == "done" and entry.run:
+        return load_run(entry.run, project)
+    if entry.error:
+        raise from_record(entry.error)
+    raise NotFound(f"job {entry.id[:8]} is {entry.state}", "run the same command again")
+
+
+def backend_of(entry: Entry, project: Path) -> NdifBackend:
+    """The server of an entry, at the address it had."""
+    return NdifBackend(Host(entry.url, entry.host), project)
+
+
+def forget(entry: Entry, project: Path) -> None:
+    """Give up a job's result; the server goes on with it, since it has no way to be stopped."""
+    ledger = Ledger(project)
+    ledger.update(entry.id, state="forgotten")
+    ledger.clean(entry.id)

@@ -1,0 +1,247 @@
+"""From the entries of a study file to its points."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.common.yaml_file import suggestion
+from remote_mi.jobs.studies.entries import (
+    NO_PROMPTS,
+    Block,
+    ExclusionEntry,
+    ModelEntry,
+    PromptsEntry,
+    Reader,
+    RecipeEntry,
+    is_axis,
+)
+from remote_mi.jobs.studies.points import Point
+from remote_mi.prompts.choice import PromptChoice
+from remote_mi.recipes.declaration import Card
+
+MOST_POINTS = 100_000
+
+
+class Grid:
+    """Expands blocks into points, in a fixed order: by model, then as the file lists the rest.
+
+    Args:
+        reader: takes note of what is wrong.
+        blocks: the study's own grid first, then its inclusions.
+        backend: for points of which neither recipe nor model names one.
+    """
+
+    def __init__(self, reader: Reader, blocks: list[Block], backend: str) -> None:
+        self.reader, self.blocks, self.backend = reader, blocks, backend
+        self.exclusions = [_Excluded(entry) for entry in reader.exclusions()]
+        self._choices: dict[tuple[int, int | None], tuple[PromptChoice, str]] = {}
+        self._refused: set[tuple[Any, ...]] = set()
+
+    def points(self) -> tuple[Point, ...]:
+        """Every point once."""
+        if not self._fits():
+            return ()
+        seen: set[tuple[Any, ...]] = set()
+        points: list[Point] = []
+        for spec_key, model, block, recipe in self._lanes():
+            backend = recipe.backend or model.backend or self.backend
+            effective = _Effective(recipe.card)
+            excluded = [] if block.where else [x for x in self.exclusions if x.meets(model, recipe)]
+            values = _product(recipe.axes)
+            for prompts, seed in self._prompts(block, recipe):
+                choice, choice_key = self._choice(prompts, seed)
+                here = [x for x in excluded if x.covers(prompts, seed)]
+                for parameters in values:
+                    full = effective.of(parameters, prompts.metric)
+                    taken = [x for x in here if x.takes(full)]  # all are asked: each counts
+                    if taken or not self._fit(block, model, recipe, prompts):
+                        continue
+                    key = (spec_key, recipe.path, choice_key, backend, _hashable(full))
+                    if key not in seen:
+                        seen.add(key)
+                        points.append(Point(len(points), recipe.path, model.spec, choice,
+                                            parameters, backend))  # fmt: skip
+        self._check(points)
+        return tuple(points)
+
+    def _lanes(self) -> Iterator[tuple[str, ModelEntry, Block, RecipeEntry]]:
+        """(identity of the model, model, block, recipe), the models outermost."""
+        identities: dict[str, None] = {}
+        keyed = []
+        for block in self.blocks:
+            for model in block.models:
+                key = json.dumps(asdict(model.spec), sort_keys=True)
+                identities.setdefault(key)
+                keyed.append((key, model, block))
+        for identity in identities:
+            for key, model, block in keyed:
+                if key == identity:
+                    yield from ((key, model, block, recipe) for recipe in block.recipes)
+
+    def _prompts(
+        self, block: Block, recipe: RecipeEntry
+    ) -> Iterator[tuple[PromptsEntry, int | None]]:
+        """The prompts of a recipe, each with the seeds that change it."""
+        if recipe.card.over == "none":
+            yield NO_PROMPTS, None
+            return
+        for prompts in block.prompts:
+            for seed in (block.seeds if prompts.drawn else ()) or (None,):
+                yield prompts, seed
+
+    def _choice(self, prompts: PromptsEntry, seed: int | None) -> tuple[PromptChoice, str]:
+        """The prompts with a seed, and what tells them from others."""
+        name = (id(prompts), seed)
+        if name not in self._choices:
+            choice = replace(prompts.choice, seed=seed) if seed is not None else prompts.choice
+            self._choices[name] = choice, json.dumps(asdict(choice), sort_keys=True, default=str)
+        return self._choices[name]
+
+    # -- what is refused -----------------------------------------------------------------------
+
+    def _fits(self) -> bool:
+        """Whether the grid has a bearable size, told without making it."""
+        count = sum(
+            len(block.models) * math.prod(map(len, recipe.axes.values()))
+            * sum(1 for _ in self._prompts(block, recipe))
+            for block in self.blocks for recipe in block.recipes
+        )  # fmt: skip
+        if count > MOST_POINTS:
+            self.reader.refuse((), f"the grid has {count:,} points, more than {MOST_POINTS:,}",
+                               "make several studies of it")  # fmt: skip
+        return count <= MOST_POINTS
+
+    def _fit(
+        self, block: Block, model: ModelEntry, recipe: RecipeEntry, prompts: PromptsEntry
+    ) -> bool:
+        """Whether a recipe can have these prompts and this model; what cannot be is noted once."""
+        card, hint = recipe.card, ""
+        if card.takes_pairs and prompts.pairs is False:
+            said = (f"recipe {card.name!r} works on clean/corrupt pairs, and "
+                    f"{prompts.word[:40]!r} is no pair")  # fmt: skip
+            hint = f"{{recipe: {recipe.word}, phenomenon: {json.dumps(prompts.word)}}}"
+            name = (recipe.where, prompts.where)
+        elif "attention_weights" in card.needs and model.spec.attention not in ("auto", "eager"):
+            said = (f"recipe {card.name!r} reads attention weights, which attention "
+                    f"{model.spec.attention!r} of {model.word!r} does not give")  # fmt: skip
+            hint = f"{{recipe: {recipe.word}, model: {model.word}}}"
+            name = (recipe.where, model.where)
+        else:
+            return True
+        if name not in self._refused:
+            self._refused.add(name)
+            advice = "name other ones" if block.where else f"add to 'exclude': - {hint}"
+            self.reader.refuse(recipe.where, said, advice)
+        return False
+
+    def _check(self, points: list[Point]) -> None:
+        """Refuse exclusions that exclude nothing, and a study of no points."""
+        for exclusion in self.exclusions:
+            if not exclusion.used:
+                self.reader.refuse(exclusion.entry.where, "this excludes no point of the grid",
+                                   self._unknown(exclusion.entry))  # fmt: skip
+        if not points and not self.reader.problems:
+            self.reader.refuse((), "the study has no points", "everything is excluded")
+
+    def _unknown(self, entry: ExclusionEntry) -> str:
+        """What an exclusion names that the grid does not have."""
+        grid = self.blocks[0]
+        known = {
+            "recipe": [n for r in grid.recipes for n in (r.card.name, r.word)],
+            "model": [m.word for m in grid.models],
+            "phenomenon": [n for p in grid.prompts for n in _names(p)],
+            "seed": [str(seed) for seed in grid.seeds],
+        }
+        for part, words in known.items():
+            for word in getattr(entry, part):
+                if str(word) not in words:
+                    said = f"{part} {word!r} is not in the grid"
+                    return "; ".join([said, *filter(None, [suggestion(word, words)])])
+        names = {param.name for recipe in grid.recipes for param in recipe.card.parameters}
+        for name in entry.parameters:
+            if name not in names:
+                return f"no recipe has the parameter {name!r}; {suggestion(name, sorted(names))}"
+        return "no point has all of it"
+
+
+class _Excluded:
+    """An exclusion, asked in steps, so that most points are not asked about."""
+
+    def __init__(self, entry: ExclusionEntry) -> None:
+        self.entry = entry
+        self.used = False
+        self._wanted: dict[str, list[Any]] | None = {}
+
+    def meets(self, model: ModelEntry, recipe: RecipeEntry) -> bool:
+        """Whether it may exclude points of this model and recipe."""
+        entry = self.entry
+        if entry.recipe and not {recipe.word, recipe.card.name} & set(entry.recipe):
+            return False
+        if entry.model and model.word not in entry.model:
+            return False
+        self._wanted = _wanted(recipe.card, entry.parameters)
+        return self._wanted is not None
+
+    def covers(self, prompts: PromptsEntry, seed: int | None) -> bool:
+        """Whether it may exclude points of these prompts."""
+        entry = self.entry
+        if entry.phenomenon and not set(_names(prompts)) & set(entry.phenomenon):
+            return False
+        return not entry.seed or seed in entry.seed
+
+    def takes(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether it excludes a point of these parameters."""
+        wanted = self._wanted or {}
+        if any(parameters[name] not in values for name, values in wanted.items()):
+            return False
+        self.used = True
+        return True
+
+
+def _wanted(card: Card, given: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    """Parameter → the values that are excluded; None if the recipe cannot have them."""
+    known = {param.name: param for param in card.parameters}
+    wanted = {}
+    for name, value in given.items():
+        if name not in known:
+            return None
+        try:
+            several = value if is_axis(known[name], value) else [value]
+            wanted[name] = [known[name].parse(item) for item in several]
+        except UsageError:
+            return None
+    return wanted
+
+
+def _names(prompts: PromptsEntry) -> list[str]:
+    """The names by which an exclusion may call prompts: with and without the template."""
+    phenomenon = prompts.choice.phenomenon is not None
+    return [prompts.word, *([prompts.word.partition(":")[0]] if phenomenon else [])]
+
+
+class _Effective:
+    """All parameters that a point of a recipe has, whether the study gives them or not."""
+
+    def __init__(self, card: Card) -> None:
+        self.defaults = {param.name: param.default for param in card.parameters}
+
+    def of(self, given: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
+        full = {**self.defaults, **given}
+        if metric is not None and "metric" in full and "metric" not in given:
+            full["metric"] = metric  # as `runner.make_job` takes it from the phenomenon
+        return full
+
+
+def _product(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values, the last parameter changing quickest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _hashable(parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(tuple(v) if isinstance(v, list) else v for v in parameters.values())

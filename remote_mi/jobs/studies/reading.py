@@ -1,0 +1,74 @@
+"""Reading a study file: structure, entries, grid, each step noting all of its mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from remote_mi.common.yaml_file import located, model_problems, refused
+from remote_mi.jobs.studies.entries import Block, ModelEntry, Reader
+from remote_mi.jobs.studies.grid import Grid
+from remote_mi.jobs.studies.points import Study
+from remote_mi.jobs.studies.structure import StudyFile
+from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.spec import ModelSpec
+
+
+def study_of(path: Path, project: Path) -> Study:
+    """The study that a file describes; see `remote_mi.jobs.studies.read`."""
+    found = located(path)
+    reader = Reader(found, project, model_problems(found, StudyFile))
+    blocks = _blocks(reader)
+    reader.shared_parameters(blocks)
+    figures = reader.figures(blocks)
+    data = reader.data
+    grid = Grid(reader, blocks, data.get("backend") or "auto")
+    if reader.problems:
+        raise refused(path, reader.problems)
+    points = grid.points()
+    if reader.problems:
+        raise refused(path, reader.problems)
+    name = data["study"]
+    return Study(name, data.get("title") or name, data.get("question") or "", path, points, figures)
+
+
+def _blocks(reader: Reader) -> list[Block]:
+    """The study's own grid, and its inclusions, which have what they do not name from it."""
+    data = reader.data
+    own = Block(models=reader.models(("models",)), recipes=reader.recipes(("recipes",)),
+                prompts=reader.prompts(("phenomena",)),
+                seeds=[seed for _, seed in reader.several(("seeds",))])  # fmt: skip
+    if "models" not in data:
+        own.models = [ModelEntry((), EMBEDDED, ModelSpec(), "")]
+    blocks = [own]
+    for where, entry in reader.several(("include",)):
+        blocks.append(
+            Block(
+                where,
+                reader.models((*where, "model")) if "model" in entry else own.models,
+                reader.included(where, entry),
+                reader.prompts((*where, "phenomenon")) if "phenomenon" in entry else own.prompts,
+                [seed for _, seed in reader.several((*where, "seed"))]
+                if "seed" in entry
+                else own.seeds,
+            )
+        )
+    _check_prompts(reader, blocks)
+    return blocks
+
+
+def _check_prompts(reader: Reader, blocks: list[Block]) -> None:
+    """Refuse a study without recipes, recipes without prompts, and seeds that change nothing."""
+    data = reader.data
+    if not data.get("recipes") and not data.get("include") and not reader.problems:
+        reader.refuse((), "the study names no recipe", "add e.g. recipes: [logit_lens]")
+    for block in blocks:
+        named = block.where and "phenomenon" in data["include"][block.where[-1]]
+        for recipe in block.recipes:
+            if recipe.card.over != "none" and not named and not data.get("phenomena"):
+                reader.refuse(recipe.where, f"recipe {recipe.word!r} needs prompts",
+                              "add e.g. phenomena: [ioi]")  # fmt: skip
+    drawn = any(prompts.drawn for block in blocks for prompts in block.prompts)
+    for where in (("seeds",), *((*b.where, "seed") for b in blocks if b.where)):
+        if where in reader.found.keys and reader.sound(where) and not drawn and not reader.problems:
+            reader.refuse(where, "no phenomenon here is drawn with a seed",
+                          "leave it out; a recipe's own seed is one of its parameters")  # fmt: skip

@@ -1,0 +1,297 @@
+"""The keys of a study file, as a pydantic model; a JSON schema for editors is made of it.
+
+What is said here is structure: which keys there are, and of what type. Whether a recipe exists,
+has a parameter or takes a value is checked in `remote_mi.jobs.studies`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
+
+from remote_mi.common.errors import UsageError, nearest
+from remote_mi.common.settings import backend_name
+from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.spec import ATTENTION, DTYPES, Bos
+from remote_mi.recipes.declaration import INPUTS
+
+if TYPE_CHECKING:
+    Dtype = Attention = str
+else:
+    Dtype, Attention = Literal[DTYPES], Literal[ATTENTION]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+
+def _name(word: str) -> str:
+    if not _NAME.fullmatch(word):
+        raise _refused("a name has letters, digits, '_', '-' and '.', at most 80 of them")
+    return word
+
+
+def _backend(word: str) -> str:
+    try:
+        return backend_name(word)
+    except UsageError as error:
+        raise _refused(error.message, error.hint) from None
+
+
+def _refused(said: str, hint: str | None = None) -> PydanticCustomError:
+    return PydanticCustomError("refused", "{said}", {"said": said, "hint": hint or ""})
+
+
+def _listed(value: Any) -> Any:
+    """One entry as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+_Word = Annotated[str, Field(min_length=1)]
+_Count = Annotated[int, Field(ge=1, le=100_000)]
+_Backend = Annotated[str, AfterValidator(_backend)]
+#: Checked against the recipe's parameters later.
+_Values = dict[str, Annotated[Any, WithJsonSchema(
+    {"type": ["string", "number", "boolean", "array"]})]]  # fmt: skip
+
+
+class ModelEntry(_Part):
+    """A model, with what decides its numbers."""
+
+    name: _Word
+    """A hub id, a folder (relative to the project), or the embedded model's name."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    dtype: Dtype = "auto"
+    """Of the weights; auto is what the checkpoint declares."""
+    quantization: str | None = None
+    """A name that nnsight knows, e.g. nf4 or int8."""
+    attention: Attention = "auto"
+    """Attention implementation; auto is transformers' choice."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    device_map: str | None = None
+    """auto spreads one model over several devices."""
+    bos: Bos = "auto"
+    """Whether prompts begin with the BOS token; auto is what the tokenizer does."""
+    chat: bool = False
+    """Whether prompts are put into the model's chat template."""
+    names: dict[str, str] = {}
+    """Module path → portable name, for an architecture that is not known."""
+    backend: _Backend | None = None
+    """Where its jobs run: auto, local, ndif, ndif:here, ndif:URL."""
+
+
+class PhenomenonEntry(_Part):
+    """A phenomenon, and how many of its pairs."""
+
+    name: _Word
+    """Name or file (relative to the project), optionally with a template: ioi, ioi:store."""
+    n: _Count | None = None
+    """How many pairs; the phenomenon's own size if left out."""
+
+
+class PairsEntry(_Part):
+    """Prompts or pairs of a file."""
+
+    pairs: _Word
+    """A JSONL file (relative to the project), or hf:… for a data set."""
+    n: _Count | None = None
+    """How many, from the first; all if left out."""
+
+
+class TextEntry(_Part):
+    """One prompt, or one clean/corrupt pair."""
+
+    prompt: str | None = None
+    """The text of a prompt."""
+    target: str | None = None
+    """The token that is asked for, with its leading space; optional."""
+    clean: str | None = None
+    """The text of the clean prompt of a pair."""
+    corrupt: str | None = None
+    """The text of the corrupt prompt."""
+    answer: str | None = None
+    """What follows the clean prompt, with its leading space."""
+    wrong: str | None = None
+    """What follows the corrupt prompt, with its leading space."""
+
+
+class RecipeEntry(_Part):
+    """A recipe with its parameters, figures and backend."""
+
+    name: _Word
+    """Name or file (relative to the project): mine.py, mine.py:name."""
+    parameters: _Values = {}
+    """Its parameters. A list is an axis of the grid; for a parameter that is a list itself, a list of lists is."""
+    figures: list[str] = []
+    """The figures that the report shows; all that the recipe declares if left out."""
+    backend: _Backend | None = None
+    """Where its jobs run: auto, local, ndif, ndif:here, ndif:URL."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" not in value:
+            first = str(next(iter(value), "NAME"))
+            hint = f"are the parameters of {first!r:.60} indented below it?"
+            if first not in RecipeEntry.model_fields and nearest(first, ["name"]):
+                hint = f"is {first!r:.60} 'name', misspelt?"
+            raise _refused("a recipe is NAME, or NAME: {PARAMETER: VALUE}, or a mapping with the "
+                           "key 'name'", hint)  # fmt: skip
+        return value
+
+
+class ShortRecipe(
+    RootModel[Annotated[dict[str, _Values | None], Field(min_length=1, max_length=1)]]
+):
+    """A recipe's name, and its parameters."""
+
+
+def _kind(value: Any) -> str | None:
+    """Which of the ways an entry is written in."""
+    if isinstance(value, str):
+        return "as a text"
+    if not isinstance(value, dict):
+        return None
+    if "pairs" in value:
+        return "as a file"
+    return "as texts" if set(value) & set(INPUTS) else "as a mapping"
+
+
+def _plain_kind(value: Any) -> str | None:
+    return "as a mapping" if isinstance(value, dict) else _kind(value)
+
+
+def _recipe_kind(value: Any) -> str | None:
+    short = isinstance(value, dict) and len(value) == 1 and "name" not in value
+    return "as a short mapping" if short else _plain_kind(value)
+
+
+def _way(kind: Any) -> Any:
+    return Discriminator(kind, custom_error_type="neither",
+                         custom_error_message="it is neither a name nor a mapping")  # fmt: skip
+
+
+_Named = Annotated[_Word, Tag("as a text")]
+_AModel = Annotated[_Named | Annotated[ModelEntry, Tag("as a mapping")], _way(_plain_kind)]
+_Prompts = Annotated[
+    _Named
+    | Annotated[PhenomenonEntry, Tag("as a mapping")]
+    | Annotated[PairsEntry, Tag("as a file")]
+    | Annotated[TextEntry, Tag("as texts")],
+    _way(_kind),
+]
+_ARecipe = Annotated[
+    _Named
+    | Annotated[ShortRecipe, Tag("as a short mapping")]
+    | Annotated[RecipeEntry, Tag("as a mapping")],
+    _way(_recipe_kind),
+]
+
+
+class _OneOrMore:
+    """Lets one entry stand for a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(_listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        several = handler(core)
+        return {"anyOf": [several["items"], several]}
+
+
+_ONE_OR_MORE = (Field(min_length=1), _OneOrMore())
+_Words = Annotated[list[str], *_ONE_OR_MORE]
+_Numbers = Annotated[list[int], *_ONE_OR_MORE]
+
+
+class Exclusion(_Part):
+    """Points that are left out of the grid: those that have all of what is named."""
+
+    recipe: _Words = []
+    """Name of a recipe, or several."""
+    model: _Words = []
+    """Name of a model as it stands in `models`, or several."""
+    phenomenon: _Words = []
+    """A phenomenon, with or without its template, a file, or a prompt's text; or several."""
+    seed: _Numbers = []
+    """A seed of `seeds`, or several."""
+    parameters: _Values = {}
+    """Parameter → its value, or several in a list."""
+
+
+class Inclusion(_Part):
+    """Points beyond the grid. What is left out is as in the study."""
+
+    recipe: _Word
+    """Name or file of a recipe, whether it stands in `recipes` or not."""
+    model: Annotated[list[_AModel], *_ONE_OR_MORE] = []
+    """A model, or several, as in `models`."""
+    phenomenon: Annotated[list[_Prompts], *_ONE_OR_MORE] = []
+    """Prompts as in `phenomena`, once or in a list."""
+    seed: _Numbers = []
+    """A seed of the phenomenon, or several."""
+    parameters: _Values = {}
+    """As in `recipes`; a list is an axis."""
+    backend: _Backend | None = None
+    """Where its jobs run."""
+
+
+class StudyFile(_Part):
+    """A study: a grid of jobs, models × recipes × phenomena × parameters × seeds."""
+
+    study: Annotated[str, AfterValidator(_name)]
+    """Its name; the file is called the same."""
+    title: str = ""
+    """What it is called in the report; its name if left out."""
+    question: str = ""
+    """What it is to find out."""
+    models: Annotated[list[_AModel], Field(min_length=1)] = [EMBEDDED]
+    """Names, or mappings; the embedded model if left out."""
+    recipes: Annotated[list[_ARecipe], Field(min_length=1)] = []
+    """Names, `NAME: {PARAMETER: VALUE}`, or mappings with `name`."""
+    phenomena: Annotated[list[_Prompts], Field(min_length=1)] = []
+    """Phenomena by name, files of pairs, or texts."""
+    seeds: Annotated[list[int], Field(min_length=1)] = []
+    """Seeds of phenomena whose pairs are drawn at random; an axis of the grid."""
+    parameters: _Values = {}
+    """Parameters of every recipe that has them. A list is an axis of the grid."""
+    backend: _Backend = "auto"
+    """Where jobs run, if neither recipe nor model says it: auto, local, ndif, ndif:here, ndif:URL."""
+    exclude: list[Exclusion] = []
+    """Points that are left out of the grid."""
+    include: list[Inclusion] = []
+    """Points beyond the grid."""
+    figures: dict[str, list[str]] = {}
+    """Recipe → the figures that the report shows; all that it declares if left out."""
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a study file, for editors."""
+    made = _without_titles(StudyFile.model_json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study", **made}
+
+
+def _without_titles(part: Any) -> Any:
+    """Without the titles that pydantic makes of names: they say nothing new."""
+    if isinstance(part, list):
+        return [_without_titles(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {k: _without_titles(v) for k, v in part.items() if k != "title" or isinstance(v, dict)}

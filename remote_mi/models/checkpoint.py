@@ -1,0 +1,265 @@
+"""What a model's checkpoint says of itself: how large its weights are, and whether they are here.
+
+Read from the headers of safetensors files and from config.json, on this machine or at the hub;
+no weights are downloaded and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import NotFound, first_line
+from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
+from remote_mi.models.spec import ModelSpec
+
+#: Bits of a number, by the name that safetensors or transformers has for its type.
+BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
+    "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "float64": 64, "float32": 32, "float16": 16,
+    "bfloat16": 16,
+}  # fmt: skip
+_FLOATS = ("F64", "F32", "F16", "BF16")
+#: nnsight's names of quantisations → bits of a weight of a linear layer, scales included.
+QUANTIZED_BITS = {"nf4": 4.5, "fp4": 4.5, "int4": 4.5, "4bit": 4.5, "int8": 8.1, "8bit": 8.1,
+                  "fp8": 8.1}  # fmt: skip
+#: What a quantised model holds the rest of its weights in.
+_REST_BITS = 16
+#: Parts of a module's name that quantisation leaves alone.
+_NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")
+#: Of the embedded model before it is fetched: float32 weights, and the longest side of its layers.
+_EMBEDDED_WEIGHTS = 538_060_032
+_EMBEDDED_PARAMETERS = 134_515_008
+_HEADER_LIMIT = 100 << 20
+_HUB_TIMEOUT_S = 10.0
+
+#: Name, type and shape of a tensor.
+Tensor = tuple[str, str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint.
+
+    Attributes:
+        present: whether the weights are on this machine.
+        weights: bytes of the weights as they are asked for (dtype, quantisation); None if unknown.
+        parameters: how many numbers they are; None if unknown.
+        dtype: what most of them are held in, as asked for.
+        download: bytes that would have to be fetched first; 0 where present, None if unknown.
+        config: the model's configuration; {} where it is not known.
+        unknown: why something is not known.
+    """
+
+    present: bool
+    weights: int | None = None
+    parameters: int | None = None
+    dtype: str = "?"
+    download: int | None = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    unknown: str = ""
+
+
+def describe(spec: ModelSpec) -> Checkpoint:
+    """The checkpoint of a model, without its weights; what cannot be found out is unknown.
+
+    Raises:
+        NotFound: for a misspelt name of the embedded model, and for what the hub does not have or
+            does not give.
+    """
+    spec.refuse_misspelt()
+    if spec.name == EMBEDDED:
+        if not is_ready():
+            bits = _asked_bits(spec) or 32
+            return Checkpoint(False, int(_EMBEDDED_WEIGHTS * bits / 32), _EMBEDDED_PARAMETERS,
+                              "float32", WHEEL_BYTES)  # fmt: skip
+        return in_folder(embedded_folder(), spec)
+    if spec.folder is not None:
+        return in_folder(spec.folder.expanduser(), spec)
+    try:
+        return _of_hub(spec)
+    except Exception as error:  # the hub's client has many, and most must not stop a plan
+        from remote_mi.models.load import explain
+
+        meant = explain(spec, error)
+        if isinstance(meant, NotFound):
+            raise meant from None
+        return Checkpoint(False, download=None,
+                          unknown=f"the hub does not say: {first_line(error)}")  # fmt: skip
+
+
+def in_folder(folder: Path, spec: ModelSpec) -> Checkpoint:
+    """The checkpoint in a folder; one without safetensors is measured by its files."""
+    config = _json(folder / "config.json")
+    try:
+        tensors = [t for path in sorted(folder.glob("*.safetensors")) for t in tensors_in(path)]
+    except (OSError, ValueError) as error:
+        return Checkpoint(True, config=config, unknown=f"{folder}: {first_line(error)}")
+    if not tensors:
+        files = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.gguf")]
+        size = sum(path.stat().st_size for path in files)
+        if not size:
+            return Checkpoint(bool(files), config=config, unknown=f"{folder} holds no weights")
+        held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        count = size * 8 // BITS.get(held, 32)
+        return Checkpoint(True, int(count * (_asked_bits(spec) or BITS.get(held, 32)) / 8), count,
+                          _asked_name(spec, held), 0, config)  # fmt: skip
+    return _measured(tensors, spec, True, 0, config)
+
+
+def tensors_in(path: Path) -> Iterator[Tensor]:
+    """Name, type and shape of every tensor of a safetensors file, from its header alone.
+
+    Raises:
+        OSError, ValueError: if it cannot be read or is no such file.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT + 1
+        if length > _HEADER_LIMIT:
+            raise ValueError(f"{path.name} is no safetensors file")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path.name} is no safetensors file")
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            yield name, tensor["dtype"], tuple(tensor["shape"])
+
+
+def weights_bytes(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
+    """Bytes of weights as a spec asks for them, and how many numbers they are.
+
+    Tensors of integers are a checkpoint's own quantisation and stay as they are. Floating-point
+    ones take the dtype that is asked for; quantised, matrices of layers take
+    `QUANTIZED_BITS` a number and the rest 16.
+    """
+    bits, count = 0.0, 0
+    asked = BITS.get(spec.dtype)
+    for name, held, shape in tensors:
+        numbers = 1
+        for side in shape:
+            numbers *= side
+        count += numbers
+        if held not in _FLOATS:
+            each: float = BITS.get(held, 32)
+        elif spec.quantization:
+            matrix = len(shape) > 1 and not any(part in name for part in _NOT_QUANTIZED)
+            each = QUANTIZED_BITS.get(spec.quantization, _REST_BITS) if matrix else _REST_BITS
+        else:
+            each = asked or BITS[held]
+        bits += numbers * each
+    return int(bits / 8), count
+
+
+def _measured(
+    tensors: list[Tensor], spec: ModelSpec, present: bool, download: int | None,
+    config: Mapping[str, Any],
+) -> Checkpoint:  # fmt: skip
+    size, count = weights_bytes(tensors, spec)
+    held: dict[str, int] = {}
+    for _, kind, shape in tensors:
+        numbers = 1
+        for side in shape:
+            numbers *= side
+        held[kind] = held.get(kind, 0) + numbers
+    most = max(held, key=lambda kind: held[kind])
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+    return Checkpoint(present, size, count, _asked_name(spec, names.get(most, most)), download,
+                      config)  # fmt: skip
+
+
+def _asked_bits(spec: ModelSpec) -> float | None:
+    if spec.quantization:
+        return QUANTIZED_BITS.get(spec.quantization, _REST_BITS)
+    return BITS.get(spec.dtype)
+
+
+def _asked_name(spec: ModelSpec, held: str) -> str:
+    return spec.quantization or (spec.dtype if spec.dtype != "auto" else held)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# --- the hub --------------------------------------------------------------------------------------
+
+
+def model_cache() -> Path:
+    """Where downloaded models of the hub are kept."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def _of_hub(spec: ModelSpec) -> Checkpoint:
+    """The checkpoint of a hub id: what is in the local cache of the hub, else what the hub says."""
+    snapshot = _snapshot(spec)
+    if snapshot is not None and _is_whole(snapshot):
+        return in_folder(snapshot, spec)
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    info = api.model_info(spec.name, revision=spec.revision, files_metadata=True,
+                          timeout=_HUB_TIMEOUT_S)  # fmt: skip
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    wanted = _weight_files(sizes)
+    config = _hub_config(spec, snapshot)
+    if not any(name.endswith(".safetensors") for name in wanted):
+        held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        size = sum(sizes[name] for name in wanted)
+        count = size * 8 // BITS.get(held, 32)
+        bits = _asked_bits(spec) or BITS.get(held, 32)
+        return Checkpoint(False, int(count * bits / 8) or None, count or None,
+                          _asked_name(spec, held), size or None, config,
+                          "" if size else "the hub lists no weights")  # fmt: skip
+    parsed = api.get_safetensors_metadata(spec.name, revision=spec.revision)
+    tensors = [
+        (name, tensor.dtype, tuple(tensor.shape))
+        for file in parsed.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    ]
+    return _measured(tensors, spec, False, sum(sizes[name] for name in wanted), config)
+
+
+def _weight_files(sizes: Mapping[str, int]) -> list[str]:
+    """The files of the weights that transformers would fetch: safetensors where there are any."""
+    top = [name for name in sizes if "/" not in name]
+    for end in (".safetensors", ".bin"):
+        found = [n for n in top if n.endswith(end) and not n.startswith(("training_", "adapter"))]
+        if found:
+            return found
+    return []
+
+
+def _snapshot(spec: ModelSpec) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether all files of the weights are there; an index names those it wants."""
+    for index in snapshot.glob("*.index.json"):
+        wanted = set(_json(index).get("weight_map", {}).values())
+        if wanted and all((snapshot / name).exists() for name in wanted):
+            return True
+    whole = ("model.safetensors", "pytorch_model.bin")
+    return any((snapshot / name).exists() for name in whole)
+
+
+def _hub_config(spec: ModelSpec, snapshot: Path | None) -> dict[str, Any]:
+    if snapshot is not None:
+        return _json(snapshot / "config.json")
+    from huggingface_hub import hf_hub_download
+
+    return _json(Path(hf_hub_download(spec.name, "config.json", revision=spec.revision)))

@@ -1,0 +1,327 @@
+"""One vocabulary of module names for every architecture, and the proof that it is right.
+
+A layout maps a family's own module paths to the portable names that recipes use:
+
+    lm.backbone      the model without its unembedding
+    lm.layers[i]     the blocks            lm.ln_final   the last module before the unembedding
+    lm.embed_tokens  the token embedding   lm.lm_head    the unembedding
+    layer.self_attn, layer.self_attn.o_proj, layer.mlp
+    layer.ln_mlp     the norm whose input is resid_mid; absent in parallel blocks
+    layer.attn_add, layer.mlp_add   the modules whose outputs are added to the stream
+    layer.ln_after_attn, layer.ln_after_mlp   the norms of the stream after each addition (BERT)
+    layer.mlp_flat   mlp_add again, where it sees rows and positions in one dimension (OPT)
+
+The layout is chosen by which modules exist, never by a model's name, and then proved: by shape,
+by the sums that must hold in the residual stream, and by the effect of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import nnsight
+import torch
+
+from remote_mi.common.errors import UsageError, first_line
+from remote_mi.interventions.metrics import answer_logits
+from remote_mi.interventions.sites import (
+    edit_stream,
+    has_unembedding,
+    head_count,
+    read_site,
+    read_stream,
+    skip_unembedding,
+)
+
+Names = dict[str, str | list[str]]
+
+_LLAMA: Names = {
+    "model": "backbone",
+    "model.layers": "layers",
+    "model.norm": "ln_final",
+    "model.embed_tokens": "embed_tokens",
+}
+_NEOX: Names = {
+    "gpt_neox": "backbone",
+    "gpt_neox.layers": "layers",
+    "gpt_neox.final_layer_norm": "ln_final",
+    "gpt_neox.embed_in": "embed_tokens",
+    "attention": ["self_attn", "attn_add"],
+    "attention.dense": "attention.o_proj",
+    "mlp": "mlp_add",
+}
+_OPT: Names = {
+    "model.decoder": "backbone",  # `model` itself is not run by the language model
+    "model.decoder.layers": "layers",
+    "model.decoder.embed_tokens": "embed_tokens",
+    "self_attn": "attn_add",
+    "self_attn.out_proj": "self_attn.o_proj",
+    "fc2": ["mlp_add", "mlp_flat"],
+}
+# A submodule called `output` has the name `E_output` in nnsight's tree.
+_BERT_LAYER: Names = {
+    "attention": "self_attn",
+    "attention.E_output.dense": ["attention.o_proj", "attn_add"],
+    "attention.E_output.LayerNorm": "ln_after_attn",
+    "E_output.dense": "mlp_add",
+    "E_output.LayerNorm": "ln_after_mlp",
+}
+#: Layout name → module path (relative, as nnsight's `rename` takes it) → portable name(s).
+#: Order matters: the first whose paths all exist is taken. Without a backbone of its own, the
+#: whole model is `lm.backbone`.
+LAYOUTS: dict[str, Names] = {
+    "gemma": {
+        **_LLAMA,
+        "post_attention_layernorm": "attn_add",
+        "pre_feedforward_layernorm": "ln_mlp",
+        "post_feedforward_layernorm": "mlp_add",
+    },
+    "llama": {
+        **_LLAMA,
+        "self_attn": "attn_add",
+        "post_attention_layernorm": "ln_mlp",
+        "mlp": "mlp_add",
+    },
+    "gpt2": {
+        "transformer": "backbone",
+        "transformer.h": "layers",
+        "transformer.ln_f": "ln_final",
+        "transformer.wte": "embed_tokens",
+        "attn": ["self_attn", "attn_add"],
+        "attn.c_proj": "attn.o_proj",
+        "ln_2": "ln_mlp",
+        "mlp": "mlp_add",
+    },
+    "neox": {**_NEOX, "post_attention_layernorm": "ln_mlp"},
+    "neox-parallel": _NEOX,
+    "phi": {
+        "model": "backbone",
+        "model.layers": "layers",
+        "model.final_layernorm": "ln_final",
+        "model.embed_tokens": "embed_tokens",
+        "self_attn": "attn_add",
+        "self_attn.dense": "self_attn.o_proj",
+        "mlp": "mlp_add",
+    },
+    "opt": {
+        **_OPT,
+        "model.decoder.final_layer_norm": "ln_final",
+        "final_layer_norm": "ln_mlp",
+    },
+    "opt-post-norm": {  # opt-350m
+        **_OPT,
+        "model.decoder.project_out": "ln_final",
+        "self_attn_layer_norm": "ln_after_attn",
+        "final_layer_norm": "ln_after_mlp",
+    },
+    "bert": {
+        **_BERT_LAYER,
+        "bert.encoder.layer": "layers",
+        "bert.embeddings.word_embeddings": "embed_tokens",
+        "cls.predictions.transform": "ln_final",
+        "cls.predictions.decoder": "lm_head",
+    },
+    "bert-headless": {
+        **_BERT_LAYER,
+        "encoder.layer": "layers",
+        "embeddings.word_embeddings": "embed_tokens",
+        "encoder.layer.{last}.E_output.LayerNorm": "ln_final",
+    },
+}
+_ROOT = ("layers", "ln_final", "embed_tokens")
+_HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
+
+
+def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -> Names:
+    """The `rename` mapping of a model, from its module tree.
+
+    Args:
+        module: the transformers model, with or without weights.
+        given: the user's own mapping, module path → portable name; taken as it is.
+
+    Raises:
+        UsageError: if no layout fits, or the user's mapping names a module that does not exist.
+    """
+    paths = [name for name, _ in module.named_modules()]
+    if given:
+        missing = [path for path in given if not _exists(path, paths)]
+        if missing:
+            raise UsageError(f"the names mapping names {missing[0]!r}, which is no module of "
+                             f"{type(module).__name__}", _HOW)  # fmt: skip
+        return {path: name.split(",") if "," in name else name for path, name in given.items()}
+    parallel = bool(getattr(module.config, "use_parallel_residual", False))
+    last = getattr(module.config, "num_hidden_layers", 0) - 1
+    for layout, names in LAYOUTS.items():
+        if layout == "neox" and parallel:
+            continue
+        names = {path.format(last=last): name for path, name in names.items()}
+        if all(_exists(path, paths) for path in names):
+            return names
+    raise UsageError(
+        f"the architecture {type(module).__name__} is not known: its modules match none of "
+        f"{', '.join(LAYOUTS)}",
+        _HOW,
+    )
+
+
+def _exists(key: str, paths: list[str]) -> bool:
+    key = key.replace("E_output", "output")
+    return any(path == key or path.endswith("." + key) for path in paths)
+
+
+def prove(lm: Any) -> None:
+    """Check a loaded model's portable names by shape and by effect, on four tokens.
+
+    - all numbers are finite;
+    - head_z divides into the heads;
+    - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre; where the
+      stream is normalised after each addition, the norms take these sums and give the streams;
+    - unembedding the final norm's output gives the model's own logits, where it gives any;
+    - patching the first layer's input at the only token that differs turns one run into the other.
+
+    Raises:
+        UsageError: naming the first layer and the sum that does not hold.
+    """
+    for name in _ROOT:
+        if not hasattr(lm, name):
+            raise UsageError(f"the names mapping gives no {name!r}", _HOW)
+    table = lm.embed_tokens.weight
+    size = int(table.shape[0])
+    clean = [token % size for token in (17, 5, 11, 7)]
+    corrupt = [*clean[:3], 13 % size]
+    half = table.dtype in (torch.float16, torch.bfloat16)
+    tolerance = 0.05 if half else 1e-3
+    try:
+        with torch.no_grad():
+            embedded, after = _prove_sums(lm, clean, tolerance)
+            _prove_effect(lm, corrupt, embedded, after)
+    except UsageError:
+        raise
+    except Exception as error:  # a name that points elsewhere fails in any way it likes
+        raise UsageError(
+            f"the portable names do not hold for {type(lm._module).__name__}: {first_line(error)}",
+            _HOW,
+        ) from error
+
+
+def _hold(lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed: float) -> None:
+    got, expected = got.float(), expected.float().to(got.device)
+    # Not the other way round: nothing is greater than NaN.
+    if got.shape != expected.shape or not (got - expected).norm() <= allowed:
+        raise UsageError(
+            f"the portable names do not hold for {type(lm._module).__name__}: {what}", _HOW
+        )
+
+
+def _require_finite(what: str, values: torch.Tensor) -> None:
+    """Refuse a model whose numbers are none: every comparison with NaN would let it pass."""
+    count = int((~torch.isfinite(values)).sum())
+    if count:
+        raise UsageError(
+            f"{what}: {count} of {values.numel()} numbers are NaN or infinite",
+            "its weights may be damaged, or its dtype too narrow for them: try --dtype float32",
+        )
+
+
+def _prove_effect(
+    lm: Any, ids: list[int], embedded: torch.Tensor, other_after: torch.Tensor
+) -> None:
+    """Patch the embedding of the last token, the only one that differs from another prompt's.
+
+    Args:
+        embedded, other_after: of the other prompt, the stream before the first layer and after
+            the last.
+    """
+    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+        after = nnsight.save(read_stream(lm, len(lm.layers)))
+        skip_unembedding(lm)
+
+    def put_in(stream: torch.Tensor) -> torch.Tensor:
+        return torch.cat([stream[:, :-1], embedded[:, -1:].to(stream.device)], 1)
+
+    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+        edit_stream(lm, 0, put_in)
+        patched = nnsight.save(read_stream(lm, len(lm.layers)))
+        skip_unembedding(lm)
+    # Where the token differs: the first position may be longer than all others together.
+    last, patched, expected = (x[:, -1].float() for x in (after, patched, other_after))
+    gap = float((last - expected.to(last.device)).norm())
+    if gap == 0:
+        raise UsageError(f"the portable names do not hold for {type(lm._module).__name__}: two "
+                         "prompts of different tokens have the same stream", _HOW)  # fmt: skip
+    _hold(lm, "patching the first layer's input at the only token that differs does not turn one "
+          "run into the other", patched, expected, 0.05 * gap)  # fmt: skip
+
+
+def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check what holds within one run; returns its stream before the first and after the last layer."""
+    heads = head_count(lm)
+    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+        seen = []
+        for layer in lm.layers:
+            found = {"resid_pre": read_site(layer, "resid_pre")}
+            found["head_z"] = read_site(layer, "head_z")
+            found["attn_out"] = read_site(layer, "attn_out")
+            if hasattr(layer, "ln_after_attn"):
+                found["before_norm"] = layer.ln_after_attn.input
+                found["resid_mid"] = layer.ln_after_attn.output
+            elif hasattr(layer, "ln_mlp"):
+                found["resid_mid"] = read_site(layer, "resid_mid")
+            if not hasattr(layer, "ln_after_mlp"):
+                found["mlp_out"] = read_site(layer, "mlp_out")
+            else:  # as it comes: its shape is known only where the norm has run already
+                found["mlp_out"] = layer.mlp_add.output
+                found["before_last_norm"] = layer.ln_after_mlp.input
+                found["after"] = layer.ln_after_mlp.output
+            seen.append(found)
+        after = read_stream(lm, len(lm.layers))
+        hidden = logits = None
+        if has_unembedding(lm):
+            final = lm.ln_final.input
+            hidden = lm.ln_final.output[0]
+            logits = lm.output.logits[0]
+        else:
+            final = after
+        proof = nnsight.save((seen, after, final, hidden, logits))
+    seen, after, final, hidden, logits = proof
+
+    def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+        if got.numel() == expected.numel():  # rows and positions may be in one dimension
+            expected = expected.reshape(got.shape)
+        _hold(lm, what, got, expected, float(tolerance * expected.float().norm()))
+
+    for index, found in enumerate(seen):
+        _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
+    _require_finite("the model's stream after the last layer", after)
+    if logits is not None:
+        _require_finite("the model's logits", logits)
+    for index, found in enumerate(seen):
+        if found["head_z"].shape[-1] % heads:
+            raise UsageError(f"layer {index}: head_z has {found['head_z'].shape[-1]} numbers, "
+                             f"which {heads} heads do not divide", _HOW)  # fmt: skip
+        follows = seen[index + 1]["resid_pre"] if index + 1 < len(seen) else after
+        total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
+        if "before_norm" in found:
+            what = f"layer {index}: resid_pre + attn_out is not what the norm after it takes"
+            check(what, found["before_norm"], total)
+            total = found["resid_mid"].reshape(total.shape)
+        elif "resid_mid" in found:
+            check(
+                f"layer {index}: resid_pre + attn_out is not resid_mid", found["resid_mid"], total
+            )
+        total = total + found["mlp_out"].to(total.device).reshape(total.shape)
+        what = (f"layer {index}: the stream before it, attn_out and mlp_out do not add up to the "
+                "stream after it")  # fmt: skip
+        if "before_last_norm" in found:
+            check(what, found["before_last_norm"], total)
+            check(f"layer {index}: the norm after mlp_out does not give the next stream",
+                  found["after"], follows)  # fmt: skip
+        else:
+            check(what, follows, total)
+    check("the final norm does not read the stream after the last layer", final, after)
+    if logits is not None:
+        few = [0, 1, 2]
+        check("the final norm and the unembedding do not give the model's logits",
+              logits[:, few], answer_logits(lm, hidden, few))  # fmt: skip
+    return seen[0]["resid_pre"], after

@@ -1,0 +1,1 @@
+"""Phenomena and prompts, as text and as tokens. Not models, nor what is done with the prompts."""

@@ -1,0 +1,72 @@
+"""Which prompts a job takes, from however they were given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from remote_mi.common.errors import UsageError
+from remote_mi.prompts import phenomena
+from remote_mi.prompts.phenomena import PromptSet
+
+
+@dataclass(frozen=True)
+class PromptChoice:
+    """Which prompts a job takes: exactly one of a phenomenon, a file, or texts.
+
+    Attributes:
+        phenomenon: name or file, optionally `name:template`.
+        pairs: JSONL file, or a list of dicts as its lines.
+        texts: prompt/target or clean/corrupt/answer/wrong.
+        size, seed: of a phenomenon; None takes the phenomenon's own.
+    """
+
+    phenomenon: str | None = None
+    pairs: str | Path | list[Mapping[str, str]] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+    seed: int | None = None
+
+    def none(self, recipe: str) -> PromptSet:
+        """No prompts, for a recipe that takes none.
+
+        Raises:
+            UsageError: if some are given.
+        """
+        given = [self.phenomenon, self.pairs, self.texts or None, self.size, self.seed]
+        if any(value is not None for value in given):
+            raise UsageError(f"recipe {recipe!r} takes no prompts", "leave them out")
+        return PromptSet((), "no prompts")
+
+    def resolve(self, project: Path) -> PromptSet:
+        """The prompts as text.
+
+        Raises:
+            UsageError: if none or more than one source is given.
+            NotFound: for an unknown phenomenon or template.
+        """
+        given = [self.phenomenon is not None, self.pairs is not None, bool(self.texts)]
+        if sum(given) != 1:
+            raise UsageError(
+                "give the prompts one way" if sum(given) else "there are no prompts",
+                "--phenomenon NAME, or --pairs FILE.jsonl, or -p prompt=…, or "
+                "-p clean=… -p corrupt=… -p answer=… -p wrong=…",
+            )
+        if self.phenomenon is not None:
+            name, _, template = self.phenomenon.partition(":")
+            found = phenomena.find(name, project)
+            return found.prompts(self.size, self.seed, template or None)
+        if self.seed is not None:
+            raise UsageError("--seed belongs to a phenomenon", "leave it out")
+        if self.texts:
+            return PromptSet((phenomena.from_fields(self.texts),), "command line")
+        if isinstance(self.pairs, list):
+            examples = tuple(phenomena.from_fields(fields) for fields in self.pairs)
+            prompts = PromptSet(examples, "list")
+        else:
+            assert self.pairs is not None
+            prompts = phenomena.from_source(self.pairs, self.size)
+        if self.size is not None and not 1 <= self.size <= len(prompts.examples):
+            raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
+        return PromptSet(prompts.examples[: self.size], prompts.origin)

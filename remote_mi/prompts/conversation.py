@@ -1,0 +1,64 @@
+"""A prompt as a turn of a conversation, and where it stands in what the chat template makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from remote_mi.common.errors import RemoteMIError
+
+#: Put into the template in the place of a text. No template has it, and none changes it.
+_MARK = "Qx7remotemiQx7"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text begins in a longer one.
+
+    Attributes:
+        start: in characters; negative where its first ones (spaces) were left out.
+        unclear: why it cannot be told, "" where it can.
+    """
+
+    start: int
+    unclear: str = ""
+
+
+class Conversation:
+    """A tokenizer's chat template, around one turn of the user."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        frame = self._render(_MARK)
+        self._times = frame.count(_MARK)
+        self._before, _, self._after = frame.partition(_MARK)
+
+    def put(self, text: str) -> tuple[str, Place]:
+        """The text in the template, and where it is there.
+
+        Where it was put in, not where it is found: what stands before it may hold the same words.
+        """
+        whole = self._render(text)
+        return whole, self._place(whole, text)
+
+    def _place(self, whole: str, text: str) -> Place:
+        if self._times > 1:
+            return Place(0, f"the chat template puts the text in {self._times} times")
+        before, after = self._before, self._after
+        inside = whole[len(before) : len(whole) - len(after)]
+        left_out = len(text) - len(text.lstrip())
+        framed = self._times and whole.startswith(before) and whole.endswith(after)
+        if framed and inside in (text, text.rstrip()):
+            return Place(len(before))
+        if framed and inside in (text.lstrip(), text.strip()):
+            return Place(len(before) - left_out)
+        return Place(0, "the chat template changes the text, or what is around it")
+
+    def _render(self, text: str) -> str:
+        try:
+            turn = [{"role": "user", "content": text}]
+            return self._tokenizer.apply_chat_template(
+                turn, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates are code of the tokenizer's author
+            raise RemoteMIError(f"the tokenizer's chat template failed: {error}") from error

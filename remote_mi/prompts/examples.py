@@ -1,0 +1,364 @@
+"""Prompts as text, from the command line, from a JSONL file or from a Hugging Face dataset.
+
+    pairs.jsonl                               one JSON object a line
+    hf:ORG/NAME[:CONFIG][#SPLIT][,FIELD=COLUMN...]    a dataset of the hub
+    hf:./FOLDER   hf:./FILE.parquet           a dataset on this machine
+
+A dataset's columns are the fields of a JSON line; columns of other names are left out, and
+`,prompt=sentence` takes the field `prompt` from the column `sentence`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import RemoteMIError, UsageError, first_line
+from remote_mi.recipes.code_identity import canonical
+
+DATASET = "hf:"
+#: What a JSON line, or a row of a dataset, may say.
+FIELDS = ("prompt", "target", "labels", "clean", "corrupt", "answer", "answers", "wrong", "wrongs",
+          "template", "label", "group")  # fmt: skip
+_LISTS = {"answers": "answer", "wrongs": "wrong"}
+_NAMES = ("label", "group")
+_LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt, or one pair, as text.
+
+    Attributes:
+        clean: the prompt.
+        corrupt: its counterpart, or None.
+        answer, wrong: continuations (with their leading space), or None.
+        labels: label → (start, end) in characters of `clean`.
+        template: name of the template it came from.
+        answers, wrongs: all right and all wrong continuations; `answer` and `wrong` come first.
+        label: the class it belongs to, for probes; the answer's text where none is given.
+        corrupt_labels: as `labels`, in characters of `corrupt`.
+        group: what it shares with others that must not be split between training and test of a
+            probe. A `PromptSet` gives each example without one a group of its own.
+    """
+
+    clean: str
+    corrupt: str | None = None
+    answer: str | None = None
+    wrong: str | None = None
+    labels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    template: str = ""
+    answers: tuple[str, ...] = ()
+    wrongs: tuple[str, ...] = ()
+    label: str = ""
+    group: str = ""
+    corrupt_labels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for several, one in _LISTS.items():
+            first, every = getattr(self, one), getattr(self, several)
+            if first is None and every:
+                object.__setattr__(self, one, every[0])
+            elif first is not None and not every:
+                object.__setattr__(self, several, (first,))
+            elif every and every[0] != first:
+                raise ValueError(f"{one!r} {first!r} is not the first of {every}")
+        if not self.label:
+            object.__setattr__(self, "label", self.answer or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """What enters the key: everything a recipe's body can depend on."""
+        several = {name: list(getattr(self, name)) for name in _LISTS
+                   if len(getattr(self, name)) > 1}  # fmt: skip
+        return {
+            "clean": self.clean,
+            "corrupt": self.corrupt,
+            "answer": self.answer,
+            "wrong": self.wrong,
+            "labels": {k: list(v) for k, v in sorted(self.labels.items())},
+            **several,
+            **({"corrupt_labels": {k: list(v) for k, v in sorted(self.corrupt_labels.items())}}
+               if self.corrupt_labels else {}),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of a job, with where they come from.
+
+    Attributes:
+        examples: each with a group; none for a recipe that takes none.
+        origin: name of the phenomenon or file, or "command line".
+        details: seed, size, template and source of a phenomenon; {} otherwise.
+        metric: the phenomenon's metric, used where the recipe's parameter is not given.
+    """
+
+    examples: tuple[Example, ...]
+    origin: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        grouped = tuple(
+            example if example.group else replace(example, group=str(index))
+            for index, example in enumerate(self.examples)
+        )
+        object.__setattr__(self, "examples", grouped)
+
+    @functools.cached_property
+    def described(self) -> list[dict[str, Any]]:
+        """Of every example what enters a key."""
+        return [example.to_json() for example in self.examples]
+
+    @functools.cached_property
+    def canonical(self) -> dict[str, str]:
+        """The canonical texts of what keys hold of the examples."""
+        return {
+            "prompts": canonical(self.described),
+            "templates": canonical([e.template for e in self.examples]),
+            "classes": canonical([[e.label, e.group] for e in self.examples]),
+        }
+
+
+def from_source(source: str | Path, most: int | None = None) -> PromptSet:
+    """Prompts from a JSONL file, or from a dataset (`hf:…`).
+
+    Args:
+        most: how many rows of a dataset are read at most; None reads all.
+
+    Raises:
+        UsageError: naming the file and line, or the dataset and row.
+        RemoteMIError: if the hub cannot be reached.
+    """
+    if str(source).startswith(DATASET):
+        return from_dataset(str(source), most)
+    return from_jsonl(Path(source))
+
+
+def from_jsonl(path: Path) -> PromptSet:
+    """Prompts from a file with one JSON object a line.
+
+    A line has `clean`, `corrupt`, `answer`, `wrong`, or `prompt` and optionally `target`;
+    `answers` and `wrongs` are lists. Also `template`: prompts of one template are aligned position
+    by position when averaged; `label` and `group`: see `Example`; `labels`: name → words of the
+    clean text, whose place it names, there and in the corrupt text if they occur in it.
+
+    Raises:
+        UsageError: naming file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
+    examples = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            examples.append(from_fields(json.loads(line)))
+        except ValueError as error:
+            raise UsageError(
+                f"{path}:{number}: not JSON: {error}", "one object a line, with double quotes"
+            ) from None
+        except UsageError as error:
+            raise UsageError(f"{path}:{number}: {error.message}", error.hint) from None
+    if not examples:
+        raise UsageError(f"{path} has no prompts", "one JSON object a line")
+    return PromptSet(tuple(examples), path.name)
+
+
+def from_fields(data: Any) -> Example:
+    """One example from its fields, as on the command line or in a JSON line.
+
+    Raises:
+        UsageError: for unknown, missing or empty fields.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{data!r} is not an object with a prompt or a pair")
+    values = {str(name): _checked(name, value) for name, value in data.items()}
+    named = {name: values[name] for name in ("template", *_NAMES) if name in values}
+    if "prompt" in values:
+        if "clean" in values or "corrupt" in values:
+            raise UsageError("give either a prompt or a clean/corrupt pair, not both")
+        for name in ("answer", "answers", "wrong", "wrongs"):
+            if name in values:
+                raise UsageError(f"{name!r} belongs to a pair", "a prompt has a 'target'")
+        prompt = _filled(values, "prompt")
+        labels = _spans(values.get("labels", {}), prompt, "prompt")
+        return Example(prompt, answer=values.get("target"), labels=labels, **named)
+    if "target" in values:
+        raise UsageError("'target' belongs to a prompt", "a pair has 'answer' and 'wrong'")
+    for several, one in _LISTS.items():
+        if several in values and one in values:
+            raise UsageError(f"give either {one!r} or {several!r}, not both")
+    for name in ("clean", "corrupt", "answer", "wrong"):
+        if name not in values and f"{name}s" not in values:
+            raise UsageError(f"a pair needs {name!r}", "give clean, corrupt, answer and wrong")
+    clean, corrupt = _filled(values, "clean"), _filled(values, "corrupt")
+    answers, wrongs = (
+        values[several] if several in values else (_filled(values, one),)
+        for several, one in _LISTS.items()
+    )
+    wanted = values.get("labels", {})
+    there = {name: text for name, text in wanted.items() if text in corrupt}
+    return Example(clean, corrupt, answers=answers, wrongs=wrongs,
+                   labels=_spans(wanted, clean, "clean"),
+                   corrupt_labels=_spans(there, corrupt, "corrupt"), **named)  # fmt: skip
+
+
+def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[int, int]]:
+    """Label → (start, end) of its words in a prompt.
+
+    Raises:
+        UsageError: if they do not occur exactly once.
+    """
+    found = {}
+    for name, words in labels.items():
+        count = text.count(words)
+        if count != 1:
+            raise UsageError(f"label {name!r}: {words!r} occurs {count} times in the {role} text",
+                             "give words that occur once in it")  # fmt: skip
+        found[name] = (text.index(words), text.index(words) + len(words))
+    return found
+
+
+def _checked(name: Any, value: Any) -> Any:
+    """The value of a field: a text, a tuple of texts (`answers`, `wrongs`), a dict (`labels`)."""
+    if name not in FIELDS:
+        raise UsageError(f"unknown field {name!r}", "known: " + ", ".join(sorted(FIELDS)))
+    if name in _LISTS:
+        texts = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UsageError(f"field {name!r} is not a list of texts: {value!r}")
+        return tuple(texts)
+    if name == "labels":
+        if not isinstance(value, Mapping) or not all(
+            isinstance(part, str) and part.strip() for pair in value.items() for part in pair
+        ):
+            raise UsageError(f"field 'labels' does not name words: {value!r}",
+                             'e.g. {"subject": "Eiffel Tower"}')  # fmt: skip
+        return dict(value)
+    if name in _NAMES and isinstance(value, int):
+        return str(value)  # classes and groups are often numbered
+    if not isinstance(value, str):
+        raise UsageError(f"field {name!r} is not a text: {value!r}")
+    return value
+
+
+def _filled(values: Mapping[str, str], name: str) -> str:
+    if not values[name].strip():
+        raise UsageError(f"the {name} text is empty")
+    return values[name]
+
+
+def from_dataset(source: str, most: int | None = None) -> PromptSet:
+    """Prompts from a Hugging Face dataset; `source` as at the top of this file.
+
+    A column of class numbers gives the classes' names. Empty cells count as not there.
+
+    Raises:
+        UsageError: if `datasets` is not installed, or naming the dataset and row.
+        RemoteMIError: if it cannot be loaded.
+    """
+    address, *renamed = source.removeprefix(DATASET).split(",")
+    address, _, split = address.partition("#")
+    columns = {name: name for name in FIELDS}
+    for change in renamed:
+        name, equals, column = change.partition("=")
+        if name not in FIELDS or not equals or not column:
+            raise UsageError(f"{source}: {change!r} is not FIELD=COLUMN",
+                             "fields: " + ", ".join(FIELDS))  # fmt: skip
+        columns[name] = column
+    table = _table(source, address, split)
+    for change in renamed:
+        column = change.partition("=")[2]
+        if column not in table.column_names:
+            raise UsageError(f"{source}: there is no column {column!r}",
+                             "its columns: " + ", ".join(table.column_names))  # fmt: skip
+    columns = {name: column for name, column in columns.items() if column in table.column_names}
+    if not {"prompt", "clean"} & set(columns):
+        raise UsageError(
+            f"{source}: no column is called 'prompt' or 'clean'; its columns: "
+            + ", ".join(table.column_names),
+            f"say which one it is: {source},prompt={table.column_names[0]}",
+        )
+    examples = []
+    rows = table if most is None or most < 1 else islice(table, most)
+    for number, row in enumerate(rows, 1):
+        given = {name: _named(table.features[column], row[column])
+                 for name, column in columns.items()
+                 if row[column] is not None}  # fmt: skip
+        try:
+            examples.append(from_fields(given))
+        except UsageError as error:
+            raise UsageError(f"{source}: row {number}: {error.message}", error.hint) from None
+    if not examples:
+        raise UsageError(f"{source} has no rows")
+    return PromptSet(tuple(examples), source)
+
+
+def _named(feature: Any, value: Any) -> Any:
+    """The name of a class number, any other value as it is."""
+    return feature.int2str(value) if hasattr(feature, "int2str") and value >= 0 else value
+
+
+def _table(source: str, address: str, split: str) -> Any:
+    """One split of the dataset at an address."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise UsageError(f"{source}: datasets need the package `datasets`",
+                         'pip install "remote_mi[datasets]"') from None  # fmt: skip
+    try:
+        found = _local_table(datasets, address) if _is_local(address) else None
+        if found is None:
+            name, _, config = address.partition(":")
+            found = datasets.load_dataset(name, config or None)
+    except RemoteMIError:
+        raise
+    except Exception as error:  # of the hub, the network, or a file's format
+        if _is_local(address):
+            raise UsageError(
+                f"{source}: cannot be read as a dataset: {first_line(error)}"
+            ) from error
+        raise RemoteMIError(
+            f"{source}: cannot be loaded from the hub: {type(error).__name__}: {first_line(error)}",
+            "check name and network; a dataset on this machine is given by its path: hf:./FOLDER",
+        ) from error
+    if not isinstance(found, Mapping):
+        if split:
+            raise UsageError(f"{source}: this dataset has no splits", "leave '#…' out")
+        return found
+    splits = list(found)
+    if not split and len(splits) > 1:
+        raise UsageError(f"{source}: it has the splits {', '.join(splits)}",
+                         f"name one: {DATASET}{address}#{splits[0]}")  # fmt: skip
+    if split and split not in splits:
+        raise UsageError(f"{source}: there is no split {split!r}", "splits: " + ", ".join(splits))
+    return found[split or splits[0]]
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith((".", "/", "~"))
+
+
+def _local_table(datasets: Any, address: str) -> Any:
+    """What a folder of `save_to_disk`, a folder of files, or one file holds."""
+    path = Path(address).expanduser()
+    if path.is_file():
+        loader = _LOADERS.get(path.suffix.lower())
+        if loader is None:
+            raise UsageError(f"{DATASET}{address}: not one of {', '.join(_LOADERS)}")
+        return datasets.load_dataset(loader, data_files=str(path))["train"]
+    if not path.is_dir():
+        raise UsageError(f"{DATASET}{address}: there is no such file or folder",
+                         "a dataset of the hub is given as hf:ORG/NAME")  # fmt: skip
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(path))
+    return datasets.load_dataset(str(path))

@@ -1,0 +1,193 @@
+"""Phenomena: sets of prompts with clean/corrupt pairs, answers, a metric and a source.
+
+A phenomenon is a YAML file (see docs/phenomena.md):
+
+    name: ioi
+    lists:     {names: [Mary, John, ...]}
+    draw:      {io: names, s: names}        # one entry a slot; slots of one list differ
+    templates:
+      store:
+        clean:   "When {io} and {s:s1} went to the store, {s:s2} gave a drink to"
+        corrupt: "When {io} and {s:s1} went to the store, {io:s2} gave a drink to"
+    answer: " {io}"
+    wrong:  " {s}"
+
+`{slot}` is replaced by what was drawn, `{slot.field}` by a field of it, and `{slot:label}` also
+names the position of its last token. A field that is a list gives several answers. The text of
+every prompt is known here, without a tokenizer; `remote_mi.prompts.tokens` checks it against the
+tokenizer at hand.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import UsageError, not_found
+from remote_mi.common.named_files import find_file, named_files
+from remote_mi.prompts.examples import Example as Example
+from remote_mi.prompts.examples import PromptSet as PromptSet
+from remote_mi.prompts.examples import from_fields as from_fields
+from remote_mi.prompts.examples import from_jsonl as from_jsonl
+from remote_mi.prompts.examples import from_source as from_source
+from remote_mi.prompts.phenomenon_file import OPTIONAL as _OPTIONAL
+from remote_mi.prompts.phenomenon_file import REQUIRED as _REQUIRED
+from remote_mi.prompts.phenomenon_file import SLOT, read
+
+
+@dataclass(frozen=True)
+class Phenomenon:
+    """A phenomenon file, checked. `prompts` makes its pairs."""
+
+    name: str
+    title: str
+    source: str
+    lists: Mapping[str, Sequence[Any]]
+    draw: Mapping[str, str]
+    templates: Mapping[str, Mapping[str, str]]
+    answer: str
+    wrong: str
+    path: Path
+    description: str = ""
+    order: str = "random"
+    metric: str = "logit_diff"
+    size: int = 24
+    seed: int = 0
+    label: str = ""
+    group: str = ""
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+
+    def prompts(
+        self, size: int | None = None, seed: int | None = None, template: str | None = None
+    ) -> PromptSet:
+        """The first `size` pairs that `seed` gives, of one template or of all in turn.
+
+        Raises:
+            UsageError: for a size below 1 or beyond what the lists can give.
+            NotFound: for an unknown template.
+        """
+        seed = self.seed if seed is None else seed
+        names = list(self.templates)
+        if template is not None:
+            if template not in names:
+                raise not_found(
+                    "template", template, names, f"remote-mi phenomena show {self.name}"
+                )
+            names = [template]
+        if size is None:
+            size = min(self.size, self._most(names)) if self.order == "list" else self.size
+        if size < 1:
+            raise UsageError(f"phenomenon {self.name!r}: size {size} is not at least 1")
+        if self.order == "list":
+            examples = self._ordered(size, names)
+        else:
+            draws = self._drawn(size, seed)
+            examples = [self._example(names[i % len(names)], d) for i, d in enumerate(draws)]
+        details = {"seed": seed, "size": size, "template": template, "source": self.source}
+        return PromptSet(tuple(examples), self.name, details, self.metric)
+
+    def _drawn(self, size: int, seed: int) -> list[dict[str, Any]]:
+        generator = random.Random(f"{self.name}/{seed}")
+        draws = []
+        for _ in range(size):
+            pools = {name: generator.sample(list(v), len(v)) for name, v in self.lists.items()}
+            draws.append({slot: pools[name].pop() for slot, name in self.draw.items()})
+        return draws
+
+    def _most(self, templates: Sequence[str]) -> int:
+        """How many pairs the order "list" can give: each entry once with each template."""
+        return min(len(self.lists[name]) for name in self.draw.values()) * len(templates)
+
+    def _ordered(self, size: int, templates: Sequence[str]) -> list[Example]:
+        """Each entry in turn; the second slot of a list takes the next entry, and so on.
+
+        Templates take turns. When all entries were used they come again, each with the next
+        template.
+        """
+        most = self._most(templates)
+        if size > most:
+            raise UsageError(
+                f"phenomenon {self.name!r} has {most} pairs, not {size}", f"ask for -n {most}"
+            )
+        entries = most // len(templates)
+        examples = []
+        for number in range(size):
+            again, index = divmod(number, entries)
+            drawn: dict[str, Any] = {}
+            taken: dict[str, int] = {}
+            for slot, name in self.draw.items():
+                shift = taken.get(name, 0)
+                drawn[slot] = self.lists[name][(index + shift) % len(self.lists[name])]
+                taken[name] = shift + 1
+            examples.append(self._example(templates[(index + again) % len(templates)], drawn))
+        return examples
+
+    def _example(self, template: str, drawn: Mapping[str, Any]) -> Example:
+        texts = self.templates[template]
+        clean, labels = _fill(texts["clean"], drawn)
+        corrupt, corrupt_labels = _fill(texts["corrupt"], drawn)
+        return Example(
+            clean,
+            corrupt,
+            labels=labels,
+            corrupt_labels=corrupt_labels,
+            template=template,
+            answers=_answers(self.answer, drawn),
+            wrongs=_answers(self.wrong, drawn),
+            label=_fill(self.label, drawn)[0],
+            group=_fill(self.group, drawn)[0],
+        )
+
+
+def _answers(template: str, drawn: Mapping[str, Any]) -> tuple[str, ...]:
+    """The template filled once, or once for each item of the list that one of its slots holds."""
+    for match in SLOT.finditer(template):
+        slot, part = match[1], match[2]
+        if part and isinstance(drawn[slot][part], list):
+            return tuple(
+                _fill(template, {**drawn, slot: {**drawn[slot], part: item}})[0]
+                for item in drawn[slot][part]
+            )
+    return (_fill(template, drawn)[0],)
+
+
+def _fill(template: str, drawn: Mapping[str, Any]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """A template with its slots filled, and the span of every label in characters."""
+    text = ""
+    labels = {}
+    last = 0
+    for match in SLOT.finditer(template):
+        text += template[last : match.start()]
+        value = drawn[match[1]]
+        word = str(value[match[2]] if match[2] else value)
+        labels[match[3] or match[1]] = (len(text), len(text) + len(word))
+        text += word
+        last = match.end()
+    return text + template[last:], labels
+
+
+def load(path: Path) -> Phenomenon:
+    """A phenomenon file, checked as far as that is possible without a tokenizer.
+
+    Raises:
+        UsageError: naming file, line and what is wrong.
+    """
+    data = read(path)
+    return Phenomenon(**{k: data[k] for k in (*_REQUIRED, *_OPTIONAL) if k in data}, path=path)
+
+
+def available(project: Path) -> dict[str, Path]:
+    """Name → file of every phenomenon; a project's own hides a built-in one of the same name."""
+    return named_files("phenomena", project)
+
+
+def find(name: str, project: Path) -> Phenomenon:
+    """A phenomenon by name, or by the path of its file: from the working folder, or the project.
+
+    Raises:
+        NotFound: with the nearest name. UsageError: if its file has mistakes.
+    """
+    return load(find_file("phenomena", "phenomenon", name, project))

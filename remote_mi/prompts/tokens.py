@@ -1,0 +1,349 @@
+"""Prompts as tokens: BOS and chat template made explicit, answers and positions checked.
+
+Answer tokens are the tokens that prompt + answer adds to the prompt, so that neither BOS nor a
+merge across the boundary can pass for an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.interventions import Pair, Prompt
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.conversation import Conversation, Place
+from remote_mi.prompts.masked import MaskMisfit, mask_position, token_at_mask, with_mask
+from remote_mi.prompts.phenomena import Example, PromptSet
+from remote_mi.prompts.token_text import TokenTexts, closing_tokens
+
+
+class PromptErrors(UsageError):
+    """Prompts that do not fit the tokenizer; one line each, with the pair and the token.
+
+    Attributes:
+        failures: index of the example → what is wrong with it.
+    """
+
+    def __init__(self, failures: dict[int, str], total: int) -> None:
+        self.failures = failures
+        shown = "\n  ".join(list(failures.values())[:8])
+        more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
+        hint = None
+        if len(failures) < total:
+            hint = "mend them, or run the others with --drop-invalid"
+        super().__init__(
+            f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {shown}{more}", hint
+        )
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """The prompts of a job as a recipe's body gets them, and what is needed to label them.
+
+    Attributes:
+        prompts: one `Prompt` or `Pair` per example that was kept.
+        tokens: per example, the text of each token of the (clean) prompt.
+        labels: per example, label → position; "end" is where the answer is read: the last
+            token of the text, or the mask.
+        kept: indices of the examples that were kept.
+        dropped: index → why, for examples left out on request.
+        doubts: what fits but may not be meant, one line each.
+        record: how prompts were made, for the run's provenance.
+    """
+
+    prompts: list[Any]
+    tokens: list[list[str]]
+    labels: list[dict[str, int]]
+    kept: list[int]
+    dropped: dict[int, str]
+    doubts: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def tokenize(
+    tokenizer: Any,
+    prompts: PromptSet,
+    spec: ModelSpec,
+    over: str,
+    context: int,
+    drop: bool = False,
+    masked: bool = False,
+    both_ways: bool = False,
+) -> Tokenized:
+    """All prompts of a job, tokenized and checked.
+
+    Args:
+        over: what the recipe takes; pairs are needed for "pair" and "pairs".
+        context: the longest prompt the model takes, in tokens.
+        drop: leave out the examples that fail instead of refusing all.
+        masked: the answer is read at a mask token, which is appended to a prompt without one.
+        both_ways: the model attends to what follows, too: what the tokenizer closes a text with
+            is a part of it. A text that is to go on is not closed.
+
+    Raises:
+        PromptErrors: naming each pair and token at fault.
+        UsageError: if the tokenizer has no BOS or chat template that was asked for.
+    """
+    encoder = _Encoder(tokenizer, spec, context, masked, both_ways)
+    made: list[tuple[Any, list[str], dict[str, int]]] = []
+    kept: list[int] = []
+    failures: dict[int, str] = {}
+    for index, example in enumerate(prompts.examples):
+        what = "pair" if example.corrupt is not None else "prompt"
+        try:
+            made.append(
+                encoder.pair(example) if over in ("pair", "pairs") else encoder.prompt(example)
+            )
+            kept.append(index)
+        except (_DoesNotFit, MaskMisfit) as error:
+            failures[index] = f"{what} {index + 1} ({_short(example.clean)}): {error}"
+    if failures and (not drop or not made):
+        raise PromptErrors(failures, len(prompts.examples))
+    return Tokenized(
+        prompts=[m[0] for m in made],
+        tokens=[m[1] for m in made],
+        labels=[m[2] for m in made],
+        kept=kept,
+        dropped=failures,
+        doubts=encoder.notes(),
+        record=encoder.record(),
+    )
+
+
+class _DoesNotFit(Exception):
+    """One example does not fit the tokenizer."""
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "…")
+
+
+class _Encoded:
+    """One text as tokens, and where the user's own text is in it.
+
+    Attributes:
+        text: as it was tokenized: in the chat template, with the mask. ids: its tokens.
+        end: where the answer is read. own: what the user gave. place: where that is in `text`.
+        offsets: of each token in `text`; None where the tokenizer cannot tell.
+    """
+
+    def __init__(
+        self, text: str, ids: list[int], end: int, own: str, place: Place,
+        offsets: list[tuple[int, int]] | None,
+    ) -> None:  # fmt: skip
+        self.text, self.ids, self.end, self.own = text, ids, end, own
+        self.place, self.offsets = place, offsets
+
+
+class _Encoder:
+    """Text to ids with one policy for BOS, chat template, mask, and what closes a text."""
+
+    def __init__(
+        self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, both_ways: bool
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.masked = masked
+        self.spec = spec
+        self.context = context
+        self.bos_seen: bool | None = None
+        self.doubts: list[str] = []
+        self.texts = TokenTexts(tokenizer)
+        if spec.bos == "always" and tokenizer.bos_token_id is None:
+            raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
+        if spec.chat and not getattr(tokenizer, "chat_template", None):
+            raise UsageError("--chat: this tokenizer has no chat template", "leave --chat out")
+        self.conversation = Conversation(tokenizer) if spec.chat else None
+        # A chat template writes its own special tokens; they are not added twice.
+        self._special = spec.bos == "auto" and not spec.chat
+        closing = closing_tokens(tokenizer) if self._special else []
+        #: Kept where the model reads both ways; a text that is to go on is not closed.
+        self.kept_at_end = len(closing) if masked or both_ways else 0
+        self.left_out = closing[self.kept_at_end :]
+
+    def record(self) -> dict[str, Any]:
+        """What was done to the prompts."""
+        closed = {"closing_left_out": [self.text(t) for t in self.left_out]}
+        return {"bos": self.spec.bos, "bos_prepended": bool(self.bos_seen),
+                "chat_template": self.spec.chat, "masked": self.masked,
+                "padding": "none", **(closed if self.left_out else {})}  # fmt: skip
+
+    def notes(self) -> list[str]:
+        """What fits but may not be meant, and what was done unasked."""
+        if not self.left_out:
+            return self.doubts
+        closing = " ".join(self.text(t) for t in self.left_out)
+        return [f"this tokenizer closes a text with {closing}, which is left out: the answer is "
+                "read after the last token of the text", *self.doubts]  # fmt: skip
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokens(text)[0]
+
+    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """The ids of a text, and the part of it that each stands for."""
+        fast = bool(self.tokenizer.is_fast)
+        found = self.tokenizer(text, add_special_tokens=self._special, return_offsets_mapping=fast)
+        ids = list(found["input_ids"])
+        offsets = [(a, b) for a, b in found["offset_mapping"]] if fast else None
+        if self.left_out:
+            if ids[-len(self.left_out) :] != self.left_out:
+                raise UsageError("this tokenizer does not close every text in the same way",
+                                 "give --bos never, which adds nothing to a text")  # fmt: skip
+            ids = ids[: -len(self.left_out)]
+            offsets = offsets and offsets[: len(ids)]
+        bos = self.tokenizer.bos_token_id
+        if self.spec.bos == "always" and ids[:1] != [bos]:
+            ids.insert(0, bos)
+            if offsets is not None:
+                offsets.insert(0, (0, 0))
+        return ids, offsets
+
+    def _encode(self, own: str, role: str) -> _Encoded:
+        if not own.strip():
+            raise _DoesNotFit(f"the {role} prompt is empty")
+        text, place = own, Place(0)
+        if self.conversation is not None:
+            text, place = self.conversation.put(own)
+        if self.masked:
+            text = with_mask(self.tokenizer, text, role)
+        ids, offsets = self._tokens(text)
+        if len(ids) <= self.kept_at_end:
+            raise _DoesNotFit(f"the {role} prompt has no tokens")
+        if len(ids) > self.context:
+            raise _DoesNotFit(
+                f"the {role} prompt has {len(ids)} tokens, the model takes {self.context}"
+            )
+        bos = self.tokenizer.bos_token_id
+        self.bos_seen = bos is not None and ids[0] == bos
+        end = len(ids) - 1 - self.kept_at_end
+        if self.masked:
+            end = mask_position(self.tokenizer, ids, "given")
+        elif self.spec.chat and ids[-1] == self.tokenizer.eos_token_id:
+            self._doubt(f"the chat template ends with {self.text(ids[-1])}, after which the answer "
+                        "is read")  # fmt: skip
+        return _Encoded(text, ids, end, own, place, offsets)
+
+    def _doubt(self, text: str) -> None:
+        if text not in self.doubts:
+            self.doubts.append(text)
+
+    def _answer(self, prompt: _Encoded, answer: str, role: str) -> int:
+        """The one token that the answer adds to the prompt."""
+        if not answer:
+            raise _DoesNotFit(f"the {role} is empty")
+        if self.masked:
+            token = token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)
+        else:
+            token = self._answer_after(prompt, answer, role)
+        unknown = self.tokenizer.unk_token
+        if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
+            raise _DoesNotFit(f"the {role} {answer!r} is no word of this tokenizer: it becomes "
+                              f"{unknown}, as every unknown word does")  # fmt: skip
+        return token
+
+    def _answer_after(self, prompt: _Encoded, answer: str, role: str) -> int:
+        """The token that stands after the prompt when the answer is appended to it."""
+        longer, ids = self._ids(prompt.text + answer), prompt.ids
+        stop = len(longer) - self.kept_at_end
+        before = ids[: len(ids) - self.kept_at_end]
+        if longer[: len(before)] != before:
+            raise _DoesNotFit(
+                f"the {role} {answer!r} merges with the prompt's last token"
+                f" {self.text(before[-1])!r}; {self._space_hint(answer)}"
+            )
+        added = longer[len(before) : stop]
+        if len(added) != 1:
+            parts = [self.text(token) for token in added]
+            raise _DoesNotFit(
+                f"the {role} {answer!r} is {len(added)} tokens, {parts}; it must be one"
+                + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
+            )
+        if answer[0].isalpha() and prompt.text[-1].isalpha():
+            self._doubt(f"the {role} {answer!r} of {_short(prompt.text)} continues its last "
+                        f"word; {self._space_hint(answer)}")  # fmt: skip
+        return added[0]
+
+    @staticmethod
+    def _space_hint(answer: str) -> str:
+        return f"did you mean {' ' + answer.lstrip()!r}, with a space before it?"
+
+    def text(self, token: int) -> str:
+        """A token as text."""
+        return self.texts.one(token)
+
+    def prompt(self, example: Example) -> tuple[Prompt, list[str], dict[str, int]]:
+        found = self._encode(example.clean, "clean" if example.corrupt else "given")
+        target = None
+        if example.answer is not None:
+            target = self._answer(found, example.answer, "target")
+        labels, spans = self._positions(found, example.labels)
+        return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids],
+                labels)  # fmt: skip
+
+    def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
+        if example.corrupt is None or example.answer is None or example.wrong is None:
+            raise _DoesNotFit("a pair with clean, corrupt, answer and wrong is needed")
+        clean = self._encode(example.clean, "clean")
+        corrupt = self._encode(example.corrupt, "corrupt")
+        ids, other = clean.ids, corrupt.ids
+        if ids == other:
+            raise _DoesNotFit("the clean and the corrupt prompt are identical: nothing to patch")
+        if len(ids) != len(other):
+            where = next(
+                (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b),
+                min(len(ids), len(other)) - 1,
+            )
+            raise _DoesNotFit(
+                f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
+                f"part at position {where}, {self.text(ids[where])!r} against "
+                f"{self.text(other[where])!r}"
+            )
+        answers = [self._answer(clean, a, "answer") for a in example.answers]
+        wrongs = [self._answer(clean, w, "wrong answer") for w in example.wrongs]
+        for token in answers:
+            if token in wrongs:
+                raise _DoesNotFit(
+                    f"answer and wrong answer are the same token, {self.text(token)!r}"
+                )
+        labels, spans = self._positions(clean, example.labels)
+        own, own_spans = self._positions(corrupt, example.corrupt_labels)
+        if corrupt.end != clean.end:
+            raise _DoesNotFit(f"the mask is at position {clean.end} of the clean and "
+                              f"{corrupt.end} of the corrupt prompt")  # fmt: skip
+        pair = Pair(
+            Prompt(ids, labels, answers[0], spans),
+            # A label that the corrupt text does not carry is where the clean one has it.
+            Prompt(other, {**labels, **own}, wrongs[0], {**spans, **own_spans}),
+            answers,
+            wrongs,
+        )
+        return pair, [self.text(t) for t in ids], labels
+
+    def _positions(
+        self, prompt: _Encoded, given: Mapping[str, tuple[int, int]]
+    ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+        """Label → last position of its span, and label → first and last position.
+
+        "end" is where the answer is read.
+
+        Args:
+            given: label → (start, end) in the characters of the user's text.
+        """
+        end = prompt.end
+        if not given:
+            return {"end": end}, {"end": (end, end)}
+        if prompt.offsets is None:
+            raise _DoesNotFit("its labelled positions need a fast tokenizer (with offsets)")
+        if prompt.place.unclear:
+            raise _DoesNotFit(f"its labelled positions cannot be found: {prompt.place.unclear}")
+        shift = prompt.place.start
+        spans = {}
+        for label, (start, stop) in given.items():
+            inside = [i for i, (a, b) in enumerate(prompt.offsets)
+                      if b > a and a < stop + shift and b > start + shift]  # fmt: skip
+            if not inside:
+                raise _DoesNotFit(f"no token covers the position {label!r}")
+            spans[label] = (inside[0], inside[-1])
+        spans["end"] = (end, end)
+        return {label: last for label, (_, last) in spans.items()}, spans

@@ -1,0 +1,1 @@
+"""Declaring, reading, finding and identifying recipes. Not running them."""

@@ -1,0 +1,211 @@
+"""Reading a recipe's card from its file without importing it, and so without torch.
+
+Only a small part of Python is evaluated: literals, names bound to literals at the top of the
+file, `typing` forms, and the declaration classes of `remote_mi.recipes.declaration` and `remote_mi.recipes.figures`.
+Anything else in a decorator or annotation is refused with its line.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.interventions import vocabulary
+from remote_mi.recipes import figures
+from remote_mi.recipes.declaration import Card, Output, Range, Ratio, Tokens, build_card, recipe
+
+# `remote_mi.recipes.declaration` is also the name of the decorator in the package, so the module is taken here.
+_RECIPE = vars(sys.modules[recipe.__module__])
+_KNOWN: dict[str, Mapping[str, Any]] = {
+    "remote_mi.recipes.declaration": _RECIPE,
+    "remote_mi.recipes.figures": vars(figures),
+    "remote_mi.interventions": vars(vocabulary),
+    "remote_mi.interventions.vocabulary": vars(vocabulary),
+    "remote_mi": {**vars(figures), **_RECIPE},
+    "typing": vars(typing),
+}
+_BUILTINS: dict[str, Any] = {
+    "str": str, "int": int, "float": float, "bool": bool, "list": list, "tuple": tuple,
+    "dict": dict, "None": None, "True": True, "False": False,
+}  # fmt: skip
+
+
+class _CannotEvaluate(Exception):
+    """An expression outside the small part of Python that is evaluated here."""
+
+    def __init__(self, node: ast.AST) -> None:
+        self.node = node
+
+
+def parse_file(path: Path) -> ast.Module:
+    """The syntax tree of a recipe file; unchanged source is parsed once.
+
+    Raises:
+        UsageError: if the file cannot be read, or has a syntax error (with its line).
+    """
+    try:
+        return _parse(str(path), path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read recipe file {path}: {error}") from None
+    except SyntaxError as error:
+        raise UsageError(
+            f"{path}:{error.lineno}: syntax error: {error.msg}", "mend the line and run again"
+        ) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(name: str, source: str) -> ast.Module:
+    # By content and not by time of change: two edits can fall into one tick of the clock.
+    return ast.parse(source, name)
+
+
+def cards_in(path: Path, origin: str = "file") -> list[Card]:
+    """The cards of all recipes a file defines, in its order; [] when it defines none.
+
+    Raises:
+        UsageError: for a syntax error or a declaration that cannot be read.
+    """
+    tree = parse_file(path)
+    names = _top_level_names(tree)
+    found = []
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            if isinstance(decorator, ast.Call) and _is_recipe(decorator.func, names):
+                found.append(_card(node, decorator, names, path, origin))
+    return found
+
+
+def _is_recipe(node: ast.expr, names: dict[str, Any]) -> bool:
+    try:
+        return _evaluate(node, names) is recipe
+    except _CannotEvaluate:
+        return False
+
+
+def _card(
+    node: ast.FunctionDef, decorator: ast.Call, names: dict[str, Any], path: Path, origin: str
+) -> Card:
+    try:
+        declaration = {k.arg or "**": _evaluate(k.value, names) for k in decorator.keywords}
+        signature = list(_signature(node, names))
+    except _CannotEvaluate as error:
+        shown = ast.unparse(error.node)
+        raise UsageError(
+            f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {shown!r} without "
+            f"importing the file",
+            "in the decorator, annotations and defaults of a recipe use literals, typing forms "
+            "and names bound to them at the top of the file",
+        ) from None
+    doc = ast.get_docstring(node) or ""
+    return build_card(node.name, doc, signature, declaration, path, node.lineno, origin)
+
+
+def _signature(node: ast.FunctionDef, names: dict[str, Any]) -> Any:
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    for index, argument in enumerate(positional):
+        default_at = index - (len(positional) - len(arguments.defaults))
+        default = _evaluate(arguments.defaults[default_at], names) if default_at >= 0 else None
+        annotation = None if index < 2 else _annotation(argument, names)
+        yield argument.arg, annotation, default_at >= 0, default, False
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        value = None if default is None else _evaluate(default, names)
+        yield argument.arg, _annotation(argument, names), default is not None, value, True
+
+
+def _annotation(argument: ast.arg, names: dict[str, Any]) -> Any:
+    return None if argument.annotation is None else _evaluate(argument.annotation, names)
+
+
+def _top_level_names(tree: ast.Module) -> dict[str, Any]:
+    """Names the file binds to what can be evaluated here: known imports and literals."""
+    names = dict(_BUILTINS)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module in _KNOWN:
+            for alias in node.names:
+                if alias.name in _KNOWN[node.module]:
+                    names[alias.asname or alias.name] = _KNOWN[node.module][alias.name]
+                elif f"{node.module}.{alias.name}" in _KNOWN:
+                    names[alias.asname or alias.name] = _Namespace(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name in _KNOWN:
+                    names[alias.asname or alias.name.split(".")[0]] = _Namespace(alias.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                names[node.targets[0].id] = _evaluate(node.value, names)
+            except _CannotEvaluate:
+                continue
+    return names
+
+
+class _Namespace:
+    """A module of `_KNOWN` under the name the file imports it by."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def get(self, name: str) -> Any:
+        return _KNOWN[self._module][name]
+
+
+def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
+    """The value of an expression of the small part of Python; never runs the file's code."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name() if node.id in names:
+            return names[node.id]
+        case ast.Attribute():
+            owner = _evaluate(node.value, names)
+            if isinstance(owner, _Namespace):
+                try:
+                    return owner.get(node.attr)
+                except KeyError:
+                    raise _CannotEvaluate(node) from None
+        case ast.Tuple():
+            return tuple(_evaluate(e, names) for e in node.elts)
+        case ast.List():
+            return [_evaluate(e, names) for e in node.elts]
+        case ast.Dict() if all(k is not None for k in node.keys):
+            return {
+                _evaluate(k, names): _evaluate(v, names)
+                for k, v in zip(node.keys, node.values, strict=True)
+                if k is not None
+            }
+        case ast.BinOp(op=ast.BitOr()):  # `int | None`; refused later with the types there are
+            return _evaluate(node.left, names) | _evaluate(node.right, names)
+        case ast.UnaryOp(op=ast.USub()):
+            return -_evaluate(node.operand, names)
+        case ast.Subscript():
+            owner: Any = _evaluate(node.value, names)
+            of = _evaluate(node.slice, names)
+            if owner in (list, tuple, dict):
+                return types.GenericAlias(owner, of)
+            if owner in vars(typing).values():
+                return owner[of]
+        case ast.Call():
+            function = _evaluate(node.func, names)
+            if _declares(function):
+                positional = [_evaluate(a, names) for a in node.args]
+                keywords = {k.arg or "": _evaluate(k.value, names) for k in node.keywords}
+                try:
+                    return function(*positional, **keywords)
+                except TypeError as error:
+                    raise UsageError(f"line {node.lineno}: {ast.unparse(node)}: {error}") from None
+    raise _CannotEvaluate(node)
+
+
+def _declares(function: Any) -> bool:
+    """Whether a call to this is a declaration that may be evaluated."""
+    declared = (*figures.KINDS.values(), Ratio, Range, Output, Tokens)
+    return function in declared

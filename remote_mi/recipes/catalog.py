@@ -1,0 +1,111 @@
+"""Finding recipes: the project's own, those of installed packages, and the built-in ones.
+
+Lists and lookups read cards from the files' source, without importing them; `remote_mi.recipes.loading`
+imports a file when a recipe is to run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from remote_mi.common.errors import UsageError, not_found
+from remote_mi.common.paths import builtin_folder
+from remote_mi.recipes.card_source import cards_in
+from remote_mi.recipes.declaration import Card
+
+ENTRY_POINTS = "remote_mi.recipes"
+
+
+def recipe_files(project: Path) -> Iterator[tuple[str, Path]]:
+    """(origin, file) of every recipe file, each file once: project, plug-ins, built-in."""
+    seen: set[Path] = set()
+    builtin = builtin_folder().resolve()
+    found: list[tuple[str, Path]] = []
+    for folder in (project / "recipes", project / "recipes" / "techniques"):
+        if not folder.resolve().is_relative_to(builtin):
+            found += [("project", path) for path in sorted(folder.glob("*.py"))]
+    found += [("plug-in", path) for path in _plug_in_files()]
+    found += [("built-in", path) for path in sorted((builtin / "techniques").glob("*.py"))]
+    for origin, path in found:
+        if path.resolve() not in seen and not path.name.startswith("_"):
+            seen.add(path.resolve())
+            yield origin, path
+
+
+def _plug_in_files() -> Iterator[Path]:
+    """Files that installed packages name under the entry point group `remote_mi.recipes`."""
+    for point in entry_points(group=ENTRY_POINTS):
+        spec = importlib.util.find_spec(point.module)
+        if spec is not None and spec.origin:
+            yield Path(spec.origin)
+
+
+def all_cards(project: Path) -> list[Card]:
+    """The cards of all recipes.
+
+    Raises:
+        UsageError: if a file cannot be read, or two recipes have one name.
+    """
+    cards: dict[str, Card] = {}
+    for origin, path in recipe_files(project):
+        for card in cards_in(path, origin):
+            if card.name in cards:
+                raise UsageError(
+                    f"two recipes are named {card.name!r}: {cards[card.name].path} and {path}",
+                    "rename one of them, or name the file: remote-mi run FILE.py",
+                )
+            cards[card.name] = card
+    return list(cards.values())
+
+
+def find(name: str, project: Path) -> Card:
+    """The card of a recipe by name, or by its file: `FILE.py`, `FILE.py:name`.
+
+    A mistake in a file other than the one that is asked for does not get in the way.
+
+    Raises:
+        NotFound: with the nearest name.
+        UsageError: if the file has a mistake, or defines no or several recipes.
+    """
+    file, _, wanted = name.partition(":")
+    if file.endswith(".py"):
+        return _in_file(Path(file), wanted)
+    found: list[Card] = []
+    known: list[str] = []
+    broken: list[UsageError] = []
+    for origin, path in recipe_files(project):
+        try:
+            cards = cards_in(path, origin)
+        except UsageError as error:
+            if path.stem == name:
+                raise
+            broken.append(error)
+            continue
+        known += [card.name for card in cards]
+        found += [card for card in cards if card.name == name]
+    if len(found) > 1:
+        raise UsageError(f"two recipes are named {name!r}: {found[0].path} and {found[1].path}",
+                         "rename one of them, or name the file: remote-mi run FILE.py")  # fmt: skip
+    if not found:
+        if broken:
+            raise broken[0]
+        raise not_found("recipe", name, known, "remote-mi recipes ls")
+    return found[0]
+
+
+def _in_file(path: Path, wanted: str) -> Card:
+    cards = cards_in(path)
+    if wanted:
+        cards = [card for card in cards if card.name == wanted] or cards[:0]
+    if not cards:
+        what = f"no recipe named {wanted!r}" if wanted else "no recipe"
+        raise UsageError(f"{path} defines {what}",
+                         "decorate a function with @recipe(over=..., returns={...})")  # fmt: skip
+    if len(cards) > 1:
+        names = ", ".join(card.name for card in cards)
+        raise UsageError(f"{path} defines several recipes: {names}",
+                         f"name one: {path}:{cards[0].name}")  # fmt: skip
+    return cards[0]

@@ -1,0 +1,390 @@
+"""The identity of work: which code, parameters, prompts and model, as one SHA-256.
+
+The code's part is the closure of what the recipe's function reaches in the project's own code:
+its own file, local modules that it imports, and `remote_mi.interventions`. Each function, class
+and constant reached enters as normalised source, without comments and docstrings, so that only a
+change of meaning changes the key. Installed libraries enter by version, where a result is kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import hashlib
+import inspect
+import json
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.recipes.card_source import parse_file
+
+#: Part of every key. A higher one than before: results under earlier keys are not taken any more.
+#: 2: threads, the caller's settings of torch, made-up weights, NaN, tokenizers that close a text,
+#: and long ropes could give wrong numbers under keys of 1.
+SCHEMA = 2
+#: What is said of a result under a key of an earlier schema.
+EARLIER = (
+    "an earlier version of remote_mi made it, whose numbers can be wrong "
+    "(docs/results.md, Earlier versions)"
+)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_PACKAGE = Path(__file__).resolve().parents[1]
+_KIT = "remote_mi.interventions"
+
+
+def digest(value: Any) -> str:
+    """SHA-256, in hex, of a JSON value in canonical form."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """The one text of a JSON value that is digested."""
+    return _ENCODER.encode(value)
+
+
+def digest_of(members: Mapping[str, str]) -> str:
+    """As `digest` of an object, of which the canonical text of every member is known already."""
+    text = ",".join(f"{canonical(name)}:{members[name]}" for name in sorted(members))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+
+def code_digest(path: Path, function: str, project: Path) -> str:
+    """Digest of all project code that a recipe in a file reaches.
+
+    Args:
+        path: the recipe's file. function: its name. project: the user's project folder.
+
+    Raises:
+        UsageError: if the file or a local module of it cannot be parsed.
+    """
+    return _closure_of(path, function, project).digest()
+
+
+def code_parts(path: Path, function: str, project: Path) -> dict[str, str]:
+    """What `code_digest` is made of, so that a change can be named.
+
+    Returns:
+        "module:name" of each definition reached → a short digest of it. The recipe's own file is
+        the module "recipe"; "module:" is what a file does on import.
+    """
+    return _closure_of(path, function, project).digests()
+
+
+def _closure_of(path: Path, function: str, project: Path) -> _Closure:
+    closure = _Closure([path.resolve().parent, project.resolve()])
+    closure.visit(closure.module(path.resolve(), "recipe"), function)
+    return closure
+
+
+def live_code_digest(function: Callable[..., Any], project: Path) -> str:
+    """Digest of all project code that a function defined in a notebook or prompt reaches.
+
+    Raises:
+        UsageError: if its source is not available, or it reads a global that has no stable text.
+    """
+    return _live_closure(function, project).digest()
+
+
+def live_code_parts(function: Callable[..., Any], project: Path) -> dict[str, str]:
+    """As `code_parts`; what the notebook itself defines is of the module "live"."""
+    return _live_closure(function, project).digests()
+
+
+def _live_closure(function: Callable[..., Any], project: Path) -> _Closure:
+    closure = _Closure([project.resolve()])
+    _visit_live(closure, function, set())
+    return closure
+
+
+def local_modules(path: Path, project: Path) -> dict[str, Path]:
+    """Module name → file of the user's own modules that a recipe file imports, transitively."""
+    closure = _Closure([path.resolve().parent, project.resolve()])
+    found: dict[str, Path] = {}
+    waiting = [closure.module(path.resolve(), "recipe")]
+    while waiting:
+        module = waiting.pop()
+        targets = [target for found_here in module.imports.values() for target in found_here]
+        named = [f"{name}.{symbol}" for name, symbol in targets if symbol]
+        for name in [*(name for name, _ in targets), *module.stars, *named]:
+            target = closure.find(name)
+            if target and not name.startswith("remote_mi") and name not in found:
+                found[name] = target
+                waiting.append(closure.module(target, name))
+    return found
+
+
+@dataclass
+class _Module:
+    """One file: what its top level defines and does on import, and all that it imports.
+
+    A name may be bound by several imports (`import a.b` and `import a.c`, or in two functions);
+    all of them are followed.
+    """
+
+    name: str
+    path: Path
+    symbols: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+    effects: list[ast.stmt] = field(default_factory=list)
+
+
+class _Closure:
+    """Collects normalised definitions, starting from one and following names."""
+
+    def __init__(self, roots: list[Path]) -> None:
+        self.roots = roots
+        self.parts: dict[str, str] = {}
+        self.modules: dict[str, _Module] = {}
+
+    def digest(self) -> str:
+        return digest(self.parts)
+
+    def digests(self) -> dict[str, str]:
+        return {label: digest(text)[:12] for label, text in self.parts.items()}
+
+    def module(self, path: Path, name: str) -> _Module:
+        known = self.modules.get(name)
+        if known is None:
+            known = self.modules[name] = _read_module(path, name)
+        return known
+
+    def find(self, name: str) -> Path | None:
+        """The file of a module of the project's own, or None for a library."""
+        parts = name.split(".")
+        if parts[0] == "remote_mi":
+            roots = [_PACKAGE.parent] if name.startswith(_KIT) else []
+        else:
+            roots = self.roots
+        for root in roots:
+            base = root.joinpath(*parts)
+            for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+                if candidate.is_file():
+                    return candidate
+        return None
+
+    def visit(self, module: _Module, symbol: str) -> None:
+        """Add a symbol of a module, and all that it reaches."""
+        label = f"{module.name}:{symbol}"
+        if label in self.parts:
+            return
+        if symbol not in module.symbols:
+            for target in module.imports.get(symbol, []):
+                self._follow(*target, attributes=None)
+            if symbol not in module.imports:
+                self._follow_stars(module, symbol)
+            return
+        nodes = module.symbols[symbol]
+        self.parts[label] = "\n".join(normalised(node) for node in nodes)
+        self._reach(module, nodes)
+        effects = f"{module.name}:"
+        if module.effects and effects not in self.parts:
+            self.parts[effects] = "\n".join(normalised(node) for node in module.effects)
+            self._reach(module, module.effects)
+
+    def visit_all(self, module: _Module) -> None:
+        for symbol in module.symbols:
+            self.visit(module, symbol)
+
+    def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
+        for name, attributes in _names_in(nodes):
+            # Both, where an import inside a function hides a name of the file.
+            if name in module.symbols:
+                self.visit(module, name)
+            for target in module.imports.get(name, []):
+                self._follow(*target, attributes)
+            if name not in module.symbols and name not in module.imports:
+                self._follow_stars(module, name)
+
+    def _follow_stars(self, module: _Module, symbol: str) -> None:
+        """Look for a name in the modules that were imported with a star."""
+        for name in module.stars:
+            path = self.find(name)
+            if path is not None:
+                self.visit(self.module(path, name), symbol)
+
+    def _follow(self, name: str, symbol: str | None, attributes: set[str] | None) -> None:
+        """Follow an import: of a symbol, or of a module of which some attributes are used."""
+        if symbol is not None and self.find(f"{name}.{symbol}"):
+            name, symbol = f"{name}.{symbol}", None
+        path = self.find(name)
+        if path is None:
+            return
+        module = self.module(path, name)
+        if symbol is not None:
+            self.visit(module, symbol)
+        elif attributes and attributes <= {*module.symbols, *module.imports}:
+            for attribute in attributes:
+                self.visit(module, attribute)
+        else:
+            self.visit_all(module)
+
+
+def _read_module(path: Path, name: str) -> _Module:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        parse_file(path)  # says where the mistake is
+        raise
+    return _module_of(path, name, text)
+
+
+@functools.lru_cache(maxsize=256)
+def _module_of(path: Path, name: str, text: str) -> _Module:
+    """The module that a text is; remembered, since nothing changes it afterwards."""
+    module = _Module(name, path)
+    parse_file(path)  # a mistake is located there; the tree below is this module's own to change
+    tree = _bare(ast.parse(text))
+    for node in ast.walk(tree):  # imports count wherever they stand, in functions too
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                # `import a.b` binds `a`; what is used of it is found in a.b, taken as a whole.
+                bound = alias.asname or alias.name.split(".")[0]
+                module.imports.setdefault(bound, []).append((alias.name, None))
+        elif isinstance(node, ast.ImportFrom):
+            origin = _absolute(name, path, node)
+            for alias in node.names:
+                if alias.name == "*":
+                    module.stars.append(origin)
+                else:
+                    bound = alias.asname or alias.name
+                    module.imports.setdefault(bound, []).append((origin, alias.name))
+    for node in _top_level(tree.body):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            module.symbols.setdefault(node.name, []).append(node)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            for target in _assigned(node):
+                module.symbols.setdefault(target, []).append(node)
+        elif not isinstance(node, (ast.Import, ast.ImportFrom)) and not (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            module.effects.append(node)
+    return module
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, with those under `if TYPE_CHECKING:` as if they stood alone."""
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from node.body
+        else:
+            yield node
+
+
+def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = package[: len(package) - (node.level - 1)]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def _assigned(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    for target in targets:
+        for part in ast.walk(target):
+            if isinstance(part, ast.Name):
+                yield part.id
+
+
+def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
+    """Every name read, with the attributes taken of it; None when it is also used bare."""
+    attributes: dict[str, set[str] | None] = {}
+    owners: set[int] = set()
+    for root in map(_without_declaration, nodes):
+        for node in ast.walk(root):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owners.add(id(node.value))
+                known = attributes.setdefault(node.value.id, set())
+                if known is not None:
+                    known.add(node.attr)
+        for node in ast.walk(root):
+            if isinstance(node, ast.Name) and id(node) not in owners:
+                attributes[node.id] = None
+    return list(attributes.items())
+
+
+def _without_declaration(node: ast.stmt) -> ast.stmt:
+    """The statement without `@recipe(...)`: figures and references do not change a number."""
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return node
+    kept = [
+        d
+        for d in node.decorator_list
+        if not (isinstance(d, ast.Call) and ast.unparse(d.func).split(".")[-1] == "recipe")
+    ]
+    bare = copy.copy(node)
+    bare.decorator_list = kept
+    return bare
+
+
+class _DropDocstrings(ast.NodeTransformer):
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = body[1:] or [ast.Pass()]
+        return node
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    """The tree without docstrings, changed in place."""
+    return ast.fix_missing_locations(_DropDocstrings().visit(tree))
+
+
+def normalised(node: ast.stmt) -> str:
+    """A statement of a bare tree as source, without layout, comments and recipe declaration."""
+    return ast.unparse(_without_declaration(node))
+
+
+def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int]) -> None:
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    name = getattr(function, "__name__", "?")
+    try:
+        tree = _bare(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    except (OSError, TypeError, SyntaxError):
+        raise UsageError(f"the source of {name!r} is not available",
+                         "define it in a file or a notebook cell") from None  # fmt: skip
+    closure.parts[f"live:{name}"] = normalised(tree.body[0])
+    scope = getattr(function, "__globals__", {})
+    for used, _ in _names_in([tree.body[0]]):
+        if used not in scope or used == name:
+            continue
+        value = scope[used]
+        home = getattr(value, "__module__", "") or ""
+        if isinstance(value, types.ModuleType):
+            path = closure.find(value.__name__)
+            if path is not None:
+                closure.visit_all(closure.module(path, value.__name__))
+        elif home.startswith(_KIT) or (closure.find(home) if home != "__main__" else None):
+            path = closure.find(home)
+            if path is not None:
+                closure.visit(closure.module(path, home), value.__name__)
+        elif isinstance(value, (types.FunctionType, type)) and home == function.__module__:
+            _visit_live(closure, value, seen)
+        elif isinstance(
+            value, (str, int, float, bool, type(None), tuple, list, dict)
+        ) or typing.get_origin(value):
+            closure.parts[f"live:{used}"] = repr(value)
+        elif not _of_a_library(value):
+            raise UsageError(
+                f"recipe {name!r} reads the global {used!r} ({type(value).__name__}), which "
+                "cannot be part of its key",
+                "make it a parameter, a plain constant, or build it inside the function",
+            )
+
+
+def _of_a_library(value: Any) -> bool:
+    """Whether a global is a function or class that a library defines; its version is in the entry."""
+    return isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__"))

@@ -1,0 +1,130 @@
+"""A recipe's parameters: their types, defaults and bounds, and how a value becomes one of them."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from remote_mi.common.errors import UsageError, nearest
+
+#: Characters of a wrong value that a message repeats.
+_LONGEST = 80
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a numeric parameter, both included: `Annotated[int, Range(1, 50)]`."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a recipe: its type, default and bounds; also a command-line option."""
+
+    name: str
+    kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt"]
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    help: str = ""
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        if self.kind == "choice":
+            return "one of " + ", ".join(self.choices)
+        words = {"str": "a text", "prompt": "a prompt's text", "int": "a whole number", "float": "a number",
+                 "bool": "true or false", "ints": "whole numbers, e.g. 1,2,3",
+                 "floats": "numbers, e.g. 0.5,1", "strs": "texts, e.g. a,b"}[self.kind]  # fmt: skip
+        if self.low is not None and self.high is not None:
+            return f"{words} from {self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"{words} of at least {self.low:g}"
+        return words if self.high is None else f"{words} of at most {self.high:g}"
+
+    def parse(self, value: Any) -> Any:
+        """The value as the recipe gets it, from a Python value or a command-line text.
+
+        Raises:
+            UsageError: if the value has the wrong type or lies outside the bounds.
+        """
+        try:
+            parsed = self._convert(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self._refuse(value) from None
+        for number in parsed if isinstance(parsed, list) else [parsed]:
+            if self.low is not None and number < self.low:
+                raise self._refuse(value)
+            if self.high is not None and number > self.high:
+                raise self._refuse(value)
+        return parsed
+
+    def _convert(self, value: Any) -> Any:
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise ValueError
+            return value
+        if self.kind in ("ints", "floats", "strs"):
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            convert = {"ints": _whole, "floats": float, "strs": str}[self.kind]
+            return [convert(part) for part in parts]
+        if self.kind == "bool":
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            return words[str(value).lower()] if str(value).lower() in words else _fail()
+        if self.kind in ("str", "prompt"):
+            return value if isinstance(value, str) else _fail()
+        if isinstance(value, bool):
+            raise ValueError
+        number = _whole(value) if self.kind == "int" else float(value)
+        return number if number == number and abs(number) != float("inf") else _fail()
+
+    def _refuse(self, value: Any) -> UsageError:
+        hint = None
+        if self.kind == "choice" and (close := nearest(str(value), self.choices)):
+            hint = f"did you mean {close!r}?"
+        shown = repr(value)
+        shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+        return UsageError(f"parameter {self.name!r}: {shown} is not {self.expected}", hint)
+
+
+def _whole(value: Any) -> int:
+    return int(value) if int(value) == float(value) else _fail()
+
+
+def _fail() -> Any:
+    raise ValueError
+
+
+def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> Param:
+    """A parameter from its annotation and default.
+
+    Raises:
+        TypeError: if the annotation is missing or of an unsupported type.
+    """
+    low = high = None
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation, *extras = typing.get_args(annotation)
+        for extra in extras:
+            if isinstance(extra, Range):
+                low, high = extra.low, extra.high
+            elif extra == "prompt":
+                return Param(name, "prompt", default, not has_default)
+    plain = {str: "str", int: "int", float: "float", bool: "bool",
+             list[int]: "ints", list[str]: "strs", list[float]: "floats"}  # fmt: skip
+    choices: tuple[str, ...] = ()
+    if typing.get_origin(annotation) is Literal:
+        kind = "choice"
+        choices = typing.get_args(annotation)
+    elif annotation in plain:
+        kind = plain[annotation]
+    else:
+        raise TypeError(
+            f"its type must be str, int, float, bool, Literal[...] or a list of these, "
+            f"not {annotation!r}"
+        )
+    return Param(name, kind, default, not has_default, choices, low, high)  # type: ignore[arg-type]

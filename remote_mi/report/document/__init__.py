@@ -1,0 +1,1 @@
+"""A result as a document: what it says, in HTML and Markdown."""

@@ -1,0 +1,116 @@
+"""The command line that makes a run, rebuilt from its lock."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import RemoteMIError, harmless
+from remote_mi.common.paths import project_folder
+from remote_mi.models.spec import ModelSpec
+from remote_mi.recipes import catalog
+from remote_mi.store.lock import read_lock
+
+#: Fields of a model that are options of `run`, with their names there.
+_MODEL_OPTIONS = {"revision": "--revision", "dtype": "--dtype", "quantization": "--quantization",
+                  "attention": "--attention", "device": "--device", "device_map": "--device-map",
+                  "bos": "--bos"}  # fmt: skip
+_TEXTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
+
+
+def made_by(folder: Path, backend: str = "") -> str | None:
+    """The command that makes a run, from its folder; None where no command line can.
+
+    Args:
+        backend: as for `run_command`.
+    """
+    try:
+        lock = read_lock(folder)
+        recipe = lock["recipe"]
+        try:
+            catalog.find(recipe["name"], project_folder())
+        except RemoteMIError:  # it was given by its file
+            lock = {**lock, "recipe": {**recipe, "name": recipe.get("file") or recipe["name"]}}
+        return run_command(lock, backend)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # a run from elsewhere may lack it; `reproduce` says what is wrong
+
+
+def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
+    """`remote-mi run …` with everything that decides a number.
+
+    Args:
+        lock: config.lock.yaml of the run. backend: option `--backend`; "" leaves it out.
+
+    Returns:
+        None where the command line cannot say it: prompts given from Python, module names of an
+        unknown architecture, a comma within a list, characters that a terminal acts on.
+        `remote-mi reproduce` takes these too.
+    """
+    prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
+    if prompts is None or parameters is None or lock["model"].get("names"):
+        return None
+    words = ["remote-mi", "run", str(lock["recipe"]["name"])]
+    words += [*_model(lock["model"]), *prompts, *parameters]
+    if lock.get("drop_invalid"):
+        words.append("--drop-invalid")
+    if backend:
+        words += ["--backend", backend]
+    command = shlex.join(words)
+    return command if command == harmless(command) else None
+
+
+def _model(model: Mapping[str, Any]) -> list[str]:
+    """The model and those of its fields that are not the default."""
+    usual = {f.name: f.default for f in fields(ModelSpec)}
+    words = ["--model", str(model["name"])]
+    for name, option in _MODEL_OPTIONS.items():
+        value = model.get(name)
+        if value is not None and value != usual.get(name):
+            words += [option, str(value)]
+    return [*words, "--chat"] if model.get("chat") else words
+
+
+def _parameters(given: Mapping[str, Any]) -> list[str] | None:
+    """Every parameter; a list that is empty is one that was not given."""
+    words = []
+    for name, value in given.items():
+        if isinstance(value, list):
+            if any("," in str(item) for item in value):
+                return None
+            value = ",".join(str(item) for item in value)
+            if not value:
+                continue
+        words += ["-p", f"{name}={value}"]
+    return words
+
+
+def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
+    """The options that choose the prompts; None where there are none that do."""
+    given = lock["prompts"]
+    origin, examples = str(given.get("origin", "")), given.get("examples", [])
+    if not examples:
+        return []
+    if origin == "list":
+        return None
+    if origin == "command line":
+        return _texts(examples[0])
+    if "seed" in given:
+        name = f"{origin}:{given['template']}" if given.get("template") else origin
+        return ["--phenomenon", name, "-n", str(len(examples)), "--seed", str(given["seed"])]
+    return ["--pairs", origin, "-n", str(len(examples))]
+
+
+def _texts(example: Mapping[str, Any]) -> list[str]:
+    """One example as it is given on the command line."""
+    texts = dict(example)
+    if texts.get("corrupt") is None:
+        texts = {"prompt": texts.get("clean"), "target": texts.get("answer")}
+    words: list[str] = []
+    for name in _TEXTS:
+        if isinstance(texts.get(name), str):
+            words += ["-p", f"{name}={texts[name]}"]
+    return words

@@ -1,0 +1,189 @@
+"""A report as one HTML file: nothing is fetched, and everything that was not ours is escaped.
+
+The page carries its own policy (`Content-Security-Policy`): only the one script and the one style
+sheet of this package run, known by their hashes, and no request of any kind is allowed.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
+from remote_mi.common.errors import harmless
+from remote_mi.common.text import line, prose, visible
+from remote_mi.recipes.figures import Figure, Heatmap
+from remote_mi.report import shades
+from remote_mi.report.document.content import HOW, Numbered, Report, overview
+from remote_mi.report.document.run_facts import computed, in_short
+from remote_mi.report.document.written import PLACES
+from remote_mi.report.html_figures import Room, view
+from remote_mi.report.wording import Slice
+from remote_mi.store.result import Result
+
+#: Stands for a space in place of "␠", which fewer fonts have.
+SPACE = "␣"
+#: Cells of the prompts that a figure of one prompt does not show at first, in a whole page.
+MOST_OTHERS = 12_000
+#: Numbers that the slices of a figure may have, and those of all figures of a page.
+MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
+_LONGEST_OPTION = 70
+_TEMPLATES = Path(__file__).parents[1] / "templates"
+_CONTENTS = {"question": "Question", "model": "Model", "method": "Method", "data": "Data",
+             "results": "Results", "controls": "Controls and limits", "discussion": "Discussion",
+             "reproduction": "Reproduction", "environment": "Environment",
+             "references": "References"}  # fmt: skip
+
+
+def html(report: Report, written: Mapping[str, str] | None = None) -> str:
+    """A report as an HTML document.
+
+    Args:
+        written: what the author wrote, place (see `remote_mi.report.document.written`) → Markdown; places
+            that are missing are marked in the page.
+    """
+    style, script = figure_style() + _asset("page.css"), _asset("report.js")
+    rows = overview(report)
+    data = [
+        {**vars(d), "which": d.which, "pairs": any(e.get("corrupt") for e in d.examples)}
+        for d in report.data
+    ]
+    page = _environment().get_template("report.html.j2").render(
+        report={**_fields(report), "data": data},
+        contents=[(k, v) for k, v in _CONTENTS.items() if k != "references" or report.references],
+        overview=rows, any_differs=any(row["differs"] for row in rows),
+        intervals=report.intervals, how=HOW, others=_others(report), room=_room(report),
+        written={name: _markdown(text) for name, text in (written or {}).items()}, places=PLACES,
+        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script),
+    )  # fmt: skip
+    return page.replace("␠", SPACE)
+
+
+def _room(report: Report) -> Room:
+    """What each figure of the page may carry."""
+    figures = [(shown.figure, s.result) for s in report.sections for shown in s.shown]
+    sliced = sum(isinstance(figure, Heatmap) and figure.output in result.arrays
+                 and result[figure.output].values.ndim > 2 for figure, result in figures)  # fmt: skip
+    return Room(min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced)), titles=0)
+
+
+def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
+    """Number of a figure of one prompt → its views of the other prompts, as many as fit."""
+    alone = [(s.result, shown) for s in report.sections for shown in s.shown if shown.prompts > 1]
+    found: dict[int, list[dict[str, Any]]] = {}
+    for result, shown in alone:
+        left, found[shown.number] = MOST_OTHERS // len(alone), []
+        for item in range(shown.prompts):
+            if item == shown.slice_.item:
+                continue
+            left -= int(np.prod(result.each(shown.figure.output)[item].shape[:-1]))
+            if left < 0:
+                break
+            other = view(shown.figure, result, replace(shown.slice_, item=item))
+            found[shown.number].append({**other, "item": item})
+    return found
+
+
+def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
+    """One figure as markup without a script: a cell explains itself by its title on hover.
+
+    It needs `figure_style` and a parent of the class `rmi`.
+    """
+    template = _environment().get_template("figures.html.j2")
+    shown = template.module.figure(view(figure, result, slice_), "", "title")  # type: ignore[attr-defined]
+    return str(shown).replace("␠", SPACE)
+
+
+@functools.cache
+def figure_style() -> str:
+    """The style sheet of figures."""
+    return _asset("figures.css") + shades.rules() + "\n"
+
+
+@functools.cache
+def _environment() -> Environment:
+    made = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True,
+                       trim_blocks=True, lstrip_blocks=True, finalize=_harmless)  # fmt: skip
+    made.filters.update(oneline=line, prose=prose, shown=_shown, ticked=_ticked, words=_words, view=_view,
+                        computed=_computed, in_short=in_short, option=_option)  # fmt: skip
+    return made
+
+
+def _harmless(value: Any) -> Any:
+    """Whatever a template writes, markup of our own apart, without characters that act."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return harmless(value)
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {**vars(report), "notes": report.notes}
+
+
+def _option(clean: str) -> str:
+    """A prompt as one of a choice."""
+    text = line(clean)
+    return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
+
+
+def _view(shown: Numbered, result: Result, room: Room) -> dict[str, Any]:
+    return view(shown.figure, result, shown.slice_, room)
+
+
+def _computed(result: Result) -> list[tuple[str, str]]:
+    return list(computed(result).items())
+
+
+def _shown(text: str | None) -> str:
+    return visible(text) if text else ""
+
+
+def _ticked(text: str) -> Markup:
+    """A sentence whose `names` between backticks become code."""
+    parts = prose(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(prose(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
+
+
+def _words(command: str) -> Markup:
+    """A command that is broken before an option, and not within one."""
+    groups: list[list[str]] = [[]]
+    for word in shlex.split(command):
+        if word.startswith("-"):
+            groups.append([])
+        groups[-1].append(word)
+    return Markup(" ").join(
+        Markup('<span class="word">{}</span>').format(shlex.join(group))
+        for group in groups
+        if group
+    )
+
+
+def _markdown(text: str) -> Markup:
+    """What the author wrote, as HTML; HTML in it is shown as text, and images stay links."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    return Markup(reader.render(text))
+
+
+def _asset(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a policy names a script or style sheet: base64 of its SHA-256."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

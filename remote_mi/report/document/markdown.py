@@ -1,0 +1,263 @@
+"""A report as Markdown, for an editor: plain tables, figures as text and as files beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from remote_mi.common.errors import RemoteMIError, harmless
+from remote_mi.common.text import line, prose, visible
+from remote_mi.report.document.content import HOW, Numbered, Report, Section, overview
+from remote_mi.report.document.method import Block
+from remote_mi.report.document.run_facts import computed, in_short
+from remote_mi.report.document.written import PLACES
+from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
+
+#: What Markdown would act on: anywhere, and at the beginning of a line only.
+_ANYWHERE = re.compile(r"([\\`*_\[\]<|~$&])")
+_BEGINNING = re.compile(r"^([#+>=-]|\d+(?=[.)](?:\s|$)))")
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown sets as it is."""
+    return _begun(_inner(prose(text)))
+
+
+def _inner(text: str) -> str:
+    return _ANYWHERE.sub(r"\\\1", text)
+
+
+def _begun(text: str) -> str:
+    return _BEGINNING.sub(lambda m: m[1] + "\\" if m[1].isdigit() else "\\" + m[1], text)
+
+
+def markdown(
+    report: Report,
+    written: Mapping[str, str],
+    picture: Callable[[Section, Numbered], str] | None = None,
+) -> str:
+    """A report as Markdown.
+
+    Args:
+        written: what the author wrote, place → Markdown; missing places are marked.
+        picture: the file of a figure, relative to the report, or "" where there is none.
+    """
+    return "\n".join(_Writer(report, written, picture).lines()).rstrip() + "\n"
+
+
+class _Writer:
+    def __init__(
+        self, report: Report, written: Mapping[str, str],
+        picture: Callable[[Section, Numbered], str] | None,
+    ) -> None:  # fmt: skip
+        self.report, self.written, self.picture = report, written, picture
+
+    def lines(self) -> Iterable[str]:
+        report = self.report
+        author = [escaped(report.about.author), ""] if report.about.author else []
+        yield from (
+            f"# {escaped(report.title)}",
+            "",
+            *author,
+            f"{report.made} · remote_mi {report.version}",
+            "",
+        )
+        yield from _heading("Question")
+        for text in report.question or ([] if "question" in self.written else report.asked):
+            yield from (_ticked(text), "")
+        yield from self._write("question")
+        yield from _heading("Model")
+        for model in report.models:
+            yield from _facts(model)
+        yield from _heading("Method")
+        for method in report.methods:
+            yield from (f"### {escaped(method.recipe)}", "", *_blocks(method.blocks))
+            rows = [[_code(name), escaped(value), _ticked(text)]
+                    for name, value, text in method.parameters]  # fmt: skip
+            yield from _table(["parameter", "value", "what it is"], rows)
+        yield from self._data()
+        yield from self._results()
+        yield from self._controls()
+        yield from _heading("Discussion")
+        yield from self._write("discussion")
+        yield from self._reproduction()
+        yield from _heading("Environment")
+        for ids, facts in report.environments:
+            yield from (f"Run{'s' if ', ' in ids else ''} {ids}:", "", *_facts(facts))
+        if report.references:
+            yield from _heading("References")
+            for entry in report.references:
+                yield f"- {escaped(str(entry))}{f' <{entry.url}>' if _plain_url(entry.url) else ''}"
+
+    def _write(self, place: str) -> Iterable[str]:
+        if place in self.written:
+            yield from (self.written[place], "")
+            return
+        yield from (f"<!-- write here: {place} -->", "", "> **To be written.**", ">")
+        yield from (*(f"> - {escaped(hint)}" for hint in PLACES[place]), "")
+
+    def _data(self) -> Iterable[str]:
+        yield from _heading("Data")
+        for data in self.report.data:
+            yield from (f"### {escaped(data.heading)}", "")
+            if data.description:
+                yield from (_ticked(data.description), "")
+            yield from _facts(data.facts)
+            yield from (f"{data.which}:", "")
+            pairs = any(e.get("corrupt") for e in data.examples)
+            names = ["clean", "corrupt", "answer", "wrong"] if pairs else ["clean"]
+            heads = ["prompt", "corrupt prompt", "answer", "wrong answer"][: len(names)]
+            rows = [[escaped((visible if n in ("answer", "wrong") else line)(e[n])) if e.get(n) else ""
+                     for n in names] for e in data.examples]  # fmt: skip
+            yield from _table(heads, rows)
+            if data.source:
+                yield from (f"Source: {_ticked(data.source)}", "")
+
+    def _results(self) -> Iterable[str]:
+        yield from _heading("Results")
+        rows = overview(self.report)
+        if len(rows) > 1:
+            names = [n for n in rows[0] if n != "differs" or any(r["differs"] for r in rows)]
+            heads = {"largest": "largest effect", "differs": "differs in"}
+            yield from _table([heads.get(n, n) for n in names],
+                              [[escaped(row[n]) for n in names] for row in rows])  # fmt: skip
+        for section in self.report.sections:
+            yield from (f"### {escaped(section.heading)}", "",
+                        f"Run `{section.id8}` · {escaped(in_short(section.result))}", "")  # fmt: skip
+            for shown in section.shown:
+                yield from self._figure(section, shown)
+        if self.report.failures:
+            yield from ("### Runs without a result", "")
+            yield from _table(["run", "recipe", "reason"], [
+                [escaped(f.name), escaped(f.recipe), escaped(f.reason)]
+                for f in self.report.failures
+            ])  # fmt: skip
+
+    def _figure(self, section: Section, shown: Numbered) -> Iterable[str]:
+        name = escaped(shown.figure.name)
+        unit = f" {escaped(f'[{shown.figure.unit}]')}" if shown.figure.unit else ""
+        yield from (f"#### {name}{unit}", "")
+        problem = shown.problem
+        if not problem:
+            try:
+                drawn = figure_lines(shown.figure, section.result, PLAIN_WIDTH, shown.slice_)
+                yield from _fenced([text.plain.rstrip() for text in drawn])
+            except RemoteMIError as error:
+                problem = line(error.message)
+        if problem:
+            yield from (f"Not shown: {escaped(problem)}", "")
+        elif self.picture is not None and (path := self.picture(section, shown)):
+            yield from (f"![{name}]({path})", "")
+        said = " ".join(escaped(text) for text in shown.sentences)
+        if shown.prompts > 1:
+            said += (
+                f" Another of the {shown.prompts} prompts: `remote-mi view {section.id8} --item 2`."
+            )
+        yield from (
+            f"**{shown.label}.** {name}, {escaped(section.heading)}. {said}".rstrip(),
+            "",
+        )
+
+    def _controls(self) -> Iterable[str]:
+        yield from _heading("Controls and limits")
+        for method in self.report.methods:
+            if not (method.held_against or method.controls or method.limits):
+                continue
+            yield from (f"### {escaped(method.recipe)}", "")
+            if method.held_against:
+                held = ", ".join(f"{_code(a)} is held against {_code(b)}"
+                                 for a, b in method.held_against.items())  # fmt: skip
+                yield from (f"{held}. A cell marked \\~ is no larger than its control, or not told "
+                            "from 0.", "")  # fmt: skip
+            yield from (*_blocks(method.controls), *_blocks(method.limits))
+        yield from (self.report.intervals, "")
+        for heading, note in self.report.notes:
+            yield f"- {escaped(heading)}: {escaped(note)}"
+        yield ""
+
+    def _reproduction(self) -> Iterable[str]:
+        yield from _heading("Reproduction")
+        yield from (f"From the project's folder, with remote_mi {self.report.version}. {HOW}", "")
+        if self.report.about.commands:
+            yield from _fenced(self.report.about.commands, "sh")
+        for section in self.report.sections:
+            yield from (f"### {escaped(section.heading)}", "")
+            commands = [section.command] if section.command else []
+            yield from _fenced([*commands, f"remote-mi reproduce {section.id8}"], "sh")
+            yield from _facts({"folder": section.folder, **computed(section.result)})
+
+
+def _heading(text: str) -> Sequence[str]:
+    return f"## {text}", ""
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    if not rows:
+        return
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'|'.join('---' for _ in heads)}|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def _facts(facts: Mapping[str, str]) -> Iterable[str]:
+    return _table(["", ""], [[escaped(name), escaped(value)] for name, value in facts.items()])
+
+
+def _blocks(blocks: Sequence[Block]) -> Iterable[str]:
+    for block in blocks:
+        if block.kind == "formula":
+            yield from _fenced(block.text.splitlines())
+        else:
+            label = f"**{block.label}:** " if block.label else ""
+            yield from (f"{label}{_ticked(block.text)}", "")
+
+
+def _code(text: str) -> str:
+    """A name as code, whatever is in it; within a table, too."""
+    text = prose(text)
+    if re.fullmatch(r"[\w.:\[\] -]+", text):
+        return f"`{text}`"
+    return escaped(text)
+
+
+def _ticked(text: str) -> str:
+    """A sentence whose `names` between backticks stay code."""
+    parts = prose(text).split("`")
+    if len(parts) % 2 == 0:
+        return escaped(text)
+    return _begun("".join(f"`{p}`" if i % 2 else _inner(p) for i, p in enumerate(parts)))
+
+
+def _fenced(lines: Sequence[str], language: str = "text") -> Iterable[str]:
+    """Lines as they are; the fence is longer than any run of backticks in them."""
+    longest = max((len(run) for text in lines for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    whole = (harmless(text) for one in lines for text in one.splitlines() or [""])
+    yield from (f"{fence}{language}", *whole)
+    yield from (fence, "")
+
+
+def _plain_url(url: str) -> bool:
+    return bool(url) and not re.search(r"[\s<>]", url)
+
+
+def pictures(folder: Path) -> Callable[[Section, Numbered], str]:
+    """Draws each figure that can be drawn into a folder beside the report, as SVG."""
+
+    def draw(section: Section, shown: Numbered) -> str:
+        from remote_mi.report.images import DRAWN, save
+
+        if not isinstance(shown.figure, DRAWN):
+            return ""
+        words = re.sub(r"[^A-Za-z0-9]+", "-", shown.figure.name).strip("-").lower()[:40]
+        path = folder / f"{shown.number:02d}-{words or 'figure'}.svg"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save(shown.figure, section.result, path, shown.slice_)
+        except RemoteMIError:
+            return ""  # the text above it shows what there is
+        return f"{folder.name}/{path.name}"
+
+    return draw

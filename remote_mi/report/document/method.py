@@ -1,0 +1,90 @@
+"""A recipe's docstring as the method section of a report: prose, formulas, labelled remarks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from remote_mi.common.errors import harmless
+
+#: Remarks that a report gives beside the results rather than in the method.
+LIMITS = ("Not implemented",)
+CONTROLS = ("Control", "Controls")
+_LABEL = re.compile(r"^((?:[A-Z][a-z]+\. )?[A-Z][a-z]+(?: [a-z]+){0,2}): (?=\S)")
+_ARGUMENTS = re.compile(r"^Args:\s*$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One piece of a docstring.
+
+    Attributes:
+        kind: "prose", "formula" (kept line by line), or "remark".
+        text: of it. label: of a remark, e.g. "Sign".
+    """
+
+    kind: Literal["prose", "formula", "remark"]
+    text: str
+    label: str = ""
+
+
+def blocks(doc: str) -> list[Block]:
+    """The pieces of a cleaned docstring, in order, without its arguments; harmless characters."""
+    found: list[Block] = []
+    for lines in _pieces(harmless(doc)):
+        indent = min(len(text) - len(text.lstrip()) for text in lines)
+        label = _LABEL.match(lines[0])
+        if indent >= 4:
+            found.append(Block("formula", "\n".join(text[indent:] for text in lines)))
+        elif label:
+            text = " ".join(text.strip() for text in lines)[label.end() :]
+            found.append(Block("remark", text, label[1]))
+        else:
+            found.append(Block("prose", " ".join(text.strip() for text in lines)))
+    return found
+
+
+def _pieces(doc: str) -> Iterator[list[str]]:
+    """The lines of each piece: pieces end at an empty line, a label, or a change to a formula."""
+    piece: list[str] = []
+    for text in doc.splitlines():
+        if _ARGUMENTS.match(text):
+            break
+        if not text.strip():
+            if piece:
+                yield piece
+            piece = []
+            continue
+        deep = text.startswith("    ")
+        if piece and (_LABEL.match(text) or deep != piece[0].startswith("    ")):
+            yield piece
+            piece = []
+        piece.append(text)
+    if piece:
+        yield piece
+
+
+def body(doc: str) -> list[Block]:
+    """The method itself: everything but controls and limits."""
+    return [b for label, some in _sections(doc) if label not in (*LIMITS, *CONTROLS) for b in some]
+
+
+def remarks(doc: str, labels: tuple[str, ...]) -> list[Block]:
+    """The remarks of some labels, each with the formula that it goes on with."""
+    return [b for label, some in _sections(doc) if label in labels for b in some]
+
+
+def _sections(doc: str) -> Iterator[tuple[str, list[Block]]]:
+    """The blocks of a docstring, a remark together with what it announces (", …" or ": …")."""
+    label, found = "", []
+    for block in blocks(doc):
+        goes_on = found and (found[-1].kind == "formula" or found[-1].text.endswith((",", ":")))
+        if found and (block.kind == "remark" or not label or not goes_on):
+            yield label, found
+            label, found = "", []
+        label = label or block.label
+        found = [*found, block]
+    if found:
+        yield label, found

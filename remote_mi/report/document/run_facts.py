@@ -1,0 +1,163 @@
+"""What a run says of itself, as names and values for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.text import line, prose
+from remote_mi.prompts import phenomena
+from remote_mi.store.result import Result
+
+_DEVICE_FACTS = ("device", "dtype", "attention")
+
+
+def prompts_name(result: Result) -> str:
+    """A phenomenon with its template, or the file the prompts are from; "" for single texts."""
+    prompts = result.provenance.get("prompts", {})
+    origin = line(str(prompts.get("origin", "")))
+    if origin in ("", "command line", "list", "no prompts"):
+        return ""
+    return f"{origin}:{line(str(prompts['template']))}" if prompts.get("template") else origin
+
+
+def phenomenon_of(name: str, project: Path) -> phenomena.Phenomenon | None:
+    """The phenomenon as it is today, for its title and description; None where it is gone."""
+    try:
+        return phenomena.find(name, project)
+    except (RemoteMIError, OSError):
+        return None
+
+
+def title(results: Sequence[Result]) -> str:
+    """Of a report that was given none: the recipes, and what they ran on."""
+    recipes = _few(r.recipe["name"] for r in results)
+    origins = _few(prompts_name(r) for r in results)
+    return f"{recipes} on {origins}" if origins else recipes
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    """The first few of some names, each once."""
+    distinct = [name for name in dict.fromkeys(names) if name]
+    return ", ".join(distinct[:most]) + (" and more" if len(distinct) > most else "")
+
+
+def asked(results: Sequence[Result], project: Path) -> list[str]:
+    """What the recipes find out, one sentence each, and what it is studied on."""
+    found = [_to_find_out(t) for t in dict.fromkeys(r.recipe.get("summary", "") for r in results)]
+    titles = []
+    for name in dict.fromkeys(str(r.provenance.get("prompts", {}).get("origin")) for r in results):
+        phenomenon = phenomenon_of(name, project)
+        if phenomenon is not None:
+            titles.append(prose(phenomenon.title))
+    if titles:
+        found.append(f"Studied on: {'; '.join(titles)} (see Data).")
+    return [text for text in found if text]
+
+
+def _to_find_out(summary_line: str) -> str:
+    """A recipe's first line as what is to be found out."""
+    text = prose(summary_line)
+    if text.split(" ")[0] in ("Which", "What", "Where", "Whether", "How", "At", "When"):
+        return f"To find out {text[0].lower()}{text[1:]}"
+    return text
+
+
+def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
+    """Model, seed, size and parameters that are not the same in all runs of the recipe and prompts."""
+    mine = _settings(result)
+    others = [_settings(r) for r in results if r.recipe["name"] == result.recipe["name"]
+              and prompts_name(r) == prompts_name(result)]  # fmt: skip
+    return {
+        name: line(str(value))
+        for name, value in mine.items()
+        if any(other.get(name) != value for other in others)
+    }
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    source = result.provenance
+    prompts = source.get("prompts", {})
+    return {"model": source.get("model", {}).get("name"), "n": len(result.prompts),
+            "prompt seed": prompts.get("seed"),
+            "backend": source.get("environment", {}).get("kind"),
+            **source.get("parameters", {})}  # fmt: skip
+
+
+def models(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Each model once: name → value."""
+    found: dict[str, dict[str, str]] = {}
+    for result in results:
+        model = result.provenance.get("model", {})
+        record = result.provenance.get("record", {})
+        count = record.get("parameters")
+        facts = {
+            "name": model.get("name", "?"),
+            "revision": record.get("revision") or model.get("revision") or "unpinned",
+            "architecture": record.get("architecture"),
+            "parameters": f"{count:,}" if isinstance(count, int) else None,
+            "content (SHA-256)": model.get("content"),
+            "quantization": model.get("quantization"),
+            "adapter": model.get("adapter"),
+        }
+        shown = {k: line(str(v)) for k, v in facts.items() if v}
+        found.setdefault(str(sorted(shown.items())), shown)
+    return list(found.values())
+
+
+def value(given: Any) -> str:
+    """A parameter's value as text."""
+    if isinstance(given, list):
+        return ", ".join(line(str(item)) for item in given) or "none"
+    return line(str(given))
+
+
+def bos(source: Mapping[str, Any]) -> str:
+    """What was done about the beginning-of-sequence token."""
+    return "put before each prompt" if source.get("bos_prepended") else "none added"
+
+
+def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
+    """Each distinct environment once, with the runs computed in it."""
+    found: dict[str, tuple[list[str], dict[str, str]]] = {}
+    for result in results:
+        source = result.provenance
+        record = source.get("record", {})
+        facts = {**source.get("environment", {}),
+                 **{k: record[k] for k in _DEVICE_FACTS if record.get(k)}}  # fmt: skip
+        shown = {k: line(str(v)) for k, v in facts.items() if v}
+        found.setdefault(str(sorted(shown.items())), ([], shown))[0].append(
+            result.run_id.rsplit("-", 1)[-1]
+        )
+    return [(", ".join(ids), facts) for ids, facts in found.values()]
+
+
+def in_short(result: Result) -> str:
+    """What a section is of, in one line: prompts, model, where and when it was computed."""
+    source = result.provenance
+    record = source.get("record", {})
+    count = len(result.prompts)
+    unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
+    place = "/".join(str(part) for part in (where(result), record.get("dtype")) if part)
+    parts = [f"{count} {unit}{'s' if count != 1 else ''}" if count else "",
+             source.get("model", {}).get("name"), place, str(source.get("time", ""))[:10]]  # fmt: skip
+    return " · ".join(line(str(part)) for part in parts if part)
+
+
+def where(result: Result) -> str:
+    """The class of environment, and the server where there is one."""
+    source = result.provenance
+    kind = str(source.get("environment", {}).get("kind", ""))
+    _, _, host = str(source.get("backend", "")).partition(" ")
+    return f"{kind} {host}" if host and host not in kind else kind
+
+
+def computed(result: Result) -> dict[str, str]:
+    """When, where and at what cost a run was computed."""
+    record = result.provenance.get("record", {})
+    facts = {"computed": result.provenance.get("time"), "where": where(result) or None,
+             "why there": result.provenance.get("reason"), "seconds": record.get("seconds"), "forward passes": record.get("forward_passes"),
+             "key": result.provenance.get("key")}  # fmt: skip
+    return {k: line(str(v)) for k, v in facts.items() if v is not None}

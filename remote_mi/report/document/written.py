@@ -1,0 +1,58 @@
+"""The places of a report that only its author can fill, and the file they are written in.
+
+    ## Question
+    Do the heads that copy names …
+
+    ## Discussion
+    …
+
+A report is made anew from its runs and this file, so what was written is never lost.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from remote_mi.common.errors import UsageError, nearest
+
+#: Place → what belongs there.
+PLACES = {
+    "question": (
+        "What do you want to know, and why? Which outcome did you expect?",
+        "What would have to be seen for the answer to be no?",
+    ),
+    "discussion": (
+        "What do the results say about the question? Name the figure for each claim.",
+        "Which effects are larger than their controls, and which intervals are too wide to tell?",
+        "What else could explain them? What do the limits above leave open?",
+        "What would you try next?",
+    ),
+}
+_HEADING = re.compile(r"^##?\s+(.+?)\s*#*\s*$", re.M)
+
+
+def read(path: Path) -> dict[str, str]:
+    """Place → Markdown, from a file with a heading a place.
+
+    Raises:
+        UsageError: if the file cannot be read, or has a heading that is no place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
+    parts = _HEADING.split(text)
+    names = " and ".join(f"## {name.title()}" for name in PLACES)
+    if parts[0].strip() or len(parts) == 1:
+        raise UsageError(f"{path} does not begin with a heading", f"it may have: {names}")
+    found = {}
+    for heading, body in zip(parts[1::2], parts[2::2], strict=True):
+        place = heading.casefold()
+        if place not in PLACES:
+            close = nearest(place, PLACES)
+            hint = f"did you mean {close.title()!r}? " if close else ""
+            raise UsageError(f"{path}: a report has no place {heading!r}", f"{hint}it has: {names}")
+        if body.strip():
+            found[place] = body.strip()
+    return found

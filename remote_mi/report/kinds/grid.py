@@ -1,0 +1,143 @@
+"""Rows × columns of cells in a terminal: the layout that heatmaps and token grids share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+from rich.style import Style
+from rich.text import Text
+
+from remote_mi.common.text import fit, visible
+from remote_mi.recipes.outputs import POSITIONS
+from remote_mi.report import colors
+
+#: More rows than this are thinned out, and the reader is told.
+MOST_ROWS = 48
+_WIDEST_CELL = 8
+_WIDEST_ROW_LABEL = 12
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A heatmap or token grid as data; the terminal, `--plain` and the viewer draw the same one.
+
+    Attributes:
+        row_name, column_name: names of the dimensions.
+        rows, columns: their coordinates.
+        cell: (row, column, cells wide) → text of that width and its style.
+        least: cells that a column takes at least, without the gap.
+    """
+
+    row_name: str
+    column_name: str
+    rows: Sequence[Any]
+    columns: Sequence[Any]
+    cell: Callable[[int, int, int], tuple[str, Style]]
+    least: int = 4
+
+    @functools.cached_property
+    def row_labels(self) -> list[str]:
+        """The rows' names, safe to show, all of one width and with the name of the dimension."""
+        shown = [visible(str(r)) for r in self.rows]
+        room = max(len(self.row_name), *(cell_len(s) for s in shown), 1)
+        room = min(room, max(len(self.row_name), _WIDEST_ROW_LABEL))
+        return [_right(s, room) for s in [self.row_name, *shown]]
+
+    @functools.cached_property
+    def column_labels(self) -> list[str]:
+        """The columns' names, safe to show."""
+        return [visible(str(c)) for c in self.columns]
+
+    @property
+    def order(self) -> list[int]:
+        """Rows from top to bottom: tokens as they are read, everything else as it grows upward."""
+        rows = list(range(len(self.rows)))
+        return rows if self.row_name in POSITIONS else rows[::-1]
+
+    def cell_width(self, room: int) -> int:
+        """Cells for a column: as wide as the labels if all columns fit, else as narrow as need be."""
+        widest = max((cell_len(x) for x in self.column_labels), default=1)
+        wanted = max(self.least + 1, min(_WIDEST_CELL, widest))
+        fitting = (room + 1) // max(1, len(self.columns)) - 1
+        return max(self.least, min(wanted, fitting)) if fitting >= self.least else wanted
+
+
+def _right(text: str, width: int) -> str:
+    text = fit(text, width).rstrip()
+    return " " * (width - cell_len(text)) + text
+
+
+def number(value: float, room: int = 4) -> str:
+    """A number in at most `room` cells (3 or more)."""
+    if np.isnan(value):
+        return "?"
+    if np.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    size = abs(value)
+    for digits in (2, 1, 0):
+        text = f"{size:.{digits}f}"
+        if float(text) == 0:
+            return "0"
+        if digits == 2 and size >= 0.995:
+            continue  # two digits for what is below 1, one for what is above
+        if text.startswith("0."):
+            text = text[1:]
+        text = f"-{text}" if value < 0 else text
+        if len(text) <= room:
+            return text
+    text = f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
+    return text if len(text) <= room else ("-" if value < 0 else "") + "big"[: room - 1]
+
+
+def scale(
+    values: np.ndarray, center: float | None, palette: colors.Palette = colors.DARK
+) -> Callable[[float], tuple[float, Style]]:
+    """From a value to its strength (0 … 1, for the ramp) and its style."""
+    finite = values[np.isfinite(values)]
+    if center is not None:
+        reach = float(np.abs(finite - center).max()) if finite.size else 0.0
+
+        def diverging(value: float) -> tuple[float, Style]:
+            share = 0.0 if not np.isfinite(value) or reach == 0 else (value - center) / reach
+            return abs(share), colors.diverging(share, palette)
+
+        return diverging
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+    def sequential(value: float) -> tuple[float, Style]:
+        share = 0.0 if not np.isfinite(value) or high == low else (value - low) / (high - low)
+        return share, colors.sequential(share, palette)
+
+    return sequential
+
+
+def draw(grid: Grid, width: int) -> Iterator[Text]:
+    """The lines of a grid, columns in as many blocks as the width (in cells) needs."""
+    name, *labels = grid.row_labels
+    left = cell_len(name) + 1
+    each = grid.cell_width(width - left - 3)
+    per_block = max(1, (width - left - 3 + 1) // (each + 1))
+    shown = grid.order
+    if len(shown) > MOST_ROWS:
+        step = -(-len(shown) // MOST_ROWS)
+        kept = {*range(0, len(shown), step), len(shown) - 1}
+        shown = [row for row in shown if row in kept]
+        yield Text(f"{len(grid.rows)} rows: every {step}th and the last are shown", style="dim")
+    for start in range(0, len(grid.columns), per_block):
+        block = range(start, min(start + per_block, len(grid.columns)))
+        header = f" {name} │ " + " ".join(fit(grid.column_labels[c], each) for c in block)
+        yield Text(header.rstrip(), style="bold", no_wrap=True)
+        for row in shown:
+            text = Text(f" {labels[row]} │ ", no_wrap=True)
+            for column in block:
+                content, style = grid.cell(row, column, each)
+                text.append(content, style)
+                text.append(" " if column != block[-1] else "")
+            yield text
+        if block.stop < len(grid.columns):
+            yield Text()

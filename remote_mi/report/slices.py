@@ -1,0 +1,150 @@
+"""The part of an output that a figure shows, with what its control says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from remote_mi.common.errors import NotFound, UsageError
+from remote_mi.recipes.figures import Figure, Heatmap, Lines
+from remote_mi.report.wording import EXPLAINED, Slice, amount, where
+from remote_mi.store.result import NamedArray, Result
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a figure shows of an output; arrays are of one shape and in the figure's order.
+
+    Attributes:
+        full: the whole output. array: the part. taken: in words where it was cut; "" if it is all.
+        control: how large each value would be by its control alone; None without one.
+        marked: which values their control explains.
+        count: how many prompts a value rests on; 0 where that is not said.
+        controlled_by: name of the control; "" without one.
+        unit: of the values, as the figure gives it.
+    """
+
+    full: NamedArray
+    array: NamedArray
+    taken: str
+    control: np.ndarray | None
+    marked: np.ndarray
+    count: int
+    controlled_by: str
+    unit: str
+
+    @property
+    def cut(self) -> list[str]:
+        """The dimensions of which one coordinate is shown."""
+        return [dim for dim in self.full.dims if dim not in self.array.dims]
+
+    def value(self, index: Any) -> str:
+        """A value with its unit, where it is, its interval and its control: for a list of some."""
+        index = tuple(index)
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{amount(self.array.values[index])}{unit} at {where(self.array, index)}" + (
+            self._beside(index, "")
+        )
+
+    def said(self, index: Any) -> str:
+        """A value by name, with its interval, how many prompts it rests on, and its control."""
+        index = tuple(index)
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.array.name} {amount(self.array.values[index])}{unit}" + (
+            self._beside(index, f", n={self.count}" if self.count else "")
+        )
+
+    def told(self, index: Any) -> str:
+        """Where a value is, and as `said`."""
+        place, said = where(self.array, tuple(index)), self.said(index)
+        return f"{place} · {said}" if place else said
+
+    def _beside(self, index: tuple[Any, ...], count: str) -> str:
+        low, high, text = self.array.low, self.array.high, ""
+        if low is not None and high is not None:
+            text = f", 95% CI [{amount(low[index])}, {amount(high[index])}]"
+        text += count
+        if self.control is not None:
+            text += f", control up to {amount(self.control[index])}"
+        return text
+
+    def largest(self, most: int) -> list[tuple[int, ...]]:
+        """Indices of the values of largest size that are numbers, the largest first."""
+        flat = self.array.values.reshape(-1)
+        size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
+        order = np.argsort(-size, kind="stable")[: min(most, int((size >= 0).sum()))]
+        return [tuple(map(int, np.unravel_index(int(i), self.array.shape))) for i in order]
+
+    @property
+    def marks(self) -> str:
+        """What the mark says, for below a figure; "" where nothing has a control."""
+        if self.control is None:
+            return ""
+        return (f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
+                f"{self.controlled_by}, or not told from 0")  # fmt: skip
+
+
+def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
+    """What a figure of numbers shows, in the order of `Figure.shows`.
+
+    Raises:
+        NotFound: if the output has not what the figure shows, or not the slice.
+    """
+    full = slice_.of(result, figure.output)
+    if full.values.ndim < figure.least:
+        raise NotFound(f"{figure.output!r} {_dims(full.dims)}",
+                       f"{figure.kind}: {figure.least} or more dimensions are needed")  # fmt: skip
+    keep = figure.shows(full.dims)
+    if len(set(keep)) < len(keep):
+        raise NotFound(f"rows and columns of {figure.name!r} are both {keep[0]!r}",
+                       f"{figure.output!r} {_dims(full.dims)}")  # fmt: skip
+    missing = [dim for dim in keep if dim not in full.dims]
+    if missing:
+        raise NotFound(f"{figure.output!r} has no dimension {missing[0]!r}",
+                       f"it {_dims(full.dims)}")  # fmt: skip
+    array, taken = slice_.apply(full, keep)
+    array = array.transpose(*keep)
+    if slice_.pair is not None:  # interval and control are of all prompts
+        return Shown(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
+
+    def aligned(values: np.ndarray) -> np.ndarray:
+        named = NamedArray(values, full.dims, full.coords)
+        return slice_.apply(named, keep)[0].transpose(*keep).values
+
+    control, explained = result.control_band(array.name), result.explained(array.name)
+    marked = np.zeros(array.shape, bool) if explained is None else aligned(explained)
+    return Shown(full, array, taken, None if control is None else aligned(control), marked,
+                 len(result.prompts), result.controls.get(array.name, ""), figure.unit)  # fmt: skip
+
+
+def cuts(figure: Figure, result: Result) -> list[str]:
+    """The dimensions that a figure has no room for: it shows one coordinate of each."""
+    if not isinstance(figure, (Heatmap, Lines)) or figure.output not in result.arrays:
+        return []
+    every = result[figure.output].dims
+    if len(every) < figure.least:
+        return []
+    return [dim for dim in every if dim not in figure.shows(every)]
+
+
+def check_cut(figures: Sequence[Figure], result: Result, slice_: Slice) -> None:
+    """Refuse a slice in a dimension in which none of the figures is cut.
+
+    Raises:
+        UsageError: naming those there are.
+    """
+    possible = list(dict.fromkeys(dim for figure in figures for dim in cuts(figure, result)))
+    for dim in slice_.at:
+        if dim not in possible:
+            what = repr(figures[0].name) if len(figures) == 1 else "no figure of this run"
+            can = "cannot be" if len(figures) == 1 else "is"
+            raise UsageError(f"{what} {can} cut at {dim!r}",
+                             f"choose from: {', '.join(possible)}" if possible
+                             else "leave --at out: all is shown")  # fmt: skip
+
+
+def _dims(dims: Sequence[str]) -> str:
+    return f"has the dimensions {', '.join(dims)}" if dims else "is a single number"

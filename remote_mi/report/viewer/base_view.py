@@ -1,0 +1,399 @@
+"""The viewer's screen: which run and panel are shown, and what goes on beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import App, ComposeResult
+from textual.widgets import Input, Static
+
+from remote_mi.common.errors import MALFORMED, RemoteMIError
+from remote_mi.common.text import line
+from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Figure
+from remote_mi.report.kinds.heatmap import Map
+from remote_mi.report.terminal import heading, picked
+from remote_mi.report.viewer import keys, lists, pages
+from remote_mi.report.viewer.header_footer import DARK, PALETTES, THEMES, Foot, PanelLine
+from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.viewer.opened_run import Opened, check, open_run
+from remote_mi.report.viewer.panel import FigurePanel
+from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
+from remote_mi.report.wording import Slice
+from remote_mi.store.result import Result
+from remote_mi.store.runs import Runs
+from remote_mi.store.studies import StudyRecords
+
+#: Seconds between two looks at the ledger.
+_EVERY = 1.0
+#: Lines of a screen below which the figure gets what the lines around it can spare.
+_LOW = 18
+
+
+def _message(text: str, width: int) -> Listing:
+    """A sentence or two in place of a list."""
+    return of_lines([(piece, Item()) for part in text.splitlines()
+                     for piece in wrapped(line(part), width, " ")])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListPanel:
+    """A panel of lines: its name, how they are made for a width, and what can be done there."""
+
+    title: str
+    make: Callable[[int], Listing]
+    hint: str = ""
+
+
+class Showing(App[None]):
+    """Shows a run, and the runs, studies and jobs beside it.
+
+    Args:
+        folder: of the run shown first. project: the user's project.
+        room: the runs that are listed. marked: folders of runs that are marked.
+        only: name of the figure shown first. slice_: which part of the arrays.
+
+    Raises:
+        NotFound: if the run has no figure of that name.
+    """
+
+    CSS = """
+    Screen { background: $background; color: $foreground; }
+    #head { height: 2; }
+    #rule { height: 1; color: $primary 60%; }
+    #title { height: auto; max-height: 2; padding: 0 1; }
+    #say { height: 3; color: $foreground; }
+    #foot { height: 1; background: $panel; }
+    #ask { height: 1; border: none; padding: 0 1; background: $panel; display: none; }
+    .-low #head { height: 1; }
+    .-low #rule { display: none; }
+    .-low #title { height: 1; }
+    .-low #say { height: 2; }
+    """
+    BINDINGS: ClassVar[list[Any]] = keys.bindings()
+    TITLE = "remote-mi"
+    AUTO_FOCUS = ""
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(
+        self, folder: Path, project: Path, room: Runs, marked: Iterable[Path] = (),
+        only: str | None = None, slice_: Slice = Slice(),  # noqa: B008 - it is frozen
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.animation_level = "none"
+        self.project = project
+        self.runs = lists.RunList(room, list(marked), folder)
+        self.panels: list[FigurePanel | ListPanel] = []
+        self.at = 0
+        self.status = ""
+        self._jobs: list[Any] = []
+        self._jobs_said = ""
+        self._compared: Listing | None = None
+        self._compared_for: tuple[list[Path], int] | None = None
+        self.study = ""
+        self._start = slice_
+        self.head, self.rule, self.heading, self.said = (
+            Static(id=name, markup=False) for name in ("head", "rule", "title", "say")
+        )
+        self.foot = Foot("foot")
+        self.names, self.box = PanelLine("panels"), Input(id="ask", compact=True)
+        self.grid, self.listed = GridPane("grid"), ListPane("list")
+        self.open(folder)
+        if only is not None and self.opened.result is not None:
+            self._choose_figure(only)
+        self._start = Slice()  # of this run, not of others
+
+    # Building.
+
+    def compose(self) -> ComposeResult:
+        yield from (self.head, self.names, self.rule, self.heading)
+        yield from (self.grid, self.listed, self.said, self.box, self.foot)
+
+    def on_mount(self) -> None:
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DARK
+        self.show()
+        self.set_interval(_EVERY, self._tick)
+        if self.opened.unchecked:
+            self._check(self.opened)
+
+    def on_resize(self) -> None:
+        if self.is_mounted:
+            self.call_after_refresh(self.show)
+
+    def open(self, folder: Path) -> None:
+        """Show another run from now on; its figures, or what is wrong with it."""
+        self.opened: Opened = open_run(folder)
+        self.runs.shown = folder
+        self.status = "checking the arrays against their hash …" if self.opened.unchecked else ""
+        self.at = 0
+        result = self.opened.result
+        if result is not None:
+            self.panels = self._figures(result)
+        else:
+            title = "Failure" if self.opened.failed else "Damaged"
+            self.panels = [ListPanel(title, lambda width: pages.failure(self.opened, width))]
+        self.panels += [
+            ListPanel(
+                "Runs",
+                lambda width: self.runs.listing(width),
+                "Enter opens, x marks, = compares two",
+            ),
+            ListPanel("Studies", self._study_listing, "Enter opens, Esc goes back"),
+            ListPanel("Jobs", self._job_listing, "on servers, read again every second"),
+            ListPanel("Compare", self._compare_listing, "of the two runs that are marked"),
+            ListPanel(
+                "Provenance",
+                lambda width: pages.provenance(self.opened, width),
+                "y copies a line, Y the command",
+            ),
+        ]
+
+    def _figures(self, result: Result) -> list[FigurePanel | ListPanel]:
+        """A panel for every figure; texts that follow one another share one."""
+        made: list[FigurePanel | ListPanel] = []
+        last: FigurePanel | None = None
+        for figure in picked(result, None):
+            texts = isinstance(figure, figures.Text)
+            if last is not None and texts and isinstance(last.figure, figures.Text):
+                last.also = (*last.also, figure)
+            else:
+                last = self._figure(figure, result)
+                made.append(last)
+        return made
+
+    def _figure(self, figure: Figure, result: Result) -> FigurePanel:
+        """A panel at the place that was asked for, as far as the figure has such a place."""
+        panel = FigurePanel(figure, result, self._start)
+        at = {dim: label for dim, label in self._start.at.items() if dim in panel.dims()}
+        panel.slice_ = replace(self._start, at=at)
+        return panel
+
+    def _choose_figure(self, only: str) -> None:
+        assert self.opened.result is not None
+        chosen = picked(self.opened.result, only)[0]
+        for index, panel in enumerate(self.panels):
+            if isinstance(panel, FigurePanel) and chosen in (panel.figure, *panel.also):
+                self.at = index
+                return
+        self.panels.insert(0, self._figure(chosen, self.opened.result))
+
+    # Showing.
+
+    @property
+    def panel(self) -> FigurePanel | ListPanel:
+        return self.panels[self.at]
+
+    @property
+    def pane(self) -> Pane:
+        """The widget that shows the current panel."""
+        return self.grid if self.grid.display else self.listed
+
+    def show(self) -> None:
+        """Draw everything as it is now; the cursor stays where it was in the same panel."""
+        width = self.size.width
+        self.screen_stack[0].set_class(self.low, "-low")
+        self.head.update(self._head(width))
+        self.names.show([line(p.title) for p in self.panels], self.at)
+        self.rule.update(Text("─" * width, no_wrap=True))
+        self.foot.show(width)
+        grid, listed = self.grid, self.listed
+        panel = self.panel
+        try:
+            found = panel.map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
+            made = None if found is not None else self._listing(panel, width - 2)
+        except RemoteMIError as error:
+            found, made = None, _message(str(error), width - 2)
+        except MALFORMED as error:
+            found, made = (
+                None,
+                _message(f"this run is damaged, it cannot be drawn: {error!r}", width),
+            )
+        grid.display, listed.display = found is not None, found is None
+        self.heading.update(self._title(found))
+        if found is not None:
+            assert isinstance(panel, FigurePanel)
+            grid.show(found, panel.window)
+            if not self._same_panel():
+                grid.place(*found.start)
+        elif made is not None:
+            keep = self._same_panel() and not self._lines
+            listed.show(made, listed.at if keep else None)
+        self._drawn = (self.opened.folder, self.at, self.study)
+
+    @property
+    def low(self) -> bool:
+        """Whether the screen has so few lines that the figure needs those around it."""
+        return self.size.height < _LOW
+
+    @property
+    def _lines(self) -> bool:
+        """Whether the panel is a figure of lines, whose cursor stands on points, too."""
+        panel = self.panel
+        return isinstance(panel, FigurePanel) and isinstance(panel.figure, figures.Lines)
+
+    _drawn: tuple[Path, int, str] | None = None
+
+    def _same_panel(self) -> bool:
+        return self._drawn == (self.opened.folder, self.at, self.study)
+
+    def _listing(self, panel: FigurePanel | ListPanel, width: int) -> Listing:
+        if isinstance(panel, FigurePanel):
+            around = 5 if self.low else 9  # what stands above and below a list
+            return panel.listing(width, self.size.height - around)
+        return panel.make(width)
+
+    def _head(self, width: int) -> Text:
+        """Two lines: which run this is, and how it was made."""
+        result = self.opened.result
+        if result is not None:
+            lines = list(heading(result))
+            if result.notes:
+                many = f"{len(result.notes)} note{'s' if len(result.notes) > 1 else ''}"
+                lines[1] = Text.assemble((f" {many}, in Provenance ·", "bold"), lines[1])
+        else:
+            recipe = self.opened.info.get("recipe", {}).get("name", "")
+            sign = "✗ failed" if self.opened.failed else "! damaged"
+            lines = [Text(f"remote-mi  {line(str(recipe))}  {line(self.opened.id8)} {sign}", "bold"),
+                     Text(f" {line(str(self.opened.folder))}", "dim")]  # fmt: skip
+        if self.status:
+            lines[1] = Text(f" {self.status}", "bold")
+        if lines[0].cell_len > width - 1:  # its parts may stand closer
+            lines[0] = Text(lines[0].plain.replace("  ", " "), "bold")
+        for text in lines:
+            text.truncate(max(10, width - 1), overflow="ellipsis")
+        return Text("\n").join(lines)
+
+    def _title(self, found: Map | None) -> Text:
+        panel = self.panel
+        if not isinstance(panel, FigurePanel):
+            return Text(panel.title, "bold").append(f"  {panel.hint}", "not bold dim")
+        unit = f" [{panel.current.unit}]" if panel.current.unit else ""
+        text = Text(f"{line(panel.title)}{line(unit)}", "bold")
+        parts = [panel.state()]
+        if found is not None:
+            grid = found.grid
+            parts.insert(0, f"{grid.row_name} × {grid.column_name}")
+            if panel.window is not None:
+                low, high = (line(str(grid.rows[at])) for at in panel.window)
+                parts.append(f"{grid.row_name} {low} to {high}")
+            parts += found.head
+        said = " · ".join(line(p) for p in parts if p)
+        return text.append(f"  {said}" if said else "", "not bold")
+
+    @on(Pane.Moved)
+    def say(self) -> None:
+        """Explain what the cursor stands on."""
+        grid = self.grid
+        if grid.display:
+            said: list[str] = []
+            if grid.map is not None and grid.map.distance.size:
+                said = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
+        else:
+            said = list(self.listed.item.said)
+        width = self.size.width - 4
+        lines = [piece for text in said for piece in wrapped(text, width)]
+        room = 2 if self.low else 3
+        if len(lines) > room:
+            lines[room - 1].truncate(width - 1)
+            lines[room - 1].append("…")
+        shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:room])]
+        self.said.update(Text("\n").join(shown), layout=False)
+
+    def tell(self, text: str, bad: str = "information") -> None:
+        """A message at the bottom; `bad` as in `Foot.tell`."""
+        self.foot.tell(text, bad)
+
+    # What goes on beside.
+
+    @work(thread=True, group="check", description="check", exclusive=True)
+    def _check(self, opened: Opened) -> None:
+        problem = check(opened)
+        self.call_from_thread(self._checked, opened, problem)
+
+    def _checked(self, opened: Opened, problem: str) -> None:
+        if opened is self.opened:
+            self.status = f"! {line(problem)}" if problem else ""
+            self.show()
+            if problem:
+                self.tell("this run is damaged: do not trust what is shown", "error")
+
+    @work(thread=True, group="rows", description="rows", exclusive=True)
+    def _read_rows(self) -> None:
+        rows = lists.read_rows(self.runs.room, self.project)
+        self.call_from_thread(self._rows_read, rows)
+
+    def _rows_read(self, rows: dict[str, Any]) -> None:
+        self.runs.rows = rows
+        if self.panel.title == "Runs":
+            self.show()
+
+    @work(thread=True, group="jobs", description="jobs", exclusive=True)
+    def _read_jobs(self) -> None:
+        try:
+            found, said = lists.jobs(self.project), ""
+        except RemoteMIError as error:
+            found, said = [], str(error)
+        self.call_from_thread(self._jobs_read, found, said)
+
+    def _jobs_read(self, found: list[Any], said: str) -> None:
+        self._jobs, self._jobs_said = found, said
+        if self.panel.title == "Jobs":
+            self.show()
+
+    def _job_listing(self, width: int) -> Listing:
+        if self._jobs_said:
+            return _message(self._jobs_said, width)
+        return lists.job_listing(self._jobs, self.project)
+
+    def _study_listing(self, width: int) -> Listing:
+        records = StudyRecords(self.project)
+        if self.study:
+            return lists.point_listing(records, self.study)
+        return lists.study_listing(records)
+
+    @work(thread=True, group="compare", description="compare", exclusive=True)
+    def _compare(self, a: Path, b: Path, width: int) -> None:
+        try:
+            found = pages.compared(a, b, width)
+        except RemoteMIError as error:
+            found = _message(str(error), width)
+        except MALFORMED as error:
+            found = _message(f"one of the two is damaged: {error!r}", width)
+        self.call_from_thread(self._was_compared, ([a, b], width), found)
+
+    def _was_compared(self, of: tuple[list[Path], int], found: Listing) -> None:
+        if of != self._compared_for:
+            return  # others were marked meanwhile
+        self._compared = found
+        if self.panel.title == "Compare":
+            self.show()
+
+    @property
+    def two_runs(self) -> list[Path]:
+        """The two runs to compare: those marked, or the one marked and the one shown; else none."""
+        chosen = list(self.runs.marked)
+        if len(chosen) == 1 and chosen[0] != self.opened.folder:
+            chosen.append(self.opened.folder)
+        return chosen if len(chosen) == 2 else []
+
+    def _compare_listing(self, width: int) -> Listing:
+        pair = self.two_runs
+        if not pair:
+            said = ["mark two runs with x, in the list of runs or here"]
+            said += [f"marked: {line(folder.name)}" for folder in self.runs.marked]
+            return of_lines([(Text(f" {text}", no_wrap=True), Item()) for text in said])
+        if self._compared_for != (pair, width):
+            self._compared, self._compared_for = None, (pair, width)
+            self._compare(*pair, width)
+        return self._compared or _message("comparing …", width)
+
+    def _tick(self) -> None:
+        if self.panel.title == "Jobs":
+            self._read_jobs()

@@ -1,0 +1,196 @@
+"""A run as the viewer opens it: at once, whatever its size, and whatever is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from remote_mi.common.errors import MALFORMED, Mismatch
+from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
+from remote_mi.report.slices import cuts
+from remote_mi.report.terminal import heading
+from remote_mi.store.opening import runs_beside
+from remote_mi.store.result import Result
+
+#: Runs with more bytes of arrays are shown first and checked against their hash meanwhile.
+CHECKED_AT_ONCE = 32 << 20
+_ARRAYS = "artifacts/result.safetensors"
+_CHUNK = 4 << 20
+#: Kinds of numbers of a safetensors file that numpy has, too.
+_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+          "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
+_AROUND = 3
+
+
+class LazyArrays(Mapping[str, np.ndarray]):
+    """The arrays of a safetensors file, of which only what is looked at is read.
+
+    Raises:
+        Mismatch: if the file is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._made: dict[str, np.ndarray] = {}
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # its checks of the header: no array outside the file, none over another
+            with path.open("rb") as handle:
+                length = int.from_bytes(handle.read(8), "little")
+                self._header = json.loads(handle.read(length))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise Mismatch(f"{path} is damaged: {error}", "run the job again") from None
+        self._header.pop("__metadata__", None)
+        self._start = 8 + length
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._made:
+            self._made[name] = self._map(self._header[name])
+        return self._made[name]
+
+    def _map(self, entry: Mapping[str, Any]) -> np.ndarray:
+        """One array, whose pages are read when they are touched."""
+        kind, (first, last) = _KINDS.get(entry["dtype"]), entry["data_offsets"]
+        if kind is None:
+            raise Mismatch(f"{self._path} holds {line(str(entry['dtype']))}, which numpy has not")
+        if first == last:
+            return np.zeros(entry["shape"], kind)
+        try:
+            return np.memmap(self._path, kind, "r", self._start + first, tuple(entry["shape"]) or 1
+                             ).reshape(entry["shape"])  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise Mismatch(f"{self._path} is damaged: {error}", "run the job again") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._header
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._header)
+
+    def __len__(self) -> int:
+        return len(self._header)
+
+
+@dataclass
+class Opened:
+    """A run that is shown.
+
+    Attributes:
+        folder: of the run. info: its run.json, {} where that cannot be read.
+        result: None for a run that failed or is damaged.
+        problem: what is wrong with it, "" for a run that is done. advice: what to do about it.
+        unchecked: whether its arrays have yet to be checked against their hash.
+    """
+
+    folder: Path
+    # A result's own text is all of its figures: not for a log.
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    result: Result | None = field(default=None, repr=False)
+    problem: str = ""
+    advice: str = ""
+    unchecked: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def id8(self) -> str:
+        return self.name.rsplit("-", 1)[-1]
+
+    @property
+    def named(self) -> str:
+        """How a command finds it."""
+        return named(self.folder)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job failed, so that there never were numbers."""
+        return self.info.get("status") == "failed"
+
+    @property
+    def said(self) -> str:
+        """The server's words about a failure."""
+        record = self.info.get("provenance", {}).get("record", {})
+        return str(record.get("server_said") or "")
+
+
+def named(folder: Path) -> str:
+    """How a command finds a run: by its id in the project, by its folder anywhere else."""
+    ours = folder.parent == project_folder() / "runs"
+    return shlex.quote(folder.name.rsplit("-", 1)[-1] if ours else str(folder))
+
+
+def open_run(folder: Path) -> Opened:
+    """Open a run by its folder; what is wrong with it is told in what comes back."""
+    runs = runs_beside(folder)
+    opened = Opened(folder)
+    try:
+        opened.info = runs.read_info(folder.name)
+        if opened.failed:
+            opened.problem = str(opened.info.get("error") or "the job failed")
+            opened.advice = "mend the cause and run it again"
+            return opened
+        path = folder / _ARRAYS
+        if path.is_file() and path.stat().st_size > CHECKED_AT_ONCE:
+            info = opened.info
+            opened.result = Result(info["recipe"], info["document"], LazyArrays(path),
+                                   info["provenance"], folder.name, folder)  # fmt: skip
+            opened.unchecked = True
+        else:
+            opened.result = runs.read(folder.name)
+        for _ in heading(opened.result):
+            pass  # it can be read, and so can what its figures show
+        for figure in opened.result.figures:
+            cuts(figure, opened.result)
+    except Mismatch as error:
+        opened.problem, opened.advice = error.message, error.hint or ""
+    except MALFORMED as error:
+        opened.result, opened.unchecked = None, False
+        opened.problem = f"{folder / 'run.json'} is damaged: {error!r}"
+        opened.advice = "run the job again"
+    return opened
+
+
+def check(opened: Opened) -> str:
+    """Hold the arrays of a run against their hash; what is wrong, "" if nothing is."""
+    path = opened.folder / _ARRAYS
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as handle:
+            while chunk := handle.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if digest.hexdigest() != opened.info.get("artifacts", {}).get(_ARRAYS):
+        return f"{path} is damaged: its SHA-256 is not the recorded one"
+    return ""
+
+
+def excerpt(opened: Opened) -> list[str]:
+    """The lines of the recipe around the one that an error names; [] if it names none."""
+    found = re.search(r"([\w./-]+\.py):(\d+)", opened.problem)
+    if found is None:
+        return []
+    number = int(found[2])
+    path = opened.folder / "source" / Path(found[1]).name
+    try:
+        with path.open(errors="replace") as handle:
+            lines = handle.read(1 << 20).splitlines()
+    except OSError:
+        return []
+    first = max(1, number - _AROUND)
+    return [
+        f"{'▸' if at == number else ' '} {at:4d} │ {line(lines[at - 1])}"
+        for at in range(first, min(number + _AROUND, len(lines)) + 1)
+    ]

@@ -1,0 +1,138 @@
+"""Where a value stands and how sure it is, in words; for readers who do not see colours too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from remote_mi.common.errors import NotFound
+from remote_mi.common.text import line, visible
+from remote_mi.recipes.figures import Table
+from remote_mi.recipes.outputs import DRAW, POSITIONS
+from remote_mi.store.result import NamedArray, Result
+
+#: Stands in place of the ramp where a control explains a value.
+EXPLAINED = "~"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of a result is shown.
+
+    Attributes:
+        item: index of the prompt that a figure of one prompt shows.
+        at: dimension → coordinate, for dimensions that a figure has no room for.
+        limits: values that colours, bars and lines run between, so that figures can be compared;
+            None takes those that are shown.
+        pair: index of the prompt or pair whose own values are shown; None for those over all.
+    """
+
+    item: int = 0
+    at: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[float, float] | None = None
+    pair: int | None = None
+
+    def of(self, result: Result, name: str) -> NamedArray:
+        """An output or summary over all prompts, or of the one prompt that is chosen.
+
+        Raises:
+            NotFound: if it has no values of single prompts, or there is no such prompt.
+        """
+        return result[name] if self.pair is None else of_prompt(result, name, self.pair)
+
+    def apply(self, array: NamedArray, keep: Sequence[str]) -> tuple[NamedArray, str]:
+        """The array with the dimensions of `keep` only, and in words where it was taken.
+
+        Raises:
+            NotFound: if a dimension has no such coordinate.
+        """
+        taken = []
+        for dim in [d for d in array.dims if d not in keep]:
+            coordinates = list(array.coords[dim])
+            if dim not in self.at:
+                taken.append(f"{visible(dim)} {visible(str(coordinates[0]))}")
+                array = array.isel(dim, 0)
+                continue
+            label = self.at[dim]
+            if isinstance(label, str) and label not in coordinates:
+                label = next((c for c in coordinates if str(c) == label), label)
+                label = int(label) if isinstance(label, str) and label.isdigit() else label
+            array = array.sel(**{dim: label})
+            taken.append(f"{visible(dim)} {visible(str(label))}")
+        return array, ", ".join(taken)
+
+
+def of_prompt(result: Result, name: str, index: int) -> NamedArray:
+    """An output of one prompt, or the ratio of one: its effect over its gap; means over draws.
+
+    Raises:
+        NotFound: for what a recipe computes over all prompts only, or without such a prompt.
+    """
+    ratio = result.recipe["summaries"].get(name)
+    if ratio is not None and "effect" not in ratio:
+        raise NotFound(f"{name!r} exists over all prompts only")
+    each = result.each(ratio["effect"] if ratio else name)
+    if not 0 <= index < len(each):
+        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(each)}")
+    found = each[index]
+    values = found.values
+    if ratio:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = values / np.mean(result.each(ratio["gap"])[index].values)
+    dims = found.dims
+    if DRAW in dims:
+        values, dims = values.mean(dims.index(DRAW)), tuple(d for d in dims if d != DRAW)
+    return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
+
+
+def table_columns(figure: Table, result: Result) -> list[list[NamedArray]]:
+    """The columns of a table, each with an array for every row.
+
+    Raises:
+        NotFound: if there is no such output, or it is not of as many prompts as the first.
+    """
+    columns = [_as_counts(result.each(name)) for name in (figure.output, *figure.columns)]
+    for name, column in zip(figure.columns, columns[1:], strict=True):
+        if len(column) != len(columns[0]):
+            raise NotFound(f"{name!r} has {len(column)} values, {figure.output!r} "
+                           f"{len(columns[0])}: they are no rows of one table")  # fmt: skip
+    return columns
+
+
+def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
+    """Whole numbers as such: a count is a float where it could also be no number."""
+    values = [array.values for array in column]
+    if all(v.dtype.kind == "f" and not v.ndim and float(v).is_integer() for v in values):
+        return [replace(array, values=array.values.astype(np.int64)) for array in column]
+    return column
+
+
+def row_name(result: Result, index: int) -> str:
+    """What a row of a table is of: its prompt, or its number where there are none."""
+    return line(result.prompts[index]["clean"]) if result.prompts else str(index + 1)
+
+
+def where(array: NamedArray, index: Sequence[Any]) -> str:
+    """A cell by its dimensions and coordinates."""
+    parts = []
+    for dim, at in zip(array.dims, index, strict=True):
+        label = array.coords[dim][at]
+        if dim in POSITIONS and all(str(c).startswith("[") for c in array.coords[dim]):
+            parts.append(
+                f"{visible(dim)} {visible(str(label))}"
+            )  # aligned by label: no index of its own
+        elif dim in POSITIONS and label != at:
+            parts.append(f"{visible(dim)} {at} {visible(str(label))}")
+        else:
+            parts.append(f"{visible(dim)} {visible(str(label))}")
+    return " · ".join(parts)
+
+
+def amount(number: Any) -> str:
+    """A number for a sentence: two decimals, or two significant digits of what is small."""
+    value = float(number)
+    size = abs(value)
+    return f"{value:.2f}" if size >= 0.095 or not size > 0 else f"{value:.2g}"

@@ -1,0 +1,304 @@
+"""Two results held against each other: how they were made, and how far their numbers are apart.
+
+An output is within a tolerance T where
+
+    max |b − a| ≤ T · max(1, max |a|)        numbers; NaN and infinities at the same places
+    cells that differ ≤ T · cells            token ids
+
+So T is absolute for what is smaller than 1, and relative to the largest value of what is larger.
+Outputs that cannot be compared are beyond every tolerance. Intervals are not compared: they follow
+from the values of the single prompts, which are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remote_mi.common.errors import NotFound, nearest
+from remote_mi.recipes.outputs import DRAW
+from remote_mi.store.differences import Prompts, Setting, compare_prompts, differing_settings
+from remote_mi.store.opening import load_run
+from remote_mi.store.result import NamedArray, Result
+
+#: How far two runs of one job may be apart where nothing else is asked for.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two results are apart in one output or summary.
+
+    Attributes:
+        name: of the output or summary.
+        each: False for the values over all prompts, True for those of each prompt by itself.
+        token: whether it holds token ids.
+        why_not: why it cannot be compared; "" where it can.
+        cells: how many values. differing: how many of them are not equal.
+        largest: largest |b − a|; for token ids 1 where any differ.
+        mean: mean |b − a|. scale: largest |a|.
+        unmatched: cells that are NaN or infinite in one and not, or not the same, in the other.
+        nan: cells that are NaN in a, and in b.
+        prompt: index of the prompt the largest difference is of; None over all prompts.
+        index, coords: where it is: the index, and dimension → coordinate.
+        values: the two values there.
+    """
+
+    name: str
+    each: bool = False
+    token: bool = False
+    why_not: str = ""
+    cells: int = 0
+    differing: int = 0
+    largest: float = 0.0
+    mean: float = 0.0
+    scale: float = 0.0
+    unmatched: int = 0
+    nan: tuple[int, int] = (0, 0)
+    prompt: int | None = None
+    index: tuple[int, ...] = ()
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    values: tuple[float, float] | None = None
+
+    @property
+    def relative(self) -> float:
+        """What a tolerance is held against; infinite where nothing can be compared."""
+        if self.why_not or self.unmatched:
+            return float("inf")
+        if self.token:
+            return self.differing / max(1, self.cells)
+        return self.largest / max(1.0, self.scale)
+
+    def to_json(self) -> dict[str, Any]:
+        relative = self.relative
+        return {
+            "output": self.name, "each": self.each, "token": self.token,
+            "why_not": self.why_not or None, "cells": self.cells, "differing": self.differing,
+            "largest": self.largest, "mean": self.mean, "scale": self.scale,
+            "relative": relative if np.isfinite(relative) else None,
+            "unmatched": self.unmatched, "nan": list(self.nan), "prompt": self.prompt,
+            "index": list(self.index), "coords": dict(self.coords),
+            "values": [_plain(v) for v in self.values] if self.values else None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results held against each other. In a notebook it displays itself.
+
+    Attributes:
+        a, b: the results.
+        configuration: what differs in how they were made.
+        prompts: how their prompts compare.
+        outputs: summaries and outputs over all prompts, then outputs of each prompt by itself.
+    """
+
+    a: Result
+    b: Result
+    configuration: list[Setting]
+    prompts: Prompts
+    outputs: list[Difference]
+
+    def within(self, tolerance: float) -> bool:
+        """Whether every output is within a tolerance; see the top of this file."""
+        return not self.beyond(tolerance)
+
+    def beyond(self, tolerance: float) -> list[Difference]:
+        """The outputs that are not within a tolerance."""
+        return [found for found in self.outputs if not found.relative <= tolerance]
+
+    @property
+    def worst(self) -> Difference | None:
+        """The output that is furthest apart."""
+        return max(self.outputs, key=lambda found: found.relative, default=None)
+
+    def only(self, name: str | None) -> Comparison:
+        """The comparison of one output or summary; of all for None.
+
+        Raises:
+            NotFound: if neither result has it.
+        """
+        if name is None:
+            return self
+        kept = [found for found in self.outputs if found.name == name]
+        if not kept:
+            known = list(dict.fromkeys(found.name for found in self.outputs))
+            close = nearest(name, known)
+            raise NotFound(f"there is no output {name!r} to compare",
+                           f"did you mean {close!r}?" if close
+                           else f"there are: {', '.join(known)}")  # fmt: skip
+        return Comparison(self.a, self.b, self.configuration, self.prompts, kept)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "a": self.a.run_id or None,
+            "b": self.b.run_id or None,
+            "configuration": [
+                {"path": s.path, "a": _plain(s.a), "b": _plain(s.b)} for s in self.configuration
+            ],
+            "prompts": {"same": self.prompts.same, "a": self.prompts.a, "b": self.prompts.b,
+                        "first": self.prompts.first},
+            "outputs": [found.to_json() for found in self.outputs],
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        from remote_mi.report.comparison import plain_text
+
+        return plain_text(self)
+
+    def _repr_html_(self) -> str:
+        from remote_mi.report.comparison import html
+
+        return html(self)
+
+
+def compare(
+    a: Result | str | Path,
+    b: Result | str | Path,
+    project: str | Path | None = None,
+) -> Comparison:
+    """Hold two results against each other.
+
+    Args:
+        a, b: results, or runs: name, id, prefix of an id, or path of a run's folder.
+        project: folder that holds runs/; the working folder by default.
+
+    Raises:
+        NotFound, UsageError, Mismatch: as `remote_mi.load_run`.
+    """
+    first, second = (x if isinstance(x, Result) else load_run(str(x), project) for x in (a, b))
+    return Comparison(first, second, differing_settings(first, second),
+                      compare_prompts(first, second),
+                      list(_differences(first, second)))  # fmt: skip
+
+
+def _differences(a: Result, b: Result) -> Iterable[Difference]:
+    """Everything that either result gives: over all prompts, then of each."""
+    names = list(dict.fromkeys([*a.names(), *b.names()]))
+    for name in names:
+        here, there = (name in result.arrays for result in (a, b))
+        if here and there:
+            yield _of_arrays(a, b, name, [(None, a[name], b[name])])
+        elif here or there:
+            yield Difference(name, why_not=_only_in(a, b, name, here))
+        elif name not in a.outputs or name not in b.outputs:
+            yield Difference(name, why_not=_only_in(a, b, name, name in a.names()))
+    for name in names:
+        if name not in a.outputs or name not in b.outputs:
+            continue
+        lists = a.each(name), b.each(name)
+        if not _told_apart(a, name) and not _told_apart(b, name):
+            continue  # one prompt: it is what was compared above
+        if len(lists[0]) != len(lists[1]):
+            yield Difference(name, True, why_not=f"{len(lists[0])} and {len(lists[1])} prompts")
+            continue
+        pairs = [(i, one, other) for i, (one, other) in enumerate(zip(*lists, strict=True))]
+        yield _of_arrays(a, b, name, pairs)
+
+
+def _only_in(a: Result, b: Result, name: str, here: bool) -> str:
+    """Why one of two results has no values of a name."""
+    other = b if here else a
+    where = "a" if here else "b"
+    if name in other.names():
+        return f"only {where} has one over all prompts"
+    return f"only {where} has it"
+
+
+def _told_apart(result: Result, name: str) -> bool:
+    """Whether the values of each prompt are other ones than those over all prompts."""
+    return result.outputs[name].of == "example" and (
+        len(result.prompts) > 1 or DRAW in result.outputs[name].dims
+    )
+
+
+def _of_arrays(
+    a: Result, b: Result, name: str, pairs: Sequence[tuple[int | None, NamedArray, NamedArray]]
+) -> Difference:
+    """The difference over some pairs of arrays: one over all prompts, or one a prompt."""
+    each = pairs[0][0] is not None
+    kinds = [r.outputs[name].kind if name in r.outputs else "number" for r in (a, b)]
+    token = "token" in kinds
+    if kinds[0] != kinds[1]:
+        return Difference(name, each, token, "token ids and numbers")
+    for prompt, one, other in pairs:
+        reason = _unlike(one, other)
+        if reason:
+            return Difference(name, each, token,
+                              f"prompt {prompt + 1}: {reason}" if prompt is not None else reason)  # fmt: skip
+    gaps = [_token_gap(a, b, x.values, y.values) if token else _gap(x.values, y.values)
+            for _, x, y in pairs]  # fmt: skip
+    cells = sum(gap.size for gap in gaps)
+    if not cells:
+        return Difference(name, each, token)
+    at = max(range(len(gaps)), key=lambda i: gaps[i].max(initial=-1.0))
+    gap, (prompt, one, other) = gaps[at], pairs[at]
+    index = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape))
+    finite = [g[np.isfinite(g)] for g in gaps]
+    known = sum(g.size for g in finite)
+    ones, others = [x.values for _, x, _ in pairs], [y.values for _, _, y in pairs]
+    return Difference(
+        name, each, token, "", cells,
+        differing=int(sum((g > 0).sum() for g in gaps)),
+        largest=float(max(g.max(initial=0.0) for g in finite)),
+        mean=float(sum(g.sum() for g in finite) / known) if known else 0.0,
+        scale=0.0 if token else max(_reach(v) for v in ones),
+        unmatched=cells - known,
+        nan=(_nans(ones), _nans(others)),
+        prompt=prompt, index=index,
+        coords={dim: one.coords[dim][i] for dim, i in zip(one.dims, index, strict=True)},
+        values=(one.values[index].item(), other.values[index].item()),
+    )  # fmt: skip
+
+
+def _unlike(a: NamedArray, b: NamedArray) -> str:
+    """Why two arrays cannot be compared cell by cell, "" if they can."""
+    if a.dims != b.dims:
+        return f"dimensions ({', '.join(a.dims)}) and ({', '.join(b.dims)})"
+    for dim, one, other in zip(a.dims, a.shape, b.shape, strict=True):
+        if one != other:
+            return f"{dim}: {one} and {other}"
+    for dim in a.dims:
+        for index, (one, other) in enumerate(zip(a.coords[dim], b.coords[dim], strict=True)):
+            if one != other:
+                return f"{dim} {index} is {one!r} and {other!r}"
+    return ""
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|b − a|, 0 where both are the same NaN or infinity, infinite where only one is."""
+    one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        gap = np.where(same, 0.0, np.abs(other - one))
+    return np.where(np.isnan(gap), np.inf, gap)
+
+
+def _token_gap(a: Result, b: Result, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """1 where token ids differ; where the two vocabularies contradict each other, their texts."""
+    known = a.document.get("vocabulary", {}), b.document.get("vocabulary", {})
+    if any(known[1].get(i, text) != text for i, text in known[0].items()):
+        texts = [np.array([r.text(t) if t >= 0 else "" for t in v.reshape(-1)], object)
+                 for r, v in ((a, one), (b, other))]  # fmt: skip
+        return (texts[0] != texts[1]).astype(np.float64).reshape(one.shape)
+    return (one != other).astype(np.float64)
+
+
+def _reach(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.abs(finite).max()) if finite.size else 0.0
+
+
+def _nans(arrays: list[np.ndarray]) -> int:
+    return int(sum(np.isnan(v).sum() for v in arrays if v.dtype.kind == "f"))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: null in place of NaN and infinities."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

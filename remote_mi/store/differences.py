@@ -1,0 +1,112 @@
+"""How two results were made, held against each other: their settings and their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from remote_mi.store.lock import read_lock
+from remote_mi.store.result import Result
+
+#: Fields of a prompt that two runs are compared by, of a lock or else of a result.
+_TEXTS = ("clean", "corrupt", "answer", "wrong")
+_PROMPT = (*_TEXTS, "answers", "wrongs", "labels", "corrupt_labels", "template", "label", "group")
+_NOTED = ("revision", "dtype", "attention", "device", "architecture")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One difference in how two results were made.
+
+    Attributes:
+        path: what differs, e.g. "parameters.site". a, b: its values; None where there is none.
+    """
+
+    path: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How the prompts of two results compare.
+
+    Attributes:
+        same: how many are in both at the same place. a, b: how many there are.
+        first: the first that differs: its index, and the fields that do, with both values.
+    """
+
+    same: int
+    a: int
+    b: int
+    first: Mapping[str, Any] | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.same == self.a == self.b
+
+
+def differing_settings(a: Result, b: Result) -> list[Setting]:
+    """Everything that was not the same when two results were made, but for the prompts' texts."""
+    one, other = _described(a), _described(b)
+    return [Setting(path, one.get(path), other.get(path))
+            for path in dict.fromkeys([*one, *other]) if one.get(path) != other.get(path)]  # fmt: skip
+
+
+def _described(result: Result) -> dict[str, Any]:
+    """How a result was made, by path."""
+    source = result.provenance
+    prompts = source.get("prompts", {})
+    prompts = {k: v for k, v in prompts.items() if not isinstance(v, (list, dict))}
+    computed = {k: v for k, v in source.get("record", {}).items() if k in _NOTED}
+    environment = dict(source.get("environment", {}))
+    kind = environment.pop("kind", None)
+    return dict(_flat({
+        "recipe": {"name": result.recipe["name"], "code": str(source.get("code", ""))[:12]},
+        "parameters": source.get("parameters", {}),
+        "model": {k: v[:12] if k == "content" and isinstance(v, str) else v
+                  for k, v in source.get("model", {}).items()},
+        "prompts": prompts,
+        "drop_invalid": _lock_of(result).get("drop_invalid"),
+        "backend": source.get("backend"),
+        "environment": kind,
+        "versions": environment,
+        "computed": computed,
+    }))  # fmt: skip
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    for name, item in value.items():
+        path = f"{above}{name}"
+        if isinstance(item, Mapping) and item:
+            yield from _flat(item, f"{path}.")
+        else:
+            yield path, None if item == {} else item
+
+
+def compare_prompts(a: Result, b: Result) -> Prompts:
+    """How many of the prompts are the same, and where the first is that is not."""
+    texts, others = _prompts(a), _prompts(b)
+    same, first = 0, None
+    for index, (one, other) in enumerate(zip(texts, others, strict=False)):
+        shared = [k for k in one if k in other]
+        fields = {k: [one[k], other[k]] for k in shared if one[k] != other[k]}
+        same += not fields
+        if fields and first is None:
+            first = {"index": index, "fields": fields}
+    return Prompts(same, len(texts), len(others), first)
+
+
+def _prompts(result: Result) -> list[Mapping[str, Any]]:
+    """The prompts of a result as texts; those of the lock where it has them."""
+    prompts = _lock_of(result).get("prompts")
+    kept = prompts.get("examples") if isinstance(prompts, dict) else None
+    kept = [e for e in kept if isinstance(e, dict)] if isinstance(kept, list) else []
+    if len(kept) == len(result.prompts):
+        return [{k: example.get(k) for k in _PROMPT} for example in kept]
+    return [{k: part.get(k) for k in _TEXTS} for part in result.prompts]
+
+
+def _lock_of(result: Result) -> Mapping[str, Any]:
+    return {} if result.path is None else read_lock(result.path)

@@ -1,0 +1,323 @@
+"""A job's result: arrays with named dimensions and coordinates, the prompts, the provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remote_mi.common.errors import NotFound, UsageError, nearest
+from remote_mi.recipes.declaration import figures_from_json
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+#: Values this small beside the largest are 0 up to rounding.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class NamedArray:
+    """An array whose dimensions have names and coordinates.
+
+    Attributes:
+        values: the numbers.
+        dims: name of each dimension.
+        coords: dimension → label of each index (token text for positions).
+        low, high: 95% bootstrap interval over pairs, of the same shape; None for one pair.
+        name: what it is.
+    """
+
+    values: np.ndarray
+    dims: tuple[str, ...]
+    coords: Mapping[str, list[Any]]
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    name: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype) if copy else np.asarray(self.values, dtype=dtype)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __float__(self) -> float:
+        return float(self.values)
+
+    def sel(self, **where: Any) -> NamedArray:
+        """The part at some coordinates, e.g. `sel(layer=20, position="[s2]")`.
+
+        A position is named by its token, by its label with or without brackets, or, where a
+        token occurs twice, by its index.
+
+        Raises:
+            NotFound: if there is no such dimension or coordinate.
+            UsageError: if several coordinates have this label.
+        """
+        part = self
+        for dim, label in where.items():
+            if dim not in part.dims:
+                raise NotFound(f"no dimension {dim!r}", f"there are: {', '.join(part.dims)}")
+            part = part.isel(dim, _at(dim, list(part.coords[dim]), label))
+        return part
+
+    def isel(self, dim: str, index: int) -> NamedArray:
+        """The part at one index of a dimension."""
+        axis = self.dims.index(dim)
+        values, low, high = (None if a is None else np.take(a, index, axis)
+                             for a in (self.values, self.low, self.high))  # fmt: skip
+        assert values is not None
+        return NamedArray(values, self.dims[:axis] + self.dims[axis + 1 :],
+                          {k: v for k, v in self.coords.items() if k != dim}, low, high, self.name)  # fmt: skip
+
+    def transpose(self, *dims: str) -> NamedArray:
+        """The same with its dimensions in this order."""
+        order = [self.dims.index(dim) for dim in dims]
+        low, high = (None if end is None else end.transpose(order) for end in (self.low, self.high))
+        return NamedArray(self.values.transpose(order), dims, self.coords, low, high, self.name)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a cell: a column per dimension, `value`, and `low`/`high` where there are."""
+        pandas = _pandas()
+        axes = [list(self.coords[d]) for d in self.dims]
+        grid = np.indices(self.values.shape).reshape(len(self.dims), self.values.size)
+        columns: dict[str, Any] = {
+            dim: [axes[i][j] for j in grid[i]] for i, dim in enumerate(self.dims)
+        }
+        if "position" in self.dims:  # a token may occur twice; its index tells them apart
+            columns["position_index"] = grid[self.dims.index("position")]
+        columns["value"] = self.values.reshape(-1)
+        if self.low is not None and self.high is not None:
+            columns["low"], columns["high"] = self.low.reshape(-1), self.high.reshape(-1)
+        return pandas.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
+        return f"<{self.name} ({sizes})>\n{self.values!r}"
+
+    def _repr_html_(self) -> str:
+        from remote_mi.report.notebook import array_html
+
+        return array_html(self)
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise UsageError("to_pandas() needs pandas, which is not installed",
+                         "pip install 'remote_mi[pandas]'") from None  # fmt: skip
+    return pandas
+
+
+def _at(dim: str, labels: list[Any], wanted: Any) -> int:
+    """Index of a coordinate; see `NamedArray.sel`."""
+    if isinstance(wanted, int) and wanted not in labels and 0 <= wanted < len(labels):
+        return wanted
+    found = [i for i, label in enumerate(labels) if label in (wanted, f"[{wanted}]")]
+    if not found:
+        raise NotFound(f"no {dim} {wanted!r}", f"there are: {labels}")
+    if len(found) > 1:
+        raise UsageError(f"{dim} {wanted!r} occurs {len(found)} times", f"give an index: {found}")
+    return found[0]
+
+
+def passage_key(tokens: Sequence[int]) -> str:
+    """The name of a passage in `Result.document["texts"]`: its token ids."""
+    return " ".join(map(str, tokens))
+
+
+@dataclass
+class Result:
+    """What a job gave.
+
+    `result["name"]` is an output or summary over all prompts; `result.each("name")` keeps them
+    apart. In a notebook a result displays its figures.
+
+    Attributes:
+        recipe: the shown part of the recipe's card.
+        document: prompts, tokens, coordinates, notes (see docs/results.md).
+        arrays: raw arrays by "output@index", estimates by name, intervals by "name:low|high".
+        provenance: where and how it was computed, key, versions, times.
+        run_id: id of the run folder, when there is one.
+        path: the run folder, when there is one.
+    """
+
+    recipe: Mapping[str, Any]
+    document: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    path: Path | None = None
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        """The declared outputs."""
+        return outputs_from_json(self.recipe["returns"])
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures the recipe declares."""
+        return figures_from_json(self.recipe["figures"])
+
+    @property
+    def controls(self) -> Mapping[str, str]:
+        """Output or summary → the one that it is held against."""
+        return self.recipe.get("controls", {})
+
+    @property
+    def prompts(self) -> list[Mapping[str, Any]]:
+        """Text, tokens and labelled positions of every prompt or pair."""
+        return self.document["parts"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers has to know: pairs at fault, what was left out."""
+        return list(self.document.get("notes", []))
+
+    def names(self) -> list[str]:
+        """Everything `result[name]` can give."""
+        return [*self.recipe["summaries"], *self.recipe["returns"]]
+
+    def __getitem__(self, name: str) -> NamedArray:
+        """An output or summary over all prompts: the value of one prompt, the mean of several.
+
+        Raises:
+            NotFound: for an unknown name, or for token ids of several prompts.
+        """
+        if name not in self.names():
+            close = nearest(name, self.names())
+            raise NotFound(f"the result has no {name!r}",
+                           f"did you mean {close!r}?" if close else
+                           f"it has: {', '.join(self.names())}")  # fmt: skip
+        if name not in self.arrays:
+            raise NotFound(f"{name!r} cannot be averaged over {len(self.prompts)} prompts",
+                           f"take them one by one: result.each({name!r})")  # fmt: skip
+        axes = self.document["axes"][name]
+        return NamedArray(self.arrays[name], self._dims(name), axes,
+                          self.arrays.get(f"{name}:low"), self.arrays.get(f"{name}:high"), name)  # fmt: skip
+
+    def _dims(self, name: str) -> tuple[str, ...]:
+        """The dimensions in the order of the recipe's declaration.
+
+        JSON objects do not keep an order that is to be relied on: the cache sorts their keys.
+        """
+        axes = self.document["axes"][name]
+        declared = self.recipe["summaries"].get(name) or self.recipe["returns"][name]
+        if "effect" in declared:  # a ratio has the dimensions of what it divides
+            declared = self.recipe["returns"][declared["effect"]]
+        return tuple(dim for dim in declared["dims"] if dim in axes)
+
+    def each(self, name: str) -> list[NamedArray]:
+        """An output of every prompt by itself, with its own tokens as coordinates.
+
+        Raises:
+            NotFound: for an unknown output (summaries exist over all prompts only).
+        """
+        if name not in self.outputs:
+            raise NotFound(f"the recipe has no output {name!r}",
+                           f"it has: {', '.join(self.outputs)}")  # fmt: skip
+        return list(self._each(name))
+
+    def _each(self, name: str) -> Iterator[NamedArray]:
+        dims = self.outputs[name].dims
+        each: list[Any] = [part["tokens"] for part in self.prompts]
+        for index, tokens in enumerate([None] if self.outputs[name].of == "set" else each):
+            key = f"{name}@{index}"
+            values = self.arrays[key]
+            coords = {
+                dim: coordinates(dim, size, self.provenance.get("parameters", {}), tokens)
+                for dim, size in zip(dims, values.shape, strict=True)
+            }
+            yield NamedArray(values, dims, coords, name=name)
+
+    def control_band(self, name: str) -> np.ndarray | None:
+        """How large an output or summary would be by its control alone.
+
+        Returns:
+            Of the output's shape: the largest size within the control's 95% interval, or the size
+            of the control where it has none. None if the output has no control.
+        """
+        control = self.controls.get(name)
+        if control is None or control not in self.arrays or name not in self.arrays:
+            return None
+        found = self[control]
+        ends = [e for e in (found.values, found.low, found.high) if e is not None]
+        band = np.abs(np.stack(ends)).max(0)
+        if not np.isfinite(band).any():
+            return None  # no draws were asked for
+        shape = self.arrays[name].shape
+        return np.broadcast_to(band.reshape(band.shape + (1,) * (len(shape) - band.ndim)), shape)
+
+    def explained(self, name: str) -> np.ndarray | None:
+        """Which cells of an output or summary its control explains.
+
+        Returns:
+            True where the value is no larger than `control_band`, or its own interval contains 0;
+            False where it is 0 up to rounding (nothing is to be explained). None without a control.
+        """
+        band = self.control_band(name)
+        if band is None:
+            return None
+        found = self[name]
+        marked = np.abs(found.values) <= band
+        if found.low is not None and found.high is not None:
+            marked |= (found.low <= 0) & (found.high >= 0)
+        sizes = np.abs(found.values)
+        largest = np.max(sizes[np.isfinite(sizes)], initial=0.0)
+        return marked & (sizes > _ROUNDING * largest)
+
+    def text(self, token: int) -> str:
+        """A token id of this result as text; of a negative one, which is none, nothing."""
+        return (
+            "" if token < 0 else self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
+        )
+
+    def passage(self, tokens: Iterable[int]) -> str:
+        """Token ids of this result that follow one another, as text; negative ones are none.
+
+        Where the result has it, as its tokenizer decodes them together; else token by token.
+        """
+        ids = [int(token) for token in tokens if token >= 0]
+        found = self.document.get("texts", {}).get(passage_key(ids))
+        return "".join(self.text(token) for token in ids) if found is None else found
+
+    def to_pandas(self, name: str | None = None) -> pandas.DataFrame:
+        """One output as a table; by default what the first figure shows.
+
+        With several prompts a summary has one row a cell, an output one row a cell and prompt
+        (column `prompt`). Token ids get a column `token` with their text.
+        """
+        pandas = _pandas()
+        name = name or (self.figures[0].output if self.figures else self.names()[0])
+        if name in self.recipe["summaries"]:
+            return self[name].to_pandas()
+        frames = []
+        for index, array in enumerate(self.each(name)):
+            frame = array.to_pandas()
+            frame.insert(0, "prompt", index)
+            frames.append(frame)
+        table = pandas.concat(frames, ignore_index=True)
+        if self.outputs[name].kind == "token":
+            table["token"] = [self.text(t) for t in table["value"]]
+        return table
+
+    def __repr__(self) -> str:
+        from remote_mi.report.terminal import plain_text
+
+        return plain_text(self)
+
+    def _repr_html_(self) -> str:
+        from remote_mi.report.notebook import html
+
+        return html(self)

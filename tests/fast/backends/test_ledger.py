@@ -1,0 +1,150 @@
+"""The ledger of remote jobs: every step is written down, by one at a time, and survives."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+
+from remote_mi.backends.ndif.errors import Evicted, RecipeFailed, failure, from_record, to_record
+from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.common.errors import NotFound, StoreError, UsageError
+from remote_mi.store.draft import Draft
+
+
+def entry(key: str = "key", host: str = "ndif a", **more) -> Entry:
+    return Entry(str(uuid.uuid4()), key, host, "http://a", "slow", "org/model", 1, {"x": 1}, **more)
+
+
+def test_nothing_is_made_by_looking(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert ledger.all() == [] and ledger.open_entries() == []
+    with pytest.raises(NotFound):
+        ledger.find(None)
+    assert not ledger.folder.exists()
+
+
+def test_an_entry_comes_back_as_it_was_written(tmp_path):
+    made = entry(expected=[{"effect": [[3, 4], "float32"]}], command="remote-mi run slow")
+    Ledger(tmp_path).claim(made, since=0)
+    Ledger(tmp_path).note_status(made.id, "RUNNING", "it runs")
+    found = Ledger(tmp_path).find(made.id[:6])
+    assert (found.expected, found.draft, found.command) == (made.expected, {"x": 1}, made.command)
+    assert found.status == "RUNNING" and found.is_open
+    assert [s["status"] for s in Ledger(tmp_path).timeline(made.id)] == ["RUNNING"]
+    assert (tmp_path / ".remote_mi" / ".gitignore").read_text() == "*\n"
+
+
+def test_a_job_that_is_open_or_just_done_is_shared_and_another_host_is_another_job(tmp_path):
+    ledger = Ledger(tmp_path)
+    first = ledger.claim(entry(), since=time.time())
+    assert ledger.claim(entry(), since=time.time()).id == first.id
+    assert ledger.claim(entry(host="ndif b"), since=time.time()).id != first.id
+    before = time.time()
+    ledger.update(first.id, state="done", run="r", finished=time.time())
+    assert ledger.claim(entry(), since=before).id == first.id, "it was done meanwhile"
+    assert ledger.claim(entry(), since=time.time() + 1).id != first.id, "it was done long ago"
+
+
+def test_of_many_threads_one_claims(tmp_path):
+    claimed: list[str] = []
+
+    def claim() -> None:
+        claimed.append(Ledger(tmp_path).claim(entry(), since=time.time()).id)
+
+    threads = [threading.Thread(target=claim) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(claimed) == 20 and len(set(claimed)) == 1
+
+
+def test_of_many_processes_one_claims_in_a_new_project(tmp_path):
+    script = (
+        "import sys, time, uuid\nfrom pathlib import Path\n"
+        "from remote_mi.backends.ndif.ledger import Entry, Ledger\n"
+        "e = Entry(str(uuid.uuid4()), 'k', 'h', 'u', 'r', 'm', 1, {})\n"
+        "print(Ledger(Path(sys.argv[1])).claim(e, since=time.time()).id)"
+    )
+    made = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    ids = {process.communicate(timeout=60)[0] for process in made}
+    assert len(ids) == 1 and len(Ledger(tmp_path).all()) == 1
+
+
+def test_a_lock_is_held_by_one_and_given_back_when_its_holder_dies(tmp_path):
+    ledger = Ledger(tmp_path)
+    made = ledger.claim(entry(), since=0)
+    script = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from remote_mi.backends.ndif.ledger import Ledger\n"
+        "lock = Ledger(Path(sys.argv[1])).lock(sys.argv[2])\nlock.acquire(blocking=False)\n"
+        "print('held', flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), made.id],
+                              stdout=subprocess.PIPE)  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    lock = ledger.lock(made.id)
+    with pytest.raises(TimeoutError):
+        lock.acquire(blocking=False)
+    holder.kill()
+    holder.wait(10)
+    lock.acquire(timeout=5)
+    lock.release()
+
+
+def test_ids_are_found_by_their_beginning(tmp_path):
+    ledger = Ledger(tmp_path)
+    ids = ["aaaa1111", "aaaa2222", "bbbb3333"]
+    for index, job in enumerate(ids):
+        made = entry(key=str(index))
+        made.id = job
+        ledger.claim(made, since=0)
+    assert ledger.find("bbb").id == "bbbb3333"
+    assert ledger.find(None).id == "bbbb3333"
+    with pytest.raises(UsageError, match="fits 2 jobs"):
+        ledger.find("aaaa")
+    with pytest.raises(NotFound, match="did you mean 'bbbb3333'"):
+        ledger.find("bbbb3334")
+
+
+def test_a_ledger_of_a_newer_version_or_a_damaged_one_is_said_so(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.claim(entry(), since=0)
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("PRAGMA user_version = 9")
+    with pytest.raises(StoreError, match="schema 9"):
+        Ledger(tmp_path).all()
+    for path in ledger.folder.glob("jobs.sqlite-*"):
+        path.unlink()
+    ledger.path.write_bytes(b"this is no database" * 500)
+    with pytest.raises(StoreError, match="cannot be used"):
+        Ledger(tmp_path).all()
+
+
+def test_errors_come_back_of_their_kind_with_the_servers_words():
+    answer = {"description": "Replica was evicted while processing your request. Sorry."}
+    error = from_record(to_record(failure("abcdefgh", "http://a", answer, "slow.py")))
+    assert isinstance(error, Evicted) and error.retryable and error.hint
+    trace = ('Traceback (most recent call last):\n  File "[slow:8] slow.py", line 15, in slow\n'
+             '    raise ValueError\nValueError: \x1b[31mmeant')  # fmt: skip
+    error = from_record(
+        to_record(failure("abcdefgh", "http://a", {"description": trace}, "slow.py"))
+    )
+    assert isinstance(error, RecipeFailed) and error.message.startswith("slow.py:15: ValueError")
+    assert "Traceback" in error.said and "\x1b" not in str(error) + error.said
+    assert type(from_record({"kind": "Path", "message": "x"})).__name__ == "JobFailed"
+
+
+def test_a_draft_survives_json_and_a_newer_version():
+    draft = Draft({"name": "slow"}, "slow.py", "key", "abcd1234", ["k"], [0], {}, {}, {}, [], [],
+                  {}, {})  # fmt: skip
+    assert Draft.from_json({**draft.to_json(), "later": 1}) == draft

@@ -1,0 +1,216 @@
+"""Probes: the activations against plain hooks, the fits against scikit-learn and known data."""
+
+from __future__ import annotations
+
+import nnsight
+import numpy as np
+import pytest
+import torch
+
+import remote_mi as mi
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.progress import Silent
+from remote_mi.interventions import Prompt
+from remote_mi.models.load import load
+from remote_mi.models.spec import ModelSpec
+from remote_mi.recipes import catalog, loading
+
+from ..reference import Reference
+
+FAMILIES = ("llama", "gpt2", "neox", "gemma2")
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    return loading.load_function(catalog.find("linear_probe", folder), folder)
+
+
+@pytest.fixture(scope="module")
+def fit(probe):
+    def run(x, labels, groups, folds=5, draws=3, seed=0):
+        """x: [example, layer, place, d_model]."""
+        examples = [
+            {"arrays": {"activation": a}, "label": label, "group": group}
+            for a, label, group in zip(x, labels, groups, strict=True)
+        ]
+        return probe.__globals__["fit_probes"](
+            examples, folds=folds, control_draws=draws, seed=seed
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_mid"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_activations_are_those_that_a_hook_sees(tiny, probe, family, site):
+    folder = tiny(family)
+    reference = Reference(folder, family)
+    lm = load(ModelSpec(str(folder)), Silent()).lm
+    ids = [5, 17, 9, 30, 12]
+    prompt = Prompt(ids, {"second": 1, "end": 4}, None)
+    with torch.no_grad(), lm.session():
+        found = nnsight.save(probe(lm, prompt, site=site, places=["end", "second"]))
+    row = torch.tensor([ids])
+    seen = reference.middle_stream(row) if site == "resid_mid" else reference.capture(row, site)
+    torch.testing.assert_close(
+        found["activation"], torch.cat(seen)[:, [4, 1]], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_place_that_a_prompt_does_not_have_is_refused(tiny, probe):
+    lm = load(ModelSpec(str(tiny("llama"))), Silent()).lm
+    with pytest.raises(ValueError, match="no position 'verb'; it has end"):
+        with torch.no_grad(), lm.session():
+            probe(lm, Prompt([5, 6, 7], {}, None), places=["verb"])
+
+
+def separable(n=60, width=40, seed=0):
+    """Two classes along one direction in layer 1, place 0, and nothing anywhere else."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    x = rng.normal(size=(n, 2, 2, width))
+    x[:, 1, 0, 3] += 6 * (2 * y - 1)
+    return x, [("no", "yes")[c] for c in y], [f"g{i // 4}" for i in range(n)]
+
+
+def test_separable_classes_are_found_where_they_are_and_nowhere_else(fit):
+    found = fit(*separable(), draws=5)
+    assert found["accuracy"][1, 0] >= 0.95
+    for cell in ((0, 0), (0, 1), (1, 1)):
+        assert abs(found["accuracy"][cell] - 0.5) < 0.2
+        assert found["selectivity:low"][cell] < 0.1
+    assert found["selectivity:low"][1, 0] > 0.2
+    assert found["shuffled_accuracy:high"][1, 0] < 0.8
+    assert float(found["majority"]) == pytest.approx(0.5)
+    for name in ("accuracy", "selectivity"):
+        assert (found[f"{name}:low"] <= found[name]).all()
+        assert (found[f"{name}:high"] >= found[name]).all()
+    np.testing.assert_allclose(
+        found["selectivity"], found["accuracy"] - found["shuffled_accuracy"], atol=1e-12
+    )
+
+
+@pytest.mark.slow
+def test_shuffled_labels_are_at_chance(fit):
+    x, labels, _ = separable(n=120, width=60)
+    pure = [f"{label}{i // 4}" for i, label in enumerate(labels)]
+    for groups in (pure, [f"g{i // 2}" for i in range(120)], [""] * 120):
+        found = fit(x[:, 1:, :1], labels, groups, draws=10)
+        assert found["accuracy"][0, 0] >= 0.95
+        assert abs(found["shuffled_accuracy"][0, 0] - 0.5) < 0.1, groups[:3]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_accuracies_are_those_of_scikit_learns_own_search(fit, probe, classes):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(5)
+    y = np.arange(90) % classes
+    x = rng.normal(size=(90, 30)) * rng.uniform(0.1, 10, 30)
+    x += 0.3 * rng.normal(size=(classes, 30))[y] * x.std(0)
+    groups = np.arange(90) // classes
+    found = fit(x[:, None, None], [f"c{c}" for c in y], [f"g{g}" for g in groups], seed=3)
+    right = 0
+    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=3).split(x, y, groups):
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=10000, tol=1e-8)),
+            {"logisticregression__C": list(probe.__globals__["STRENGTHS"])},
+            cv=StratifiedGroupKFold(3, shuffle=True, random_state=3),
+        )
+        search.fit(x[train], y[train], groups=groups[train])
+        right += int((search.predict(x[test]) == y[test]).sum())
+    assert 1 / classes + 0.1 < right / 90 < 0.98
+    assert found["accuracy"][0, 0] == pytest.approx(right / 90, abs=1.01 / 90)
+
+
+def test_what_a_group_shares_does_not_leak(fit):
+    """Examples of a group are nearly the same; labels of groups are random."""
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(40), 4)
+    y = (np.arange(40) % 2)[group]
+    x = (rng.normal(size=(40, 50))[group] + 0.05 * rng.normal(size=(160, 50)))[:, None, None]
+    labels = [f"c{c}" for c in y]
+    apart = fit(x, labels, [f"g{g}" for g in group])
+    assert abs(apart["accuracy"][0, 0] - 0.5) < 0.2
+    assert apart["accuracy"][0, 0] <= apart["shuffled_accuracy:high"][0, 0] + 0.1
+    assert fit(x, labels, [""] * 160)["accuracy"][0, 0] > 0.95, "it would, without groups"
+
+
+def test_shuffles_keep_groups_of_one_class_whole(probe):
+    shuffled = probe.__globals__["_shuffled"]
+    group = np.repeat(np.arange(12), 3)
+    pure = (np.arange(12) % 2)[group]
+    mixed = np.arange(36) % 3
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        new = shuffled(pure, group, rng)
+        assert all(len(set(new[group == g])) == 1 for g in range(12))
+        assert (new == 0).sum() == 18
+        new = shuffled(mixed, group, rng)
+        assert all(sorted(new[group == g]) == [0, 1, 2] for g in range(12))
+    assert any((shuffled(pure, group, rng) != pure).any() for _ in range(3))
+
+
+@pytest.mark.slow
+def test_the_seed_decides(fit):
+    x, labels, groups = separable()
+    one, same, other = (fit(x, labels, groups, seed=s) for s in (0, 0, 1))
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, same[name])
+    assert (other["shuffled_accuracy"] != one["shuffled_accuracy"]).any()
+
+
+def test_constant_activations_give_the_majority(fit):
+    x, labels, groups = separable()
+    labels = ["yes" if i % 5 else "no" for i in range(60)]
+    found = fit(np.ones_like(x), labels, groups, folds=3)
+    assert float(found["majority"]) == pytest.approx(0.8)
+    np.testing.assert_allclose(found["accuracy"], 0.8)
+
+
+@pytest.mark.parametrize(
+    "labels, groups, said",
+    [
+        (["a"] * 20, list("abcdefghijklmnopqrst"), "all labels are 'a': .* at least two classes"),
+        (["a", "b"] * 10, ["x"] * 10 + ["y"] * 10, "class 'a' occurs in 2 groups, and 5 folds"),
+        (["a", ""] * 10, list("abcdefghijklmnopqrst"), "prompt 2 has no label"),
+        (["a"] * 18 + ["b"] * 2, [""] * 20, "class 'b' occurs in 2 groups"),
+    ],
+)
+def test_what_no_probe_can_be_fitted_to_is_refused(fit, labels, groups, said):
+    with pytest.raises(ValueError, match=said):
+        fit(np.zeros((20, 1, 1, 4)), labels, groups)
+
+
+def prompts(count, label=True):
+    names = ["Mary", "John", "Tom", "James", "Sarah", "Anna", "Paul", "David", "Alice", "Mark"]
+    made = []
+    for index in range(count):
+        kind = ("store", "park")[index % 2]
+        text = f"When {names[index // 2]} went to the {kind}, he went to the store"
+        made.append({"prompt": text, "label": kind, "group": names[index // 2]})
+        if not label:
+            del made[-1]["label"]
+    return made
+
+
+def test_a_run_gives_accuracies_by_layer_and_place(project, tiny_llama):
+    result = mi.run("linear_probe", model=str(tiny_llama), pairs=prompts(20), control_draws=2)
+    assert result["accuracy"].values.shape == (3, 1)
+    assert list(result["accuracy"].coords["place"]) == ["end"]
+    # The stream before layer 0 at the last word is the same in all prompts.
+    assert result["accuracy"].values[0, 0] == pytest.approx(0.5, abs=0.01)
+    # The other layers see the word that gives the class its name.
+    assert result["accuracy"].values[1, 0] > 0.6 and result["accuracy"].low[1, 0] > 0.5
+    # The names of the men and women are groups: of these, each class has ten.
+    assert float(result["majority"]) == pytest.approx(0.5)
+    assert result["selectivity"].low is not None and result["shuffled_accuracy"].high is not None
+
+
+def test_prompts_without_labels_are_refused_by_a_run(project, tiny_llama):
+    with pytest.raises(RemoteMIError, match="label"):
+        mi.run("linear_probe", model=str(tiny_llama), pairs=prompts(20, label=False))
