@@ -15,7 +15,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-# At once: the decorator has its module's name, and a later import would put the module there.
+from remote_mi.common.display import RENDERERS
+from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import Range, Ratio, Tokens, recipe
 
 if TYPE_CHECKING:
@@ -29,12 +30,19 @@ if TYPE_CHECKING:
     from remote_mi.store.opening import load_run
     from remote_mi.store.result import Result
 
-__version__ = "0.1.0"
 
 if "ipykernel" in sys.modules:
     from remote_mi.report.kernel import import_bars
 
     import_bars()
+
+RENDERERS |= {
+    "Comparison": ("remote_mi.report.comparison:plain_text", "remote_mi.report.comparison:html"),
+    "NamedArray": (None, "remote_mi.report.notebook:array_html"),
+    "Plan": (None, "remote_mi.report.notebook:plan_html"),
+    "RemoteJob": (None, "remote_mi.report.notebook:job_html"),
+    "Result": ("remote_mi.report.terminal:plain_text", "remote_mi.report.notebook:html"),
+}
 
 _HOMES = {
     "Bars": "recipes.figures",
@@ -72,6 +80,7 @@ __all__ = [
     "Text",
     "TokenGrid",
     "Tokens",
+    "__version__",
     "compare",
     "jobs",
     "load_run",

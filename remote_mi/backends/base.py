@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 Outputs = dict[str, np.ndarray]
 
 
+def nobody_left() -> None:
+    """What is done about a job that goes on without a reader, where there is nobody to do it."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a backend is asked to execute.
@@ -105,11 +109,19 @@ class Backend(Protocol):
         """Hand over the work."""
         ...
 
-    def collect(self, ticket: Ticket, watch: Watch, timeout: float | None) -> Iterator[Outputs]:
+    def collect(
+        self,
+        ticket: Ticket,
+        watch: Watch,
+        timeout: float | None,
+        on_leave: Callable[[], None] = nobody_left,
+    ) -> Iterator[Outputs]:
         """The outputs of each call, in order, as they come.
 
         Args:
             timeout: seconds to wait in all; None waits as long as the backend allows.
+            on_leave: called when the wait takes seconds, or ends before the job does: somebody
+                else has to fetch the result then.
 
         Raises:
             RunFailed: if the recipe failed. WaitTimeout: if the job still runs after `timeout`.

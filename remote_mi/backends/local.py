@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from remote_mi.backends.base import (
     checked,
     examples_in,
     labelled,
+    nobody_left,
     recipe_error,
 )
 from remote_mi.common.errors import RemoteMIError
@@ -57,7 +58,11 @@ class LocalBackend:
         return ticket
 
     def collect(
-        self, ticket: Ticket, watch: Watch, timeout: float | None = None
+        self,
+        ticket: Ticket,
+        watch: Watch,
+        timeout: float | None = None,
+        on_leave: Callable[[], None] = nobody_left,
     ) -> Iterator[Outputs]:
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()

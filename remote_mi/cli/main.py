@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from remote_mi import __version__
 from remote_mi.common.errors import Detached, RemoteMIError, nearest
+from remote_mi.common.version import __version__
 
 #: Command → module:attribute, and its line in the help, so that help imports none of them.
 COMMANDS = {

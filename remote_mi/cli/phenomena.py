@@ -67,7 +67,7 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
 @click.argument("name")
 def new_phenomenon(name: str) -> None:
     """Begin a phenomenon of your own: a working file, with comments, to change."""
-    from remote_mi.recipes.scaffold import new_phenomenon as write
+    from remote_mi.prompts.scaffold import new_phenomenon as write
 
     print(write(name, project_folder()))
     say(f"\nnext: remote-mi phenomena show {name}")

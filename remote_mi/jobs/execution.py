@@ -18,6 +18,7 @@ from remote_mi.common.errors import (
     WaitTimeout,
 )
 from remote_mi.common.progress import Watch
+from remote_mi.jobs import start_collector
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, event
@@ -27,9 +28,10 @@ from remote_mi.prompts.phenomena import PromptSet
 from remote_mi.recipes import loading
 from remote_mi.recipes.code_identity import digest
 from remote_mi.store.cache import Cache
-from remote_mi.store.draft import Draft, run_id8
+from remote_mi.store.draft import Draft
 from remote_mi.store.environment import Environment, local_environment
 from remote_mi.store.result import Result
+from remote_mi.store.runs import id8_of
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -56,7 +58,7 @@ def finish(
     """
     finisher = Finisher(draft, project, watch, tokenizer)
     try:
-        computed = backend.collect(ticket, watch, timeout)
+        computed = backend.collect(ticket, watch, timeout, lambda: start_collector.start(project))
         for index, outputs in zip(draft.missing, computed, strict=True):
             finisher.take(index, outputs)
     except (WaitTimeout, BackendUnavailable, StoreError):
@@ -200,7 +202,7 @@ class Execution:
         sources = {name: text.decode() for name, text in job.sources().items()}
         return Draft(
             job.card.shown(), job.card.path.name if job.card.path else None, job.key,
-            run_id8(job, environment), keys, missing, job.lock(), sources, asdict(job.model), parts,
+            id8_of(job.key, environment), keys, missing, job.lock(), sources, asdict(job.model), parts,
             notes, provenance, environment.to_json(), record, self.events,
             store=str(job.store or ""), about=job.about(), kept=tokenized.kept,
         )  # fmt: skip

@@ -11,9 +11,8 @@ from remote_mi.jobs.keep import event
 from remote_mi.recipes.code_identity import EARLIER, SCHEMA
 from remote_mi.store.cache import Cache, Entry
 from remote_mi.store.cache_index import CacheIndex
-from remote_mi.store.draft import run_id8
 from remote_mi.store.result import Result
-from remote_mi.store.runs import RunRecord, Runs, environment_of
+from remote_mi.store.runs import RunRecord, Runs, environment_of, id8_of
 
 
 def look_up(job: Job, backend: Backend) -> Result | None:
@@ -86,7 +85,7 @@ def _from_cache(job: Job, entry: Entry, **noted: str) -> Result:
     """
     provenance = {**entry.record, **noted}
     result = Result(job.card.shown(), entry.document, entry.arrays, provenance)
-    id8 = run_id8(job, entry.environment)
+    id8 = id8_of(job.key, entry.environment)
     try:
         result = Runs(job.project).write(RunRecord(id8, result, job.lock(), job.sources(),
                                                    [event("taken from the cache")]))  # fmt: skip

@@ -11,10 +11,11 @@ from remote_mi.backends.ndif.backend import NdifBackend
 from remote_mi.backends.ndif.errors import from_record
 from remote_mi.backends.ndif.hosts import Host
 from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
-from remote_mi.jobs import start_collector as collecting
+from remote_mi.jobs import start_collector
 from remote_mi.jobs.execution import finish
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.runner import hand_over, job_from
@@ -24,7 +25,7 @@ from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
 
 
-class RemoteJob:
+class RemoteJob(Displayed):
     """A job that was submitted to a server, or its result where that was there already.
 
     Attributes:
@@ -68,17 +69,6 @@ class RemoteJob:
         return (f"<RemoteJob {entry.id[:8]} {entry.recipe} on {entry.url}: "
                 f"{entry.state} {entry.status.lower()}>")  # fmt: skip
 
-    def _repr_html_(self) -> str:
-        from remote_mi.report.notebook import facts_html
-
-        if self.id is None:
-            return facts_html("Job", {"state": "the result was there already"})
-        entry = self.entry
-        title = f"Job {entry.id[:8]}: {entry.recipe}"
-        facts = {"server": entry.url, "state": f"{entry.state} {entry.status.lower()}",
-                 "run": entry.run or "", "error": str((entry.error or {}).get("message", ""))}  # fmt: skip
-        return facts_html(title, {name: value for name, value in facts.items() if value})
-
 
 def submit(
     recipe: str | Callable[..., Any],
@@ -109,7 +99,7 @@ def hand_over_detached(job: Job, backend: str, watch: Watch) -> RemoteJob:
     handed = hand_over(job, backend, watch)
     if isinstance(handed, Result):
         return RemoteJob(job.project, None, handed)
-    collecting.ensure(job.project)
+    start_collector.start(job.project)
     return RemoteJob(job.project, handed.id)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from remote_mi.backends.ndif.ledger import Ledger
 
-MODULE = "remote_mi.jobs.collector"
+_MODULE = "remote_mi.jobs.collector"
 
 
-def ensure(project: Path) -> None:
+def start(project: Path) -> None:
     """See to it that a collector runs for the project; of several, all but one end at once.
 
     It gets no key: what it asks a server for needs none.
@@ -22,7 +22,7 @@ def ensure(project: Path) -> None:
     try:
         with (folder / "collector.log").open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(project)], stdin=subprocess.DEVNULL, stdout=log,
+                [sys.executable, "-m", _MODULE, str(project)], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, env=environment, cwd=project, start_new_session=True,
             )  # fmt: skip
     except OSError:

@@ -1,4 +1,4 @@
-"""New files in the user's project: a recipe with its test, or a phenomenon.
+"""A new recipe and its test in the user's project.
 
 They are copies of `recipes/scaffolds`, which are working files, with the new name put in.
 """
@@ -14,7 +14,6 @@ from typing import Literal
 
 from remote_mi.common.errors import StoreError, UsageError
 from remote_mi.common.paths import builtin_folder
-from remote_mi.prompts import phenomena
 from remote_mi.recipes import catalog
 
 Scaffold = Literal["pair", "prompt"]
@@ -33,7 +32,7 @@ def new_recipe(name: str, over: Scaffold, project: Path) -> list[Path]:
         UsageError: if the name cannot be one, or is taken.
         StoreError: if the project cannot be written.
     """
-    _check_name(name, "recipe")
+    check_name(name, "recipe")
     if _importable(name):
         raise UsageError(f"the recipe name {name!r} is that of a Python module, which it would hide",
                          f"choose another, e.g. {name}_recipe")  # fmt: skip
@@ -48,28 +47,15 @@ def new_recipe(name: str, over: Scaffold, project: Path) -> list[Path]:
         folder / f"{name}.py": f"over_{over}.py",
         project / "tests" / f"test_{name}.py": f"check_over_{over}.py",
     }
-    return _write(targets, "recipe", name)
+    return write_scaffold(targets, "recipe", name)
 
 
-def new_phenomenon(name: str, project: Path) -> Path:
-    """Write a phenomenon into the project; nothing that is there is overwritten.
+def check_name(name: str, what: str) -> None:
+    """Refuse what cannot be the name of a recipe or phenomenon.
 
     Raises:
-        UsageError: if the name cannot be one, or is taken.
-        StoreError: if the project cannot be written.
+        UsageError: with a name that can.
     """
-    _check_name(name, "phenomenon")
-    known = phenomena.available(project)
-    if name in known:
-        raise UsageError(
-            f"there is a phenomenon {name!r}: {known[name]}",
-            "choose another name; to change that one, copy its file into recipes/phenomena/",
-        )
-    target = project / "recipes" / "phenomena" / f"{name}.yaml"
-    return _write({target: "phenomenon.yaml"}, "phenomenon", name)[0]
-
-
-def _check_name(name: str, what: str) -> None:
     proposal = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:_LONGEST]
     if not re.match(r"[a-z]", proposal) or keyword.iskeyword(proposal):
         proposal = f"my_{what}"
@@ -104,8 +90,15 @@ def _readable_cards(project: Path) -> list[catalog.Card]:
     return found
 
 
-def _write(targets: dict[Path, str], what: str, name: str) -> list[Path]:
-    """Copy files of `recipes/scaffolds` with the name put in: all of them, or none."""
+def write_scaffold(targets: dict[Path, str], what: str, name: str) -> list[Path]:
+    """Copy files of `recipes/scaffolds` with the name put in: all of them, or none.
+
+    Args:
+        targets: the file to write → the name of its scaffold. what: "recipe" or "phenomenon".
+
+    Raises:
+        UsageError: if one is there already. StoreError: if it cannot be written.
+    """
     for target in targets:
         if target.exists():
             raise UsageError(f"{target} exists and is not overwritten", "choose another name")

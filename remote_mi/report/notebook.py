@@ -1,4 +1,4 @@
-"""What displays itself in a notebook: results, lists of runs, and jobs on servers.
+"""What displays itself in a notebook: results, lists of runs, plans, and jobs on servers.
 
 A result is shown by the renderer of HTML reports, without a script: a cell says on hover what it
 stands for. All text is escaped, and nothing is fetched.
@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line, prose, visible
+from remote_mi.jobs.dispatch.plan import Plan
+from remote_mi.jobs.remote import RemoteJob
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document.html import figure_html, figure_style
 from remote_mi.report.terminal import heading, picked
@@ -95,6 +97,30 @@ def facts_html(title: str, facts: Mapping[str, str]) -> str:
     rows = Markup("").join(_ROW.format(prose(name), prose(value)) for name, value in facts.items())
     table = Markup('<table class="plain"><tbody>{}</tbody></table>').format(rows)
     return _framed(_PART.format(prose(title), table))
+
+
+def job_html(job: RemoteJob) -> str:
+    """A job on a server: where, how far, and what became of it."""
+    if job.id is None:
+        return facts_html("Job", {"state": "the result was there already"})
+    entry = job.entry
+    facts = {
+        "server": entry.url,
+        "state": f"{entry.state} {entry.status.lower()}",
+        "run": entry.run or "",
+        "error": str((entry.error or {}).get("message", "")),
+    }
+    title = f"Job {entry.id[:8]}: {entry.recipe}"
+    return facts_html(title, {name: value for name, value in facts.items() if value})
+
+
+def plan_html(plan: Plan) -> str:
+    """A plan: every backend that was looked at, and why it can or cannot."""
+    rows = [
+        ["→" if o is plan.chosen else "·" if o.can else "✗", o.backend, o.why, o.hint]
+        for o in plan.options
+    ]
+    return table_html(str(plan), ["", "backend", "why", "what would help"], rows)
 
 
 def _figure(figure: Figure, result: Result) -> Markup:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
 from remote_mi.recipes.outputs import DRAW
 from remote_mi.store.differences import Prompts, Setting, compare_prompts, differing_settings
@@ -86,8 +87,8 @@ class Difference:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """Two results held against each other. In a notebook it displays itself.
 
     Attributes:
@@ -144,16 +145,6 @@ class Comparison:
                         "first": self.prompts.first},
             "outputs": [found.to_json() for found in self.outputs],
         }  # fmt: skip
-
-    def __repr__(self) -> str:
-        from remote_mi.report.comparison import plain_text
-
-        return plain_text(self)
-
-    def _repr_html_(self) -> str:
-        from remote_mi.report.comparison import html
-
-        return html(self)
 
 
 def compare(

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from remote_mi.jobs.job import Job
 from remote_mi.recipes.declaration import Card, figures_from_json
 from remote_mi.recipes.outputs import outputs_from_json, summaries_from_json
 from remote_mi.store.environment import Environment
-from remote_mi.store.runs import id8_of
 
 
 @dataclass
@@ -80,8 +78,3 @@ class Draft:
     def where(self) -> Environment:
         """The environment, as the cache asks for it."""
         return Environment(**self.environment)
-
-
-def run_id8(job: Job, environment: Environment) -> str:
-    """Eight hex digits that name a run: the same for the same job in the same environment."""
-    return id8_of(job.key, environment)

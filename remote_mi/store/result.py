@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, UsageError, nearest
 from remote_mi.recipes.declaration import figures_from_json
 from remote_mi.recipes.figures import Figure
@@ -23,7 +24,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class NamedArray:
+class NamedArray(Displayed):
     """An array whose dimensions have names and coordinates.
 
     Attributes:
@@ -105,11 +106,6 @@ class NamedArray:
         sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
         return f"<{self.name} ({sizes})>\n{self.values!r}"
 
-    def _repr_html_(self) -> str:
-        from remote_mi.report.notebook import array_html
-
-        return array_html(self)
-
 
 def _pandas() -> Any:
     try:
@@ -137,8 +133,8 @@ def passage_key(tokens: Sequence[int]) -> str:
     return " ".join(map(str, tokens))
 
 
-@dataclass
-class Result:
+@dataclass(repr=False)
+class Result(Displayed):
     """What a job gave.
 
     `result["name"]` is an output or summary over all prompts; `result.each("name")` keeps them
@@ -311,13 +307,3 @@ class Result:
         if self.outputs[name].kind == "token":
             table["token"] = [self.text(t) for t in table["value"]]
         return table
-
-    def __repr__(self) -> str:
-        from remote_mi.report.terminal import plain_text
-
-        return plain_text(self)
-
-    def _repr_html_(self) -> str:
-        from remote_mi.report.notebook import html
-
-        return html(self)

@@ -21,7 +21,7 @@ import torch
 from remote_mi.backends.ndif import client, waiting
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.backends.ndif_server import personal
-from remote_mi.jobs import start_collector as collecting
+from remote_mi.jobs import start_collector
 
 from . import replies
 from .scripted import Reply
@@ -136,5 +136,5 @@ def faulty_client(
     (project / "recipes").mkdir()
     (project / "recipes" / "first.py").write_text(RECIPE)
     made = Faulty(cli, monkeypatch, project, tiny_llama, Ledger(project))
-    monkeypatch.setattr(collecting, "ensure", made.collectors.append)
+    monkeypatch.setattr(start_collector, "start", made.collectors.append)
     return made

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked
+from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked, nobody_left
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
 from remote_mi.backends.ndif.errors import (
@@ -41,7 +41,6 @@ from remote_mi.common.errors import (
     UsageError,
 )
 from remote_mi.common.progress import Watch
-from remote_mi.jobs import start_collector as collecting
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.surroundings import at_work
@@ -262,14 +261,18 @@ class NdifBackend:
         return True
 
     def collect(
-        self, ticket: Ticket, watch: Watch, timeout: float | None = None
+        self,
+        ticket: Ticket,
+        watch: Watch,
+        timeout: float | None = None,
+        on_leave: Callable[[], None] = nobody_left,
     ) -> Iterator[Outputs]:
         deadline = time.monotonic() + (timeout or DEFAULT_TIMEOUT_S)
         try:
             entry = self._hold(ticket.id, watch, deadline)
-            yield from self._collected(entry, ticket, watch, deadline)
+            yield from self._collected(entry, ticket, watch, deadline, on_leave)
         except KeyboardInterrupt:
-            collecting.ensure(self.project)
+            on_leave()
             self.release(ticket.id)
             short = ticket.id[:8]
             raise Detached(
@@ -280,7 +283,7 @@ class NdifBackend:
             ) from None
         except BaseException as error:
             if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
-                collecting.ensure(self.project)
+                on_leave()
                 add_way_back(ticket.id, error)
             self.release(ticket.id)
             raise
@@ -304,7 +307,12 @@ class NdifBackend:
         return entry
 
     def _collected(
-        self, entry: Entry, ticket: Ticket, watch: Watch, deadline: float
+        self,
+        entry: Entry,
+        ticket: Ticket,
+        watch: Watch,
+        deadline: float,
+        on_leave: Callable[[], None],
     ) -> Iterator[Outputs]:
         waiter = Waiter(self.client, self.ledger, entry, watch)
         path = self.ledger.result_path(entry.id)
@@ -313,7 +321,7 @@ class NdifBackend:
                 raise SubmissionUnknown(f"job {entry.id[:8]} did not reach {self.host.url}",
                                         "the same command submits it again")  # fmt: skip
             if entry.state != "fetched" or not path.exists():
-                answer = waiter.completed(deadline, lambda: collecting.ensure(self.project))
+                answer = waiter.completed(deadline, on_leave)
                 path = waiter.fetch(answer)
             yield from self._read(waiter, path)
         finally:

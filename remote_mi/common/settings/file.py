@@ -11,7 +11,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from remote_mi.common.errors import UsageError
-from remote_mi.common.settings import Limits, Settings, StudySettings, backend_name, host_name
+from remote_mi.common.settings.values import (
+    Limits,
+    Settings,
+    StudySettings,
+    backend_name,
+    host_name,
+)
 from remote_mi.common.sizes import parse_size
 from remote_mi.common.yaml_file import located, model_problems, refused
 

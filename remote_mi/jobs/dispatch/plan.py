@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Backend
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.errors import BackendUnavailable, harmless
+from remote_mi.common.display import Displayed
+from remote_mi.common.errors import BackendUnavailable
 from remote_mi.common.settings import Settings, backend_name, load
 from remote_mi.common.sizes import format_size
 from remote_mi.jobs.dispatch import footprint, policy, resources
@@ -33,7 +34,7 @@ LookUp = Callable[[Job, Backend], str | None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Displayed):
     """Where a job runs, and why.
 
     Attributes:
@@ -104,17 +105,6 @@ class Plan:
     def __repr__(self) -> str:
         return "\n".join([f"<Plan {self}>", *(f"  {o.backend}: {'can' if o.can else 'cannot'}: {o.why}"
                                               for o in self.options)])  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = ""
-        for o in self.options:
-            sign = "→" if o is self.chosen else "·" if o.can else "✗"
-            # A server's words are among them.
-            cells = (escape(harmless(text)) for text in (sign, o.backend, o.why, o.hint))
-            rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        return f"<table><caption>{escape(harmless(str(self)))}</caption>{rows}</table>"
 
 
 def backend_named(name: str, project: Path, rows_bytes: int | None = None) -> Backend:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from remote_mi.backends.ndif.ledger import Ledger
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Silent
-from remote_mi.jobs import start_collector as collecting
+from remote_mi.jobs import start_collector
 from remote_mi.jobs.runner import execute, hand_over
 from remote_mi.jobs.studies import local_worker as lane
 from remote_mi.jobs.studies.plan import PlannedPoint, StudyPlan
@@ -218,7 +218,9 @@ class _StudyRun:
         if isinstance(handed, Result):
             self.end(point, handed.run_id)
             return
-        collecting.ensure(self.project)  # it fetches the results, also if this process is killed
+        start_collector.start(
+            self.project
+        )  # it fetches the results, also if this process is killed
         self.in_flight[handed.id] = point
         entry.state = "submitted"
         self.records.note(self.record, entry)

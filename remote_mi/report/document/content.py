@@ -15,6 +15,7 @@ from typing import Any
 
 from remote_mi.common.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.common.text import line, prose
+from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import argument_docs
 from remote_mi.recipes.figures import Figure, Table, Text, TokenGrid
 from remote_mi.report.document import run_facts as facts
@@ -201,8 +202,6 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
     Raises:
         NotFound: if no run has a result, or a chosen figure does not exist.
     """
-    from remote_mi import __version__
-
     found, failures = [], list(about.failures)
     for folder in folders:
         runs = runs_beside(folder)

@@ -1,0 +1,108 @@
+"""The settings as values, their defaults, and the names of backends and servers in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from remote_mi.common.errors import UsageError, nearest
+
+FILE = "remote-mi.yaml"
+#: Entry of `hosts`: the personal server.
+HERE = "here"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds in bytes that `auto` keeps to; None leaves the decision to what is measured.
+
+    Attributes:
+        memory, gpu_memory: what a model may take of this machine's memory, and of its GPUs'.
+        download: the most that is downloaded for a model.
+        ask_above: downloads from this size on are asked for first.
+        upload, results: what one job may send to a server, and get back from it.
+    """
+
+    memory: int | None = None
+    gpu_memory: int | None = None
+    download: int | None = None
+    ask_above: int = 200_000_000
+    upload: int = 10_000_000
+    results: int = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How studies run.
+
+    Attributes:
+        max_remote: the most jobs of a study that are on servers at one time.
+    """
+
+    max_remote: int = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force.
+
+    Attributes:
+        prefer: backends that `auto` tries, in this order: local, ndif (all of `hosts`),
+            ndif:here, ndif:URL. What is left out is never taken by `auto`.
+        hosts: servers that "ndif" in `prefer` stands for: here, or URLs. None is the personal one
+            where it runs, and the one that nnsight is configured for.
+        limits, studies: see there.
+        path: the file they were read from; None where there is none.
+        lines: dotted name → line of the file, for those that the file sets.
+    """
+
+    prefer: tuple[str, ...] = ("local", "ndif")
+    hosts: tuple[str, ...] | None = None
+    limits: Limits = Limits()
+    studies: StudySettings = StudySettings()
+    path: Path | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def origin(self, name: str) -> str:
+        """Where a setting comes from: "remote-mi.yaml:3", or "default"."""
+        return f"{FILE}:{self.lines[name]}" if name in self.lines else "default"
+
+
+def backend_name(word: str) -> str:
+    """The name of a backend as `--backend` takes it, an address without its last slash.
+
+    Raises:
+        UsageError: if there is no such backend.
+    """
+    name, colon, host = word.partition(":")
+    if word in ("auto", "local", "ndif"):
+        return word
+    if name == "ndif" and colon:
+        return f"ndif:{host_name(host)}"
+    close = nearest(name, ("auto", "local", "ndif"))
+    raise UsageError(f"no backend {word!r}",
+                     (f"did you mean {close!r}? " if close else "")
+                     + "there are: auto, local, ndif, ndif:here, ndif:URL")  # fmt: skip
+
+
+def host_name(word: str) -> str:
+    """A server as `hosts` names it: here, or an address without its last slash.
+
+    Raises:
+        UsageError: if it is none of these, or holds a name or password.
+    """
+    if word == HERE:
+        return word
+    shown = repr(word) if "@" not in word else "that"  # what stands before it may be a password
+    try:
+        parts = urlsplit(word)
+        sound = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        _ = parts.port  # refuses what is no number
+    except ValueError:
+        sound = False
+    if not sound or not word.isprintable() or " " in word:
+        raise UsageError(f"{shown} is not the address of a server",
+                         f"{HERE}, or e.g. https://api.ndif.us")  # fmt: skip
+    return word.rstrip("/")

@@ -1,0 +1,27 @@
+"""A new phenomenon in the user's project, from a working file with the new name put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from remote_mi.common.errors import UsageError
+from remote_mi.prompts import phenomena
+from remote_mi.recipes.scaffold import check_name, write_scaffold
+
+
+def new_phenomenon(name: str, project: Path) -> Path:
+    """Write a phenomenon into the project; nothing that is there is overwritten.
+
+    Raises:
+        UsageError: if the name cannot be one, or is taken.
+        StoreError: if the project cannot be written.
+    """
+    check_name(name, "phenomenon")
+    known = phenomena.available(project)
+    if name in known:
+        raise UsageError(
+            f"there is a phenomenon {name!r}: {known[name]}",
+            "choose another name; to change that one, copy its file into recipes/phenomena/",
+        )
+    target = project / "recipes" / "phenomena" / f"{name}.yaml"
+    return write_scaffold({target: "phenomenon.yaml"}, "phenomenon", name)[0]
