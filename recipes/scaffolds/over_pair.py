@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
-from remote_mi.recipes.figures import Bars, Table
+from remote_mi import Bars, Table
 from remote_mi.interventions import Metric, Pair, answer_metric, edit_site, read_site
-from remote_mi.recipes.declaration import Range, Ratio, recipe
+from remote_mi import Range, Ratio, recipe
 
 
 @recipe(

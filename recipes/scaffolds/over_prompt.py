@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from remote_mi.recipes.figures import Heatmap
+from remote_mi import Heatmap
 from remote_mi.interventions import Prompt, run_residuals, unembed
-from remote_mi.recipes.declaration import recipe
+from remote_mi import recipe
 
 
 @recipe(

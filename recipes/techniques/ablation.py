@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from remote_mi import Heatmap, Lines, Range, Ratio, Table, recipe
 from remote_mi.interventions import Metric, Pair, Site, shared_base
 from remote_mi.interventions.ablations import (
     ablate_positions,
@@ -13,8 +14,6 @@ from remote_mi.interventions.ablations import (
     site_means,
 )
 from remote_mi.interventions.sweeps import first_changed
-from remote_mi.recipes.declaration import Range, Ratio, recipe
-from remote_mi.recipes.figures import Heatmap, Lines, Table
 
 
 @recipe(

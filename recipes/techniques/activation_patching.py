@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from remote_mi import Bars, Heatmap, Range, Ratio, recipe
 from remote_mi.interventions import Direction, Metric, Pair, Site, patch_positions
-from remote_mi.recipes.declaration import Range, Ratio, recipe
-from remote_mi.recipes.figures import Bars, Heatmap
 
 
 @recipe(

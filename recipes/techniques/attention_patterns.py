@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
+from remote_mi import Heatmap, recipe
 from remote_mi.interventions import Prompt, attention_weights, skip_unembedding
-from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.figures import Heatmap
 
 
 @recipe(

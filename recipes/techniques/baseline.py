@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
+from remote_mi import Bars, Range, Table, Tokens, recipe
 from remote_mi.interventions import (
     Metric,
     Pair,
@@ -14,8 +15,6 @@ from remote_mi.interventions import (
     skip_unembedding,
     top_tokens,
 )
-from remote_mi.recipes.declaration import Range, Tokens, recipe
-from remote_mi.recipes.figures import Bars, Table
 
 #: Rows of the unembedding that are cast to float32 at a time.
 CHUNK = 16384

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from remote_mi import Bars, Heatmap, Range, Ratio, Table, recipe
 from remote_mi.interventions import Prompt, answer_metric
 from remote_mi.interventions.sites import require_unembedding
 from remote_mi.interventions.tracing import embedding_noise, restore_states
-from remote_mi.recipes.declaration import Range, Ratio, recipe
-from remote_mi.recipes.figures import Bars, Heatmap, Table
 
 
 @recipe(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
+from remote_mi import Bars, Heatmap, Range, Table, recipe
 from remote_mi.interventions import Pair, skip_unembedding
 from remote_mi.interventions.heads import (
     freeze_norm,
@@ -13,8 +14,6 @@ from remote_mi.interventions.heads import (
     refuse_other_streams,
     stream_parts,
 )
-from remote_mi.recipes.declaration import Range, recipe
-from remote_mi.recipes.figures import Bars, Heatmap, Table
 
 
 @recipe(

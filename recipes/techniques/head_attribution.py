@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from remote_mi import Bars, Heatmap, Range, Ratio, recipe
 from remote_mi.interventions import (
     Direction,
     Metric,
@@ -15,8 +16,6 @@ from remote_mi.interventions import (
     random_directions,
 )
 from remote_mi.interventions.gradients import pair_gradients, pearson
-from remote_mi.recipes.declaration import Range, Ratio, recipe
-from remote_mi.recipes.figures import Bars, Heatmap
 
 
 @recipe(

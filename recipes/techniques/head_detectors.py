@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import torch
 
+from remote_mi import Bars, Heatmap, Range, recipe
 from remote_mi.interventions import attention_weights, head_count, is_causal, skip_unembedding
 from remote_mi.interventions.heads import linear_logits
 from remote_mi.interventions.metrics import log_normalizer, soft_cap
 from remote_mi.interventions.sites import text_config
-from remote_mi.recipes.declaration import Range, recipe
-from remote_mi.recipes.figures import Bars, Heatmap
 
 #: What the attention weights and logits of one pass may take, in bytes.
 BUDGET = 1 << 28

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from remote_mi import Bars, Range, Table, recipe
 from remote_mi.interventions import Metric, Pair, answer_metric
 from remote_mi.interventions.gradients import (
     path_gradients,
@@ -13,8 +14,6 @@ from remote_mi.interventions.gradients import (
     run_embeddings,
     token_embeddings,
 )
-from remote_mi.recipes.declaration import Range, recipe
-from remote_mi.recipes.figures import Bars, Table
 
 
 @recipe(

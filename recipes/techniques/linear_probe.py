@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import torch
 
+from remote_mi import Bars, Heatmap, Lines, Range, recipe
 from remote_mi.interventions import Prompt, Site, read_site
 from remote_mi.interventions.sites import read_stream, skip_unembedding
-from remote_mi.recipes.declaration import Range, recipe
-from remote_mi.recipes.figures import Bars, Heatmap, Lines
 
 #: Inverse strengths of the L2 penalty that are tried.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import torch
 
+from remote_mi import Heatmap, Range, TokenGrid, Tokens, recipe
 from remote_mi.interventions import Prompt, rank_of, run_residuals, top_tokens, unembed
-from remote_mi.recipes.declaration import Range, Tokens, recipe
-from remote_mi.recipes.figures import Heatmap, TokenGrid
 
 
 @recipe(

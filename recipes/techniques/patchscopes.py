@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
+from remote_mi import Heatmap, Range, Text, TokenGrid, Tokens, recipe
 from remote_mi.interventions import (
     Prompt,
     PromptText,
@@ -16,8 +17,6 @@ from remote_mi.interventions import (
 )
 from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, has_weights
-from remote_mi.recipes.declaration import Range, Tokens, recipe
-from remote_mi.recipes.figures import Heatmap, Text, TokenGrid
 
 #: Rows whose log-probabilities over the vocabulary are computed at a time.
 ROWS = 128

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from remote_mi import Bars, Range, Table, Tokens, recipe
 from remote_mi.interventions import Prompt, answer_metric, input_gradients
 from remote_mi.interventions.gradients import (
     random_scores,
@@ -13,8 +14,6 @@ from remote_mi.interventions.gradients import (
     token_embeddings,
     top_token,
 )
-from remote_mi.recipes.declaration import Range, Tokens, recipe
-from remote_mi.recipes.figures import Bars, Table
 
 
 @recipe(

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from remote_mi import Heatmap, Lines, Range, Ratio, Table, Text, Tokens, recipe
 from remote_mi.interventions import Metric, Pair, answer_metric, generate
 from remote_mi.interventions.generation import refuse_encoders, run_joined
 from remote_mi.interventions.sites import read_stream, skip_unembedding
-from remote_mi.recipes.declaration import Range, Ratio, Tokens, recipe
-from remote_mi.recipes.figures import Heatmap, Lines, Table, Text
 
 
 @recipe(

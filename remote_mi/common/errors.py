@@ -59,6 +59,10 @@ class UsageError(RemoteMIError):
     exit_code = 2
 
 
+class FormerVersion(UsageError):
+    """A file was written for an earlier version of remote_mi, which this one does not read."""
+
+
 class NotFound(RemoteMIError):
     """A recipe, phenomenon, model or run of that name does not exist."""
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import ast
 import functools
-import sys
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import UsageError
+from remote_mi.common.errors import FormerVersion, UsageError
 from remote_mi.interventions import vocabulary
-from remote_mi.recipes import figures
+from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.declaration import Card, Output, Range, Ratio, Tokens, build_card, recipe
 
-# `remote_mi.recipes.declaration` is also the name of the decorator in the package, so the module is taken here.
-_RECIPE = vars(sys.modules[recipe.__module__])
+_RECIPE = vars(declaration)
 _KNOWN: dict[str, Mapping[str, Any]] = {
     "remote_mi.recipes.declaration": _RECIPE,
     "remote_mi.recipes.figures": vars(figures),
@@ -31,6 +29,8 @@ _KNOWN: dict[str, Mapping[str, Any]] = {
     "remote_mi": {**vars(figures), **_RECIPE},
     "typing": vars(typing),
 }
+#: Where earlier versions kept what a recipe declares itself with.
+_FORMER = ("remote_mi.recipe", "remote_mi.figures")
 _BUILTINS: dict[str, Any] = {
     "str": str, "int": int, "float": float, "bool": bool, "list": list, "tuple": tuple,
     "dict": dict, "None": None, "True": True, "False": False,
@@ -73,6 +73,7 @@ def cards_in(path: Path, origin: str = "file") -> list[Card]:
         UsageError: for a syntax error or a declaration that cannot be read.
     """
     tree = parse_file(path)
+    _refuse_former_names(tree, path)
     names = _top_level_names(tree)
     found = []
     for node in tree.body:
@@ -82,6 +83,18 @@ def cards_in(path: Path, origin: str = "file") -> list[Card]:
             if isinstance(decorator, ast.Call) and _is_recipe(decorator.func, names):
                 found.append(_card(node, decorator, names, path, origin))
     return found
+
+
+def _refuse_former_names(tree: ast.Module, path: Path) -> None:
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module in _FORMER:
+            names = ", ".join(alias.name for alias in node.names)
+            raise FormerVersion(
+                f"{path}:{node.lineno}: written for an earlier version of remote_mi, "
+                f"which had {names} in {node.module}",
+                f"`from remote_mi import {names}` is how it is written now; the copied source of a "
+                "run needs the version that made it, or the same command once more",
+            )
 
 
 def _is_recipe(node: ast.expr, names: dict[str, Any]) -> bool:

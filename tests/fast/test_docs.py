@@ -318,9 +318,8 @@ def resolves(dotted: str) -> bool:
 def test_tables_of_the_recipe_contract_are_complete():
     import inspect
 
-    from remote_mi import interventions
+    from remote_mi import interventions, recipe
     from remote_mi.recipes import figures
-    from remote_mi.recipes.declaration import recipe
 
     page = "writing-recipes.md"
     assert first_cells(page, "Argument")[0] == "over"

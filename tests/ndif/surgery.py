@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi.interventions import Prompt, run_residuals
-from remote_mi.recipes.declaration import Range, recipe
+from remote_mi import Range, recipe
 
 
 @recipe(over="prompt", returns={{"norm": ("layer", "position")}})

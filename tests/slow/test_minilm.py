@@ -170,7 +170,7 @@ def test_what_needs_logits_is_refused_in_plain_words(folder, project):
 
 
 def test_what_needs_none_runs(folder, project):
-    from remote_mi.recipes.declaration import recipe
+    from remote_mi import recipe
 
     @recipe(over="prompt", returns={"length": ("layer", "position")})
     def stream_length(lm, prompt):

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from remote_mi.common.errors import Mismatch, NotFound, UsageError
+from remote_mi.common.errors import FormerVersion, Mismatch, NotFound, UsageError
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec, folder_digest
@@ -137,6 +137,8 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
         details = {k: v for k, v in prompts.items() if k not in ("origin", "examples")}
         examples = tuple(_example(data) for data in prompts["examples"])
         parameters = card.resolve(kept.lock["parameters"])
+    except FormerVersion:
+        raise
     except UsageError as error:
         raise Mismatch(f"{kept.folder}: {error.message}", error.hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

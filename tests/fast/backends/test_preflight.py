@@ -27,7 +27,7 @@ from typing import Any
 import torch
 {imports}
 from remote_mi.interventions import run_residuals
-from remote_mi.recipes.declaration import recipe
+from remote_mi import recipe
 {top}
 
 @recipe(over="{over}", returns={{"x": {dims}}}, needs={needs})
@@ -218,7 +218,7 @@ def test_annotations_stay_at_home(tmp_path):
 
 def test_a_function_of_a_cell_is_checked_by_its_own_lines(tmp_path):
     kept: list[int] = []
-    from remote_mi.recipes.declaration import recipe
+    from remote_mi import recipe
 
     @recipe(over="prompt", returns={"x": ()})
     def live(lm, prompt):

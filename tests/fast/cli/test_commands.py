@@ -16,7 +16,7 @@ PAIR = [x for k, v in MARY.items() for x in ("-p", f"{k}={v}")]
 
 GOOD_RECIPE = """
 from remote_mi.interventions import run_residuals
-from remote_mi.recipes.declaration import recipe
+from remote_mi import recipe
 import torch
 
 @recipe(over="prompt", returns={"norm": ("layer", "position")})

@@ -15,7 +15,7 @@ IOI, FACTS = FOLDER / "ioi_across_techniques.yaml", FOLDER / "facts_small.yaml"
 HEAD = "study: s\nphenomena: [{name: ioi:store, n: 2}]\n"
 MINE = '''"""Recipes of a test."""
 
-from remote_mi.recipes.declaration import recipe
+from remote_mi import recipe
 
 
 @recipe(over="prompts", returns={"size": ()})

@@ -27,7 +27,7 @@ PROMPT = "When Mary and John went to the store"
 RECIPE = '''
 from measures.sizes import size
 from remote_mi.interventions import run_residuals
-from remote_mi.recipes.declaration import recipe
+from remote_mi import recipe
 import torch
 
 @recipe(over="OVER", returns={"norm": DIMS})

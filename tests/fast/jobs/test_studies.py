@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions import Prompt
-from remote_mi.recipes.declaration import recipe
+from remote_mi import recipe
 
 
 @recipe(over="prompt", returns={"first": ("position",)})

@@ -15,9 +15,9 @@ HEAD = """
 from __future__ import annotations
 from typing import Any
 import torch
-from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text
+from remote_mi import Bars, Heatmap, Lines, Table, Text
 from remote_mi.interventions import Pair, Prompt, PromptText, run_residuals
-from remote_mi.recipes.declaration import Ratio, Tokens, recipe
+from remote_mi import Ratio, Tokens, recipe
 """
 PAIRS = [
     {"clean": "When Mary and John went to the store", "corrupt": "When Mary and Tom went to the store",

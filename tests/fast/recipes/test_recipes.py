@@ -9,20 +9,19 @@ from typing import Annotated, Literal
 
 import pytest
 
-from remote_mi.common.errors import NotFound, UsageError
+from remote_mi import Heatmap
+from remote_mi.common.errors import FormerVersion, NotFound, UsageError
 from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes import catalog, loading
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.code_identity import code_digest
 from remote_mi.recipes.declaration import Param, Range, Ratio, Tokens, card_of, recipe
-from remote_mi.recipes.figures import Heatmap
 
 GOOD = '''
 from __future__ import annotations
 from typing import Annotated, Literal
 import torch
-from remote_mi.recipes.figures import Heatmap
-from remote_mi.recipes.declaration import Range, recipe
+from remote_mi import Heatmap, Range, recipe
 from remote_mi.interventions import run_residuals
 
 SCALE = 2.0
@@ -124,6 +123,20 @@ def test_a_mistake_in_a_recipe_file_is_located(tmp_path, text, said):
     with pytest.raises(UsageError, match=said) as refused:
         catalog.find(str(path), tmp_path)
     assert "bad.py" in str(refused.value)
+
+
+def test_a_recipe_of_an_earlier_version_says_so(tmp_path):
+    text = GOOD.replace(
+        "from remote_mi import Heatmap, Range, recipe",
+        "from remote_mi.recipe import Range, recipe\nfrom remote_mi.figures import Heatmap",
+    )
+    assert "remote_mi.figures" in text
+    path = write(tmp_path, "old.py", text)
+    with pytest.raises(
+        FormerVersion, match=r"old\.py:\d+: written for an earlier version"
+    ) as refused:
+        catalog.find(str(path), tmp_path)
+    assert "from remote_mi import" in refused.value.hint
 
 
 def test_a_broken_file_does_not_hide_the_other_recipes(tmp_path):
@@ -305,7 +318,7 @@ def test_an_edit_of_the_same_second_and_size_runs_as_edited(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "quick.py"
     text = (
-        "from __future__ import annotations\nfrom remote_mi.recipes.declaration import recipe\n\n"
+        "from __future__ import annotations\nfrom remote_mi import recipe\n\n"
         '@recipe(over="prompt", returns={"x": ()})\ndef quick(lm, prompt):\n    """Q."""\n'
         '    return {"x": 1}\n'
     )

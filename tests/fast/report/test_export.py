@@ -12,8 +12,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from remote_mi import Bars, Heatmap, Lines, TokenGrid
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.figures import Bars, Heatmap, Lines, TokenGrid
 from remote_mi.report import tables
 from remote_mi.report.images import save
 from remote_mi.report.shades import between

@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import pytest
 
+from remote_mi import Bars, Heatmap, Lines
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.figures import Bars, Heatmap, Lines
 from remote_mi.report.document import bibliography as references
 from remote_mi.report.document import method
 from remote_mi.report.document import written as writing

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.style import Style
 
+from remote_mi import Bars, Heatmap, Lines, Text
 from remote_mi.recipes.declaration import Card
-from remote_mi.recipes.figures import Bars, Heatmap, Lines, Text
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.terminal import plain_text
 from remote_mi.report.viewer.app import Viewer

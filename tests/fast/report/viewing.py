@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
+from remote_mi import Bars, Heatmap, Lines, Table, Text, TokenGrid
 from remote_mi.recipes.declaration import Card
-from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text
