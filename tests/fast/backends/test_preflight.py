@@ -208,7 +208,7 @@ def test_annotations_stay_at_home(tmp_path):
     card, function = written(tmp_path, "return {'x': 1}\n")
     source = card.path.read_text().replace("from __future__ import annotations\n", "")
     card.path.write_text(
-        source.replace("recipe import recipe", "recipe import Range, recipe")
+        source.replace("remote_mi import recipe", "remote_mi import Range, recipe")
         .replace("typing import Any", "typing import Annotated, Any")
         .replace("k: int", "k: Annotated[int, Range(1, 3)]")
     )

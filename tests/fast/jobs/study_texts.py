@@ -9,7 +9,7 @@ import pytest
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs import studies as study_file
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "recipes" / "studies"
 IOI, FACTS = FOLDER / "ioi_across_techniques.yaml", FOLDER / "facts_small.yaml"
 HEAD = "study: s\nphenomena: [{name: ioi:store, n: 2}]\n"

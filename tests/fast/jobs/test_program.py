@@ -211,7 +211,7 @@ def test_threads_get_the_numbers_of_their_own_prompts(project, tiny, capsys):
 def test_a_run_inside_of_a_run_is_refused(project, tiny_llama):
     (project / "nested.py").write_text(
         "from __future__ import annotations\nimport remote_mi as mi\n"
-        "from remote_mi.recipes import declaration as recipe\n\n"
+        "from remote_mi import recipe\n\n"
         '@recipe(over="prompt", returns={"x": ()})\ndef nested(lm, prompt):\n    """N."""\n'
         f"    mi.run('logit_lens', model={str(tiny_llama)!r}, prompt='Mary and John')\n"
         '    return {"x": 1.0}\n'

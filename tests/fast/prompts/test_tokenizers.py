@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import remote_mi as mi
-from remote_mi.common.errors import UsageError
+from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.common.text import line as visible_line
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import Example, PromptSet
@@ -161,7 +161,7 @@ def test_labels_whose_place_is_not_clear_are_refused(template, why):
 
 def test_a_template_that_fails_or_ends_a_text_is_said():
     failing = wrapped("byte-level BPE", chat="{{ raise_exception('no') }}")
-    with pytest.raises(mi.errors.RemoteMIError, match="chat template failed"):
+    with pytest.raises(RemoteMIError, match="chat template failed"):
         tokenized(failing, "When Mary went", ModelSpec(chat=True))
     ending = wrapped("byte-level BPE", chat="{{ messages[0]['content'] + '</s>' }}")
     (note,) = tokenized(ending, "When Mary went", ModelSpec(chat=True)).doubts

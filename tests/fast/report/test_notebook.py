@@ -125,5 +125,5 @@ def test_a_plan_shows_its_options_and_a_servers_words_do_nothing(project):
     chosen = Option("local", True, "it fits")
     plan = Plan(chosen, (chosen, Option("ndif:far", False, HOSTILE[1] + HOSTILE[5])), project)
     page = harmless_page(plan._repr_html_())
-    assert page.tables[0][0][:3] == ["→", "local", "it fits"]
-    assert page.tables[0][1][:2] == ["✗", "ndif:far"] and "</script><img" in page.tables[0][1][2]
+    assert page.tables[0][1][:3] == ["→", "local", "it fits"]
+    assert page.tables[0][2][:2] == ["✗", "ndif:far"] and "</script><img" in page.tables[0][2][2]
