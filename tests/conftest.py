@@ -135,12 +135,14 @@ def _configuration(family: str, vocabulary: int):
         "llama": lambda: t.LlamaConfig(**grouped),
         "qwen3": lambda: t.Qwen3Config(**grouped, head_dim=8),
         "qwen3-moe": lambda: t.Qwen3MoeConfig(
-            **grouped, head_dim=8, moe_intermediate_size=24, num_experts=4,
-            num_experts_per_tok=2, mlp_only_layers=[1],
+            **grouped,
+            head_dim=8,
+            moe_intermediate_size=24,
+            num_experts=4,
+            num_experts_per_tok=2,
+            mlp_only_layers=[1],
         ),
-        "mixtral": lambda: t.MixtralConfig(
-            **grouped, num_local_experts=4, num_experts_per_tok=2
-        ),
+        "mixtral": lambda: t.MixtralConfig(**grouped, num_local_experts=4, num_experts_per_tok=2),
         "mistral": lambda: t.MistralConfig(**grouped, head_dim=8, sliding_window=6),
         "gemma2": lambda: t.Gemma2Config(**gemma),
         "gemma3": lambda: t.Gemma3TextConfig(**gemma, layer_types=alternating),
@@ -153,10 +155,17 @@ def _configuration(family: str, vocabulary: int):
         "neox-parallel": lambda: t.GPTNeoXConfig(**common, use_parallel_residual=True),
         "neox": lambda: t.GPTNeoXConfig(**common, use_parallel_residual=False),
         "gpt2": lambda: t.GPT2Config(
-            n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=64, vocab_size=vocabulary,
-            bos_token_id=1, eos_token_id=2, initializer_range=0.4,
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            n_inner=48,
+            n_positions=64,
+            vocab_size=vocabulary,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.4,
         ),
-    }  # fmt: skip
+    }
     return made[family]()
 
 
@@ -263,9 +272,11 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: object, timeout: float = 120, **environment: str):
         return subprocess.run(
             [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
-            capture_output=True, text=True, timeout=timeout,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
             env={**os.environ, **environment},
-        )  # fmt: skip
+        )
 
     return run
 

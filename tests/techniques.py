@@ -63,5 +63,7 @@ def examples_for(over: str, count: int = 4) -> list[dict[str, str]]:
         return []
     if over in ("pair", "pairs"):
         return PAIRS[:count]
-    return [{"prompt": p["clean"], "target": p["answer"], "label": p["label"], "group": p["group"]}
-            for p in PAIRS[:count]]  # fmt: skip
+    return [
+        {"prompt": p["clean"], "target": p["answer"], "label": p["label"], "group": p["group"]}
+        for p in PAIRS[:count]
+    ]

@@ -30,9 +30,14 @@ def tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=64, initializer_range=0.4,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
     AutoModelForCausalLM.from_config(config).eval().save_pretrained(folder)
     return folder
 
@@ -65,9 +70,16 @@ def score(model, ids: torch.Tensor, layer: int | None = None, added=None):
 def test_each_layer_equals_a_forward_pass_with_its_output_replaced(tiny_model: Path):
     """Every output of the recipe, computed one cell at a time."""
     result = mi.run(
-        str(RECIPE), model=str(tiny_model), project=tiny_model.parent, backend="local",
-        clean=CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" John", parameters={"draws": 2, "seed": 3},
-    )  # fmt: skip
+        str(RECIPE),
+        model=str(tiny_model),
+        project=tiny_model.parent,
+        backend="local",
+        clean=CLEAN,
+        corrupt=CORRUPT,
+        answer=" Mary",
+        wrong=" John",
+        parameters={"draws": 2, "seed": 3},
+    )
     model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
     clean, corrupt = (tokenizer(text, return_tensors="pt").input_ids for text in (CLEAN, CORRUPT))

@@ -29,9 +29,14 @@ def tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=64, initializer_range=0.4,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
     AutoModelForCausalLM.from_config(config).eval().save_pretrained(folder)
     return folder
 
@@ -39,9 +44,13 @@ def tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_cell_equals_the_reading_of_that_layers_stream(tiny_model: Path):
     """Every output of the recipe, from the streams that plain hooks see."""
     result = mi.run(
-        str(RECIPE), model=str(tiny_model), project=tiny_model.parent, backend="local",
-        prompt=CLEAN, parameters={"seed": 3},
-    )  # fmt: skip
+        str(RECIPE),
+        model=str(tiny_model),
+        project=tiny_model.parent,
+        backend="local",
+        prompt=CLEAN,
+        parameters={"seed": 3},
+    )
     model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
     streams = []
@@ -58,14 +67,20 @@ def test_every_cell_equals_the_reading_of_that_layers_stream(tiny_model: Path):
     generator = torch.Generator().manual_seed(3)
     for layer, stream in enumerate(streams):
         torch.testing.assert_close(
-            torch.tensor(result["overlap"].values[layer]), overlap(stream), atol=1e-4, rtol=0,
+            torch.tensor(result["overlap"].values[layer]),
+            overlap(stream),
+            atol=1e-4,
+            rtol=0,
             check_dtype=False,
-        )  # fmt: skip
+        )
         noise = torch.randn(stream.shape, generator=generator)
         noise = noise / noise.norm(dim=-1, keepdim=True) * stream.norm(dim=-1, keepdim=True)
         torch.testing.assert_close(
-            torch.tensor(result["control"].values[layer]), overlap(noise), atol=1e-4, rtol=0,
+            torch.tensor(result["control"].values[layer]),
+            overlap(noise),
+            atol=1e-4,
+            rtol=0,
             check_dtype=False,
-        )  # fmt: skip
+        )
     assert result["overlap"].values[0].max() < 0.99, "the first layer must differ from the last"
     assert result["overlap"].values[-1] == pytest.approx(1, abs=1e-4)

@@ -85,8 +85,12 @@ def direct_logit_attribution(
         hidden = lm.ln_final.output[0, pair.end]
         linear, norm_bias = freeze_norm(lm.ln_final, parts["stream"].to(hidden.dtype), hidden)
         names = ("head", "mlp", "attention_bias", "embedding")
-        rows = [linear(parts[name]).flatten(0, -2) if parts[name].dim() > 1
-                else linear(parts[name])[None] for name in names]  # fmt: skip
+        rows = [
+            linear(parts[name]).flatten(0, -2)
+            if parts[name].dim() > 1
+            else linear(parts[name])[None]
+            for name in names
+        ]
         rows += [norm_bias[None], hidden.float()[None]]
         logits, token_bias = linear_logits(lm, torch.cat(rows), tokens)
         skip_unembedding(lm)

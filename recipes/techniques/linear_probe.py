@@ -119,8 +119,10 @@ def fit_probes(
     rng = np.random.default_rng(seed)
     targets = [y, *(_shuffled(y, group, rng) for _ in range(control_draws))]
     splits = [_splits(t, group, folds, seed) for t in targets]
-    inner = [[_splits(t[train], group[train], INNER_FOLDS, seed) for train, _ in s]
-             for t, s in zip(targets, splits, strict=True)]  # fmt: skip
+    inner = [
+        [_splits(t[train], group[train], INNER_FOLDS, seed) for train, _ in s]
+        for t, s in zip(targets, splits, strict=True)
+    ]
     layers, places = x.shape[1:3]
     correct = np.empty((1 + control_draws, layers, places, len(y)))
     for layer in range(layers):
@@ -133,12 +135,17 @@ def fit_probes(
     low, high = _interval(correct[0], group, rng)
     gain_low, gain_high = _interval(gain, group, rng)
     return {
-        "accuracy": accuracy, "accuracy:low": low, "accuracy:high": high,
+        "accuracy": accuracy,
+        "accuracy:low": low,
+        "accuracy:high": high,
         "shuffled_accuracy": shuffled.mean(0),
-        "shuffled_accuracy:low": shuffled.min(0), "shuffled_accuracy:high": shuffled.max(0),
-        "selectivity": gain.mean(-1), "selectivity:low": gain_low, "selectivity:high": gain_high,
+        "shuffled_accuracy:low": shuffled.min(0),
+        "shuffled_accuracy:high": shuffled.max(0),
+        "selectivity": gain.mean(-1),
+        "selectivity:low": gain_low,
+        "selectivity:high": gain_high,
         "majority": np.bincount(y).max() / len(y),
-    }  # fmt: skip
+    }
 
 
 def _check_groups(y: Any, group: Any, classes: list[str], folds: int) -> None:

@@ -116,8 +116,16 @@ def steering(
         norms.append(vector.flatten(1).norm(dim=1))
         for index in held_out:
             start = pairs[index].end if first is None else first
-            scores = _steered(lm, pairs[index], chosen, signs[index] * directions, coefficients,
-                              start, first is None, metric)  # fmt: skip
+            scores = _steered(
+                lm,
+                pairs[index],
+                chosen,
+                signs[index] * directions,
+                coefficients,
+                start,
+                first is None,
+                metric,
+            )
             corrupt[index] = scores[0]
             change = (scores[1:] - scores[0]).reshape(
                 len(chosen), 1 + control_draws, len(coefficients)

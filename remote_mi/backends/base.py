@@ -175,17 +175,20 @@ def checked(
         RunFailed: for a missing, undeclared or misshapen output, naming it.
     """
     if not isinstance(returned, Mapping):
-        raise RunFailed(f"{recipe} returned {type(returned).__name__}, "
-                        "not a dict of its outputs")  # fmt: skip
+        raise RunFailed(f"{recipe} returned {type(returned).__name__}, not a dict of its outputs")
     for name in declared:
         if name not in returned:
-            raise RunFailed(f"{recipe} did not return {name!r}, which it declares",
-                            f"it returned: {', '.join(map(str, returned)) or 'nothing'}")  # fmt: skip
+            raise RunFailed(
+                f"{recipe} did not return {name!r}, which it declares",
+                f"it returned: {', '.join(map(str, returned)) or 'nothing'}",
+            )
     outputs: Outputs = {}
     for name, value in returned.items():
         if name not in declared:
-            raise RunFailed(f"{recipe} returned {name!r}, which it does not declare",
-                            "add it to returns={...} or leave it out")  # fmt: skip
+            raise RunFailed(
+                f"{recipe} returned {name!r}, which it does not declare",
+                "add it to returns={...} or leave it out",
+            )
         dims = declared[name].dims
         if examples is None or declared[name].of == "set":
             outputs[name] = _array(recipe, name, dims, value)
@@ -195,8 +198,10 @@ def checked(
         except TypeError:
             each = []
         if len(each) != examples:
-            raise RunFailed(f"{recipe}: output {name!r} has {len(each)} entries for {examples} "
-                            "examples", "return a list with one tensor an example")  # fmt: skip
+            raise RunFailed(
+                f"{recipe}: output {name!r} has {len(each)} entries for {examples} examples",
+                "return a list with one tensor an example",
+            )
         for index, one in enumerate(each):
             outputs[f"{name}@{index}"] = _array(recipe, name, dims, one)
     return outputs

@@ -83,8 +83,7 @@ def server_named(backend: str) -> str | None:
     if name != "ndif":
         close = nearest(name, ("ndif",))
         hint = f"did you mean {close!r}? " if close else ""
-        raise UsageError(f"{backend!r} is no server",
-                         f"{hint}there are: ndif, ndif:here, ndif:URL")  # fmt: skip
+        raise UsageError(f"{backend!r} is no server", f"{hint}there are: ndif, ndif:here, ndif:URL")
     return host or None
 
 
@@ -182,7 +181,11 @@ def _problem(name: str, error: Exception) -> Check:
 
 
 def _python() -> list[Check]:
-    return [Check("Python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}")]  # fmt: skip
+    return [
+        Check(
+            "Python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+        )
+    ]
 
 
 def _packages() -> list[Check]:
@@ -203,8 +206,14 @@ def _folder(name: str, folder: Path, room: int) -> list[Check]:
         free = shutil.disk_usage(existing).free
     except OSError as error:
         variable = "REMOTE_MI_CACHE" if name == "cache" else "REMOTE_MI_PROJECT"
-        return [Check(name, "problem", f"{folder} cannot be written: {error.strerror or error}",
-                      f"{variable} names another folder")]  # fmt: skip
+        return [
+            Check(
+                name,
+                "problem",
+                f"{folder} cannot be written: {error.strerror or error}",
+                f"{variable} names another folder",
+            )
+        ]
     found = f"{folder}, {free / 1e9:.1f} GB free"
     if free < room:
         return [Check(name, "note", found, "results and models that do not fit are not kept")]
@@ -214,8 +223,14 @@ def _folder(name: str, folder: Path, room: int) -> list[Check]:
 def _embedded() -> list[Check]:
     if embedded.is_ready():
         return [Check("embedded model", "ok", f"{embedded.EMBEDDED} is in the cache")]
-    return [Check("embedded model", "note", f"{embedded.EMBEDDED} is not fetched yet (93 MB)",
-                  "`remote-mi models fetch`, or the first run that needs it does")]  # fmt: skip
+    return [
+        Check(
+            "embedded model",
+            "note",
+            f"{embedded.EMBEDDED} is not fetched yet (93 MB)",
+            "`remote-mi models fetch`, or the first run that needs it does",
+        )
+    ]
 
 
 def _personal() -> list[Check]:
@@ -228,8 +243,15 @@ def _personal() -> list[Check]:
     dead = [name for name, service in status["services"].items() if not service["alive"]]
     if dead or not status["healthy"]:
         found = f"{', '.join(dead)} died" if dead else "it does not answer"
-        return [Check("personal server", "problem", found,
-                      "`remote-mi ndif logs` says more; `remote-mi ndif down`, then `up` again", 5)]  # fmt: skip
+        return [
+            Check(
+                "personal server",
+                "problem",
+                found,
+                "`remote-mi ndif logs` says more; `remote-mi ndif down`, then `up` again",
+                5,
+            )
+        ]
     running = ", ".join(status["services"])
     return [Check("personal server", "ok", f"{running} run in {status['memory_mb']} MB")]
 
@@ -247,8 +269,10 @@ def _server(client: Client) -> list[Check]:
         advice = "is it up, is the address right, and does no firewall or proxy keep it away?"
         return [Check("server", "problem", error.message, advice, error.exit_code)]
     if answer != "pong":
-        raise NotNdif(f"{client.host.url}/ping does not answer as an NDIF server",
-                      "name its base address: --backend ndif:https://host")  # fmt: skip
+        raise NotNdif(
+            f"{client.host.url}/ping does not answer as an NDIF server",
+            "name its base address: --backend ndif:https://host",
+        )
     took = (time.perf_counter() - begun) * 1000
     return [Check("server", "ok", f"{client.host.url} answers within {took:.0f} ms")]
 
@@ -292,14 +316,19 @@ def _key(host: Host, client: Client) -> list[Check]:
 def described(who: facts.Caller) -> str:
     """Who one is to a server, in words."""
     tags = ", ".join(who.tags) or "none"
-    trust = "trusted: jobs run beside the model" if who.trusted else (
-        "sandboxed: jobs cannot read gradients")  # fmt: skip
+    trust = (
+        "trusted: jobs run beside the model"
+        if who.trusted
+        else ("sandboxed: jobs cannot read gradients")
+    )
     return f"known as {who.email or 'nobody by name'}, tags: {tags}; {trust}"
 
 
 def _compute(client: Client) -> list[Check]:
     count = len(facts.deployments(client))
-    return [Check("compute backend", "ok", f"up, {count} model{'' if count == 1 else 's'} deployed")]  # fmt: skip
+    return [
+        Check("compute backend", "ok", f"up, {count} model{'' if count == 1 else 's'} deployed")
+    ]
 
 
 def _versions(host: Host, client: Client) -> list[Check]:
@@ -310,12 +339,19 @@ def _versions(host: Host, client: Client) -> list[Check]:
     checks = []
     for name, (ours, theirs) in pairs.items():
         same = _minor(ours) == _minor(theirs)
-        checks.append(Check(f"{name} there", "ok" if same else "note", f"{theirs} (here {ours})",
-                            None if same else _IF_ANOTHER[name]))  # fmt: skip
+        checks.append(
+            Check(
+                f"{name} there",
+                "ok" if same else "note",
+                f"{theirs} (here {ours})",
+                None if same else _IF_ANOTHER[name],
+            )
+        )
     ndif = there.get("ndif", "unknown")
     same = _minor(ndif) == _minor(_NDIF)
-    checks.append(Check("ndif there", "ok" if same else "note", ndif,
-                        None if same else _IF_ANOTHER["ndif"]))  # fmt: skip
+    checks.append(
+        Check("ndif there", "ok" if same else "note", ndif, None if same else _IF_ANOTHER["ndif"])
+    )
     return checks
 
 
@@ -370,12 +406,22 @@ def _deployed(key: str, host: Host, client: Client) -> list[Check]:
     repo_id = str(facts.of_key(key).get("repo_id"))
     if model is None:
         if host.served is not None and repo_id not in host.served.models:
-            return [Check(name, "problem", f"the personal server does not serve {repo_id}",
-                          "`remote-mi ndif down`, then `remote-mi ndif up --model` with it", 5)]  # fmt: skip
+            return [
+                Check(
+                    name,
+                    "problem",
+                    f"the personal server does not serve {repo_id}",
+                    "`remote-mi ndif down`, then `remote-mi ndif up --model` with it",
+                    5,
+                )
+            ]
         other = next((d for d in there if d.repo_id.lower() == repo_id.lower()), None)
         found = f"no; {other.repo_id} at revision {other.revision} is" if other else "no"
-        advice = ("the first job for it loads it" if host.served is not None else
-                  "the first job asks for it, which may take minutes or be refused")  # fmt: skip
+        advice = (
+            "the first job for it loads it"
+            if host.served is not None
+            else "the first job asks for it, which may take minutes or be refused"
+        )
         return [Check(name, "note", found, advice)]
     level = model.level if model.state == "unknown" else f"{model.state}, {model.level}"
     limit = (

@@ -138,9 +138,12 @@ def _form(call: Any) -> Any:
         return [_form(one) for one in call]
     if isinstance(call, interventions.Pair):
         return [
-            _form(call.clean), _form(call.corrupt), call.first_difference,
-            len(call.answers), len(call.wrongs),
-        ]  # fmt: skip
+            _form(call.clean),
+            _form(call.corrupt),
+            call.first_difference,
+            len(call.answers),
+            len(call.wrongs),
+        ]
     return [len(call.ids), call.positions, call.end, call.target is None]
 
 
@@ -158,8 +161,14 @@ def _about(model: LoadedModel, work: Work) -> Any:
     lm = model.lm
     names = repr(getattr(lm, "_rename", None))
     parameters = json.dumps(dict(work.parameters), default=_form, sort_keys=True)
-    return (work.function, type(lm._module), lm.config.to_json_string(use_diff=False),
-            lm.attn_implementation, names, parameters)  # fmt: skip
+    return (
+        work.function,
+        type(lm._module),
+        lm.config.to_json_string(use_diff=False),
+        lm.attn_implementation,
+        names,
+        parameters,
+    )
 
 
 def _remembered(about: Any, like: str) -> Shapes | str | None:
@@ -248,15 +257,24 @@ _SHAPES_DO_NOT_FIT = re.compile(
     r"|selected index k out of range|Attempting to broadcast|index out of range in self"
 )
 _OWN_MISTAKES = (
-    AttributeError, NameError, KeyError, IndexError, TypeError, ValueError, AssertionError,
+    AttributeError,
+    NameError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AssertionError,
     ZeroDivisionError,
-)  # fmt: skip
+)
 _CANNOT_FOLLOW = (
     TooLong,
     NotImplementedError,
-    *(kind for name, kind in vars(fake_tensor).items() if name.endswith("Exception")
-      and isinstance(kind, type)),
-)  # fmt: skip
+    *(
+        kind
+        for name, kind in vars(fake_tensor).items()
+        if name.endswith("Exception") and isinstance(kind, type)
+    ),
+)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

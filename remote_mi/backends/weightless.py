@@ -32,15 +32,47 @@ _PLAIN = frozenset(
     for name, _, overload in (
         operation.partition(".")
         for operation in (
-            "mm", "addmm", "bmm", "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor",
-            "mul.Scalar", "add.Scalar", "view", "_unsafe_view", "t", "transpose.int", "permute",
-            "expand", "slice.Tensor", "select.int", "unsqueeze", "clone", "detach", "neg", "rsqrt",
-            "mean.dim", "pow.Tensor_Scalar", "cat", "silu", "gelu", "tanh", "alias", "_to_copy",
-            "native_layer_norm", "exp", "_softmax", "_log_softmax", "split.Tensor", "cos", "sin",
+            "mm",
+            "addmm",
+            "bmm",
+            "add.Tensor",
+            "sub.Tensor",
+            "mul.Tensor",
+            "div.Tensor",
+            "mul.Scalar",
+            "add.Scalar",
+            "view",
+            "_unsafe_view",
+            "t",
+            "transpose.int",
+            "permute",
+            "expand",
+            "slice.Tensor",
+            "select.int",
+            "unsqueeze",
+            "clone",
+            "detach",
+            "neg",
+            "rsqrt",
+            "mean.dim",
+            "pow.Tensor_Scalar",
+            "cat",
+            "silu",
+            "gelu",
+            "tanh",
+            "alias",
+            "_to_copy",
+            "native_layer_norm",
+            "exp",
+            "_softmax",
+            "_log_softmax",
+            "split.Tensor",
+            "cos",
+            "sin",
             "copy_",
         )
     )
-)  # fmt: skip
+)
 
 
 class NoNumbers(FakeTensorMode):
@@ -55,8 +87,11 @@ class NoNumbers(FakeTensorMode):
 
         # A number or a shape that is taken from a tensor's values ends it at that very line,
         # instead of going on with a symbol that a recipe does not expect.
-        env = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False,
-                       assume_static_by_default=True)  # fmt: skip
+        env = ShapeEnv(
+            allow_scalar_outputs=False,
+            allow_dynamic_output_shape_ops=False,
+            assume_static_by_default=True,
+        )
         super().__init__(allow_non_fake_inputs=True, shape_env=env)
         self.deadline = deadline
 

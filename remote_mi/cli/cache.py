@@ -47,25 +47,33 @@ def info(as_json: bool) -> None:
     used = " to ".join(_day(found[name]) for name in ("oldest_use", "newest_use"))
     rows = [
         ("folder", found["folder"]),
-        ("entries", f"{found['entries']:,} ({found['results']:,} results, "
-                    f"{found['parts']:,} of single prompts)"),
+        (
+            "entries",
+            f"{found['entries']:,} ({found['results']:,} results, "
+            f"{found['parts']:,} of single prompts)",
+        ),
         ("size", format_size(found["bytes"])),
         ("last used", used if found["entries"] else "never"),
         ("quarantine", f"{found['quarantine']} files"),
         ("models", format_size(found["model_bytes"])),
-    ]  # fmt: skip
+    ]
     for name, text in rows:
         print(f"{name:>12}  {text}")
     for kind in ("recipes", "environments", "models"):
         groups = found["by"][kind]
         for number, group in enumerate(groups[:_MOST]):
             head = f"by {kind[:-1]}" if number == 0 else ""
-            print(f"{head:>12}  {group['entries']:>7,}  {format_size(group['bytes']):>8}  "
-                  f"{line(group['name'])}".rstrip())  # fmt: skip
+            print(
+                f"{head:>12}  {group['entries']:>7,}  {format_size(group['bytes']):>8}  "
+                f"{line(group['name'])}".rstrip()
+            )
         if len(groups) > _MOST:
             print(f"{'':>12}  and {len(groups) - _MOST} more; --json lists them")
-    say("\nnext: remote-mi cache verify   reads it all; remote-mi cache gc --max-size 5GB makes room"
-        if found["entries"] else "\nnothing is kept yet; next: remote-mi demo")  # fmt: skip
+    say(
+        "\nnext: remote-mi cache verify   reads it all; remote-mi cache gc --max-size 5GB makes room"
+        if found["entries"]
+        else "\nnothing is kept yet; next: remote-mi demo"
+    )
 
 
 def _info(store: Cache) -> dict[str, Any]:
@@ -97,8 +105,9 @@ def _grouped(rows: list[EntryRow], name: Callable[[EntryRow], str]) -> list[dict
     entries, sizes = Counter(map(name, rows)), Counter[str]()
     for row in rows:
         sizes[name(row)] += row.size
-    return [{"name": one, "entries": entries[one], "bytes": size}
-            for one, size in sizes.most_common()]  # fmt: skip
+    return [
+        {"name": one, "entries": entries[one], "bytes": size} for one, size in sizes.most_common()
+    ]
 
 
 def explain_options() -> list[click.Option]:
@@ -117,8 +126,9 @@ def explain_job(job: Job, options: Options) -> None:
         return
     for said in _in_words(found):
         print(line(said) if said else "")
-    say("\nnext: the same words after `remote-mi run` "
-        + ("show it" if found.hit else "compute it"))  # fmt: skip
+    say(
+        "\nnext: the same words after `remote-mi run` " + ("show it" if found.hit else "compute it")
+    )
 
 
 @cache.group("explain", cls=RecipeGroup, act=explain_job, options=explain_options)
@@ -144,8 +154,10 @@ def _in_words(found: Explanation) -> Iterable[str]:
     if found.elsewhere and not found.hit:
         yield "             --reuse-any takes it all the same, and says so in the provenance"
     if found.parts_there:
-        yield (f"             {found.parts_there} of {found.parts} parts are there; "
-               "only the others would be computed")  # fmt: skip
+        yield (
+            f"             {found.parts_there} of {found.parts} parts are there; "
+            "only the others would be computed"
+        )
     near = found.nearest
     if near is not None:
         what = "prompt" if near.part else "result"
@@ -175,17 +187,27 @@ def verify(with_runs: bool, as_json: bool, quiet: bool) -> None:
             damaged_runs = check_runs(runs, lambda done, all_: watch.advance(done, all_, "runs"))
     read_runs = len(runs.ids()) if with_runs else None
     if as_json:
-        print_json({"entries": checked.entries, "blobs": checked.blobs, "damaged": checked.damaged,
-                    "runs": read_runs, "damaged_runs": damaged_runs})  # fmt: skip
+        print_json(
+            {
+                "entries": checked.entries,
+                "blobs": checked.blobs,
+                "damaged": checked.damaged,
+                "runs": read_runs,
+                "damaged_runs": damaged_runs,
+            }
+        )
     else:
         for name, problem in {**checked.damaged, **damaged_runs}.items():
             print(f"{line(name)}  {line(problem)}")
     if checked.damaged or damaged_runs:
         raise _damage(len(checked.damaged), damaged_runs)
     if not quiet:
-        say(f"{checked.entries:,} entries and their {checked.blobs:,} files"
-            + (f", and {read_runs:,} runs," if with_runs else "") + " are whole"
-            + ("" if with_runs else "; next: remote-mi cache verify --runs"))  # fmt: skip
+        say(
+            f"{checked.entries:,} entries and their {checked.blobs:,} files"
+            + (f", and {read_runs:,} runs," if with_runs else "")
+            + " are whole"
+            + ("" if with_runs else "; next: remote-mi cache verify --runs")
+        )
 
 
 def _damage(files: int, runs: dict[str, str]) -> Mismatch:
@@ -193,12 +215,16 @@ def _damage(files: int, runs: dict[str, str]) -> Mismatch:
     said, advice = [], []
     if files:
         said.append(f"{files} damaged files of the cache were moved to quarantine/")
-        advice.append("what they held is computed again when it is asked for; if the disk is at "
-                      "fault, this will come again")  # fmt: skip
+        advice.append(
+            "what they held is computed again when it is asked for; if the disk is at "
+            "fault, this will come again"
+        )
     if runs:
         said.append(f"{len(runs)} runs of this project are damaged")
-        advice.append(f"`remote-mi runs rm {next(iter(runs))[-8:]}` removes one, and its command "
-                      "makes it again")  # fmt: skip
+        advice.append(
+            f"`remote-mi runs rm {next(iter(runs))[-8:]}` removes one, and its command "
+            "makes it again"
+        )
     return Mismatch("; ".join(said), "\n  ".join(advice))
 
 
@@ -207,16 +233,21 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 
 
 @cache.command()
-@click.option("--max-size", callback=_bytes, metavar="SIZE",
-              help="What may stay, e.g. 5GB, 500MB, 2GiB.")  # fmt: skip
-@click.option("--spare", type=click.FloatRange(0), default=60, show_default=True, metavar="MINUTES",
-              help="What was written or used so lately stays: a job under way may need it.")  # fmt: skip
+@click.option(
+    "--max-size", callback=_bytes, metavar="SIZE", help="What may stay, e.g. 5GB, 500MB, 2GiB."
+)
+@click.option(
+    "--spare",
+    type=click.FloatRange(0),
+    default=60,
+    show_default=True,
+    metavar="MINUTES",
+    help="What was written or used so lately stays: a job under way may need it.",
+)
 @click.option("--quarantine", is_flag=True, help="Remove what `verify` has set aside.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
-def gc(
-    max_size: int | None, spare: float, quarantine: bool, dry_run: bool, as_json: bool
-) -> None:  # fmt: skip
+def gc(max_size: int | None, spare: float, quarantine: bool, dry_run: bool, as_json: bool) -> None:
     """Make room: the least recently used results go first. Runs keep their own copy.
 
     Without --max-size only bytes that no result names any more go.
@@ -228,12 +259,22 @@ def gc(
         sweep(store, plan)
     files = len(plan.blobs) + len(plan.leftovers)
     if as_json:
-        print_json({"removed": not dry_run, "entries": len(plan.entries), "files": files,
-                    "bytes": plan.frees, "before": plan.before, "spared": plan.spared})  # fmt: skip
+        print_json(
+            {
+                "removed": not dry_run,
+                "entries": len(plan.entries),
+                "files": files,
+                "bytes": plan.frees,
+                "before": plan.before,
+                "spared": plan.spared,
+            }
+        )
     else:
         verb = "would go" if dry_run else "are gone"
-        print(f"{len(plan.entries):,} entries and {files:,} other files {verb}: "
-              f"{format_size(plan.frees)} of {format_size(plan.before)}")  # fmt: skip
+        print(
+            f"{len(plan.entries):,} entries and {files:,} other files {verb}: "
+            f"{format_size(plan.frees)} of {format_size(plan.before)}"
+        )
     if plan.spared:
         say(f"{plan.spared:,} more entries stay: they were used in the last {spare:g} minutes")
     say("next: the same without --dry-run" if dry_run else "next: remote-mi cache info")

@@ -17,11 +17,19 @@ BACKENDS = ("local", "ndif")
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--tolerance", type=click.FloatRange(0), metavar="T",
-              help="Exit with 7 if an output differs by more than T × max(1, its largest value).")  # fmt: skip
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    metavar="T",
+    help="Exit with 7 if an output differs by more than T × max(1, its largest value).",
+)
 @click.option("--only", metavar="OUTPUT", help="Compare one output or summary.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              help="Longest wait, where B is a server.")  # fmt: skip
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Longest wait, where B is a server.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
 def compare(
@@ -56,8 +64,10 @@ def compare(
             show(found, stdout_console(width), only, tolerance)
     if tolerance is not None and not held.within(tolerance):
         names = dict.fromkeys(d.name for d in held.beyond(tolerance))
-        raise Mismatch(f"beyond the tolerance of {tolerance:g}: {', '.join(names)}",
-                       "remote-mi compare A B --only OUTPUT   shows one of them")  # fmt: skip
+        raise Mismatch(
+            f"beyond the tolerance of {tolerance:g}: {', '.join(names)}",
+            "remote-mi compare A B --only OUTPUT   shows one of them",
+        )
     if tolerance is None and not as_json:
         say("\nnext: --tolerance T   exits with 7 where they are further apart")
 

@@ -33,9 +33,14 @@ def show(as_json: bool) -> None:
     settings = load(project_folder())
     rows = list(_rows(settings))
     if as_json:
-        print_json({"file": str(settings.path) if settings.path else None,
-                    "settings": {name: {"value": value, "from": origin}
-                                 for name, value, origin in rows}})  # fmt: skip
+        print_json(
+            {
+                "file": str(settings.path) if settings.path else None,
+                "settings": {
+                    name: {"value": value, "from": origin} for name, value, origin in rows
+                },
+            }
+        )
         return
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -49,8 +54,10 @@ def show(as_json: bool) -> None:
 
 def _rows(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """(name, value, where it comes from) of every setting."""
-    for name, value, variable in (("project", project_folder(), "REMOTE_MI_PROJECT"),
-                                  ("cache", cache_root(), "REMOTE_MI_CACHE")):  # fmt: skip
+    for name, value, variable in (
+        ("project", project_folder(), "REMOTE_MI_PROJECT"),
+        ("cache", cache_root(), "REMOTE_MI_CACHE"),
+    ):
         yield name, str(value), variable if os.environ.get(variable) else "default"
     for name in ("prefer", "hosts"):
         yield name, getattr(settings, name), settings.origin(name)

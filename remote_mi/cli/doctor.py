@@ -17,8 +17,13 @@ _NAME_WIDTH = 18
 
 
 @click.command()
-@click.option("--backend", default="ndif", show_default=True, metavar="NAME",
-              help="ndif, ndif:here, ndif:URL.")  # fmt: skip
+@click.option(
+    "--backend",
+    default="ndif",
+    show_default=True,
+    metavar="NAME",
+    help="ndif, ndif:here, ndif:URL.",
+)
 @click.option(
     "--model", metavar="ID|FOLDER", help="See, too, whether this model can be used there."
 )
@@ -39,8 +44,10 @@ def doctor(backend: str, model: str | None, as_json: bool) -> int:
     if as_json:
         print_json({"checks": [_as_json(check) for check in checks], "exit_code": code})
     elif problems:
-        say(f"\n{len(problems)} problem{'s' if len(problems) > 1 else ''}: "
-            + ", ".join(check.name for check in problems))  # fmt: skip
+        say(
+            f"\n{len(problems)} problem{'s' if len(problems) > 1 else ''}: "
+            + ", ".join(check.name for check in problems)
+        )
     else:
         say("\nno problems; next: remote-mi models --backend " + backend)
     return code

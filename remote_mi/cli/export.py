@@ -21,21 +21,41 @@ from remote_mi.store.result import Result
 @click.command()
 @click.argument("run", required=False)
 @click.option("--figure", metavar="NAME", help="A figure, or an output: to .svg, .pdf or .png.")
-@click.option("--table", metavar="NAME", help="A figure, an output or a summary: to .csv, .json "
-              "or .tex.")  # fmt: skip
-@click.option("-o", "--output", metavar="FILE",
-              help="Where to; its ending says the format. A table goes to stdout as CSV without it.")  # fmt: skip
-@click.option("--item", type=click.IntRange(1), metavar="N",
-              help="Which prompt: of a figure of one prompt, or a table's own values of it.")  # fmt: skip
+@click.option(
+    "--table", metavar="NAME", help="A figure, an output or a summary: to .csv, .json or .tex."
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Where to; its ending says the format. A table goes to stdout as CSV without it.",
+)
+@click.option(
+    "--item",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Which prompt: of a figure of one prompt, or a table's own values of it.",
+)
 @click.option("--each", is_flag=True, help="A table of the values of every prompt by itself.")
-@click.option("--at", multiple=True, metavar="DIM=VALUE",
-              help="Where a figure with too many dimensions is cut, e.g. --at layer=18.")  # fmt: skip
+@click.option(
+    "--at",
+    multiple=True,
+    metavar="DIM=VALUE",
+    help="Where a figure with too many dimensions is cut, e.g. --at layer=18.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what was written as one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
 def export(
-    run: str | None, figure: str | None, table: str | None, output: str | None, item: int | None,
-    each: bool, at: tuple[str, ...], as_json: bool, quiet: bool,
-) -> None:  # fmt: skip
+    run: str | None,
+    figure: str | None,
+    table: str | None,
+    output: str | None,
+    item: int | None,
+    each: bool,
+    at: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Save a figure or a table of a run; the newest run by default. A file that is there is
     written over.
 
@@ -45,12 +65,15 @@ def export(
     """
     result = load_run(run)
     if (each and (item or figure)) or (at and table):
-        raise UsageError("--each is of a table and without --item; --at is of a figure",
-                         "remote-mi export --help")  # fmt: skip
+        raise UsageError(
+            "--each is of a table and without --item; --at is of a figure",
+            "remote-mi export --help",
+        )
     with reading(f"run.json of {result.run_id}"):
         if (figure is None) == (table is None):
-            raise UsageError("choose --figure NAME or --table NAME",
-                             f"there are: {', '.join(_names(result))}")  # fmt: skip
+            raise UsageError(
+                "choose --figure NAME or --table NAME", f"there are: {', '.join(_names(result))}"
+            )
         if figure is not None:
             if output is None:
                 raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
@@ -86,8 +109,10 @@ def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping
     figure = picked(result, name)[0]
     if item is not None and not isinstance(figure, (TokenGrid, Text, Table)):
         effect = result.recipe["summaries"].get(figure.output, {}).get("effect", figure.output)
-        raise UsageError(f"{figure.name!r} is of all prompts together",
-                         f"the values of one: --table {effect} --item {item}")  # fmt: skip
+        raise UsageError(
+            f"{figure.name!r} is of all prompts together",
+            f"the values of one: --table {effect} --item {item}",
+        )
     slice_ = Slice((item or 1) - 1, at)
     check_cut([figure], result, slice_)
     in_a_folder(path)

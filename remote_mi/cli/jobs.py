@@ -30,8 +30,11 @@ def jobs() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
     """Jobs that are under way or need attention, newest last."""
-    entries = [e for e in Ledger(project_folder()).all()
-               if with_all or e.state not in ("done", "forgotten")]  # fmt: skip
+    entries = [
+        e
+        for e in Ledger(project_folder()).all()
+        if with_all or e.state not in ("done", "forgotten")
+    ]
     if as_json:
         print_json({"jobs": [described(e) for e in entries]})
         return
@@ -40,11 +43,16 @@ def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
             print(entry.id)
             continue
         state = entry.state if entry.state != "submitted" else entry.status.lower() or "submitted"
-        print(f"{entry.id[:8]}  {ago(entry.created):>8}  {state:10}  {entry.recipe}  "
-              f"{shown(entry.model)}  {entry.url}{_deadline(entry)}")  # fmt: skip
+        print(
+            f"{entry.id[:8]}  {ago(entry.created):>8}  {state:10}  {entry.recipe}  "
+            f"{shown(entry.model)}  {entry.url}{_deadline(entry)}"
+        )
     if not quiet:
-        say("\nnext: remote-mi jobs wait ID" if any(e.is_open for e in entries)
-            else "nothing is under way; `remote-mi jobs ls --all` lists what was")  # fmt: skip
+        say(
+            "\nnext: remote-mi jobs wait ID"
+            if any(e.is_open for e in entries)
+            else "nothing is under way; `remote-mi jobs ls --all` lists what was"
+        )
 
 
 @jobs.command()
@@ -58,14 +66,23 @@ def show(job: str | None, as_json: bool) -> None:
         print_json({**described(entry), "timeline": ledger.timeline(entry.id)})
         return
     rows = [
-        ("job", entry.id), ("state", entry.state), ("server", f"{entry.url} ({entry.host})"),
-        ("recipe", f"{entry.recipe}, {entry.calls} calls"), ("model", shown(entry.model)),
-        ("submitted", _clock(entry.created)), ("sent", f"{entry.bytes_up:,} bytes"),
-        ("received", f"{entry.bytes_down:,} bytes" if entry.bytes_down is not None else "nothing yet"),
+        ("job", entry.id),
+        ("state", entry.state),
+        ("server", f"{entry.url} ({entry.host})"),
+        ("recipe", f"{entry.recipe}, {entry.calls} calls"),
+        ("model", shown(entry.model)),
+        ("submitted", _clock(entry.created)),
+        ("sent", f"{entry.bytes_up:,} bytes"),
+        (
+            "received",
+            f"{entry.bytes_down:,} bytes" if entry.bytes_down is not None else "nothing yet",
+        ),
         ("result until", _clock(entry.deadline) if entry.deadline else "not known yet"),
-        ("run", entry.run or "none yet"), ("repeats", entry.replaces), ("command", entry.command),
+        ("run", entry.run or "none yet"),
+        ("repeats", entry.replaces),
+        ("command", entry.command),
         ("cost there", entry.meta),
-    ]  # fmt: skip
+    ]
     for name, value in rows:
         if value is not None:
             print(f"{name:>12}  {value}")
@@ -96,8 +113,9 @@ def _waiting_options(command: Any) -> Any:
 
 @jobs.command()
 @click.argument("job", required=False)
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              help="Longest wait.")  # fmt: skip
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Longest wait."
+)
 @_waiting_options
 def wait(job: str | None, timeout: float | None, **options: Any) -> None:
     """Wait for a job and show its result. The newest by default."""
@@ -162,8 +180,10 @@ def forget(jobs: tuple[str, ...]) -> None:
             continue
         was_open = entry.is_open
         give_up(entry, project)
-        say(f"job {entry.id[:8]} is forgotten"
-            + ("; the server may still finish it, and nobody will fetch it" if was_open else ""))  # fmt: skip
+        say(
+            f"job {entry.id[:8]} is forgotten"
+            + ("; the server may still finish it, and nobody will fetch it" if was_open else "")
+        )
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)
 
@@ -171,21 +191,37 @@ def forget(jobs: tuple[str, ...]) -> None:
 def described(entry: Entry) -> dict[str, Any]:
     """An entry as JSON, without its draft."""
     return {
-        "id": entry.id, "server_id": entry.server_id, "state": entry.state, "status": entry.status,
-        "host": entry.host, "url": entry.url, "recipe": entry.recipe, "model": entry.model,
-        "calls": entry.calls, "key": entry.key, "created": entry.created,
-        "deadline": entry.deadline, "replaces": entry.replaces, "command": entry.command,
-        "bytes_up": entry.bytes_up, "bytes_down": entry.bytes_down, "meta": entry.meta,
-        "expected": entry.expected, "run": entry.run, "error": entry.error,
-    }  # fmt: skip
+        "id": entry.id,
+        "server_id": entry.server_id,
+        "state": entry.state,
+        "status": entry.status,
+        "host": entry.host,
+        "url": entry.url,
+        "recipe": entry.recipe,
+        "model": entry.model,
+        "calls": entry.calls,
+        "key": entry.key,
+        "created": entry.created,
+        "deadline": entry.deadline,
+        "replaces": entry.replaces,
+        "command": entry.command,
+        "bytes_up": entry.bytes_up,
+        "bytes_down": entry.bytes_down,
+        "meta": entry.meta,
+        "expected": entry.expected,
+        "run": entry.run,
+        "error": entry.error,
+    }
 
 
 def _advice(entry: Entry) -> str:
     if entry.is_open:
         return ""
     if entry.state == "expired":
-        return ("the server keeps a result for an hour, and nobody fetched it; the same command "
-                "submits the job again")  # fmt: skip
+        return (
+            "the server keeps a result for an hour, and nobody fetched it; the same command "
+            "submits the job again"
+        )
     if entry.state == "failed" and entry.error and from_record(entry.error).retryable:
         return "the same command submits it again"
     return "its result was given up" if entry.state == "forgotten" else ""

@@ -13,10 +13,14 @@ class LiveWatch:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24),
-            TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
-            console=on_terminal(stderr=True), transient=True,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            console=on_terminal(stderr=True),
+            transient=True,
+        )
         self._task = self._progress.add_task("", total=None, count="")
 
     def __enter__(self) -> LiveWatch:

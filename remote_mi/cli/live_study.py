@@ -24,8 +24,12 @@ class LiveOverview:
         self._record: StudyRecord | None = None
         self._busy: dict[int, str] = {}
         self._begun = time.monotonic()
-        self._live = Live(console=on_terminal(stderr=True), get_renderable=self._drawn, transient=True,
-                          refresh_per_second=8)  # fmt: skip
+        self._live = Live(
+            console=on_terminal(stderr=True),
+            get_renderable=self._drawn,
+            transient=True,
+            refresh_per_second=8,
+        )
 
     def __enter__(self) -> LiveOverview:
         self._live.start()
@@ -62,8 +66,12 @@ class LiveOverview:
         rows = Table.grid(padding=(0, 2, 0, 0))
         for index, what in list(self._busy.items())[:_MOST_ROWS]:
             point = record.points[index]
-            rows.add_row(Text(point.where or "local", style="dim"), Text(point.recipe),
-                         Text(line(point.prompts)), Text(line(what), style="dim"))  # fmt: skip
+            rows.add_row(
+                Text(point.where or "local", style="dim"),
+                Text(point.recipe),
+                Text(line(point.prompts)),
+                Text(line(what), style="dim"),
+            )
         if len(self._busy) > _MOST_ROWS:
             rows.add_row(Text(f"and {len(self._busy) - _MOST_ROWS} more", style="dim"))
         return Group(head, rows)

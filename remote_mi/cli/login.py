@@ -23,8 +23,13 @@ _LONGEST = 4096
 
 @click.command()
 @click.option("--key-stdin", is_flag=True, help="Read the key from stdin instead of asking for it.")
-@click.option("--backend", default="ndif", show_default=True, metavar="NAME",
-              help="The server that is asked whether it knows the key: ndif, ndif:URL.")  # fmt: skip
+@click.option(
+    "--backend",
+    default="ndif",
+    show_default=True,
+    metavar="NAME",
+    help="The server that is asked whether it knows the key: ndif, ndif:URL.",
+)
 @click.argument("words", nargs=-1, metavar="")
 def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
     """Keep the NDIF key where nnsight keeps it, once the server knows it.
@@ -32,13 +37,17 @@ def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
     The key is asked for without being shown; where stdin is no terminal, it is read from there. A key that the server does not know is not kept. If the server cannot be reached, it is kept unasked.
     """
     if words:
-        raise UsageError("the key is never an argument: the shell would keep it in its history",
-                         "type `remote-mi login` and then the key, or use --key-stdin")  # fmt: skip
+        raise UsageError(
+            "the key is never an argument: the shell would keep it in its history",
+            "type `remote-mi login` and then the key, or use --key-stdin",
+        )
     asked = server_named(backend)
     host = find_host(asked)
     if host.served is not None:
-        raise UsageError("a personal server makes its own keys, and they are used by themselves",
-                         "nothing is to be kept for it")  # fmt: skip
+        raise UsageError(
+            "a personal server makes its own keys, and they are used by themselves",
+            "nothing is to be kept for it",
+        )
     key = _given(key_stdin)
     found = _asked(host, key)
     print(keep_key(key))
@@ -57,8 +66,9 @@ def _given(key_stdin: bool) -> str:
     if key_stdin or not sys.stdin.isatty():
         key = sys.stdin.read(_LONGEST).strip()
     else:
-        key = click.prompt("NDIF key (not shown)", hide_input=True, default="",
-                           show_default=False, err=True).strip()  # fmt: skip
+        key = click.prompt(
+            "NDIF key (not shown)", hide_input=True, default="", show_default=False, err=True
+        ).strip()
     if not key:
         raise UsageError("no key was given", _WHERE)
     if not has_form_of_a_key(key):

@@ -113,8 +113,10 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
-        _say(f"error: unexpected {type(error).__name__}: {error}\n"
-             "  this is a mistake of remote_mi; --debug shows the traceback for a report")  # fmt: skip
+        _say(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            "  this is a mistake of remote_mi; --debug shows the traceback for a report"
+        )
         return 1
 
 

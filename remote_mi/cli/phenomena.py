@@ -22,10 +22,22 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
     """All phenomena: the project's own and the built-in ones."""
     found = [room.load(path) for path in room.available(project_folder()).values()]
     if as_json:
-        print_json({"phenomena": [{"name": p.name, "title": p.title, "source": p.source,
-                                   "templates": list(p.templates), "size": p.size,
-                                   "metric": p.metric, "path": str(p.path)}
-                                  for p in found]})  # fmt: skip
+        print_json(
+            {
+                "phenomena": [
+                    {
+                        "name": p.name,
+                        "title": p.title,
+                        "source": p.source,
+                        "templates": list(p.templates),
+                        "size": p.size,
+                        "metric": p.metric,
+                        "path": str(p.path),
+                    }
+                    for p in found
+                ]
+            }
+        )
         return
     width = max(len(item.name) for item in found)
     for item in found:
@@ -45,8 +57,10 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
     found = room.find(file, project_folder())
     prompts = found.prompts(size, seed, template or None)
     if as_json:
-        pairs = [{**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
-                 for e in prompts.examples]  # fmt: skip
+        pairs = [
+            {**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
+            for e in prompts.examples
+        ]
         print_json({"name": found.name, **prompts.details, "pairs": pairs})
         return
     print(f"{found.name}: {found.title}\n{found.description.strip()}\nsource: {found.source}")

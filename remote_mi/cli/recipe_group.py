@@ -55,8 +55,13 @@ class RecipeGroup(click.Group):
             flag = f"--{param.name.replace('_', '-')}"
             if flag not in taken:
                 default = "" if param.required else f" [default: {param.default}]"
-                options.append(click.Option([flag, f"recipe_{param.name}"], metavar=param.kind.upper(),
-                                            help=f"{param.help} ({param.expected}){default}"))  # fmt: skip
+                options.append(
+                    click.Option(
+                        [flag, f"recipe_{param.name}"],
+                        metavar=param.kind.upper(),
+                        help=f"{param.help} ({param.expected}){default}",
+                    )
+                )
         for name in INPUTS:
             options.append(click.Option([f"--{name}", f"text_{name}"], metavar="TEXT", hidden=True))
         text = card.doc.replace("\n\n", "\n\n\b\n")
@@ -64,8 +69,9 @@ class RecipeGroup(click.Group):
         def command(**given: Any) -> Any:
             return self.act(job_of(card, given), given)
 
-        return click.Command(card.name, params=options, callback=command, help=text,
-                             short_help=card.summary)  # fmt: skip
+        return click.Command(
+            card.name, params=options, callback=command, help=text, short_help=card.summary
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         cards = catalog.all_cards(project_folder())
@@ -77,14 +83,25 @@ def job_options() -> list[click.Option]:
     """The options that describe a job, whatever its recipe."""
     option = click.Option
     return [
-        option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE",
-               help="A parameter or prompt text, e.g. -p prompt='...'."),
+        option(
+            ["-p", "--param", "param"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A parameter or prompt text, e.g. -p prompt='...'.",
+        ),
         option(["--phenomenon"], metavar="NAME[:TEMPLATE]", help="A set of prompts."),
-        option(["--pairs"], metavar="FILE", help="Prompts or pairs, one JSON object a line, or hf:… for a data set."),
+        option(
+            ["--pairs"],
+            metavar="FILE",
+            help="Prompts or pairs, one JSON object a line, or hf:… for a data set.",
+        ),
         option(["-n", "size"], type=int, metavar="N", help="How many prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
-        option(["--drop-invalid"], is_flag=True,
-               help="Leave out prompts that do not fit the tokenizer, and say which."),
+        option(
+            ["--drop-invalid"],
+            is_flag=True,
+            help="Leave out prompts that do not fit the tokenizer, and say which.",
+        ),
         option(["--model"], default=EMBEDDED, show_default=True, metavar="ID|FOLDER"),
         option(["--revision"], metavar="REV", help="Branch, tag or commit of a hub id."),
         option(["--dtype"], default="auto", metavar="|".join(DTYPES), help="Of the weights."),
@@ -95,20 +112,25 @@ def job_options() -> list[click.Option]:
         option(["--names"], metavar="FILE", help="Module names of an unknown architecture."),
         option(["--bos"], default="auto", metavar="auto|always|never"),
         option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
-        option(["--backend"], default="auto", metavar="NAME", help="auto, local, ndif, ndif:here, ndif:URL."),
+        option(
+            ["--backend"],
+            default="auto",
+            metavar="NAME",
+            help="auto, local, ndif, ndif:here, ndif:URL.",
+        ),
         option(["--debug"], is_flag=True, hidden=True),
-    ]  # fmt: skip
+    ]
 
 
 def job_of(card: Card, options: Options) -> Job:
     """The job that a command line describes; errors as `remote_mi.jobs.runner.make_job`."""
     given = _given(options)
     texts = {k: given.pop(k) for k in INPUTS if k in given}
-    choice = PromptChoice(options["phenomenon"], options["pairs"], texts,
-                          options["size"], options["seed"])  # fmt: skip
+    choice = PromptChoice(
+        options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
+    )
     name = f"{card.path}:{card.name}" if card.origin == "file" else card.name
-    return make_job(name, _spec(options), choice, given, project_folder(),
-                    options["drop_invalid"])  # fmt: skip
+    return make_job(name, _spec(options), choice, given, project_folder(), options["drop_invalid"])
 
 
 def _given(options: Options) -> dict[str, Any]:
@@ -141,6 +163,15 @@ def _spec(options: Options) -> ModelSpec:
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
             raise UsageError(f"{path}: a names mapping is 'module path: portable name' lines")
         names = {str(k): v for k, v in loaded.items()}
-    return ModelSpec(options["model"], options["revision"], options["dtype"],
-                     options["quantization"], options["attention"], options["device"],
-                     options["device_map"], options["bos"], options["chat"], names)  # fmt: skip
+    return ModelSpec(
+        options["model"],
+        options["revision"],
+        options["dtype"],
+        options["quantization"],
+        options["attention"],
+        options["device"],
+        options["device_map"],
+        options["bos"],
+        options["chat"],
+        names,
+    )

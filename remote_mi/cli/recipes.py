@@ -13,11 +13,20 @@ from remote_mi.recipes import catalog
 from remote_mi.recipes.declaration import Ratio
 from remote_mi.report.document.bibliography import cited
 
-_OVER = {"prompt": "one prompt at a time", "pair": "a pair at a time",
-         "prompts": "all prompts together", "pairs": "all pairs together",
-         "none": "no prompts"}  # fmt: skip
-_PROMPTS = {"prompt": "-p prompt='…'", "pair": "--phenomenon ioi", "prompts": "--phenomenon ioi",
-            "pairs": "--phenomenon ioi", "none": ""}  # fmt: skip
+_OVER = {
+    "prompt": "one prompt at a time",
+    "pair": "a pair at a time",
+    "prompts": "all prompts together",
+    "pairs": "all pairs together",
+    "none": "no prompts",
+}
+_PROMPTS = {
+    "prompt": "-p prompt='…'",
+    "pair": "--phenomenon ioi",
+    "prompts": "--phenomenon ioi",
+    "pairs": "--phenomenon ioi",
+    "none": "",
+}
 
 
 @click.group()
@@ -32,8 +41,9 @@ def list_recipes(as_json: bool, quiet: bool) -> None:
     """All recipes: the project's own, those of plug-ins, and the built-in ones."""
     cards = catalog.all_cards(project_folder())
     if as_json:
-        print_json({"recipes": [{**c.shown(), "origin": c.origin, "path": str(c.path)}
-                                for c in cards]})  # fmt: skip
+        print_json(
+            {"recipes": [{**c.shown(), "origin": c.origin, "path": str(c.path)} for c in cards]}
+        )
         return
     width = max(len(card.name) for card in cards)
     for card in cards:
@@ -82,8 +92,13 @@ def show(name: str, as_json: bool) -> None:
 
 @recipes.command("new")
 @click.argument("name")
-@click.option("--over", type=click.Choice(["pair", "prompt"]), default="pair", show_default=True,
-              help="What the recipe is called with.")  # fmt: skip
+@click.option(
+    "--over",
+    type=click.Choice(["pair", "prompt"]),
+    default="pair",
+    show_default=True,
+    help="What the recipe is called with.",
+)
 def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
     """Begin a recipe of your own: a working file and its test, with comments, to change."""
     from remote_mi.recipes.scaffold import new_recipe as write
@@ -91,5 +106,7 @@ def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
     recipe, test = write(name, over, project_folder())
     print(recipe)
     print(test)
-    say(f"\nnext: remote-mi run {name} {_PROMPTS[over]}\n"
-        f"then: python -m pytest {test.relative_to(project_folder())}")  # fmt: skip
+    say(
+        f"\nnext: remote-mi run {name} {_PROMPTS[over]}\n"
+        f"then: python -m pytest {test.relative_to(project_folder())}"
+    )

@@ -24,20 +24,34 @@ _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "ma
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN...|STUDY]")
-@click.option("-o", "--output", default="report.html", show_default=True, metavar="FILE",
-              help="report.html, one file with everything in it, or report.md with its pictures "
-              "beside it.")  # fmt: skip
-@click.option("--text", metavar="FILE", help="What you wrote: Markdown with the headings "
-              "Question and Discussion, put in its places.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    help="report.html, one file with everything in it, or report.md with its pictures beside it.",
+)
+@click.option(
+    "--text",
+    metavar="FILE",
+    help="What you wrote: Markdown with the headings Question and Discussion, put in its places.",
+)
 @click.option("--title", metavar="TEXT", help="Title of the report.")
 @click.option("--author", metavar="TEXT", help="Who hands it in.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
 def report(
-    runs: tuple[str, ...], output: str, text: str | None, title: str | None, author: str | None,
-    force: bool, as_json: bool, quiet: bool,
-) -> None:  # fmt: skip
+    runs: tuple[str, ...],
+    output: str,
+    text: str | None,
+    title: str | None,
+    author: str | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Write a report of runs, or of a study: method, data, results, controls, how to repeat it.
 
     The newest run by default. What only you can say is marked in the report; write it in a file of
@@ -56,8 +70,10 @@ def report(
         raise UsageError(f"{output}: a report is .html or .md", "-o report.html")
     in_a_folder(path)
     if path.exists() and not force:
-        raise UsageError(f"{output} is there already, and may hold what you wrote",
-                         "another name with -o, or --force to write over it")  # fmt: skip
+        raise UsageError(
+            f"{output} is there already, and may hold what you wrote",
+            "another name with -o, or --force to write over it",
+        )
     written = writing.read(Path(text)) if text else {}
     project = project_folder()
     folders, about = chosen(runs, project)
@@ -66,9 +82,14 @@ def report(
         made = make(project, folders, about)
         files = _write(made, path, ending, written, watch)
     if as_json:
-        print_json({"report": str(path), "files": [str(f) for f in files],
-                    "runs": [s.result.run_id for s in made.sections],
-                    "failed": [vars(f) for f in made.failures]})  # fmt: skip
+        print_json(
+            {
+                "report": str(path),
+                "files": [str(f) for f in files],
+                "runs": [s.result.run_id for s in made.sections],
+                "failed": [vars(f) for f in made.failures],
+            }
+        )
         return
     print(path)
     if not quiet:
@@ -90,8 +111,10 @@ def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
         if study is None:
             found.append(run_folder(name, project))
         elif len(names) > 1:
-            raise UsageError(f"{name!r} is a study, and a report is of one study or of runs",
-                             f"remote-mi report {name}")  # fmt: skip
+            raise UsageError(
+                f"{name!r} is a study, and a report is of one study or of runs",
+                f"remote-mi report {name}",
+            )
         else:
             return _of_study(study)
     return list(dict.fromkeys(found)), About()
@@ -113,9 +136,13 @@ def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
         failures.append(
             Failure(f"point {point.index + 1} on {point.prompts}", point.recipe, reason)
         )
-    about = About(title=study.title, question=study.question, figures=study.figures,
-                  commands=[f"remote-mi study run {study.name}", f"remote-mi reproduce {study.name}"],
-                  failures=failures)  # fmt: skip
+    about = About(
+        title=study.title,
+        question=study.question,
+        figures=study.figures,
+        commands=[f"remote-mi study run {study.name}", f"remote-mi reproduce {study.name}"],
+        failures=failures,
+    )
     return list(dict.fromkeys(folders)), about
 
 

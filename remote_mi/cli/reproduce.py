@@ -18,17 +18,32 @@ from remote_mi.store.opening import run_folder, runs_of_study, study_named
 
 @click.command()
 @click.argument("run", metavar="RUN|STUDY")
-@click.option("--verify-only", is_flag=True,
-              help="Check hashes, key and provenance; run nothing. Needs no key and no GPU.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
-              metavar="T", help="How far an output may be off: T × max(1, its largest value).")  # fmt: skip
-@click.option("--backend", metavar="NAME", help="local, ndif, ndif:here, ndif:URL; by default where it ran.")  # fmt: skip
+@click.option(
+    "--verify-only",
+    is_flag=True,
+    help="Check hashes, key and provenance; run nothing. Needs no key and no GPU.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=TOLERANCE,
+    show_default=True,
+    metavar="T",
+    help="How far an output may be off: T × max(1, its largest value).",
+)
+@click.option(
+    "--backend", metavar="NAME", help="local, ndif, ndif:here, ndif:URL; by default where it ran."
+)
 @click.option(
     "--model", metavar="FOLDER", help="New place of a model that was named by its folder."
 )
 @click.option("--keep", metavar="FOLDER", help="Keep the new runs there.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              help="Longest wait for a remote job.")  # fmt: skip
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Longest wait for a remote job.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; one line a run.")
 @click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
@@ -83,11 +98,15 @@ def check(folders: Mapping[Path, str], options: dict[str, Any]) -> None:
     if bad:
         run, first = bad[0]
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise Mismatch(f"{run}: {first.part} {first.said}{more}",
-                       "take the folder from where it was made, or run the job again")  # fmt: skip
+        raise Mismatch(
+            f"{run}: {first.part} {first.said}{more}",
+            "take the folder from where it was made, or run the job again",
+        )
     if not options["as_json"]:
-        say(f"\n{'the folder is' if len(found) == 1 else f'{len(found)} folders are'} as made; "
-            "next: the same without --verify-only computes the numbers again")  # fmt: skip
+        say(
+            f"\n{'the folder is' if len(found) == 1 else f'{len(found)} folders are'} as made; "
+            "next: the same without --verify-only computes the numbers again"
+        )
 
 
 def again(folders: Iterable[Path], options: dict[str, Any]) -> None:
@@ -105,19 +124,29 @@ def again(folders: Iterable[Path], options: dict[str, Any]) -> None:
     else:
         _show(outcomes, options)
     errors = [found for _, found in outcomes if isinstance(found, RemoteMIError)]
-    missed = [name for name, found in outcomes
-              if not isinstance(found, RemoteMIError) and not found.matches]  # fmt: skip
+    missed = [
+        name
+        for name, found in outcomes
+        if not isinstance(found, RemoteMIError) and not found.matches
+    ]
     changed = [error for error in errors if isinstance(error, Mismatch)]
     if missed:
-        raise Mismatch(f"{len(missed)} of {len(outcomes)} not reproduced: {', '.join(missed)}",
-                       "--tolerance T allows more; what differs in the configuration may say why")  # fmt: skip
+        raise Mismatch(
+            f"{len(missed)} of {len(outcomes)} not reproduced: {', '.join(missed)}",
+            "--tolerance T allows more; what differs in the configuration may say why",
+        )
     if errors:
         first = (changed or errors)[0]
-        raise type(first)(f"{len(errors)} of {len(outcomes)} could not be run again; "
-                          f"the first: {first.message}", first.hint)  # fmt: skip
+        raise type(first)(
+            f"{len(errors)} of {len(outcomes)} could not be run again; the first: {first.message}",
+            first.hint,
+        )
     if not options["as_json"] and not options["quiet"]:
-        say("\nnext: --keep FOLDER   keeps the new run" if asked.keep is None
-            else f"\nkept in {asked.keep}")  # fmt: skip
+        say(
+            "\nnext: --keep FOLDER   keeps the new run"
+            if asked.keep is None
+            else f"\nkept in {asked.keep}"
+        )
 
 
 def _show(outcomes: Sequence[tuple[str, Any]], options: dict[str, Any]) -> None:

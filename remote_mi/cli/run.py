@@ -21,19 +21,29 @@ def run_options() -> list[click.Option]:
     """The options of `run` itself."""
     option = click.Option
     return [
-        option(["--timeout"], type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-               help="Longest wait for a remote job; it goes on without you."),
-        option(["--detach"], is_flag=True,
-               help="Submit to a server, print the job's id and do not wait."),
+        option(
+            ["--timeout"],
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="Longest wait for a remote job; it goes on without you.",
+        ),
+        option(
+            ["--detach"],
+            is_flag=True,
+            help="Submit to a server, print the job's id and do not wait.",
+        ),
         option(["-y", "--yes"], is_flag=True, help="Fetch a model of any size without asking."),
         option(["--dry-run"], is_flag=True, help="Say what would run, and run nothing."),
-        option(["--reuse-any"], is_flag=True,
-               help="Take a result that was computed in another environment, if there is one."),
+        option(
+            ["--reuse-any"],
+            is_flag=True,
+            help="Take a result that was computed in another environment, if there is one.",
+        ),
         option(["--json", "as_json"], is_flag=True, help="The result as one JSON document."),
         option(["-q", "--quiet"], is_flag=True, help="Print the run's id only."),
         option(["--only"], metavar="FIGURE", help="Show one figure."),
         option(["--width"], type=click.IntRange(40), metavar="N", help="Columns of the output."),
-    ]  # fmt: skip
+    ]
 
 
 def run_job(job: Job, options: Options) -> None:
@@ -129,8 +139,11 @@ def as_json(result: Result) -> dict[str, Any]:
         if name not in result.arrays:
             continue
         found = result[name]
-        outputs[name] = {"dims": list(found.dims), "coords": dict(found.coords),
-                         "values": plain(found.values)}  # fmt: skip
+        outputs[name] = {
+            "dims": list(found.dims),
+            "coords": dict(found.coords),
+            "values": plain(found.values),
+        }
         if found.low is not None and found.high is not None:
             outputs[name].update(low=plain(found.low), high=plain(found.high))
     return {
@@ -163,8 +176,9 @@ def dry_run(job: Job, backend: str, json_wanted: bool) -> None:
     plan = dispatcher(job.project).plan(job, backend)
     state = f"already there: {plan.hit}" if plan.hit else "not computed yet"
     if json_wanted:
-        print_json({"key": job.key, "hit": plan.hit or None, "plan": plan.to_json(),
-                    "job": job.described})  # fmt: skip
+        print_json(
+            {"key": job.key, "hit": plan.hit or None, "plan": plan.to_json(), "job": job.described}
+        )
         return
     shown = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
     examples = job.prompts.examples

@@ -37,16 +37,29 @@ def list_runs(last: int | None, tag: str | None, as_json: bool, quiet: bool) -> 
     for row in found:
         print(row.id8 if quiet else text(row))
     if not quiet:
-        say("\nnext: remote-mi view ID" if found else "no runs yet; next: remote-mi demo"
-            if tag is None else f"no run has the tag {tag!r}; next: remote-mi runs ls")  # fmt: skip
+        say(
+            "\nnext: remote-mi view ID"
+            if found
+            else "no runs yet; next: remote-mi demo"
+            if tag is None
+            else f"no run has the tag {tag!r}; next: remote-mi runs ls"
+        )
 
 
 def _row_json(row: RunRow) -> dict[str, Any]:
     if row.status == DAMAGED:
         return {"run": row.name, "status": row.status, "problem": row.problem}
-    return {"run": row.name, "status": row.status, "recipe": row.recipe, "model": row.model,
-            "prompts": row.prompts, "parameters": row.parameters, "time": row.time,
-            "scalars": row.scalars, "tags": row.tags}  # fmt: skip
+    return {
+        "run": row.name,
+        "status": row.status,
+        "recipe": row.recipe,
+        "model": row.model,
+        "prompts": row.prompts,
+        "parameters": row.parameters,
+        "time": row.time,
+        "scalars": row.scalars,
+        "tags": row.tags,
+    }
 
 
 @runs.command()
@@ -56,8 +69,12 @@ def show(run: str | None) -> None:
     room = Runs(project_folder())
     name = room.find(run)
     info = room.read_info(name)
-    print(json.dumps({"run": name, "folder": str(room.folder / name), "tags": room.tags(name),
-                      **info}, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {"run": name, "folder": str(room.folder / name), "tags": room.tags(name), **info},
+            indent=1,
+        )
+    )
 
 
 @runs.command()
@@ -70,8 +87,10 @@ def tag(run: str, tags: tuple[str, ...], removing: bool) -> None:
     name = room.find(run)
     now = room.tags(name)
     room.set_tags(name, [t for t in now if t not in tags] if removing else [*now, *tags])
-    say(f"{name}: {' '.join('#' + t for t in room.tags(name)) or 'no tags'}\n"
-        "next: remote-mi runs ls")  # fmt: skip
+    say(
+        f"{name}: {' '.join('#' + t for t in room.tags(name)) or 'no tags'}\n"
+        "next: remote-mi runs ls"
+    )
 
 
 @runs.command()

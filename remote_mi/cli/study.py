@@ -45,8 +45,14 @@ def list_studies(as_json: bool) -> None:
     begun = {name: records.read(name).counts() for name in records.names()}
     found = study_file.available(project)
     if as_json:
-        print_json({"studies": [{"name": name, "path": str(path), "points": begun.get(name)}
-                                for name, path in found.items()]})  # fmt: skip
+        print_json(
+            {
+                "studies": [
+                    {"name": name, "path": str(path), "points": begun.get(name)}
+                    for name, path in found.items()
+                ]
+            }
+        )
         return
     width = max((len(name) for name in found), default=1)
     for name, path in found.items():
@@ -64,10 +70,21 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
     """Say what a study would run, where, and what is there already; nothing is run."""
     plan, _ = _planned(name)
     if as_json:
-        print_json({"study": plan.study.name, "counts": dict(plan.counts()),
-                    "points": [{**asdict(p.record), "where": p.where and p.where.to_json(),
-                                "cached": p.cached, "problem": p.problem}
-                               for p in plan.points]})  # fmt: skip
+        print_json(
+            {
+                "study": plan.study.name,
+                "counts": dict(plan.counts()),
+                "points": [
+                    {
+                        **asdict(p.record),
+                        "where": p.where and p.where.to_json(),
+                        "cached": p.cached,
+                        "problem": p.problem,
+                    }
+                    for p in plan.points
+                ],
+            }
+        )
         return
     _show_plan(plan, everything)
     say(f"\nnothing was run; next: remote-mi study run {name}")
@@ -75,14 +92,16 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
 
 @study.command("run")
 @click.argument("name")
-@click.option("--max-remote", type=click.IntRange(1), metavar="N",
-              help="The most jobs on servers at one time.")  # fmt: skip
+@click.option(
+    "--max-remote",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most jobs on servers at one time.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Fetch models of any size without asking.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids of the runs only.")
-def run_command(
-    name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool
-) -> int:  # fmt: skip
+def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool) -> int:
     """Run what of a study is not there yet; NAME is a study's name or file.
 
     The same command goes on where it was interrupted. The exit code is 1 if a point failed.
@@ -95,8 +114,10 @@ def run_command(
     if not quiet and not as_json:
         _show_plan(plan, everything=False)
     if plan.download and not _may_fetch(plan.download, yes):
-        raise BackendUnavailable(f"the study wants models that are not here, "
-                                 f"{format_size(plan.download)} in all", "--yes allows it")  # fmt: skip
+        raise BackendUnavailable(
+            f"the study wants models that are not here, {format_size(plan.download)} in all",
+            "--yes allows it",
+        )
     most = max_remote or load(project).studies.max_remote
     with _overview(quiet) as overview:
         record = run_study(plan, project, overview, most, text)
@@ -170,8 +191,11 @@ def _show_plan(plan: Any, everything: bool) -> None:
         if not why and point.problem:
             why = first_line(RuntimeError(point.problem))
         need = point.where.need if point.where else None
-        traffic += (need.bytes_up + (need.bytes_down or 0)) if need and state not in (
-            "local", "there", "cached") else 0  # fmt: skip
+        traffic += (
+            (need.bytes_up + (need.bytes_down or 0))
+            if need and state not in ("local", "there", "cached")
+            else 0
+        )
         reasons[state] = (known + 1, traffic, why)
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
@@ -196,8 +220,9 @@ def _points_table(points: list[PointRecord], everything: bool) -> Table:
         given = ", ".join(f"{k}={v}" for k, v in point.parameters.items())
         prompts = point.prompts + (f" seed {point.seed}" if point.seed is not None else "")
         run = point.run.rsplit("-", 1)[-1] if point.run else ""
-        table.add_row(*(Text(line(cell)) for cell in (
-            sign, point.recipe, prompts, given, point.model, run)))  # fmt: skip
+        table.add_row(
+            *(Text(line(cell)) for cell in (sign, point.recipe, prompts, given, point.model, run))
+        )
         if point.error:
             table.add_row("", Text(line(first_line(RuntimeError(point.error))), style="red"))
     if len(shown) < len(points):
@@ -297,5 +322,7 @@ class LineOverview(Unseen):
             if point.state == "done"
             else f"failed: {first_line(RuntimeError(point.error))}"
         )
-        say(f"[{self.total - self.left}/{self.total}] {point.recipe} on {point.prompts}: "
-            f"{harmless(str(how))}")  # fmt: skip
+        say(
+            f"[{self.total - self.left}/{self.total}] {point.recipe} on {point.prompts}: "
+            f"{harmless(str(how))}"
+        )

@@ -27,10 +27,19 @@ DEMO = "demo"
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--plain", is_flag=True, help="As text, as into a pipe.")
 @click.option("--only", metavar="FIGURE", help="Show one figure; full-screen: start with it.")
-@click.option("--item", type=click.IntRange(1), default=1, metavar="N",
-              help="Which prompt a figure of a single prompt shows.")  # fmt: skip
-@click.option("--at", multiple=True, metavar="DIM=VALUE",
-              help="Where a figure with too many dimensions is cut, e.g. --at layer=18.")  # fmt: skip
+@click.option(
+    "--item",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Which prompt a figure of a single prompt shows.",
+)
+@click.option(
+    "--at",
+    multiple=True,
+    metavar="DIM=VALUE",
+    help="Where a figure with too many dimensions is cut, e.g. --at layer=18.",
+)
 @click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the text.")
 def view(
     runs: tuple[str, ...],

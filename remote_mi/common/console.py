@@ -26,8 +26,15 @@ def captured(width: int, color: bool = False, **options: Any) -> Console:
         options: others of rich.
     """
     system: Any = "truecolor" if color else None
-    return Console(file=io.StringIO(), width=width, color_system=system, force_terminal=color,
-                   force_jupyter=False, legacy_windows=False, **options)  # fmt: skip
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=system,
+        force_terminal=color,
+        force_jupyter=False,
+        legacy_windows=False,
+        **options,
+    )
 
 
 def text_of(console: Console) -> str:

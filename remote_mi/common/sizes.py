@@ -23,8 +23,10 @@ def parse_size(value: str | int) -> int:
         return value
     if match is None or (match[3] and not match[2]):
         shown = repr(value)
-        raise UsageError(f"{shown if len(shown) <= 60 else shown[:57] + '…'} is not a size",
-                         'e.g. "500MB", "5GB", "2GiB", or a number of bytes')  # fmt: skip
+        raise UsageError(
+            f"{shown if len(shown) <= 60 else shown[:57] + '…'} is not a size",
+            'e.g. "500MB", "5GB", "2GiB", or a number of bytes',
+        )
     base = 1024 if match[3] else 1000
     return round(float(match[1]) * base ** _POWERS[match[2].lower()])
 

@@ -193,8 +193,16 @@ class _Walk:
     def node(self, node: yaml.Node, where: Where, depth: int) -> None:
         self.count += 1
         if self.count > _MOST_NODES:
-            raise refused(self.path, [_marked(node, f"more than {_MOST_NODES:,} entries, "
-                                              "those of its aliases counted each time")])  # fmt: skip
+            raise refused(
+                self.path,
+                [
+                    _marked(
+                        node,
+                        f"more than {_MOST_NODES:,} entries, "
+                        "those of its aliases counted each time",
+                    )
+                ],
+            )
         if depth > _DEEPEST:
             raise refused(self.path, [_marked(node, _TOO_DEEP)])
         if isinstance(node, yaml.MappingNode):
@@ -218,8 +226,10 @@ class _Walk:
             name = self.scalar(key) if isinstance(key, yaml.ScalarNode) else str(key.value)
             inner = (*where, name)
             if name in own:
-                raise refused(self.path, [_marked(key, f"the key {name!r} is here twice",
-                                                  f"first on line {own[name]}")])  # fmt: skip
+                raise refused(
+                    self.path,
+                    [_marked(key, f"the key {name!r} is here twice", f"first on line {own[name]}")],
+                )
             own[name] = _place(key)[0]
             self.keys[inner], self.values[inner] = _place(key), _place(value)
             self.node(value, inner, depth + 1)
@@ -230,8 +240,9 @@ class _Walk:
             return self.loader.construct_object(node)
         except ValueError as error:  # what looks like a date and is none; thousands of digits
             said = first_line(error).partition(";")[0]
-            raise refused(self.path, [_marked(node, f"not YAML: {said}",
-                                              "put texts in quotes")]) from None  # fmt: skip
+            raise refused(
+                self.path, [_marked(node, f"not YAML: {said}", "put texts in quotes")]
+            ) from None
 
 
 def _place(node: Any) -> tuple[int, int]:
@@ -280,8 +291,9 @@ def _translated(
         return (*where, key), found.problem(where, f"the key {key!r} is missing")
     if kind in ("extra_forbidden", "invalid_key"):
         known = _known_keys(schema, where[:-1])
-        return where, found.key_problem(where, f"unknown key {where[-1]!r}",
-                                        suggestion(where[-1], known))  # fmt: skip
+        return where, found.key_problem(
+            where, f"unknown key {where[-1]!r}", suggestion(where[-1], known)
+        )
     if kind in _EXPECTED:
         scalar = kind == "string_type" and not isinstance(given, (list, dict)) and given is not None
         said = f"{name}{shown(given)} is not {_EXPECTED[kind]}"

@@ -74,8 +74,9 @@ def plain_pass(
     """
     rows = 1 if noise is None else noise.shape[0]
     states = site == "resid_pre" or noise is not None
-    with lm.trace(input_ids=torch.tensor([ids] * rows), use_cache=keys,
-                  output_hidden_states=states):  # fmt: skip
+    with lm.trace(
+        input_ids=torch.tensor([ids] * rows), use_cache=keys, output_hidden_states=states
+    ):
         if noise is not None:
             embedded = lm.embed_tokens.output
             lm.embed_tokens.output = embedded + noise.to(embedded.device, embedded.dtype)

@@ -111,8 +111,10 @@ class _Assembly:
             bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
             if bad:
                 total = sum(array.size for array in arrays)
-                yield (f"{bad} of {total} numbers of {name} are NaN or infinite, and so is every "
-                       "mean that they enter")  # fmt: skip
+                yield (
+                    f"{bad} of {total} numbers of {name} are NaN or infinite, and so is every "
+                    "mean that they enter"
+                )
 
     def _samples(self, name: str) -> np.ndarray:
         """What an output is averaged over, aligned: [example, ...]; of one example [draw, ...]."""
@@ -148,8 +150,12 @@ class _Assembly:
             name = source.effect
         output = self.card.returns[name]
         raw = self.of_set[name] if output.of == "set" else self.parts[0].arrays[name]
-        return coordinates(dim, np.asarray(raw).shape[output.dims.index(dim)], self.parameters,
-                           self.columns if output.of == "example" else None)  # fmt: skip
+        return coordinates(
+            dim,
+            np.asarray(raw).shape[output.dims.index(dim)],
+            self.parameters,
+            self.columns if output.of == "example" else None,
+        )
 
     def _estimate(self, name: str, samples: np.ndarray, gap: np.ndarray | None) -> None:
         """The mean of the samples, or its ratio to the mean gap, with an interval."""
@@ -184,8 +190,10 @@ def _gap_notes(name: str, gap: np.ndarray) -> list[str]:
         return []
     shown = ", ".join(f"{i + 1} ({gap[i]:+.2f})" for i in bad[:10])
     more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    return [f"{len(bad)} of {len(gap)} pairs have a {name} that is not positive: {shown}{more}; "
-            "they are kept in the means"]  # fmt: skip
+    return [
+        f"{len(bad)} of {len(gap)} pairs have a {name} that is not positive: {shown}{more}; "
+        "they are kept in the means"
+    ]
 
 
 def _alignment(parts: Sequence[Part]) -> tuple[list[list[int]], list[str]]:
@@ -246,10 +254,15 @@ def _put_interval(
         # Where a sample is no number the interval is none either, and is shown as such.
         with _no_word_of_it.hold():
             found = bootstrap(
-                data, np.mean if gap is None else ratio, axis=-1, paired=gap is not None,
-                n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",
+                data,
+                np.mean if gap is None else ratio,
+                axis=-1,
+                paired=gap is not None,
+                n_resamples=RESAMPLES,
+                confidence_level=LEVEL,
+                method="percentile",
                 rng=np.random.default_rng(0),
-            )  # fmt: skip
+            )
         low[start : start + step] = found.confidence_interval.low
         high[start : start + step] = found.confidence_interval.high
     arrays[f"{name}:low"] = low.reshape(values.shape[1:]).astype(np.float32)

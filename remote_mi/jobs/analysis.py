@@ -31,17 +31,23 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     if not declared:
         return
     examples = [
-        {"arrays": part.arrays, "tokens": part.tokens, "positions": dict(part.labels),
-         "template": part.template, "label": kept.get("label", ""),
-         "group": kept.get("group", "")}
+        {
+            "arrays": part.arrays,
+            "tokens": part.tokens,
+            "positions": dict(part.labels),
+            "template": part.template,
+            "label": kept.get("label", ""),
+            "group": kept.get("group", ""),
+        }
         for part, kept in zip(parts, draft.parts, strict=True)
-    ]  # fmt: skip
+    ]
     parameters = draft.provenance["parameters"]
     found = _call(draft, card.analysis, examples, parameters)
     for name, output in declared.items():
         if name not in found:
-            raise RunFailed(f"recipe {card.name!r}: its analysis {card.analysis!r} did not give "
-                            f"{name!r}")  # fmt: skip
+            raise RunFailed(
+                f"recipe {card.name!r}: its analysis {card.analysis!r} did not give {name!r}"
+            )
         for key in (name, f"{name}:low", f"{name}:high"):
             if key in found:
                 assembled.arrays[key] = _shaped(draft, key, output, found[key])
@@ -70,14 +76,18 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             raise RunFailed(f"recipe {draft.recipe['name']!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can come
             line = line_in(error, path.resolve())
-            raise RunFailed(f"{draft.file}:{line}: the analysis {name!r} failed: "
-                            f"{type(error).__name__}: {error}",
-                            "--debug shows the whole traceback") from error  # fmt: skip
+            raise RunFailed(
+                f"{draft.file}:{line}: the analysis {name!r} failed: "
+                f"{type(error).__name__}: {error}",
+                "--debug shows the whole traceback",
+            ) from error
 
 
 def _shaped(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float32)
     if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
-        raise RunFailed(f"recipe {draft.recipe['name']!r}: {key!r} of its analysis has the shape "
-                        f"{array.shape} and is declared as {output.dims}")  # fmt: skip
+        raise RunFailed(
+            f"recipe {draft.recipe['name']!r}: {key!r} of its analysis has the shape "
+            f"{array.shape} and is declared as {output.dims}"
+        )
     return array

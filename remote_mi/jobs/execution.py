@@ -113,8 +113,9 @@ class Execution:
                 ticket = self._submit(model, draft, calls)
                 draft = Draft.from_json(ticket.draft) if ticket.draft else draft
             try:
-                return finish(self.backend, ticket, draft, self.job.project, timeout, self.watch,
-                              tokenizer)  # fmt: skip
+                return finish(
+                    self.backend, ticket, draft, self.job.project, timeout, self.watch, tokenizer
+                )
             except FinishedElsewhere:
                 result = look_up(self.job, self.backend)
                 if result is not None:
@@ -130,10 +131,20 @@ class Execution:
         job = self.job
         model = self.backend.open(job.model, self.watch)
         if job.model.identity() != job.identity:
-            raise UsageError(f"the files of {job.model.name} changed since the job was made",
-                             "run the same command again")  # fmt: skip
-        tokenized = tokenize(model.tokenizer, job.prompts, job.model, job.card.over,
-                             model.context, job.drop_invalid, model.masked, model.both_ways)  # fmt: skip
+            raise UsageError(
+                f"the files of {job.model.name} changed since the job was made",
+                "run the same command again",
+            )
+        tokenized = tokenize(
+            model.tokenizer,
+            job.prompts,
+            job.model,
+            job.card.over,
+            model.context,
+            job.drop_invalid,
+            model.masked,
+            model.both_ways,
+        )
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
             keys = job.part_keys
@@ -159,8 +170,15 @@ class Execution:
         for param in self.job.card.parameters:
             if param.kind == "prompt":
                 text = PromptSet((phenomena.Example(parameters[param.name]),), param.name)
-                made = tokenize(model.tokenizer, text, self.job.model, "prompt", model.context,
-                                masked=model.masked, both_ways=model.both_ways)  # fmt: skip
+                made = tokenize(
+                    model.tokenizer,
+                    text,
+                    self.job.model,
+                    "prompt",
+                    model.context,
+                    masked=model.masked,
+                    both_ways=model.both_ways,
+                )
                 parameters[param.name] = made.prompts[0]
         return parameters
 
@@ -183,11 +201,23 @@ class Execution:
         parts = []
         for index, kept in enumerate(tokenized.kept):
             example = job.prompts.examples[kept]
-            text = {"clean": example.clean, "corrupt": example.corrupt, "answer": example.answer,
-                    "wrong": example.wrong, "template": example.template}  # fmt: skip
-            parts.append({"tokens": tokenized.tokens[index], "template": example.template,
-                          "labels": dict(tokenized.labels[index]), "label": example.label,
-                          "group": example.group, "text": text})  # fmt: skip
+            text = {
+                "clean": example.clean,
+                "corrupt": example.corrupt,
+                "answer": example.answer,
+                "wrong": example.wrong,
+                "template": example.template,
+            }
+            parts.append(
+                {
+                    "tokens": tokenized.tokens[index],
+                    "template": example.template,
+                    "labels": dict(tokenized.labels[index]),
+                    "label": example.label,
+                    "group": example.group,
+                    "text": text,
+                }
+            )
         provenance = {
             "key": job.key,
             "code": job.code,
@@ -201,11 +231,25 @@ class Execution:
         notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
         sources = {name: text.decode() for name, text in job.sources().items()}
         return Draft(
-            job.card.shown(), job.card.path.name if job.card.path else None, job.key,
-            id8_of(job.key, environment), keys, missing, job.lock(), sources, asdict(job.model), parts,
-            notes, provenance, environment.to_json(), record, self.events,
-            store=str(job.store or ""), about=job.about(), kept=tokenized.kept,
-        )  # fmt: skip
+            job.card.shown(),
+            job.card.path.name if job.card.path else None,
+            job.key,
+            id8_of(job.key, environment),
+            keys,
+            missing,
+            job.lock(),
+            sources,
+            asdict(job.model),
+            parts,
+            notes,
+            provenance,
+            environment.to_json(),
+            record,
+            self.events,
+            store=str(job.store or ""),
+            about=job.about(),
+            kept=tokenized.kept,
+        )
 
     def _submit(self, model: LoadedModel, draft: Draft, calls: list[Any]) -> Ticket:
         job = self.job
@@ -216,8 +260,9 @@ class Execution:
             loading.ship_by_value()
         self.watch.stage(f"running {job.card.name} on {self.backend.name}")
         parameters = self._parameters(model)
-        work = Work(job.card, function, calls, parameters, job.key, job.project, job.model,
-                    draft.to_json())  # fmt: skip
+        work = Work(
+            job.card, function, calls, parameters, job.key, job.project, job.model, draft.to_json()
+        )
         ticket = self.backend.submit(model, work, self.watch)
         draft.events.append(event("submitted", id=ticket.id))
         return ticket

@@ -54,10 +54,15 @@ class Explanation:
             "cached": self.cached,
             "elsewhere": self.elsewhere,
             "parts": {"all": self.parts, "there": self.parts_there},
-            "nearest": {"key": near.key, "environment": near.environment.to_json(),
-                        "time": near.time} if near else None,
+            "nearest": {
+                "key": near.key,
+                "environment": near.environment.to_json(),
+                "time": near.time,
+            }
+            if near
+            else None,
             "differences": self.differences,
-        }  # fmt: skip
+        }
 
 
 def explain(job: Job, environments: Sequence[Environment]) -> Explanation:
@@ -79,8 +84,9 @@ def explain(job: Job, environments: Sequence[Environment]) -> Explanation:
         return Explanation(job.key, here, elsewhere=elsewhere)
     there = sum(cache.holds(key, here) for key in job.part_keys)
     near, differ = _nearest(job, cache)
-    return Explanation(job.key, here, parts=len(job.part_keys), parts_there=there, nearest=near,
-                       differences=differ)  # fmt: skip
+    return Explanation(
+        job.key, here, parts=len(job.part_keys), parts_there=there, nearest=near, differences=differ
+    )
 
 
 def in_words(other: Environment, here: Environment | None) -> str:
@@ -134,8 +140,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """
     said = []
     if there.get("schema") != here["schema"]:
-        said.append(f"the format of keys: {there.get('schema')} there, {here['schema']} here, "
-                    "by an update of remote_mi")  # fmt: skip
+        said.append(
+            f"the format of keys: {there.get('schema')} there, {here['schema']} here, "
+            "by an update of remote_mi"
+        )
     said += _code(there, here)
     for name, before, now in _changed(there.get("parameters") or {}, here["parameters"]):
         said.append(f"parameter {name}: {before} there, {now} here")
@@ -150,9 +158,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
             said.append("the classes or groups of the prompts")
         if there.get("drop_invalid") != here["drop_invalid"]:
             words = {True: "left out", False: "refused"}
-            said.append("prompts that do not fit the tokenizer are "
-                        f"{words[bool(there.get('drop_invalid'))]} there, "
-                        f"{words[here['drop_invalid']]} here")  # fmt: skip
+            said.append(
+                "prompts that do not fit the tokenizer are "
+                f"{words[bool(there.get('drop_invalid'))]} there, "
+                f"{words[here['drop_invalid']]} here"
+            )
     return said
 
 
@@ -181,8 +191,9 @@ def _model(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         said.append(f"model: {before} there, {now} here")
     elif content:
         said.append("the model's files changed")
-    return said + [f"the model's {n}: {before} there, {now} here"
-                   for n, (before, now) in named.items()]  # fmt: skip
+    return said + [
+        f"the model's {n}: {before} there, {now} here" for n, (before, now) in named.items()
+    ]
 
 
 def _code(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -223,8 +234,11 @@ def _prompts(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if len(known) != len(wanted):
         same = len(set(known) & set(wanted))
         return [f"{len(known)} prompts there, {len(wanted)} here; {same} are the same"]
-    said = [_prompt(number, old, new) for number, (old, new) in
-            enumerate(zip(before, now, strict=True), 1) if old["digest"] != new["digest"]]  # fmt: skip
+    said = [
+        _prompt(number, old, new)
+        for number, (old, new) in enumerate(zip(before, now, strict=True), 1)
+        if old["digest"] != new["digest"]
+    ]
     return _first(said, "prompts")
 
 

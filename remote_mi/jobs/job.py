@@ -154,18 +154,25 @@ class Job:
             "schema": 1,
             "key": self.key,
             "key_schema": self.schema,
-            "recipe": {"name": self.card.name, "code": self.code,
-                       "file": self.card.path.name if self.card.path else None,
-                       **({"analysis": self._digest_of(self.card.analysis)}
-                          if self.card.analysis else {})},
+            "recipe": {
+                "name": self.card.name,
+                "code": self.code,
+                "file": self.card.path.name if self.card.path else None,
+                **({"analysis": self._digest_of(self.card.analysis)} if self.card.analysis else {}),
+            },
             "model": asdict(self.model),
             "model_identity": self.identity,
             "parameters": dict(self.parameters),
-            "prompts": {"origin": self.prompts.origin, **self.prompts.details,
-                        "examples": [{**e.to_json(), "template": e.template, "label": e.label,
-                                      "group": e.group} for e in self.prompts.examples]},
+            "prompts": {
+                "origin": self.prompts.origin,
+                **self.prompts.details,
+                "examples": [
+                    {**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
+                    for e in self.prompts.examples
+                ],
+            },
             "drop_invalid": self.drop_invalid,
-        }  # fmt: skip
+        }
 
     def sources(self) -> dict[str, bytes]:
         """The files a reader needs to see what was run."""

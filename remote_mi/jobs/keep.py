@@ -62,8 +62,11 @@ class Finisher:
         from remote_mi.jobs.analysis import add_analysis
 
         draft = self.draft
-        draft.record = {**draft.record, **record,
-                        "parts_from_cache": len(draft.keys) - len(draft.missing)}  # fmt: skip
+        draft.record = {
+            **draft.record,
+            **record,
+            "parts_from_cache": len(draft.keys) - len(draft.missing),
+        }
         self.watch.stage("putting the results together")
         raw = self._raw()
         parts, of_set = self._parts(raw)
@@ -118,8 +121,10 @@ class Finisher:
                 continue
             entry = self.cache.get(key, self.draft.where)
             if entry is None:
-                raise Mismatch("outputs that were in the cache are no longer there",
-                               "run the same command again")  # fmt: skip
+                raise Mismatch(
+                    "outputs that were in the cache are no longer there",
+                    "run the same command again",
+                )
             found.append(entry.arrays)
         return found
 
@@ -166,13 +171,19 @@ class Finisher:
 
             self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
         texts = TokenTexts(self.tokenizer)
-        return {"vocabulary": {str(i): texts.one(i) for i in sorted(ids)},
-                "texts": {passage_key(row): texts.text(row) for row in sorted(passages)}}  # fmt: skip
+        return {
+            "vocabulary": {str(i): texts.one(i) for i in sorted(ids)},
+            "texts": {passage_key(row): texts.text(row) for row in sorted(passages)},
+        }
 
     def _provenance(self) -> dict[str, Any]:
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return {**self.draft.provenance, "record": self.draft.record, "time": finished,
-                "cache": "miss"}  # fmt: skip
+        return {
+            **self.draft.provenance,
+            "record": self.draft.record,
+            "time": finished,
+            "cache": "miss",
+        }
 
     def _keep(self, key: str, document: Any, arrays: Any, record: Any, about: Any) -> None:
         if self.unsaved is None:

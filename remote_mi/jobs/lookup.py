@@ -87,8 +87,9 @@ def _from_cache(job: Job, entry: Entry, **noted: str) -> Result:
     result = Result(job.card.shown(), entry.document, entry.arrays, provenance)
     id8 = id8_of(job.key, entry.environment)
     try:
-        result = Runs(job.project).write(RunRecord(id8, result, job.lock(), job.sources(),
-                                                   [event("taken from the cache")]))  # fmt: skip
+        result = Runs(job.project).write(
+            RunRecord(id8, result, job.lock(), job.sources(), [event("taken from the cache")])
+        )
     except StoreError:
         pass  # a project that cannot be written still shows what the cache has
     return _shown_as_now(result, job, "cache", **noted)

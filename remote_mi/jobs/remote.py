@@ -66,8 +66,10 @@ class RemoteJob(Displayed):
         if self.id is None:
             return "<RemoteJob: the result was there already>"
         entry = self.entry
-        return (f"<RemoteJob {entry.id[:8]} {entry.recipe} on {entry.url}: "
-                f"{entry.state} {entry.status.lower()}>")  # fmt: skip
+        return (
+            f"<RemoteJob {entry.id[:8]} {entry.recipe} on {entry.url}: "
+            f"{entry.state} {entry.status.lower()}>"
+        )
 
 
 def submit(
@@ -89,8 +91,9 @@ def submit(
 
     Args and errors as `remote_mi.run`.
     """
-    job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
-                   inputs)  # fmt: skip
+    job = job_from(
+        recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters, inputs
+    )
     return hand_over_detached(job, backend, watch or Silent())
 
 
@@ -118,8 +121,14 @@ def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) ->
     if entry.is_open:
         backend = backend_of(entry, project)
         try:
-            return finish(backend, backend.ticket_of(entry), Draft.from_json(entry.draft), project,
-                          timeout, watch)  # fmt: skip
+            return finish(
+                backend,
+                backend.ticket_of(entry),
+                Draft.from_json(entry.draft),
+                project,
+                timeout,
+                watch,
+            )
         except FinishedElsewhere:
             entry = Ledger(project).get(entry.id)
     if entry.state == "done" and entry.run:

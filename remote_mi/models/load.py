@@ -70,8 +70,10 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
         if memory_key not in _loaded:
             loaded = _load(spec, source, watch)
             if spec.identity() != identity:
-                raise UsageError(f"the files of {spec.name} changed while they were read",
-                                 "run the same command again")  # fmt: skip
+                raise UsageError(
+                    f"the files of {spec.name} changed while they were read",
+                    "run the same command again",
+                )
             _loaded.clear()  # one model at a time: two may not fit
             _loaded[memory_key] = loaded
         return _loaded[memory_key]
@@ -96,14 +98,19 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     prove(lm)
     prove_prefix(lm)
     weight = lm.embed_tokens.weight
-    return LoadedModel(lm, lm.tokenizer, context_length(lm), {
-        "revision": _commit(spec) or spec.revision or "unpinned",
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "attention": lm.attn_implementation,
-        "device": str(weight.device),
-        "architecture": type(lm._module).__name__,
-        "parameters": sum(p.numel() for p in lm._module.parameters()),
-    })  # fmt: skip
+    return LoadedModel(
+        lm,
+        lm.tokenizer,
+        context_length(lm),
+        {
+            "revision": _commit(spec) or spec.revision or "unpinned",
+            "dtype": str(weight.dtype).removeprefix("torch."),
+            "attention": lm.attn_implementation,
+            "device": str(weight.device),
+            "architecture": type(lm._module).__name__,
+            "parameters": sum(p.numel() for p in lm._module.parameters()),
+        },
+    )
 
 
 #: Stands for a repository id where a model is only described, and nothing is sent anywhere.
@@ -212,8 +219,10 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             **options,
         )
     except ImportError as error:
-        raise UsageError(f"the model {spec.name!r} needs a package that is not here: {first_line(error)}",
-                         "install it, or leave out the option that asks for it") from error  # fmt: skip
+        raise UsageError(
+            f"the model {spec.name!r} needs a package that is not here: {first_line(error)}",
+            "install it, or leave out the option that asks for it",
+        ) from error
     except (OSError, ValueError) as error:
         raise explain(spec, error) from error
     module: Any = lm._module
@@ -249,8 +258,10 @@ def _task(config: Any) -> tuple[str, Any]:
             return "fill-mask", t.AutoModelForMaskedLM
         return "feature-extraction", t.AutoModel
     if is_body and not getattr(config, "tie_word_embeddings", False):
-        raise UsageError(f"this checkpoint is a {made_as}, which has no unembedding",
-                         "take the checkpoint of the language model")  # fmt: skip
+        raise UsageError(
+            f"this checkpoint is a {made_as}, which has no unembedding",
+            "take the checkpoint of the language model",
+        )
     return "text-generation", t.AutoModelForCausalLM
 
 
@@ -276,8 +287,10 @@ def explain(spec: ModelSpec, error: Exception) -> Exception:
     while chain[-1].__cause__ or chain[-1].__context__:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)  # type: ignore[arg-type]
     if any(isinstance(e, GatedRepoError) for e in chain):
-        return NotFound(f"{spec.name} is gated: the hub wants a token that may read it",
-                        "accept its terms on the hub, then `hf auth login`")  # fmt: skip
+        return NotFound(
+            f"{spec.name} is gated: the hub wants a token that may read it",
+            "accept its terms on the hub, then `hf auth login`",
+        )
     if any(isinstance(e, RevisionNotFoundError) for e in chain):
         return NotFound(f"{spec.name} has no revision {spec.revision!r}")
     if any(isinstance(e, RepositoryNotFoundError) for e in chain):

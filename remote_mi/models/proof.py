@@ -147,8 +147,11 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
     if given:
         missing = [path for path in given if not _exists(path, paths)]
         if missing:
-            raise UsageError(f"the names mapping names {missing[0]!r}, which is no module of "
-                             f"{type(module).__name__}", _HOW)  # fmt: skip
+            raise UsageError(
+                f"the names mapping names {missing[0]!r}, which is no module of "
+                f"{type(module).__name__}",
+                _HOW,
+            )
         return {path: name.split(",") if "," in name else name for path, name in given.items()}
     parallel = bool(getattr(module.config, "use_parallel_residual", False))
     last = getattr(module.config, "num_hidden_layers", 0) - 1
@@ -248,10 +251,19 @@ def _prove_effect(
     last, patched, expected = (x[:, -1].float() for x in (after, patched, other_after))
     gap = float((last - expected.to(last.device)).norm())
     if gap == 0:
-        raise UsageError(f"the portable names do not hold for {type(lm._module).__name__}: two "
-                         "prompts of different tokens have the same stream", _HOW)  # fmt: skip
-    _hold(lm, "patching the first layer's input at the only token that differs does not turn one "
-          "run into the other", patched, expected, 0.05 * gap)  # fmt: skip
+        raise UsageError(
+            f"the portable names do not hold for {type(lm._module).__name__}: two "
+            "prompts of different tokens have the same stream",
+            _HOW,
+        )
+    _hold(
+        lm,
+        "patching the first layer's input at the only token that differs does not turn one "
+        "run into the other",
+        patched,
+        expected,
+        0.05 * gap,
+    )
 
 
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -298,8 +310,11 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _require_finite("the model's logits", logits)
     for index, found in enumerate(seen):
         if found["head_z"].shape[-1] % heads:
-            raise UsageError(f"layer {index}: head_z has {found['head_z'].shape[-1]} numbers, "
-                             f"which {heads} heads do not divide", _HOW)  # fmt: skip
+            raise UsageError(
+                f"layer {index}: head_z has {found['head_z'].shape[-1]} numbers, "
+                f"which {heads} heads do not divide",
+                _HOW,
+            )
         follows = seen[index + 1]["resid_pre"] if index + 1 < len(seen) else after
         total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
         if "before_norm" in found:
@@ -311,17 +326,25 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
                 f"layer {index}: resid_pre + attn_out is not resid_mid", found["resid_mid"], total
             )
         total = total + found["mlp_out"].to(total.device).reshape(total.shape)
-        what = (f"layer {index}: the stream before it, attn_out and mlp_out do not add up to the "
-                "stream after it")  # fmt: skip
+        what = (
+            f"layer {index}: the stream before it, attn_out and mlp_out do not add up to the "
+            "stream after it"
+        )
         if "before_last_norm" in found:
             check(what, found["before_last_norm"], total)
-            check(f"layer {index}: the norm after mlp_out does not give the next stream",
-                  found["after"], follows)  # fmt: skip
+            check(
+                f"layer {index}: the norm after mlp_out does not give the next stream",
+                found["after"],
+                follows,
+            )
         else:
             check(what, follows, total)
     check("the final norm does not read the stream after the last layer", final, after)
     if logits is not None:
         few = [0, 1, 2]
-        check("the final norm and the unembedding do not give the model's logits",
-              logits[:, few], answer_logits(lm, hidden, few))  # fmt: skip
+        check(
+            "the final norm and the unembedding do not give the model's logits",
+            logits[:, few],
+            answer_logits(lm, hidden, few),
+        )
     return seen[0]["resid_pre"], after

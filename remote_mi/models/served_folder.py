@@ -36,15 +36,20 @@ def ensure_folder(model: str, watch: Watch) -> Path:
     folder = ModelSpec(model).folder
     if folder is None:
         if "/" not in model and nearest(model, [EMBEDDED]):
-            raise NotFound(f"no model named {model!r}", f"did you mean {EMBEDDED!r}? "
-                           "Other models are named by hub id (org/model) or folder")  # fmt: skip
+            raise NotFound(
+                f"no model named {model!r}",
+                f"did you mean {EMBEDDED!r}? "
+                "Other models are named by hub id (org/model) or folder",
+            )
         folder = _snapshot(model, watch)
     folder = folder.expanduser().resolve()  # what a link names may change while it is served
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{model} is not a model: it has no config.json",
-                         "name a folder written by save_pretrained, or a hub id")  # fmt: skip
+        raise UsageError(
+            f"{model} is not a model: it has no config.json",
+            "name a folder written by save_pretrained, or a hub id",
+        )
     return folder
 
 
@@ -85,6 +90,8 @@ def _snapshot(repo_id: str, watch: Watch) -> Path:
         if shown:
             hub.enable_progress_bars()
     if not any(snapshot.glob("*.safetensors")):
-        raise UsageError(f"{repo_id} has no weights in safetensors on the hub",
-                         "load it yourself and serve the folder that save_pretrained writes")  # fmt: skip
+        raise UsageError(
+            f"{repo_id} has no weights in safetensors on the hub",
+            "load it yourself and serve the folder that save_pretrained writes",
+        )
     return snapshot

@@ -80,8 +80,11 @@ class ModelSpec:
         if self.name == EMBEDDED or self.folder is not None or "/" in self.name:
             return
         if nearest(self.name, [EMBEDDED]):
-            raise NotFound(f"no model named {self.name!r}", f"did you mean {EMBEDDED!r}? "
-                           "Other models are named by hub id (org/model) or folder")  # fmt: skip
+            raise NotFound(
+                f"no model named {self.name!r}",
+                f"did you mean {EMBEDDED!r}? "
+                "Other models are named by hub id (org/model) or folder",
+            )
 
     def identity(self) -> dict[str, Any]:
         """The part of the key that says which model: as asked, never where it runs.

@@ -24,8 +24,20 @@ from remote_mi.recipes.code_identity import canonical
 
 DATASET = "hf:"
 #: What a JSON line, or a row of a dataset, may say.
-FIELDS = ("prompt", "target", "labels", "clean", "corrupt", "answer", "answers", "wrong", "wrongs",
-          "template", "label", "group")  # fmt: skip
+FIELDS = (
+    "prompt",
+    "target",
+    "labels",
+    "clean",
+    "corrupt",
+    "answer",
+    "answers",
+    "wrong",
+    "wrongs",
+    "template",
+    "label",
+    "group",
+)
 _LISTS = {"answers": "answer", "wrongs": "wrong"}
 _NAMES = ("label", "group")
 _LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -74,8 +86,9 @@ class Example:
 
     def to_json(self) -> dict[str, Any]:
         """What enters the key: everything a recipe's body can depend on."""
-        several = {name: list(getattr(self, name)) for name in _LISTS
-                   if len(getattr(self, name)) > 1}  # fmt: skip
+        several = {
+            name: list(getattr(self, name)) for name in _LISTS if len(getattr(self, name)) > 1
+        }
         return {
             "clean": self.clean,
             "corrupt": self.corrupt,
@@ -83,9 +96,12 @@ class Example:
             "wrong": self.wrong,
             "labels": {k: list(v) for k, v in sorted(self.labels.items())},
             **several,
-            **({"corrupt_labels": {k: list(v) for k, v in sorted(self.corrupt_labels.items())}}
-               if self.corrupt_labels else {}),
-        }  # fmt: skip
+            **(
+                {"corrupt_labels": {k: list(v) for k, v in sorted(self.corrupt_labels.items())}}
+                if self.corrupt_labels
+                else {}
+            ),
+        }
 
 
 @dataclass(frozen=True)
@@ -207,9 +223,15 @@ def from_fields(data: Any) -> Example:
     )
     wanted = values.get("labels", {})
     there = {name: text for name, text in wanted.items() if text in corrupt}
-    return Example(clean, corrupt, answers=answers, wrongs=wrongs,
-                   labels=_spans(wanted, clean, "clean"),
-                   corrupt_labels=_spans(there, corrupt, "corrupt"), **named)  # fmt: skip
+    return Example(
+        clean,
+        corrupt,
+        answers=answers,
+        wrongs=wrongs,
+        labels=_spans(wanted, clean, "clean"),
+        corrupt_labels=_spans(there, corrupt, "corrupt"),
+        **named,
+    )
 
 
 def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[int, int]]:
@@ -222,8 +244,10 @@ def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[i
     for name, words in labels.items():
         count = text.count(words)
         if count != 1:
-            raise UsageError(f"label {name!r}: {words!r} occurs {count} times in the {role} text",
-                             "give words that occur once in it")  # fmt: skip
+            raise UsageError(
+                f"label {name!r}: {words!r} occurs {count} times in the {role} text",
+                "give words that occur once in it",
+            )
         found[name] = (text.index(words), text.index(words) + len(words))
     return found
 
@@ -241,8 +265,9 @@ def _checked(name: Any, value: Any) -> Any:
         if not isinstance(value, Mapping) or not all(
             isinstance(part, str) and part.strip() for pair in value.items() for part in pair
         ):
-            raise UsageError(f"field 'labels' does not name words: {value!r}",
-                             'e.g. {"subject": "Eiffel Tower"}')  # fmt: skip
+            raise UsageError(
+                f"field 'labels' does not name words: {value!r}", 'e.g. {"subject": "Eiffel Tower"}'
+            )
         return dict(value)
     if name in _NAMES and isinstance(value, int):
         return str(value)  # classes and groups are often numbered
@@ -272,15 +297,18 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
     for change in renamed:
         name, equals, column = change.partition("=")
         if name not in FIELDS or not equals or not column:
-            raise UsageError(f"{source}: {change!r} is not FIELD=COLUMN",
-                             "fields: " + ", ".join(FIELDS))  # fmt: skip
+            raise UsageError(
+                f"{source}: {change!r} is not FIELD=COLUMN", "fields: " + ", ".join(FIELDS)
+            )
         columns[name] = column
     table = _table(source, address, split)
     for change in renamed:
         column = change.partition("=")[2]
         if column not in table.column_names:
-            raise UsageError(f"{source}: there is no column {column!r}",
-                             "its columns: " + ", ".join(table.column_names))  # fmt: skip
+            raise UsageError(
+                f"{source}: there is no column {column!r}",
+                "its columns: " + ", ".join(table.column_names),
+            )
     columns = {name: column for name, column in columns.items() if column in table.column_names}
     if not {"prompt", "clean"} & set(columns):
         raise UsageError(
@@ -291,9 +319,11 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
     examples = []
     rows = table if most is None or most < 1 else islice(table, most)
     for number, row in enumerate(rows, 1):
-        given = {name: _named(table.features[column], row[column])
-                 for name, column in columns.items()
-                 if row[column] is not None}  # fmt: skip
+        given = {
+            name: _named(table.features[column], row[column])
+            for name, column in columns.items()
+            if row[column] is not None
+        }
         try:
             examples.append(from_fields(given))
         except UsageError as error:
@@ -313,8 +343,9 @@ def _table(source: str, address: str, split: str) -> Any:
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
-        raise UsageError(f"{source}: datasets need the package `datasets`",
-                         'pip install "remote_mi[datasets]"') from None  # fmt: skip
+        raise UsageError(
+            f"{source}: datasets need the package `datasets`", 'pip install "remote_mi[datasets]"'
+        ) from None
     try:
         found = _local_table(datasets, address) if _is_local(address) else None
         if found is None:
@@ -337,8 +368,10 @@ def _table(source: str, address: str, split: str) -> Any:
         return found
     splits = list(found)
     if not split and len(splits) > 1:
-        raise UsageError(f"{source}: it has the splits {', '.join(splits)}",
-                         f"name one: {DATASET}{address}#{splits[0]}")  # fmt: skip
+        raise UsageError(
+            f"{source}: it has the splits {', '.join(splits)}",
+            f"name one: {DATASET}{address}#{splits[0]}",
+        )
     if split and split not in splits:
         raise UsageError(f"{source}: there is no split {split!r}", "splits: " + ", ".join(splits))
     return found[split or splits[0]]
@@ -357,8 +390,10 @@ def _local_table(datasets: Any, address: str) -> Any:
             raise UsageError(f"{DATASET}{address}: not one of {', '.join(_LOADERS)}")
         return datasets.load_dataset(loader, data_files=str(path))["train"]
     if not path.is_dir():
-        raise UsageError(f"{DATASET}{address}: there is no such file or folder",
-                         "a dataset of the hub is given as hf:ORG/NAME")  # fmt: skip
+        raise UsageError(
+            f"{DATASET}{address}: there is no such file or folder",
+            "a dataset of the hub is given as hf:ORG/NAME",
+        )
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(path))
     return datasets.load_dataset(str(path))

@@ -62,8 +62,9 @@ class _Check:
             if key not in known:
                 close = nearest(str(key), known)
                 hint = f"did you mean {close!r}? " if close else ""
-                raise self.refuse((key,), f"unknown key {key!r}",
-                                  f"{hint}known: " + ", ".join(known))  # fmt: skip
+                raise self.refuse(
+                    (key,), f"unknown key {key!r}", f"{hint}known: " + ", ".join(known)
+                )
         for key in REQUIRED:
             if key not in self.data:
                 raise self.refuse((), f"the key {key!r} is missing")
@@ -78,8 +79,9 @@ class _Check:
                 raise self.refuse((key,), f"{key!r} must be a mapping with at least one entry")
             for name in data.get(key, ()):
                 if not isinstance(name, str):
-                    raise self.refuse((key, name), f"{key!r}: the name {name!r} is no text",
-                                      "put it in quotes")  # fmt: skip
+                    raise self.refuse(
+                        (key, name), f"{key!r}: the name {name!r} is no text", "put it in quotes"
+                    )
         if data.get("order", "random") not in ("random", "list"):
             raise self.refuse(("order",), "'order' is 'random' or 'list'")
         for key in ("size", "seed"):
@@ -89,8 +91,9 @@ class _Check:
             raise self.refuse(("size",), f"'size' {data['size']} is not at least 1")
         metrics = typing.get_args(Metric)
         if data.get("metric", "logit_diff") not in metrics:
-            raise self.refuse(("metric",), f"'metric' {data['metric']!r} is not one of "
-                              + ", ".join(metrics))  # fmt: skip
+            raise self.refuse(
+                ("metric",), f"'metric' {data['metric']!r} is not one of " + ", ".join(metrics)
+            )
 
     def lists(self) -> None:
         for name, entries in self.data["lists"].items():
@@ -105,8 +108,11 @@ class _Check:
                     for word in words or [None]:
                         if isinstance(word, bool) or not isinstance(word, (str, int)):
                             what = f"field {part!r}" if part else "entry"
-                            raise self.refuse(place, f"{what} of {name!r} is no text: {value!r}",
-                                              "put it in quotes")  # fmt: skip
+                            raise self.refuse(
+                                place,
+                                f"{what} of {name!r} is no text: {value!r}",
+                                "put it in quotes",
+                            )
 
     def draw(self) -> None:
         data = self.data
@@ -114,17 +120,24 @@ class _Check:
             if not isinstance(name, str):
                 raise self.refuse(("draw", slot), f"slot {slot!r}: {name!r} is not a list's name")
             if name not in data["lists"]:
-                raise self.refuse(("draw", slot), f"slot {slot!r} draws from {name!r}, "
-                                  "which is not in 'lists'")  # fmt: skip
+                raise self.refuse(
+                    ("draw", slot), f"slot {slot!r} draws from {name!r}, which is not in 'lists'"
+                )
         names = list(data["draw"].values())
         for name in names:
             if len(data["lists"][name]) < names.count(name):
-                raise self.refuse(("lists", name), f"{name!r} has fewer entries than the "
-                                  f"{names.count(name)} slots drawing from it")  # fmt: skip
+                raise self.refuse(
+                    ("lists", name),
+                    f"{name!r} has fewer entries than the "
+                    f"{names.count(name)} slots drawing from it",
+                )
         most = min(len(data["lists"][name]) for name in names) * len(data["templates"])
         if data.get("order") == "list" and data.get("size", 1) > most:
-            raise self.refuse(("size",), f"'size' {data['size']} is more than the {most} pairs "
-                              "of the list's entries and the templates")  # fmt: skip
+            raise self.refuse(
+                ("size",),
+                f"'size' {data['size']} is more than the {most} pairs "
+                "of the list's entries and the templates",
+            )
 
     def templates(self) -> None:
         for name, texts in self.data["templates"].items():
@@ -148,13 +161,19 @@ class _Check:
         for match in re.finditer(r"\{\s*(\w+)", text):
             whole = any(slot.start() == match.start() for slot in slots)
             if match[1] in self.data["draw"] and not whole:
-                raise self.refuse(where, f"{text!r}: the slot {match[1]!r} is not closed",
-                                  "{slot}, {slot.field}, {slot:label} or {slot.field:label}")  # fmt: skip
+                raise self.refuse(
+                    where,
+                    f"{text!r}: the slot {match[1]!r} is not closed",
+                    "{slot}, {slot.field}, {slot:label} or {slot.field:label}",
+                )
         listed = {(m[1], m[2]) for m in slots if self._holds_lists(where, text, m)}
         if len(listed) > several or sum((m[1], m[2]) in listed for m in slots) > 1:
             parts = ", ".join(f"{slot}.{part}" for slot, part in sorted(listed))
-            raise self.refuse(where, f"{text!r}: {parts} holds lists",
-                              "'answer' and 'wrong' may use one such field, once")  # fmt: skip
+            raise self.refuse(
+                where,
+                f"{text!r}: {parts} holds lists",
+                "'answer' and 'wrong' may use one such field, once",
+            )
 
     def _holds_lists(self, where: Where, text: str, match: re.Match[str]) -> bool:
         """Whether some entries hold a list there; refuses slots and fields that do not exist."""
@@ -167,11 +186,16 @@ class _Check:
         values = []
         for index, entry in self._entries(slot):
             if part and (not isinstance(entry, dict) or part not in entry):
-                raise self.refuse(("lists", self.data["draw"][slot], index),
-                                  f"the entry {entry!r} has no field {part!r}")  # fmt: skip
+                raise self.refuse(
+                    ("lists", self.data["draw"][slot], index),
+                    f"the entry {entry!r} has no field {part!r}",
+                )
             if not part and isinstance(entry, dict):
-                raise self.refuse(where, f"{text!r}: the slot {slot!r} needs a field",
-                                  "one of " + ", ".join(f"{{{slot}.{k}}}" for k in entry))  # fmt: skip
+                raise self.refuse(
+                    where,
+                    f"{text!r}: the slot {slot!r} needs a field",
+                    "one of " + ", ".join(f"{{{slot}.{k}}}" for k in entry),
+                )
             values.append(entry[part] if part else entry)
         return any(isinstance(value, list) for value in values)
 

@@ -94,8 +94,10 @@ def closing_tokens(tokenizer: Any) -> list[int]:
         starts = [i for i in range(len(whole)) if whole[i : i + len(plain)] == plain]
         if plain and len(starts) == 1:
             return whole[starts[0] + len(plain) :]
-    raise UsageError("it cannot be told what this tokenizer adds to a text",
-                     "give --bos never, which adds nothing")  # fmt: skip
+    raise UsageError(
+        "it cannot be told what this tokenizer adds to a text",
+        "give --bos never, which adds nothing",
+    )
 
 
 def _bytes_of(piece: str) -> bytes | None:

@@ -130,9 +130,14 @@ class _Encoded:
     """
 
     def __init__(
-        self, text: str, ids: list[int], end: int, own: str, place: Place,
+        self,
+        text: str,
+        ids: list[int],
+        end: int,
+        own: str,
+        place: Place,
         offsets: list[tuple[int, int]] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.text, self.ids, self.end, self.own = text, ids, end, own
         self.place, self.offsets = place, offsets
 
@@ -165,17 +170,25 @@ class _Encoder:
     def record(self) -> dict[str, Any]:
         """What was done to the prompts."""
         closed = {"closing_left_out": [self.text(t) for t in self.left_out]}
-        return {"bos": self.spec.bos, "bos_prepended": bool(self.bos_seen),
-                "chat_template": self.spec.chat, "masked": self.masked,
-                "padding": "none", **(closed if self.left_out else {})}  # fmt: skip
+        return {
+            "bos": self.spec.bos,
+            "bos_prepended": bool(self.bos_seen),
+            "chat_template": self.spec.chat,
+            "masked": self.masked,
+            "padding": "none",
+            **(closed if self.left_out else {}),
+        }
 
     def notes(self) -> list[str]:
         """What fits but may not be meant, and what was done unasked."""
         if not self.left_out:
             return self.doubts
         closing = " ".join(self.text(t) for t in self.left_out)
-        return [f"this tokenizer closes a text with {closing}, which is left out: the answer is "
-                "read after the last token of the text", *self.doubts]  # fmt: skip
+        return [
+            f"this tokenizer closes a text with {closing}, which is left out: the answer is "
+            "read after the last token of the text",
+            *self.doubts,
+        ]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokens(text)[0]
@@ -188,8 +201,10 @@ class _Encoder:
         offsets = [(a, b) for a, b in found["offset_mapping"]] if fast else None
         if self.left_out:
             if ids[-len(self.left_out) :] != self.left_out:
-                raise UsageError("this tokenizer does not close every text in the same way",
-                                 "give --bos never, which adds nothing to a text")  # fmt: skip
+                raise UsageError(
+                    "this tokenizer does not close every text in the same way",
+                    "give --bos never, which adds nothing to a text",
+                )
             ids = ids[: -len(self.left_out)]
             offsets = offsets and offsets[: len(ids)]
         bos = self.tokenizer.bos_token_id
@@ -220,8 +235,9 @@ class _Encoder:
         if self.masked:
             end = mask_position(self.tokenizer, ids, "given")
         elif self.spec.chat and ids[-1] == self.tokenizer.eos_token_id:
-            self._doubt(f"the chat template ends with {self.text(ids[-1])}, after which the answer "
-                        "is read")  # fmt: skip
+            self._doubt(
+                f"the chat template ends with {self.text(ids[-1])}, after which the answer is read"
+            )
         return _Encoded(text, ids, end, own, place, offsets)
 
     def _doubt(self, text: str) -> None:
@@ -238,8 +254,10 @@ class _Encoder:
             token = self._answer_after(prompt, answer, role)
         unknown = self.tokenizer.unk_token
         if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
-            raise _DoesNotFit(f"the {role} {answer!r} is no word of this tokenizer: it becomes "
-                              f"{unknown}, as every unknown word does")  # fmt: skip
+            raise _DoesNotFit(
+                f"the {role} {answer!r} is no word of this tokenizer: it becomes "
+                f"{unknown}, as every unknown word does"
+            )
         return token
 
     def _answer_after(self, prompt: _Encoded, answer: str, role: str) -> int:
@@ -260,8 +278,10 @@ class _Encoder:
                 + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
             )
         if answer[0].isalpha() and prompt.text[-1].isalpha():
-            self._doubt(f"the {role} {answer!r} of {_short(prompt.text)} continues its last "
-                        f"word; {self._space_hint(answer)}")  # fmt: skip
+            self._doubt(
+                f"the {role} {answer!r} of {_short(prompt.text)} continues its last "
+                f"word; {self._space_hint(answer)}"
+            )
         return added[0]
 
     @staticmethod
@@ -278,8 +298,7 @@ class _Encoder:
         if example.answer is not None:
             target = self._answer(found, example.answer, "target")
         labels, spans = self._positions(found, example.labels)
-        return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids],
-                labels)  # fmt: skip
+        return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels)
 
     def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
         if example.corrupt is None or example.answer is None or example.wrong is None:
@@ -309,8 +328,10 @@ class _Encoder:
         labels, spans = self._positions(clean, example.labels)
         own, own_spans = self._positions(corrupt, example.corrupt_labels)
         if corrupt.end != clean.end:
-            raise _DoesNotFit(f"the mask is at position {clean.end} of the clean and "
-                              f"{corrupt.end} of the corrupt prompt")  # fmt: skip
+            raise _DoesNotFit(
+                f"the mask is at position {clean.end} of the clean and "
+                f"{corrupt.end} of the corrupt prompt"
+            )
         pair = Pair(
             Prompt(ids, labels, answers[0], spans),
             # A label that the corrupt text does not carry is where the clean one has it.
@@ -340,8 +361,11 @@ class _Encoder:
         shift = prompt.place.start
         spans = {}
         for label, (start, stop) in given.items():
-            inside = [i for i, (a, b) in enumerate(prompt.offsets)
-                      if b > a and a < stop + shift and b > start + shift]  # fmt: skip
+            inside = [
+                i
+                for i, (a, b) in enumerate(prompt.offsets)
+                if b > a and a < stop + shift and b > start + shift
+            ]
             if not inside:
                 raise _DoesNotFit(f"no token covers the position {label!r}")
             spans[label] = (inside[0], inside[-1])

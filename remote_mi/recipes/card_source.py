@@ -32,9 +32,17 @@ _KNOWN: dict[str, Mapping[str, Any]] = {
 #: Where earlier versions kept what a recipe declares itself with.
 _FORMER = ("remote_mi.recipe", "remote_mi.figures")
 _BUILTINS: dict[str, Any] = {
-    "str": str, "int": int, "float": float, "bool": bool, "list": list, "tuple": tuple,
-    "dict": dict, "None": None, "True": True, "False": False,
-}  # fmt: skip
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list": list,
+    "tuple": tuple,
+    "dict": dict,
+    "None": None,
+    "True": True,
+    "False": False,
+}
 
 
 class _CannotEvaluate(Exception):

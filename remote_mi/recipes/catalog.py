@@ -87,8 +87,10 @@ def find(name: str, project: Path) -> Card:
         known += [card.name for card in cards]
         found += [card for card in cards if card.name == name]
     if len(found) > 1:
-        raise UsageError(f"two recipes are named {name!r}: {found[0].path} and {found[1].path}",
-                         "rename one of them, or name the file: remote-mi run FILE.py")  # fmt: skip
+        raise UsageError(
+            f"two recipes are named {name!r}: {found[0].path} and {found[1].path}",
+            "rename one of them, or name the file: remote-mi run FILE.py",
+        )
     if not found:
         if broken:
             raise broken[0]
@@ -102,10 +104,12 @@ def _in_file(path: Path, wanted: str) -> Card:
         cards = [card for card in cards if card.name == wanted] or cards[:0]
     if not cards:
         what = f"no recipe named {wanted!r}" if wanted else "no recipe"
-        raise UsageError(f"{path} defines {what}",
-                         "decorate a function with @recipe(over=..., returns={...})")  # fmt: skip
+        raise UsageError(
+            f"{path} defines {what}", "decorate a function with @recipe(over=..., returns={...})"
+        )
     if len(cards) > 1:
         names = ", ".join(card.name for card in cards)
-        raise UsageError(f"{path} defines several recipes: {names}",
-                         f"name one: {path}:{cards[0].name}")  # fmt: skip
+        raise UsageError(
+            f"{path} defines several recipes: {names}", f"name one: {path}:{cards[0].name}"
+        )
     return cards[0]

@@ -354,8 +354,9 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
     try:
         tree = _bare(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):
-        raise UsageError(f"the source of {name!r} is not available",
-                         "define it in a file or a notebook cell") from None  # fmt: skip
+        raise UsageError(
+            f"the source of {name!r} is not available", "define it in a file or a notebook cell"
+        ) from None
     closure.parts[f"live:{name}"] = normalised(tree.body[0])
     scope = getattr(function, "__globals__", {})
     for used, _ in _names_in([tree.body[0]]):

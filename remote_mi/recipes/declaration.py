@@ -107,8 +107,10 @@ class Card:
                 )
         for param in self.parameters:
             if param.required and param.name not in given:
-                raise UsageError(f"recipe {self.name!r} needs parameter {param.name!r}",
-                                 f"add -p {param.name}=… ({param.expected})")  # fmt: skip
+                raise UsageError(
+                    f"recipe {self.name!r} needs parameter {param.name!r}",
+                    f"add -p {param.name}=… ({param.expected})",
+                )
         return {
             p.name: p.parse(given[p.name]) if p.name in given else p.default
             for p in self.parameters
@@ -221,8 +223,14 @@ def card_of(function: Callable[..., Any]) -> Card:
         for p in inspect.signature(function).parameters.values()
     ]
     line = function.__code__.co_firstlineno
-    return build_card(function.__name__, inspect.getdoc(function) or "", signature, declaration,
-                      path=None, line=line)  # fmt: skip
+    return build_card(
+        function.__name__,
+        inspect.getdoc(function) or "",
+        signature,
+        declaration,
+        path=None,
+        line=line,
+    )
 
 
 def build_card(
@@ -272,8 +280,11 @@ def build_card(
             raise refuse(f"needs {need!r}, which is not one of {', '.join(NEEDS)}")
     first = 1 if over == "none" else 2
     if len(signature) < first or any(entry[4] for entry in signature[:first]):
-        what = "first argument must be the model" if over == "none" else (
-            "first two arguments must be the model and the prompts")  # fmt: skip
+        what = (
+            "first argument must be the model"
+            if over == "none"
+            else ("first two arguments must be the model and the prompts")
+        )
         raise refuse(f"its {what}", f"def {name}(lm{'' if first == 1 else f', {over}'}, *, ...)")
     parameters = []
     helps = argument_docs(doc)
@@ -287,10 +298,22 @@ def build_card(
         except TypeError as error:
             raise refuse(f"parameter {argument!r}: {error}") from None
         parameters.append(Param(**{**param.__dict__, "help": helps.get(argument, "")}))
-    card = Card(name, over, returns, summaries, figures, needs,
-                tuple(declaration.get("references") or ()), tuple(parameters),
-                inspect.cleandoc(doc), path, line, origin,
-                dict(declaration.get("controls") or {}), analysis)  # fmt: skip
+    card = Card(
+        name,
+        over,
+        returns,
+        summaries,
+        figures,
+        needs,
+        tuple(declaration.get("references") or ()),
+        tuple(parameters),
+        inspect.cleandoc(doc),
+        path,
+        line,
+        origin,
+        dict(declaration.get("controls") or {}),
+        analysis,
+    )
     for key, control in card.controls.items():
         problem = _control_problem(card, key, control)
         if problem:

@@ -68,9 +68,11 @@ class _Home(MetaPathFinder):
             return None
         inside = [str(file.parent)] if file.name == "__init__.py" else None
         return importlib.util.spec_from_file_location(
-            fullname, file, loader=_FromSource(fullname, str(file)),
+            fullname,
+            file,
+            loader=_FromSource(fullname, str(file)),
             submodule_search_locations=inside,
-        )  # fmt: skip
+        )
 
     @contextmanager
     def lived_in(self) -> Iterator[None]:
@@ -176,8 +178,9 @@ def _load(card: Card, project: Path) -> Callable[..., Any]:
         except Exception as error:
             del sys.modules[name], _homes[name]
             line = line_in(error, path)
-            raise UsageError(f"{path}:{line}: importing the recipe failed: "
-                             f"{type(error).__name__}: {error}") from error  # fmt: skip
+            raise UsageError(
+                f"{path}:{line}: importing the recipe failed: {type(error).__name__}: {error}"
+            ) from error
     return getattr(sys.modules[name], card.name)
 
 

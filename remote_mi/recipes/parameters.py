@@ -38,9 +38,16 @@ class Param:
         """What a value must be, in words."""
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
-        words = {"str": "a text", "prompt": "a prompt's text", "int": "a whole number", "float": "a number",
-                 "bool": "true or false", "ints": "whole numbers, e.g. 1,2,3",
-                 "floats": "numbers, e.g. 0.5,1", "strs": "texts, e.g. a,b"}[self.kind]  # fmt: skip
+        words = {
+            "str": "a text",
+            "prompt": "a prompt's text",
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "ints": "whole numbers, e.g. 1,2,3",
+            "floats": "numbers, e.g. 0.5,1",
+            "strs": "texts, e.g. a,b",
+        }[self.kind]
         if self.low is not None and self.high is not None:
             return f"{words} from {self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -114,8 +121,15 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
                 low, high = extra.low, extra.high
             elif extra == "prompt":
                 return Param(name, "prompt", default, not has_default)
-    plain = {str: "str", int: "int", float: "float", bool: "bool",
-             list[int]: "ints", list[str]: "strs", list[float]: "floats"}  # fmt: skip
+    plain = {
+        str: "str",
+        int: "int",
+        float: "float",
+        bool: "bool",
+        list[int]: "ints",
+        list[str]: "strs",
+        list[float]: "floats",
+    }
     choices: tuple[str, ...] = ()
     if typing.get_origin(annotation) is Literal:
         kind = "choice"

@@ -34,8 +34,10 @@ def new_recipe(name: str, over: Scaffold, project: Path) -> list[Path]:
     """
     check_name(name, "recipe")
     if _importable(name):
-        raise UsageError(f"the recipe name {name!r} is that of a Python module, which it would hide",
-                         f"choose another, e.g. {name}_recipe")  # fmt: skip
+        raise UsageError(
+            f"the recipe name {name!r} is that of a Python module, which it would hide",
+            f"choose another, e.g. {name}_recipe",
+        )
     taken = {path.stem: path for _, path in catalog.recipe_files(project)}
     taken |= {card.name: card.path for card in _readable_cards(project) if card.path}
     if name in taken:

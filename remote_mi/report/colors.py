@@ -80,8 +80,10 @@ def softened(style: Style) -> Style:
     front, back = style.color, style.bgcolor
     if front is None or back is None:
         return style
-    mixed = (round(0.45 * f + 0.55 * b) for f, b in
-             zip(front.get_truecolor(), back.get_truecolor(), strict=True))  # fmt: skip
+    mixed = (
+        round(0.45 * f + 0.55 * b)
+        for f, b in zip(front.get_truecolor(), back.get_truecolor(), strict=True)
+    )
     return style + Style(color=Color.from_rgb(*mixed))
 
 

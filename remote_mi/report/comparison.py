@@ -26,9 +26,11 @@ _SEEN = 0.005
 
 
 def show(
-    comparison: Comparison, console: Console, only: str | None = None,
+    comparison: Comparison,
+    console: Console,
+    only: str | None = None,
     tolerance: float | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Print a comparison: what was compared, configuration, numbers, figures.
 
     Args:
@@ -74,8 +76,12 @@ def _heading(comparison: Comparison) -> Iterator[Text]:
         source = result.provenance
         id8 = result.run_id.rsplit("-", 1)[-1] or "not kept"
         record, environment = source.get("record", {}), source.get("environment", {})
-        parts = [result.recipe["name"], id8, str(source.get("model", {}).get("name", "?")),
-                 f"{environment.get('kind', '?')}/{record.get('dtype', '?')}"]  # fmt: skip
+        parts = [
+            result.recipe["name"],
+            id8,
+            str(source.get("model", {}).get("name", "?")),
+            f"{environment.get('kind', '?')}/{record.get('dtype', '?')}",
+        ]
         yield Text(f" {letter}  " + "  ".join(line(p) for p in parts), style="bold")
 
 
@@ -89,8 +95,10 @@ def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
     room = max(8, (width - left - 7) // 2)
     for setting in comparison.configuration:
         a, b = (_value(v) for v in (setting.a, setting.b))
-        yield Text(f" {fit(line(setting.path), left)}  {fit(a, room)}  → {fit(b, room)}".rstrip(),
-                   no_wrap=True)  # fmt: skip
+        yield Text(
+            f" {fit(line(setting.path), left)}  {fit(a, room)}  → {fit(b, room)}".rstrip(),
+            no_wrap=True,
+        )
     if not prompts.equal:
         yield Text(f" prompts: {prompts.same} the same, of {prompts.a} and {prompts.b}")
     if prompts.first is not None:
@@ -116,8 +124,11 @@ def _numbers(comparison: Comparison, width: int, tolerance: float | None) -> Ite
             yield Text(("!" if over else " ") + text, "bold" if over else "", no_wrap=True)
     if tolerance is not None:
         bad = ", ".join(dict.fromkeys(line(d.name) for d in beyond))
-        yield Text(f" ! beyond the tolerance of {tolerance:g}: {bad}" if beyond else
-                   f" all within the tolerance of {tolerance:g}")  # fmt: skip
+        yield Text(
+            f" ! beyond the tolerance of {tolerance:g}: {bad}"
+            if beyond
+            else f" all within the tolerance of {tolerance:g}"
+        )
 
 
 def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]:
@@ -139,8 +150,10 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
     row = f"{left}{_short(found.largest)} {_short(found.mean)} {_short(found.scale)}"
     if found.unmatched:
         yield row
-        yield (f"   {found.unmatched} of {found.cells} cells are not finite in one of them, or "
-               f"other; the first: {place}")[: width - 1]  # fmt: skip
+        yield (
+            f"   {found.unmatched} of {found.cells} cells are not finite in one of them, or "
+            f"other; the first: {place}"
+        )[: width - 1]
     elif found.largest == 0:
         yield f"{row}  the same"
     elif len(row) + 3 + len(place) < width:
@@ -158,8 +171,10 @@ def _place(comparison: Comparison, found: Difference) -> str:
     at = where(arrays[found.prompt or 0], found.index)
     parts += [at] if at else []
     if found.values is not None:
-        shown = [_text(result, found, value) for result, value in
-                 zip((comparison.a, comparison.b), found.values, strict=True)]  # fmt: skip
+        shown = [
+            _text(result, found, value)
+            for result, value in zip((comparison.a, comparison.b), found.values, strict=True)
+        ]
         parts.append(f"{shown[0]} → {shown[1]}")
     return " · ".join(parts)
 

@@ -55,8 +55,11 @@ def view(figure: Figure, result: Result, slice_: Slice, room: Room = Room()) -> 
         figures.Lines: lines_view,
         figures.Text: _text,
     }
-    return {"name": line(figure.name), "unit": line(figure.unit),
-            **makers[type(figure)](figure, result, slice_)}  # fmt: skip
+    return {
+        "name": line(figure.name),
+        "unit": line(figure.unit),
+        **makers[type(figure)](figure, result, slice_),
+    }
 
 
 def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, room: Room) -> View:
@@ -75,10 +78,15 @@ def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice, room: Room)
         for index in np.ndindex(*array.shape):
             title = f"{where(array, index)}: {part.said(index)}"
             cells[index[0]][index[1]]["title"] = title
-    return {**_grid(array, cells), "data": data, "scale": _legend(scale),
-            "taken": "" if whole else part.taken, "marked": bool(marked.any()),
-            "choices": _choices(full, part.cut) if whole else [],
-            "cut": [] if whole else part.cut}  # fmt: skip
+    return {
+        **_grid(array, cells),
+        "data": data,
+        "scale": _legend(scale),
+        "taken": "" if whole else part.taken,
+        "marked": bool(marked.any()),
+        "choices": _choices(full, part.cut) if whole else [],
+        "cut": [] if whole else part.cut,
+    }
 
 
 def _cell(value: float, explained: bool, scale: Shades) -> View:
@@ -94,11 +102,13 @@ def _grid(array: NamedArray, cells: list[list[View]]) -> View:
     rows, columns = (_labels(array, dim) for dim in array.dims[:2])
     order = range(len(rows)) if array.dims[0] in POSITIONS else range(len(rows))[::-1]
     return {
-        "kind": "grid", "row_name": array.dims[0], "column_name": array.dims[1],
+        "kind": "grid",
+        "row_name": array.dims[0],
+        "column_name": array.dims[1],
         "columns": [{"text": c, "index": i} for i, c in enumerate(columns)],
         "rows": [{"text": rows[r], "index": r, "cells": cells[r]} for r in order],
         "tall": any(len(c) > 3 for c in columns),
-    }  # fmt: skip
+    }
 
 
 def _labels(array: NamedArray, dim: str) -> list[str]:
@@ -111,8 +121,11 @@ def _choices(full: NamedArray, chosen: Sequence[str]) -> list[View]:
 
 def _legend(scale: Shades) -> View:
     middle = (scale.low + scale.high) / 2
-    return {"letter": scale.letter, "levels": range(0, 33, 4),
-            "ends": [amount(v) for v in (scale.low, middle, scale.high)]}  # fmt: skip
+    return {
+        "letter": scale.letter,
+        "levels": range(0, 33, 4),
+        "ends": [amount(v) for v in (scale.low, middle, scale.high)],
+    }
 
 
 def _numbers(part: Shown, order: Sequence[str]) -> View:
@@ -123,9 +136,14 @@ def _numbers(part: Shown, order: Sequence[str]) -> View:
         return None if values is None else [_short(v) for v in values.transpose(axes).reshape(-1)]
 
     array = part.array
-    data: View = {"output": array.name, "n": part.count or None, "v": flat(array.values),
-                  "lo": flat(array.low), "hi": flat(array.high),
-                  "band": flat(part.control)}  # fmt: skip
+    data: View = {
+        "output": array.name,
+        "n": part.count or None,
+        "v": flat(array.values),
+        "lo": flat(array.low),
+        "hi": flat(array.high),
+        "band": flat(part.control),
+    }
     if part.control is not None:
         data["mark"] = "".join("01"[int(m)] for m in part.marked.transpose(axes).reshape(-1))
     return {name: value for name, value in data.items() if value is not None}
@@ -151,14 +169,28 @@ def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Vie
         for c in range(tokens.shape[1]):
             ids = [int(t) for t in tokens.values[r, c] if t >= 0]
             level = scale.level(float(shade[r, c, 0])) if shade is not None else None
-            strengths = [""] * len(ids) if shade is None else [
-                f" {amount(float(p))}" for p in shade[r, c, : len(ids)]]  # fmt: skip
+            strengths = (
+                [""] * len(ids)
+                if shade is None
+                else [f" {amount(float(p))}" for p in shade[r, c, : len(ids)]]
+            )
             tops = ", ".join(text(t) + p for t, p in zip(ids, strengths, strict=True))
-            cells[-1].append({"css": "" if level is None else f"s{level}",
-                              "text": text(ids[0]) if ids else "∅",
-                              "title": f"{where(tokens, (r, c, 0)).rpartition(' · ')[0]}: {tops}"})  # fmt: skip
-    view = {**_grid(tokens, cells), "prompt": prompt, "tokens": True, "data": None,
-            "marked": False, "choices": [], "taken": ""}  # fmt: skip
+            cells[-1].append(
+                {
+                    "css": "" if level is None else f"s{level}",
+                    "text": text(ids[0]) if ids else "∅",
+                    "title": f"{where(tokens, (r, c, 0)).rpartition(' · ')[0]}: {tops}",
+                }
+            )
+    view = {
+        **_grid(tokens, cells),
+        "prompt": prompt,
+        "tokens": True,
+        "data": None,
+        "marked": False,
+        "choices": [],
+        "taken": "",
+    }
     return {**view, "scale": _legend(scale) if figure.shade else None, "shade": figure.shade}
 
 
@@ -189,18 +221,31 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice) -> View:
     rows = []
     for index in at:
         value, zero, marked = float(array.values[index]), place(0.0), bool(part.marked[index])
-        row = {"label": where(array, index) or line(figure.output), "value": amount(value),
-               "x": min(zero, place(value)), "width": round(abs(place(value) - zero), 2),
-               "css": "x" if marked else "up" if value > 0 else "down",
-               "mark": EXPLAINED if marked else "",
-               "title": part.said(index)}  # fmt: skip
+        row = {
+            "label": where(array, index) or line(figure.output),
+            "value": amount(value),
+            "x": min(zero, place(value)),
+            "width": round(abs(place(value) - zero), 2),
+            "css": "x" if marked else "up" if value > 0 else "down",
+            "mark": EXPLAINED if marked else "",
+            "title": part.said(index),
+        }
         if array.low is not None and array.high is not None:
             ends = float(array.low[index]), float(array.high[index])
-            row.update(low=place(ends[0]), high=place(ends[1]),
-                       interval=f"[{amount(ends[0])}, {amount(ends[1])}]")  # fmt: skip
+            row.update(
+                low=place(ends[0]),
+                high=place(ends[1]),
+                interval=f"[{amount(ends[0])}, {amount(ends[1])}]",
+            )
         rows.append(row)
-    return {"kind": "bars", "rows": rows, "zero": place(0.0), "output": line(figure.output),
-            "intervals": array.low is not None, "marked": any(bool(part.marked[index]) for index in at)}  # fmt: skip
+    return {
+        "kind": "bars",
+        "rows": rows,
+        "zero": place(0.0),
+        "output": line(figure.output),
+        "intervals": array.low is not None,
+        "marked": any(bool(part.marked[index]) for index in at),
+    }
 
 
 def _table(figure: figures.Table, result: Result, slice_: Slice) -> View:
@@ -210,7 +255,7 @@ def _table(figure: figures.Table, result: Result, slice_: Slice) -> View:
     rows = [
         [row_name(result, i), *(table_cell(result, column[i]) for column in columns)]
         for i in range(len(columns[0]))
-    ]  # fmt: skip
+    ]
     return {"kind": "table", "heads": ["prompt", *names], "rows": rows, "numeric": numeric}
 
 

@@ -59,23 +59,43 @@ def lines_view(figure: Lines, result: Result, slice_: Slice) -> dict[str, Any]:
     lines = []
     for number, line in enumerate(found.drawn):
         points = [
-            {"at": j, "x": frame.across(x[j]), "y": frame.up(float(found.rows[line, j])),
-             "marked": bool(found.marked[line, j]),
-             "title": f"{where(array, found.index(line, j))}: {found.said(line, j)}"}
-            for j in range(len(x)) if np.isfinite(found.rows[line, j])
-        ]  # fmt: skip
-        lines.append({"letter": LETTERS[number], "css": f"l{number}", "points": points,
-                      "name": found.name(line), "paths": _paths(points),
-                      "band": _area(frame, found, line)})  # fmt: skip
+            {
+                "at": j,
+                "x": frame.across(x[j]),
+                "y": frame.up(float(found.rows[line, j])),
+                "marked": bool(found.marked[line, j]),
+                "title": f"{where(array, found.index(line, j))}: {found.said(line, j)}",
+            }
+            for j in range(len(x))
+            if np.isfinite(found.rows[line, j])
+        ]
+        lines.append(
+            {
+                "letter": LETTERS[number],
+                "css": f"l{number}",
+                "points": points,
+                "name": found.name(line),
+                "paths": _paths(points),
+                "band": _area(frame, found, line),
+            }
+        )
     return {
-        "kind": "curves", "lines": lines, "width": WIDTH, "height": HEIGHT,
-        "taken": found.part.taken, "cut": found.part.cut,
-        "left": _LEFT, "bottom": HEIGHT - _BOTTOM, "zero": frame.up(0.0), "x_name": found.x_name,
+        "kind": "curves",
+        "lines": lines,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "taken": found.part.taken,
+        "cut": found.part.cut,
+        "left": _LEFT,
+        "bottom": HEIGHT - _BOTTOM,
+        "zero": frame.up(0.0),
+        "x_name": found.x_name,
         "y_ticks": [{"y": frame.up(t), "text": f"{t:g}"} for t in frame.ticks],
         "x_ticks": [{"x": frame.across(x[j]), "text": found.labels[j]} for j in _thinned(len(x))],
-        "control": _outline(frame, x, *found.reach) if found.reach else "", "left_out": found.left_out,
+        "control": _outline(frame, x, *found.reach) if found.reach else "",
+        "left_out": found.left_out,
         "marked": bool(found.marked[found.drawn].any()),
-    }  # fmt: skip
+    }
 
 
 def _paths(points: list[dict[str, Any]]) -> list[str]:

@@ -46,14 +46,30 @@ _MOST_INCHES, _LABEL = 14.0, 64
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a6a00")
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (4, 1)), (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 _STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": [FAMILY], "font.size": 8,
-    "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False,
-    "text.usetex": False, "text.parse_math": False, "axes.unicode_minus": True,
-    "axes.formatter.use_mathtext": False, "svg.fonttype": "none", "svg.hashsalt": "remote_mi",
-    "pdf.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 300, "hatch.linewidth": 0.4,
-}  # fmt: skip
+    "font.family": "sans-serif",
+    "font.sans-serif": [FAMILY],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.usetex": False,
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+    "axes.formatter.use_mathtext": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "remote_mi",
+    "pdf.fonttype": 42,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "hatch.linewidth": 0.4,
+}
 #: Metadata that would differ from one drawing of the same numbers to the next.
 _DATES: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
 
@@ -67,8 +83,9 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
         StoreError: if the file cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path.name}: a figure is saved as {', '.join(FORMATS)}",
-                         "e.g. -o figure.svg")  # fmt: skip
+        raise UsageError(
+            f"{path.name}: a figure is saved as {', '.join(FORMATS)}", "e.g. -o figure.svg"
+        )
     drawers: dict[type[Figure], Callable[..., Canvas]] = {
         figures.Heatmap: _heatmap,
         figures.TokenGrid: _token_grid,
@@ -76,18 +93,28 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
         figures.Lines: _lines,
     }
     if type(figure) not in drawers:
-        words = ["remote-mi", "export", *result.run_id.rsplit("-", 1)[-1:],
-                 "--table", figure.name, "-o", f"{path.stem}.csv"]  # fmt: skip
-        raise UsageError(f"{figure.name!r} is a {figure.kind}, which is not drawn",
-                         f"as a table: {shlex.join(w for w in words if w)} (or .json, .tex)")  # fmt: skip
+        words = [
+            "remote-mi",
+            "export",
+            *result.run_id.rsplit("-", 1)[-1:],
+            "--table",
+            figure.name,
+            "-o",
+            f"{path.stem}.csv",
+        ]
+        raise UsageError(
+            f"{figure.name!r} is a {figure.kind}, which is not drawn",
+            f"as a table: {shlex.join(w for w in words if w)} (or .json, .tex)",
+        )
     with _drawing():
         pen = Pen(path)
         canvas = drawers[type(figure)](figure, result, slice_, pen)
         room = canvas.get_figwidth() * 72
         canvas.suptitle(pen.fitting(line(figure.name), room, 9), fontsize=9)
         try:
-            canvas.savefig(path, bbox_inches="tight", pad_inches=0.05,
-                           metadata=_DATES[path.suffix.lower()])  # fmt: skip
+            canvas.savefig(
+                path, bbox_inches="tight", pad_inches=0.05, metadata=_DATES[path.suffix.lower()]
+            )
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}") from None
 
@@ -104,8 +131,10 @@ def _drawing() -> Iterator[None]:
 
 def _words_of_matplotlib() -> list[Setting | Ignored]:
     logger = logging.getLogger("matplotlib")
-    return [Setting(lambda: logger.level, logger.setLevel, logging.ERROR),
-            Ignored(module=r"(matplotlib|remote_mi\.report\.images)")]  # fmt: skip
+    return [
+        Setting(lambda: logger.level, logger.setLevel, logging.ERROR),
+        Ignored(module=r"(matplotlib|remote_mi\.report\.images)"),
+    ]
 
 
 _one_at_a_time = threading.Lock()
@@ -157,8 +186,14 @@ class _Grid:
         axes_points: about how wide and high the axes are, in points.
     """
 
-    def __init__(self, dims: tuple[str, ...], array: NamedArray, shape: tuple[int, ...], pen: Pen,
-                 cell: tuple[float, float] = (0.2, 0.14)) -> None:  # fmt: skip
+    def __init__(
+        self,
+        dims: tuple[str, ...],
+        array: NamedArray,
+        shape: tuple[int, ...],
+        pen: Pen,
+        cell: tuple[float, float] = (0.2, 0.14),
+    ) -> None:
         self.dims, self.shape = dims, shape
         margin = (1.6, 1.1)
         size = (max(3.2, margin[0] + cell[0] * shape[1]), max(2.0, margin[1] + cell[1] * shape[0]))
@@ -197,8 +232,14 @@ class _Grid:
         for row, column in np.ndindex(*values.shape):
             value = float(values[row, column])
             plain = marked[row, column] or not np.isfinite(value)
-            cell = Rectangle((column, row), 1, 1, linewidth=0.3, edgecolor="white",
-                             facecolor="#ededf0" if plain else colours(norm(value)))  # fmt: skip
+            cell = Rectangle(
+                (column, row),
+                1,
+                1,
+                linewidth=0.3,
+                edgecolor="white",
+                facecolor="#ededf0" if plain else colours(norm(value)),
+            )
             cell.set_gid(f"cell:{row}:{column}:{value:.6g}")
             cell.set_in_layout(False)  # it lies within the axes, and measuring it takes time
             self.axes.add_patch(cell)
@@ -232,8 +273,14 @@ def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice, pen: P
         red, green, blue, _ = colours(float(values[row, column]))
         front = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.47 else "white"
         token = int(top[row, column])
-        grid.write(column + 0.06, row + 0.5, pen.label(result.text(token), room, 5.5), size=5.5,
-                   color=front, gid=f"token:{row}:{column}:{token}")  # fmt: skip
+        grid.write(
+            column + 0.06,
+            row + 0.5,
+            pen.label(result.text(token), room, 5.5),
+            size=5.5,
+            color=front,
+            gid=f"token:{row}:{column}:{token}",
+        )
     if prompt:
         grid.axes.set_title(pen.fitting(prompt, grid.axes_points[0], 8))
     return grid.canvas
@@ -255,15 +302,26 @@ def _bars(figure: figures.Bars, result: Result, slice_: Slice, pen: Pen) -> Canv
         value = float(array.values[index])
         marked = bool(part.marked[index])
         colour = "#c8c8ce" if marked else "#c25e00" if value > 0 else "#145ac8"
-        drawn = axes.barh(place, value, 0.7, color=colour, hatch="////" if marked else None,
-                          edgecolor="white", linewidth=0)  # fmt: skip
+        drawn = axes.barh(
+            place,
+            value,
+            0.7,
+            color=colour,
+            hatch="////" if marked else None,
+            edgecolor="white",
+            linewidth=0,
+        )
         drawn.patches[0].set_gid(f"bar:{place}:{value:.6g}")
         if array.low is not None and array.high is not None:
             low, high = float(array.low[index]), float(array.high[index])
             whisker = axes.errorbar(
-                value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
-                color="black", linewidth=0.8, capsize=2,
-            )  # fmt: skip
+                value,
+                place,
+                xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                color="black",
+                linewidth=0.8,
+                capsize=2,
+            )
             whisker[2][0].set_gid(f"interval:{place}:{low:.6g}:{high:.6g}")
     names = [where(array, index) or line(figure.output) for index in at]
     axes.set_yticks(range(len(at)), [pen.fitting(name, 190, 7) for name in names])
@@ -280,23 +338,42 @@ def _lines(figure: figures.Lines, result: Result, slice_: Slice, pen: Pen) -> Ca
     x = found.x
     canvas, axes = _canvas(5.2, 3.0)
     if found.reach is not None:
-        axes.fill_between(x, *found.reach, color="#9a9aa2", alpha=0.3, linewidth=0,
-                          label="what the control reaches").set_gid("control:")  # fmt: skip
+        axes.fill_between(
+            x,
+            *found.reach,
+            color="#9a9aa2",
+            alpha=0.3,
+            linewidth=0,
+            label="what the control reaches",
+        ).set_gid("control:")
     faint = 0.18 if len(found.drawn) <= 3 else 0.07  # bands that lie upon each other
     for index, number in enumerate(found.drawn):
         values, free = found.rows[number], ~found.marked[number]
         name = found.name(number)
         shown = f"{LETTERS[index]} {name}" if name else line(figure.output)
-        (drawn,) = axes.plot(x, values, color=_LINES[index], linestyle=_DASHES[index],
-                             linewidth=1.4, label=pen.fitting(shown, 150, 7))  # fmt: skip
+        (drawn,) = axes.plot(
+            x,
+            values,
+            color=_LINES[index],
+            linestyle=_DASHES[index],
+            linewidth=1.4,
+            label=pen.fitting(shown, 150, 7),
+        )
         drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in values))
         for filled, chosen in ((True, free), (False, ~free)):
-            axes.plot(x[chosen], values[chosen], "o", markersize=3, color=_LINES[index],
-                      markerfacecolor=_LINES[index] if filled else "white")  # fmt: skip
+            axes.plot(
+                x[chosen],
+                values[chosen],
+                "o",
+                markersize=3,
+                color=_LINES[index],
+                markerfacecolor=_LINES[index] if filled else "white",
+            )
         ends = found.interval(number)
         if ends is not None:
-            axes.fill_between(x, *ends, color=_LINES[index], alpha=faint,
-                              linewidth=0).set_gid(f"band:{index}:")  # fmt: skip
+            axes.fill_between(x, *ends, color=_LINES[index], alpha=faint, linewidth=0).set_gid(
+                f"band:{index}:"
+            )
     step = max(1, -(-len(x) // 16))
     names = [pen.label(label, _LABEL, 7) for label in found.labels[::step]]
     turned = any(len(text) > 4 for text in names)

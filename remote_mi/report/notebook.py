@@ -87,8 +87,9 @@ def table_html(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) 
 
     head = row(heads, Markup('<th scope="col">{}</th>'))
     body = Markup("").join(row(cells, Markup("<td>{}</td>")) for cells in rows)
-    table = Markup('<div class="scroll"><table class="plain"><thead>{}</thead><tbody>{}</tbody>'
-                   "</table></div>").format(head, body)  # fmt: skip
+    table = Markup(
+        '<div class="scroll"><table class="plain"><thead>{}</thead><tbody>{}</tbody></table></div>'
+    ).format(head, body)
     return _framed(_PART.format(prose(title), table))
 
 

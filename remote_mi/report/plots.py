@@ -39,9 +39,12 @@ def lines(figure: Lines, result: Result, width: int, slice_: Slice) -> Iterator[
 
 
 def plot(
-    found: Curves, width: int, slice_: Slice, height: int = HEIGHT,
+    found: Curves,
+    width: int,
+    slice_: Slice,
+    height: int = HEIGHT,
     here: tuple[int, int] | None = None,
-) -> Iterator[Text]:  # fmt: skip
+) -> Iterator[Text]:
     """The lines themselves, eight at most, with the reach of their control and the axes.
 
     Args:
@@ -91,8 +94,13 @@ class _Drawing:
         """The field, with the value in the middle of each line of text at its left."""
         ends = (self.x_low, self.x_high, self.low, self.low + self.step * self.height)
         shown = self.found.rows[list(lines)]
-        field = _dots(self.width, self.height, ends, self.x.tobytes(),
-                      tuple(row.astype(float).tobytes() for row in shown))  # fmt: skip
+        field = _dots(
+            self.width,
+            self.height,
+            ends,
+            self.x.tobytes(),
+            tuple(row.astype(float).tobytes() for row in shown),
+        )
         reach = self._reach()
         cursor = None if here is None else self.column(self.x[here[1]])
         value = np.nan if here is None else float(self.found.rows[here])
@@ -124,8 +132,10 @@ class _Drawing:
         shared = np.minimum(reach, bottom + self.step) - np.maximum(-reach, bottom)
         inside = (shared > self.step / 2).tolist()
         empty = _ZERO if number == self.row(0.0) else _EMPTY
-        return [(_BAND if inside[at] else empty) if character == _EMPTY else character
-                for at, character in enumerate(drawn)]  # fmt: skip
+        return [
+            (_BAND if inside[at] else empty) if character == _EMPTY else character
+            for at, character in enumerate(drawn)
+        ]
 
     def axis(self) -> Iterator[Text]:
         """The line below, and the coordinates that there is room for."""
@@ -154,8 +164,9 @@ class _Drawing:
         return ticks[:1]
 
     def _labels(self) -> Sequence[str]:
-        return [fit(label, 8).rstrip() if cell_len(label) > 8 else label
-                for label in self.found.labels]  # fmt: skip
+        return [
+            fit(label, 8).rstrip() if cell_len(label) > 8 else label for label in self.found.labels
+        ]
 
 
 @functools.lru_cache(8)  # the cursor moves, and the lines stay
@@ -179,9 +190,13 @@ def _dots(
     figure.y_ticks_fkt = lambda low, high: f"{low:9.3g}"  # as wide as `_LEFT` expects
     drawn = False
     for letter, row in zip(LETTERS, rows, strict=False):
-        kept = [(a, b) for a, b in zip(np.frombuffer(places).tolist(),
-                                       np.frombuffer(row).tolist(), strict=True)
-                if np.isfinite(b)]  # fmt: skip
+        kept = [
+            (a, b)
+            for a, b in zip(
+                np.frombuffer(places).tolist(), np.frombuffer(row).tolist(), strict=True
+            )
+            if np.isfinite(b)
+        ]
         if kept:
             figure.plot([a for a, _ in kept], [b for _, b in kept], marker=letter)
             drawn = True

@@ -58,8 +58,10 @@ def text(row: RunRow) -> str:
     """A run in one line."""
     prompts = "?" if row.status == DAMAGED else row.prompts
     tags = "".join(f"  #{tag}" for tag in row.tags)
-    said = (f"{row.id8}  {row.name[:16]}  {row.status:7}  {row.recipe}  {row.model}  {prompts}"
-            f"  {_pairs(row.parameters)}").rstrip()  # fmt: skip
+    said = (
+        f"{row.id8}  {row.name[:16]}  {row.status:7}  {row.recipe}  {row.model}  {prompts}"
+        f"  {_pairs(row.parameters)}"
+    ).rstrip()
     return line(said + tags)
 
 
@@ -67,8 +69,17 @@ def _cells(row: RunRow) -> list[str]:
     if row.status == DAMAGED:
         return [row.id8, row.name[:16], row.status, row.problem or "", *[""] * 5]
     numbers = _pairs({name: f"{value:.3g}" for name, value in row.scalars.items()})
-    return [row.id8, row.name[:16], row.status, row.recipe, row.model, row.prompts or "",
-            _pairs(row.parameters), numbers, " ".join(f"#{tag}" for tag in row.tags)]  # fmt: skip
+    return [
+        row.id8,
+        row.name[:16],
+        row.status,
+        row.recipe,
+        row.model,
+        row.prompts or "",
+        _pairs(row.parameters),
+        numbers,
+        " ".join(f"#{tag}" for tag in row.tags),
+    ]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -67,8 +67,9 @@ def between(stops: Stops, share: float) -> tuple[int, int, int]:
 def rules() -> str:
     """The style sheet's rules for all levels, light and dark."""
     dark = "\n".join(_rules(DARK))
-    return "\n".join([*_rules(LIGHT),
-                      f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"])  # fmt: skip
+    return "\n".join(
+        [*_rules(LIGHT), f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"]
+    )
 
 
 def _rules(palette: Palette) -> Iterator[str]:

@@ -83,8 +83,10 @@ class Shown:
         """What the mark says, for below a figure; "" where nothing has a control."""
         if self.control is None:
             return ""
-        return (f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
-                f"{self.controlled_by}, or not told from 0")  # fmt: skip
+        return (
+            f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
+            f"{self.controlled_by}, or not told from 0"
+        )
 
 
 def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
@@ -95,16 +97,21 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
     """
     full = slice_.of(result, figure.output)
     if full.values.ndim < figure.least:
-        raise NotFound(f"{figure.output!r} {_dims(full.dims)}",
-                       f"{figure.kind}: {figure.least} or more dimensions are needed")  # fmt: skip
+        raise NotFound(
+            f"{figure.output!r} {_dims(full.dims)}",
+            f"{figure.kind}: {figure.least} or more dimensions are needed",
+        )
     keep = figure.shows(full.dims)
     if len(set(keep)) < len(keep):
-        raise NotFound(f"rows and columns of {figure.name!r} are both {keep[0]!r}",
-                       f"{figure.output!r} {_dims(full.dims)}")  # fmt: skip
+        raise NotFound(
+            f"rows and columns of {figure.name!r} are both {keep[0]!r}",
+            f"{figure.output!r} {_dims(full.dims)}",
+        )
     missing = [dim for dim in keep if dim not in full.dims]
     if missing:
-        raise NotFound(f"{figure.output!r} has no dimension {missing[0]!r}",
-                       f"it {_dims(full.dims)}")  # fmt: skip
+        raise NotFound(
+            f"{figure.output!r} has no dimension {missing[0]!r}", f"it {_dims(full.dims)}"
+        )
     array, taken = slice_.apply(full, keep)
     array = array.transpose(*keep)
     if slice_.pair is not None:  # interval and control are of all prompts
@@ -116,8 +123,16 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
 
     control, explained = result.control_band(array.name), result.explained(array.name)
     marked = np.zeros(array.shape, bool) if explained is None else aligned(explained)
-    return Shown(full, array, taken, None if control is None else aligned(control), marked,
-                 len(result.prompts), result.controls.get(array.name, ""), figure.unit)  # fmt: skip
+    return Shown(
+        full,
+        array,
+        taken,
+        None if control is None else aligned(control),
+        marked,
+        len(result.prompts),
+        result.controls.get(array.name, ""),
+        figure.unit,
+    )
 
 
 def cuts(figure: Figure, result: Result) -> list[str]:
@@ -141,9 +156,12 @@ def check_cut(figures: Sequence[Figure], result: Result, slice_: Slice) -> None:
         if dim not in possible:
             what = repr(figures[0].name) if len(figures) == 1 else "no figure of this run"
             can = "cannot be" if len(figures) == 1 else "is"
-            raise UsageError(f"{what} {can} cut at {dim!r}",
-                             f"choose from: {', '.join(possible)}" if possible
-                             else "leave --at out: all is shown")  # fmt: skip
+            raise UsageError(
+                f"{what} {can} cut at {dim!r}",
+                f"choose from: {', '.join(possible)}"
+                if possible
+                else "leave --at out: all is shown",
+            )
 
 
 def _dims(dims: Sequence[str]) -> str:

@@ -69,8 +69,10 @@ def _heatmap(figure: figures.Heatmap, result: Result, slice_: Slice) -> Iterator
     full, center = part.full, figure.center or 0.0
     if part.taken and np.isfinite(full.values).any():
         at = np.unravel_index(int(np.nanargmax(np.abs(full.values - center))), full.shape)
-        yield (f"Shown at {part.taken}; the largest of all is at {where(full, at)}: "
-               f"{amount(full.values[at])}.")  # fmt: skip
+        yield (
+            f"Shown at {part.taken}; the largest of all is at {where(full, at)}: "
+            f"{amount(full.values[at])}."
+        )
     yield from _largest(part, center)
 
 
@@ -102,8 +104,10 @@ def _largest(part: Shown, center: float) -> Iterator[str]:
     low, high = float(values[finite].min()), float(values[finite].max())
     missing = values.size - int(finite.sum())
     known = f"The other {finite.sum()}" if missing else f"All {values.size}"
-    yield ((f"{missing} of {values.size} cells have no value. " if missing else "")
-           + f"{known} cells lie between {amount(low)} and {amount(high)}.")  # fmt: skip
+    yield (
+        (f"{missing} of {values.size} cells have no value. " if missing else "")
+        + f"{known} cells lie between {amount(low)} and {amount(high)}."
+    )
     yield from _explained(part)
 
 
@@ -111,9 +115,11 @@ def _explained(part: Shown) -> Iterator[str]:
     """How many cells are marked, and as what; nothing where there is no control."""
     if part.control is not None:
         many = int(part.marked.sum())
-        yield (f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
-               f"{'is' if many == 1 else 'are'} no larger than {part.controlled_by}, "
-               "or not told from 0.")  # fmt: skip
+        yield (
+            f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
+            f"{'is' if many == 1 else 'are'} no larger than {part.controlled_by}, "
+            "or not told from 0."
+        )
 
 
 def _lines(figure: figures.Lines, result: Result, slice_: Slice) -> Iterator[str]:
@@ -146,9 +152,11 @@ def _course(found: Curves, line: int) -> Iterator[str]:
     unit = f" {found.part.unit}" if found.part.unit else ""
     free = np.where(marked, -1.0, np.abs(np.nan_to_num(row)))
     best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
-    said = (f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
-            f"to {amount(row[last])}{unit} ({where(points, (last,))}); "
-            f"largest at {where(points, (best,))}: {found.said(line, best)}")  # fmt: skip
+    said = (
+        f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
+        f"to {amount(row[last])}{unit} ({where(points, (last,))}); "
+        f"largest at {where(points, (best,))}: {found.said(line, best)}"
+    )
     sure = np.flatnonzero(np.isfinite(row) & ~marked)  # a sign that chance gives changes by chance
     turns = np.flatnonzero(np.sign(row[sure[:-1]]) * np.sign(row[sure[1:]]) < 0)
     if turns.size:
@@ -177,16 +185,19 @@ def _token_grid(figure: figures.TokenGrid, result: Result, slice_: Slice) -> Ite
     since = int(others[-1]) + 1 if others.size else 0
     strength = f" ({figure.shade} {amount(shade[-1, -1])})" if shade is not None else ""
     place = where(_part(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
-    yield (f"At the last position ({place}) the last {rows} "
-           f"gives {_quoted(result, final)}{strength}.")  # fmt: skip
+    yield (
+        f"At the last position ({place}) the last {rows} gives {_quoted(result, final)}{strength}."
+    )
     names = tokens.coords[rows]
     if since == 0:
         yield f"It is on top from the first {rows} on."
         return
     before = _quoted(result, top[since - 1, -1])
     begins = f" ({figure.shade} {amount(shade[since, -1])} there)" if shade is not None else ""
-    yield (f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
-           f"it is {before}.")  # fmt: skip
+    yield (
+        f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
+        f"it is {before}."
+    )
 
 
 def _quoted(result: Result, token: int) -> str:
@@ -211,8 +222,10 @@ def _table(figure: figures.Table, result: Result, slice_: Slice) -> Iterator[str
         every = result.each(name)
         if result.outputs[name].kind == "token":
             tops = Counter(int(np.reshape(a.values, -1)[0]) for a in every if a.values.size)
-            said = [f"{_quoted(result, token)} {'once' if times == 1 else f'{times} times'}"
-                    for token, times in tops.most_common(_MOST)]  # fmt: skip
+            said = [
+                f"{_quoted(result, token)} {'once' if times == 1 else f'{times} times'}"
+                for token, times in tops.most_common(_MOST)
+            ]
             more = f", and {len(tops) - _MOST} others" if len(tops) > _MOST else ""
             yield f"{name}, the first of each row: {', '.join(said)}{more}."
             continue
@@ -227,8 +240,10 @@ def _table(figure: figures.Table, result: Result, slice_: Slice) -> Iterator[str
             text += f", 95% CI [{amount(over.low)}, {amount(over.high)}]"
         if len(numbers) > 1:
             low, high = int(np.nanargmin(numbers)), int(np.nanargmax(numbers))
-            text += (f", from {amount(numbers[low])} (prompt {low + 1}) "
-                     f"to {amount(numbers[high])} (prompt {high + 1})")  # fmt: skip
+            text += (
+                f", from {amount(numbers[low])} (prompt {low + 1}) "
+                f"to {amount(numbers[high])} (prompt {high + 1})"
+            )
         yield text + "."
 
 

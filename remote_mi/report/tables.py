@@ -30,12 +30,32 @@ FORMATS = (".csv", ".json", ".tex")
 _PAGE = 45
 #: A cell that begins so is a formula to a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-          "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\texttt{\char34}",
-          "␠": r"\textvisiblespace{}", "↵": r"$\hookleftarrow$", "·": r"$\cdot$", "…": r"\dots{}",
-          "−": r"$-$", "∅": r"$\emptyset$", "×": r"$\times$", "[": "{[}", "]": "{]}",
-          "*": "{*}"}  # fmt: skip
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\texttt{\char34}",
+    "␠": r"\textvisiblespace{}",
+    "↵": r"$\hookleftarrow$",
+    "·": r"$\cdot$",
+    "…": r"\dots{}",
+    "−": r"$-$",
+    "∅": r"$\emptyset$",
+    "×": r"$\times$",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+}
 #: Characters that are set as one sign when they meet.
 _LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=`)(?=`)|(?<=[?!])(?=`)")
 #: Letters and accents that every LaTeX engine and font encoding has.
@@ -127,8 +147,13 @@ def _cells(result: Result, array: NamedArray) -> tuple[list[str], list[Row]]:
     """Every cell of an array over all prompts."""
     heads, cells = _axes(array)
     band, explained = result.control_band(array.name), result.explained(array.name)
-    more = {"value": array.values, "low": array.low, "high": array.high, "control": band,
-            "explained": explained}  # fmt: skip
+    more = {
+        "value": array.values,
+        "low": array.low,
+        "high": array.high,
+        "control": band,
+        "explained": explained,
+    }
     shown = {name: values for name, values in more.items() if values is not None}
     rows = [[*row, *(_number(values[index]) for values in shown.values())] for index, row in cells]
     return [*heads, *shown], rows
@@ -141,8 +166,9 @@ def _plain_cells(result: Result, array: NamedArray, tokens: bool) -> tuple[list[
         return [*heads, "value"], [[*row, _number(array.values[index])] for index, row in cells]
     return [*heads, "token_id", "token"], [
         [*row, int(array.values[index]), visible(result.text(int(array.values[index])))]
-        for index, row in cells if array.values[index] >= 0
-    ]  # fmt: skip
+        for index, row in cells
+        if array.values[index] >= 0
+    ]
 
 
 def _number(value: Any) -> Any:
@@ -166,8 +192,10 @@ def formatted(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: s
     """
     writers = {".csv": _csv, ".json": _json, ".tex": _tex}
     if ending.lower() not in writers:
-        raise UsageError(f"a table is saved as {', '.join(FORMATS)}, not {ending or 'that'!r}",
-                         "e.g. -o table.csv")  # fmt: skip
+        raise UsageError(
+            f"a table is saved as {', '.join(FORMATS)}, not {ending or 'that'!r}",
+            "e.g. -o table.csv",
+        )
     return writers[ending.lower()](heads, rows, caption)
 
 
@@ -194,10 +222,12 @@ def _unspreadable(text: str) -> str:
 
 def _json(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     plain = [
-        {h: None if isinstance(c, float) and not np.isfinite(c) else c
-         for h, c in zip(heads, row, strict=True)}
+        {
+            h: None if isinstance(c, float) and not np.isfinite(c) else c
+            for h, c in zip(heads, row, strict=True)
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     document = {"schema": 1, "table": caption, "columns": list(heads), "rows": plain}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -210,16 +240,39 @@ def _tex(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     body = [" & ".join(_tex_cell(cell) for cell in row) + r" \\" for row in rows]
     title = latex(caption)
     if len(rows) > _PAGE:
-        return "\n".join([
-            r"% needs \usepackage{booktabs,longtable}",
-            rf"\begin{{longtable}}{{{columns}}}", rf"\caption{{{title}}} \\", r"\toprule", head,
-            r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *body, r"\end{longtable}", "",
-        ])  # fmt: skip
-    return "\n".join([
-        r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{title}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
-        r"\end{tabular}", r"\end{table}", "",
-    ])  # fmt: skip
+        return "\n".join(
+            [
+                r"% needs \usepackage{booktabs,longtable}",
+                rf"\begin{{longtable}}{{{columns}}}",
+                rf"\caption{{{title}}} \\",
+                r"\toprule",
+                head,
+                r"\midrule",
+                r"\endhead",
+                r"\bottomrule",
+                r"\endfoot",
+                *body,
+                r"\end{longtable}",
+                "",
+            ]
+        )
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{title}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
 
 
 def _tex_cell(cell: Any) -> str:

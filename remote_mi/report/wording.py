@@ -97,8 +97,10 @@ def table_columns(figure: Table, result: Result) -> list[list[NamedArray]]:
     columns = [_as_counts(result.each(name)) for name in (figure.output, *figure.columns)]
     for name, column in zip(figure.columns, columns[1:], strict=True):
         if len(column) != len(columns[0]):
-            raise NotFound(f"{name!r} has {len(column)} values, {figure.output!r} "
-                           f"{len(columns[0])}: they are no rows of one table")  # fmt: skip
+            raise NotFound(
+                f"{name!r} has {len(column)} values, {figure.output!r} "
+                f"{len(columns[0])}: they are no rows of one table"
+            )
     return columns
 
 

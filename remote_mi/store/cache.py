@@ -90,8 +90,9 @@ class Cache:
         try:
             document = json.loads(self._blob(data["document"]))
             arrays = arrays_from_bytes(self._blob(data["arrays"]), path)
-            return Entry(data["key"], Environment(**data["environment"]), document, arrays,
-                         data["record"])  # fmt: skip
+            return Entry(
+                data["key"], Environment(**data["environment"]), document, arrays, data["record"]
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, Mismatch) as error:
             raise Damaged(f"{path} cannot be read: {error!r}") from None
 
@@ -112,8 +113,10 @@ class Cache:
         Raises:
             StoreError: if the disk is full or the folder cannot be written; the cache stays valid.
         """
-        blobs = {"document": json.dumps(document, sort_keys=True).encode(),
-                 "arrays": arrays_to_bytes(arrays)}  # fmt: skip
+        blobs = {
+            "document": json.dumps(document, sort_keys=True).encode(),
+            "arrays": arrays_to_bytes(arrays),
+        }
         described = dict(about or {})
         if "code_parts" in described:  # long, and the same for all results of one recipe
             parts = described.pop("code_parts")

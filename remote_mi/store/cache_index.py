@@ -28,8 +28,10 @@ CREATE TABLE entries (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT N
     time REAL NOT NULL, used REAL NOT NULL);
 CREATE INDEX by_recipe ON entries (recipe, part, time);
 """
-_COLUMNS = ("path, stamp, key, environment, kind, versions, recipe, model, part, about, blobs, "
-            "bytes, time, used")  # fmt: skip
+_COLUMNS = (
+    "path, stamp, key, environment, kind, versions, recipe, model, part, about, blobs, "
+    "bytes, time, used"
+)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ class CacheIndex:
 
         def work(db: sqlite3.Connection) -> list[EntryRow]:
             self._take_in(db)
-            return [_row(found) for found in
-                    db.execute(f"SELECT {_COLUMNS} FROM entries {where}", values)]  # fmt: skip
+            return [
+                _row(found)
+                for found in db.execute(f"SELECT {_COLUMNS} FROM entries {where}", values)
+            ]
 
         try:
             return self.file.use(work)
@@ -111,8 +115,10 @@ class CacheIndex:
                 except (OSError, Damaged, KeyError, TypeError):
                     gone.append((path,))  # `verify` tells of it
             with writing(db):
-                db.executemany(f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES "
-                               f"({', '.join('?' * 14)})", rows)  # fmt: skip
+                db.executemany(
+                    f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
+                    rows,
+                )
         if gone:
             with writing(db):
                 db.executemany("DELETE FROM entries WHERE path = ?", gone)
@@ -130,10 +136,22 @@ class CacheIndex:
             except OSError:
                 pass  # `verify` tells of it
         versions = {name: getattr(where, name) for name in PACKAGES}
-        return (path, stamp, data["key"], where.id, where.kind, json.dumps(versions),
-                about["recipe"] if about else None, about["model"]["name"] if about else None,
-                int(bool(about and about.get("part"))), json.dumps(about) if about else None,
-                json.dumps(blobs), size, float(data["time"]), changed / 1e9)  # fmt: skip
+        return (
+            path,
+            stamp,
+            data["key"],
+            where.id,
+            where.kind,
+            json.dumps(versions),
+            about["recipe"] if about else None,
+            about["model"]["name"] if about else None,
+            int(bool(about and about.get("part"))),
+            json.dumps(about) if about else None,
+            json.dumps(blobs),
+            size,
+            float(data["time"]),
+            changed / 1e9,
+        )
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, str]]:
@@ -150,9 +168,12 @@ def _stamps(root: Path) -> Iterator[tuple[str, str]]:
                         info = file.stat()
                     except OSError:
                         continue
-                    yield (os.path.relpath(file.path, root) if os.sep != "/"
-                           else file.path[len(str(root)) + 1 :],
-                           f"{info.st_ino}/{info.st_mtime_ns}/{info.st_size}")  # fmt: skip
+                    yield (
+                        os.path.relpath(file.path, root)
+                        if os.sep != "/"
+                        else file.path[len(str(root)) + 1 :],
+                        f"{info.st_ino}/{info.st_mtime_ns}/{info.st_size}",
+                    )
 
 
 def _folders(path: str) -> list[str]:
@@ -164,6 +185,13 @@ def _folders(path: str) -> list[str]:
 
 def _row(found: tuple[Any, ...]) -> EntryRow:
     path, _, key, _, kind, versions, _, _, _, about, blobs, size, made, used = found
-    return EntryRow(path, key, Environment(kind, **json.loads(versions)),
-                    json.loads(about) if about else None, json.loads(blobs), size, made,
-                    used)  # fmt: skip
+    return EntryRow(
+        path,
+        key,
+        Environment(kind, **json.loads(versions)),
+        json.loads(about) if about else None,
+        json.loads(blobs),
+        size,
+        made,
+        used,
+    )

@@ -152,8 +152,7 @@ def sweep(cache: Cache, plan: Sweep) -> None:
                 pass  # a result of another environment is in it
     # An entry that stayed, or came meanwhile, needs its bytes.
     named = {sha for row in CacheIndex(cache).rows() for sha in row.blobs}
-    _remove([path for path in plan.blobs
-             if path.name not in named and _changed(path) < plan.began])  # fmt: skip
+    _remove([path for path in plan.blobs if path.name not in named and _changed(path) < plan.began])
     _remove(plan.leftovers)
 
 

@@ -77,14 +77,23 @@ class Difference:
     def to_json(self) -> dict[str, Any]:
         relative = self.relative
         return {
-            "output": self.name, "each": self.each, "token": self.token,
-            "why_not": self.why_not or None, "cells": self.cells, "differing": self.differing,
-            "largest": self.largest, "mean": self.mean, "scale": self.scale,
+            "output": self.name,
+            "each": self.each,
+            "token": self.token,
+            "why_not": self.why_not or None,
+            "cells": self.cells,
+            "differing": self.differing,
+            "largest": self.largest,
+            "mean": self.mean,
+            "scale": self.scale,
             "relative": relative if np.isfinite(relative) else None,
-            "unmatched": self.unmatched, "nan": list(self.nan), "prompt": self.prompt,
-            "index": list(self.index), "coords": dict(self.coords),
+            "unmatched": self.unmatched,
+            "nan": list(self.nan),
+            "prompt": self.prompt,
+            "index": list(self.index),
+            "coords": dict(self.coords),
             "values": [_plain(v) for v in self.values] if self.values else None,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,9 +138,10 @@ class Comparison(Displayed):
         if not kept:
             known = list(dict.fromkeys(found.name for found in self.outputs))
             close = nearest(name, known)
-            raise NotFound(f"there is no output {name!r} to compare",
-                           f"did you mean {close!r}?" if close
-                           else f"there are: {', '.join(known)}")  # fmt: skip
+            raise NotFound(
+                f"there is no output {name!r} to compare",
+                f"did you mean {close!r}?" if close else f"there are: {', '.join(known)}",
+            )
         return Comparison(self.a, self.b, self.configuration, self.prompts, kept)
 
     def to_json(self) -> dict[str, Any]:
@@ -141,10 +151,14 @@ class Comparison(Displayed):
             "configuration": [
                 {"path": s.path, "a": _plain(s.a), "b": _plain(s.b)} for s in self.configuration
             ],
-            "prompts": {"same": self.prompts.same, "a": self.prompts.a, "b": self.prompts.b,
-                        "first": self.prompts.first},
+            "prompts": {
+                "same": self.prompts.same,
+                "a": self.prompts.a,
+                "b": self.prompts.b,
+                "first": self.prompts.first,
+            },
             "outputs": [found.to_json() for found in self.outputs],
-        }  # fmt: skip
+        }
 
 
 def compare(
@@ -162,9 +176,13 @@ def compare(
         NotFound, UsageError, Mismatch: as `remote_mi.load_run`.
     """
     first, second = (x if isinstance(x, Result) else load_run(str(x), project) for x in (a, b))
-    return Comparison(first, second, differing_settings(first, second),
-                      compare_prompts(first, second),
-                      list(_differences(first, second)))  # fmt: skip
+    return Comparison(
+        first,
+        second,
+        differing_settings(first, second),
+        compare_prompts(first, second),
+        list(_differences(first, second)),
+    )
 
 
 def _differences(a: Result, b: Result) -> Iterable[Difference]:
@@ -219,10 +237,16 @@ def _of_arrays(
     for prompt, one, other in pairs:
         reason = _unlike(one, other)
         if reason:
-            return Difference(name, each, token,
-                              f"prompt {prompt + 1}: {reason}" if prompt is not None else reason)  # fmt: skip
-    gaps = [_token_gap(a, b, x.values, y.values) if token else _gap(x.values, y.values)
-            for _, x, y in pairs]  # fmt: skip
+            return Difference(
+                name,
+                each,
+                token,
+                f"prompt {prompt + 1}: {reason}" if prompt is not None else reason,
+            )
+    gaps = [
+        _token_gap(a, b, x.values, y.values) if token else _gap(x.values, y.values)
+        for _, x, y in pairs
+    ]
     cells = sum(gap.size for gap in gaps)
     if not cells:
         return Difference(name, each, token)
@@ -233,17 +257,22 @@ def _of_arrays(
     known = sum(g.size for g in finite)
     ones, others = [x.values for _, x, _ in pairs], [y.values for _, _, y in pairs]
     return Difference(
-        name, each, token, "", cells,
+        name,
+        each,
+        token,
+        "",
+        cells,
         differing=int(sum((g > 0).sum() for g in gaps)),
         largest=float(max(g.max(initial=0.0) for g in finite)),
         mean=float(sum(g.sum() for g in finite) / known) if known else 0.0,
         scale=0.0 if token else max(_reach(v) for v in ones),
         unmatched=cells - known,
         nan=(_nans(ones), _nans(others)),
-        prompt=prompt, index=index,
+        prompt=prompt,
+        index=index,
         coords={dim: one.coords[dim][i] for dim, i in zip(one.dims, index, strict=True)},
         values=(one.values[index].item(), other.values[index].item()),
-    )  # fmt: skip
+    )
 
 
 def _unlike(a: NamedArray, b: NamedArray) -> str:
@@ -273,8 +302,10 @@ def _token_gap(a: Result, b: Result, one: np.ndarray, other: np.ndarray) -> np.n
     """1 where token ids differ; where the two vocabularies contradict each other, their texts."""
     known = a.document.get("vocabulary", {}), b.document.get("vocabulary", {})
     if any(known[1].get(i, text) != text for i, text in known[0].items()):
-        texts = [np.array([r.text(t) if t >= 0 else "" for t in v.reshape(-1)], object)
-                 for r, v in ((a, one), (b, other))]  # fmt: skip
+        texts = [
+            np.array([r.text(t) if t >= 0 else "" for t in v.reshape(-1)], object)
+            for r, v in ((a, one), (b, other))
+        ]
         return (texts[0] != texts[1]).astype(np.float64).reshape(one.shape)
     return (one != other).astype(np.float64)
 

@@ -50,8 +50,11 @@ class Prompts:
 def differing_settings(a: Result, b: Result) -> list[Setting]:
     """Everything that was not the same when two results were made, but for the prompts' texts."""
     one, other = _described(a), _described(b)
-    return [Setting(path, one.get(path), other.get(path))
-            for path in dict.fromkeys([*one, *other]) if one.get(path) != other.get(path)]  # fmt: skip
+    return [
+        Setting(path, one.get(path), other.get(path))
+        for path in dict.fromkeys([*one, *other])
+        if one.get(path) != other.get(path)
+    ]
 
 
 def _described(result: Result) -> dict[str, Any]:
@@ -62,18 +65,24 @@ def _described(result: Result) -> dict[str, Any]:
     computed = {k: v for k, v in source.get("record", {}).items() if k in _NOTED}
     environment = dict(source.get("environment", {}))
     kind = environment.pop("kind", None)
-    return dict(_flat({
-        "recipe": {"name": result.recipe["name"], "code": str(source.get("code", ""))[:12]},
-        "parameters": source.get("parameters", {}),
-        "model": {k: v[:12] if k == "content" and isinstance(v, str) else v
-                  for k, v in source.get("model", {}).items()},
-        "prompts": prompts,
-        "drop_invalid": _lock_of(result).get("drop_invalid"),
-        "backend": source.get("backend"),
-        "environment": kind,
-        "versions": environment,
-        "computed": computed,
-    }))  # fmt: skip
+    return dict(
+        _flat(
+            {
+                "recipe": {"name": result.recipe["name"], "code": str(source.get("code", ""))[:12]},
+                "parameters": source.get("parameters", {}),
+                "model": {
+                    k: v[:12] if k == "content" and isinstance(v, str) else v
+                    for k, v in source.get("model", {}).items()
+                },
+                "prompts": prompts,
+                "drop_invalid": _lock_of(result).get("drop_invalid"),
+                "backend": source.get("backend"),
+                "environment": kind,
+                "versions": environment,
+                "computed": computed,
+            }
+        )
+    )
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:

@@ -68,11 +68,16 @@ class Draft:
         """The recipe's card, as far as a result needs it."""
         shown = self.recipe
         return Card(
-            shown["name"], shown["over"], outputs_from_json(shown["returns"]),
-            summaries_from_json(shown["summaries"]), figures_from_json(shown["figures"]),
-            references=shown["references"], doc=shown["doc"],
-            controls=shown.get("controls", {}), analysis=shown.get("analysis", ""),
-        )  # fmt: skip
+            shown["name"],
+            shown["over"],
+            outputs_from_json(shown["returns"]),
+            summaries_from_json(shown["summaries"]),
+            figures_from_json(shown["figures"]),
+            references=shown["references"],
+            doc=shown["doc"],
+            controls=shown.get("controls", {}),
+            analysis=shown.get("analysis", ""),
+        )
 
     @property
     def where(self) -> Environment:

@@ -76,7 +76,11 @@ def store_error(error: OSError, folder: Path, what: str) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(f"no space left for {what} in {folder}", "free some space and run again")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return StoreError(f"{folder} cannot be written, so {what} is not kept",
-                          "REMOTE_MI_CACHE and REMOTE_MI_PROJECT name other folders")  # fmt: skip
-    return StoreError(f"{what} cannot be written to {folder}: {error.strerror or error}",
-                      "REMOTE_MI_CACHE and REMOTE_MI_PROJECT name other folders")  # fmt: skip
+        return StoreError(
+            f"{folder} cannot be written, so {what} is not kept",
+            "REMOTE_MI_CACHE and REMOTE_MI_PROJECT name other folders",
+        )
+    return StoreError(
+        f"{what} cannot be written to {folder}: {error.strerror or error}",
+        "REMOTE_MI_CACHE and REMOTE_MI_PROJECT name other folders",
+    )

@@ -28,8 +28,10 @@ def load_run(run: str | None = None, project: str | Path | None = None) -> Resul
     runs = runs_beside(folder)
     info = runs.read_info(folder.name)
     if info.get("status") == "failed":
-        raise RunFailed(f"the run {folder.name} failed: {info.get('error')}",
-                        "`remote-mi view` shows where; mend it and run it again")  # fmt: skip
+        raise RunFailed(
+            f"the run {folder.name} failed: {info.get('error')}",
+            "`remote-mi view` shows where; mend it and run it again",
+        )
     return runs.read(folder.name)
 
 
@@ -82,10 +84,13 @@ def runs_of_study(study: StudyRecord) -> dict[Path, str]:
             continue
         folder = study.path.parent / Path(point.run).name
         if not (folder / "run.json").is_file():
-            raise Mismatch(f"the study {study.name} names the run {point.run}, which is not beside "
-                           "its folder", "copy the runs along with it")  # fmt: skip
+            raise Mismatch(
+                f"the study {study.name} names the run {point.run}, which is not beside its folder",
+                "copy the runs along with it",
+            )
         found[folder] = point.key
     if not found:
-        raise NotFound(f"nothing of the study {study.name} is finished",
-                       f"remote-mi study run {study.name}")  # fmt: skip
+        raise NotFound(
+            f"nothing of the study {study.name} is finished", f"remote-mi study run {study.name}"
+        )
     return found

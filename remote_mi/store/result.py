@@ -75,11 +75,19 @@ class NamedArray(Displayed):
     def isel(self, dim: str, index: int) -> NamedArray:
         """The part at one index of a dimension."""
         axis = self.dims.index(dim)
-        values, low, high = (None if a is None else np.take(a, index, axis)
-                             for a in (self.values, self.low, self.high))  # fmt: skip
+        values, low, high = (
+            None if a is None else np.take(a, index, axis)
+            for a in (self.values, self.low, self.high)
+        )
         assert values is not None
-        return NamedArray(values, self.dims[:axis] + self.dims[axis + 1 :],
-                          {k: v for k, v in self.coords.items() if k != dim}, low, high, self.name)  # fmt: skip
+        return NamedArray(
+            values,
+            self.dims[:axis] + self.dims[axis + 1 :],
+            {k: v for k, v in self.coords.items() if k != dim},
+            low,
+            high,
+            self.name,
+        )
 
     def transpose(self, *dims: str) -> NamedArray:
         """The same with its dimensions in this order."""
@@ -111,8 +119,9 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise UsageError("to_pandas() needs pandas, which is not installed",
-                         "pip install 'remote_mi[pandas]'") from None  # fmt: skip
+        raise UsageError(
+            "to_pandas() needs pandas, which is not installed", "pip install 'remote_mi[pandas]'"
+        ) from None
     return pandas
 
 
@@ -193,15 +202,24 @@ class Result(Displayed):
         """
         if name not in self.names():
             close = nearest(name, self.names())
-            raise NotFound(f"the result has no {name!r}",
-                           f"did you mean {close!r}?" if close else
-                           f"it has: {', '.join(self.names())}")  # fmt: skip
+            raise NotFound(
+                f"the result has no {name!r}",
+                f"did you mean {close!r}?" if close else f"it has: {', '.join(self.names())}",
+            )
         if name not in self.arrays:
-            raise NotFound(f"{name!r} cannot be averaged over {len(self.prompts)} prompts",
-                           f"take them one by one: result.each({name!r})")  # fmt: skip
+            raise NotFound(
+                f"{name!r} cannot be averaged over {len(self.prompts)} prompts",
+                f"take them one by one: result.each({name!r})",
+            )
         axes = self.document["axes"][name]
-        return NamedArray(self.arrays[name], self._dims(name), axes,
-                          self.arrays.get(f"{name}:low"), self.arrays.get(f"{name}:high"), name)  # fmt: skip
+        return NamedArray(
+            self.arrays[name],
+            self._dims(name),
+            axes,
+            self.arrays.get(f"{name}:low"),
+            self.arrays.get(f"{name}:high"),
+            name,
+        )
 
     def _dims(self, name: str) -> tuple[str, ...]:
         """The dimensions in the order of the recipe's declaration.
@@ -221,8 +239,9 @@ class Result(Displayed):
             NotFound: for an unknown output (summaries exist over all prompts only).
         """
         if name not in self.outputs:
-            raise NotFound(f"the recipe has no output {name!r}",
-                           f"it has: {', '.join(self.outputs)}")  # fmt: skip
+            raise NotFound(
+                f"the recipe has no output {name!r}", f"it has: {', '.join(self.outputs)}"
+            )
         return list(self._each(name))
 
     def _each(self, name: str) -> Iterator[NamedArray]:

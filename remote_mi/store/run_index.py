@@ -116,8 +116,10 @@ class RunIndex:
 
         def work(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
             self._take_files(db)
-            rows = db.execute("SELECT key, environment, max(name) FROM runs "
-                              "WHERE status = 'done' GROUP BY key, environment")  # fmt: skip
+            rows = db.execute(
+                "SELECT key, environment, max(name) FROM runs "
+                "WHERE status = 'done' GROUP BY key, environment"
+            )
             return {(key, environment): name for key, environment, name in rows}
 
         return self.file.use(work)
@@ -168,8 +170,9 @@ class RunIndex:
                 # Before reading: a change that comes later is seen the next time.
                 stamp = _stamp(f"{self.folder}/{name}")
                 row = self.read(name)
-                rows.append((name, stamp, row.key, row.environment, row.status,
-                             json.dumps(asdict(row))))  # fmt: skip
+                rows.append(
+                    (name, stamp, row.key, row.environment, row.status, json.dumps(asdict(row)))
+                )
             with writing(db):
                 db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", rows)
         if gone:
@@ -178,8 +181,11 @@ class RunIndex:
 
 
 def _of_key(db: sqlite3.Connection, key: str, environment: str | None) -> list[str]:
-    rows = db.execute("SELECT name FROM runs WHERE key = ? AND environment = ifnull(?, environment)"
-                      " AND status = 'done' ORDER BY name DESC", (key, environment))  # fmt: skip
+    rows = db.execute(
+        "SELECT name FROM runs WHERE key = ? AND environment = ifnull(?, environment)"
+        " AND status = 'done' ORDER BY name DESC",
+        (key, environment),
+    )
     return [name for (name,) in rows]
 
 

@@ -148,8 +148,9 @@ class Runs:
             known = [*names, *(n.rsplit("-", 1)[1] for n in names)]
             raise not_found("run", wanted, known, "remote-mi runs ls")
         if len({n.rsplit("-", 1)[1] for n in found}) > 1:
-            raise UsageError(f"{wanted!r} fits {len(found)} runs: {', '.join(found[:5])}",
-                             "give more digits")  # fmt: skip
+            raise UsageError(
+                f"{wanted!r} fits {len(found)} runs: {', '.join(found[:5])}", "give more digits"
+            )
         return found[-1]
 
     def read_info(self, name: str) -> dict[str, Any]:
@@ -168,8 +169,10 @@ class Runs:
         if not isinstance(data, dict):
             raise Mismatch(f"{path} is damaged: it holds no object")
         if data.get("schema") != SCHEMA:
-            raise Mismatch(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",
-                           "update remote_mi")  # fmt: skip
+            raise Mismatch(
+                f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",
+                "update remote_mi",
+            )
         return data
 
     def read(self, name: str) -> Result:
@@ -188,14 +191,18 @@ class Runs:
             recorded = data["artifacts"][_ARRAYS]
             kept = data["recipe"], data["document"], data["provenance"]
         except (KeyError, TypeError):
-            raise Mismatch(f"{self.folder / name / 'run.json'} is damaged: parts of it are missing",
-                           "run the job again") from None  # fmt: skip
+            raise Mismatch(
+                f"{self.folder / name / 'run.json'} is damaged: parts of it are missing",
+                "run the job again",
+            ) from None
         if hashlib.sha256(content).hexdigest() != recorded:
-            raise Mismatch(f"{path} is damaged: its SHA-256 is not the recorded one",
-                           "run the job again")  # fmt: skip
+            raise Mismatch(
+                f"{path} is damaged: its SHA-256 is not the recorded one", "run the job again"
+            )
         recipe, document, provenance = kept
-        return Result(recipe, document, arrays_from_bytes(content, path), provenance, name,
-                      self.folder / name)  # fmt: skip
+        return Result(
+            recipe, document, arrays_from_bytes(content, path), provenance, name, self.folder / name
+        )
 
     def row(self, name: str) -> RunRow:
         """What a list says of a run, from its folder."""
@@ -204,11 +211,18 @@ class Runs:
             source = info["provenance"]
             key, environment = str(source["key"]), environment_of(source).id
             return RunRow(
-                name, str(info["status"]), key, environment, str(info["recipe"]["name"]),
-                str(source["model"]["name"]), source["prompts"].get("origin"),
-                dict(source["parameters"]), str(source.get("time", "")),
-                {str(k): float(v) for k, v in info.get("scalars", {}).items()}, self.tags(name),
-            )  # fmt: skip
+                name,
+                str(info["status"]),
+                key,
+                environment,
+                str(info["recipe"]["name"]),
+                str(source["model"]["name"]),
+                source["prompts"].get("origin"),
+                dict(source["parameters"]),
+                str(source.get("time", "")),
+                {str(k): float(v) for k, v in info.get("scalars", {}).items()},
+                self.tags(name),
+            )
         except Mismatch as error:
             return RunRow(name, DAMAGED, problem=str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -231,8 +245,9 @@ class Runs:
         """
         for tag in tags:
             if not _TAG.fullmatch(tag):
-                raise UsageError(f"{tag!r} is not a tag",
-                                 "letters, digits and . : + - _, at most 40")  # fmt: skip
+                raise UsageError(
+                    f"{tag!r} is not a tag", "letters, digits and . : + - _, at most 40"
+                )
         folder = self.folder / name
         content = json.dumps({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
         try:
@@ -318,8 +333,11 @@ class Runs:
 
         content = arrays_to_bytes(record.result.arrays)
         lock = yaml.safe_dump(_plain(record.lock), sort_keys=False).encode()
-        kept = {_ARRAYS: content, "config.lock.yaml": lock,
-                **{f"source/{name}": text for name, text in record.sources.items()}}  # fmt: skip
+        kept = {
+            _ARRAYS: content,
+            "config.lock.yaml": lock,
+            **{f"source/{name}": text for name, text in record.sources.items()},
+        }
         info = {
             "schema": SCHEMA,
             "status": "failed" if record.error else "done",
@@ -360,8 +378,11 @@ def environment_of(provenance: Mapping[str, Any]) -> Environment:
 
 def _scalars(result: Result) -> dict[str, float]:
     """Outputs and summaries over all prompts that are single numbers."""
-    found = {name: float(values) for name, values in result.arrays.items()
-             if values.ndim == 0 and not {"@", ":"} & set(name)}  # fmt: skip
+    found = {
+        name: float(values)
+        for name, values in result.arrays.items()
+        if values.ndim == 0 and not {"@", ":"} & set(name)
+    }
     finite = [(name, value) for name, value in found.items() if math.isfinite(value)]
     return dict(finite[:_MOST_SCALARS])
 

@@ -88,8 +88,9 @@ class IndexFile:
             made.unlink(missing_ok=True)
             with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
-                db.executescript(f"BEGIN; {self.tables} PRAGMA user_version = {self.version};"
-                                 " COMMIT;")  # fmt: skip
+                db.executescript(
+                    f"BEGIN; {self.tables} PRAGMA user_version = {self.version}; COMMIT;"
+                )
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             made.replace(self.path)  # whole, so that nobody sees it without its tables

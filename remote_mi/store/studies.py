@@ -100,8 +100,9 @@ class StudyRecords:
         name = name.removeprefix(PREFIX)
         if name not in self.names():
             if name in named_files("studies", self.folder.parent):
-                raise NotFound(f"the study {name!r} was not run here yet",
-                               f"remote-mi study run {name}")  # fmt: skip
+                raise NotFound(
+                    f"the study {name!r} was not run here yet", f"remote-mi study run {name}"
+                )
             raise not_found("study", name, self.names(), "remote-mi study ls")
         return read_folder(self.path(name))
 
@@ -115,10 +116,18 @@ class StudyRecords:
             StoreError: if the project cannot be written.
         """
         record.path = self.path(record.name)
-        points = [{k: v for k, v in vars(p).items()
-                   if k not in ("state", "run", "error", "where")} for p in record.points]  # fmt: skip
-        content = {"schema": SCHEMA, "name": record.name, "title": record.title,
-                   "question": record.question, "figures": dict(record.figures), "points": points}  # fmt: skip
+        points = [
+            {k: v for k, v in vars(p).items() if k not in ("state", "run", "error", "where")}
+            for p in record.points
+        ]
+        content = {
+            "schema": SCHEMA,
+            "name": record.name,
+            "title": record.title,
+            "question": record.question,
+            "figures": dict(record.figures),
+            "points": points,
+        }
         data = json.dumps(content).encode()
         try:
             record.path.mkdir(parents=True, exist_ok=True)
@@ -140,8 +149,20 @@ class StudyRecords:
             StoreError: if the project cannot be written.
         """
         now = round(time.time(), 3)
-        lines = [json.dumps({"time": now, "key": p.key, "state": p.state, "run": p.run,
-                             "error": p.error, "where": p.where}) + "\n" for p in points]  # fmt: skip
+        lines = [
+            json.dumps(
+                {
+                    "time": now,
+                    "key": p.key,
+                    "state": p.state,
+                    "run": p.run,
+                    "error": p.error,
+                    "where": p.where,
+                }
+            )
+            + "\n"
+            for p in points
+        ]
         try:
             with (record.path / "progress.jsonl").open("a", encoding="utf-8") as file:
                 file.write("".join(lines))
@@ -159,11 +180,18 @@ def read_folder(folder: Path) -> StudyRecord:
     try:
         data = json.loads(path.read_bytes())
         if data["schema"] != SCHEMA:
-            raise Mismatch(f"{path} has schema {data['schema']}, this version reads {SCHEMA}",
-                           "update remote_mi")  # fmt: skip
-        record = StudyRecord(data["name"], data["title"], data["question"],
-                             [PointRecord(**point) for point in data["points"]],
-                             data["figures"], folder)  # fmt: skip
+            raise Mismatch(
+                f"{path} has schema {data['schema']}, this version reads {SCHEMA}",
+                "update remote_mi",
+            )
+        record = StudyRecord(
+            data["name"],
+            data["title"],
+            data["question"],
+            [PointRecord(**point) for point in data["points"]],
+            data["figures"],
+            folder,
+        )
     except FileNotFoundError:
         raise Mismatch(f"{folder} is not a study: it has no study.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -32,10 +32,13 @@ def baseline(lm: Any, clean: list[int], corrupt: list[int], answer: int, wrong: 
     with lm.trace(input_ids=ids, use_cache=False, logits_to_keep=1):
         logits = lm.output.logits[:, -1]
     probs = logits.softmax(-1)
-    return {"logit_diff": logits[:, answer] - logits[:, wrong], "prob": probs[:, answer],
-            "prob_diff": probs[:, answer] - probs[:, wrong],
-            "rank": (logits > logits[:, answer, None]).sum(-1),
-            "top_prob": probs.topk(5).values}  # fmt: skip
+    return {
+        "logit_diff": logits[:, answer] - logits[:, wrong],
+        "prob": probs[:, answer],
+        "prob_diff": probs[:, answer] - probs[:, wrong],
+        "rank": (logits > logits[:, answer, None]).sum(-1),
+        "top_prob": probs.topk(5).values,
+    }
 
 
 def logit_lens(lm: Any, ids: list[int], target: int) -> Arrays:
@@ -46,17 +49,26 @@ def logit_lens(lm: Any, ids: list[int], target: int) -> Arrays:
     rows = []
     for resid_post in stream:
         log_p = lm.lm_head(lm.model.norm(resid_post)).log_softmax(-1)
-        rows.append({"top_prob": log_p.topk(5).values.exp(), "target_prob": log_p[:, target].exp(),
-                     "target_rank": (log_p > log_p[:, target, None]).sum(-1),
-                     "kl": (final.exp() * (final - log_p)).sum(-1),
-                     "entropy": -(log_p.exp() * log_p).sum(-1)})  # fmt: skip
+        rows.append(
+            {
+                "top_prob": log_p.topk(5).values.exp(),
+                "target_prob": log_p[:, target].exp(),
+                "target_rank": (log_p > log_p[:, target, None]).sum(-1),
+                "kl": (final.exp() * (final - log_p)).sum(-1),
+                "entropy": -(log_p.exp() * log_p).sum(-1),
+            }
+        )
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def activation_patching(
-    lm: Any, clean: list[int], corrupt: list[int], answer: int, wrong: int,
+    lm: Any,
+    clean: list[int],
+    corrupt: list[int],
+    answer: int,
+    wrong: int,
     cells: list[list[int]],
-) -> Arrays:  # fmt: skip
+) -> Arrays:
     """The clean stream before a layer put into the corrupt run at one position."""
     base = torch.tensor([corrupt])
     with lm.trace(input_ids=torch.tensor([clean]), use_cache=False, logits_to_keep=1):
@@ -74,9 +86,13 @@ def activation_patching(
 
 
 def head_patching(
-    lm: Any, clean: list[int], corrupt: list[int], answer: int, wrong: int,
+    lm: Any,
+    clean: list[int],
+    corrupt: list[int],
+    answer: int,
+    wrong: int,
     cells: list[list[int]],
-) -> Arrays:  # fmt: skip
+) -> Arrays:
     """The clean output of one head put into the corrupt run, at all positions."""
     base, d_head = torch.tensor([corrupt]), lm.config.head_dim
     with lm.trace(input_ids=torch.tensor([clean]), use_cache=False, logits_to_keep=1):
@@ -114,8 +130,11 @@ def ablation(
             logits = lm.output.logits
         layers.append(difference(logits, answer, wrong) - base)
         losses.append(loss(logits, ids) - plain_loss)
-    return {"effect": torch.cat(effects), "layer_effect": torch.cat(layers),
-            "loss_change": torch.cat(losses)}  # fmt: skip
+    return {
+        "effect": torch.cat(effects),
+        "layer_effect": torch.cat(layers),
+        "loss_change": torch.cat(losses),
+    }
 
 
 def head_ablation(
@@ -179,9 +198,13 @@ def direct_logit_attribution(lm: Any, clean: list[int], answer: int, wrong: int)
         heads.append(added @ direction)
     head, mlp = torch.stack(heads), torch.stack(mlps) @ direction
     of_embedding = embedding @ direction
-    return {"head": head, "embedding": of_embedding, "mlp": mlp,
-            "sum": head.sum() + mlp.sum() + of_embedding,
-            "logit_diff": difference(logits, answer, wrong)[0]}  # fmt: skip
+    return {
+        "head": head,
+        "embedding": of_embedding,
+        "mlp": mlp,
+        "sum": head.sum() + mlp.sum() + of_embedding,
+        "logit_diff": difference(logits, answer, wrong)[0],
+    }
 
 
 def attention_patterns(lm: Any, ids: list[int]) -> Arrays:
@@ -191,9 +214,12 @@ def attention_patterns(lm: Any, ids: list[int]) -> Arrays:
     pattern = torch.stack(weights)
     place = torch.arange(len(ids))
     apart = (place[:, None] - place[None]).abs()
-    return {"pattern": pattern, "first": pattern[..., 1:, 0].mean(-1),
-            "entropy": torch.special.entr(pattern).sum(-1)[..., 1:].mean(-1),
-            "distance": (pattern * apart).sum(-1)[..., 1:].mean(-1)}  # fmt: skip
+    return {
+        "pattern": pattern,
+        "first": pattern[..., 1:, 0].mean(-1),
+        "entropy": torch.special.entr(pattern).sum(-1)[..., 1:].mean(-1),
+        "distance": (pattern * apart).sum(-1)[..., 1:].mean(-1),
+    }
 
 
 def head_detectors(

@@ -13,9 +13,10 @@ def attribution_patching(
     lm: Any, clean: list[int], corrupt: list[int], answer: int, wrong: int
 ) -> Arrays:
     """First-order estimates of patching the stream, [layer, position]."""
-    with torch.no_grad(), lm.trace(
-        input_ids=torch.tensor([clean]), use_cache=False, logits_to_keep=1
-    ):  # fmt: skip
+    with (
+        torch.no_grad(),
+        lm.trace(input_ids=torch.tensor([clean]), use_cache=False, logits_to_keep=1),
+    ):
         others = [layer.input[0] for layer in lm.model.layers]
         of_clean = difference(lm.output.logits, answer, wrong)[0]
     with lm.trace(input_ids=torch.tensor([corrupt]), use_cache=False, logits_to_keep=1):
@@ -23,8 +24,10 @@ def attribution_patching(
         acts = [layer.input for layer in lm.model.layers]
         of_corrupt = difference(lm.output.logits, answer, wrong)[0]
     gradients = torch.autograd.grad(of_corrupt, acts)
-    effects = [((other - act[0].detach()) * gradient[0]).sum(-1)
-               for other, act, gradient in zip(others, acts, gradients, strict=True)]  # fmt: skip
+    effects = [
+        ((other - act[0].detach()) * gradient[0]).sum(-1)
+        for other, act, gradient in zip(others, acts, gradients, strict=True)
+    ]
     return {"effect": torch.stack(effects), "gap": of_clean - of_corrupt.detach()}
 
 
@@ -32,9 +35,10 @@ def head_attribution(
     lm: Any, clean: list[int], corrupt: list[int], answer: int, wrong: int
 ) -> Arrays:
     """First-order estimates of patching heads, [layer, head]."""
-    with torch.no_grad(), lm.trace(
-        input_ids=torch.tensor([clean]), use_cache=False, logits_to_keep=1
-    ):  # fmt: skip
+    with (
+        torch.no_grad(),
+        lm.trace(input_ids=torch.tensor([clean]), use_cache=False, logits_to_keep=1),
+    ):
         others = [layer.self_attn.o_proj.input[0] for layer in lm.model.layers]
         of_clean = difference(lm.output.logits, answer, wrong)[0]
     with lm.trace(input_ids=torch.tensor([corrupt]), use_cache=False, logits_to_keep=1):
@@ -64,12 +68,15 @@ def integrated_gradients(
     gradient = torch.autograd.grad(score, rows)[0]
     mean = (torch.tensor(weights / 2, dtype=torch.float32)[:, None, None] * gradient).sum(0)
     attribution = (change * mean).sum(-1)
-    with torch.no_grad(), lm.trace(
-        input_ids=torch.tensor([clean, corrupt]), use_cache=False, logits_to_keep=1
-    ):  # fmt: skip
+    with (
+        torch.no_grad(),
+        lm.trace(input_ids=torch.tensor([clean, corrupt]), use_cache=False, logits_to_keep=1),
+    ):
         ends = difference(lm.output.logits, answer, wrong)
-    return {"attribution": attribution,
-            "completeness_error": attribution.sum() - (ends[0] - ends[1])}  # fmt: skip
+    return {
+        "attribution": attribution,
+        "completeness_error": attribution.sum() - (ends[0] - ends[1]),
+    }
 
 
 def saliency(lm: Any, ids: list[int], target: int) -> Arrays:
@@ -79,14 +86,20 @@ def saliency(lm: Any, ids: list[int], target: int) -> Arrays:
         x.requires_grad_(True)
         score = lm.output.logits[0, -1, target]
     gradient = torch.autograd.grad(score, x)[0][0]
-    return {"gradient_norm": gradient.norm(dim=-1),
-            "gradient_x_input": (gradient * x[0].detach()).sum(-1)}  # fmt: skip
+    return {
+        "gradient_norm": gradient.norm(dim=-1),
+        "gradient_x_input": (gradient * x[0].detach()).sum(-1),
+    }
 
 
 def steering(
-    lm: Any, pairs: list[dict[str, Any]], folds: list[list[int]], layer: int,
-    coefficients: list[float], steps: int,
-) -> Arrays:  # fmt: skip
+    lm: Any,
+    pairs: list[dict[str, Any]],
+    folds: list[list[int]],
+    layer: int,
+    coefficients: list[float],
+    steps: int,
+) -> Arrays:
     """Vectors of the other folds' pairs, added at the end of each corrupt prompt; one text."""
     vectors, clean, corrupt = [], [], []
     for pair in pairs:
@@ -119,14 +132,23 @@ def steering(
                     lm.model.layers[layer].input[:, -1] += rows
                 tokens = tracer.result
             text = tokens[:, ids.shape[1] :]
-    return {"effect": effect, "clean": torch.stack(clean), "corrupt": torch.stack(corrupt),
-            **({"text": text} if steps else {})}  # fmt: skip
+    return {
+        "effect": effect,
+        "clean": torch.stack(clean),
+        "corrupt": torch.stack(corrupt),
+        **({"text": text} if steps else {}),
+    }
 
 
 def patchscopes(
-    lm: Any, ids: list[int], inspection: list[int], target: int, steps: int,
-    cells: list[list[int]], rest: bool = True,
-) -> Arrays:  # fmt: skip
+    lm: Any,
+    ids: list[int],
+    inspection: list[int],
+    target: int,
+    steps: int,
+    cells: list[list[int]],
+    rest: bool = True,
+) -> Arrays:
     """States of a prompt read in another: single cells, and (`rest`) the text from each layer."""
     reader = torch.tensor([inspection])
     with lm.model.trace(input_ids=torch.tensor([ids]), use_cache=False):
@@ -145,6 +167,10 @@ def patchscopes(
                 lm.model.layers[layer].input[:, -1] = states[layer][-1]
             tokens = tracer.result
         texts.append(tokens[:, len(inspection) :])
-    return {"target_prob": torch.cat(probs), "top_prob": torch.cat(tops),
-            "text": torch.nn.utils.rnn.pad_sequence([t[0] for t in texts], batch_first=True,
-                                                    padding_value=-1)}  # fmt: skip
+    return {
+        "target_prob": torch.cat(probs),
+        "top_prob": torch.cat(tops),
+        "text": torch.nn.utils.rnn.pad_sequence(
+            [t[0] for t in texts], batch_first=True, padding_value=-1
+        ),
+    }

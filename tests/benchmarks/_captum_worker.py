@@ -31,9 +31,12 @@ def integrated_gradients(
 
     method = LayerIntegratedGradients(metric, model.model.embed_tokens)
     found, delta = method.attribute(
-        torch.tensor([clean]), baselines=torch.tensor([corrupt]), n_steps=steps,
-        method="gausslegendre", return_convergence_delta=True,
-    )  # fmt: skip
+        torch.tensor([clean]),
+        baselines=torch.tensor([corrupt]),
+        n_steps=steps,
+        method="gausslegendre",
+        return_convergence_delta=True,
+    )
     return {"attribution": found[0].sum(-1), "completeness_error": delta[0]}
 
 
@@ -46,8 +49,10 @@ def saliency(model: Any, ids: list[int], target: int) -> Arrays:
 
     x = model.model.embed_tokens(torch.tensor([ids])).detach().requires_grad_(True)
     gradient = Saliency(score).attribute(x, abs=False)[0]
-    return {"gradient_norm": gradient.norm(dim=-1),
-            "gradient_x_input": (gradient * x[0].detach()).sum(-1)}  # fmt: skip
+    return {
+        "gradient_norm": gradient.norm(dim=-1),
+        "gradient_x_input": (gradient * x[0].detach()).sum(-1),
+    }
 
 
 TECHNIQUES = {"integrated_gradients": integrated_gradients, "saliency": saliency}

@@ -144,9 +144,14 @@ def conditions(*packages: str) -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = "none"
     load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
-    return {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count(),
-            "load_before": load, "python": platform.python_version(),
-            "versions": found}  # fmt: skip
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": os.cpu_count(),
+        "load_before": load,
+        "python": platform.python_version(),
+        "versions": found,
+    }
 
 
 def report(
@@ -162,8 +167,9 @@ def report(
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     print(f"\n{title}")
     for row in cells:
-        first, *others = [cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i])
-                          for i, cell in enumerate(row)]  # fmt: skip
+        first, *others = [
+            cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(row)
+        ]
         print("  ".join([first, *others]).rstrip())
     for note in notes:
         print(note)
@@ -177,5 +183,7 @@ def report(
 def describe(found: Mapping[str, Any]) -> str:
     """`conditions` in one line."""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return (f"{found['system']} {found['machine']}, {found['cpus']} CPUs, load {found['load_before']} "
-            f"before; Python {found['python']}, {versions}")  # fmt: skip
+    return (
+        f"{found['system']} {found['machine']}, {found['cpus']} CPUs, load {found['load_before']} "
+        f"before; Python {found['python']}, {versions}"
+    )

@@ -74,8 +74,11 @@ class Worker:
             found = [time_reads(lm, number, tokens, repeat) for number in rows]
             nnsight.save(found)
         width = 4 * lm.config.hidden_size
-        return {"bytes": [number * tokens * width for number in rows], "seconds": found,
-                "layers": len(lm.layers)}  # fmt: skip
+        return {
+            "bytes": [number * tokens * width for number in rows],
+            "seconds": found,
+            "layers": len(lm.layers),
+        }
 
     def _backend(self) -> RemoteBackend:
         lm = self.model.lm

@@ -101,27 +101,92 @@ def pair_cases(model: Any, count: int) -> list[Case]:
 
     return [
         Case("baseline", "baseline", "2 prompts", [pair], both, both_prompts),
-        Case("activation_patching", "activation_patching", f"{grid} cells", [pair], both,
-             at_cells(at, "effect", plain=("gap",)), off=off, grid=places, cells=at),
-        Case("head_patching", "head_patching", f"{head_grid} heads", [pair], both,
-             at_cells(at_head, "effect", plain=("gap",)), off=off, grid=by_head, cells=at_head),
-        Case("ablation", "ablation", f"zero, {grid} cells + {layers} layers", [[pair]], clean,
-             of_the_pair(at_cells(at, "effect", plain=("layer_effect", "loss_change"))),
-             {"kind": "zero"}, off, places, at, ("layer_effect", "loss_change")),
-        Case("head_ablation", "head_ablation", f"zero, {head_grid} heads", [[pair]], clean,
-             of_the_pair(at_cells(at_head, "effect", "loss_change")),
-             {"kind": "zero"}, off, by_head, at_head),
-        Case("direct_logit_attribution", "direct_logit_attribution",
-             f"{head_grid} heads, {layers} MLPs", [pair], clean,
-             named("head", "mlp", "embedding", "sum", "logit_diff"), off={"control_draws": 1}),
-        Case("attribution_patching", "attribution_patching", f"{grid} cells", [pair], both,
-             named("effect", "gap"), off=off),
-        Case("head_attribution", "head_attribution", f"{head_grid} heads", [pair], both,
-             named("effect", "gap"), off=off),
-        Case("integrated_gradients", "integrated_gradients", f"{STEPS} steps", [pair],
-             {**both, "steps": STEPS}, named("attribution", "completeness_error"),
-             {"steps": STEPS}, off, peer="captum"),
-    ]  # fmt: skip
+        Case(
+            "activation_patching",
+            "activation_patching",
+            f"{grid} cells",
+            [pair],
+            both,
+            at_cells(at, "effect", plain=("gap",)),
+            off=off,
+            grid=places,
+            cells=at,
+        ),
+        Case(
+            "head_patching",
+            "head_patching",
+            f"{head_grid} heads",
+            [pair],
+            both,
+            at_cells(at_head, "effect", plain=("gap",)),
+            off=off,
+            grid=by_head,
+            cells=at_head,
+        ),
+        Case(
+            "ablation",
+            "ablation",
+            f"zero, {grid} cells + {layers} layers",
+            [[pair]],
+            clean,
+            of_the_pair(at_cells(at, "effect", plain=("layer_effect", "loss_change"))),
+            {"kind": "zero"},
+            off,
+            places,
+            at,
+            ("layer_effect", "loss_change"),
+        ),
+        Case(
+            "head_ablation",
+            "head_ablation",
+            f"zero, {head_grid} heads",
+            [[pair]],
+            clean,
+            of_the_pair(at_cells(at_head, "effect", "loss_change")),
+            {"kind": "zero"},
+            off,
+            by_head,
+            at_head,
+        ),
+        Case(
+            "direct_logit_attribution",
+            "direct_logit_attribution",
+            f"{head_grid} heads, {layers} MLPs",
+            [pair],
+            clean,
+            named("head", "mlp", "embedding", "sum", "logit_diff"),
+            off={"control_draws": 1},
+        ),
+        Case(
+            "attribution_patching",
+            "attribution_patching",
+            f"{grid} cells",
+            [pair],
+            both,
+            named("effect", "gap"),
+            off=off,
+        ),
+        Case(
+            "head_attribution",
+            "head_attribution",
+            f"{head_grid} heads",
+            [pair],
+            both,
+            named("effect", "gap"),
+            off=off,
+        ),
+        Case(
+            "integrated_gradients",
+            "integrated_gradients",
+            f"{STEPS} steps",
+            [pair],
+            {**both, "steps": STEPS},
+            named("attribution", "completeness_error"),
+            {"steps": STEPS},
+            off,
+            peer="captum",
+        ),
+    ]
 
 
 def prompt_cases(model: Any, count: int) -> list[Case]:
@@ -144,19 +209,55 @@ def prompt_cases(model: Any, count: int) -> list[Case]:
         return {"activation": torch.stack([one["activation"][:, 0] for one in found])}
 
     return [
-        Case("logit_lens", "logit_lens", f"{layers}×{length} cells", [prompt], ids,
-             named("top_prob", "target_prob", "target_rank", "kl", "entropy")),
-        Case("attention_patterns", "attention_patterns", f"1 prompt of {length}", [prompt],
-             {"ids": prompt.ids}, named("pattern", "first", "entropy", "distance"), eager=True),
-        Case("saliency", "saliency", f"1 prompt of {length}", [prompt], ids,
-             named("gradient_norm", "gradient_x_input"), off={"control_draws": 0}, peer="captum"),
-        Case("linear_probe", "linear_probe", f"activations, {len(several)} prompts", several,
-             {"prompts": [one.ids for one in several]}, activations),
-        Case("patchscopes", "patchscopes", f"{layers}×{length} cells + {layers + 1} texts",
-             [prompt], {**ids, "inspection": reader, "steps": 5}, with_plain_text,
-             {"inspection": Prompt(reader, {"end": len(reader) - 1}, None), "steps": 5},
-             {"control_draws": 0}, (layers, length), cells, ("text",)),
-    ]  # fmt: skip
+        Case(
+            "logit_lens",
+            "logit_lens",
+            f"{layers}×{length} cells",
+            [prompt],
+            ids,
+            named("top_prob", "target_prob", "target_rank", "kl", "entropy"),
+        ),
+        Case(
+            "attention_patterns",
+            "attention_patterns",
+            f"1 prompt of {length}",
+            [prompt],
+            {"ids": prompt.ids},
+            named("pattern", "first", "entropy", "distance"),
+            eager=True,
+        ),
+        Case(
+            "saliency",
+            "saliency",
+            f"1 prompt of {length}",
+            [prompt],
+            ids,
+            named("gradient_norm", "gradient_x_input"),
+            off={"control_draws": 0},
+            peer="captum",
+        ),
+        Case(
+            "linear_probe",
+            "linear_probe",
+            f"activations, {len(several)} prompts",
+            several,
+            {"prompts": [one.ids for one in several]},
+            activations,
+        ),
+        Case(
+            "patchscopes",
+            "patchscopes",
+            f"{layers}×{length} cells + {layers + 1} texts",
+            [prompt],
+            {**ids, "inspection": reader, "steps": 5},
+            with_plain_text,
+            {"inspection": Prompt(reader, {"end": len(reader) - 1}, None), "steps": 5},
+            {"control_draws": 0},
+            (layers, length),
+            cells,
+            ("text",),
+        ),
+    ]
 
 
 def pairs(each: int) -> list[dict[str, str]]:
@@ -165,9 +266,14 @@ def pairs(each: int) -> list[dict[str, str]]:
     for io, s in NAMES:
         for place in ("store", "park", "school")[:each]:
             start = f"When {io} and {s} went to the {place}, "
-            made.append({"clean": f"{start}{s} gave a drink to",
-                         "corrupt": f"{start}{io} gave a drink to",
-                         "answer": f" {io}", "wrong": f" {s}"})  # fmt: skip
+            made.append(
+                {
+                    "clean": f"{start}{s} gave a drink to",
+                    "corrupt": f"{start}{io} gave a drink to",
+                    "answer": f" {io}",
+                    "wrong": f" {s}",
+                }
+            )
     return made
 
 
@@ -177,30 +283,47 @@ def steering_cases(model: Any) -> list[Case]:
     layer = 2 * len(model.lm.layers) // 3
     order = torch.randperm(len(several), generator=torch.Generator().manual_seed(0)).tolist()
     request = {
-        "pairs": [{"clean": pair.clean.ids, "corrupt": pair.corrupt.ids, "answer": pair.answer,
-                   "wrong": pair.wrong} for pair in several],
-        "folds": [order[0::2], order[1::2]], "layer": layer, "coefficients": COEFFICIENTS,
-    }  # fmt: skip
+        "pairs": [
+            {
+                "clean": pair.clean.ids,
+                "corrupt": pair.corrupt.ids,
+                "answer": pair.answer,
+                "wrong": pair.wrong,
+            }
+            for pair in several
+        ],
+        "folds": [order[0::2], order[1::2]],
+        "layer": layer,
+        "coefficients": COEFFICIENTS,
+    }
     made = []
     # The recipe always writes at least one token; the other sides write none where that is all.
     for name, steps, theirs in (("steering", 1, 0), ("steering, with text", 12, 12)):
 
         def pick(found: list[dict[str, Any]], texts: bool = theirs > 0) -> dict[str, Any]:
             first = found[0]
-            chosen = {n: torch.stack([torch.as_tensor(x) for x in first[n]])
-                      for n in ("effect", "clean", "corrupt")}  # fmt: skip
+            chosen = {
+                n: torch.stack([torch.as_tensor(x) for x in first[n]])
+                for n in ("effect", "clean", "corrupt")
+            }
             chosen["effect"] = chosen["effect"][:, 0]
             if texts:
                 chosen["text"] = torch.cat([first["plain_text"][None], first["steered_text"]])
             return chosen
 
         text = f", {1 + len(COEFFICIENTS)} texts of {theirs}" if theirs else ""
-        made.append(Case(
-            name, "steering", f"{len(several)} pairs × {len(COEFFICIENTS)}{text}", [several],
-            {**request, "steps": theirs}, pick,
-            {"layers": [layer], "coefficients": COEFFICIENTS, "folds": 2, "steps": steps},
-            {"control_draws": 0},
-        ))  # fmt: skip
+        made.append(
+            Case(
+                name,
+                "steering",
+                f"{len(several)} pairs × {len(COEFFICIENTS)}{text}",
+                [several],
+                {**request, "steps": theirs},
+                pick,
+                {"layers": [layer], "coefficients": COEFFICIENTS, "folds": 2, "steps": steps},
+                {"control_draws": 0},
+            )
+        )
     return made
 
 
@@ -220,11 +343,17 @@ def tracing_case(model: Any, count: int, folder: Path) -> Case:
         return at_cells(cells, "effect", plain=("clean", "corrupt"))([first])
 
     return Case(
-        "causal_tracing", "causal_tracing", f"{layers}×{length} cells × {DRAWS} draws", [prompt],
-        {"ids": prompt.ids, "target": prompt.target, "noise": str(folder / "noise.npy")}, by_cell,
+        "causal_tracing",
+        "causal_tracing",
+        f"{layers}×{length} cells × {DRAWS} draws",
+        [prompt],
+        {"ids": prompt.ids, "target": prompt.target, "noise": str(folder / "noise.npy")},
+        by_cell,
         {"draws": DRAWS, "noise": 3.0, "subject_start": 0, "subject_end": last},
-        {"control": "none"}, grid=(layers, length), cells=cells,
-    )  # fmt: skip
+        {"control": "none"},
+        grid=(layers, length),
+        cells=cells,
+    )
 
 
 def detectors_case(model: Any) -> Case:
@@ -238,13 +367,25 @@ def detectors_case(model: Any) -> Case:
     first = halves[:, :length]
     repeated = torch.cat([begin, first, first], 1)
     others = torch.cat([begin, halves], 1)
-    names = ("induction", "previous_token", "duplicate_token", "loss_first", "loss_second",
-             "control_induction", "control_duplicate_token", "control_loss_second")  # fmt: skip
+    names = (
+        "induction",
+        "previous_token",
+        "duplicate_token",
+        "loss_first",
+        "loss_second",
+        "control_induction",
+        "control_duplicate_token",
+        "control_loss_second",
+    )
     return Case(
-        "head_detectors", "head_detectors", f"2×{sequences} rows of {repeated.shape[1]}", [None],
+        "head_detectors",
+        "head_detectors",
+        f"2×{sequences} rows of {repeated.shape[1]}",
+        [None],
         {"repeated": repeated.tolist(), "others": others.tolist(), "length": length},
-        named(*names), eager=True,
-    )  # fmt: skip
+        named(*names),
+        eager=True,
+    )
 
 
 def all_cases(model: Any, count: int, folder: Path) -> list[Case]:
@@ -253,12 +394,32 @@ def all_cases(model: Any, count: int, folder: Path) -> list[Case]:
     Args:
         count: cells of a sweep that the other sides run; 0 for all.
     """
-    made = [*pair_cases(model, count), *prompt_cases(model, count), *steering_cases(model),
-            tracing_case(model, count, folder), detectors_case(model)]  # fmt: skip
-    order = ["baseline", "logit_lens", "activation_patching", "head_patching", "ablation",
-             "head_ablation", "causal_tracing", "patchscopes", "direct_logit_attribution",
-             "attention_patterns", "head_detectors", "attribution_patching", "head_attribution",
-             "integrated_gradients", "saliency", "steering", "steering, with text",
-             "linear_probe"]  # fmt: skip
+    made = [
+        *pair_cases(model, count),
+        *prompt_cases(model, count),
+        *steering_cases(model),
+        tracing_case(model, count, folder),
+        detectors_case(model),
+    ]
+    order = [
+        "baseline",
+        "logit_lens",
+        "activation_patching",
+        "head_patching",
+        "ablation",
+        "head_ablation",
+        "causal_tracing",
+        "patchscopes",
+        "direct_logit_attribution",
+        "attention_patterns",
+        "head_detectors",
+        "attribution_patching",
+        "head_attribution",
+        "integrated_gradients",
+        "saliency",
+        "steering",
+        "steering, with text",
+        "linear_probe",
+    ]
     assert sorted(order) == sorted(case.name for case in made), PAIR
     return sorted(made, key=lambda case: order.index(case.name))

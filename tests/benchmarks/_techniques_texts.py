@@ -16,9 +16,13 @@ def difference(logits: torch.Tensor, answer: int, wrong: int) -> torch.Tensor:
 
 
 def steering(
-    bridge: Any, pairs: list[dict[str, Any]], folds: list[list[int]], layer: int,
-    coefficients: list[float], steps: int,
-) -> Arrays:  # fmt: skip
+    bridge: Any,
+    pairs: list[dict[str, Any]],
+    folds: list[list[int]],
+    layer: int,
+    coefficients: list[float],
+    steps: int,
+) -> Arrays:
     """Vectors of the other folds' pairs, added at the end of each corrupt prompt; one text."""
     name = f"blocks.{layer}.hook_resid_pre"
     vectors, clean, corrupt = [], [], []
@@ -53,21 +57,36 @@ def steering(
             rows = torch.tensor([0.0, *coefficients])[:, None] * vector
             with bridge.hooks(fwd_hooks=[(name, partial(add, vector=rows))]):
                 text = generated(bridge, ids, steps)
-    return {"effect": effect, "clean": torch.stack(clean), "corrupt": torch.stack(corrupt),
-            **({"text": text} if steps else {})}  # fmt: skip
+    return {
+        "effect": effect,
+        "clean": torch.stack(clean),
+        "corrupt": torch.stack(corrupt),
+        **({"text": text} if steps else {}),
+    }
 
 
 def generated(bridge: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
     """Greedy continuations, [row, step]."""
-    tokens = bridge.generate(ids, max_new_tokens=steps, do_sample=False, stop_at_eos=False,
-                             return_type="tokens", verbose=False)  # fmt: skip
+    tokens = bridge.generate(
+        ids,
+        max_new_tokens=steps,
+        do_sample=False,
+        stop_at_eos=False,
+        return_type="tokens",
+        verbose=False,
+    )
     return tokens[:, ids.shape[1] :]
 
 
 def patchscopes(
-    bridge: Any, ids: list[int], inspection: list[int], target: int, steps: int,
-    cells: list[list[int]], rest: bool = True,
-) -> Arrays:  # fmt: skip
+    bridge: Any,
+    ids: list[int],
+    inspection: list[int],
+    target: int,
+    steps: int,
+    cells: list[list[int]],
+    rest: bool = True,
+) -> Arrays:
     """States of a prompt read in another: single cells, and (`rest`) the text from each layer."""
     n_layers = bridge.cfg.n_layers
     _, cache = bridge.run_with_cache(torch.tensor([ids]))
@@ -92,5 +111,4 @@ def patchscopes(
     for layer in range(n_layers if rest else 0):
         with bridge.hooks(fwd_hooks=hooked(layer, len(ids) - 1)):
             texts.append(generated(bridge, reader, steps))
-    return {"target_prob": torch.cat(probs), "top_prob": torch.cat(tops),
-            "text": torch.cat(texts)}  # fmt: skip
+    return {"target_prob": torch.cat(probs), "top_prob": torch.cat(tops), "text": torch.cat(texts)}

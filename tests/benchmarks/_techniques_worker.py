@@ -35,10 +35,13 @@ def baseline(bridge: Any, clean: list[int], corrupt: list[int], answer: int, wro
     """What the model says to both prompts, [prompt]."""
     logits = bridge(torch.tensor([clean, corrupt]))[:, -1]
     probs = logits.softmax(-1)
-    return {"logit_diff": logits[:, answer] - logits[:, wrong], "prob": probs[:, answer],
-            "prob_diff": probs[:, answer] - probs[:, wrong],
-            "rank": (logits > logits[:, answer, None]).sum(-1),
-            "top_prob": probs.topk(5).values}  # fmt: skip
+    return {
+        "logit_diff": logits[:, answer] - logits[:, wrong],
+        "prob": probs[:, answer],
+        "prob_diff": probs[:, answer] - probs[:, wrong],
+        "rank": (logits > logits[:, answer, None]).sum(-1),
+        "top_prob": probs.topk(5).values,
+    }
 
 
 def logit_lens(bridge: Any, ids: list[int], target: int) -> Arrays:
@@ -50,17 +53,28 @@ def logit_lens(bridge: Any, ids: list[int], target: int) -> Arrays:
     final = bridge.unembed(bridge.ln_final(stream[-1]))[0].log_softmax(-1)
     for resid_post in stream:
         log_p = bridge.unembed(bridge.ln_final(resid_post))[0].log_softmax(-1)
-        rows.append({"top_prob": log_p.topk(5).values.exp(), "target_prob": log_p[:, target].exp(),
-                     "target_rank": (log_p > log_p[:, target, None]).sum(-1),
-                     "kl": (final.exp() * (final - log_p)).sum(-1),
-                     "entropy": -(log_p.exp() * log_p).sum(-1)})  # fmt: skip
+        rows.append(
+            {
+                "top_prob": log_p.topk(5).values.exp(),
+                "target_prob": log_p[:, target].exp(),
+                "target_rank": (log_p > log_p[:, target, None]).sum(-1),
+                "kl": (final.exp() * (final - log_p)).sum(-1),
+                "entropy": -(log_p.exp() * log_p).sum(-1),
+            }
+        )
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def patched(
-    bridge: Any, sweep: Any, axis: str, clean: list[int], corrupt: list[int], answer: int,
-    wrong: int, cells: list[list[int]],
-) -> Arrays:  # fmt: skip
+    bridge: Any,
+    sweep: Any,
+    axis: str,
+    clean: list[int],
+    corrupt: list[int],
+    answer: int,
+    wrong: int,
+    cells: list[list[int]],
+) -> Arrays:
     """A sweep of `transformer_lens.patching`, over some of its cells."""
 
     def metric(logits: torch.Tensor) -> torch.Tensor:
@@ -110,8 +124,11 @@ def ablation(
         logits = bridge.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.hook_attn_out", zero)])
         layers.append(difference(logits, answer, wrong) - base)
         losses.append(loss(logits, ids) - plain_loss)
-    return {"effect": torch.cat(effects), "layer_effect": torch.cat(layers),
-            "loss_change": torch.cat(losses)}  # fmt: skip
+    return {
+        "effect": torch.cat(effects),
+        "layer_effect": torch.cat(layers),
+        "loss_change": torch.cat(losses),
+    }
 
 
 def head_ablation(
@@ -166,9 +183,13 @@ def direct_logit_attribution(bridge: Any, clean: list[int], answer: int, wrong: 
     direction = bridge.W_U[:, answer] - bridge.W_U[:, wrong]
     found = (stack * bridge.ln_final.weight) @ direction
     count = len(heads)
-    return {"head": found[:count].reshape(bridge.cfg.n_layers, -1), "embedding": found[count],
-            "mlp": found[count + 1 :], "sum": found.sum(),
-            "logit_diff": difference(logits, answer, wrong)[0]}  # fmt: skip
+    return {
+        "head": found[:count].reshape(bridge.cfg.n_layers, -1),
+        "embedding": found[count],
+        "mlp": found[count + 1 :],
+        "sum": found.sum(),
+        "logit_diff": difference(logits, answer, wrong)[0],
+    }
 
 
 def patterns(bridge: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,9 +203,12 @@ def attention_patterns(bridge: Any, ids: list[int]) -> Arrays:
     pattern = patterns(bridge, torch.tensor([ids]))[1][:, 0]
     place = torch.arange(len(ids))
     apart = (place[:, None] - place[None]).abs()
-    return {"pattern": pattern, "first": pattern[..., 1:, 0].mean(-1),
-            "entropy": torch.special.entr(pattern).sum(-1)[..., 1:].mean(-1),
-            "distance": (pattern * apart).sum(-1)[..., 1:].mean(-1)}  # fmt: skip
+    return {
+        "pattern": pattern,
+        "first": pattern[..., 1:, 0].mean(-1),
+        "entropy": torch.special.entr(pattern).sum(-1)[..., 1:].mean(-1),
+        "distance": (pattern * apart).sum(-1)[..., 1:].mean(-1),
+    }
 
 
 def head_detectors(
@@ -202,9 +226,11 @@ def head_detectors(
             return pattern.diagonal(-offset, -2, -1)[..., since - offset :].mean(-1)
 
         log_p = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-        found |= {f"{prefix}induction": back(length - 1, second),
-                  f"{prefix}duplicate_token": back(length, second),
-                  f"{prefix}loss_second": -log_p[:, second:].mean(-1)}  # fmt: skip
+        found |= {
+            f"{prefix}induction": back(length - 1, second),
+            f"{prefix}duplicate_token": back(length, second),
+            f"{prefix}loss_second": -log_p[:, second:].mean(-1),
+        }
         if not prefix:
             found["previous_token"] = back(1, 1)
             found["loss_first"] = -log_p[:, second - length : second - 1].mean(-1)
@@ -212,9 +238,14 @@ def head_detectors(
 
 
 def attributed(
-    bridge: Any, hook: str, heads: bool, clean: list[int], corrupt: list[int], answer: int,
+    bridge: Any,
+    hook: str,
+    heads: bool,
+    clean: list[int],
+    corrupt: list[int],
+    answer: int,
     wrong: int,
-) -> Arrays:  # fmt: skip
+) -> Arrays:
     """First-order estimates of patching clean into corrupt, by backward hooks."""
     names = [f"blocks.{layer}.{hook}" for layer in range(bridge.cfg.n_layers)]
     logits, others = bridge.run_with_cache(torch.tensor([clean]), names_filter=names)
@@ -227,11 +258,16 @@ def attributed(
     def keep(tensor: torch.Tensor, hook: Any, into: Arrays, name: str) -> None:
         into[name] = tensor.detach()  # the hook's own name may be another one
 
-    with torch.enable_grad(), bridge.hooks(
-        fwd_hooks=[("hook_embed", start),
-                   *((name, partial(keep, into=acts, name=name)) for name in names)],
-        bwd_hooks=[(name, partial(keep, into=gradients, name=name)) for name in names],
-    ):  # fmt: skip
+    with (
+        torch.enable_grad(),
+        bridge.hooks(
+            fwd_hooks=[
+                ("hook_embed", start),
+                *((name, partial(keep, into=acts, name=name)) for name in names),
+            ],
+            bwd_hooks=[(name, partial(keep, into=gradients, name=name)) for name in names],
+        ),
+    ):
         value = difference(bridge(torch.tensor([corrupt])), answer, wrong)[0]
         value.backward()
     product = torch.stack([((others[n] - acts[n]) * gradients[n])[0] for n in names])

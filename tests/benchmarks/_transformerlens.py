@@ -93,8 +93,9 @@ def _decisive(python: Path) -> list[str] | None:
     """The decisive versions of an environment; None if it lacks one or is no environment."""
     code = f"from importlib.metadata import version as v; print(*map(v, {DECISIVE}))"
     try:
-        done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True,
-                              check=True, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            [str(python), "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return [number.partition("+")[0] for number in done.stdout.split()]
@@ -102,8 +103,15 @@ def _decisive(python: Path) -> list[str] | None:
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, env=_environment(), check=True, capture_output=True, text=True,
-                       stdin=subprocess.DEVNULL, timeout=1800)  # fmt: skip
+        subprocess.run(
+            command,
+            env=_environment(),
+            check=True,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=1800,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or "")[-1500:]
         raise Unavailable(f"the environment cannot be built: {error}\n{said}".rstrip()) from None
@@ -127,8 +135,12 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._log = tempfile.TemporaryFile("w+")
-        environment = {**_environment(), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
-                       "WANDB_MODE": "disabled"}  # fmt: skip
+        environment = {
+            **_environment(),
+            "HF_HUB_OFFLINE": "1",
+            "TQDM_DISABLE": "1",
+            "WANDB_MODE": "disabled",
+        }
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

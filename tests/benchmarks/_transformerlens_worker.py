@@ -73,8 +73,12 @@ class Worker:
         effect = SWEEPS[site](self.bridge, base, cache, logit_diff) - unpatched
         taken = time.perf_counter() - begun, time.process_time() - busy
         np.save(to, effect.numpy())
-        return {"seconds": taken[0], "cpu_seconds": taken[1],
-                "clean": float(logit_diff(clean_logits)), "corrupt": float(unpatched)}  # fmt: skip
+        return {
+            "seconds": taken[0],
+            "cpu_seconds": taken[1],
+            "clean": float(logit_diff(clean_logits)),
+            "corrupt": float(unpatched),
+        }
 
 
 if __name__ == "__main__":

@@ -47,11 +47,21 @@ class Place:
         """
         project = self.folder / (f"project-{next(self._fresh)}" if fresh else "project")
         project.mkdir(exist_ok=True)
-        environment = {**os.environ, "REMOTE_MI_CACHE": str(self.folder / "cache"),
-                       "REMOTE_MI_PROJECT": str(project)}  # fmt: skip
+        environment = {
+            **os.environ,
+            "REMOTE_MI_CACHE": str(self.folder / "cache"),
+            "REMOTE_MI_PROJECT": str(project),
+        }
         begun = time.perf_counter()
-        done = subprocess.run(command, env=environment, cwd=project, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=project,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         taken = time.perf_counter() - begun
         if done.returncode != 0:
             raise Failed(f"{' '.join(command)}: code {done.returncode}: {done.stderr[-600:]}")
@@ -88,9 +98,16 @@ def tiny_llama(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = split
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(words), hidden_size=32, intermediate_size=64,
-                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                         max_position_embeddings=128, initializer_range=0.2)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
 
@@ -150,8 +167,9 @@ def measure(place: Place, repeat: int) -> dict[tuple[str, str], list[float]]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--repeat", type=at_least_one, default=11, help="rounds [%(default)s]")
-    parser.add_argument("--tiny", action="store_true",
-                        help="a tiny random Llama instead of the embedded model")  # fmt: skip
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny random Llama instead of the embedded model"
+    )
     args = parser.parse_args()
     found = conditions("click", "rich", "numpy")
     try:

@@ -46,10 +46,17 @@ def make(folder: Path, layers: int, width: int) -> None:
     save_tokenizer(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=width, num_hidden_layers=layers, num_attention_heads=9,
-        num_key_value_heads=3, intermediate_size=1536, max_position_embeddings=2048,
-        initializer_range=0.02, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=49152,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        max_position_embeddings=2048,
+        initializer_range=0.02,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     LlamaForCausalLM(config).eval().save_pretrained(folder)
 
 
@@ -61,8 +68,9 @@ def timed(recipe: str, given: dict[str, Any], model: ModelSpec, home: Path) -> t
         project.mkdir()
         begun = time.perf_counter()
         asked = {k: v for k, v in given.items() if k != "n"}
-        result = mi.run(recipe, model=model, phenomenon="ioi:store", n=given["n"], project=project,
-                        **asked)  # fmt: skip
+        result = mi.run(
+            recipe, model=model, phenomenon="ioi:store", n=given["n"], project=project, **asked
+        )
         seconds = time.perf_counter() - begun
         if index:
             return seconds, result
@@ -95,11 +103,19 @@ def main() -> None:
             for device, dtype in devices:
                 seconds, result = found[index, f"{device} {dtype}"]
                 name = result.names()[0]
-                apart = float(np.nanmax(np.abs(
-                    result.arrays[f"{next(iter(result.outputs))}@0"]
-                    - first[1].arrays[f"{next(iter(result.outputs))}@0"], dtype=np.float64)))  # fmt: skip
-                cells.append(f"{device} {dtype} {seconds:7.2f} s ({first[0] / seconds:5.1f}x, "
-                             f"{name} apart {apart:.1e})")  # fmt: skip
+                apart = float(
+                    np.nanmax(
+                        np.abs(
+                            result.arrays[f"{next(iter(result.outputs))}@0"]
+                            - first[1].arrays[f"{next(iter(result.outputs))}@0"],
+                            dtype=np.float64,
+                        )
+                    )
+                )
+                cells.append(
+                    f"{device} {dtype} {seconds:7.2f} s ({first[0] / seconds:5.1f}x, "
+                    f"{name} apart {apart:.1e})"
+                )
             print(f"{recipe:22} {given}  " + "  ".join(cells), flush=True)
 
 

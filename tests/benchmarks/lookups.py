@@ -65,8 +65,13 @@ class Store:
 
     def run(self, index: int) -> str:
         """Write a run as the runner does."""
-        provenance = {"key": _key(index), "environment": HERE.to_json(), "model": {"name": "m"},
-                      "prompts": {"origin": "ioi"}, "parameters": {"site": "resid_pre"}}  # fmt: skip
+        provenance = {
+            "key": _key(index),
+            "environment": HERE.to_json(),
+            "model": {"name": "m"},
+            "prompts": {"origin": "ioi"},
+            "parameters": {"site": "resid_pre"},
+        }
         result = Result({"name": "toy"}, {}, ARRAYS, provenance)
         id8 = id8_of(_key(index), HERE)
         return self.runs.write(RunRecord(id8, result, {}, {"toy.py": b"pass"})).run_id
@@ -162,8 +167,14 @@ def main() -> None:
         for name in listed[0]:
             add(name, [listed[0][name]], [listed[1][name]])
     header = ["", *(f"{size:,} (ms)" for size in chosen.sizes), "ratio"]
-    report("Lookups, medians", header, rows, [describe(found)],
-           {"conditions": found, "lookups": figures}, chosen.json)  # fmt: skip
+    report(
+        "Lookups, medians",
+        header,
+        rows,
+        [describe(found)],
+        {"conditions": found, "lookups": figures},
+        chosen.json,
+    )
 
 
 if __name__ == "__main__":

@@ -66,15 +66,25 @@ def measure(
 
     recipe, site = SWEEPS[name]
     work, controlled = work_of(recipe, pair, control_draws=0), work_of(recipe, pair)
-    request = {"site": site, "clean": pair.clean.ids, "corrupt": pair.corrupt.ids,
-               "answer": pair.answer, "wrong": pair.wrong,
-               "to": str(folder / f"{name}.npy")}  # fmt: skip
+    request = {
+        "site": site,
+        "clean": pair.clean.ids,
+        "corrupt": pair.corrupt.ids,
+        "answer": pair.answer,
+        "wrong": pair.wrong,
+        "to": str(folder / f"{name}.npy"),
+    }
     # The warm-up; TransformerLens had its own with the plain logits.
     outputs = run_session(model.lm, work)[0]
     effect = outputs["effect"].numpy()
     clean, corrupt = float(outputs["clean"]), float(outputs["corrupt"])
-    ours: dict[str, Any] = {"seconds": [], "cpu_seconds": [], "with_controls": [],
-                            "clean": clean, "corrupt": corrupt}  # fmt: skip
+    ours: dict[str, Any] = {
+        "seconds": [],
+        "cpu_seconds": [],
+        "with_controls": [],
+        "clean": clean,
+        "corrupt": corrupt,
+    }
     other: dict[str, Any] = {"seconds": [], "cpu_seconds": []}
     apart = 0.0
     for index in range(max(repeat, tl_repeat)):
@@ -91,8 +101,13 @@ def measure(
             other.update(clean=answer["clean"], corrupt=answer["corrupt"])
             difference = effect - np.load(request["to"], allow_pickle=False)
             apart = max(apart, float(np.abs(difference).max()))
-    return {"shape": list(effect.shape), "max_difference": apart, "gap": clean - corrupt,
-            "ours": ours, "theirs": other}  # fmt: skip
+    return {
+        "shape": list(effect.shape),
+        "max_difference": apart,
+        "gap": clean - corrupt,
+        "ours": ours,
+        "theirs": other,
+    }
 
 
 def row(name: str, sweep: dict[str, Any]) -> list[Any]:
@@ -101,16 +116,30 @@ def row(name: str, sweep: dict[str, Any]) -> list[Any]:
     seconds = [statistics.median(side["seconds"]) for side in (ours, theirs)]
     busy = [statistics.median(side["cpu_seconds"]) for side in (ours, theirs)]
     sweep.update(ratio=seconds[1] / seconds[0], cpu_ratio=busy[1] / busy[0])
-    return [name, "×".join(map(str, sweep["shape"])), f"{seconds[0]:.3f}", spread(ours["seconds"]),
-            f"{statistics.median(ours['with_controls']):.3f}", f"{seconds[1]:.1f}", spread(theirs["seconds"]), f"{sweep['ratio']:.1f}",
-            f"{sweep['cpu_ratio']:.1f}", f"{sweep['max_difference']:.1e}",
-            f"{sweep['max_difference'] / sweep['gap']:.1e}"]  # fmt: skip
+    return [
+        name,
+        "×".join(map(str, sweep["shape"])),
+        f"{seconds[0]:.3f}",
+        spread(ours["seconds"]),
+        f"{statistics.median(ours['with_controls']):.3f}",
+        f"{seconds[1]:.1f}",
+        spread(theirs["seconds"]),
+        f"{sweep['ratio']:.1f}",
+        f"{sweep['cpu_ratio']:.1f}",
+        f"{sweep['max_difference']:.1e}",
+        f"{sweep['max_difference'] / sweep['gap']:.1e}",
+    ]
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--venv", metavar="FOLDER", type=Path, default=default_venv(),
-                        help="TransformerLens's environment; built if missing [%(default)s]")  # fmt: skip
+    parser.add_argument(
+        "--venv",
+        metavar="FOLDER",
+        type=Path,
+        default=default_venv(),
+        help="TransformerLens's environment; built if missing [%(default)s]",
+    )
     parser.add_argument("--repeat", type=at_least_one, default=3, help="of ours [%(default)s]")
     parser.add_argument("--tl-repeat", type=at_least_one, default=1, help="of theirs [%(default)s]")
     parser.add_argument(
@@ -126,8 +155,10 @@ def main() -> None:
             folder, weights = Path(name), str(embedded_folder())
             loaded = theirs.ask("load", folder=weights, threads=args.threads)
             plain = unpatched_difference(model, pair, theirs, folder)
-            sweeps = {sweep: measure(sweep, model, pair, theirs, folder, args.repeat,
-                                     args.tl_repeat) for sweep in SWEEPS}  # fmt: skip
+            sweeps = {
+                sweep: measure(sweep, model, pair, theirs, folder, args.repeat, args.tl_repeat)
+                for sweep in SWEEPS
+            }
     except Unavailable as error:
         print(f"not measured: {error}")
         return
@@ -136,19 +167,37 @@ def main() -> None:
     sides = [sweeps["residual"][side] for side in ("ours", "theirs")]
     report(
         "exact patching, median seconds",
-        ["sweep", "cells", "ours", "range", "+ controls", "TransformerLens", "range", "ratio", "of CPU time",
-         "max |difference|", "of the gap"],
+        [
+            "sweep",
+            "cells",
+            "ours",
+            "range",
+            "+ controls",
+            "TransformerLens",
+            "range",
+            "ratio",
+            "of CPU time",
+            "max |difference|",
+            "of the gap",
+        ],
         rows,
-        [f"unpatched logits of both prompts: max |difference| {plain:.1e}",
-         "clean, corrupt metric: ours {clean:.5f}, {corrupt:.5f}; ".format(**sides[0])
-         + "TransformerLens {clean:.5f}, {corrupt:.5f}".format(**sides[1]),
-         f"attention: ours {attention['ours']}, TransformerLens {attention['theirs']}; "
-         f"{args.threads} threads on both sides",
-         describe(found)],
-        {"conditions": found, "threads": args.threads, "attention": attention,
-         "unpatched_max_difference": plain, "sweeps": sweeps},
+        [
+            f"unpatched logits of both prompts: max |difference| {plain:.1e}",
+            "clean, corrupt metric: ours {clean:.5f}, {corrupt:.5f}; ".format(**sides[0])
+            + "TransformerLens {clean:.5f}, {corrupt:.5f}".format(**sides[1]),
+            f"attention: ours {attention['ours']}, TransformerLens {attention['theirs']}; "
+            f"{args.threads} threads on both sides",
+            describe(found),
+        ],
+        {
+            "conditions": found,
+            "threads": args.threads,
+            "attention": attention,
+            "unpatched_max_difference": plain,
+            "sweeps": sweeps,
+        },
         args.json,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

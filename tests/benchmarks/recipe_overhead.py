@@ -47,10 +47,14 @@ def lens_by_hand(lm: Any, ids: list[int], target: int, top: int) -> dict[str, to
         log_p = lm.lm_head(lm.model.norm(resid_post)).float().log_softmax(-1)
         best, token = log_p.topk(top, dim=-1)
         of_target = log_p.gather(-1, wanted)
-        row = {"top_token": token, "top_prob": best.exp(), "target_prob": of_target[:, 0].exp(),
-               "target_rank": (log_p > of_target).sum(-1),
-               "kl": (final.exp() * (final - log_p)).sum(-1),
-               "entropy": -(log_p.exp() * log_p).sum(-1)}  # fmt: skip
+        row = {
+            "top_token": token,
+            "top_prob": best.exp(),
+            "target_prob": of_target[:, 0].exp(),
+            "target_rank": (log_p > of_target).sum(-1),
+            "kl": (final.exp() * (final - log_p)).sum(-1),
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+        }
         rows.append(row)
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -72,8 +76,11 @@ def sweep_by_hand(
     prefix = DynamicCache()
     for index, layer in enumerate(kept.layers):
         rows = 1 + (index + 1) * cells
-        prefix.update(layer.keys[:, :, :first].expand(rows, -1, -1, -1),
-                      layer.values[:, :, :first].expand(rows, -1, -1, -1), index)  # fmt: skip
+        prefix.update(
+            layer.keys[:, :, :first].expand(rows, -1, -1, -1),
+            layer.values[:, :, :first].expand(rows, -1, -1, -1),
+            index,
+        )
     with lm.model.trace(
         input_ids=torch.tensor([corrupt[first:]]),
         position_ids=torch.arange(first, len(corrupt))[None],
@@ -146,9 +153,10 @@ def measure(
         "ratio": {w: medians["ours"] / medians[w] for w in ("session", "bare")},
         "ratio_of_minima": {w: least["ours"] / least[w] for w in ("session", "bare")},
         "ratio_paired": {w: median_ratio(times["ours"], times[w]) for w in ("session", "bare")},
-        "max_difference": max(largest_difference(outputs["ours"], outputs[w])
-                              for w in ("session", "bare")),
-    }  # fmt: skip
+        "max_difference": max(
+            largest_difference(outputs["ours"], outputs[w]) for w in ("session", "bare")
+        ),
+    }
 
 
 def main() -> None:
@@ -160,31 +168,60 @@ def main() -> None:
     model = load_embedded(args.threads)
     prompt, pair = tokenized(model, "prompt"), tokenized(model, "pair")
     measured = {
-        "logit_lens": measure(model.lm, "logit_lens", prompt, lens_by_hand,
-                              (prompt.ids, prompt.target, 5), args.repeat),
+        "logit_lens": measure(
+            model.lm,
+            "logit_lens",
+            prompt,
+            lens_by_hand,
+            (prompt.ids, prompt.target, 5),
+            args.repeat,
+        ),
         "activation_patching": measure(
-            model.lm, "activation_patching", pair, sweep_by_hand,
+            model.lm,
+            "activation_patching",
+            pair,
+            sweep_by_hand,
             (pair.clean.ids, pair.corrupt.ids, pair.first_difference, pair.answer, pair.wrong),
-            args.repeat, control_draws=0),
-    }  # fmt: skip
+            args.repeat,
+            control_draws=0,
+        ),
+    }
     rows = []
     for recipe, figures in measured.items():
         for way in ("session", "bare"):
-            rows.append([recipe, way, f"{figures['medians']['ours']:.3f}",
-                         spread(figures["seconds"]["ours"]), f"{figures['medians'][way]:.3f}",
-                         spread(figures["seconds"][way]), f"{figures['ratio'][way]:.3f}",
-                         f"{figures['ratio_of_minima'][way]:.3f}",
-                         f"{figures['ratio_paired'][way]:.3f}",
-                         f"{figures['max_difference']:.1e}"])  # fmt: skip
+            rows.append(
+                [
+                    recipe,
+                    way,
+                    f"{figures['medians']['ours']:.3f}",
+                    spread(figures["seconds"]["ours"]),
+                    f"{figures['medians'][way]:.3f}",
+                    spread(figures["seconds"][way]),
+                    f"{figures['ratio'][way]:.3f}",
+                    f"{figures['ratio_of_minima'][way]:.3f}",
+                    f"{figures['ratio_paired'][way]:.3f}",
+                    f"{figures['max_difference']:.1e}",
+                ]
+            )
     report(
         f"recipes against plain nnsight, median seconds of {args.repeat} rounds",
-        ["recipe", "by hand", "ours", "range", "hand", "range", "ratio", "of minima",
-         "by round", "max |difference|"],
+        [
+            "recipe",
+            "by hand",
+            "ours",
+            "range",
+            "hand",
+            "range",
+            "ratio",
+            "of minima",
+            "by round",
+            "max |difference|",
+        ],
         rows,
         [f"goal: a ratio of 1.05 at most; {args.threads} threads", describe(found)],
         {"conditions": found, "threads": args.threads, "recipes": measured},
         args.json,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,28 @@ from _common import (
     spread,
 )
 
-NAMES = ("Mary", "John", "Jack", "Lucy", "Kate", "Anna", "Paul", "Mark", "Sara", "Adam",
-         "Emma", "Luke", "Jane", "Tom", "Sam", "Amy", "Ben", "Max", "Eva", "Dan")  # fmt: skip
+NAMES = (
+    "Mary",
+    "John",
+    "Jack",
+    "Lucy",
+    "Kate",
+    "Anna",
+    "Paul",
+    "Mark",
+    "Sara",
+    "Adam",
+    "Emma",
+    "Luke",
+    "Jane",
+    "Tom",
+    "Sam",
+    "Amy",
+    "Ben",
+    "Max",
+    "Eva",
+    "Dan",
+)
 PLACES = ("store", "park", "school", "office", "garden", "house", "station", "hospital")
 
 
@@ -63,10 +83,17 @@ def main() -> None:
     above = [a - b for a, b in zip(times["ours"], times["nnsight"], strict=True)]
     rows = [[name, f"{statistics.median(t):.3f}", spread(t)] for name, t in times.items()]
     rows.append(["difference", f"{statistics.median(above):.3f}", spread(above)])
-    report("a remote run, warm process", ["", "median s", "range"], rows,
-           [f"logit_lens of one short prompt, {options.repeat} rounds; goal: difference ≤ 0.150 s",
-            describe(found)],
-           {"seconds": times, "conditions": found}, options.json)  # fmt: skip
+    report(
+        "a remote run, warm process",
+        ["", "median s", "range"],
+        rows,
+        [
+            f"logit_lens of one short prompt, {options.repeat} rounds; goal: difference ≤ 0.150 s",
+            describe(found),
+        ],
+        {"seconds": times, "conditions": found},
+        options.json,
+    )
 
 
 def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
@@ -89,8 +116,9 @@ def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     waiting: dict[str, list[str]] = {"ours": prompts(repeat + 2), "nnsight": prompts(repeat + 2)}
 
     def ours() -> Any:
-        return mi.run("logit_lens", model=model, prompt=waiting["ours"].pop(), backend="ndif",
-                      project=project)  # fmt: skip
+        return mi.run(
+            "logit_lens", model=model, prompt=waiting["ours"].pop(), backend="ndif", project=project
+        )
 
     def plain() -> Any:
         from nnsight.intervention.backends.remote import RemoteBackend
@@ -98,8 +126,7 @@ def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
         chosen = PromptSet((from_fields({"prompt": waiting["nnsight"].pop()}),), "benchmark")
         call = tokenize(described.tokenizer, chosen, spec, "prompt", described.context).prompts[0]
         work = Work(card, function, [call], card.resolve({}), "benchmark")
-        backend = RemoteBackend(described.lm.to_model_key(),
-                                env=described.lm._remoteable_get_env())  # fmt: skip
+        backend = RemoteBackend(described.lm.to_model_key(), env=described.lm._remoteable_get_env())
         return run_session(described.lm, work, backend)
 
     ours(), plain(), ours(), plain()  # deploys the model, and warms both

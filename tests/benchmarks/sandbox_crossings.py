@@ -51,9 +51,13 @@ class Client:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), REPO_ID], env={**os.environ, **environment}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, str(WORKER), REPO_ID],
+            env={**os.environ, **environment},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """The answer to one request (see the worker's own docstring)."""
@@ -131,8 +135,13 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--repeat", type=at_least_one, default=7, help="rounds [%(default)s]")
     parser.add_argument("--threads", type=at_least_one, default=2, help="[%(default)s]")
-    parser.add_argument("--pause", type=float, default=8, metavar="S",
-                        help="seconds of rest after each job [%(default)s]")  # fmt: skip
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=8,
+        metavar="S",
+        help="seconds of rest after each job [%(default)s]",
+    )
     args = parser.parse_args()
     model = load_embedded(args.threads)
     work = work_of("activation_patching", tokenized(model, "pair"))
@@ -156,20 +165,39 @@ def main() -> None:
     rows = [["local", f"{medians['local']:.3f}", spread(times["local"]), "", "", ""]]
     for name, other in (("plain", "local"), ("sandbox", "plain")):
         least = min(times[name]) / min(times[other])
-        rows.append([name, f"{medians[name]:.3f}", spread(times[name]), f"{ratios[name]:.2f}",
-                     f"{least:.2f}", f"{apart[name]:.1e}"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{medians[name]:.3f}",
+                spread(times[name]),
+                f"{ratios[name]:.2f}",
+                f"{least:.2f}",
+                f"{apart[name]:.1e}",
+            ]
+        )
     report(
         f"one sweep of 30×14 cells, median seconds of {args.repeat} rounds",
         ["where", "seconds", "range", "over the one above", "of minima", "max |difference|"],
         rows,
-        [f"a read in the sandbox, there and back: {fixed:.2f} ms and {per_megabyte:.2f} ms/MB",
-         f"goals: plain ≤ {1.15 * medians['local'] + 0.5:.3f} s, sandbox ≤ 3 × plain; "
-         f"{args.threads} threads", describe(found)],
-        {"conditions": found, "threads": args.threads, "seconds": times, "medians": medians,
-         "ratios": ratios, "max_difference": apart, "read_ms": fixed,
-         "read_ms_per_megabyte": per_megabyte, "probe": probed},
+        [
+            f"a read in the sandbox, there and back: {fixed:.2f} ms and {per_megabyte:.2f} ms/MB",
+            f"goals: plain ≤ {1.15 * medians['local'] + 0.5:.3f} s, sandbox ≤ 3 × plain; "
+            f"{args.threads} threads",
+            describe(found),
+        ],
+        {
+            "conditions": found,
+            "threads": args.threads,
+            "seconds": times,
+            "medians": medians,
+            "ratios": ratios,
+            "max_difference": apart,
+            "read_ms": fixed,
+            "read_ms_per_megabyte": per_megabyte,
+            "probe": probed,
+        },
         args.json,
-    )  # fmt: skip
+    )
     if max(apart.values()) > TOLERANCE:
         sys.exit(f"the outputs differ by {max(apart.values()):.1e}")
 

@@ -30,12 +30,20 @@ def main() -> None:
         os.environ["REMOTE_MI_PROJECT"] = str(project)
         seeds = -(-given.points // 8)
         study = {
-            "study": "many", "title": "Many", "models": ["smollm2-135m-q4_1"],
+            "study": "many",
+            "title": "Many",
+            "models": ["smollm2-135m-q4_1"],
             "phenomena": [{"name": "ioi:store", "n": 24}],
-            "recipes": [{"activation_patching": {
-                "seed": list(range(seeds)), "direction": ["denoise", "noise"],
-                "site": ["resid_pre", "resid_mid", "attn_out", "mlp_out"]}}],
-        }  # fmt: skip
+            "recipes": [
+                {
+                    "activation_patching": {
+                        "seed": list(range(seeds)),
+                        "direction": ["denoise", "noise"],
+                        "site": ["resid_pre", "resid_mid", "attn_out", "mlp_out"],
+                    }
+                }
+            ],
+        }
         path = project / "many.yaml"
         path.write_text(yaml.safe_dump(study))
         print(f"{8 * seeds} points")
@@ -50,8 +58,13 @@ def main() -> None:
 def timed(what: str, project: Path, *arguments: str) -> None:
     """Run a command and print how long its process took."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "remote_mi", *arguments], cwd=project, check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "remote_mi", *arguments],
+        cwd=project,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     print(f"{what}: {time.perf_counter() - begun:.2f} s")
 
 
@@ -70,8 +83,13 @@ def finish_all(project: Path, path: Path) -> None:
     for point in plan_study(study_file.read(path, project), project).points:
         job = point.job
         assert job is not None
-        provenance = {"key": job.key, "environment": environment.to_json(), "prompts": {},
-                      "model": {"name": "m"}, "parameters": dict(job.parameters)}  # fmt: skip
+        provenance = {
+            "key": job.key,
+            "environment": environment.to_json(),
+            "prompts": {},
+            "model": {"name": "m"},
+            "parameters": dict(job.parameters),
+        }
         result = Result(job.card.shown(), empty, {"gap": np.zeros(())}, provenance)
         runs.write(RunRecord(run_id8(job, environment), result, {"key": job.key}))
 

@@ -119,8 +119,10 @@ def measure(case: Case, lm: Any, worker: Worker, repeat: int, loops: int, folder
     bare = work_of(case.recipe, *case.calls, **{**case.parameters, **case.off})
     full = work_of(case.recipe, *case.calls, **case.parameters)
     ours = case.pick(run_session(lm, bare))  # also the warm-up
-    sides = {"peer": with_peer(case, worker, folder),
-             "nnsight": with_nnsight(case, lm, bare.gradients)}  # fmt: skip
+    sides = {
+        "peer": with_peer(case, worker, folder),
+        "nnsight": with_nnsight(case, lm, bare.gradients),
+    }
     if not case.grid:
         for side in sides.values():
             side([])  # the warm-up
@@ -139,10 +141,16 @@ def measure(case: Case, lm: Any, worker: Worker, repeat: int, loops: int, folder
                 apart[name], other[name] = max(apart[name], far), max(other[name], tokens)
     controls = [seconds(lambda: run_session(lm, full))[0] for _ in range(min(repeat, 3))]
     medians = {name: statistics.median(times) for name, times in taken.items()}
-    return {"seconds": taken, "medians": medians, "controls": controls if case.off else [],
-            "cells": math.prod(case.grid) if case.grid else 0, "cells_run": len(case.cells),
-            "ratio": {name: medians[name] / medians["ours"] for name in sides},
-            "max_difference": apart, "other_tokens": other}  # fmt: skip
+    return {
+        "seconds": taken,
+        "medians": medians,
+        "controls": controls if case.off else [],
+        "cells": math.prod(case.grid) if case.grid else 0,
+        "cells_run": len(case.cells),
+        "ratio": {name: medians[name] / medians["ours"] for name in sides},
+        "max_difference": apart,
+        "other_tokens": other,
+    }
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, np.ndarray]) -> tuple[float, int]:
@@ -168,20 +176,31 @@ def row(case: Case, found: dict[str, Any]) -> list[str]:
     misses = [name for name in ratio if ratio[name] < (goal if name == "peer" else 1)]
     part = "all" if found["cells_run"] == found["cells"] else str(found["cells_run"])
     controls = f"{statistics.median(found['controls']):.3f}" if found["controls"] else ""
-    return [case.name, case.work, part if case.grid else "", f"{medians['ours']:.3f}",
-            spread(times["ours"]), controls, case.peer.replace("TransformerLens", "TL"),
-            f"{medians['peer']:.3f}", f"{ratio['peer']:.2f}",
-            f"{found['max_difference']['peer']:.1e}", f"{medians['nnsight']:.3f}",
-            f"{ratio['nnsight']:.2f}", f"{found['max_difference']['nnsight']:.1e}",
-            "missed: " + ", ".join(misses) if misses else ""]  # fmt: skip
+    return [
+        case.name,
+        case.work,
+        part if case.grid else "",
+        f"{medians['ours']:.3f}",
+        spread(times["ours"]),
+        controls,
+        case.peer.replace("TransformerLens", "TL"),
+        f"{medians['peer']:.3f}",
+        f"{ratio['peer']:.2f}",
+        f"{found['max_difference']['peer']:.1e}",
+        f"{medians['nnsight']:.3f}",
+        f"{ratio['nnsight']:.2f}",
+        f"{found['max_difference']['nnsight']:.1e}",
+        "missed: " + ", ".join(misses) if misses else "",
+    ]
 
 
 def notes(cases: list[Case], measured: dict[str, Any], threads: int) -> list[str]:
     """What is to be known beside the table."""
-    made = ["cells run: of a sweep, by the other sides; their seconds are of all cells",
-            "head_detectors cannot leave its controls out: the others run the same ones",
-            f"goals: ratios ≥ 1, of a sweep to TransformerLens ≥ {SWEEP_GOAL}; "
-            f"{threads} threads"]  # fmt: skip
+    made = [
+        "cells run: of a sweep, by the other sides; their seconds are of all cells",
+        "head_detectors cannot leave its controls out: the others run the same ones",
+        f"goals: ratios ≥ 1, of a sweep to TransformerLens ≥ {SWEEP_GOAL}; {threads} threads",
+    ]
     for case in cases:
         for side, count in measured[case.name]["other_tokens"].items():
             if count:
@@ -191,13 +210,27 @@ def notes(cases: list[Case], measured: dict[str, Any], threads: int) -> list[str
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--venv", metavar="FOLDER", type=Path, default=default_venv(),
-                        help="the peers' environment; built if missing [%(default)s]")  # fmt: skip
+    parser.add_argument(
+        "--venv",
+        metavar="FOLDER",
+        type=Path,
+        default=default_venv(),
+        help="the peers' environment; built if missing [%(default)s]",
+    )
     parser.add_argument("--repeat", type=at_least_one, default=7, help="rounds [%(default)s]")
-    parser.add_argument("--loops", type=at_least_one, default=1,
-                        help="rounds in which the others' sweeps run [%(default)s]")  # fmt: skip
-    parser.add_argument("--cells", type=int, default=40, metavar="N",
-                        help="cells of a sweep they run; 0: all [%(default)s]")  # fmt: skip
+    parser.add_argument(
+        "--loops",
+        type=at_least_one,
+        default=1,
+        help="rounds in which the others' sweeps run [%(default)s]",
+    )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        default=40,
+        metavar="N",
+        help="cells of a sweep they run; 0: all [%(default)s]",
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="a technique; repeatable")
     parser.add_argument("--threads", type=at_least_one, default=2, help="[%(default)s]")
     args = parser.parse_args()
@@ -210,13 +243,27 @@ def main() -> None:
         sys.exit(f"not measured: {error}")
     report(
         f"techniques, median seconds of {args.repeat} rounds",
-        ["technique", "work", "cells run", "ours", "range", "+ controls", "peer", "peer s",
-         "ratio", "max |diff|", "nnsight s", "ratio", "max |diff|", "goals"],
+        [
+            "technique",
+            "work",
+            "cells run",
+            "ours",
+            "range",
+            "+ controls",
+            "peer",
+            "peer s",
+            "ratio",
+            "max |diff|",
+            "nnsight s",
+            "ratio",
+            "max |diff|",
+            "goals",
+        ],
         [row(case, measured[case.name]) for case in cases],
         [*notes(cases, measured, args.threads), describe(found)],
         {"conditions": found, "threads": args.threads, "techniques": measured},
         args.json,
-    )  # fmt: skip
+    )
 
 
 def run(args: Any, python: Path) -> tuple[list[Case], dict[str, Any]]:
@@ -225,9 +272,11 @@ def run(args: Any, python: Path) -> tuple[list[Case], dict[str, Any]]:
 
     model = load_embedded(args.threads)
     measured: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name, \
-         Worker(python, SCRIPTS["TransformerLens"]) as lens, \
-         Worker(python, SCRIPTS["captum"]) as captum:  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Worker(python, SCRIPTS["TransformerLens"]) as lens,
+        Worker(python, SCRIPTS["captum"]) as captum,
+    ):
         folder, workers = Path(name), {"TransformerLens": lens, "captum": captum}
         cases = all_cases(model, args.cells, folder)
         unknown = set(args.only or []) - {case.recipe for case in cases}

@@ -82,14 +82,26 @@ def large(project: Path) -> Path:
     """A run of one heatmap of `ROWS` × `COLUMNS` random cells."""
     values = np.random.default_rng(0).normal(size=(ROWS, COLUMNS)).astype(np.float32)
     tokens = [f" word{i}" for i in range(COLUMNS)]
-    card = Card("large", "prompt", {"effect": Output(("layer", "position"))}, {},
-                (Heatmap("effect", center=0),))  # fmt: skip
-    document = {"parts": [{"tokens": tokens, "labels": {}, "clean": "".join(tokens)}],
-                "axes": {"effect": {"layer": list(range(ROWS)), "position": tokens}},
-                "notes": [], "vocabulary": {}}  # fmt: skip
-    provenance = {"key": "0" * 64, "parameters": {}, "prompts": {}, "model": {"name": "none"},
-                  "environment": {"kind": "local-cpu", "nnsight": "", "transformers": "",
-                                  "torch": ""}}  # fmt: skip
+    card = Card(
+        "large",
+        "prompt",
+        {"effect": Output(("layer", "position"))},
+        {},
+        (Heatmap("effect", center=0),),
+    )
+    document = {
+        "parts": [{"tokens": tokens, "labels": {}, "clean": "".join(tokens)}],
+        "axes": {"effect": {"layer": list(range(ROWS)), "position": tokens}},
+        "notes": [],
+        "vocabulary": {},
+    }
+    provenance = {
+        "key": "0" * 64,
+        "parameters": {},
+        "prompts": {},
+        "model": {"name": "none"},
+        "environment": {"kind": "local-cpu", "nnsight": "", "transformers": "", "torch": ""},
+    }
     result = Result(card.shown(), document, {"effect": values, "effect@0": values}, provenance)
     path = Runs(project).write(RunRecord("0" * 8, result, {})).path
     assert path is not None
@@ -130,11 +142,19 @@ def main() -> None:
                 if most > 0:
                     name = f"{key}, {size[0]} × {size[1]}"
                     figures[name] = steps(folder, size, key, most)
-    rows = [(name, f"{statistics.median(times) * 1000:.0f} ms", f"{spread(times)} s")
-            for name, times in figures.items()]  # fmt: skip
+    rows = [
+        (name, f"{statistics.median(times) * 1000:.0f} ms", f"{spread(times)} s")
+        for name, times in figures.items()
+    ]
     notes = ["goals: open 500 ms, a step 50 ms", describe(before)]
-    report("The viewer", ("what", "median", "range"), rows, notes,
-           {"conditions": before, "seconds": figures}, given.json)  # fmt: skip
+    report(
+        "The viewer",
+        ("what", "median", "range"),
+        rows,
+        notes,
+        {"conditions": before, "seconds": figures},
+        given.json,
+    )
 
 
 if __name__ == "__main__":

@@ -70,10 +70,15 @@ def by_name(path: Path) -> str:
 def blocks(page: Path) -> list[Block]:
     content = page.read_text(encoding="utf-8")
     return [
-        Block(m["language"], m["text"], content[: m.start()].count("\n") + 1, m["kind"],
-              m["argument"] or "")
+        Block(
+            m["language"],
+            m["text"],
+            content[: m.start()].count("\n") + 1,
+            m["kind"],
+            m["argument"] or "",
+        )
         for m in _BLOCK.finditer(content)
-    ]  # fmt: skip
+    ]
 
 
 def prose(page: Path) -> str:
@@ -139,10 +144,18 @@ def tiny_gpt_neo(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
     tokenizer.save_pretrained(folder)
     config = transformers.GPTNeoConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
-        max_position_embeddings=64, attention_types=[[["global", "local"], 1]], window_size=32,
-        bos_token_id=1, eos_token_id=2, initializer_range=0.4,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=4,
+        max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]],
+        window_size=32,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.4,
+    )
     torch.manual_seed(0)
     transformers.GPTNeoForCausalLM(config).eval().save_pretrained(folder)
     return folder
@@ -375,8 +388,9 @@ def test_table_of_exit_codes_is_complete():
 
 
 def test_tables_of_json_and_provenance_are_complete(project, tiny_llama, cli):
-    code, out, err = cli("run", "logit_lens", "--model", tiny_llama, "-p", "prompt=The city of",
-                         "--json")  # fmt: skip
+    code, out, err = cli(
+        "run", "logit_lens", "--model", tiny_llama, "-p", "prompt=The city of", "--json"
+    )
     assert code == 0, err
     document = json.loads(out)
     named = set(first_cells("results.md", "Key"))

@@ -65,10 +65,14 @@ def test_every_family_is_proved_and_patched_on_a_device(fresh, tiny, family):
 
 
 CUDA_SURROUNDINGS: dict[str, Callable[[], Any]] = {
-    **{name: make for name, make in SURROUNDINGS.items() if name not in ("autocast", "deterministic")},
+    **{
+        name: make
+        for name, make in SURROUNDINGS.items()
+        if name not in ("autocast", "deterministic")
+    },
     "autocast there": lambda: torch.autocast("cuda", dtype=torch.bfloat16),
     "a device by default": lambda: torch.device("cuda"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

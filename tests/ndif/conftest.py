@@ -99,9 +99,12 @@ def client_of(server: Server, project: Path) -> Callable[..., Any]:
     def run(script: str, *arguments: object, timeout: float = 120, **environment: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-c", script, *(str(a) for a in arguments)],
-            capture_output=True, text=True, timeout=timeout, cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=project,
             env={**os.environ, **server.client_env(), **environment},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -120,9 +123,12 @@ class Terminal:
         """Start a command and do not wait for it."""
         return subprocess.Popen(
             [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.project,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.project,
             env={**self.environment, **environment},
-        )  # fmt: skip
+        )
 
     def run(
         self, *arguments: object, timeout: float = 90, **environment: str
@@ -186,8 +192,17 @@ def slow(lm: Any, prompt: Prompt, *, seconds: float = 3.0, fail: bool = False) -
 
 def slow_job(*options: object, prompt: str = "When Mary and John went to") -> list[object]:
     """A command that runs the recipe `slow` on a server."""
-    return ["run", "slow", "--model", TINY_LLAMA, "--backend", "ndif", "-p", f"prompt={prompt}",
-            *options]  # fmt: skip
+    return [
+        "run",
+        "slow",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        "-p",
+        f"prompt={prompt}",
+        *options,
+    ]
 
 
 @pytest.fixture

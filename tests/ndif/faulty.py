@@ -87,8 +87,18 @@ class Faulty:
 
     def command(self, url: str, *options: object) -> list[str]:
         """A command that runs the recipe on the server at an address."""
-        return ["run", "first", "--model", str(self.model), "--backend", f"ndif:{url}",
-                "-p", f"prompt={PROMPT}", "--json", *(str(o) for o in options)]  # fmt: skip
+        return [
+            "run",
+            "first",
+            "--model",
+            str(self.model),
+            "--backend",
+            f"ndif:{url}",
+            "-p",
+            f"prompt={PROMPT}",
+            "--json",
+            *(str(o) for o in options),
+        ]
 
     def run(self, url: str, *options: object) -> Said:
         """Run the recipe there."""

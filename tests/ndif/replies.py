@@ -18,11 +18,15 @@ from .scripted import META, Entry, Reply, Scripted, Seen, as_json, failed, job_i
 # --- ERROR: description ---------------------------------------------------------------------
 
 #: services/api/queue/replica.py, `dispatch` and `cancel`: the worker was cancelled.
-EVICTED = ("Replica was evicted while processing your request. Sorry for the inconvenience. "
-           "Please try again later.")  # fmt: skip
+EVICTED = (
+    "Replica was evicted while processing your request. Sorry for the inconvenience. "
+    "Please try again later."
+)
 #: services/api/queue/replica.py, `dispatch`: the model's process died. Seen; without `meta`.
-ACTOR_DIED = ("Error submitting request to model deployment. Please try again later. "
-              "Sorry for the inconvenience.")  # fmt: skip
+ACTOR_DIED = (
+    "Error submitting request to model deployment. Please try again later. "
+    "Sorry for the inconvenience."
+)
 #: services/ray/deployments/modeling/base.py, `run`.
 CANCELLED = "Your job was cancelled or preempted by the server."
 #: services/ray/deployments/modeling/base.py, `run`. Seen, with `meta`.
@@ -35,8 +39,10 @@ CRITICAL = "Critical server error occurred. Please try again later. Sorry for th
 #: services/api/queue/dispatcher.py, `_kill`.
 BY_OPERATOR = "Request cancelled by operator."
 #: services/api/queue/processor.py, `start`, with the reason of controller/cluster/cluster.py.
-NO_ROOM = ("Could not deploy this model. CANT_ACCOMMODATE: placed 0 of 1 new replicas before the "
-           "cluster ran out of room.")  # fmt: skip
+NO_ROOM = (
+    "Could not deploy this model. CANT_ACCOMMODATE: placed 0 of 1 new replicas before the "
+    "cluster ran out of room."
+)
 #: The same with the hub client's reason. Seen.
 NO_SUCH_MODEL = (
     "Could not deploy this model. remote-mi/absent is not a local folder and is not a valid model "
@@ -83,46 +89,75 @@ out_of_memory: Entry = failed(OUT_OF_MEMORY, OUT_OF_MEMORY_META)
 # --- Refusals: HTTP status and body -----------------------------------------------------------
 
 #: services/api/auth.py, `verify_api_key`. The malformed key is repeated in the answer.
-NO_KEY = refused(401, "Missing or invalid API key. Please visit https://login.ndif.us/ to create a "
-                 "new one.")  # fmt: skip
+NO_KEY = refused(
+    401, "Missing or invalid API key. Please visit https://login.ndif.us/ to create a new one."
+)
 UNKNOWN_KEY = refused(403, "Invalid API key.")
 AUTH_DOWN = refused(503, "Auth backend unavailable.")
 
 
 def malformed_key(key: str) -> Reply:
     """services/api/auth.py, `verify_api_key`."""
-    return refused(400, f"Invalid API key format: '{key}'. API keys must be in the format: "
-                   "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx. You can obtain a valid API key from "
-                   "https://login.ndif.us")  # fmt: skip
+    return refused(
+        400,
+        f"Invalid API key format: '{key}'. API keys must be in the format: "
+        "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx. You can obtain a valid API key from "
+        "https://login.ndif.us",
+    )
 
 
 #: services/api/app.py, `require_ray_connection`. Seen: while Ray or the dispatcher reconnects.
-RECONNECTING = refused(503, "Service temporarily unavailable: compute backend is reconnecting. "
-                       "Please try again in a few minutes.")  # fmt: skip
+RECONNECTING = refused(
+    503,
+    "Service temporarily unavailable: compute backend is reconnecting. "
+    "Please try again in a few minutes.",
+)
 #: services/api/app.py, `log_unhandled_exception`. Seen: Redis or the object store is down.
 INTERNAL = refused(500, "Internal server error.")
 #: services/api/app.py, `_coalesced_fetch`, for /status ("cluster status") and /env ("cluster env").
 NO_STATUS = refused(503, "Could not retrieve cluster status.")
 STATUS_LATE = refused(504, "Timed out waiting for cluster status.")
 #: services/api/auth.py, `validate_request`. Seen.
-BAD_ENVELOPE = refused(422, [{"type": "missing", "loc": ["model_key"], "msg": "Field required",
-                              "input": {}, "url": "https://errors.pydantic.dev/2.14/v/missing"}])  # fmt: skip
+BAD_ENVELOPE = refused(
+    422,
+    [
+        {
+            "type": "missing",
+            "loc": ["model_key"],
+            "msg": "Field required",
+            "input": {},
+            "url": "https://errors.pydantic.dev/2.14/v/missing",
+        }
+    ],
+)
 #: services/api/versioning.py. The first was seen.
-OLD_NNSIGHT = refused(400, "Client nnsight version 0.8.1 is below the minimum supported 0.9.0. "
-                      "Please `pip install --upgrade nnsight`.")  # fmt: skip
-OLD_PYTHON = refused(400, "Client python version 3.11 is below the minimum supported 3.12. Please "
-                     "update python.")  # fmt: skip
-NO_VERSION = refused(400, "Client nnsight version was not provided. This usually means an outdated "
-                     "nnsight; please `pip install --upgrade nnsight` and retry.")  # fmt: skip
+OLD_NNSIGHT = refused(
+    400,
+    "Client nnsight version 0.8.1 is below the minimum supported 0.9.0. "
+    "Please `pip install --upgrade nnsight`.",
+)
+OLD_PYTHON = refused(
+    400, "Client python version 3.11 is below the minimum supported 3.12. Please update python."
+)
+NO_VERSION = refused(
+    400,
+    "Client nnsight version was not provided. This usually means an outdated "
+    "nnsight; please `pip install --upgrade nnsight` and retry.",
+)
 
 # --- Downloads and other servers ---------------------------------------------------------------
 
 
 def expired(server: Scripted, seen: Seen) -> Reply:
     """A presigned address whose hour is over, as S3 answers."""
-    return s3_error(403, "AccessDenied", "Request has expired", server,
-                    "<X-Amz-Expires>3600</X-Amz-Expires><Expires>2026-01-01T01:00:00Z</Expires>"
-                    "<ServerTime>2026-01-01T02:00:00Z</ServerTime>")  # fmt: skip
+    return s3_error(
+        403,
+        "AccessDenied",
+        "Request has expired",
+        server,
+        "<X-Amz-Expires>3600</X-Amz-Expires><Expires>2026-01-01T01:00:00Z</Expires>"
+        "<ServerTime>2026-01-01T02:00:00Z</ServerTime>",
+    )
 
 
 def token_expired(server: Scripted, seen: Seen) -> Reply:
@@ -132,15 +167,24 @@ def token_expired(server: Scripted, seen: Seen) -> Reply:
 
 def gone(server: Scripted, seen: Seen) -> Reply:
     """A result that the object store no longer has, as S3 answers."""
-    return s3_error(404, "NoSuchKey", "The specified key does not exist.", server,
-                    f"<Key>{job_id_of(seen)}.pt</Key>")  # fmt: skip
+    return s3_error(
+        404,
+        "NoSuchKey",
+        "The specified key does not exist.",
+        server,
+        f"<Key>{job_id_of(seen)}.pt</Key>",
+    )
 
 
 def s3_error(code: int, name: str, message: str, server: Scripted, more: str = "") -> Reply:
     """An object store's refusal."""
-    return Reply(code, f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{name}</Code><Message>'
-                 f"{message}</Message>{more}<RequestId>5AcemswEBukLEzyC</RequestId><HostId>"
-                 "9Gjjt1m+cjU4OPvX9O9</HostId></Error>".encode(), "application/xml")  # fmt: skip
+    return Reply(
+        code,
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{name}</Code><Message>'
+        f"{message}</Message>{more}<RequestId>5AcemswEBukLEzyC</RequestId><HostId>"
+        "9Gjjt1m+cjU4OPvX9O9</HostId></Error>".encode(),
+        "application/xml",
+    )
 
 
 #: A web server that is no NDIF, for `everything`.

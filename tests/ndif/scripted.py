@@ -231,16 +231,24 @@ class Scripted:
         self.jobs[job_id] = envelope
         return job_id
 
-    def stored(self, job_id: str, name: str, description: str | None = None, data: Any = None,
-               meta: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+    def stored(
+        self,
+        job_id: str,
+        name: str,
+        description: str | None = None,
+        data: Any = None,
+        meta: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """A status in the form in which NDIF gives it."""
         said = _DESCRIPTIONS.get(name, "") if description is None else description
         return {"id": job_id, "status": name, "description": said, "data": data, "meta": meta}
 
     def result_url(self, job_id: str) -> str:
         """The address that COMPLETED gives, signed as S3's are."""
-        return (f"{self.url}/result/{job_id}.pt?X-Amz-Algorithm=AWS4-HMAC-SHA256"
-                f"&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}")  # fmt: skip
+        return (
+            f"{self.url}/result/{job_id}.pt?X-Amz-Algorithm=AWS4-HMAC-SHA256"
+            f"&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
+        )
 
     def answer(self, seen: Seen) -> Reply:
         """What the scripts say to a request."""
@@ -344,8 +352,9 @@ class _Handler(BaseHTTPRequestHandler):
         envelope = None
         with suppress(KeyError, ValueError):
             envelope = json.loads(parts["data"])
-        seen = Seen(self.command, self.path, headers, body, envelope=envelope,
-                    blob=parts.get("blob"))  # fmt: skip
+        seen = Seen(
+            self.command, self.path, headers, body, envelope=envelope, blob=parts.get("blob")
+        )
         self._send(self.server.owner.answer(seen))
 
     do_POST = do_HEAD = do_PUT = do_DELETE = do_GET

@@ -36,8 +36,18 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
 ):
     settings(project, ndif_server, "1kB")
     # A personal server deploys with the first job; `auto` takes what is deployed.
-    first = here.run("run", "logit_lens", "-p", "prompt=When Mary", "--model", TINY_LLAMA,
-                     "--backend", "ndif", "-q", timeout=180)  # fmt: skip
+    first = here.run(
+        "run",
+        "logit_lens",
+        "-p",
+        "prompt=When Mary",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        "-q",
+        timeout=180,
+    )
     assert first.returncode == 0, first.stderr
     plan = here.run("plan", "activation_patching", *WORDS, "--json")
     assert plan.returncode == 0, plan.stderr
@@ -59,11 +69,23 @@ def test_a_study_split_over_both_gives_the_numbers_of_all_local(
     here: Terminal, ndif_server: Server, project: Path
 ):
     recipes = ["logit_lens", {"activation_patching": {"site": ["resid_pre", "mlp_out"]}}]
-    common = {"title": "Both", "models": [TINY_LLAMA], "phenomena": [{"name": "ioi:store", "n": 2}],
-              "recipes": recipes}  # fmt: skip
+    common = {
+        "title": "Both",
+        "models": [TINY_LLAMA],
+        "phenomena": [{"name": "ioi:store", "n": 2}],
+        "recipes": recipes,
+    }
     for name, backend in (("far", f"ndif:{ndif_server.url}"), ("near", "local")):
-        more = {"include": [{"recipe": "head_patching", "model": TINY_LLAMA, "backend": "local",
-                             "phenomenon": {"name": "ioi:store", "n": 2}}]}  # fmt: skip
+        more = {
+            "include": [
+                {
+                    "recipe": "head_patching",
+                    "model": TINY_LLAMA,
+                    "backend": "local",
+                    "phenomenon": {"name": "ioi:store", "n": 2},
+                }
+            ]
+        }
         text = yaml.safe_dump({"study": name, "backend": backend, **common, **more})
         (project / f"{name}.yaml").write_text(text)
         done = here.run("study", "run", f"{name}.yaml", "--max-remote", "2", timeout=300)

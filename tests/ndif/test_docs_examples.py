@@ -21,9 +21,12 @@ def test_the_python_examples_work(terminal):
     for example in examples("python"):
         done = subprocess.run(
             [sys.executable, "-c", example.replace("org/model", TINY_LLAMA)],
-            capture_output=True, text=True, timeout=90, cwd=terminal.project,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            cwd=terminal.project,
             env=terminal.environment,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
 
 

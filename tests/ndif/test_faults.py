@@ -56,8 +56,18 @@ class Clients:
         self.expected = local["norm"].values
 
     def command(self, *options: object) -> list[object]:
-        return ["run", "slow", "--model", TINY_LLAMA, "--backend", "ndif", "-p", f"prompt={PROMPT}",
-                "--json", *options]  # fmt: skip
+        return [
+            "run",
+            "slow",
+            "--model",
+            TINY_LLAMA,
+            "--backend",
+            "ndif",
+            "-p",
+            f"prompt={PROMPT}",
+            "--json",
+            *options,
+        ]
 
     def start(self, *options: object, **environment: str) -> subprocess.Popen[str]:
         """Start the command, and return while the recipe runs on the server."""
@@ -165,13 +175,23 @@ def test_a_job_that_runs_for_too_long(clients):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "00000000-0000-4000-8000-5ec2e75ec2e7", "no-key-at-all-5ec2e75ec2e7"],
+    "key",
+    ["", "00000000-0000-4000-8000-5ec2e75ec2e7", "no-key-at-all-5ec2e75ec2e7"],
     ids=["missing", "wrong", "malformed"],
-)  # fmt: skip
+)
 def test_a_key_that_the_server_does_not_take(sandbox_server, project, cache, process, key):
     environment = {**sandbox_server.client_env(), "NDIF_API_KEY": key}
-    done = process("run", "logit_lens", "--model", TINY_LLAMA, "--backend", "ndif",
-                   "-p", f"prompt={PROMPT}", **environment)  # fmt: skip
+    done = process(
+        "run",
+        "logit_lens",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        "-p",
+        f"prompt={PROMPT}",
+        **environment,
+    )
     assert done.returncode == 4 and "remote-mi login" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert "5ec2e75ec2e7" not in done.stdout + done.stderr

@@ -173,10 +173,15 @@ for text in texts:
 """
     texts = [f"When {a} and {b} went to the store" for a in names[:5] for b in names[3:]]
     clients = [
-        subprocess.Popen([sys.executable, "-c", script, str(i), *texts], cwd=terminal.project,
-                         env=terminal.environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(i), *texts],
+            cwd=terminal.project,
+            env=terminal.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for i in range(5)
-    ]  # fmt: skip
+    ]
     errors = [process.communicate(timeout=250)[1] for process in clients]
     assert [p.returncode for p in clients] == [0] * 5, errors
     entries = terminal.ledger.all()
@@ -211,11 +216,16 @@ def test_the_key_is_written_nowhere(terminal, cache, tmp_path):
     given = {"NDIF_API_KEY": KEY}
     said = []
     for command in (
-        slow_job("--seconds", 0), slow_job("--seconds", 0, "-p", "fail=true"),
-        slow_job("--seconds", 1, "--detach"), ["jobs", "ls", "--all", "--json"],
-        ["jobs", "wait", "--json"], ["jobs", "show", "--json"], ["jobs", "logs"],
-        ["runs", "show"], ["doctor", "--json"],
-    ):  # fmt: skip
+        slow_job("--seconds", 0),
+        slow_job("--seconds", 0, "-p", "fail=true"),
+        slow_job("--seconds", 1, "--detach"),
+        ["jobs", "ls", "--all", "--json"],
+        ["jobs", "wait", "--json"],
+        ["jobs", "show", "--json"],
+        ["jobs", "logs"],
+        ["runs", "show"],
+        ["doctor", "--json"],
+    ):
         done = terminal.run(*command, "--debug", **given)
         said += [done.stdout, done.stderr]
     assert not any(KEY in text for text in said)
@@ -230,8 +240,13 @@ def test_the_key_is_written_nowhere(terminal, cache, tmp_path):
 
 def test_local_and_remote_give_the_same(terminal, tiny_llama):
     remote = json.loads(terminal.run(*slow_job("--seconds", 0, "--json")).stdout)
-    local = mi.run("slow", model=str(tiny_llama), prompt="When Mary and John went to", seconds=0.0,
-                   project=terminal.project)  # fmt: skip
+    local = mi.run(
+        "slow",
+        model=str(tiny_llama),
+        prompt="When Mary and John went to",
+        seconds=0.0,
+        project=terminal.project,
+    )
     np.testing.assert_allclose(
         remote["outputs"]["first"]["values"], local["first"].values, rtol=1e-5, atol=1e-6
     )

@@ -162,8 +162,15 @@ def test_a_model_named_by_its_hub_id_runs_here_too(client, project, tiny_llama):
 
 
 def test_a_model_the_hub_does_not_have_is_said_so(ndif_server, process):
-    done = process("run", "logit_lens", "--model", "remote-mi/absent", "-p", "prompt=x",
-                   **ndif_server.client_env())  # fmt: skip
+    done = process(
+        "run",
+        "logit_lens",
+        "--model",
+        "remote-mi/absent",
+        "-p",
+        "prompt=x",
+        **ndif_server.client_env(),
+    )
     assert done.returncode == 3, done.stderr
     assert "the hub has no model 'remote-mi/absent'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -89,9 +89,11 @@ def test_up_status_down(environment, process, tiny_llama):
 def test_an_interrupted_start_leaves_nothing(environment, tiny_llama, number):
     up = subprocess.Popen(
         [sys.executable, "-m", "remote_mi", "ndif", "up", "--model", str(tiny_llama)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
     try:
         record = started(up)
         up.send_signal(number)

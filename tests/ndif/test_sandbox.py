@@ -47,8 +47,16 @@ def test_jobs_of_either_key_equal_the_local_run(
 def test_without_a_key_it_knows_nothing_runs(sandbox_server, project, process, key):
     environment = {**sandbox_server.client_env(), "NDIF_API_KEY": key}
     pair = [part for name, text in MARY.items() for part in ("-p", f"{name}={text}")]
-    done = process("run", "activation_patching", "--model", TINY_LLAMA, "--backend", "ndif",
-                   *pair, **environment)  # fmt: skip
+    done = process(
+        "run",
+        "activation_patching",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        *pair,
+        **environment,
+    )
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -83,10 +91,23 @@ def test_gradients_are_refused_in_the_sandbox_and_work_for_a_trusted_key(
 ):
     """`terminal` is on the server without keys, where everybody is trusted."""
     (terminal.project / "recipes" / "grad.py").write_text(GRADIENT)
-    command = ["run", "input_gradient", "--model", TINY_LLAMA, "--backend", "ndif", "--json",
-               "-p", "prompt=When Mary and John went"]  # fmt: skip
-    local = mi.run("input_gradient", model=str(tiny_llama), prompt="When Mary and John went",
-                   project=terminal.project)  # fmt: skip
+    command = [
+        "run",
+        "input_gradient",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        "--json",
+        "-p",
+        "prompt=When Mary and John went",
+    ]
+    local = mi.run(
+        "input_gradient",
+        model=str(tiny_llama),
+        prompt="When Mary and John went",
+        project=terminal.project,
+    )
     keyed = sandbox_server.client_env()
     refused = terminal.run(*command, **keyed)
     assert refused.returncode == 5, refused.stderr
@@ -101,8 +122,17 @@ def test_gradients_are_refused_in_the_sandbox_and_work_for_a_trusted_key(
 
 def test_attention_weights_are_refused_in_the_sandbox(sandbox_server, terminal):
     keyed = sandbox_server.client_env()
-    done = terminal.run("run", "attention_patterns", "--model", TINY_LLAMA, "--backend", "ndif",
-                        "-p", "prompt=When Mary and John went", **keyed)  # fmt: skip
+    done = terminal.run(
+        "run",
+        "attention_patterns",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        "-p",
+        "prompt=When Mary and John went",
+        **keyed,
+    )
     assert done.returncode == 5, done.stderr
     assert "needs attention weights" in done.stderr and "--backend local" in done.stderr
     assert terminal.ledger.all() == [], "nothing was sent"

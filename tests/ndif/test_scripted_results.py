@@ -36,8 +36,9 @@ def test_a_download_that_is_cut_once_heals(faulty):
         assert server.count("GET", "/result/") == 2 and server.count("POST") == 1
 
 
-@pytest.mark.parametrize("fault", [cut(BLOB), Reply(503), Reply(lost=True)],
-                         ids=["cut", "503", "lost"])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault", [cut(BLOB), Reply(503), Reply(lost=True)], ids=["cut", "503", "lost"]
+)
 def test_a_download_that_never_ends_is_fetched_when_the_network_is_back(faulty, fault):
     with Scripted(response=["COMPLETED"], result=[fault]) as server:
         said = faulty.run(server.url)
@@ -141,8 +142,20 @@ def test_the_result_is_not_looked_for_on_another_server(faulty):
         assert said.code in (1, 5) and thief.requests == []
 
 
-@pytest.mark.parametrize("address", [None, "", 7, "file:///etc/passwd", "http://[::1", "http://",
-                                     "http://a b/", "http://\x00/", "http://" + "a" * 300 + "/"])  # fmt: skip
+@pytest.mark.parametrize(
+    "address",
+    [
+        None,
+        "",
+        7,
+        "file:///etc/passwd",
+        "http://[::1",
+        "http://",
+        "http://a b/",
+        "http://\x00/",
+        "http://" + "a" * 300 + "/",
+    ],
+)
 def test_an_address_that_is_none(faulty, address):
     with Scripted(response=[status("COMPLETED", data=address)]) as server:
         said = faulty.run(server.url)
@@ -174,16 +187,26 @@ REFUSED = [
     Refused("no call", Reply(body=replies.saved({"outputs": []})), "0 of 1"),
     Refused("a number", Reply(body=replies.saved({"outputs": [3]})), "int in place of"),
     Refused("missing", Reply(body=replies.saved({"outputs": [{}]})), "did not return 'first'"),
-    Refused("one more", Reply(body=replies.saved({"outputs": [{"first": NUMBERS, "x": 1}]})), "'x'"),
+    Refused(
+        "one more", Reply(body=replies.saved({"outputs": [{"first": NUMBERS, "x": 1}]})), "'x'"
+    ),
     Refused("a text", Reply(body=replies.saved({"outputs": [{"first": "a"}]})), "not an array"),
     Refused("ragged", Reply(body=replies.saved({"outputs": [{"first": [[1], [1, 2]]}]})), "first"),
     Refused("short", Reply(body=replies.saved({"outputs": [{"first": NUMBERS[:5]}]})), "(5,)"),
     Refused("2d", Reply(body=replies.saved({"outputs": [{"first": NUMBERS[None]}]})), "(1, 6)"),
-    Refused("double", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.double()}]})), "float64"),
-    Refused("half", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.bfloat16()}]})), "first"),
-    Refused("sparse", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.to_sparse()}]})), "first"),
-    Refused("meta", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.to("meta")}]})), "first"),
-]  # fmt: skip
+    Refused(
+        "double", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.double()}]})), "float64"
+    ),
+    Refused(
+        "half", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.bfloat16()}]})), "first"
+    ),
+    Refused(
+        "sparse", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.to_sparse()}]})), "first"
+    ),
+    Refused(
+        "meta", Reply(body=replies.saved({"outputs": [{"first": NUMBERS.to("meta")}]})), "first"
+    ),
+]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case.name for case in REFUSED])
@@ -298,7 +321,11 @@ def test_parts_that_have_left_the_cache_are_computed_again(faulty, cache):
 
     def command(url, count):
         return [a for a in faulty.command(url) if not a.startswith(("-p", "prompt="))] + [
-            "--pairs", str(pairs), "-n", str(count)]  # fmt: skip
+            "--pairs",
+            str(pairs),
+            "-n",
+            str(count),
+        ]
 
     pairs.write_text("\n".join(lines))
     with Scripted(response=["COMPLETED"], result=RIGHT) as server:

@@ -137,7 +137,7 @@ def test_something_else_answers_while_the_job_runs(faulty, strange):
         (failed(""), 1, "no reason given"),
         (failed("\x1b[31mred\x00"), 1, "red"),
     ],
-)  # fmt: skip
+)
 def test_a_job_that_failed_says_why_and_is_submitted_again_when_asked(faulty, answer, code, words):
     with Scripted(response=["RUNNING", answer], result=RIGHT) as server:
         said = faulty.run(server.url)

@@ -16,8 +16,17 @@ from remote_mi.backends.ndif_server.record import Record
 
 from .conftest import TINY_LLAMA
 
-RUN = ["run", "logit_lens", "--model", TINY_LLAMA, "--backend", "ndif", "-q",
-       "-p", "prompt=When Mary and John"]  # fmt: skip
+RUN = [
+    "run",
+    "logit_lens",
+    "--model",
+    TINY_LLAMA,
+    "--backend",
+    "ndif",
+    "-q",
+    "-p",
+    "prompt=When Mary and John",
+]
 
 
 @pytest.fixture
@@ -39,9 +48,13 @@ def on_sandbox(sandbox_server, project):
 
     def run(*words, given="", **more):
         return subprocess.run(
-            [sys.executable, "-m", "remote_mi", *words], input=given, capture_output=True,
-            text=True, timeout=120, env={**environment, **more},
-        )  # fmt: skip
+            [sys.executable, "-m", "remote_mi", *words],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**environment, **more},
+        )
 
     return run
 
@@ -71,8 +84,11 @@ def test_doctor_and_models_see_what_a_job_deployed(ndif_server, on_server):
     done = on_server("models", "ls", "--backend", "ndif", "--json")
     (model,) = json.loads(done.stdout)["models"]
     assert (model["repo_id"], model["revision"], model["state"], model["level"]) == (
-        TINY_LLAMA, "main", "RUNNING", "HOT",
-    )  # fmt: skip
+        TINY_LLAMA,
+        "main",
+        "RUNNING",
+        "HOT",
+    )
     assert model["parameters"] > 10_000 and model["replicas"] == 1
     done = on_server("models", "--backend", f"ndif:{ndif_server.url}")
     assert done.returncode == 0 and TINY_LLAMA in done.stdout, done.stderr

@@ -44,10 +44,12 @@ RESULT = {"outputs": [{"effect": torch.arange(6.0).reshape(2, 3)}]}
 def submit(url: str, job_id: str = "job-1", **more: Any) -> httpx.Response:
     envelope = {"id": job_id, "model_key": "m", "session_id": "", "compress": True, "env": {}}
     return web.post(
-        f"{url}/request", data={"data": json.dumps(envelope)},
+        f"{url}/request",
+        data={"data": json.dumps(envelope)},
         files={"blob": ("request", b"\r\n--blob\r\n\0\r\n", "application/octet-stream")},
-        headers={"ndif-api-key": KEY}, **more,
-    )  # fmt: skip
+        headers={"ndif-api-key": KEY},
+        **more,
+    )
 
 
 def statuses(url: str, times: int, job_id: str = "job-1") -> list[str]:
@@ -101,8 +103,14 @@ def test_a_reply_can_be_lost_with_the_job_known_or_not():
 
 
 def test_refusals_come_as_scripted_and_then_end():
-    script = [replies.RECONNECTING, replies.INTERNAL, replies.UNKNOWN_KEY,
-              replies.malformed_key("x"), replies.BAD_ENVELOPE, accept_as("theirs")]  # fmt: skip
+    script = [
+        replies.RECONNECTING,
+        replies.INTERNAL,
+        replies.UNKNOWN_KEY,
+        replies.malformed_key("x"),
+        replies.BAD_ENVELOPE,
+        accept_as("theirs"),
+    ]
     with Scripted(post=script) as server:
         answers = [submit(server.url) for _ in range(6)]
         assert [a.status_code for a in answers] == [503, 500, 403, 400, 422, 200]
@@ -125,8 +133,14 @@ def test_statuses_can_fail_be_absent_or_go_on_for_ever():
 
 def test_downloads_can_be_expired_gone_cut_corrupted_late_or_endless():
     blob = replies.saved(RESULT)
-    script = [replies.expired, replies.gone, cut(blob), corrupted(blob), slow(Reply(body=blob), 0.2),
-              endless(said=1 << 50)]  # fmt: skip
+    script = [
+        replies.expired,
+        replies.gone,
+        cut(blob),
+        corrupted(blob),
+        slow(Reply(body=blob), 0.2),
+        endless(said=1 << 50),
+    ]
     with Scripted(response=[completed], result=script) as server:
         submit(server.url)
         url = result_of(server.url)

@@ -20,11 +20,32 @@ from typing import Any
 import pytest
 
 WAIT = 30
-_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-          "--disable-background-networking", "--disable-component-update", "--disable-sync",
-          "--hide-scrollbars", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*"]  # fmt: skip
-_KEYS = {"ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35,
-         "Tab": 9, "PageUp": 33, "PageDown": 34, "g": 71}  # fmt: skip
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+]
+_KEYS = {
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "Home": 36,
+    "End": 35,
+    "Tab": 9,
+    "PageUp": 33,
+    "PageDown": 34,
+    "g": 71,
+}
 
 
 def chromium() -> str:
@@ -47,10 +68,14 @@ def browser(folder: Path) -> Iterator[Page]:
     """
     program = chromium()
     log = (folder / "chromium.log").open("wb")
-    flags = [*_FLAGS, f"--user-data-dir={folder / 'profile'}",
-             "--host-resolver-rules=MAP * 192.0.2.1"]  # fmt: skip
-    running = subprocess.Popen([program, *flags, "about:blank"], stdout=log, stderr=log,
-                               start_new_session=True)  # fmt: skip
+    flags = [
+        *_FLAGS,
+        f"--user-data-dir={folder / 'profile'}",
+        "--host-resolver-rules=MAP * 192.0.2.1",
+    ]
+    running = subprocess.Popen(
+        [program, *flags, "about:blank"], stdout=log, stderr=log, start_new_session=True
+    )
     try:
         yield Page(_address(folder / "profile" / "DevToolsActivePort", running))
     finally:
@@ -118,8 +143,12 @@ class Page:
             self.refused.append(self._asked[said["requestId"]])
         elif event == "Page.loadEventFired":
             self._loaded = True
-        elif event in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded",
-                       "Page.javascriptDialogOpening"):  # fmt: skip
+        elif event in (
+            "Runtime.consoleAPICalled",
+            "Runtime.exceptionThrown",
+            "Log.entryAdded",
+            "Page.javascriptDialogOpening",
+        ):
             self.said.append(json.dumps(said))
 
     def open(self, path: Path) -> None:
@@ -140,8 +169,12 @@ class Page:
 
     def press(self, key: str, *, modifiers: int = 0) -> None:
         """A key, as a person presses it; modifiers: 2 is Ctrl."""
-        common = {"key": key, "code": key, "modifiers": modifiers,
-                  "windowsVirtualKeyCode": _KEYS[key]}  # fmt: skip
+        common = {
+            "key": key,
+            "code": key,
+            "modifiers": modifiers,
+            "windowsVirtualKeyCode": _KEYS[key],
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown", **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
@@ -156,10 +189,17 @@ class Page:
 
     def size(self, width: int, height: int, *, scheme: str = "light", scale: float = 1) -> None:
         """The window, and whether it is light or dark."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=scale, mobile=width < 600)  # fmt: skip
-        self.call("Emulation.setEmulatedMedia",
-                  features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def picture(self, path: Path, element: str | None = None) -> None:
         """A PNG of an element, or of what the window shows."""

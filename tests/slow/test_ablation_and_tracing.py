@@ -49,9 +49,20 @@ def test_noise_on_the_subject_removes_the_answer(eiffel, colosseum):
 
 @pytest.mark.parametrize(
     "layer, position, effect",
-    [(0, 2, 0.26), (3, 2, 0.50), (6, 2, 0.44), (12, 2, 0.27), (21, 2, 0.18), (24, 2, 0.00),
-     (21, 9, 0.01), (24, 9, 0.58), (24, 6, 0.28), (3, 3, -0.01), (12, 5, 0.00)],
-)  # fmt: skip
+    [
+        (0, 2, 0.26),
+        (3, 2, 0.50),
+        (6, 2, 0.44),
+        (12, 2, 0.27),
+        (21, 2, 0.18),
+        (24, 2, 0.00),
+        (21, 9, 0.01),
+        (24, 9, 0.58),
+        (24, 6, 0.28),
+        (3, 3, -0.01),
+        (12, 5, 0.00),
+    ],
+)
 def test_restoring_the_tower(eiffel, layer, position, effect):
     """An early site at a subject's token, a late one at the last token."""
     assert eiffel["effect"].values[layer, position] == pytest.approx(effect, abs=0.02)
@@ -76,10 +87,18 @@ def test_the_state_of_another_noised_run_restores_nothing(eiffel):
 def test_restoring_ten_mlps_finds_the_early_site(embedded):
     """As in the paper, a window of MLPs at the subject does more than a window of attention."""
     found = {
-        site: embedded("causal_tracing", prompt=EIFFEL, target=" Paris", site=site, window=10,
-                       draws=2, control="none", **SUBJECT)["effect"].values
+        site: embedded(
+            "causal_tracing",
+            prompt=EIFFEL,
+            target=" Paris",
+            site=site,
+            window=10,
+            draws=2,
+            control="none",
+            **SUBJECT,
+        )["effect"].values
         for site in ("mlp_out", "attn_out")
-    }  # fmt: skip
+    }
     assert found["mlp_out"][:10, 2].max() > 0.2
     assert found["mlp_out"][:10, 2].max() > 2 * found["attn_out"][:10, 1:4].max()
 

@@ -122,11 +122,18 @@ def test_saliency_points_at_the_subject_and_not_at_the_function_words(embedded):
 
 
 def test_several_pairs_equal_the_same_pairs_one_by_one(embedded):
-    swapped = {"clean": MARY["corrupt"], "corrupt": MARY["clean"], "answer": MARY["wrong"],
-               "wrong": MARY["answer"]}  # fmt: skip
+    swapped = {
+        "clean": MARY["corrupt"],
+        "corrupt": MARY["clean"],
+        "answer": MARY["wrong"],
+        "wrong": MARY["answer"],
+    }
     pairs = [{**pair, "template": "store"} for pair in (MARY, swapped)]
-    for recipe, output in (("attribution_patching", "effect"), ("head_attribution", "effect"),
-                           ("integrated_gradients", "attribution")):  # fmt: skip
+    for recipe, output in (
+        ("attribution_patching", "effect"),
+        ("head_attribution", "effect"),
+        ("integrated_gradients", "attribution"),
+    ):
         given = {"steps": 8} if recipe == "integrated_gradients" else {}
         together = embedded(recipe, pairs=pairs, **given)
         for index, pair in enumerate((MARY, swapped)):

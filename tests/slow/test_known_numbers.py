@@ -132,8 +132,15 @@ def abc_pairs() -> list[dict[str, str]]:
         io, s, x = generator.sample(NAMES, 3)
         a, b = (io, s) if index % 2 else (s, io)
         text = f"When {a} and {b} went to the store, {{}} gave a drink to"
-        pairs.append({"clean": text.format(s), "corrupt": text.format(x),
-                      "answer": f" {io}", "wrong": f" {s}", "template": "store"})  # fmt: skip
+        pairs.append(
+            {
+                "clean": text.format(s),
+                "corrupt": text.format(x),
+                "answer": f" {io}",
+                "wrong": f" {s}",
+                "template": "store",
+            }
+        )
     return pairs
 
 

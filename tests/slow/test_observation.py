@@ -76,9 +76,17 @@ def test_the_contributions_of_every_pair_sum_to_its_logit_difference(attribution
     for index in range(len(abc_pairs())):
         one = {
             name: attribution.each(name)[index].values
-            for name in ("head", "mlp", "embedding", "attention_bias", "final_norm_bias", "sum",
-                         "unembedding_bias", "logit_diff")
-        }  # fmt: skip
+            for name in (
+                "head",
+                "mlp",
+                "embedding",
+                "attention_bias",
+                "final_norm_bias",
+                "sum",
+                "unembedding_bias",
+                "logit_diff",
+            )
+        }
         whole = float(one.pop("logit_diff"))
         assert float(one.pop("sum")) == pytest.approx(whole, rel=1e-3)
         assert sum(float(part.sum()) for part in one.values()) == pytest.approx(whole, rel=1e-3)

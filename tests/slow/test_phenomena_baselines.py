@@ -60,8 +60,15 @@ def figures(model, prompts, which: str = "clean") -> dict[str, np.ndarray]:
     for row, prob, pair in zip(logits, probs, pairs, strict=True):
         difference = float(row[pair.answers].mean() - row[pair.wrongs].mean())
         right = float(prob[pair.answers].sum())
-        rows.append((difference > 0, difference, int(row.argmax()) in pair.answers,
-                     right, right - float(prob[pair.wrongs].sum())))  # fmt: skip
+        rows.append(
+            (
+                difference > 0,
+                difference,
+                int(row.argmax()) in pair.answers,
+                right,
+                right - float(prob[pair.wrongs].sum()),
+            )
+        )
     names = ("accuracy", "logit_diff", "top1", "prob", "prob_diff")
     return dict(zip(names, np.array(rows, float).T, strict=True))
 

@@ -51,18 +51,28 @@ def test_a_cell_explains_itself_by_mouse_and_by_keyboard(opened):
     effect = found["effect"]
     page.hover(CELL.format(2, 3))  # the last layer is on top: layer 1, position 2
     value, low, high = (float(a[1, 2]) for a in (effect.values, effect.low, effect.high))
-    assert page.evaluate(SAID).replace("␣", "␠").startswith(
-        f"layer 1 · position 2 ␠and: effect {value:.2f} nats, 95% CI [{low:.2f}, {high:.2f}], "
-        f"n=3, control up to {found.control_band('effect')[1, 2]:.2f}"
-    )  # fmt: skip
+    assert (
+        page.evaluate(SAID)
+        .replace("␣", "␠")
+        .startswith(
+            f"layer 1 · position 2 ␠and: effect {value:.2f} nats, 95% CI [{low:.2f}, {high:.2f}], "
+            f"n=3, control up to {found.control_band('effect')[1, 2]:.2f}"
+        )
+    )
     page.evaluate(f"{CELL.format(0, 1)}.focus()")
     seen = []
     for key in ("ArrowRight", "ArrowDown", "End", "Home", "PageDown", "PageUp", "g"):
         page.press(key)
         seen.append(page.evaluate(f"[{FOCUS}.parentNode.dataset.r, {FOCUS}.cellIndex - 1]"))
     assert [(int(r), c) for r, c in seen] == [
-        (3, 1), (2, 1), (2, 3), (2, 0), (0, 0), (3, 0), (1, 2),
-    ]  # fmt: skip
+        (3, 1),
+        (2, 1),
+        (2, 3),
+        (2, 0),
+        (0, 0),
+        (3, 0),
+        (1, 2),
+    ]
     assert page.evaluate(f"{FOCUS}.getAttribute('aria-label')") == page.evaluate(SAID)
     assert page.evaluate(f"{GRID}[0].querySelectorAll('td[tabindex=\"0\"]').length") == 1
     assert page.evaluate(f"{GRID}[0].querySelectorAll('th.on').length") == 2
@@ -162,8 +172,10 @@ def test_nothing_leaves_the_page_and_hostile_texts_do_nothing(opened):
     assert page.evaluate("document.querySelectorAll('script:not([type])').length") == 1
     assert not [s for s in page.said if "javascriptDialog" in s or "exceptionDetails" in s]
     # Were there a way in after all, the policy of the page would still refuse to run or send.
-    page.evaluate("const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
-                  " document.body.append(s)")  # fmt: skip
+    page.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+        " document.body.append(s)"
+    )
     page.evaluate("fetch('http://192.0.2.7/x').catch(() => { window.refused = true; })")
     page.evaluate("const i = new Image(); i.src = 'http://192.0.2.7/y'; document.body.append(i)")
     until = time.monotonic() + 20

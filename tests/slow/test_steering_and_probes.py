@@ -47,16 +47,30 @@ def reviews():
     for index, words in enumerate(WORDS):
         (a, b) = words if index % 2 == 0 else words[::-1]
         answers = (" positive", " negative") if index % 2 == 0 else (" negative", " positive")
-        pairs.append({"clean": FOOD.format(a), "corrupt": FOOD.format(b), "answer": answers[0],
-                      "wrong": answers[1], "template": "food"})  # fmt: skip
+        pairs.append(
+            {
+                "clean": FOOD.format(a),
+                "corrupt": FOOD.format(b),
+                "answer": answers[0],
+                "wrong": answers[1],
+                "template": "food",
+            }
+        )
     return pairs
 
 
 @pytest.fixture(scope="module")
 def steered(embedded):
     def run(method):
-        return embedded("steering", pairs=reviews(), method=method, layers=LAYERS,
-                        coefficients=COEFFICIENTS, steps=8, metric="logit_diff")  # fmt: skip
+        return embedded(
+            "steering",
+            pairs=reviews(),
+            method=method,
+            layers=LAYERS,
+            coefficients=COEFFICIENTS,
+            steps=8,
+            metric="logit_diff",
+        )
 
     return {method: run(method) for method in ("mean_difference", "activation_addition")}
 
@@ -93,11 +107,21 @@ def test_the_difference_itself_closes_the_gap_late_in_the_model(steered):
 def test_a_cell_of_steering_equals_plain_hooks(embedded, model):
     """Leave-one-out: each pair with the mean difference of the others, layer 20, coefficient 1."""
     pairs = reviews()[:4]
-    result = embedded("steering", pairs=pairs, layers=[20], coefficients=[1.0], folds=4, control_draws=0,
-                      steps=1, metric="logit_diff")  # fmt: skip
+    result = embedded(
+        "steering",
+        pairs=pairs,
+        layers=[20],
+        coefficients=[1.0],
+        folds=4,
+        control_draws=0,
+        steps=1,
+        metric="logit_diff",
+    )
     hf, tokenizer = model.lm._module, model.tokenizer
-    ids = [{k: tokenizer(p[k], return_tensors="pt").input_ids for k in p if k != "template"}
-           for p in pairs]  # fmt: skip
+    ids = [
+        {k: tokenizer(p[k], return_tensors="pt").input_ids for k in p if k != "template"}
+        for p in pairs
+    ]
     positive = ids[0]["answer"][0, 0]
 
     def run(row, answer, wrong, added=None):
@@ -135,8 +159,13 @@ def test_a_cell_of_steering_equals_plain_hooks(embedded, model):
 @pytest.fixture(scope="module")
 def probed(embedded):
     """Forty reviews of one form; every adjective is a group of its own."""
-    return embedded("linear_probe", phenomenon="sentiment:food", n=40, control_draws=3,
-                    places=["adjective", "end"])  # fmt: skip
+    return embedded(
+        "linear_probe",
+        phenomenon="sentiment:food",
+        n=40,
+        control_draws=3,
+        places=["adjective", "end"],
+    )
 
 
 def test_probes_are_above_chance_where_the_label_can_be_read(probed):

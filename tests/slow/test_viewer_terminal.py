@@ -26,16 +26,21 @@ class Terminal:
         self.size = ["-x", str(width), "-y", str(height)]
 
     def tmux(self, *words: str) -> str:
-        done = subprocess.run(["tmux", "-L", self.name, "-f", "/dev/null", *words],
-                              capture_output=True, text=True, timeout=20)  # fmt: skip
+        done = subprocess.run(
+            ["tmux", "-L", self.name, "-f", "/dev/null", *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
         return done.stdout
 
     def start(self, command: str, **environment: str) -> None:
         """Run a command line; what it leaves with is shown as `left N`, and the screen stays."""
         given = [x for k, v in environment.items() for x in ("-e", f"{k}={v}")]
         given += ["-e", f"REMOTE_MI_PROJECT={os.environ['REMOTE_MI_PROJECT']}"]
-        self.tmux("new-session", "-d", *self.size, *given,
-                  f"{command}; echo left $?; exec sleep 300")  # fmt: skip
+        self.tmux(
+            "new-session", "-d", *self.size, *given, f"{command}; echo left $?; exec sleep 300"
+        )
         self.tmux("set-option", "-g", "set-clipboard", "on")
 
     def keys(self, *names: str) -> None:

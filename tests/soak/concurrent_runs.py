@@ -66,13 +66,19 @@ def jobs(count: int, generator: random.Random) -> list[tuple[str, str, dict[str,
                 if a == b:
                     continue
                 clean = f"When {a} and {b} went to the store, {b} gave a drink to"
-                pair = {"clean": clean, "corrupt": clean.replace(f", {b}", f", {a}"),
-                        "answer": f" {a}", "wrong": f" {b}"}  # fmt: skip
-                every += [("logit_lens", family, {"prompt": clean}),
-                          ("attention_patterns", family, {"prompt": clean}),
-                          ("baseline", family, {"pairs": [pair]}),
-                          ("activation_patching", family, {"pairs": [pair]}),
-                          ("saliency", family, {"prompt": clean, "target": f" {a}"})]  # fmt: skip
+                pair = {
+                    "clean": clean,
+                    "corrupt": clean.replace(f", {b}", f", {a}"),
+                    "answer": f" {a}",
+                    "wrong": f" {b}",
+                }
+                every += [
+                    ("logit_lens", family, {"prompt": clean}),
+                    ("attention_patterns", family, {"prompt": clean}),
+                    ("baseline", family, {"pairs": [pair]}),
+                    ("activation_patching", family, {"pairs": [pair]}),
+                    ("saliency", family, {"prompt": clean, "target": f" {a}"}),
+                ]
     chosen = generator.sample(every, min(len(every), 2 * count // 3))
     while len(chosen) < count:
         bad = ("logit_lens", generator.choice(FAMILIES), {"prompt": generator.choice(list(BAD))})
@@ -149,8 +155,10 @@ def soak(folder: Path, asked: argparse.Namespace) -> int:
         counts[verdict(made, job, answer, alone)] += 1
     counts["stdout is dead"] += sys.stdout is not stdout
     damaged = checks(folder, project)
-    print(f"{len(wanted)} runs from {asked.threads} threads and asyncio in {seconds:.1f} s: "
-          + ", ".join(f"{n} {what}" for what, n in sorted(counts.items()) if n))  # fmt: skip
+    print(
+        f"{len(wanted)} runs from {asked.threads} threads and asyncio in {seconds:.1f} s: "
+        + ", ".join(f"{n} {what}" for what, n in sorted(counts.items()) if n)
+    )
     print(damaged)
     good = counts["right"] + counts["refused, rightly"]
     return (
@@ -170,8 +178,10 @@ def verdict(made: Any, job: tuple[str, str, dict[str, Any]], answer: Any, alone:
     if not is_right(made, job, answer):
         return "WRONG"
     same = mi.run(recipe, model=made[family][0], project=alone, **given)
-    equal = all(np.array_equal(a, same.arrays[n], equal_nan=a.dtype.kind == "f")
-                for n, a in answer.arrays.items())  # fmt: skip
+    equal = all(
+        np.array_equal(a, same.arrays[n], equal_nan=a.dtype.kind == "f")
+        for n, a in answer.arrays.items()
+    )
     return "right" if equal else "NOT AS ALONE"
 
 
@@ -181,10 +191,15 @@ def checks(folder: Path, project: Path) -> str:
 
     done = subprocess.run(
         [sys.executable, "-m", "remote_mi", "cache", "verify", "--runs", "-q"],
-        env={**os.environ, "REMOTE_MI_CACHE": str(folder / "cache"),
-             "REMOTE_MI_PROJECT": str(project)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={
+            **os.environ,
+            "REMOTE_MI_CACHE": str(folder / "cache"),
+            "REMOTE_MI_PROJECT": str(project),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return f"cache verify --runs: exit {done.returncode}, " + (
         "0 damaged" if done.returncode == 0 else done.stdout + done.stderr
     )

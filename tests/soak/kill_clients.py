@@ -30,8 +30,17 @@ def command(prompt: str) -> list[object]:
     """A command that runs the recipe on the server."""
     from tests.ndif.conftest import TINY_LLAMA
 
-    return ["run", "slow", "--model", TINY_LLAMA, "--backend", "ndif", "-p", f"prompt={prompt}",
-            "--json"]  # fmt: skip
+    return [
+        "run",
+        "slow",
+        "--model",
+        TINY_LLAMA,
+        "--backend",
+        "ndif",
+        "-p",
+        f"prompt={prompt}",
+        "--json",
+    ]
 
 
 def killed(terminal, prompts: list[str], times: int, seed: int) -> list[str]:
@@ -74,8 +83,9 @@ def checked(terminal, prompts: list[str], model: Path) -> None:
         done = terminal.run(*command(prompt))
         assert done.returncode == 0, done.stderr
         values = json.loads(done.stdout)["outputs"]["norm"]["values"]
-        local = mi.run("slow", model=str(model), prompt=prompt, backend="local",
-                       project=terminal.project)  # fmt: skip
+        local = mi.run(
+            "slow", model=str(model), prompt=prompt, backend="local", project=terminal.project
+        )
         np.testing.assert_allclose(values, local["norm"].values, atol=1e-5)
 
 
@@ -131,10 +141,14 @@ def main() -> None:
                 terminal.end_collector()
         done = states["done"]
         assert done == len(prompts) + 2 and slow.runs == done, (states, slow.runs)
-        print(f"{given.times} kills in {time.monotonic() - begun:.0f} s; they left their "
-              f"jobs {dict(Counter(found))}")  # fmt: skip
-        print(f"{done} jobs: every one ran once and gave the numbers of a local run; "
-              f"{states['failed']} submissions were cut off and noted as not arrived")  # fmt: skip
+        print(
+            f"{given.times} kills in {time.monotonic() - begun:.0f} s; they left their "
+            f"jobs {dict(Counter(found))}"
+        )
+        print(
+            f"{done} jobs: every one ran once and gave the numbers of a local run; "
+            f"{states['failed']} submissions were cut off and noted as not arrived"
+        )
 
 
 if __name__ == "__main__":

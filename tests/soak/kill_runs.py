@@ -42,8 +42,10 @@ def main() -> None:
         os.environ["REMOTE_MI_PROJECT"] = str(project)
         begun = time.monotonic()
         killed_at_random(project, cache, model, times=given.times, seed=given.seed)
-        print(f"{given.times} kills in {time.monotonic() - begun:.0f} s: the store stayed valid, "
-              "no partial run was listed, and the final numbers are those of an undisturbed run")  # fmt: skip
+        print(
+            f"{given.times} kills in {time.monotonic() - begun:.0f} s: the store stayed valid, "
+            "no partial run was listed, and the final numbers are those of an undisturbed run"
+        )
 
 
 if __name__ == "__main__":

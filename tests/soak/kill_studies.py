@@ -41,8 +41,10 @@ def main() -> None:
         os.environ["REMOTE_MI_PROJECT"] = str(project)
         begun = time.monotonic()
         killed_at_random(project, model, times=given.times, seed=given.seed)
-        print(f"{given.times} kills in {time.monotonic() - begun:.0f} s: 40 jobs, 40 runs, "
-              f"{sum(calls(project).values())} calls")  # fmt: skip
+        print(
+            f"{given.times} kills in {time.monotonic() - begun:.0f} s: 40 jobs, 40 runs, "
+            f"{sum(calls(project).values())} calls"
+        )
 
 
 if __name__ == "__main__":

@@ -107,16 +107,20 @@ class NdifBackend:
         found = None
         named = personal.asked_as(spec.name, self.host.served)
         if named != spec.name:
-            raise UsageError(f"{spec.name} is what the personal server calls weights of this machine",
-                             f"name them by what holds them: --model {named}")  # fmt: skip
+            raise UsageError(
+                f"{spec.name} is what the personal server calls weights of this machine",
+                f"name them by what holds them: --model {named}",
+            )
         if spec.name == EMBEDDED:
             found = personal.SERVED_EMBEDDED
             found = found if found in self.host.served.models else None
         elif spec.folder is not None:
             found = personal.served_as(spec.folder, self.host.served)
         if found is None and (spec.folder is not None or spec.name == EMBEDDED):
-            raise UsageError(f"the personal server does not serve {spec.name}",
-                             f"`remote-mi ndif down`, then `remote-mi ndif up --model {spec.name}`")  # fmt: skip
+            raise UsageError(
+                f"the personal server does not serve {spec.name}",
+                f"`remote-mi ndif down`, then `remote-mi ndif up --model {spec.name}`",
+            )
         return found
 
     def resume(self, key: str, watch: Watch) -> Ticket | None:
@@ -137,8 +141,10 @@ class NdifBackend:
             finally:
                 self.release(entry.id)
         if entry.state == "expired":
-            watch.note(f"the result of job {entry.id[:8]} was not fetched within the time that "
-                       f"{entry.url} keeps it; submitting the job again")  # fmt: skip
+            watch.note(
+                f"the result of job {entry.id[:8]} was not fetched within the time that "
+                f"{entry.url} keeps it; submitting the job again"
+            )
         if not entry.is_open:
             return None
         watch.note(f"job {entry.id[:8]} of the same run is under way already")
@@ -228,9 +234,18 @@ class NdifBackend:
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
         entry = Entry(
-            str(uuid.uuid4()), work.key, self.name, self.host.url, work.card.name, work.spec.name,
-            len(work.calls), dict(work.draft), expected, bytes_up=len(blob), command=typed(),
-        )  # fmt: skip
+            str(uuid.uuid4()),
+            work.key,
+            self.name,
+            self.host.url,
+            work.card.name,
+            work.spec.name,
+            len(work.calls),
+            dict(work.draft),
+            expected,
+            bytes_up=len(blob),
+            command=typed(),
+        )
         envelope = {
             "id": entry.id,
             "model_key": key,
@@ -247,8 +262,10 @@ class NdifBackend:
         except ReplyLost as error:
             self.ledger.update(entry.id, state="unknown")
             entry.state = "unknown"
-            watch.note(f"the reply of {self.host.url} was lost ({error}); asking for job "
-                       f"{entry.id[:8]} by its id")  # fmt: skip
+            watch.note(
+                f"the reply of {self.host.url} was lost ({error}); asking for job "
+                f"{entry.id[:8]} by its id"
+            )
             try:
                 return Waiter(self.client, self.ledger, entry, watch).is_known()
             except (ServerDown, NotNdif) as down:
@@ -294,8 +311,10 @@ class NdifBackend:
             entry = self.ledger.get(job_id)
             if entry.state == "done":
                 raise FinishedElsewhere
-            watch.stage(f"{entry.url} · {entry.status.lower() or 'submitting'} "
-                        "(another process fetches the result)")  # fmt: skip
+            watch.stage(
+                f"{entry.url} · {entry.status.lower() or 'submitting'} "
+                "(another process fetches the result)"
+            )
             if time.monotonic() > deadline:
                 Waiter(self.client, self.ledger, entry, watch).out_of_patience()
             time.sleep(0.1)
@@ -318,8 +337,10 @@ class NdifBackend:
         path = self.ledger.result_path(entry.id)
         try:
             if entry.state in ("submitting", "unknown") and not waiter.is_known():
-                raise SubmissionUnknown(f"job {entry.id[:8]} did not reach {self.host.url}",
-                                        "the same command submits it again")  # fmt: skip
+                raise SubmissionUnknown(
+                    f"job {entry.id[:8]} did not reach {self.host.url}",
+                    "the same command submits it again",
+                )
             if entry.state != "fetched" or not path.exists():
                 answer = waiter.completed(deadline, on_leave)
                 path = waiter.fetch(answer)
@@ -384,8 +405,10 @@ class NdifBackend:
         except Timeout:
             return False
         except OSError as error:
-            raise StoreError(f"the ledger in {self.ledger.folder} cannot be used: {error}",
-                             "make room, or make it writable") from None  # fmt: skip
+            raise StoreError(
+                f"the ledger in {self.ledger.folder} cannot be used: {error}",
+                "make room, or make it writable",
+            ) from None
         self._held[job_id] = lock
         return True
 

@@ -116,9 +116,11 @@ class Client:
         }
         try:
             response = self._client().post(
-                f"{self.host.url}/request", data={"data": json.dumps(envelope)}, headers=headers,
+                f"{self.host.url}/request",
+                data={"data": json.dumps(envelope)},
+                headers=headers,
                 files={"blob": ("request", blob, "application/octet-stream")},
-            )  # fmt: skip
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise self._unreachable(error) from None
         except httpx.HTTPError as error:
@@ -153,12 +155,16 @@ class Client:
             except (httpx.InvalidURL, UnicodeError):
                 raise ResultRefused(f"{self.host.url} gave no address for the result") from None
             except OSError as error:
-                raise StoreError(f"the result cannot be written to {target.parent}: {error.strerror}",
-                                 "make room") from None  # fmt: skip
+                raise StoreError(
+                    f"the result cannot be written to {target.parent}: {error.strerror}",
+                    "make room",
+                ) from None
             except httpx.HTTPError as error:
                 if attempt == DOWNLOAD_TRIES - 1:
-                    raise ServerDown(f"the result cannot be fetched from {self.host.url}: "
-                                     f"{first_line(error)}", "try again: the job is done there") from None  # fmt: skip
+                    raise ServerDown(
+                        f"the result cannot be fetched from {self.host.url}: {first_line(error)}",
+                        "try again: the job is done there",
+                    ) from None
             time.sleep(pause)
             pause *= 2
         raise AssertionError
@@ -176,8 +182,10 @@ class Client:
     ) -> int:
         with self._client().stream("GET", url) as response:
             if response.status_code in _GONE:
-                raise ResultExpired(f"the result is no longer there ({response.status_code})",
-                                    "the same command submits the job again")  # fmt: skip
+                raise ResultExpired(
+                    f"the result is no longer there ({response.status_code})",
+                    "the same command submits the job again",
+                )
             if response.status_code != 200:
                 raise httpx.HTTPError(f"status {response.status_code}")
             length = response.headers.get("content-length", "")
@@ -211,15 +219,20 @@ class Client:
                         raise self._not_ndif(path)
                     if time.monotonic() > until:
                         raise httpx.ReadTimeout("its answer comes too slowly")
-                return httpx.Response(response.status_code, content=bytes(body),
-                                      headers={"content-type": response.headers.get("content-type", "")})  # fmt: skip
+                return httpx.Response(
+                    response.status_code,
+                    content=bytes(body),
+                    headers={"content-type": response.headers.get("content-type", "")},
+                )
         except (httpx.HTTPError, UnicodeError) as error:  # the latter: a name no DNS can have
             raise self._unreachable(error) from None
 
     def _parsed(self, path: str, response: httpx.Response) -> Any:
         if 300 <= response.status_code < 400:
-            raise NotNdif(f"{self.host.url} sends elsewhere, and a key does not follow",
-                          "name the address it really has: --backend ndif:https://host")  # fmt: skip
+            raise NotNdif(
+                f"{self.host.url} sends elsewhere, and a key does not follow",
+                "name the address it really has: --backend ndif:https://host",
+            )
         if response.status_code >= 400:
             raise refusal(self.host.url, response)
         try:
@@ -232,9 +245,13 @@ class Client:
         return _connections(trust_env=not self.host.is_loopback)
 
     def _unreachable(self, error: Exception) -> ServerDown:
-        return ServerDown(f"{self.host.url} cannot be reached: {first_line(error)}",
-                          "is the server up? `remote-mi doctor` looks; `--backend local` runs here")  # fmt: skip
+        return ServerDown(
+            f"{self.host.url} cannot be reached: {first_line(error)}",
+            "is the server up? `remote-mi doctor` looks; `--backend local` runs here",
+        )
 
     def _not_ndif(self, path: str) -> NotNdif:
-        return NotNdif(f"{self.host.url}{path} does not answer as an NDIF server",
-                       "name its base address: --backend ndif:https://host")  # fmt: skip
+        return NotNdif(
+            f"{self.host.url}{path} does not answer as an NDIF server",
+            "name its base address: --backend ndif:https://host",
+        )

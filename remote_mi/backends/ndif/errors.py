@@ -124,25 +124,40 @@ class ResultRefused(JobFailed):
 
 #: What NDIF says, and what it means. The first that is found counts.
 _SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
-    ("exceeded the execution timeout", ExecutionTimeout,
-     "fewer pairs a job (-n), shorter prompts, or a server that gives more time"),
+    (
+        "exceeded the execution timeout",
+        ExecutionTimeout,
+        "fewer pairs a job (-n), shorter prompts, or a server that gives more time",
+    ),
     ("Replica was evicted", Evicted, "the same command submits it again"),
     ("cancelled or preempted by the server", Evicted, "the same command submits it again"),
     ("Error submitting request to model deployment", Evicted, "the same command submits it again"),
-    ("Error starting model", Evicted, "the same command submits it again; "
-     "`remote-mi models --backend ndif` shows its state"),
-    ("Error provisioning model", Evicted, "the same command submits it again; "
-     "`remote-mi models --backend ndif` shows its state"),
+    (
+        "Error starting model",
+        Evicted,
+        "the same command submits it again; `remote-mi models --backend ndif` shows its state",
+    ),
+    (
+        "Error provisioning model",
+        Evicted,
+        "the same command submits it again; `remote-mi models --backend ndif` shows its state",
+    ),
     ("Request cancelled by operator", Evicted, "ask the server's operators before trying again"),
     ("Critical server error", Evicted, "try again in a few minutes; `remote-mi doctor` looks"),
-    ("Could not deploy this model", NotHosted,
-     "`remote-mi models --backend ndif` lists what is there"),
+    (
+        "Could not deploy this model",
+        NotHosted,
+        "`remote-mi models --backend ndif` lists what is there",
+    ),
     ("request payload could not be read", PayloadRefused, "the same command sends it again"),
-    ("model architecture on this server doesn't match", ModulesDiffer,
-     "`remote-mi doctor` compares the versions here and there"),
+    (
+        "model architecture on this server doesn't match",
+        ModulesDiffer,
+        "`remote-mi doctor` compares the versions here and there",
+    ),
     ("CUDA out of memory", OutOfMemory, "fewer pairs a job (-n), shorter prompts"),
     ("OutOfMemoryError", OutOfMemory, "fewer pairs a job (-n), shorter prompts"),
-]  # fmt: skip
+]
 
 
 def failure(
@@ -166,11 +181,16 @@ def failure(
             return _carrying(kind(f"{where}: {last}{extra}", advice), said)
     in_recipe = _line_in(said, recipe_file)
     if in_recipe is not None:
-        return _carrying(RecipeFailed(f"{recipe_file}:{in_recipe}: {last}",
-                                      f"on {host}; the server's traceback: "
-                                      f"remote-mi jobs show {job_id[:8]}"), said)  # fmt: skip
-    return _carrying(JobFailed(f"{where}: {last}",
-                               f"all of it: remote-mi jobs show {job_id[:8]}"), said)  # fmt: skip
+        return _carrying(
+            RecipeFailed(
+                f"{recipe_file}:{in_recipe}: {last}",
+                f"on {host}; the server's traceback: remote-mi jobs show {job_id[:8]}",
+            ),
+            said,
+        )
+    return _carrying(
+        JobFailed(f"{where}: {last}", f"all of it: remote-mi jobs show {job_id[:8]}"), said
+    )
 
 
 def _carrying(error: RemoteMIError, said: str) -> RemoteMIError:
@@ -210,8 +230,10 @@ def refusal(host: str, response: httpx.Response) -> RemoteMIError:
         return RequestRefused(text, "is `remote_mi` up to date? `remote-mi doctor` looks")
     if code in (429, 500, 502, 503, 504):
         return ServerDown(text, "try again in a few minutes; `remote-mi doctor` looks")
-    return NotNdif(f"{host} does not answer as an NDIF server ({code})",
-                   "name its base address: --backend ndif:https://host")  # fmt: skip
+    return NotNdif(
+        f"{host} does not answer as an NDIF server ({code})",
+        "name its base address: --backend ndif:https://host",
+    )
 
 
 def _detail(response: httpx.Response) -> str:
@@ -245,5 +267,6 @@ def from_record(record: Mapping[str, Any]) -> RemoteMIError:
     kind = globals().get(str(record.get("kind")), JobFailed)
     if not (isinstance(kind, type) and issubclass(kind, RemoteMIError)):
         kind = JobFailed
-    return _carrying(kind(str(record.get("message")), record.get("hint")),
-                     str(record.get("said") or ""))  # fmt: skip
+    return _carrying(
+        kind(str(record.get("message")), record.get("hint")), str(record.get("said") or "")
+    )

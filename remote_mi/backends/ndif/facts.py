@@ -34,8 +34,10 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
     said = client.ask("/env", with_key=True)
     found = said.get("packages") if isinstance(said, dict) else None
     if not isinstance(found, dict):
-        raise NotNdif(f"{client.host.url}/env does not answer as an NDIF server",
-                      "name its base address: --backend ndif:https://host")  # fmt: skip
+        raise NotNdif(
+            f"{client.host.url}/env does not answer as an NDIF server",
+            "name its base address: --backend ndif:https://host",
+        )
     listed = {str(name): str(version) for name, version in found.items()}
     python = said.get("python_version") or said.get("python") or "unknown"
     remember(client.host, packages=listed, python=str(python))
@@ -78,19 +80,29 @@ def deployments(client: Client) -> list[Deployment]:
     said = client.ask("/status", with_key=True)
     listed = said.get("deployments", said) if isinstance(said, dict) else None
     if not isinstance(listed, dict):
-        raise NotNdif(f"{client.host.url}/status does not answer as an NDIF server",
-                      "name its base address: --backend ndif:https://host")  # fmt: skip
+        raise NotNdif(
+            f"{client.host.url}/status does not answer as an NDIF server",
+            "name its base address: --backend ndif:https://host",
+        )
     found: dict[str, list[Mapping[str, Any]]] = {}
     for item in listed.values():
         if isinstance(item, dict) and isinstance(item.get("model_key"), str):
             found.setdefault(item["model_key"], []).append(item)
-    return sorted((_deployment(key, items) for key, items in found.items()),
-                  key=lambda d: (d.repo_id.lower(), d.model_key))  # fmt: skip
+    return sorted(
+        (_deployment(key, items) for key, items in found.items()),
+        key=lambda d: (d.repo_id.lower(), d.model_key),
+    )
 
 
 def _deployment(key: str, items: list[Mapping[str, Any]]) -> Deployment:
-    items = sorted(items, key=lambda i: _STATES.index(i["application_state"])
-                   if i.get("application_state") in _STATES else len(_STATES))  # fmt: skip
+    items = sorted(
+        items,
+        key=lambda i: (
+            _STATES.index(i["application_state"])
+            if i.get("application_state") in _STATES
+            else len(_STATES)
+        ),
+    )
     best = items[0]
     given = of_key(key)
     schedule = best.get("schedule")
@@ -178,8 +190,10 @@ def caller(client: Client) -> Caller:
     """
     said = client.ask("/whoami", with_key=True)
     if not isinstance(said, dict):
-        raise NotNdif(f"{client.host.url}/whoami does not answer as an NDIF server",
-                      "name its base address: --backend ndif:https://host")  # fmt: skip
+        raise NotNdif(
+            f"{client.host.url}/whoami does not answer as an NDIF server",
+            "name its base address: --backend ndif:https://host",
+        )
     tags = said.get("tags")
     tags = tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
     email = _text(said.get("email"))

@@ -65,11 +65,15 @@ class Host:
         if not key:
             return {}
         if urlsplit(self.url).scheme != "https" and not self.is_loopback:
-            raise KeyRefused(f"the API key is not sent to {self.url}: plain http beyond this machine",
-                             "use https, or unset NDIF_API_KEY")  # fmt: skip
+            raise KeyRefused(
+                f"the API key is not sent to {self.url}: plain http beyond this machine",
+                "use https, or unset NDIF_API_KEY",
+            )
         if not key.isascii() or not key.isprintable():
-            raise KeyRefused("the API key holds characters that no key has",
-                             "`remote-mi login` keeps another one")  # fmt: skip
+            raise KeyRefused(
+                "the API key holds characters that no key has",
+                "`remote-mi login` keeps another one",
+            )
         return {"ndif-api-key": key}
 
 
@@ -89,8 +93,10 @@ def find_host(asked: str | None) -> Host:
     given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
     url = str(given).rstrip("/")
     shown = repr(given) if "@" not in url else "that"  # what stands before it may be a password
-    no_address = UsageError(f"{shown} is not the address of a server",
-                            f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one")  # fmt: skip
+    no_address = UsageError(
+        f"{shown} is not the address of a server",
+        f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one",
+    )
     try:
         _ = httpx.URL(url).host  # what it refuses, no request could name
         parts = urlsplit(url)
@@ -99,8 +105,10 @@ def find_host(asked: str | None) -> Host:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise no_address
     if parts.username or parts.password:
-        raise UsageError("an address with a name or password in it is not taken",
-                         "the key goes with `remote-mi login`")  # fmt: skip
+        raise UsageError(
+            "an address with a name or password in it is not taken",
+            "the key goes with `remote-mi login`",
+        )
     served = personal.served(url) if parts.hostname in _LOOPBACK else None
     return Host(url, f"ndif {url}", served)
 
@@ -138,8 +146,10 @@ def keep_key(key: str) -> Path:
     api = settings.get("API")
     api = {} if api is None else api
     if not isinstance(api, dict) or (not settings and _holds_something(path)):
-        raise UsageError(f"{path} cannot be read as nnsight's settings",
-                         "mend or remove it, or name another file in NNSIGHT_CONFIG")  # fmt: skip
+        raise UsageError(
+            f"{path} cannot be read as nnsight's settings",
+            "mend or remove it, or name another file in NNSIGHT_CONFIG",
+        )
     settings["API"] = {**api, "APIKEY": key}
     target = path.resolve()  # a link stays one
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -151,8 +161,9 @@ def keep_key(key: str) -> Path:
         partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise BackendUnavailable(f"{path} cannot be written: {error.strerror}",
-                                 "NNSIGHT_CONFIG names another file") from None  # fmt: skip
+        raise BackendUnavailable(
+            f"{path} cannot be written: {error.strerror}", "NNSIGHT_CONFIG names another file"
+        ) from None
     return path
 
 

@@ -124,7 +124,7 @@ class Ledger:
                 f"SELECT * FROM jobs WHERE key = ? AND host = ? AND (state IN {OPEN} "
                 "OR (state = 'done' AND finished >= ?)) ORDER BY created DESC LIMIT 1",
                 (entry.key, entry.host, since),
-            ).fetchone()  # fmt: skip
+            ).fetchone()
             if row is not None:
                 return _entry(row)
             entry.created = time.time()
@@ -149,8 +149,10 @@ class Ledger:
         """Write down a status that the server gave."""
         with self._writing() as db:
             db.execute("UPDATE jobs SET status = ? WHERE id = ?", (status, job_id))
-            db.execute("INSERT INTO statuses VALUES (?, ?, ?, ?)",
-                       (job_id, time.time(), status, description[:20_000]))  # fmt: skip
+            db.execute(
+                "INSERT INTO statuses VALUES (?, ?, ?, ?)",
+                (job_id, time.time(), status, description[:20_000]),
+            )
 
     def get(self, job_id: str) -> Entry:
         """An entry by its full id.
@@ -172,15 +174,19 @@ class Ledger:
         if wanted is None:
             newest = self._select("WHERE state != 'forgotten' ORDER BY created DESC LIMIT 1")
             if not newest:
-                raise NotFound(f"there are no remote jobs in {self.folder.parent}",
-                               "`remote-mi run … --backend ndif` submits one")  # fmt: skip
+                raise NotFound(
+                    f"there are no remote jobs in {self.folder.parent}",
+                    "`remote-mi run … --backend ndif` submits one",
+                )
             return newest[0]
         found = self._select("WHERE substr(id, 1, ?) = ?", len(wanted), wanted)
         if not found:
             raise not_found("job", wanted, [e.id[:8] for e in self.all()], "remote-mi jobs ls")
         if len(found) > 1:
-            raise UsageError(f"{wanted!r} fits {len(found)} jobs: "
-                             f"{', '.join(e.id[:8] for e in found[:5])}", "give more digits")  # fmt: skip
+            raise UsageError(
+                f"{wanted!r} fits {len(found)} jobs: {', '.join(e.id[:8] for e in found[:5])}",
+                "give more digits",
+            )
         return found[0]
 
     def all(self) -> list[Entry]:
@@ -193,8 +199,11 @@ class Ledger:
 
     def latest_of(self, key: str, host: str) -> Entry | None:
         """The newest entry of a job on a host that is not forgotten."""
-        found = self._select("WHERE key = ? AND host = ? AND state != 'forgotten' "
-                             "ORDER BY created DESC LIMIT 1", key, host)  # fmt: skip
+        found = self._select(
+            "WHERE key = ? AND host = ? AND state != 'forgotten' ORDER BY created DESC LIMIT 1",
+            key,
+            host,
+        )
         return found[0] if found else None
 
     def timeline(self, job_id: str) -> list[dict[str, Any]]:
@@ -202,8 +211,10 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._connected() as db:
-            rows = db.execute("SELECT time, status, description FROM statuses WHERE job = ? "
-                              "ORDER BY rowid", (job_id,)).fetchall()  # fmt: skip
+            rows = db.execute(
+                "SELECT time, status, description FROM statuses WHERE job = ? ORDER BY rowid",
+                (job_id,),
+            ).fetchall()
         return [{"time": round(r[0], 3), "status": r[1], "description": r[2]} for r in rows]
 
     def result_path(self, job_id: str) -> Path:
@@ -265,8 +276,9 @@ class Ledger:
         if version == 0:
             self._make()
         elif version != SCHEMA:
-            raise StoreError(f"{self.path} has schema {version}, this version reads {SCHEMA}",
-                             "update remote_mi")  # fmt: skip
+            raise StoreError(
+                f"{self.path} has schema {version}, this version reads {SCHEMA}", "update remote_mi"
+            )
         return db
 
     def _make(self) -> None:
@@ -305,6 +317,8 @@ def _values(entry: Entry) -> list[Any]:
 
 
 def _store_error(folder: Path, error: Exception) -> StoreError:
-    return StoreError(f"the ledger of remote jobs in {folder} cannot be used: {error}",
-                      "REMOTE_MI_PROJECT names another project folder; a remote job is not sent "
-                      "without being written down")  # fmt: skip
+    return StoreError(
+        f"the ledger of remote jobs in {folder} cannot be used: {error}",
+        "REMOTE_MI_PROJECT names another project folder; a remote job is not sent "
+        "without being written down",
+    )

@@ -19,8 +19,10 @@ from remote_mi.common.errors import first_line
 LIMIT_BYTES = 4 << 30
 #: Room for what surrounds the numbers: names, the archive, the pickled structure.
 _OVERHEAD_BYTES = 1 << 20
-_ADVICE = ("a result holds tensors, numbers, texts, lists and dicts only; "
-           "the same command submits the job again")  # fmt: skip
+_ADVICE = (
+    "a result holds tensors, numbers, texts, lists and dicts only; "
+    "the same command submits the job again"
+)
 
 
 def limit_for(expected: Any) -> int:
@@ -55,8 +57,9 @@ def read_outputs(path: Path, calls: int, compressed: bool, limit: int) -> list[M
     outputs = loaded.get("outputs")
     if not isinstance(outputs, list) or len(outputs) != calls:
         found = f"{len(outputs)} of {calls}" if isinstance(outputs, list) else "none"
-        raise ResultRefused(f"the result has the outputs of {found} calls",
-                            "the same command submits the job again")  # fmt: skip
+        raise ResultRefused(
+            f"the result has the outputs of {found} calls", "the same command submits the job again"
+        )
     for call in outputs:
         if not isinstance(call, dict):
             raise ResultRefused(
@@ -91,8 +94,9 @@ def load(content: bytes, compressed: bool, limit: int) -> dict[str, Any]:
             f"the server's result is refused: {first_line(error)}", _ADVICE
         ) from None
     if not isinstance(loaded, dict):
-        raise ResultRefused(f"the server's result is refused: {type(loaded).__name__}, not a dict",
-                            _ADVICE)  # fmt: skip
+        raise ResultRefused(
+            f"the server's result is refused: {type(loaded).__name__}, not a dict", _ADVICE
+        )
     return loaded
 
 

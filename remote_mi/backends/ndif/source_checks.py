@@ -184,8 +184,9 @@ def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator
             continue
         if any(_canonical(name) in there for name in _distributions().get(root, ())):
             continue
-        yield Finding(use.path, use.line, f"{root} is needed here, and the server does not have it",
-                      use.fix)  # fmt: skip
+        yield Finding(
+            use.path, use.line, f"{root} is needed here, and the server does not have it", use.fix
+        )
 
 
 def _canonical(name: str) -> str:

@@ -41,8 +41,10 @@ _WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
 def way_back(job_id: str) -> str:
     """What to type for a job that is not waited for any more."""
     short = job_id[:8]
-    return (f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
-            f"`remote-mi jobs forget {short}` gives it up")  # fmt: skip
+    return (
+        f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
+        f"`remote-mi jobs forget {short}` gives it up"
+    )
 
 
 def add_way_back(job_id: str, error: BaseException) -> None:
@@ -186,8 +188,11 @@ class Waiter:
         status, url = self.entry.status, self.entry.url
         if now - heard > UNHEARD_LIMIT_S:
             was = f", which was {status.lower()}" if status else ""
-            raise StillRunning(*self._still(
-                f"{url} accepted the job{was}, and has not heard of it for {UNHEARD_LIMIT_S:.0f} s"))  # fmt: skip
+            raise StillRunning(
+                *self._still(
+                    f"{url} accepted the job{was}, and has not heard of it for {UNHEARD_LIMIT_S:.0f} s"
+                )
+            )
         if deadline is not None and now >= deadline:
             self.out_of_patience()
 
@@ -199,8 +204,9 @@ class Waiter:
         """
         status = self.entry.status
         kind = QueueTimeout if status in _WAITING else StillRunning
-        raise kind(*self._still(
-            f"the wait for {self.entry.url} ended at status {status or 'none yet'}"))  # fmt: skip
+        raise kind(
+            *self._still(f"the wait for {self.entry.url} ended at status {status or 'none yet'}")
+        )
 
     def _still(self, problem: str) -> tuple[str, str]:
         return f"job {self.entry.id[:8]}: {problem}", way_back(self.entry.id)

@@ -139,8 +139,14 @@ def served(host: str) -> Served | None:
     if host != HERE and not _same(host, record.url):
         return None
     models = {repo_id: Path(folder) for repo_id, folder in record.models.items()}
-    return Served(record.url, record.hub_url, models, bool(record.keys), dict(record.keys),
-                  dict(record.contents))  # fmt: skip
+    return Served(
+        record.url,
+        record.hub_url,
+        models,
+        bool(record.keys),
+        dict(record.keys),
+        dict(record.contents),
+    )
 
 
 def served_as(folder: Path, served: Served) -> str | None:
@@ -156,8 +162,10 @@ def served_as(folder: Path, served: Served) -> str | None:
     found = next((name for name, path in served.models.items() if path.resolve() == wanted), None)
     before = served.contents.get(found or "")
     if before is not None and before != folder_digest(folder.expanduser()):
-        raise UsageError(f"the files of {folder} changed since the personal server was started",
-                         f"`remote-mi ndif down`, then `remote-mi ndif up --model {folder}`")  # fmt: skip
+        raise UsageError(
+            f"the files of {folder} changed since the personal server was started",
+            f"`remote-mi ndif down`, then `remote-mi ndif up --model {folder}`",
+        )
     return found
 
 
@@ -230,7 +238,8 @@ def _runs_already(running: Served, wanted: dict[str, str]) -> ServerRunning:
     listed = ", ".join(running.models)
     message = f"a personal NDIF server runs already at {running.url}, serving {listed}"
     if set(wanted) <= set(running.models):
-        return ServerRunning(message, "use it with `--backend ndif:here`, or end it with "
-                             "`remote-mi ndif down`")  # fmt: skip
+        return ServerRunning(
+            message, "use it with `--backend ndif:here`, or end it with `remote-mi ndif down`"
+        )
     missing = ", ".join(name for name in wanted if name not in running.models)
     return ServerRunning(message, f"`remote-mi ndif down` first: it does not serve {missing}")

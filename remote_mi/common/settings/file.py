@@ -31,8 +31,9 @@ def _checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return check(value)
         except UsageError as error:
-            raise PydanticCustomError("refused", "{said}",
-                                      {"said": error.message, "hint": error.hint or ""}) from None  # fmt: skip
+            raise PydanticCustomError(
+                "refused", "{said}", {"said": error.message, "hint": error.hint or ""}
+            ) from None
 
     return checked
 
@@ -93,13 +94,23 @@ def read(path: Path) -> Settings:
     for where in found.keys:
         if isinstance(where[-1], str) and _SECRET.search(where[-1]):
             problems[where] = found.key_problem(
-                where, f"{where[-1]!r}: no key is kept in this file, which others may read",
+                where,
+                f"{where[-1]!r}: no key is kept in this file, which others may read",
                 "remove it; `remote-mi login` keeps the key for NDIF",
-            )  # fmt: skip
+            )
     if problems:
         raise refused(path, problems.values())
     read = _File.model_validate(found.data or {})
-    lines = {".".join(where): place[0] for where, place in found.keys.items()
-             if all(isinstance(step, str) for step in where)}  # fmt: skip
-    return Settings(tuple(read.prefer), tuple(read.hosts) if read.hosts else None, Limits(**read.limits.model_dump()),
-                    StudySettings(read.studies.max_remote), path, lines)  # fmt: skip
+    lines = {
+        ".".join(where): place[0]
+        for where, place in found.keys.items()
+        if all(isinstance(step, str) for step in where)
+    }
+    return Settings(
+        tuple(read.prefer),
+        tuple(read.hosts) if read.hosts else None,
+        Limits(**read.limits.model_dump()),
+        StudySettings(read.studies.max_remote),
+        path,
+        lines,
+    )

@@ -82,9 +82,11 @@ def backend_name(word: str) -> str:
     if name == "ndif" and colon:
         return f"ndif:{host_name(host)}"
     close = nearest(name, ("auto", "local", "ndif"))
-    raise UsageError(f"no backend {word!r}",
-                     (f"did you mean {close!r}? " if close else "")
-                     + "there are: auto, local, ndif, ndif:here, ndif:URL")  # fmt: skip
+    raise UsageError(
+        f"no backend {word!r}",
+        (f"did you mean {close!r}? " if close else "")
+        + "there are: auto, local, ndif, ndif:here, ndif:URL",
+    )
 
 
 def host_name(word: str) -> str:
@@ -103,6 +105,7 @@ def host_name(word: str) -> str:
     except ValueError:
         sound = False
     if not sound or not word.isprintable() or " " in word:
-        raise UsageError(f"{shown} is not the address of a server",
-                         f"{HERE}, or e.g. https://api.ndif.us")  # fmt: skip
+        raise UsageError(
+            f"{shown} is not the address of a server", f"{HERE}, or e.g. https://api.ndif.us"
+        )
     return word.rstrip("/")

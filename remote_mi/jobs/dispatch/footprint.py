@@ -77,8 +77,12 @@ def estimate(job: Job, config: Mapping[str, Any], dtype: str) -> Footprint:
     sizes = text_config or config
     if not sizes:
         return Footprint(None, tokens, up, None)
-    return Footprint(_activations(job, sizes, dtype, tokens, examples), tokens, up,
-                     _bytes_down(job, sizes, tokens, examples))  # fmt: skip
+    return Footprint(
+        _activations(job, sizes, dtype, tokens, examples),
+        tokens,
+        up,
+        _bytes_down(job, sizes, tokens, examples),
+    )
 
 
 def _activations(

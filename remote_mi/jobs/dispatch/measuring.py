@@ -32,8 +32,16 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         return need  # their texts are tokenized where the job runs
     try:
         model = build_weightless(job.model, Silent(), NOWHERE)
-        tokenized = tokenize(model.tokenizer, job.prompts, job.model, card.over, model.context,
-                             job.drop_invalid, model.masked, model.both_ways)  # fmt: skip
+        tokenized = tokenize(
+            model.tokenizer,
+            job.prompts,
+            job.model,
+            card.over,
+            model.context,
+            job.drop_invalid,
+            model.masked,
+            model.both_ways,
+        )
         calls = [None if card.over == "none" else tokenized.prompts]
         calls = calls if card.called_once else list(tokenized.prompts)
         function = job.function or loading.load_function(card, job.project)

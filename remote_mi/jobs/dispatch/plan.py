@@ -82,8 +82,11 @@ class Plan(Displayed):
 
     def line(self) -> str:
         """The plan in one line: where and why, and what was rejected."""
-        rejected = "; ".join(f"not {o.backend}: {o.why}" for o in self.options
-                             if not o.can and o.backend != self.chosen.backend)  # fmt: skip
+        rejected = "; ".join(
+            f"not {o.backend}: {o.why}"
+            for o in self.options
+            if not o.can and o.backend != self.chosen.backend
+        )
         return f"plan: {self}" + (f" ({rejected})" if rejected else "")
 
     def to_json(self) -> dict[str, Any]:
@@ -93,18 +96,26 @@ class Plan(Displayed):
             "reason": self.reason,
             "hit": self.hit or None,
             "options": [option.to_json() for option in self.options],
-            "weights": self.checkpoint and {
-                "present": self.checkpoint.present, "bytes": self.checkpoint.weights,
-                "parameters": self.checkpoint.parameters, "dtype": self.checkpoint.dtype,
-                "download": self.checkpoint.download, "unknown": self.checkpoint.unknown or None,
+            "weights": self.checkpoint
+            and {
+                "present": self.checkpoint.present,
+                "bytes": self.checkpoint.weights,
+                "parameters": self.checkpoint.parameters,
+                "dtype": self.checkpoint.dtype,
+                "download": self.checkpoint.download,
+                "unknown": self.checkpoint.unknown or None,
             },
             "need": self.need and self.need.to_json(),
             "rows_bytes": self.chosen.rows_bytes,
-        }  # fmt: skip
+        }
 
     def __repr__(self) -> str:
-        return "\n".join([f"<Plan {self}>", *(f"  {o.backend}: {'can' if o.can else 'cannot'}: {o.why}"
-                                              for o in self.options)])  # fmt: skip
+        return "\n".join(
+            [
+                f"<Plan {self}>",
+                *(f"  {o.backend}: {'can' if o.can else 'cannot'}: {o.why}" for o in self.options),
+            ]
+        )
 
 
 def backend_named(name: str, project: Path, rows_bytes: int | None = None) -> Backend:
@@ -240,10 +251,12 @@ class Dispatcher:
             option = self._option(name, job, checkpoint, need, asked)
             options.append(option)
             if name == "local" and option.can and not checkpoint.present and asked == "auto":
-                late.append(policy.fetched_first(option, self.settings.limits,
-                                                 self.machine.disk_free))  # fmt: skip
-                options[-1] = Option("local", False, "the model is not on this machine",
-                                     model=option.model)  # fmt: skip
+                late.append(
+                    policy.fetched_first(option, self.settings.limits, self.machine.disk_free)
+                )
+                options[-1] = Option(
+                    "local", False, "the model is not on this machine", model=option.model
+                )
             elif stop(option):
                 break
         if late and not any(stop(option) for option in options):
@@ -308,8 +321,10 @@ def nowhere(job: Job, options: list[Option]) -> BackendUnavailable:
     )
     if len(options) == 1:
         only = options[0]
-        return BackendUnavailable(f"{job.card.name} on {job.model.name} cannot run on "
-                                  f"{only.backend}: {only.why}", only.hint or None)  # fmt: skip
+        return BackendUnavailable(
+            f"{job.card.name} on {job.model.name} cannot run on {only.backend}: {only.why}",
+            only.hint or None,
+        )
     return BackendUnavailable(
         f"no backend can run {job.card.name} on {job.model.name}\n{reasons}",
         f"`remote-mi plan {job.card.name} …` looks at each; remote-mi.yaml sets what may be used",
@@ -318,8 +333,10 @@ def nowhere(job: Job, options: list[Option]) -> BackendUnavailable:
 
 def asked_for_download(plan: Plan) -> str:
     """The question before a download."""
-    return (f"{plan.model.name} is not on this machine; fetch {format_size(plan.download)} "
-            "and run it here?")  # fmt: skip
+    return (
+        f"{plan.model.name} is not on this machine; fetch {format_size(plan.download)} "
+        "and run it here?"
+    )
 
 
 def needs_a_yes(plan: Plan) -> BackendUnavailable:

@@ -62,8 +62,9 @@ def locally(
     """Whether and how a job runs on this machine; whether the weights are here is not judged."""
     if checkpoint.weights is None:
         reason = checkpoint.unknown or "how large its weights are is not known"
-        return Option("local", False, f"{spec.name}: {reason}",
-                      "name a folder, or a model that is here", spec)  # fmt: skip
+        return Option(
+            "local", False, f"{spec.name}: {reason}", "name a folder, or a model that is here", spec
+        )
     beside = need.activations or 0
     wanted = f"{format_size(checkpoint.weights)} of weights in {checkpoint.dtype}"
     if need.activations is not None:
@@ -71,8 +72,13 @@ def locally(
         wanted += f" and {about}{format_size(beside)} beside them"
     devices = _asked_devices(spec, resources)
     if not devices:
-        return Option("local", False, f"this machine has no device {spec.device!r}",
-                      f"it has {', '.join(d.name for d in resources.devices)}", spec)  # fmt: skip
+        return Option(
+            "local",
+            False,
+            f"this machine has no device {spec.device!r}",
+            f"it has {', '.join(d.name for d in resources.devices)}",
+            spec,
+        )
     refused = []
     if spec.device_map is None:
         for device in devices:
@@ -80,8 +86,14 @@ def locally(
             if checkpoint.weights + beside <= room:
                 why = f"{wanted} fit into {format_size(room)} of {_named(device, limits)}"
                 rows = _rows(device, room - checkpoint.weights)
-                return Option("local", True, why, model=_on(spec, device, resources),
-                              rows_bytes=rows, download=checkpoint.download or 0)  # fmt: skip
+                return Option(
+                    "local",
+                    True,
+                    why,
+                    model=_on(spec, device, resources),
+                    rows_bytes=rows,
+                    download=checkpoint.download or 0,
+                )
             refused.append(f"{format_size(room)} of {_named(device, limits)}")
     several = [d for d in devices if d.kind == "cuda"]
     if len(several) > 1 or (spec.device_map is not None and several):
@@ -90,15 +102,30 @@ def locally(
         if checkpoint.weights + beside * len(several) <= room:
             why = f"{wanted} fit into {format_size(room)} of {len(several)} GPUs together"
             left = room - checkpoint.weights
-            return Option("local", True, why,
-                          model=replace(spec, device_map=spec.device_map or "auto"),
-                          rows_bytes=left // (2 * len(several)), download=checkpoint.download or 0)  # fmt: skip
+            return Option(
+                "local",
+                True,
+                why,
+                model=replace(spec, device_map=spec.device_map or "auto"),
+                rows_bytes=left // (2 * len(several)),
+                download=checkpoint.download or 0,
+            )
         refused.append(f"{format_size(room)} of {len(several)} GPUs together")
     elif spec.device_map is not None:
-        return Option("local", True, f"{wanted}, where the device map {spec.device_map!r} puts them",
-                      model=spec, download=checkpoint.download or 0)  # fmt: skip
-    return Option("local", False, f"{wanted} do not fit into {', nor into '.join(refused)}",
-                  smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)), spec)  # fmt: skip
+        return Option(
+            "local",
+            True,
+            f"{wanted}, where the device map {spec.device_map!r} puts them",
+            model=spec,
+            download=checkpoint.download or 0,
+        )
+    return Option(
+        "local",
+        False,
+        f"{wanted} do not fit into {', nor into '.join(refused)}",
+        smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)),
+        spec,
+    )
 
 
 def only_activations(
@@ -115,8 +142,7 @@ def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
     """The devices that a spec allows, the one with most room of the best kind first."""
     if spec.device == "auto":
         kinds = list(dict.fromkeys(d.kind for d in resources.devices))
-        return [d for kind in kinds for d in
-                sorted(resources.of_kind(kind), key=lambda d: -d.free)]  # fmt: skip
+        return [d for kind in kinds for d in sorted(resources.of_kind(kind), key=lambda d: -d.free)]
     exact = [d for d in resources.devices if d.name == spec.device]
     return exact or (resources.of_kind(spec.device)[:1] if ":" not in spec.device else [])
 
@@ -178,19 +204,26 @@ def on_server(
     lacks = lacking(needs, facts.place)
     if lacks:
         what = " and ".join(need.replace("_", " ") for need in lacks)
-        return no(f"it runs the jobs of this key in its sandbox, where {what} cannot be read",
-                  "use a key with the tag 'trusted', or a server of your own (`remote-mi ndif up`)")  # fmt: skip
+        return no(
+            f"it runs the jobs of this key in its sandbox, where {what} cannot be read",
+            "use a key with the tag 'trusted', or a server of your own (`remote-mi ndif up`)",
+        )
     problem, hint = _hosting(facts, spec)
     if problem:
         return no(problem, hint)
     differs = _dtype_differs(facts, spec)
     if differs:
         return no(*differs)
-    for what, size, limit in (("upload", need.bytes_up, limits.upload),
-                              ("results", need.bytes_down, limits.results)):  # fmt: skip
+    for what, size, limit in (
+        ("upload", need.bytes_up, limits.upload),
+        ("results", need.bytes_down, limits.results),
+    ):
         if limit is not None and size is not None and size > limit:
-            return no(f"about {format_size(size)} would travel, and the limit 'limits.{what}' is "
-                      f"{format_size(limit)}", "raise it in remote-mi.yaml, or take fewer prompts")  # fmt: skip
+            return no(
+                f"about {format_size(size)} would travel, and the limit 'limits.{what}' is "
+                f"{format_size(limit)}",
+                "raise it in remote-mi.yaml, or take fewer prompts",
+            )
     down = "?" if need.bytes_down is None else format_size(need.bytes_down)
     traffic = f"about {format_size(need.bytes_up)} up and {down} down"
     return Option(facts.backend, True, f"{_hosted(facts)}; {traffic}", model=spec)
@@ -204,18 +237,24 @@ def _hosting(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str]:
     if there is None:
         same = [o for o in facts.others if o.lower().partition("@")[0] == spec.name.lower()]
         if same:
-            return (f"{spec.name} is deployed there under another revision: {', '.join(same)}",
-                    "name it as deployed with --revision, or ask for this one: "
-                    f"--backend {facts.backend}")  # fmt: skip
+            return (
+                f"{spec.name} is deployed there under another revision: {', '.join(same)}",
+                "name it as deployed with --revision, or ask for this one: "
+                f"--backend {facts.backend}",
+            )
         hosted = ", ".join(facts.others[:4]) or "nothing"
         more = f" and {len(facts.others) - 4} more" if len(facts.others) > 4 else ""
-        return (f"{spec.name} is not deployed there",
-                f"deployed are {hosted}{more}; --backend {facts.backend} asks it to deploy this one")  # fmt: skip
+        return (
+            f"{spec.name} is not deployed there",
+            f"deployed are {hosted}{more}; --backend {facts.backend} asks it to deploy this one",
+        )
     if there.state == "UNHEALTHY":
         return f"the process of {spec.name} died there", "try again later"
     if there.state == "DEPLOYING":
-        return (f"{spec.name} is being deployed there",
-                f"wait, or --backend {facts.backend} waits for it")  # fmt: skip
+        return (
+            f"{spec.name} is being deployed there",
+            f"wait, or --backend {facts.backend} waits for it",
+        )
     return "", ""
 
 
@@ -231,8 +270,10 @@ def _dtype_differs(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str] | Non
     asked = spec.quantization or spec.dtype
     if there is None or asked in ("auto", there):
         return None
-    return (f"{spec.name} is held there in {there}, and {asked} was asked for",
-            "leave --dtype out to take it as it is there")  # fmt: skip
+    return (
+        f"{spec.name} is held there in {there}, and {asked} was asked for",
+        "leave --dtype out to take it as it is there",
+    )
 
 
 def _hosted(facts: ServerFacts) -> str:
@@ -248,10 +289,19 @@ def fetched_first(local: Option, limits: Limits, disk_free: int) -> Option:
     """A local option whose model has to be fetched, judged by the download."""
     size = format_size(local.download)
     if limits.download is not None and local.download > limits.download:
-        return replace(local, can=False, why=f"the model is not here, and its {size} are more than "
-                       f"the limit 'limits.download', {format_size(limits.download)}",
-                       hint="raise it in remote-mi.yaml")  # fmt: skip
+        return replace(
+            local,
+            can=False,
+            why=f"the model is not here, and its {size} are more than "
+            f"the limit 'limits.download', {format_size(limits.download)}",
+            hint="raise it in remote-mi.yaml",
+        )
     if local.download > disk_free:
-        return replace(local, can=False, why=f"the model is not here, and its {size} do not fit on "
-                       f"the disk ({format_size(disk_free)} free)", hint="make room")  # fmt: skip
+        return replace(
+            local,
+            can=False,
+            why=f"the model is not here, and its {size} do not fit on "
+            f"the disk ({format_size(disk_free)} free)",
+            hint="make room",
+        )
     return replace(local, why=f"after a download of {size}; {local.why}")

@@ -113,8 +113,11 @@ def gpus() -> list[Device]:
     try:
         said = subprocess.run(
             ["nvidia-smi", f"--query-gpu={_GPU_QUERY}", "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=_QUERY_TIMEOUT_S, check=True,
-        ).stdout  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=_QUERY_TIMEOUT_S,
+            check=True,
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return visible_gpus(said, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -137,8 +140,9 @@ def visible_gpus(said: str, visible: str | None) -> list[Device]:
         except ValueError:
             continue
     chosen = found if visible is None else _chosen(found, visible.split(","))
-    return [Device(f"cuda:{i}", total, free, name)
-            for i, (_, _, name, total, free) in enumerate(chosen)]  # fmt: skip
+    return [
+        Device(f"cuda:{i}", total, free, name) for i, (_, _, name, total, free) in enumerate(chosen)
+    ]
 
 
 def _chosen(

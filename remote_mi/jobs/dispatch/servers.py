@@ -59,9 +59,12 @@ def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
             return ServerFacts(backend, host.url, f"there is no key for {host.url}", LOGIN)
         repo_id = _served_as(spec, host)
         if repo_id is None:
-            return ServerFacts(backend, host.url,
-                               f"{spec.name} is on this machine only, and {host.url} does not serve it",
-                               _how_to_serve(spec, host))  # fmt: skip
+            return ServerFacts(
+                backend,
+                host.url,
+                f"{spec.name} is on this machine only, and {host.url} does not serve it",
+                _how_to_serve(spec, host),
+            )
         return within(PATIENCE_S, lambda: _asked(backend, host, repo_id, spec, needs))
     except RemoteMIError as error:
         return ServerFacts(backend, problem=error.message, hint=error.hint or "")
@@ -77,11 +80,21 @@ def _asked(
     kind = "trusted"
     if depends_on_trust(needs) and facts.sandboxes(client, found.model_key if found else ""):
         kind = "sandboxed"
-    named = tuple(d.repo_id if d.revision == "main" else f"{d.repo_id}@{d.revision}"
-                  for d in deployed if d is not found)  # fmt: skip
+    named = tuple(
+        d.repo_id if d.revision == "main" else f"{d.repo_id}@{d.revision}"
+        for d in deployed
+        if d is not found
+    )
     loads = host.served is not None and repo_id in host.served.models
-    return ServerFacts(backend, host.url, place=Place(kind, packages.get("nnsight", "")),
-                       deployment=found, loads=loads, others=named, packages=packages)  # fmt: skip
+    return ServerFacts(
+        backend,
+        host.url,
+        place=Place(kind, packages.get("nnsight", "")),
+        deployment=found,
+        loads=loads,
+        others=named,
+        packages=packages,
+    )
 
 
 def is_exact(deployment: Deployment, repo_id: str, spec: ModelSpec) -> bool:
@@ -91,8 +104,10 @@ def is_exact(deployment: Deployment, repo_id: str, spec: ModelSpec) -> bool:
     and the job for one does not reach the other.
     """
     given: dict[str, Any] = facts.of_key(deployment.model_key)
-    return (str(given.get("repo_id", "")).lower() == repo_id.lower()
-            and given.get("revision") == spec.revision)  # fmt: skip
+    return (
+        str(given.get("repo_id", "")).lower() == repo_id.lower()
+        and given.get("revision") == spec.revision
+    )
 
 
 def _served_as(spec: ModelSpec, host: Host) -> str | None:

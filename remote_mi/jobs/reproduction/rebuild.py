@@ -132,8 +132,9 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
             raise ValueError(f"recipe.file is {file!r}")
         card = catalog.find(f"{source / file}:{recipe['name']}", project)
         model = {f.name for f in fields(ModelSpec)} & set(kept.lock["model"])
-        spec = AsRecorded(**{name: kept.lock["model"][name] for name in model},
-                          recorded=dict(kept.identity))  # fmt: skip
+        spec = AsRecorded(
+            **{name: kept.lock["model"][name] for name in model}, recorded=dict(kept.identity)
+        )
         details = {k: v for k, v in prompts.items() if k not in ("origin", "examples")}
         examples = tuple(_example(data) for data in prompts["examples"])
         parameters = card.resolve(kept.lock["parameters"])
@@ -142,10 +143,17 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
     except UsageError as error:
         raise Mismatch(f"{kept.folder}: {error.message}", error.hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Mismatch(f"{kept.folder / LOCK} is not the lock of a run: "
-                       f"{type(error).__name__}: {error}") from None  # fmt: skip
-    return Job(card, spec, PromptSet(examples, prompts.get("origin", "?"), details), parameters,
-               project, drop_invalid=kept.lock.get("drop_invalid", False))  # fmt: skip
+        raise Mismatch(
+            f"{kept.folder / LOCK} is not the lock of a run: {type(error).__name__}: {error}"
+        ) from None
+    return Job(
+        card,
+        spec,
+        PromptSet(examples, prompts.get("origin", "?"), details),
+        parameters,
+        project,
+        drop_invalid=kept.lock.get("drop_invalid", False),
+    )
 
 
 def _example(data: Mapping[str, Any]) -> Example:
@@ -203,20 +211,25 @@ def model_here(kept: KeptRun, folder: Path | None) -> ModelSpec:
     spec = ModelSpec(**{k: v for k, v in kept.lock["model"].items() if k in known})
     if content is None or spec.name == EMBEDDED:
         if folder is not None:
-            raise UsageError(f"{kept.name} ran on {spec.name}, which is no folder",
-                             "leave --model out")  # fmt: skip
+            raise UsageError(
+                f"{kept.name} ran on {spec.name}, which is no folder", "leave --model out"
+            )
         if content is not None and spec.identity().get("content") != content:
             raise Mismatch(f"{kept.name} ran on another version of the embedded model")
         return spec
     place = (folder or Path(spec.name)).expanduser()
     if not (place / "config.json").is_file():
-        raise NotFound(f"{kept.name} ran on a model in the folder {spec.name}"
-                       + (f", and {folder} holds no model" if folder
-                          else ", which is not here"),
-                       "name its new place: --model FOLDER")  # fmt: skip
+        raise NotFound(
+            f"{kept.name} ran on a model in the folder {spec.name}"
+            + (f", and {folder} holds no model" if folder else ", which is not here"),
+            "name its new place: --model FOLDER",
+        )
     if folder_digest(place) != content:
-        raise Mismatch(f"the model in {place} is not the one {kept.name} ran on: its content has "
-                       "another SHA-256", "--model FOLDER names another place")  # fmt: skip
+        raise Mismatch(
+            f"the model in {place} is not the one {kept.name} ran on: its content has "
+            "another SHA-256",
+            "--model FOLDER names another place",
+        )
     return replace(spec, name=str(place.absolute()))
 
 

@@ -141,8 +141,9 @@ def reproduce(
         if run.path is None:
             raise UsageError("this result has no run folder", "name a run")
         run = run.path
-    asked = Asked(backend, Path(model) if model else None, tolerance, timeout,
-                  Path(keep) if keep else None)  # fmt: skip
+    asked = Asked(
+        backend, Path(model) if model else None, tolerance, timeout, Path(keep) if keep else None
+    )
     return reproduce_folder(run_folder(run, project), asked, watch or Silent())
 
 
@@ -191,7 +192,9 @@ def _model_name(folder: Path) -> str:
         return ""
 
 
-def run_elsewhere(folder: Path, backend: str, project: Path, timeout: float | None, watch: Watch) -> Result:  # fmt: skip
+def run_elsewhere(
+    folder: Path, backend: str, project: Path, timeout: float | None, watch: Watch
+) -> Result:
     """The job of a run on another backend: computed there, or taken where it is there already.
 
     Args:
@@ -237,8 +240,10 @@ def _trusted(kept: KeptRun) -> list[str]:
     found = verify(kept.folder)
     if not found.holds:
         said = "; ".join(f"{f.part}: {f.said}" for f in found.problems)
-        raise Mismatch(f"{kept.name} was changed since it was made: {said}",
-                       "remote-mi reproduce RUN --verify-only   says all that was checked")  # fmt: skip
+        raise Mismatch(
+            f"{kept.name} was changed since it was made: {said}",
+            "remote-mi reproduce RUN --verify-only   says all that was checked",
+        )
     return [f"{f.part}: {f.said}" for f in found.findings if f.state == "note" and f.part != "key"]
 
 
@@ -253,8 +258,10 @@ def _code_notes(kept: KeptRun, job: Job) -> list[str]:
         raise Mismatch(f"{kept.name}: what its lock says does not give the recorded key")
     notes = [EARLIER] if made_before(kept) else []
     if changed == "code":
-        notes += ["the recipe's code has another digest than then: remote_mi's own code that it "
-                  "reaches has changed"]  # fmt: skip
+        notes += [
+            "the recipe's code has another digest than then: remote_mi's own code that it "
+            "reaches has changed"
+        ]
     return notes
 
 
@@ -269,8 +276,10 @@ def _model(kept: KeptRun, asked: Asked, backend: str) -> ModelSpec:
     if asked.backend is None and spec.device == "auto" and kind.startswith("local-"):
         device = kind.removeprefix("local-")
         if device not in ("cpu", local_device()):
-            raise BackendUnavailable(f"{kept.name} was computed on {device}, which is not here",
-                                     "--backend local   computes it on what is here")  # fmt: skip
+            raise BackendUnavailable(
+                f"{kept.name} was computed on {device}, which is not here",
+                "--backend local   computes it on what is here",
+            )
         spec = replace(spec, device=device)
     return spec
 

@@ -31,8 +31,17 @@ from remote_mi.store.opening import runs_beside
 from remote_mi.store.result import Result
 from remote_mi.store.runs import id8_of
 
-_PROVENANCE = ("key", "code", "backend", "environment", "model", "parameters", "prompts", "record",
-               "time")  # fmt: skip
+_PROVENANCE = (
+    "key",
+    "code",
+    "backend",
+    "environment",
+    "model",
+    "parameters",
+    "prompts",
+    "record",
+    "time",
+)
 _NAME = re.compile(r"\d{8}T\d{6}Z-.+-([0-9a-f]{8})")
 ARRAYS = "artifacts/result.safetensors"
 
@@ -72,8 +81,7 @@ class Verification:
         return [f for f in self.findings if f.state == "problem"]
 
     def to_json(self) -> dict[str, Any]:
-        return {"run": self.run, "holds": self.holds,
-                "findings": [vars(f) for f in self.findings]}  # fmt: skip
+        return {"run": self.run, "holds": self.holds, "findings": [vars(f) for f in self.findings]}
 
 
 def verify(folder: Path, key: str = "") -> Verification:
@@ -109,8 +117,12 @@ def _of_files(folder: Path, info: Mapping[str, Any]) -> Iterator[Finding]:
     for name in dict.fromkeys([ARRAYS, *recorded]):
         yield _hashed(folder, name, recorded.get(name))
     if LOCK not in recorded:
-        yield Finding(LOCK, "note", "no hash of lock and source was recorded (an older run): an "
-                      "edit shows only where it changes the key")  # fmt: skip
+        yield Finding(
+            LOCK,
+            "note",
+            "no hash of lock and source was recorded (an older run): an "
+            "edit shows only where it changes the key",
+        )
     else:
         for path in sorted((folder / SOURCE).rglob("*.py")):
             name = path.relative_to(folder).as_posix()
@@ -167,8 +179,11 @@ def _of_name(name: str, source: Mapping[str, Any], where: Environment) -> Iterat
     found = _NAME.fullmatch(name)
     expected = id8_of(source["key"], where)
     if found and found[1] != expected:
-        yield Finding("run.json", "problem", f"its key and environment give the id {expected}, "
-                      f"the folder is named {found[1]}")  # fmt: skip
+        yield Finding(
+            "run.json",
+            "problem",
+            f"its key and environment give the id {expected}, the folder is named {found[1]}",
+        )
 
 
 def _misshapen(result: Result) -> str:
@@ -244,7 +259,15 @@ def _of_code(files: list[Finding]) -> Finding:
     if any(f.state == "problem" for f in own):
         return Finding("key", "problem", "the copied source does not give it")
     if own:
-        return Finding("key", "note", "the source is as recorded; remote_mi's own code that it "
-                       "reaches is another in this version")  # fmt: skip
-    return Finding("key", "note", "the code has another digest: the copied source, or remote_mi's "
-                   "own code that it reaches, is not as it was; an older run does not say which")  # fmt: skip
+        return Finding(
+            "key",
+            "note",
+            "the source is as recorded; remote_mi's own code that it "
+            "reaches is another in this version",
+        )
+    return Finding(
+        "key",
+        "note",
+        "the code has another digest: the copied source, or remote_mi's "
+        "own code that it reaches, is not as it was; an older run does not say which",
+    )

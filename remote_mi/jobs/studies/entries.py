@@ -146,8 +146,11 @@ class Reader:
 
     def models(self, where: Where) -> list[ModelEntry]:
         """The models listed at a place."""
-        return [made for place, entry in self.several(where)
-                if (made := self._model(place, entry)) is not None]  # fmt: skip
+        return [
+            made
+            for place, entry in self.several(where)
+            if (made := self._model(place, entry)) is not None
+        ]
 
     def _model(self, where: Where, entry: Any) -> ModelEntry | None:
         fields: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
@@ -166,8 +169,11 @@ class Reader:
             return None
         if spec.folder is not None and not (spec.folder / "config.json").is_file():
             what = "no model: it has no config.json" if spec.folder.is_dir() else "not there"
-            self.refuse(where, f"the folder {word!r} is {what}",
-                        "name a folder written by save_pretrained, or a hub id")  # fmt: skip
+            self.refuse(
+                where,
+                f"the folder {word!r} is {what}",
+                "name a folder written by save_pretrained, or a hub id",
+            )
             return None
         return ModelEntry(where, word, spec, backend or "")
 
@@ -256,8 +262,11 @@ class Reader:
         axes = self._axes(card, fields.get("parameters") or {}, inner)
         for param in card.parameters:
             if param.required and param.name not in axes and self.sound(inner):
-                self.refuse(where, f"recipe {card.name!r} needs the parameter {param.name!r}",
-                            f"it is {param.expected}")  # fmt: skip
+                self.refuse(
+                    where,
+                    f"recipe {card.name!r} needs the parameter {param.name!r}",
+                    f"it is {param.expected}",
+                )
         path = f"{card.path}:{card.name}" if card.origin == "file" else card.name
         return [RecipeEntry(where, fields["name"], path, card, axes, fields.get("backend") or "")]
 
@@ -279,15 +288,19 @@ class Reader:
         own = {name: (value, (*where, name)) for name, value in given.items()}
         for name, (_, place) in own.items():
             if name not in known:
-                hint = ("prompts stand in 'phenomena'" if name in INPUTS
-                        else suggestion(name, known) or "it takes none")  # fmt: skip
+                hint = (
+                    "prompts stand in 'phenomena'"
+                    if name in INPUTS
+                    else suggestion(name, known) or "it takes none"
+                )
                 said = f"recipe {card.name!r} has no parameter {name!r}"
                 self.problems.append(self.found.key_problem(place, said, hint))
         shared = self.data.get("parameters") or {}
         if isinstance(shared, dict) and self.sound(("parameters",)):
             own = {**{k: (v, ("parameters", k)) for k, v in shared.items()}, **own}
-        return {name: self._values(param, *own[name])
-                for name, param in known.items() if name in own}  # fmt: skip
+        return {
+            name: self._values(param, *own[name]) for name, param in known.items() if name in own
+        }
 
     def _values(self, param: Param, value: Any, where: Where) -> list[Any]:
         """The values of a parameter, as the recipe gets them."""
@@ -311,14 +324,23 @@ class Reader:
         found = []
         for where, entry in self.several(("exclude",)):
             if not any(entry.values()):
-                self.refuse(where, "this leaves out everything",
-                            "name recipe, model, phenomenon, seed or parameters")  # fmt: skip
+                self.refuse(
+                    where,
+                    "this leaves out everything",
+                    "name recipe, model, phenomenon, seed or parameters",
+                )
                 continue
-            lists = {name: tuple(value if isinstance(value, list) else [value])
-                     for name, value in entry.items() if name != "parameters"}  # fmt: skip
+            lists = {
+                name: tuple(value if isinstance(value, list) else [value])
+                for name, value in entry.items()
+                if name != "parameters"
+            }
             empty: dict[str, Any] = {"recipe": (), "model": (), "phenomenon": (), "seed": ()}
-            found.append(ExclusionEntry(where, **{**empty, **lists},
-                                        parameters=entry.get("parameters") or {}))  # fmt: skip
+            found.append(
+                ExclusionEntry(
+                    where, **{**empty, **lists}, parameters=entry.get("parameters") or {}
+                )
+            )
         return found
 
     def shared_parameters(self, blocks: list[Block]) -> None:
@@ -340,7 +362,8 @@ class Reader:
             if isinstance(entry, dict) and "name" in entry and entry["name"] in cards:
                 card = cards[entry["name"]]
                 chosen.setdefault(card.name, []).extend(
-                    self._figures(card, (*where, "figures"), entry.get("figures") or []))  # fmt: skip
+                    self._figures(card, (*where, "figures"), entry.get("figures") or [])
+                )
         named = self.data.get("figures")
         for name, wanted in named.items() if isinstance(named, dict) else ():
             where = ("figures", name)
@@ -348,7 +371,8 @@ class Reader:
                 continue
             if name in cards:
                 chosen.setdefault(cards[name].name, []).extend(
-                    self._figures(cards[name], where, wanted))  # fmt: skip
+                    self._figures(cards[name], where, wanted)
+                )
             elif not any(card is None for card in self._cards.values()):
                 said = f"no recipe {name!r} in this study"
                 hint = suggestion(name, sorted(cards))
@@ -359,8 +383,11 @@ class Reader:
         known = [*(f.name for f in card.figures), *card.returns, *card.summaries]
         for index, name in enumerate(wanted):
             if name not in known:
-                self.refuse((*where, index), f"recipe {card.name!r} has no figure {name!r}",
-                            suggestion(name, known))  # fmt: skip
+                self.refuse(
+                    (*where, index),
+                    f"recipe {card.name!r} has no figure {name!r}",
+                    suggestion(name, known),
+                )
         return [name for name in wanted if name in known]
 
 

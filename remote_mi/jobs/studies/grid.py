@@ -65,8 +65,9 @@ class Grid:
                     key = (spec_key, recipe.path, choice_key, backend, _hashable(full))
                     if key not in seen:
                         seen.add(key)
-                        points.append(Point(len(points), recipe.path, model.spec, choice,
-                                            parameters, backend))  # fmt: skip
+                        points.append(
+                            Point(len(points), recipe.path, model.spec, choice, parameters, backend)
+                        )
         self._check(points)
         return tuple(points)
 
@@ -108,13 +109,18 @@ class Grid:
     def _fits(self) -> bool:
         """Whether the grid has a bearable size, told without making it."""
         count = sum(
-            len(block.models) * math.prod(map(len, recipe.axes.values()))
+            len(block.models)
+            * math.prod(map(len, recipe.axes.values()))
             * sum(1 for _ in self._prompts(block, recipe))
-            for block in self.blocks for recipe in block.recipes
-        )  # fmt: skip
+            for block in self.blocks
+            for recipe in block.recipes
+        )
         if count > MOST_POINTS:
-            self.reader.refuse((), f"the grid has {count:,} points, more than {MOST_POINTS:,}",
-                               "make several studies of it")  # fmt: skip
+            self.reader.refuse(
+                (),
+                f"the grid has {count:,} points, more than {MOST_POINTS:,}",
+                "make several studies of it",
+            )
         return count <= MOST_POINTS
 
     def _fit(
@@ -123,13 +129,17 @@ class Grid:
         """Whether a recipe can have these prompts and this model; what cannot be is noted once."""
         card, hint = recipe.card, ""
         if card.takes_pairs and prompts.pairs is False:
-            said = (f"recipe {card.name!r} works on clean/corrupt pairs, and "
-                    f"{prompts.word[:40]!r} is no pair")  # fmt: skip
+            said = (
+                f"recipe {card.name!r} works on clean/corrupt pairs, and "
+                f"{prompts.word[:40]!r} is no pair"
+            )
             hint = f"{{recipe: {recipe.word}, phenomenon: {json.dumps(prompts.word)}}}"
             name = (recipe.where, prompts.where)
         elif "attention_weights" in card.needs and model.spec.attention not in ("auto", "eager"):
-            said = (f"recipe {card.name!r} reads attention weights, which attention "
-                    f"{model.spec.attention!r} of {model.word!r} does not give")  # fmt: skip
+            said = (
+                f"recipe {card.name!r} reads attention weights, which attention "
+                f"{model.spec.attention!r} of {model.word!r} does not give"
+            )
             hint = f"{{recipe: {recipe.word}, model: {model.word}}}"
             name = (recipe.where, model.where)
         else:
@@ -144,8 +154,11 @@ class Grid:
         """Refuse exclusions that exclude nothing, and a study of no points."""
         for exclusion in self.exclusions:
             if not exclusion.used:
-                self.reader.refuse(exclusion.entry.where, "this excludes no point of the grid",
-                                   self._unknown(exclusion.entry))  # fmt: skip
+                self.reader.refuse(
+                    exclusion.entry.where,
+                    "this excludes no point of the grid",
+                    self._unknown(exclusion.entry),
+                )
         if not points and not self.reader.problems:
             self.reader.refuse((), "the study has no points", "everything is excluded")
 

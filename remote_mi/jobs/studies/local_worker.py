@@ -25,15 +25,27 @@ from remote_mi.prompts.choice import PromptChoice
 MODULE = "remote_mi.jobs.studies.local_worker"
 
 
-def order(number: int, recipe: str, model: ModelSpec, choice: PromptChoice,
-          parameters: dict[str, Any], key: str) -> dict[str, Any]:  # fmt: skip
+def order(
+    number: int,
+    recipe: str,
+    model: ModelSpec,
+    choice: PromptChoice,
+    parameters: dict[str, Any],
+    key: str,
+) -> dict[str, Any]:
     """What a lane is told of a job.
 
     Args:
         number: by which it names the job. key: that the job should have.
     """
-    return {"job": number, "recipe": recipe, "model": asdict(model), "choice": asdict(choice),
-            "parameters": parameters, "key": key}  # fmt: skip
+    return {
+        "job": number,
+        "recipe": recipe,
+        "model": asdict(model),
+        "choice": asdict(choice),
+        "parameters": parameters,
+        "key": key,
+    }
 
 
 class _Reports:
@@ -72,11 +84,19 @@ def serve(project: Path, out: TextIO) -> None:
     while (told := waiting.get()) is not None:
         reports.job = told["job"]
         try:
-            job = make_job(told["recipe"], ModelSpec(**told["model"]),
-                           PromptChoice(**told["choice"]), told["parameters"], project)  # fmt: skip
+            job = make_job(
+                told["recipe"],
+                ModelSpec(**told["model"]),
+                PromptChoice(**told["choice"]),
+                told["parameters"],
+                project,
+            )
             if job.key != told["key"]:
-                reports.say(state="failed", error=f"{told['recipe']} changed since the study was "
-                            "planned; run the study again")  # fmt: skip
+                reports.say(
+                    state="failed",
+                    error=f"{told['recipe']} changed since the study was "
+                    "planned; run the study again",
+                )
                 continue
             result = execute(job, "local", None, reports)
             reports.say(state="done", run=result.run_id)

@@ -49,10 +49,17 @@ class PlannedPoint:
         """The point as the study's record has it."""
         point = self.point
         return PointRecord(
-            point.index, point.recipe, point.model.name, _prompts_name(point.choice),
-            dict(point.parameters), point.choice.seed, point.backend,
-            self.job.key if self.job else "", state="done" if self.run else "waiting", run=self.run,
-        )  # fmt: skip
+            point.index,
+            point.recipe,
+            point.model.name,
+            _prompts_name(point.choice),
+            dict(point.parameters),
+            point.choice.seed,
+            point.backend,
+            self.job.key if self.job else "",
+            state="done" if self.run else "waiting",
+            run=self.run,
+        )
 
 
 @dataclass
@@ -127,9 +134,15 @@ class _Maker:
     def __call__(self, point: Point) -> Job:
         card = _once(self.cards, point.recipe, lambda: catalog.find(point.recipe, self.project))
         name = repr((card.over == "none", point.choice))
-        prompts = _once(self.prompts, name, lambda: (
-            point.choice.none(card.name) if card.over == "none"
-            else point.choice.resolve(self.project)))  # fmt: skip
+        prompts = _once(
+            self.prompts,
+            name,
+            lambda: (
+                point.choice.none(card.name)
+                if card.over == "none"
+                else point.choice.resolve(self.project)
+            ),
+        )
         job = job_on(card, point.model, prompts, point.parameters, self.project)
         # What is asked of every job alike is put where it keeps what it has found.
         source = (str(card.path), card.name)
@@ -181,8 +194,16 @@ class _Places:
         longest = max(
             (len(e.clean) + len(e.corrupt or "") for e in job.prompts.examples), default=0
         )
-        alike = repr((asked, job.model, job.card.needs, job.card.name, len(job.prompts.examples),
-                      longest // 64))  # fmt: skip
+        alike = repr(
+            (
+                asked,
+                job.model,
+                job.card.needs,
+                job.card.name,
+                len(job.prompts.examples),
+                longest // 64,
+            )
+        )
 
         def decide() -> Plan | RemoteMIError:
             try:

@@ -34,9 +34,12 @@ def study_of(path: Path, project: Path) -> Study:
 def _blocks(reader: Reader) -> list[Block]:
     """The study's own grid, and its inclusions, which have what they do not name from it."""
     data = reader.data
-    own = Block(models=reader.models(("models",)), recipes=reader.recipes(("recipes",)),
-                prompts=reader.prompts(("phenomena",)),
-                seeds=[seed for _, seed in reader.several(("seeds",))])  # fmt: skip
+    own = Block(
+        models=reader.models(("models",)),
+        recipes=reader.recipes(("recipes",)),
+        prompts=reader.prompts(("phenomena",)),
+        seeds=[seed for _, seed in reader.several(("seeds",))],
+    )
     if "models" not in data:
         own.models = [ModelEntry((), EMBEDDED, ModelSpec(), "")]
     blocks = [own]
@@ -65,10 +68,16 @@ def _check_prompts(reader: Reader, blocks: list[Block]) -> None:
         named = block.where and "phenomenon" in data["include"][block.where[-1]]
         for recipe in block.recipes:
             if recipe.card.over != "none" and not named and not data.get("phenomena"):
-                reader.refuse(recipe.where, f"recipe {recipe.word!r} needs prompts",
-                              "add e.g. phenomena: [ioi]")  # fmt: skip
+                reader.refuse(
+                    recipe.where,
+                    f"recipe {recipe.word!r} needs prompts",
+                    "add e.g. phenomena: [ioi]",
+                )
     drawn = any(prompts.drawn for block in blocks for prompts in block.prompts)
     for where in (("seeds",), *((*b.where, "seed") for b in blocks if b.where)):
         if where in reader.found.keys and reader.sound(where) and not drawn and not reader.problems:
-            reader.refuse(where, "no phenomenon here is drawn with a seed",
-                          "leave it out; a recipe's own seed is one of its parameters")  # fmt: skip
+            reader.refuse(
+                where,
+                "no phenomenon here is drawn with a seed",
+                "leave it out; a recipe's own seed is one of its parameters",
+            )

@@ -87,8 +87,10 @@ def run_study(
             overview.begin(record)
             _StudyRun(plan, record, project, overview, max_remote).go()
     except Timeout:
-        raise UsageError(f"the study {study.name!r} is running already",
-                         f"`remote-mi study show {study.name}` says how far it is") from None  # fmt: skip
+        raise UsageError(
+            f"the study {study.name!r} is running already",
+            f"`remote-mi study show {study.name}` says how far it is",
+        ) from None
     return record
 
 
@@ -193,8 +195,11 @@ class _StudyRun:
         self.lane = None
         unfinished = [over.told[number] for number in sorted(over.told)]
         if unfinished:  # it was at the first; the others it had not begun
-            self.end(unfinished[0], error=f"the process that ran it ended ({over.how_it_ended()}); "
-                     "if memory ran out: a smaller dtype, shorter prompts or fewer pairs")  # fmt: skip
+            self.end(
+                unfinished[0],
+                error=f"the process that ran it ended ({over.how_it_ended()}); "
+                "if memory ran out: a smaller dtype, shorter prompts or fewer pairs",
+            )
         rest = deque([*unfinished[1:], *over.points])
         if rest:
             self.lanes.appendleft(rest)
@@ -253,10 +258,14 @@ class _Lane:
         with (logs / "lane.log").open("wb") as log:
             # In a session of its own: Ctrl-C is for us, and we end it.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", lane.MODULE, str(project)], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                [sys.executable, "-m", lane.MODULE, str(project)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
                 env={**os.environ, "REMOTE_MI_PROJECT": str(project)},
-            )  # fmt: skip
+            )
         self.log = logs / "lane.log"
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -275,9 +284,16 @@ class _Lane:
             point = self.points.popleft()
             self.told[point.point.index] = point
             assert point.job is not None
-            self._write(lane.order(point.point.index, point.point.recipe, point.point.model,
-                                   point.point.choice, dict(point.point.parameters),
-                                   point.job.key))  # fmt: skip
+            self._write(
+                lane.order(
+                    point.point.index,
+                    point.point.recipe,
+                    point.point.model,
+                    point.point.choice,
+                    dict(point.point.parameters),
+                    point.job.key,
+                )
+            )
         if not self.points and not self.told and not self.closed:
             self.closed = True
             self._write({})

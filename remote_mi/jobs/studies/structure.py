@@ -66,8 +66,9 @@ _Word = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1, le=100_000)]
 _Backend = Annotated[str, AfterValidator(_backend)]
 #: Checked against the recipe's parameters later.
-_Values = dict[str, Annotated[Any, WithJsonSchema(
-    {"type": ["string", "number", "boolean", "array"]})]]  # fmt: skip
+_Values = dict[
+    str, Annotated[Any, WithJsonSchema({"type": ["string", "number", "boolean", "array"]})]
+]
 
 
 class ModelEntry(_Part):
@@ -152,8 +153,10 @@ class RecipeEntry(_Part):
             hint = f"are the parameters of {first!r:.60} indented below it?"
             if first not in RecipeEntry.model_fields and nearest(first, ["name"]):
                 hint = f"is {first!r:.60} 'name', misspelt?"
-            raise _refused("a recipe is NAME, or NAME: {PARAMETER: VALUE}, or a mapping with the "
-                           "key 'name'", hint)  # fmt: skip
+            raise _refused(
+                "a recipe is NAME, or NAME: {PARAMETER: VALUE}, or a mapping with the key 'name'",
+                hint,
+            )
         return value
 
 
@@ -184,8 +187,9 @@ def _recipe_kind(value: Any) -> str | None:
 
 
 def _way(kind: Any) -> Any:
-    return Discriminator(kind, custom_error_type="neither",
-                         custom_error_message="it is neither a name nor a mapping")  # fmt: skip
+    return Discriminator(
+        kind, custom_error_type="neither", custom_error_message="it is neither a name nor a mapping"
+    )
 
 
 _Named = Annotated[_Word, Tag("as a text")]

@@ -9,11 +9,35 @@ from pathlib import Path
 
 from remote_mi.common.paths import builtin_folder
 
-_ACCENTS = {"'": "\u0301", "`": "\u0300", "^": "\u0302", '"': "\u0308", "~": "\u0303",
-            "=": "\u0304", ".": "\u0307", "c": "\u0327", "v": "\u030c", "u": "\u0306",
-            "H": "\u030b", "r": "\u030a", "k": "\u0328"}  # fmt: skip
-_LETTERS = {"ss": "ß", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å",
-            "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "i": "ı"}  # fmt: skip
+_ACCENTS = {
+    "'": "\u0301",
+    "`": "\u0300",
+    "^": "\u0302",
+    '"': "\u0308",
+    "~": "\u0303",
+    "=": "\u0304",
+    ".": "\u0307",
+    "c": "\u0327",
+    "v": "\u030c",
+    "u": "\u0306",
+    "H": "\u030b",
+    "r": "\u030a",
+    "k": "\u0328",
+}
+_LETTERS = {
+    "ss": "ß",
+    "ae": "æ",
+    "AE": "Æ",
+    "oe": "œ",
+    "OE": "Œ",
+    "aa": "å",
+    "AA": "Å",
+    "o": "ø",
+    "O": "Ø",
+    "l": "ł",
+    "L": "Ł",
+    "i": "ı",
+}
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 #: What every run is computed with.
 SOFTWARE = "fiottokaufman2025nnsight"
@@ -35,8 +59,11 @@ class Reference:
         if not self.fields:
             return self.key
         place = [self.fields.get(name, "") for name in ("journal", "booktitle", "note")]
-        parts = [f"{_authors(self.fields.get('author', ''))} ({self.fields.get('year', 'n.d.')})",
-                 self.fields.get("title", ""), ", ".join(p for p in place if p)]  # fmt: skip
+        parts = [
+            f"{_authors(self.fields.get('author', ''))} ({self.fields.get('year', 'n.d.')})",
+            self.fields.get("title", ""),
+            ", ".join(p for p in place if p),
+        ]
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
     @property
@@ -66,8 +93,11 @@ def cited(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> li
             text = path.read_text(encoding="utf-8", errors="replace")
             known.update({entry.key: entry for entry in read(text)})
     numbers = set(_ARXIV.findall(" ".join(sources)))
-    named = [key for key, entry in known.items()
-             if numbers & set(_ARXIV.findall(" ".join(entry.fields.values())))]  # fmt: skip
+    named = [
+        key
+        for key, entry in known.items()
+        if numbers & set(_ARXIV.findall(" ".join(entry.fields.values())))
+    ]
     found = [known.get(key, Reference(key)) for key in dict.fromkeys([*keys, *named])]
     return sorted(found, key=lambda r: str(r).casefold())
 

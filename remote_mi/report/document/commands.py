@@ -15,9 +15,15 @@ from remote_mi.recipes import catalog
 from remote_mi.store.lock import read_lock
 
 #: Fields of a model that are options of `run`, with their names there.
-_MODEL_OPTIONS = {"revision": "--revision", "dtype": "--dtype", "quantization": "--quantization",
-                  "attention": "--attention", "device": "--device", "device_map": "--device-map",
-                  "bos": "--bos"}  # fmt: skip
+_MODEL_OPTIONS = {
+    "revision": "--revision",
+    "dtype": "--dtype",
+    "quantization": "--quantization",
+    "attention": "--attention",
+    "device": "--device",
+    "device_map": "--device-map",
+    "bos": "--bos",
+}
 _TEXTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
 
 

@@ -32,9 +32,11 @@ _EXAMPLES = 3
 #: Intervals over fewer prompts than this are called rough.
 FEW = 10
 #: What the commands of the section on reproduction do.
-HOW = ("The command makes a run anew; `remote-mi reproduce` computes again what the run's folder "
-       "holds (prompts, parameters, the recipe's source) and compares the numbers with those "
-       "shown here.")  # fmt: skip
+HOW = (
+    "The command makes a run anew; `remote-mi reproduce` computes again what the run's folder "
+    "holds (prompts, parameters, the recipe's source) and compares the numbers with those "
+    "shown here."
+)
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ class Data:
         shown = len(self.examples)
         if shown == self.count:
             return f"All {shown}" if shown > 1 else "The one that there is"
-        return (f"The first {shown} of {self.count}; all are in config.lock.yaml "
-                "in the run's folder")  # fmt: skip
+        return f"The first {shown} of {self.count}; all are in config.lock.yaml in the run's folder"
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,11 @@ class Report:
     def intervals(self) -> str:
         """What the intervals are, and how far they are to be trusted."""
         sizes = [len(s.result.prompts) for s in self.sections]
-        text = ("Intervals are 95% percentile bootstrap intervals: over prompts, or over draws "
-                "where there is one prompt or none, if the method says nothing else; 1000 "
-                "resamples, and for a ratio the effect and the gap of a prompt are drawn together.")  # fmt: skip
+        text = (
+            "Intervals are 95% percentile bootstrap intervals: over prompts, or over draws "
+            "where there is one prompt or none, if the method says nothing else; 1000 "
+            "resamples, and for a ratio the effect and the gap of a prompt are drawn together."
+        )
         if any(1 < size < FEW for size in sizes):
             text += f" Those over fewer than {FEW} prompts are rough: they tend to be too narrow."
         if 1 in sizes:
@@ -258,8 +261,9 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
         heading = f"{result.recipe['name']} on {name}" if name else result.recipe["name"]
         if differs:
             heading += " (" + ", ".join(f"{k}={v}" for k, v in differs.items()) + ")"
-        found.append(Section(result, heading, shown, _folder(result, project),
-                             _command(result), differs))  # fmt: skip
+        found.append(
+            Section(result, heading, shown, _folder(result, project), _command(result), differs)
+        )
     return found
 
 
@@ -320,8 +324,14 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
             values.setdefault(key, {})[facts.value(value)] = None
     helps = argument_docs(doc)
     rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]
-    return Method(name, body(doc), remarks(doc, CONTROLS), remarks(doc, LIMITS), rows,
-                  dict(results[0].controls))  # fmt: skip
+    return Method(
+        name,
+        body(doc),
+        remarks(doc, CONTROLS),
+        remarks(doc, LIMITS),
+        rows,
+        dict(results[0].controls),
+    )
 
 
 def _data(results: Sequence[Result], project: Path) -> list[Data]:
@@ -343,15 +353,22 @@ def _data_of(results: Sequence[Result], project: Path) -> Data:
     heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
     counts = sorted({len(r.prompts) for r in results})
     pairs = any(example.get("corrupt") for example in result.prompts)
-    said = {"pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
-             "seed": source.get("seed"),
-             "beginning-of-sequence token": facts.bos(source),
-             "chat template": "used" if source.get("chat_template") else "not used",
-             "metric": phenomenon.metric if phenomenon else None}  # fmt: skip
+    said = {
+        "pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
+        "seed": source.get("seed"),
+        "beginning-of-sequence token": facts.bos(source),
+        "chat template": "used" if source.get("chat_template") else "not used",
+        "metric": phenomenon.metric if phenomenon else None,
+    }
     description = " ".join(phenomenon.description.split()) if phenomenon else ""
-    return Data(heading, description, {k: line(str(v)) for k, v in said.items() if v is not None},
-                result.prompts[:_EXAMPLES], len(result.prompts),
-                prose(str(source.get("source") or "")))  # fmt: skip
+    return Data(
+        heading,
+        description,
+        {k: line(str(v)) for k, v in said.items() if v is not None},
+        result.prompts[:_EXAMPLES],
+        len(result.prompts),
+        prose(str(source.get("source") or "")),
+    )
 
 
 def overview(report: Report) -> list[dict[str, str]]:

@@ -38,10 +38,18 @@ MOST_OTHERS = 12_000
 MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
 _LONGEST_OPTION = 70
 _TEMPLATES = Path(__file__).parents[1] / "templates"
-_CONTENTS = {"question": "Question", "model": "Model", "method": "Method", "data": "Data",
-             "results": "Results", "controls": "Controls and limits", "discussion": "Discussion",
-             "reproduction": "Reproduction", "environment": "Environment",
-             "references": "References"}  # fmt: skip
+_CONTENTS = {
+    "question": "Question",
+    "model": "Model",
+    "method": "Method",
+    "data": "Data",
+    "results": "Results",
+    "controls": "Controls and limits",
+    "discussion": "Discussion",
+    "reproduction": "Reproduction",
+    "environment": "Environment",
+    "references": "References",
+}
 
 
 def html(report: Report, written: Mapping[str, str] | None = None) -> str:
@@ -57,22 +65,40 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
         {**vars(d), "which": d.which, "pairs": any(e.get("corrupt") for e in d.examples)}
         for d in report.data
     ]
-    page = _environment().get_template("report.html.j2").render(
-        report={**_fields(report), "data": data},
-        contents=[(k, v) for k, v in _CONTENTS.items() if k != "references" or report.references],
-        overview=rows, any_differs=any(row["differs"] for row in rows),
-        intervals=report.intervals, how=HOW, others=_others(report), room=_room(report),
-        written={name: _markdown(text) for name, text in (written or {}).items()}, places=PLACES,
-        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script),
-    )  # fmt: skip
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report={**_fields(report), "data": data},
+            contents=[
+                (k, v) for k, v in _CONTENTS.items() if k != "references" or report.references
+            ],
+            overview=rows,
+            any_differs=any(row["differs"] for row in rows),
+            intervals=report.intervals,
+            how=HOW,
+            others=_others(report),
+            room=_room(report),
+            written={name: _markdown(text) for name, text in (written or {}).items()},
+            places=PLACES,
+            style=style,
+            script=script,
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+        )
+    )
     return page.replace("␠", SPACE)
 
 
 def _room(report: Report) -> Room:
     """What each figure of the page may carry."""
     figures = [(shown.figure, s.result) for s in report.sections for shown in s.shown]
-    sliced = sum(isinstance(figure, Heatmap) and figure.output in result.arrays
-                 and result[figure.output].values.ndim > 2 for figure, result in figures)  # fmt: skip
+    sliced = sum(
+        isinstance(figure, Heatmap)
+        and figure.output in result.arrays
+        and result[figure.output].values.ndim > 2
+        for figure, result in figures
+    )
     return Room(min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced)), titles=0)
 
 
@@ -111,10 +137,24 @@ def figure_style() -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True,
-                       trim_blocks=True, lstrip_blocks=True, finalize=_harmless)  # fmt: skip
-    made.filters.update(oneline=line, prose=prose, shown=_shown, ticked=_ticked, words=_words, view=_view,
-                        computed=_computed, in_short=in_short, option=_option)  # fmt: skip
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_harmless,
+    )
+    made.filters.update(
+        oneline=line,
+        prose=prose,
+        shown=_shown,
+        ticked=_ticked,
+        words=_words,
+        view=_view,
+        computed=_computed,
+        in_short=in_short,
+        option=_option,
+    )
     return made
 
 

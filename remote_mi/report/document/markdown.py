@@ -48,9 +48,11 @@ def markdown(
 
 class _Writer:
     def __init__(
-        self, report: Report, written: Mapping[str, str],
+        self,
+        report: Report,
+        written: Mapping[str, str],
         picture: Callable[[Section, Numbered], str] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.report, self.written, self.picture = report, written, picture
 
     def lines(self) -> Iterable[str]:
@@ -73,8 +75,10 @@ class _Writer:
         yield from _heading("Method")
         for method in report.methods:
             yield from (f"### {escaped(method.recipe)}", "", *_blocks(method.blocks))
-            rows = [[_code(name), escaped(value), _ticked(text)]
-                    for name, value, text in method.parameters]  # fmt: skip
+            rows = [
+                [_code(name), escaped(value), _ticked(text)]
+                for name, value, text in method.parameters
+            ]
             yield from _table(["parameter", "value", "what it is"], rows)
         yield from self._data()
         yield from self._results()
@@ -108,8 +112,15 @@ class _Writer:
             pairs = any(e.get("corrupt") for e in data.examples)
             names = ["clean", "corrupt", "answer", "wrong"] if pairs else ["clean"]
             heads = ["prompt", "corrupt prompt", "answer", "wrong answer"][: len(names)]
-            rows = [[escaped((visible if n in ("answer", "wrong") else line)(e[n])) if e.get(n) else ""
-                     for n in names] for e in data.examples]  # fmt: skip
+            rows = [
+                [
+                    escaped((visible if n in ("answer", "wrong") else line)(e[n]))
+                    if e.get(n)
+                    else ""
+                    for n in names
+                ]
+                for e in data.examples
+            ]
             yield from _table(heads, rows)
             if data.source:
                 yield from (f"Source: {_ticked(data.source)}", "")
@@ -120,19 +131,27 @@ class _Writer:
         if len(rows) > 1:
             names = [n for n in rows[0] if n != "differs" or any(r["differs"] for r in rows)]
             heads = {"largest": "largest effect", "differs": "differs in"}
-            yield from _table([heads.get(n, n) for n in names],
-                              [[escaped(row[n]) for n in names] for row in rows])  # fmt: skip
+            yield from _table(
+                [heads.get(n, n) for n in names], [[escaped(row[n]) for n in names] for row in rows]
+            )
         for section in self.report.sections:
-            yield from (f"### {escaped(section.heading)}", "",
-                        f"Run `{section.id8}` · {escaped(in_short(section.result))}", "")  # fmt: skip
+            yield from (
+                f"### {escaped(section.heading)}",
+                "",
+                f"Run `{section.id8}` · {escaped(in_short(section.result))}",
+                "",
+            )
             for shown in section.shown:
                 yield from self._figure(section, shown)
         if self.report.failures:
             yield from ("### Runs without a result", "")
-            yield from _table(["run", "recipe", "reason"], [
-                [escaped(f.name), escaped(f.recipe), escaped(f.reason)]
-                for f in self.report.failures
-            ])  # fmt: skip
+            yield from _table(
+                ["run", "recipe", "reason"],
+                [
+                    [escaped(f.name), escaped(f.recipe), escaped(f.reason)]
+                    for f in self.report.failures
+                ],
+            )
 
     def _figure(self, section: Section, shown: Numbered) -> Iterable[str]:
         name = escaped(shown.figure.name)
@@ -166,10 +185,13 @@ class _Writer:
                 continue
             yield from (f"### {escaped(method.recipe)}", "")
             if method.held_against:
-                held = ", ".join(f"{_code(a)} is held against {_code(b)}"
-                                 for a, b in method.held_against.items())  # fmt: skip
-                yield from (f"{held}. A cell marked \\~ is no larger than its control, or not told "
-                            "from 0.", "")  # fmt: skip
+                held = ", ".join(
+                    f"{_code(a)} is held against {_code(b)}" for a, b in method.held_against.items()
+                )
+                yield from (
+                    f"{held}. A cell marked \\~ is no larger than its control, or not told from 0.",
+                    "",
+                )
             yield from (*_blocks(method.controls), *_blocks(method.limits))
         yield from (self.report.intervals, "")
         for heading, note in self.report.notes:

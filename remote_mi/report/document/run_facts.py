@@ -68,8 +68,11 @@ def _to_find_out(summary_line: str) -> str:
 def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
     """Model, seed, size and parameters that are not the same in all runs of the recipe and prompts."""
     mine = _settings(result)
-    others = [_settings(r) for r in results if r.recipe["name"] == result.recipe["name"]
-              and prompts_name(r) == prompts_name(result)]  # fmt: skip
+    others = [
+        _settings(r)
+        for r in results
+        if r.recipe["name"] == result.recipe["name"] and prompts_name(r) == prompts_name(result)
+    ]
     return {
         name: line(str(value))
         for name, value in mine.items()
@@ -80,10 +83,13 @@ def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
 def _settings(result: Result) -> dict[str, Any]:
     source = result.provenance
     prompts = source.get("prompts", {})
-    return {"model": source.get("model", {}).get("name"), "n": len(result.prompts),
-            "prompt seed": prompts.get("seed"),
-            "backend": source.get("environment", {}).get("kind"),
-            **source.get("parameters", {})}  # fmt: skip
+    return {
+        "model": source.get("model", {}).get("name"),
+        "n": len(result.prompts),
+        "prompt seed": prompts.get("seed"),
+        "backend": source.get("environment", {}).get("kind"),
+        **source.get("parameters", {}),
+    }
 
 
 def models(results: Sequence[Result]) -> list[dict[str, str]]:
@@ -125,8 +131,10 @@ def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
     for result in results:
         source = result.provenance
         record = source.get("record", {})
-        facts = {**source.get("environment", {}),
-                 **{k: record[k] for k in _DEVICE_FACTS if record.get(k)}}  # fmt: skip
+        facts = {
+            **source.get("environment", {}),
+            **{k: record[k] for k in _DEVICE_FACTS if record.get(k)},
+        }
         shown = {k: line(str(v)) for k, v in facts.items() if v}
         found.setdefault(str(sorted(shown.items())), ([], shown))[0].append(
             result.run_id.rsplit("-", 1)[-1]
@@ -141,8 +149,12 @@ def in_short(result: Result) -> str:
     count = len(result.prompts)
     unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
     place = "/".join(str(part) for part in (where(result), record.get("dtype")) if part)
-    parts = [f"{count} {unit}{'s' if count != 1 else ''}" if count else "",
-             source.get("model", {}).get("name"), place, str(source.get("time", ""))[:10]]  # fmt: skip
+    parts = [
+        f"{count} {unit}{'s' if count != 1 else ''}" if count else "",
+        source.get("model", {}).get("name"),
+        place,
+        str(source.get("time", ""))[:10],
+    ]
     return " · ".join(line(str(part)) for part in parts if part)
 
 
@@ -157,7 +169,12 @@ def where(result: Result) -> str:
 def computed(result: Result) -> dict[str, str]:
     """When, where and at what cost a run was computed."""
     record = result.provenance.get("record", {})
-    facts = {"computed": result.provenance.get("time"), "where": where(result) or None,
-             "why there": result.provenance.get("reason"), "seconds": record.get("seconds"), "forward passes": record.get("forward_passes"),
-             "key": result.provenance.get("key")}  # fmt: skip
+    facts = {
+        "computed": result.provenance.get("time"),
+        "where": where(result) or None,
+        "why there": result.provenance.get("reason"),
+        "seconds": record.get("seconds"),
+        "forward passes": record.get("forward_passes"),
+        "key": result.provenance.get("key"),
+    }
     return {k: line(str(v)) for k, v in facts.items() if v is not None}

@@ -50,8 +50,16 @@ def _ranked(figure: figures.Bars, part: Shown) -> list[Bar]:
     array, found = part.array, []
     for at in part.largest(figure.most):
         low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
-        found.append(Bar(where(array, at) or figure.output, float(array.values[at]), low, high,
-                         bool(part.marked[at]), part.told(at)))  # fmt: skip
+        found.append(
+            Bar(
+                where(array, at) or figure.output,
+                float(array.values[at]),
+                low,
+                high,
+                bool(part.marked[at]),
+                part.told(at),
+            )
+        )
     return found
 
 
@@ -69,8 +77,10 @@ def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Ite
     for bar in found:
         sign = EXPLAINED if bar.marked else " "
         text = Text(f"{sign}{fit(bar.name, left)} {bar.value:+7.2f} ")
-        text.append(fit("█" * min(long, round(abs(bar.value) / reach * long)), long),
-                    _bar_style(bar.value, bar.marked))  # fmt: skip
+        text.append(
+            fit("█" * min(long, round(abs(bar.value) / reach * long)), long),
+            _bar_style(bar.value, bar.marked),
+        )
         if bar.low is not None and bar.high is not None:
             text.append(f" [{bar.low:+.2f}, {bar.high:+.2f}]", "dim")
         yield text
@@ -91,9 +101,11 @@ def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> I
     wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(names) - 1))
     left = max(_PROMPT_WIDTH, width - (wide + 1) * len(names))
     heads = "".join(
-        f" {fit(name, wide)}" if result.outputs[name].kind == "token"
-        else f" {fit(name, wide).rstrip():>{wide}}" for name in names
-    )  # fmt: skip
+        f" {fit(name, wide)}"
+        if result.outputs[name].kind == "token"
+        else f" {fit(name, wide).rstrip():>{wide}}"
+        for name in names
+    )
     yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
     for index in range(len(columns[0])):
         text = f" {row_name(result, index)}"

@@ -81,8 +81,9 @@ def heatmap_map(
     found = shown(figure, result, slice_)
     array, marked = found.array, found.marked
     values = array.values
-    measure = scale(values if slice_.limits is None else np.array(slice_.limits), figure.center,
-                    palette)  # fmt: skip
+    measure = scale(
+        values if slice_.limits is None else np.array(slice_.limits), figure.center, palette
+    )
 
     def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
         strength, style = measure(values[row, column])
@@ -171,8 +172,17 @@ def token_map(
     head = [_prompt(result, index)] if len(every) > 1 else []
     grid = Grid(dims[0], dims[1], tokens.coords[dims[0]], tokens.coords[dims[1]], cell, 8)
     distance = np.where(np.isfinite(shades), shades, 0.0)
-    return Map(grid, array, distance, np.zeros(shades.shape, bool), head, [], explain,
-               (len(shades) - 1, shades.shape[1] - 1), texts)  # fmt: skip
+    return Map(
+        grid,
+        array,
+        distance,
+        np.zeros(shades.shape, bool),
+        head,
+        [],
+        explain,
+        (len(shades) - 1, shades.shape[1] - 1),
+        texts,
+    )
 
 
 def token_grid(figure: TokenGrid, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
@@ -186,5 +196,7 @@ def token_grid(figure: TokenGrid, result: Result, width: int, slice_: Slice) -> 
         return
     index = slice_.item if slice_.pair is None else slice_.pair
     token = visible(result.text(result.each(figure.output)[index].values[-1, -1, 0]))
-    yield Text(f" ▸ after the last layer, at the last position: {token}"
-               f" · {figure.shade or 'shade'} {found.distance[-1, -1]:.2f}")  # fmt: skip
+    yield Text(
+        f" ▸ after the last layer, at the last position: {token}"
+        f" · {figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
+    )

@@ -48,8 +48,10 @@ class Curves:
             return None
         finite = self.rows[np.isfinite(self.rows)]
         below, above = (finite < 0).any(), (finite > 0).any()
-        return (-self.band if below or not above else 0.0 * self.band,
-                self.band if above or not below else 0.0 * self.band)  # fmt: skip
+        return (
+            -self.band if below or not above else 0.0 * self.band,
+            self.band if above or not below else 0.0 * self.band,
+        )
 
     def interval(self, line: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Lower and upper ends along a line; None where there are none."""

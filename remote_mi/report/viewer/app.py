@@ -352,5 +352,6 @@ class Viewer(Showing):
                 yield SystemCommand(name, f"key {key.shown}", partial(self.run_action, key.action))
         for index, panel in enumerate(self.panels):
             title = line(panel.title)
-            yield SystemCommand(f"Go to panel {index + 1}, {title}", f"show {title}",
-                                partial(self.turn_to, index))  # fmt: skip
+            yield SystemCommand(
+                f"Go to panel {index + 1}, {title}", f"show {title}", partial(self.turn_to, index)
+            )

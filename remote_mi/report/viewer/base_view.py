@@ -37,8 +37,9 @@ _LOW = 18
 
 def _message(text: str, width: int) -> Listing:
     """A sentence or two in place of a list."""
-    return of_lines([(piece, Item()) for part in text.splitlines()
-                     for piece in wrapped(line(part), width, " ")])  # fmt: skip
+    return of_lines(
+        [(piece, Item()) for part in text.splitlines() for piece in wrapped(line(part), width, " ")]
+    )
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,14 @@ class Showing(App[None]):
     ENABLE_COMMAND_PALETTE = True
 
     def __init__(
-        self, folder: Path, project: Path, room: Runs, marked: Iterable[Path] = (),
-        only: str | None = None, slice_: Slice = Slice(),  # noqa: B008 - it is frozen
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        project: Path,
+        room: Runs,
+        marked: Iterable[Path] = (),
+        only: str | None = None,
+        slice_: Slice = Slice(),  # noqa: B008 - it is frozen
+    ) -> None:
         super().__init__()
         self.animation_level = "none"
         self.project = project
@@ -260,8 +266,10 @@ class Showing(App[None]):
         else:
             recipe = self.opened.info.get("recipe", {}).get("name", "")
             sign = "✗ failed" if self.opened.failed else "! damaged"
-            lines = [Text(f"remote-mi  {line(str(recipe))}  {line(self.opened.id8)} {sign}", "bold"),
-                     Text(f" {line(str(self.opened.folder))}", "dim")]  # fmt: skip
+            lines = [
+                Text(f"remote-mi  {line(str(recipe))}  {line(self.opened.id8)} {sign}", "bold"),
+                Text(f" {line(str(self.opened.folder))}", "dim"),
+            ]
         if self.status:
             lines[1] = Text(f" {self.status}", "bold")
         if lines[0].cell_len > width - 1:  # its parts may stand closer

@@ -35,8 +35,9 @@ def matches_of_curves(found: Curves, asked: str, line: int) -> list[tuple[int, i
     points = [(line, i) for i, name in enumerate(found.labels) if wanted in name.casefold()]
     array = found.array
     names = array.coords[array.dims[0]] if array.values.ndim == 2 else []
-    return points + [(i, 0) for i, name in enumerate(names)
-                     if wanted == visible(str(name)).casefold()]  # fmt: skip
+    return points + [
+        (i, 0) for i, name in enumerate(names) if wanted == visible(str(name)).casefold()
+    ]
 
 
 def matches_of_listing(listing: Listing, asked: str) -> list[int]:

@@ -22,13 +22,35 @@ from remote_mi.report.viewer.keys import brief
 
 DARK, LIGHT = "remote-mi-dark", "remote-mi-light"
 THEMES = (
-    Theme(DARK, primary="#6ea8fe", secondary="#ffa032", accent="#ffa032", warning="#ffb454",
-          error="#ff7b72", success="#7ee787", foreground="#d6d9de", background="#101216",
-          surface="#171a20", panel="#1e222a", dark=True),
-    Theme(LIGHT, primary="#1454b8", secondary="#b35900", accent="#b35900", warning="#8a4b00",
-          error="#b3261e", success="#1a7f37", foreground="#22262c", background="#fbfbf9",
-          surface="#f1f1ee", panel="#e8e8e4", dark=False),
-)  # fmt: skip
+    Theme(
+        DARK,
+        primary="#6ea8fe",
+        secondary="#ffa032",
+        accent="#ffa032",
+        warning="#ffb454",
+        error="#ff7b72",
+        success="#7ee787",
+        foreground="#d6d9de",
+        background="#101216",
+        surface="#171a20",
+        panel="#1e222a",
+        dark=True,
+    ),
+    Theme(
+        LIGHT,
+        primary="#1454b8",
+        secondary="#b35900",
+        accent="#b35900",
+        warning="#8a4b00",
+        error="#b3261e",
+        success="#1a7f37",
+        foreground="#22262c",
+        background="#fbfbf9",
+        surface="#f1f1ee",
+        panel="#e8e8e4",
+        dark=False,
+    ),
+)
 #: Cells of a panel's name where not all of them fit.
 _CUT = 20
 #: Seconds for which a message stands in place of the keys.
@@ -66,8 +88,10 @@ class PanelLine(Widget):
     def _labels(self, room: int) -> list[str]:
         numbered = [f"{i + 1} {name}" if i < 9 else name for i, name in enumerate(self.names)]
         if sum(cell_len(x) + 2 for x in numbered) > room:  # the names beside are cut first
-            numbered = [x if i == self.current or cell_len(x) <= _CUT else fit(x, _CUT)
-                        for i, x in enumerate(numbered)]  # fmt: skip
+            numbered = [
+                x if i == self.current or cell_len(x) <= _CUT else fit(x, _CUT)
+                for i, x in enumerate(numbered)
+            ]
         return [f"[{x}]" if i == self.current else f" {x} " for i, x in enumerate(numbered)]
 
     def render(self) -> Text:

@@ -30,9 +30,13 @@ def place(found: Curves, at: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def listing(
-    figure: Lines, result: Result, slice_: Slice, at: tuple[int, int] | None,
-    width: int, height: int,
-) -> Listing:  # fmt: skip
+    figure: Lines,
+    result: Result,
+    slice_: Slice,
+    at: tuple[int, int] | None,
+    width: int,
+    height: int,
+) -> Listing:
     """The plot as a heading that stays, and a line of text for each line of it.
 
     Args:
@@ -54,14 +58,19 @@ def listing(
 
     def shown(i: int) -> Text:
         sign = EXPLAINED if found.marked[i, point] else " "
-        return Text(f" {letters.get(i, ' ')}{sign}{fit(names[i], left)}  "
-                    f"{found.said(i, point)}", no_wrap=True)  # fmt: skip
+        return Text(
+            f" {letters.get(i, ' ')}{sign}{fit(names[i], left)}  {found.said(i, point)}",
+            no_wrap=True,
+        )
 
     def item(i: int) -> Item:
         told = found.told(i, point)
         return Item((told, foot) if foot else (told,), known=names[i])
 
     head = list(plots.plot(found, width, slice_, room, (line, point)))
-    head.append(Text(f" at {found.x_name} {found.labels[point]} (← → choose another):",
-                     "bold", no_wrap=True))  # fmt: skip
+    head.append(
+        Text(
+            f" at {found.x_name} {found.labels[point]} (← → choose another):", "bold", no_wrap=True
+        )
+    )
     return Listing(many, shown, item, head, line)

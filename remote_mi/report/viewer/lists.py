@@ -57,8 +57,9 @@ class RunList:
             "bold",
         )
         empty = f"no runs in {self.room.folder}; `remote-mi demo` makes one"
-        return Listing(len(self.names), lambda i: self._line(i, width), self._item, [head], start,
-                       empty)  # fmt: skip
+        return Listing(
+            len(self.names), lambda i: self._line(i, width), self._item, [head], start, empty
+        )
 
     def _line(self, index: int, width: int) -> Text:
         name = self.names[index]
@@ -127,8 +128,9 @@ def study_listing(records: StudyRecords) -> Listing:
             f"    {fit(line(name), 24)} {len(record.points):>5} points: {said}", no_wrap=True
         )
         words = [line(x) for x in (record.title, record.question) if x]
-        item = Item(tuple(words or [name]), f"remote-mi study run {record.path / 'study.yaml'}",
-                    study=name)  # fmt: skip
+        item = Item(
+            tuple(words or [name]), f"remote-mi study run {record.path / 'study.yaml'}", study=name
+        )
         lines.append((text, item))
     return of_lines(lines, (), "no studies; `remote-mi study run FILE` begins one")
 
@@ -198,8 +200,11 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
         if state == "submitted":
             state = entry.status.lower() or state
         sign = "▶" if entry.is_open else "✓" if entry.state == "done" else "✗"
-        text = Text(f"  {sign}{entry.id[:8]}  {ago(entry.created):>8}  {fit(line(state), 12)} "
-                    f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}", no_wrap=True)  # fmt: skip
+        text = Text(
+            f"  {sign}{entry.id[:8]}  {ago(entry.created):>8}  {fit(line(state), 12)} "
+            f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}",
+            no_wrap=True,
+        )
         said = [f"job {entry.id} · {line(state)}{_kept_for(entry)}"]
         if entry.run:
             said.append(f"run {entry.run} (Enter opens it)")

@@ -27,8 +27,20 @@ CHECKED_AT_ONCE = 32 << 20
 _ARRAYS = "artifacts/result.safetensors"
 _CHUNK = 4 << 20
 #: Kinds of numbers of a safetensors file that numpy has, too.
-_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
-          "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
+_KINDS = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
 _AROUND = 3
 
 
@@ -66,8 +78,9 @@ class LazyArrays(Mapping[str, np.ndarray]):
         if first == last:
             return np.zeros(entry["shape"], kind)
         try:
-            return np.memmap(self._path, kind, "r", self._start + first, tuple(entry["shape"]) or 1
-                             ).reshape(entry["shape"])  # fmt: skip
+            return np.memmap(
+                self._path, kind, "r", self._start + first, tuple(entry["shape"]) or 1
+            ).reshape(entry["shape"])
         except (OSError, ValueError) as error:
             raise Mismatch(f"{self._path} is damaged: {error}", "run the job again") from None
 
@@ -144,8 +157,14 @@ def open_run(folder: Path) -> Opened:
         path = folder / _ARRAYS
         if path.is_file() and path.stat().st_size > CHECKED_AT_ONCE:
             info = opened.info
-            opened.result = Result(info["recipe"], info["document"], LazyArrays(path),
-                                   info["provenance"], folder.name, folder)  # fmt: skip
+            opened.result = Result(
+                info["recipe"],
+                info["document"],
+                LazyArrays(path),
+                info["provenance"],
+                folder.name,
+                folder,
+            )
             opened.unchecked = True
         else:
             opened.result = runs.read(folder.name)

@@ -74,9 +74,12 @@ def provenance(opened: Opened, width: int) -> Listing:
 
     title("The same again")
     named, command = opened.named, made_by(opened.folder)
-    commands = [("reproduce", f"remote-mi reproduce {named}"), ("run", command),
-                ("verify", f"remote-mi reproduce {named} --verify-only"),
-                ("in Python", f"remote_mi.load_run({shlex.split(named)[0]!r})")]  # fmt: skip
+    commands = [
+        ("reproduce", f"remote-mi reproduce {named}"),
+        ("run", command),
+        ("verify", f"remote-mi reproduce {named} --verify-only"),
+        ("in Python", f"remote_mi.load_run({shlex.split(named)[0]!r})"),
+    ]
     for name, text in commands:
         if text:
             item = Item((f"{line(text)}   y copies it",), text)

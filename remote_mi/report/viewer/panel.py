@@ -145,8 +145,11 @@ class FigurePanel:
                     return error.message
         self.slice_ = replace(self.slice_, pair=pair, item=pair or 0)
         self.window = None  # another prompt may have fewer rows
-        at = {dim: label for dim, label in self.slice_.at.items()
-              if dim not in self.dims() or str(label) in map(str, self._labels(dim))}  # fmt: skip
+        at = {
+            dim: label
+            for dim, label in self.slice_.at.items()
+            if dim not in self.dims() or str(label) in map(str, self._labels(dim))
+        }
         self.slice_ = replace(self.slice_, at=at)
         return ""
 
@@ -255,8 +258,11 @@ class FigurePanel:
         from remote_mi.report.summary import summary
 
         everything = replace(self.slice_, pair=None)
-        return [said for part in (self.current, *self.also)
-                for said in summary(part, self.result, everything)]  # fmt: skip
+        return [
+            said
+            for part in (self.current, *self.also)
+            for said in summary(part, self.result, everything)
+        ]
 
     def state(self) -> str:
         """The slice and metric, for beside the title; "" where nothing was changed."""

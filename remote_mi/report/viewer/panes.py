@@ -196,8 +196,11 @@ class GridPane(Pane):
         label = grid.row_labels[row + 1]
         style = _HERE if row == self.row else _BOLD if row < 0 else _DIM
         bar = "│" if row != self.row else "▸"
-        segments = [Segment(" ", base), Segment(label, base + style),
-                    Segment(f" {bar} ", base + _DIM)]  # fmt: skip
+        segments = [
+            Segment(" ", base),
+            Segment(label, base + style),
+            Segment(f" {bar} ", base + _DIM),
+        ]
         first = self._first
         last = min(len(grid.columns), first + max(0, width - self._left) // self._pitch)
         for column in range(first, last):

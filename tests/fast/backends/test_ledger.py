@@ -89,8 +89,9 @@ def test_a_lock_is_held_by_one_and_given_back_when_its_holder_dies(tmp_path):
         "lock = Ledger(Path(sys.argv[1])).lock(sys.argv[2])\nlock.acquire(blocking=False)\n"
         "print('held', flush=True)\ntime.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), made.id],
-                              stdout=subprocess.PIPE)  # fmt: skip
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path), made.id], stdout=subprocess.PIPE
+    )
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     lock = ledger.lock(made.id)
     with pytest.raises(TimeoutError):
@@ -134,8 +135,10 @@ def test_errors_come_back_of_their_kind_with_the_servers_words():
     answer = {"description": "Replica was evicted while processing your request. Sorry."}
     error = from_record(to_record(failure("abcdefgh", "http://a", answer, "slow.py")))
     assert isinstance(error, Evicted) and error.retryable and error.hint
-    trace = ('Traceback (most recent call last):\n  File "[slow:8] slow.py", line 15, in slow\n'
-             '    raise ValueError\nValueError: \x1b[31mmeant')  # fmt: skip
+    trace = (
+        'Traceback (most recent call last):\n  File "[slow:8] slow.py", line 15, in slow\n'
+        "    raise ValueError\nValueError: \x1b[31mmeant"
+    )
     error = from_record(
         to_record(failure("abcdefgh", "http://a", {"description": trace}, "slow.py"))
     )
@@ -145,6 +148,7 @@ def test_errors_come_back_of_their_kind_with_the_servers_words():
 
 
 def test_a_draft_survives_json_and_a_newer_version():
-    draft = Draft({"name": "slow"}, "slow.py", "key", "abcd1234", ["k"], [0], {}, {}, {}, [], [],
-                  {}, {})  # fmt: skip
+    draft = Draft(
+        {"name": "slow"}, "slow.py", "key", "abcd1234", ["k"], [0], {}, {}, {}, [], [], {}, {}
+    )
     assert Draft.from_json({**draft.to_json(), "later": 1}) == draft

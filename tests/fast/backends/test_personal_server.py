@@ -160,8 +160,14 @@ def test_a_model_that_cannot_be_served_gets_one_clear_message(
 def test_a_hub_that_cannot_be_reached_is_said_so(project, any_redis, process):
     if not settings.shutil.which("redis-server"):
         pytest.skip("redis-server is not installed, and its absence is reported first")
-    done = process("ndif", "up", "--model", "org/model", HF_ENDPOINT="http://127.0.0.1:9",
-                   HF_HOME=str(project / "hf"))  # fmt: skip
+    done = process(
+        "ndif",
+        "up",
+        "--model",
+        "org/model",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(project / "hf"),
+    )
     assert done.returncode == 5, done.stderr
     assert "org/model could not be fetched" in done.stderr and "Traceback" not in done.stderr
 
@@ -176,6 +182,7 @@ def test_help_and_lookup_are_quick_and_import_no_machine_learning(cache):
         "heavy = {'torch', 'transformers', 'nnsight', 'huggingface_hub'} & set(sys.modules)\n"
         "assert not heavy, heavy\nassert seconds < 2, seconds\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
-                          timeout=60, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr

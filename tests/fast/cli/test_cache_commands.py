@@ -49,9 +49,19 @@ def filled(cache):
     store = Cache(cache_root())
     for index in range(20):
         values = np.full(250, float(max(index, 1)), np.float32)
-        store.put(f"{index:064x}", HERE, {}, {"x": values}, {}, {
-            "recipe": f"r{index % 2}", "model": {"name": "m"}, "part": index > 9,
-            "code_parts": {"a": "b"}})  # fmt: skip
+        store.put(
+            f"{index:064x}",
+            HERE,
+            {},
+            {"x": values},
+            {},
+            {
+                "recipe": f"r{index % 2}",
+                "model": {"name": "m"},
+                "part": index > 9,
+                "code_parts": {"a": "b"},
+            },
+        )
     for path in [*store.entry_paths(), *store.blob_paths()]:
         os.utime(path, (1000, 1000))
     for path in store.entry_paths():
@@ -183,8 +193,9 @@ def test_verify_sets_aside_what_is_damaged_and_ends_with_code_7(filled, cli):
     code, out, err = cli("cache", "verify", "--json")
     damaged = json.loads(out)["damaged"]
     assert code == 7 and "computed again" in err
-    assert set(damaged) == {p.relative_to(filled.root).as_posix()
-                            for p in (arrays, entries[3], entries[7])}  # fmt: skip
+    assert set(damaged) == {
+        p.relative_to(filled.root).as_posix() for p in (arrays, entries[3], entries[7])
+    }
     assert json.loads(out)["blobs"] == len(blobs)
     assert cli("cache", "verify")[0] == 0 and len(kept(filled)) == 18
     assert json.loads(cli("cache", "info", "--json")[1])["quarantine"] == 3
@@ -299,12 +310,19 @@ def test_every_kind_of_difference_has_its_words():
     def prompt(digest, **fields):
         return {"digest": digest, "fields": fields, "begins": digest}
 
-    here = {"schema": 1, "file": "f.py", "code": "c", "parameters": {"a": 1}, "drop_invalid": False,
-            "code_parts": {"recipe:f": "1", "remote_mi.interventions.sites:read": "2", "m.n:": "3"},
-            "declared": {"over": "pair", "returns": {}, "summaries": {}},
-            "model": {"name": "m", "content": "x", "dtype": "auto"},
-            "prompts": [prompt("p", clean="1"), prompt("q", clean="2")],
-            "templates": "t", "classes": ""}  # fmt: skip
+    here = {
+        "schema": 1,
+        "file": "f.py",
+        "code": "c",
+        "parameters": {"a": 1},
+        "drop_invalid": False,
+        "code_parts": {"recipe:f": "1", "remote_mi.interventions.sites:read": "2", "m.n:": "3"},
+        "declared": {"over": "pair", "returns": {}, "summaries": {}},
+        "model": {"name": "m", "content": "x", "dtype": "auto"},
+        "prompts": [prompt("p", clean="1"), prompt("q", clean="2")],
+        "templates": "t",
+        "classes": "",
+    }
 
     def said(**changed):
         return differences({**here, **changed}, here)
@@ -324,9 +342,7 @@ def test_every_kind_of_difference_has_its_words():
         "the code of `read` in remote_mi.interventions.sites changed",
     ]
     assert said(parameters={}) == ["parameter a: nothing there, 1 here"]
-    assert said(model={**here["model"], "name": "n", "content": "y"}) == [
-        "model: n there, m here"
-    ]  # fmt: skip
+    assert said(model={**here["model"], "name": "n", "content": "y"}) == ["model: n there, m here"]
     assert said(model={**here["model"], "dtype": "float16"}) == [
         "the model's dtype: float16 there, auto here"
     ]
@@ -358,6 +374,11 @@ assert codes == [0] * len(words), codes
 heavy = {"torch", "transformers", "scipy", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ}, text=True,
-                          capture_output=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr

@@ -61,21 +61,45 @@ def one_clear_message(code, out, err, expected_code, said):
         (["run", "activation_patching", "-p", "clean=a"], 2, "a pair needs 'corrupt'"),
         (["run", "activation_patching", "--phenomenon", "ioii"], 3, "did you mean 'ioi'"),
         (["run", "activation_patching", "--phenomenon", "ioi:shop"], 3, "template"),
-        (["run", "activation_patching", "--phenomenon", "country_capital", "-n", "99"], 2, "has 16 pairs"),
+        (
+            ["run", "activation_patching", "--phenomenon", "country_capital", "-n", "99"],
+            2,
+            "has 16 pairs",
+        ),
         (["run", "activation_patching", "--phenomenon", "ioi", "-n", "0"], 2, "at least 1"),
-        (["run", "activation_patching", "--phenomenon", "ioi", "--site", "atn_out"], 2, "did you mean 'attn_out'"),
-        (["run", "activation_patching", "--phenomenon", "ioi", "--backend", "locale"], 2, "did you mean 'local'"),
-        (["run", "activation_patching", "--phenomenon", "ioi", "--model", "./nowhere"], 2, "no folder"),
+        (
+            ["run", "activation_patching", "--phenomenon", "ioi", "--site", "atn_out"],
+            2,
+            "did you mean 'attn_out'",
+        ),
+        (
+            ["run", "activation_patching", "--phenomenon", "ioi", "--backend", "locale"],
+            2,
+            "did you mean 'local'",
+        ),
+        (
+            ["run", "activation_patching", "--phenomenon", "ioi", "--model", "./nowhere"],
+            2,
+            "no folder",
+        ),
         (["run", "activation_patching", "--phenomenon", "ioi", "--model", "."], 2, "config.json"),
-        (["run", "activation_patching", "--phenomenon", "ioi", "--model", "smollm2-135m"], 3, "smollm2-135m-q4_1"),
-        (["run", "activation_patching", "--phenomenon", "ioi", "--dtype", "int3"], 2, "is not one of"),
+        (
+            ["run", "activation_patching", "--phenomenon", "ioi", "--model", "smollm2-135m"],
+            3,
+            "smollm2-135m-q4_1",
+        ),
+        (
+            ["run", "activation_patching", "--phenomenon", "ioi", "--dtype", "int3"],
+            2,
+            "is not one of",
+        ),
         (["run", "activation_patching", "--pairs", "missing.jsonl"], 2, "cannot read"),
         (["run", "missing.py", "-p", "prompt=a"], 2, "cannot read recipe file"),
         (["view"], 3, "there are no runs"),
         (["recipes", "show", "lens"], 3, "logit_lens"),
         (["phenomena", "show", "x"], 3, "no phenomenon"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_gets_one_clear_message_and_its_code(project, cli, arguments, code, said):
     one_clear_message(*cli(*arguments), code, said)
 
@@ -178,8 +202,14 @@ def test_json_is_one_document_with_a_schema(project, cli, tiny_llama):
     recovery = data["outputs"]["recovery"]
     assert recovery["dims"] == ["layer", "position"] and len(recovery["values"]) == 3
     assert recovery["coords"]["position"][9] == " John"
-    for command in (["recipes", "ls"], ["phenomena", "ls"], ["models", "ls"], ["runs", "ls"],
-                    ["recipes", "show", "logit_lens"], ["phenomena", "show", "ioi"]):  # fmt: skip
+    for command in (
+        ["recipes", "ls"],
+        ["phenomena", "ls"],
+        ["models", "ls"],
+        ["runs", "ls"],
+        ["recipes", "show", "logit_lens"],
+        ["phenomena", "show", "ioi"],
+    ):
         code, out, _ = cli(*command, "--json")
         assert code == 0 and json.loads(out)["schema"] == 1
 
@@ -243,8 +273,13 @@ def assert_torch_free(command):
         "heavy = [m for m in ('torch', 'transformers', 'nnsight', 'scipy', 'pandas') if m in sys.modules]\n"
         "assert code == 0, code\nassert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True,
-                          timeout=60, env=os.environ)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -258,11 +293,22 @@ def test_output_has_no_colour_when_piped(project, process, tiny_llama):
 def test_a_full_disk_does_not_lose_the_result(project, tiny_llama):
     """Files may not grow beyond a few hundred bytes: every write of a result fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "remote_mi", "run", "activation_patching", "--model",
-         str(tiny_llama), *PAIR],
-        capture_output=True, text=True, timeout=120, env=os.environ,
+        [
+            sys.executable,
+            "-m",
+            "remote_mi",
+            "run",
+            "activation_patching",
+            "--model",
+            str(tiny_llama),
+            *PAIR,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)),
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     assert "recovery" in done.stdout, "the figures are shown all the same"
     assert "no space left" in done.stderr and "Traceback" not in done.stderr
@@ -270,8 +316,9 @@ def test_a_full_disk_does_not_lose_the_result(project, tiny_llama):
 
 
 def test_a_read_only_cache_costs_the_cache_and_nothing_else(project, process, tiny_llama):
-    done = process("run", "activation_patching", "--model", tiny_llama, *PAIR,
-                   REMOTE_MI_CACHE="/proc/nowhere")  # fmt: skip
+    done = process(
+        "run", "activation_patching", "--model", tiny_llama, *PAIR, REMOTE_MI_CACHE="/proc/nowhere"
+    )
     assert done.returncode == 0, done.stderr
     assert "not cached" in done.stderr and "recovery" in done.stdout
     assert len(list((project / "runs").glob("*-activation_patching-*"))) == 1
@@ -282,10 +329,24 @@ def test_ctrl_c_exits_with_130(project, tiny_llama):
     import time
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "remote_mi", "run", "head_patching", "--model", str(tiny_llama),
-         "--phenomenon", "ioi", "-n", "2000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "remote_mi",
+            "run",
+            "head_patching",
+            "--model",
+            str(tiny_llama),
+            "--phenomenon",
+            "ioi",
+            "-n",
+            "2000",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list((project.parent / "cache").rglob("cas/*/*")):
         time.sleep(0.05)

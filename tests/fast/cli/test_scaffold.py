@@ -21,8 +21,13 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def checked(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *map(str, command)], cwd=folder, timeout=300,
-                          capture_output=True, text=True)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=folder,
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("over", ["pair", "prompt"])
@@ -83,8 +88,11 @@ def test_a_new_phenomenon_is_found_and_fits_a_tokenizer(project, cli, tiny_llama
     found = phenomena.find("languages", project)
     assert found.name == "languages"
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    known = [e for e in found.prompts().examples
-             if tokenizer.unk_token_id not in tokenizer(e.clean + e.answer + e.wrong).input_ids]  # fmt: skip
+    known = [
+        e
+        for e in found.prompts().examples
+        if tokenizer.unk_token_id not in tokenizer(e.clean + e.answer + e.wrong).input_ids
+    ]
     prompts = phenomena.PromptSet(tuple(known), "test")
     if known:
         assert len(tokenize(tokenizer, prompts, ModelSpec(), "pair", 64).prompts) == len(known)

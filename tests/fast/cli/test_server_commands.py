@@ -99,9 +99,21 @@ def typed(monkeypatch, text):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "\n", "secret-of-mine", KEY[:-1], KEY + "0", KEY.replace("-", ""), f"{KEY} {KEY}",
-            "g" + KEY[1:], "ключ-" + KEY, "\x1b[2J" + KEY, "x" * 10_000],
-)  # fmt: skip
+    "key",
+    [
+        "",
+        "\n",
+        "secret-of-mine",
+        KEY[:-1],
+        KEY + "0",
+        KEY.replace("-", ""),
+        f"{KEY} {KEY}",
+        "g" + KEY[1:],
+        "ключ-" + KEY,
+        "\x1b[2J" + KEY,
+        "x" * 10_000,
+    ],
+)
 def test_what_is_no_key_is_refused_and_not_repeated(settings, cli, monkeypatch, key):
     typed(monkeypatch, key)
     code, out, err = cli("login", "--key-stdin", "--backend", NOBODY)
@@ -110,8 +122,9 @@ def test_what_is_no_key_is_refused_and_not_repeated(settings, cli, monkeypatch, 
     assert KEY[:13] not in err and not settings.exists()
 
 
-@pytest.mark.parametrize("words", [[KEY], ["--key", KEY], [f"--key={KEY}"], ["--key-stdin", KEY],
-                                   [f"--key-stdin={KEY}"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words", [[KEY], ["--key", KEY], [f"--key={KEY}"], ["--key-stdin", KEY], [f"--key-stdin={KEY}"]]
+)
 def test_the_key_is_no_argument(settings, cli, monkeypatch, words):
     typed(monkeypatch, KEY)
     code, out, err = cli("login", *words)
@@ -352,10 +365,12 @@ def test_models_of_a_server(cli, answering):
     warm = deployed("org/warm", deployment_level="WARM", dtype=None, size_bytes=float("nan"))
     del warm["a:org/warm"]["application_state"]
     listed = {
-        **deployed("org/Llama-3.1-405B-Instruct-of-a-long-name"), **warm,
-        **deployed("org/b", "x", "v2"), **deployed("org/b", "y", "v2", application_state="DEPLOYING"),
+        **deployed("org/Llama-3.1-405B-Instruct-of-a-long-name"),
+        **warm,
+        **deployed("org/b", "x", "v2"),
+        **deployed("org/b", "y", "v2", application_state="DEPLOYING"),
         **deployed("[bold]\x1b[2J\u202e" + "x" * 300, dtype="[red]" * 50),
-    }  # fmt: skip
+    }
     backend = answering(ndif(status=(200, {"deployments": listed})))
     code, out, err = cli("models", "--backend", backend)
     assert code == 0, err

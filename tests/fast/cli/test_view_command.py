@@ -58,13 +58,23 @@ def test_the_recorded_runs_are_as_they_were_made_and_name_no_machine(project, cl
 def test_view_prints_several_runs_and_takes_ids_from_a_pipe(project, process):
     first, second = (kept(project, result_of(["a", "b"])) for _ in range(2))
     ids = [p.name.rsplit("-", 1)[-1] for p in (first, second)]
-    done = subprocess.run([sys.executable, "-m", "remote_mi", "view", "-"], input="\n".join(ids),
-                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "remote_mi", "view", "-"],
+        input="\n".join(ids),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     assert [x for x in ids if f"everything  {x} ✓" in done.stdout] == ids
     assert process("view", str(first), "--only", "effect").returncode == 0, "a folder is a run"
-    empty = subprocess.run([sys.executable, "-m", "remote_mi", "view", "-"], input="",
-                           capture_output=True, text=True, timeout=60)  # fmt: skip
+    empty = subprocess.run(
+        [sys.executable, "-m", "remote_mi", "view", "-"],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert empty.returncode == 2 and "no ids on stdin" in empty.stderr
 
 
@@ -137,10 +147,14 @@ def test_a_run_json_that_lacks_parts_is_damaged_wherever_it_is_read(project, cli
     change(info)
     (bad / "run.json").write_text(json.dumps(info))
     codes = set()
-    for words in (("view", bad.name, "--plain"), ("report", bad.name, "-o", "r.html", "--force"),
-                  ("compare", good, bad.name), ("export", bad.name, "--table", "gap"),
-                  ("export", bad.name, "--figure", "recovery", "-o", "f.svg"),
-                  ("runs", "ls")):  # fmt: skip
+    for words in (
+        ("view", bad.name, "--plain"),
+        ("report", bad.name, "-o", "r.html", "--force"),
+        ("compare", good, bad.name),
+        ("export", bad.name, "--table", "gap"),
+        ("export", bad.name, "--figure", "recovery", "-o", "f.svg"),
+        ("runs", "ls"),
+    ):
         code, _, err = cli(*words)
         assert "unexpected" not in err, (words, err)
         codes.add(code)

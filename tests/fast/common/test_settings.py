@@ -37,8 +37,10 @@ def test_a_project_without_a_file_has_the_defaults_and_imports_no_pydantic(tmp_p
     assert found.prefer == ("local", "ndif") and found.hosts is None
     assert found.limits.ask_above == 200_000_000 and found.limits.memory is None
     assert found.studies.max_remote == 8
-    code = ("import sys; from pathlib import Path; from remote_mi.common import settings; "
-            "settings.load(Path('.')); assert not {'pydantic', 'torch'} & set(sys.modules)")  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from remote_mi.common import settings; "
+        "settings.load(Path('.')); assert not {'pydantic', 'torch'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
 
 
@@ -57,8 +59,11 @@ def test_a_file_sets_what_it_names_and_says_where(tmp_path):
 
 def test_the_page_on_settings_names_every_key():
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    named = {name for cell in re.findall(r"^\| (`[^|]*) \|", page, re.M)
-             for name in re.findall(r"`([\w.]+)`", cell)}  # fmt: skip
+    named = {
+        name
+        for cell in re.findall(r"^\| (`[^|]*) \|", page, re.M)
+        for name in re.findall(r"`([\w.]+)`", cell)
+    }
     groups = {"limits": settings.Limits, "studies": settings.StudySettings}
     known = {f"{group}.{f.name}" for group, kind in groups.items() for f in fields(kind)}
     assert named == known | {"prefer", "hosts"}
@@ -111,16 +116,28 @@ def test_all_mistakes_are_reported_at_once_and_no_key_is_repeated(tmp_path):
         settings.load(tmp_path)
     message = str(refused.value)
     assert re.findall(r"yaml:(\d+):(\d+): ", message) == [
-        ("1", "10"), ("2", "1"), ("3", "18"), ("4", "11"),
-    ]  # fmt: skip
+        ("1", "10"),
+        ("2", "1"),
+        ("3", "18"),
+        ("4", "11"),
+    ]
     assert "hf_abcdef" not in message
 
 
 @pytest.mark.parametrize(
     "text, size",
-    [("5GB", 5 * 10**9), ("500 MB", 5 * 10**8), ("2GiB", 2**31), ("1.5k", 1500), ("7", 7), (7, 7),
-     ("3b", 3), ("1 TB", 10**12), ("1kib", 1024)],
-)  # fmt: skip
+    [
+        ("5GB", 5 * 10**9),
+        ("500 MB", 5 * 10**8),
+        ("2GiB", 2**31),
+        ("1.5k", 1500),
+        ("7", 7),
+        (7, 7),
+        ("3b", 3),
+        ("1 TB", 10**12),
+        ("1kib", 1024),
+    ],
+)
 def test_sizes_are_read_as_people_write_them(text, size):
     assert parse_size(text) == size
 
@@ -133,8 +150,14 @@ def test_what_is_no_size_is_refused(text):
 
 def test_sizes_are_shown_in_few_digits_and_read_back_within_five_percent():
     assert [format_size(n) for n in (0, 999, 1234, 540_000_000, 999_999, 2**40, 9_960)] == [
-        "0 B", "999 B", "1.2 kB", "540 MB", "1.0 MB", "1.1 TB", "10 kB",
-    ]  # fmt: skip
+        "0 B",
+        "999 B",
+        "1.2 kB",
+        "540 MB",
+        "1.0 MB",
+        "1.1 TB",
+        "10 kB",
+    ]
     for power in range(16):
         size = 3 * 10**power
         assert abs(parse_size(format_size(size)) - size) <= 0.05 * size

@@ -31,26 +31,48 @@ def phi3(size: int) -> Any:
     """Two sets of angles: short ones up to `SWITCH` tokens, others for longer texts."""
     from transformers import Phi3Config
 
-    ropes = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4,
-             "long_factor": [1.0, 3.0, 7.0, 20.0],
-             "original_max_position_embeddings": SWITCH}  # fmt: skip
+    ropes = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 3.0, 7.0, 20.0],
+        "original_max_position_embeddings": SWITCH,
+    }
     return Phi3Config(
-        vocab_size=size, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=64,
-        original_max_position_embeddings=SWITCH, rope_parameters=ropes, initializer_range=0.4,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, sliding_window=None,
-    )  # fmt: skip
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        original_max_position_embeddings=SWITCH,
+        rope_parameters=ropes,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        sliding_window=None,
+    )
 
 
 def dynamic(size: int) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=SWITCH,
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=SWITCH,
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
-        initializer_range=0.4, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +129,24 @@ def test_steering_by_an_early_prefix_equals_hooks_on_both_sides_of_the_switch(pr
     folder, model = long_rope
     tokenizer = wrapped("byte-level BPE")
     for pair in (long_pair(tokenizer), {**MARY}):
-        found = mi.run("steering", model=folder, pairs=[pair], folds=1, steps=2,
-                       method="activation_addition", coefficients=[1.0])  # fmt: skip
+        found = mi.run(
+            "steering",
+            model=folder,
+            pairs=[pair],
+            folds=1,
+            steps=2,
+            method="activation_addition",
+            coefficients=[1.0],
+        )
         clean, corrupt = (
             torch.tensor([tokenizer(pair[k]).input_ids]) for k in ("clean", "corrupt")
         )
         right, wrong = (tokenizer(pair[k]).input_ids[0] for k in ("answer", "wrong"))
         with torch.no_grad():
-            streams = [model(x, output_hidden_states=True, use_cache=False).hidden_states
-                       for x in (clean, corrupt)]  # fmt: skip
+            streams = [
+                model(x, output_hidden_states=True, use_cache=False).hidden_states
+                for x in (clean, corrupt)
+            ]
             first = int((clean != corrupt)[0].nonzero()[0])
             expected = []
             for layer in range(3):

@@ -28,10 +28,21 @@ GB = 10**9
 BIG = "meta-llama/Llama-3.1-70B"
 LAPTOP = Resources((Device("cpu", 16 * GB, 10 * GB, "main memory"),), 100 * GB)
 ONE_GPU = Resources((Device("cuda:0", 80 * GB, 78 * GB, "H100"), *LAPTOP.devices), 500 * GB)
-TWO_GPUS = Resources((Device("cuda:0", 80 * GB, 70 * GB, "H100"),
-                      Device("cuda:1", 80 * GB, 79 * GB, "H100"), *LAPTOP.devices), 500 * GB)  # fmt: skip
-CONFIG = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64,
-          "intermediate_size": 28672, "vocab_size": 128256}  # fmt: skip
+TWO_GPUS = Resources(
+    (
+        Device("cuda:0", 80 * GB, 70 * GB, "H100"),
+        Device("cuda:1", 80 * GB, 79 * GB, "H100"),
+        *LAPTOP.devices,
+    ),
+    500 * GB,
+)
+CONFIG = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "intermediate_size": 28672,
+    "vocab_size": 128256,
+}
 SMALL_CONFIG = {
     "hidden_size": 1024,
     "num_hidden_layers": 16,
@@ -49,8 +60,21 @@ def key_of(repo_id, revision=None):
 
 def deployed(state="RUNNING", level="HOT", dtype="bfloat16", revision=None):
     """A deployment as `/status` of NDIF 0.1.2 describes it."""
-    return Deployment(BIG, revision or "main", "text-generation", key_of(BIG, revision), state,
-                      level, dtype, 3600.0, 70_553_706_496, 141 * GB, 1, None, "ModelActor")  # fmt: skip
+    return Deployment(
+        BIG,
+        revision or "main",
+        "text-generation",
+        key_of(BIG, revision),
+        state,
+        level,
+        dtype,
+        3600.0,
+        70_553_706_496,
+        141 * GB,
+        1,
+        None,
+        "ModelActor",
+    )
 
 
 THERE = ServerFacts("ndif", "https://api.ndif.us", deployment=deployed())
@@ -64,10 +88,25 @@ def job(project, recipe="activation_patching", model=BIG, **more):
     return make_job(recipe, ModelSpec(model, **more), choice, {}, project)
 
 
-def planned(project, job, *, machine=LAPTOP, checkpoint=SMALL, server=NO_KEY, settings=None,
-            asked="auto", found=None, verb="plan"):  # fmt: skip
-    made = Dispatcher(project, lambda job, backend: found, settings or Settings(), machine,
-                      lambda name, spec, needs: replace(server, backend=name))  # fmt: skip
+def planned(
+    project,
+    job,
+    *,
+    machine=LAPTOP,
+    checkpoint=SMALL,
+    server=NO_KEY,
+    settings=None,
+    asked="auto",
+    found=None,
+    verb="plan",
+):
+    made = Dispatcher(
+        project,
+        lambda job, backend: found,
+        settings or Settings(),
+        machine,
+        lambda name, spec, needs: replace(server, backend=name),
+    )
     made._checkpoints[repr(job.model)] = checkpoint
     return getattr(made, verb)(job, asked)
 
@@ -78,33 +117,69 @@ DECISIONS = {
     "the GPU is taken before the CPU": ({"machine": ONE_GPU}, "local", "cuda:0's memory"),
     "the emptier of two GPUs": ({"machine": TWO_GPUS}, "local", "cuda:1's memory"),
     "over several GPUs together": (
-        {"machine": Resources(tuple(Device(f"cuda:{i}", 80 * GB, 79 * GB) for i in range(3)), 0),
-             "checkpoint": SEVENTY}, "local", "3 GPUs together"),
+        {
+            "machine": Resources(tuple(Device(f"cuda:{i}", 80 * GB, 79 * GB) for i in range(3)), 0),
+            "checkpoint": SEVENTY,
+        },
+        "local",
+        "3 GPUs together",
+    ),
     "the CPU where the GPU is full": (
         {"machine": Resources((Device("cuda:0", 8 * GB, GB // 2), *LAPTOP.devices), 0)},
-        "local", "cpu's memory"),
+        "local",
+        "cpu's memory",
+    ),
     "too large here, hosted there": (
-        {"checkpoint": SEVENTY, "server": THERE}, "ndif", "RUNNING HOT, bfloat16, 3600 s a job"),
+        {"checkpoint": SEVENTY, "server": THERE},
+        "ndif",
+        "RUNNING HOT, bfloat16, 3600 s a job",
+    ),
     "not here, hosted there": (
-        {"checkpoint": replace(SMALL, present=False, download=GB), "server": THERE}, "ndif", "RUNNING"),
+        {"checkpoint": replace(SMALL, present=False, download=GB), "server": THERE},
+        "ndif",
+        "RUNNING",
+    ),
     "not here, nowhere else: a download": (
-        {"checkpoint": replace(SMALL, present=False, download=GB)}, "local",
-        "after a download of 1.0 GB"),
+        {"checkpoint": replace(SMALL, present=False, download=GB)},
+        "local",
+        "after a download of 1.0 GB",
+    ),
     "WARM is enough": (
         {"checkpoint": SEVENTY, "server": replace(THERE, deployment=deployed("unknown", "WARM"))},
-        "ndif", "WARM"),
+        "ndif",
+        "WARM",
+    ),
     "loaded by the first job": (
-        {"checkpoint": SEVENTY, "server": replace(ABSENT, loads=True)}, "ndif", "the first job loads"),
+        {"checkpoint": SEVENTY, "server": replace(ABSENT, loads=True)},
+        "ndif",
+        "the first job loads",
+    ),
     "preferred": (
-        {"server": THERE, "settings": Settings(prefer=("ndif", "local"))}, "ndif", "RUNNING"),
+        {"server": THERE, "settings": Settings(prefer=("ndif", "local"))},
+        "ndif",
+        "RUNNING",
+    ),
     "its own limit": (
-        {"server": THERE, "settings": Settings(limits=Limits(memory=GB // 2))}, "ndif", "RUNNING"),
+        {"server": THERE, "settings": Settings(limits=Limits(memory=GB // 2))},
+        "ndif",
+        "RUNNING",
+    ),
     "a result that is there": (
-        {"found": "20260101T000000Z-x-12345678", "server": THERE}, "local", "already computed"),
-    "asked for, without asking the server first": ({"asked": "ndif", "server": THERE}, "ndif", "asked"),
+        {"found": "20260101T000000Z-x-12345678", "server": THERE},
+        "local",
+        "already computed",
+    ),
+    "asked for, without asking the server first": (
+        {"asked": "ndif", "server": THERE},
+        "ndif",
+        "asked",
+    ),
     "asked for, and more than is free": (
-        {"asked": "local", "checkpoint": replace(SMALL, weights=12 * GB)}, "local", "asked for, though"),
-}  # fmt: skip
+        {"asked": "local", "checkpoint": replace(SMALL, weights=12 * GB)},
+        "local",
+        "asked for, though",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", DECISIONS)
@@ -122,52 +197,91 @@ REJECTIONS = {
     "too large": ({"checkpoint": SEVENTY}, "do not fit into 9.0 GB of cpu", ""),
     "a smaller dtype would fit": (
         {"checkpoint": replace(SMALL, weights=14 * GB, parameters=3_500_000_000, dtype="float32")},
-        "do not fit", "--dtype bfloat16 takes 7.0 GB"),
+        "do not fit",
+        "--dtype bfloat16 takes 7.0 GB",
+    ),
     "fewer prompts would fit": (
-        {"checkpoint": replace(SMALL, weights=int(8.99 * GB), parameters=None)}, "do not fit", "-n"),
+        {"checkpoint": replace(SMALL, weights=int(8.99 * GB), parameters=None)},
+        "do not fit",
+        "-n",
+    ),
     "the limit set": ({"settings": LIMITED}, "(the limit set)", ""),
     "size unknown": (
         {"checkpoint": Checkpoint(False, unknown="the hub does not say: no network")},
-        "the hub does not say", "name a folder"),
+        "the hub does not say",
+        "name a folder",
+    ),
     "no such device": ({"device": "cuda:3"}, "no device 'cuda:3'", "it has cpu"),
     "no key": ({"checkpoint": SEVENTY}, "there is no key", "remote-mi login"),
     "not reachable": (
         {"checkpoint": SEVENTY, "server": ServerFacts("ndif", problem="it cannot be reached")},
-        "cannot be reached", ""),
+        "cannot be reached",
+        "",
+    ),
     "not deployed": (
-        {"checkpoint": SEVENTY, "server": ABSENT}, "is not deployed there", "EleutherAI/gpt-j-6b"),
+        {"checkpoint": SEVENTY, "server": ABSENT},
+        "is not deployed there",
+        "EleutherAI/gpt-j-6b",
+    ),
     "another revision": (
         {"checkpoint": SEVENTY, "server": replace(ABSENT, others=(f"{BIG}@v2",))},
-        "under another revision", "--revision"),
+        "under another revision",
+        "--revision",
+    ),
     "being deployed": (
         {"checkpoint": SEVENTY, "server": replace(THERE, deployment=deployed("DEPLOYING"))},
-        "being deployed", "waits for it"),
+        "being deployed",
+        "waits for it",
+    ),
     "unhealthy": (
         {"checkpoint": SEVENTY, "server": replace(THERE, deployment=deployed("UNHEALTHY"))},
-        "died there", "later"),
+        "died there",
+        "later",
+    ),
     "another dtype": (
-        {"checkpoint": SEVENTY, "server": THERE, "dtype": "float32"}, "held there in bfloat16",
-        "leave --dtype out"),
+        {"checkpoint": SEVENTY, "server": THERE, "dtype": "float32"},
+        "held there in bfloat16",
+        "leave --dtype out",
+    ),
     "gradients in the sandbox": (
         {"checkpoint": SEVENTY, "server": SANDBOX, "recipe": "attribution_patching"},
-        "gradients cannot be read", "'trusted'"),
+        "gradients cannot be read",
+        "'trusted'",
+    ),
     "attention weights in an old sandbox": (
         {"checkpoint": SEVENTY, "server": SANDBOX, "recipe": "attention_patterns"},
-        "attention weights cannot be read", "'trusted'"),
+        "attention weights cannot be read",
+        "'trusted'",
+    ),
     "too much to send": (
         {"checkpoint": SEVENTY, "server": THERE, "settings": Settings(limits=Limits(upload=1000))},
-        "limits.upload", "remote-mi.yaml"),
+        "limits.upload",
+        "remote-mi.yaml",
+    ),
     "too much to get": (
         {"checkpoint": SEVENTY, "server": THERE, "settings": Settings(limits=Limits(results=1000))},
-        "limits.results", "remote-mi.yaml"),
+        "limits.results",
+        "remote-mi.yaml",
+    ),
     "too much to download": (
-        {"checkpoint": replace(SMALL, present=False, download=20 * GB),
-             "settings": Settings(limits=Limits(download=10 * GB))}, "limits.download", "raise it"),
+        {
+            "checkpoint": replace(SMALL, present=False, download=20 * GB),
+            "settings": Settings(limits=Limits(download=10 * GB)),
+        },
+        "limits.download",
+        "raise it",
+    ),
     "no room on the disk": (
-        {"checkpoint": replace(SMALL, present=False, download=200 * GB)}, "on the disk", "make room"),
+        {"checkpoint": replace(SMALL, present=False, download=200 * GB)},
+        "on the disk",
+        "make room",
+    ),
     "asked for, beyond all memory": (
-        {"checkpoint": SEVENTY, "asked": "local"}, "cannot run on local", ""),
-}  # fmt: skip
+        {"checkpoint": SEVENTY, "asked": "local"},
+        "cannot run on local",
+        "",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REJECTIONS)
@@ -176,8 +290,11 @@ def test_every_rejection_is_reachable_and_says_what_would_help(project, case, mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     known, said, advice = REJECTIONS[case]
     known = dict(known)
-    made = job(project, known.pop("recipe", "activation_patching"),
-               **{k: known.pop(k) for k in ("device", "dtype") if k in known})  # fmt: skip
+    made = job(
+        project,
+        known.pop("recipe", "activation_patching"),
+        **{k: known.pop(k) for k in ("device", "dtype") if k in known},
+    )
     with pytest.raises(BackendUnavailable) as caught:
         planned(project, made, **known)
     text = str(caught.value)
@@ -262,8 +379,12 @@ def test_weights_are_measured_from_the_headers_of_a_real_checkpoint(tiny_llama):
 
 
 def test_quantised_sizes_count_matrices_and_keep_the_rest():
-    tensors = [("layers.0.mlp.weight", "BF16", (1000, 1000)), ("embed_tokens.weight", "BF16", (10, 10)),
-               ("norm.weight", "BF16", (10,)), ("packed", "I32", (4,))]  # fmt: skip
+    tensors = [
+        ("layers.0.mlp.weight", "BF16", (1000, 1000)),
+        ("embed_tokens.weight", "BF16", (10, 10)),
+        ("norm.weight", "BF16", (10,)),
+        ("packed", "I32", (4,)),
+    ]
     spec = ModelSpec(BIG, quantization="nf4")
     size, count = weights_bytes(tensors, spec)
     assert count == 1_000_114 and size == int((1_000_000 * 4.5 + 110 * 16 + 4 * 32) / 8)
@@ -281,8 +402,10 @@ def test_a_folder_that_cannot_be_measured_says_so(tmp_path):
 
 
 def test_gpus_are_those_that_torch_would_see():
-    said = ("0, GPU-aaaa, NVIDIA H100 80GB HBM3, 81559, 81007\n"
-            "1, GPU-bbbb, NVIDIA H100 80GB HBM3, 81559, 500\n[Insufficient Permissions]\n")  # fmt: skip
+    said = (
+        "0, GPU-aaaa, NVIDIA H100 80GB HBM3, 81559, 81007\n"
+        "1, GPU-bbbb, NVIDIA H100 80GB HBM3, 81559, 500\n[Insufficient Permissions]\n"
+    )
     every = visible_gpus(said, None)
     assert [d.name for d in every] == ["cuda:0", "cuda:1"] and every[0].total == 81559 << 20
     turned = visible_gpus(said, "GPU-bb,0")
@@ -354,13 +477,28 @@ def test_plan_on_the_command_line(project, cli, tiny_llama):
 
 
 def test_plan_imports_no_torch(project, process, tiny_llama):
-    script = "import sys; from remote_mi.cli.main import run_command; run_command(sys.argv[1:]); " \
-             "assert 'torch' not in sys.modules"  # fmt: skip
+    script = (
+        "import sys; from remote_mi.cli.main import run_command; run_command(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules"
+    )
     import subprocess
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-c", script, "plan", "logit_lens", "-p", "prompt=Hi", "--model",
-         str(tiny_llama), "-q"], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            script,
+            "plan",
+            "logit_lens",
+            "-p",
+            "prompt=Hi",
+            "--model",
+            str(tiny_llama),
+            "-q",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0 and done.stdout == "local\n", done.stderr

@@ -27,8 +27,12 @@ from remote_mi.models import load as loading_models
 from ...techniques import TECHNIQUES, examples_for
 
 NAMES = ("Mary", "John", "Tom", "Anna", "Paul", "Mark", "Lucy")
-PROMPTS = [f"When {a} and {b} went to the store, {b} gave a drink to"
-           for a in NAMES for b in NAMES if a != b]  # fmt: skip
+PROMPTS = [
+    f"When {a} and {b} went to the store, {b} gave a drink to"
+    for a in NAMES
+    for b in NAMES
+    if a != b
+]
 
 
 @contextlib.contextmanager
@@ -79,26 +83,35 @@ def state_of_program() -> dict[str, Any]:
     from huggingface_hub import utils as hub
 
     return {
-        "dtype": torch.get_default_dtype(), "device": torch.get_default_device(),
-        "gradients": torch.is_grad_enabled(), "inference": torch.is_inference_mode_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),
         "products": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch's numbers": torch.get_rng_state().tolist(),
-        "numpy's numbers": repr(np.random.get_state()), "numpy's errors": np.geterr(),
+        "numpy's numbers": repr(np.random.get_state()),
+        "numpy's errors": np.geterr(),
         "random's numbers": random.getstate(),
-        "stdout": sys.stdout, "stderr": sys.stderr, "path": list(sys.path),
-        "finders": list(sys.meta_path), "modules": sorted(
-            name for name in sys.modules if name in ("helpers", "steering", "logit_lens")),
-        "filters": list(warnings.filters), "folder": os.getcwd(), "variables": dict(os.environ),
+        "stdout": sys.stdout,
+        "stderr": sys.stderr,
+        "path": list(sys.path),
+        "finders": list(sys.meta_path),
+        "modules": sorted(
+            name for name in sys.modules if name in ("helpers", "steering", "logit_lens")
+        ),
+        "filters": list(warnings.filters),
+        "folder": os.getcwd(),
+        "variables": dict(os.environ),
         "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
         "verbosity": transformers.logging.get_verbosity(),
         "bars": transformers.logging.is_progress_bar_enabled(),
         "the hub's bars": hub.are_progress_bars_disabled(),
         "nnsight's level": logging.getLogger("nnsight").level,
-        "sent by value": list_registry_pickle_by_value() - {
-            "remote_mi.interventions", "remote_mi_recipe_files"},
-    }  # fmt: skip
+        "sent by value": list_registry_pickle_by_value()
+        - {"remote_mi.interventions", "remote_mi_recipe_files"},
+    }
 
 
 @pytest.fixture
@@ -117,9 +130,11 @@ def fresh(project, monkeypatch) -> Callable[..., mi.Result]:
 
 def same_bits(one: mi.Result, other: mi.Result) -> bool:
     assert one.arrays.keys() == other.arrays.keys()
-    return all(a.dtype == other.arrays[name].dtype
-               and np.array_equal(a, other.arrays[name], equal_nan=a.dtype.kind == "f")
-               for name, a in one.arrays.items())  # fmt: skip
+    return all(
+        a.dtype == other.arrays[name].dtype
+        and np.array_equal(a, other.arrays[name], equal_nan=a.dtype.kind == "f")
+        for name, a in one.arrays.items()
+    )
 
 
 QUICK = ("causal_tracing", "saliency")
@@ -167,8 +182,14 @@ def expected_top(folder: Any, prompts: list[str]) -> dict[str, np.ndarray]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
-        return {p: model(**tokenizer(p, return_tensors="pt")).logits[0].softmax(-1).max(-1).values.numpy()
-                for p in prompts}  # fmt: skip
+        return {
+            p: model(**tokenizer(p, return_tensors="pt"))
+            .logits[0]
+            .softmax(-1)
+            .max(-1)
+            .values.numpy()
+            for p in prompts
+        }
 
 
 def test_threads_get_the_numbers_of_their_own_prompts(project, tiny, capsys):
@@ -176,8 +197,12 @@ def test_threads_get_the_numbers_of_their_own_prompts(project, tiny, capsys):
     folders = [tiny("llama"), tiny("gpt2")]
     prompts = PROMPTS[:6]
     expected = {folder: expected_top(folder, prompts) for folder in folders}
-    jobs = [(recipe, folder, prompt) for prompt in prompts for folder in folders
-            for recipe in ("logit_lens", "attention_patterns")] * 2  # fmt: skip
+    jobs = [
+        (recipe, folder, prompt)
+        for prompt in prompts
+        for folder in folders
+        for recipe in ("logit_lens", "attention_patterns")
+    ] * 2
     random.Random(0).shuffle(jobs)
     stdout = sys.stdout
 
@@ -196,8 +221,9 @@ def test_threads_get_the_numbers_of_their_own_prompts(project, tiny, capsys):
     for (recipe, folder, prompt), result in zip(jobs, found, strict=True):
         assert result.prompts[0]["clean"] == prompt and result.recipe["name"] == recipe
         if recipe == "logit_lens":
-            np.testing.assert_allclose(result["top_prob"].values[-1, :, 0],
-                                       expected[folder][prompt], atol=1e-5)  # fmt: skip
+            np.testing.assert_allclose(
+                result["top_prob"].values[-1, :, 0], expected[folder][prompt], atol=1e-5
+            )
         else:
             np.testing.assert_allclose(result["pattern"].values.sum(-1), 1, atol=1e-5)
     assert sys.stdout is stdout
@@ -255,8 +281,9 @@ def test_whoever_waits_for_another_run_is_told(project, tiny_llama):
 
     with ThreadPoolExecutor(1) as pool:
         with at_work():
-            found = pool.submit(mi.run, "logit_lens", model=tiny_llama, prompt="Mary and Tom",
-                                watch=Watch())  # fmt: skip
+            found = pool.submit(
+                mi.run, "logit_lens", model=tiny_llama, prompt="Mary and Tom", watch=Watch()
+            )
             assert entered.wait(60)
         assert found.result(timeout=120)["kl"].shape
 
@@ -310,8 +337,9 @@ def test_two_recipes_may_have_different_modules_of_one_name(project, tiny_llama)
         (project / folder / "helpers.py").write_text(HELPERS.replace("2.0", f"{scale}.0"))
     for _ in range(2):
         for folder, expected in (("one", 5.0), ("two", 7.0)):
-            found = mi.run(str(project / folder / "helped.py"), model=tiny_llama,
-                           prompt=f"Mary and {folder}")  # fmt: skip
+            found = mi.run(
+                str(project / folder / "helped.py"), model=tiny_llama, prompt=f"Mary and {folder}"
+            )
             assert float(found["x"]) == expected
 
 
@@ -333,8 +361,11 @@ def test_the_libraries_report_again_after_a_run(project, tiny_llama, tmp_path, c
     for file in tiny_llama.iterdir():
         (lacking / file.name).write_bytes(file.read_bytes())
     weights = load_file(lacking / "model.safetensors")
-    save_file({n: t for n, t in weights.items() if "layers.1.mlp" not in n},
-              lacking / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    save_file(
+        {n: t for n, t in weights.items() if "layers.1.mlp" not in n},
+        lacking / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     logger = logging.getLogger("transformers")
     heard = io.StringIO()
     handler = logging.StreamHandler(heard)
@@ -357,16 +388,20 @@ def test_what_a_recipe_prints_is_the_programs_and_stays_out_of_json(
     (project / "talking.py").write_text(text)
     mi.run("talking.py", model=tiny_llama, prompt="Mary and John")
     assert "from the body" in capsys.readouterr().out
-    code, out, err = cli("run", "talking.py", "--model", tiny_llama, "-p", "prompt=Mary and Tom",
-                         "--json")  # fmt: skip
+    code, out, err = cli(
+        "run", "talking.py", "--model", tiny_llama, "-p", "prompt=Mary and Tom", "--json"
+    )
     assert code == 0 and out.startswith("{") and "from the body" in err
 
 
 def test_every_refusal_of_threads_is_one_of_ours(project, tiny_llama):
     """Bad input among good, side by side: each gets its own answer."""
-    asked = [("logit_lens", {"prompt": "Mary and John"}), ("logit_lens", {"prompt": ""}),
-             ("logit_lense", {"prompt": "Mary and John"}),
-             ("activation_patching", {"prompt": "Mary and John"})] * 4  # fmt: skip
+    asked = [
+        ("logit_lens", {"prompt": "Mary and John"}),
+        ("logit_lens", {"prompt": ""}),
+        ("logit_lense", {"prompt": "Mary and John"}),
+        ("activation_patching", {"prompt": "Mary and John"}),
+    ] * 4
 
     def work(job: tuple[str, dict[str, str]]) -> Any:
         try:

@@ -36,8 +36,10 @@ def norms(lm, prompt, *, power: float = 2.0):
     BODY
 '''
 EACH = 'return {"norm": torch.stack([size(s, power) for s in run_residuals(lm, prompt.ids)])}'
-ALL = ('return {"norm": [torch.stack([size(s, power) for s in run_residuals(lm, p.ids)])'
-       " for p in prompt]}")  # fmt: skip
+ALL = (
+    'return {"norm": [torch.stack([size(s, power) for s in run_residuals(lm, p.ids)])'
+    " for p in prompt]}"
+)
 
 
 def own_recipe(project, over="prompt"):
@@ -184,7 +186,7 @@ def swap(data, path, value):
         ("run.json", ["document", "axes", "norm", "layer"], [0], "norm"),
         ("run.json", ["artifacts", "../run.json"], "0" * 64, "outside"),
     ],
-)  # fmt: skip
+)
 def test_a_lie_that_hashes_right_contradicts_the_rest(
     project, cli, tiny_llama, file, path, value, said
 ):
@@ -209,13 +211,13 @@ def test_another_version_of_the_kit_is_said_and_is_no_edit(project, cli, tiny_ll
     result = run_own(project, tiny_llama)
     kept = read_kept(result.path)
     job = recorded_job(kept, result.path / "source", project)
-    older = WithRecordedCode(**{f.name: getattr(job, f.name) for f in fields(Job)},
-                             digests={"norms": "1" * 64})  # fmt: skip
+    older = WithRecordedCode(
+        **{f.name: getattr(job, f.name) for f in fields(Job)}, digests={"norms": "1" * 64}
+    )
     rewrite(
         result.path, LOCK, lambda d: (d.update(key=older.key), d["recipe"].update(code="1" * 64))
     )
-    rewrite(result.path, "run.json",
-            lambda d: d["provenance"].update(key=older.key, code="1" * 64))  # fmt: skip
+    rewrite(result.path, "run.json", lambda d: d["provenance"].update(key=older.key, code="1" * 64))
     hash_again(result.path, LOCK)
     where = Environment(**kept.info["provenance"]["environment"])
     folder = result.path.with_name(result.run_id[:-8] + id8_of(older.key, where))
@@ -242,12 +244,23 @@ def test_a_model_folder_may_move_and_may_not_change(project, cli, tmp_path, tiny
 
 def test_all_that_a_prompt_can_have_comes_back_from_the_lock(project, tiny_llama):
     pairs = [
-        {"clean": PROMPT, "corrupt": PROMPT.replace("John", "Mary"), "answers": [" Mary", " John"],
-         "wrongs": [" Rome", " Paris"], "labels": {"place": "store"}, "template": "t",
-         "label": "one", "group": "g"},
-        {"clean": PROMPT, "corrupt": PROMPT.replace("Mary", "John"), "answer": " Mary",
-         "wrong": " John"},
-    ]  # fmt: skip
+        {
+            "clean": PROMPT,
+            "corrupt": PROMPT.replace("John", "Mary"),
+            "answers": [" Mary", " John"],
+            "wrongs": [" Rome", " Paris"],
+            "labels": {"place": "store"},
+            "template": "t",
+            "label": "one",
+            "group": "g",
+        },
+        {
+            "clean": PROMPT,
+            "corrupt": PROMPT.replace("Mary", "John"),
+            "answer": " Mary",
+            "wrong": " John",
+        },
+    ]
     result = mi.run("head_patching", model=str(tiny_llama), pairs=pairs)
     job = recorded_job(read_kept(result.path), result.path / "source", project)
     assert job.key == result.provenance["key"]
@@ -287,8 +300,10 @@ def test_a_recipe_of_a_notebook_says_why_it_cannot_be_run_from_a_folder(
 
 def a_study(project, *results):
     """A study whose points are these runs, and one that is not finished."""
-    points = [PointRecord(i, r.recipe["name"], "tiny", "p", {}, None, "local", r.provenance["key"])
-              for i, r in enumerate(results)]  # fmt: skip
+    points = [
+        PointRecord(i, r.recipe["name"], "tiny", "p", {}, None, "local", r.provenance["key"])
+        for i, r in enumerate(results)
+    ]
     waiting = PointRecord(len(points), "logit_lens", "tiny", "p", {}, None, "local", "f" * 64)
     records = StudyRecords(project)
     record = records.begin(StudyRecord("both", "", "", [*points, waiting]), b"study: both\n")
@@ -301,8 +316,10 @@ def a_study(project, *results):
 def test_every_finished_run_of_a_study_is_computed_again(
     project, cli, tmp_path, monkeypatch, tiny, tiny_llama
 ):
-    runs = [mi.run("logit_lens", model=str(m), prompt=PROMPT, top=top)
-            for m, top in ((tiny_llama, 2), (tiny("gpt2"), 2), (tiny_llama, 3))]  # fmt: skip
+    runs = [
+        mi.run("logit_lens", model=str(m), prompt=PROMPT, top=top)
+        for m, top in ((tiny_llama, 2), (tiny("gpt2"), 2), (tiny_llama, 3))
+    ]
     a_study(project, *runs)
     (project / "both.yaml").write_text("study: both\n")
     for wanted in ("both", "study-both", "both.yaml"):

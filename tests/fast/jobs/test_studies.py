@@ -105,10 +105,20 @@ def test_a_study_is_planned_run_shown_and_resumed(project, cli, tiny_llama):
 
 @pytest.mark.slow
 def test_failures_are_reported_at_the_end_and_the_rest_goes_on(project, cli, tiny_llama):
-    path = study_of(project, tiny_llama, recipes=[{"counting": {"number": [1]}}], include=[
-        {"recipe": "counting", "model": str(tiny_llama), "phenomenon": {"prompt": "When Mary"},
-         "parameters": {"number": n, **how}}
-        for n, how in ((5, {"fail": True}), (6, {"crash": True}), (7, {}))])  # fmt: skip
+    path = study_of(
+        project,
+        tiny_llama,
+        recipes=[{"counting": {"number": [1]}}],
+        include=[
+            {
+                "recipe": "counting",
+                "model": str(tiny_llama),
+                "phenomenon": {"prompt": "When Mary"},
+                "parameters": {"number": n, **how},
+            }
+            for n, how in ((5, {"fail": True}), (6, {"crash": True}), (7, {}))
+        ],
+    )
     code, _, err = cli("study", "run", path.name)
     assert code == 1 and "Traceback" not in err
     assert "meant to fail" in err and "exit code -9" in err and "2 done, 2 failed" in err
@@ -171,10 +181,13 @@ def killed_at_random(project: Path, model: Path, times: int, seed: int) -> None:
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "remote_mi", "study", "run", path.name], cwd=project, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "remote_mi", "study", "run", path.name],
+            cwd=project,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
     for _ in range(times):
         before = sum(calls(project).values())

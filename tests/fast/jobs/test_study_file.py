@@ -20,8 +20,10 @@ from .study_texts import FACTS, FOLDER, HEAD, IOI, MINE, ROOT, read
 
 
 def points(study: study_file.Study) -> list[tuple]:
-    return [(p.model.name, p.recipe, p.choice.phenomenon, p.choice.seed, dict(p.parameters))
-            for p in study.points]  # fmt: skip
+    return [
+        (p.model.name, p.recipe, p.choice.phenomenon, p.choice.seed, dict(p.parameters))
+        for p in study.points
+    ]
 
 
 # -- the grid ------------------------------------------------------------------------------------
@@ -40,11 +42,16 @@ recipes:
   - {name: activation_patching, parameters: {site: [attn_out, mlp_out]}, backend: local}
 """,
     )
-    one = [("a/one", "logit_lens", "ioi:store", 0, {}), ("a/one", "logit_lens", "ioi:store", 1, {}),
-           ("a/one", "logit_lens", "landmark_city", None, {})]  # fmt: skip
-    one += [("a/one", "activation_patching", name, seed, {"site": site})
-            for name, seed in [("ioi:store", 0), ("ioi:store", 1), ("landmark_city", None)]
-            for site in ("attn_out", "mlp_out")]  # fmt: skip
+    one = [
+        ("a/one", "logit_lens", "ioi:store", 0, {}),
+        ("a/one", "logit_lens", "ioi:store", 1, {}),
+        ("a/one", "logit_lens", "landmark_city", None, {}),
+    ]
+    one += [
+        ("a/one", "activation_patching", name, seed, {"site": site})
+        for name, seed in [("ioi:store", 0), ("ioi:store", 1), ("landmark_city", None)]
+        for site in ("attn_out", "mlp_out")
+    ]
     assert points(study) == one + [("a/two", *rest) for _, *rest in one]
     assert [p.index for p in study.points] == list(range(18))
     assert {p.backend for p in study.points[:9]} == {"auto", "local"}, "a recipe's goes first"
@@ -99,10 +106,14 @@ exclude:
 """,
     )
     assert [(p.recipe, p.choice.phenomenon, p.choice.seed) for p in study.points] == [
-        ("activation_patching", "ioi:store", 0), ("activation_patching", "ioi:park", 0),
-        ("logit_lens", "ioi:store", 0), ("logit_lens", "ioi:store", 1),
-        ("logit_lens", "ioi:park", 0), ("logit_lens", "ioi:park", 1), ("logit_lens", None, None),
-    ]  # fmt: skip
+        ("activation_patching", "ioi:store", 0),
+        ("activation_patching", "ioi:park", 0),
+        ("logit_lens", "ioi:store", 0),
+        ("logit_lens", "ioi:store", 1),
+        ("logit_lens", "ioi:park", 0),
+        ("logit_lens", "ioi:park", 1),
+        ("logit_lens", None, None),
+    ]
 
 
 def test_inclusions_add_points_and_take_from_the_study_what_they_do_not_name(tmp_path):
@@ -120,10 +131,13 @@ include:
 """,
     )
     assert [(p.model.name, p.recipe, p.choice.phenomenon) for p in study.points] == [
-        ("a/one", "logit_lens", "ioi:store"), ("a/one", "head_detectors", None),
-        ("a/two", "baseline", "ioi:store"), ("a/two", "baseline", "ioi:store"),
-        ("a/3", "saliency", "landmark_city"), ("a/3", "saliency", None),
-    ]  # fmt: skip
+        ("a/one", "logit_lens", "ioi:store"),
+        ("a/one", "head_detectors", None),
+        ("a/two", "baseline", "ioi:store"),
+        ("a/two", "baseline", "ioi:store"),
+        ("a/3", "saliency", "landmark_city"),
+        ("a/3", "saliency", None),
+    ]
     assert study.points[-1].choice.texts == {"prompt": "A"} and study.points[-1].model.chat
     assert study.points[1].choice == PromptChoice(), "it takes no prompts"
     assert study.points[1].backend == "local"
@@ -182,8 +196,9 @@ figures: {head_patching: [recovery], logit_lens: [top token, kl]}
 """,
     )
     assert study.figures == {
-        "head_patching": ("largest recovery", "recovery"), "logit_lens": ("top token", "kl"),
-    }  # fmt: skip
+        "head_patching": ("largest recovery", "recovery"),
+        "logit_lens": ("top token", "kl"),
+    }
 
 
 def test_ten_thousand_points_are_expanded_and_far_more_are_refused(tmp_path):
@@ -241,8 +256,11 @@ def test_the_page_on_studies_names_every_key():
 
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     table = page.partition("| Key | |")[2].partition("\n\n")[0]
-    named = [name for cell in re.findall(r"^\| ([^|]*) \|", table, re.M)
-             for name in re.findall(r"`(\w+)`", cell)]  # fmt: skip
+    named = [
+        name
+        for cell in re.findall(r"^\| ([^|]*) \|", table, re.M)
+        for name in re.findall(r"`(\w+)`", cell)
+    ]
     assert sorted(named) == sorted(StudyFile.model_fields)
 
 

@@ -60,8 +60,11 @@ MUTATIONS = [
 ]
 
 
-@pytest.mark.parametrize("path, old, new, said", MUTATIONS,
-                         ids=[f"{i}-{new[:12]!r}" for i, (_, _, new, _) in enumerate(MUTATIONS)])  # fmt: skip
+@pytest.mark.parametrize(
+    "path, old, new, said",
+    MUTATIONS,
+    ids=[f"{i}-{new[:12]!r}" for i, (_, _, new, _) in enumerate(MUTATIONS)],
+)
 def test_a_mistake_in_a_study_is_located(tmp_path, path, old, new, said):
     text = path.read_text(encoding="utf-8")
     line = text[: text.index(old)].count("\n") + 1
@@ -70,8 +73,10 @@ def test_a_mistake_in_a_study_is_located(tmp_path, path, old, new, said):
     message = refusal(mutated, tmp_path)
     # What is not closed or not indented is noticed at the next token.
     lines = (line, line + 1) if "not YAML" in said else (line,)
-    places = [int(found) for found in re.findall(rf"^{re.escape(str(mutated))}:(\d+):\d+: ",
-                                                 message, re.M)]  # fmt: skip
+    places = [
+        int(found)
+        for found in re.findall(rf"^{re.escape(str(mutated))}:(\d+):\d+: ", message, re.M)
+    ]
     assert set(places) & set(lines), message
     assert said in message, message
 
@@ -80,8 +85,11 @@ def test_a_mistake_in_a_study_is_located(tmp_path, path, old, new, said):
 def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, path):
     lines = path.read_text(encoding="utf-8").splitlines()
     mutated, refusals = tmp_path / "mutated.yaml", 0
-    changes = [(index, changed) for index, line in enumerate(lines)
-               for changed in ("", line[: len(line) // 2], "  " + line, line.replace(":", "", 1))]  # fmt: skip
+    changes = [
+        (index, changed)
+        for index, line in enumerate(lines)
+        for changed in ("", line[: len(line) // 2], "  " + line, line.replace(":", "", 1))
+    ]
     for index, changed in changes[:: 1 if path == FACTS else 3]:
         mutated.write_text("\n".join([*lines[:index], changed, *lines[index + 1 :]]))
         try:
@@ -103,14 +111,18 @@ def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, pat
         (b"study: s\n---\nstudy: t", ":2:1: not YAML"),
         (b"study: s\n", "names no recipe"),
         (b"study: s\nrecipes: [logit_lens]\n", ":2:11: recipe 'logit_lens' needs prompts"),
-        (b"study: s\nseeds: [1]\nphenomena: [landmark_city]\nrecipes: [baseline]",
-         ":2:8: no phenomenon here is drawn with a seed"),
+        (
+            b"study: s\nseeds: [1]\nphenomena: [landmark_city]\nrecipes: [baseline]",
+            ":2:8: no phenomenon here is drawn with a seed",
+        ),
         (b"a" * 2_000_001, "larger than 2 MB"),
-        (b"study: s\nquestion: &a [" + b"x, " * 999 + b"x]\ntitle: [" + b"*a, " * 999 + b"]",
-         "its aliases counted each time"),
+        (
+            b"study: s\nquestion: &a [" + b"x, " * 999 + b"x]\ntitle: [" + b"*a, " * 999 + b"]",
+            "its aliases counted each time",
+        ),
     ],
     ids=range(10),
-)  # fmt: skip
+)
 def test_a_file_that_is_no_study_is_refused(tmp_path, content, said):
     path = tmp_path / "s.yaml"
     path.write_bytes(content)
@@ -138,10 +150,25 @@ exclude: [{}]
 include: [{recipe: steerng}, {phenomenon: ioi}]
 """)
     message = refusal(path, tmp_path)
-    places = [(int(line), int(column)) for line, column
-              in re.findall(r"s\.yaml:(\d+):(\d+): ", message)]  # fmt: skip
-    assert places == [(1, 1), (2, 29), (3, 13), (3, 32), (5, 5), (6, 34), (6, 43), (6, 52), (7, 5),
-                      (9, 14), (10, 10), (11, 11), (12, 20), (12, 30)], message  # fmt: skip
+    places = [
+        (int(line), int(column)) for line, column in re.findall(r"s\.yaml:(\d+):(\d+): ", message)
+    ]
+    assert places == [
+        (1, 1),
+        (2, 29),
+        (3, 13),
+        (3, 32),
+        (5, 5),
+        (6, 34),
+        (6, 43),
+        (6, 52),
+        (7, 5),
+        (9, 14),
+        (10, 10),
+        (11, 11),
+        (12, 20),
+        (12, 30),
+    ], message
     assert message.startswith(f"15 mistakes in {path}\n{path}: the key 'study' is missing")
 
 

@@ -168,8 +168,12 @@ def test_metrics_are_those_of_the_models_own_logits(both, metric):
             got = nnsight.save(answer_metric(lm, hidden, metric, 5, 9))
         logits = reference.model(ids).logits[0, position]
     log_p = logits.log_softmax(-1)
-    expected = {"logit_diff": logits[5] - logits[9], "logit": logits[5],
-                "prob": log_p[5].exp(), "log_prob": log_p[5]}[metric]  # fmt: skip
+    expected = {
+        "logit_diff": logits[5] - logits[9],
+        "logit": logits[5],
+        "prob": log_p[5].exp(),
+        "log_prob": log_p[5],
+    }[metric]
     assert float(got[0]) == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -280,8 +284,13 @@ def test_a_mask_in_the_text_is_where_the_answer_is_read(bert):
     found = made(bert, clean=clean, corrupt=corrupt)
     assert found.tokens[0].index("[MASK]") == found.prompts[0].end == 10
     assert bert.tokenizer.decode([found.prompts[0].answer]) == " Mary"
-    first = made(bert, clean="[MASK] gave a drink to John", corrupt="[MASK] gave a drink to Mary",
-                 answer="When", wrong="Anna")  # fmt: skip
+    first = made(
+        bert,
+        clean="[MASK] gave a drink to John",
+        corrupt="[MASK] gave a drink to Mary",
+        answer="When",
+        wrong="Anna",
+    )
     assert first.prompts[0].end == 1
     assert bert.tokenizer.decode([first.prompts[0].answer]) == "When"
 

@@ -35,16 +35,24 @@ def test_the_portable_names_exist_and_are_proved(tiny, family):
 
 
 def test_a_mapping_of_the_users_own_is_taken_and_proved(tiny):
-    names = {path: ",".join(alias) if isinstance(alias, list) else alias
-             for path, alias in LAYOUTS["gpt2"].items()}  # fmt: skip
+    names = {
+        path: ",".join(alias) if isinstance(alias, list) else alias
+        for path, alias in LAYOUTS["gpt2"].items()
+    }
     loaded = load(ModelSpec(str(tiny("gpt2")), names=names), Silent())
     assert len(loaded.lm.layers) == 3
 
 
 def test_a_wrong_mapping_is_refused_with_how_to_mend_it(tiny):
-    wrong = {"model": "backbone", "model.layers": "layers", "model.norm": "ln_final",
-             "model.embed_tokens": "embed_tokens", "self_attn": "mlp_add", "mlp": "attn_add",
-             "post_attention_layernorm": "ln_mlp"}  # fmt: skip
+    wrong = {
+        "model": "backbone",
+        "model.layers": "layers",
+        "model.norm": "ln_final",
+        "model.embed_tokens": "embed_tokens",
+        "self_attn": "mlp_add",
+        "mlp": "attn_add",
+        "post_attention_layernorm": "ln_mlp",
+    }
     with pytest.raises(UsageError, match=r"names do not hold for LlamaForCausalLM(.|\n)*--names"):
         load(ModelSpec(str(tiny("llama")), names=wrong), Silent())
 
@@ -262,10 +270,16 @@ def test_more_pairs_begin_with_the_same_pairs(tmp_path):
 def test_a_wrong_phenomenon_file_is_located(tmp_path, change, said):
     from remote_mi.prompts import phenomena
 
-    data = {"name": "p", "title": "t", "source": "s", "lists": {"names": ["A", "B"]},
-            "draw": {"io": "names", "s": "names"},
-            "templates": {"a": {"clean": "{io} {s}", "corrupt": "{s} {s}"}},
-            "answer": " {io}", "wrong": " {s}"}  # fmt: skip
+    data = {
+        "name": "p",
+        "title": "t",
+        "source": "s",
+        "lists": {"names": ["A", "B"]},
+        "draw": {"io": "names", "s": "names"},
+        "templates": {"a": {"clean": "{io} {s}", "corrupt": "{s} {s}"}},
+        "answer": " {io}",
+        "wrong": " {s}",
+    }
     path = tmp_path / "p.yaml"
     path.write_text(yaml.safe_dump({**data, **change}))
     with pytest.raises(UsageError, match=said) as refused:
@@ -309,9 +323,14 @@ def test_a_damaged_embedded_model_is_not_taken_for_ready(cache):
 def test_the_labels_of_the_corrupt_prompt_are_its_own(tiny_llama):
     """Its tokens may be divided otherwise; a label that it lacks is where the clean one has it."""
     clean, corrupt = "The city of Paris Rome lies", "The big city of Rome lies"
-    example = Example(clean, corrupt, answers=(" Paris",), wrongs=(" Rome",),
-                      labels={"city": (12, 22), "first": (0, 3)},
-                      corrupt_labels={"city": (16, 20)})  # fmt: skip
+    example = Example(
+        clean,
+        corrupt,
+        answers=(" Paris",),
+        wrongs=(" Rome",),
+        labels={"city": (12, 22), "first": (0, 3)},
+        corrupt_labels={"city": (16, 20)},
+    )
     tokenizer = load(ModelSpec(str(tiny_llama)), Silent()).tokenizer
     made = tokenize(tokenizer, PromptSet((example,), "t"), ModelSpec(), "pair", 64)
     pair = made.prompts[0]

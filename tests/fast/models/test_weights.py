@@ -56,18 +56,25 @@ def also(name: str, *shape: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
 LORA = "model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
-@pytest.mark.parametrize("change, expected", [
-    (prefixed("_orig_mod."), ["missing: ", "compiled model"]),
-    (prefixed("module."), ["missing: ", "wrapper for several devices"]),
-    (prefixed("base_model.model."), ["missing: ", "adapter", "merge_and_unload"]),
-    (without("layers.1.mlp.down_proj"), ["1 missing: model.layers.1.mlp.down_proj.weight",
-                                         "make up what is missing"]),
-    (without("layers.2"), ["missing: model.layers.2.", "and 3 more"]),
-    (also(LORA, 4, 32), [f"1 that no part of the model takes: {LORA}", "merge_and_unload"]),
-    (also("model.layers.3.mlp.up_proj.weight", 48, 32), ["no part of the model takes"]),
-    (lambda w: {**w, "model.norm.weight": torch.ones(16)},
-     ["model.norm.weight has the shape (16,) and should have (32,)"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (prefixed("_orig_mod."), ["missing: ", "compiled model"]),
+        (prefixed("module."), ["missing: ", "wrapper for several devices"]),
+        (prefixed("base_model.model."), ["missing: ", "adapter", "merge_and_unload"]),
+        (
+            without("layers.1.mlp.down_proj"),
+            ["1 missing: model.layers.1.mlp.down_proj.weight", "make up what is missing"],
+        ),
+        (without("layers.2"), ["missing: model.layers.2.", "and 3 more"]),
+        (also(LORA, 4, 32), [f"1 that no part of the model takes: {LORA}", "merge_and_unload"]),
+        (also("model.layers.3.mlp.up_proj.weight", 48, 32), ["no part of the model takes"]),
+        (
+            lambda w: {**w, "model.norm.weight": torch.ones(16)},
+            ["model.norm.weight has the shape (16,) and should have (32,)"],
+        ),
+    ],
+)
 def test_weights_that_do_not_fit_are_an_error_that_lists_them(
     altered, tiny_llama, change, expected
 ):
@@ -79,11 +86,15 @@ def test_weights_that_do_not_fit_are_an_error_that_lists_them(
     assert all(text in said for text in expected), said
 
 
-@pytest.mark.parametrize("change", [
-    also("model.layers.0.self_attn.rotary_emb.inv_freq", 4),
-    also("model.rotary_emb.inv_freq", 4),
-    also("model.layers.0.attn.masked_bias"),
-], ids=["old rotary", "rotary", "masked bias"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        also("model.layers.0.self_attn.rotary_emb.inv_freq", 4),
+        also("model.rotary_emb.inv_freq", 4),
+        also("model.layers.0.attn.masked_bias"),
+    ],
+    ids=["old rotary", "rotary", "masked bias"],
+)
 def test_constants_that_old_checkpoints_hold_are_harmless(altered, tiny_llama, change):
     found = mi.run("logit_lens", model=altered(tiny_llama, change), **PROMPT)
     expected = mi.run("logit_lens", model=tiny_llama, **PROMPT)
@@ -92,9 +103,12 @@ def test_constants_that_old_checkpoints_hold_are_harmless(altered, tiny_llama, c
 
 def test_heads_that_are_not_used_are_harmless(altered, tiny):
     """BERT's checkpoints hold a pooler and a next-sentence head beside what fills a mask."""
-    heads = {"bert.pooler.dense.weight": torch.ones(32, 32), "bert.pooler.dense.bias": torch.ones(32),
-             "cls.seq_relationship.weight": torch.ones(2, 32),
-             "cls.seq_relationship.bias": torch.ones(2)}  # fmt: skip
+    heads = {
+        "bert.pooler.dense.weight": torch.ones(32, 32),
+        "bert.pooler.dense.bias": torch.ones(32),
+        "cls.seq_relationship.weight": torch.ones(2, 32),
+        "cls.seq_relationship.bias": torch.ones(2),
+    }
     folder = altered(tiny("bert"), lambda weights: {**weights, **heads})
     assert mi.run("logit_lens", model=folder, **PROMPT)["kl"].shape
     folder = altered(tiny("bert"), lambda weights: {**weights, "cls.other.weight": torch.ones(2)})
@@ -120,11 +134,14 @@ def damaged(name: str, row: int, value: float) -> Callable[[dict[str, Any]], dic
     return change
 
 
-@pytest.mark.parametrize("name, said", [
-    ("model.layers.1.mlp.down_proj.weight", "the model's stream before layer 2"),
-    ("lm_head.weight", "the model's logits"),
-    ("model.norm.weight", "the model's logits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("model.layers.1.mlp.down_proj.weight", "the model's stream before layer 2"),
+        ("lm_head.weight", "the model's logits"),
+        ("model.norm.weight", "the model's logits"),
+    ],
+)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_model_whose_numbers_are_none_is_refused(altered, tiny_llama, name, said, value):
     folder = altered(tiny_llama, damaged(name, 3, value))
@@ -158,12 +175,21 @@ def test_accuracy_and_rank_of_nan_are_nan_and_counted(altered, tiny_llama, cli):
     assert (found["top_token"].values == -1).all()
     assert "1 of 1 numbers of rank are NaN or infinite" in " ".join(found.notes)
     assert "numbers of accuracy are NaN or infinite" in repr(found)
-    code, out, _ = cli("run", "baseline", "--model", folder, "--json",
-                       *(w for k, v in MARY.items() for w in ("-p", f"{k}={v}")))  # fmt: skip
+    code, out, _ = cli(
+        "run",
+        "baseline",
+        "--model",
+        folder,
+        "--json",
+        *(w for k, v in MARY.items() for w in ("-p", f"{k}={v}")),
+    )
     data = json.loads(out, parse_constant=lambda what: pytest.fail(f"{what} is no JSON"))
     assert code == 0 and data["outputs"]["accuracy"]["values"] is None and data["notes"]
-    sane = mi.run("baseline", model=folder, pairs=[{**MARY, "clean": "Mary and John to",
-                                                    "corrupt": "John and John to"}])  # fmt: skip
+    sane = mi.run(
+        "baseline",
+        model=folder,
+        pairs=[{**MARY, "clean": "Mary and John to", "corrupt": "John and John to"}],
+    )
     assert np.isfinite(sane["rank"].values) and not any("NaN" in n for n in sane.notes)
 
 
@@ -199,8 +225,11 @@ def test_a_folder_that_changed_with_its_times_kept_is_another_model(
     for folder in (first, second):
         shutil.copytree(tiny_llama, folder)
     weights = load_file(second / "model.safetensors")
-    save_file({n: changed(t) for n, t in weights.items()}, second / "model.safetensors",
-              metadata={"format": "pt"})  # fmt: skip
+    save_file(
+        {n: changed(t) for n, t in weights.items()},
+        second / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     asked = tmp_path / "asked"
     if how == "another link":
         asked.symlink_to(first)
@@ -255,8 +284,11 @@ def test_a_model_that_changes_between_job_and_loading_is_refused(
 
     def change_first(self: Any, spec: ModelSpec, watch: Any) -> Any:
         weights = load_file(folder / "model.safetensors")
-        save_file({n: changed(t) for n, t in weights.items()}, folder / "model.safetensors",
-                  metadata={"format": "pt"})  # fmt: skip
+        save_file(
+            {n: changed(t) for n, t in weights.items()},
+            folder / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         return opened(self, spec, watch)
 
     monkeypatch.setattr(LocalBackend, "open", change_first)
@@ -310,9 +342,13 @@ def test_what_is_no_number_can_be_looked_at_on_every_medium(
     for name in found.names():
         assert found[name]._repr_html_() and found.to_pandas(name) is not None
     run = found.run_id
-    asked = [["view", run, "--plain"], ["view", run, "--plain", "--width", 60], ["runs", "ls"],
-             ["report", run, "-o", tmp_path / "report.html"],
-             ["report", run, "-o", tmp_path / "report.md"]]  # fmt: skip
+    asked = [
+        ["view", run, "--plain"],
+        ["view", run, "--plain", "--width", 60],
+        ["runs", "ls"],
+        ["report", run, "-o", tmp_path / "report.html"],
+        ["report", run, "-o", tmp_path / "report.md"],
+    ]
     for index, figure in enumerate(found.figures):
         asked.append(["export", run, "--table", figure.output, "-o", tmp_path / f"{index}.csv"])
         if figure.kind not in ("text", "table"):
@@ -334,8 +370,11 @@ def test_a_folder_that_changed_since_a_server_has_it_is_not_asked_for(tmp_path, 
     served = Served("http://h", "http://hub", {"local/served": folder}, False, {}, contents)
     assert served_as(folder, served) == "local/served"
     weights = load_file(folder / "model.safetensors")
-    save_file({n: changed(t) for n, t in weights.items()}, folder / "model.safetensors",
-              metadata={"format": "pt"})  # fmt: skip
+    save_file(
+        {n: changed(t) for n, t in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(
         UsageError, match=r"changed since the personal server was started\n.*ndif up"
     ):

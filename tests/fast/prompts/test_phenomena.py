@@ -27,9 +27,18 @@ def found(name: str) -> phenomena.Phenomenon:
 
 def test_all_phenomena_are_there():
     assert set(NAMES) >= {
-        "ioi", "ioi_abc", "country_capital", "landmark_city", "gendered_pronoun", "docstring",
-        "successor", "capital_icl", "subject_verb_agreement", "greater_than", "sentiment",
-    }  # fmt: skip
+        "ioi",
+        "ioi_abc",
+        "country_capital",
+        "landmark_city",
+        "gendered_pronoun",
+        "docstring",
+        "successor",
+        "capital_icl",
+        "subject_verb_agreement",
+        "greater_than",
+        "sentiment",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -279,8 +288,15 @@ PAIR = {"clean": "a b", "corrupt": "c b", "answer": " x", "wrong": " y"}
 
 
 def test_a_line_of_a_file_has_label_group_and_several_answers(tmp_path):
-    several = {"clean": "a b", "corrupt": "c b", "answers": [" x", " z"], "wrongs": [" y"],
-               "label": 1, "group": "g", "template": "t"}  # fmt: skip
+    several = {
+        "clean": "a b",
+        "corrupt": "c b",
+        "answers": [" x", " z"],
+        "wrongs": [" y"],
+        "label": 1,
+        "group": "g",
+        "template": "t",
+    }
     prompt = {"prompt": "a", "target": " x", "label": "first"}
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in (PAIR, several, prompt)) + "\n\n")
@@ -337,9 +353,12 @@ ROWS = {"sentence": ["good", "bad", "fine"], "class": [1, 0, 1], "target": [" x"
 
 def table(datasets):
     features = datasets.Features(
-        {"sentence": datasets.Value("string"), "target": datasets.Value("string"),
-         "class": datasets.ClassLabel(names=["negative", "positive"])}
-    )  # fmt: skip
+        {
+            "sentence": datasets.Value("string"),
+            "target": datasets.Value("string"),
+            "class": datasets.ClassLabel(names=["negative", "positive"]),
+        }
+    )
     return datasets.Dataset.from_dict(ROWS, features=features)
 
 
@@ -407,8 +426,13 @@ def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
 
 
 def test_words_of_a_line_can_be_named_in_both_prompts():
-    line = {"clean": "The city of San Francisco lies in", "corrupt": "The big city of Rome lies in",
-            "answer": " Italy", "wrong": " France", "labels": {"city": "city of", "san": "San Francisco"}}  # fmt: skip
+    line = {
+        "clean": "The city of San Francisco lies in",
+        "corrupt": "The big city of Rome lies in",
+        "answer": " Italy",
+        "wrong": " France",
+        "labels": {"city": "city of", "san": "San Francisco"},
+    }
     example = phenomena.from_fields(line)
     assert example.labels == {"city": (4, 11), "san": (12, 25)}
     assert example.corrupt_labels == {"city": (8, 15)}

@@ -20,8 +20,14 @@ from ...tokenizers import KINDS, save_model, wrapped
 SPACED = ("byte-level BPE", "SentencePiece BPE", "Unigram")
 
 
-def tokenized(tokenizer: Any, text: str, spec: ModelSpec | None = None, over: str = "prompt",
-              both_ways: bool = False, **more: Any) -> Tokenized:  # fmt: skip
+def tokenized(
+    tokenizer: Any,
+    text: str,
+    spec: ModelSpec | None = None,
+    over: str = "prompt",
+    both_ways: bool = False,
+    **more: Any,
+) -> Tokenized:
     prompts = PromptSet((Example(text, **more),), "a test")
     return tokenize(tokenizer, prompts, spec or ModelSpec(), over, 512, both_ways=both_ways)
 
@@ -37,8 +43,9 @@ def test_passages_are_what_was_tokenized(kind, text):
     expected = text.replace("é", "<unk>") if kind in ("Unigram", "WordPiece") else text
     found = TokenTexts(tokenizer).text(ids)
     assert found.lstrip() == expected
-    assert TokenTexts(tokenizer).text(ids[1:]) == found.removeprefix(TokenTexts(tokenizer).text(ids[:1])), \
-        "a passage goes on after another text"  # fmt: skip
+    assert TokenTexts(tokenizer).text(ids[1:]) == found.removeprefix(
+        TokenTexts(tokenizer).text(ids[:1])
+    ), "a passage goes on after another text"
 
 
 @pytest.mark.parametrize("kind", SPACED)
@@ -70,8 +77,9 @@ def test_wordpieces_are_written_as_its_vocabulary_writes_them():
 def test_generated_text_is_decoded_as_a_whole(project, tmp_path, kind):
     tokenizer = wrapped(kind)
     save_model(tmp_path, tokenizer)
-    found = mi.run("patchscopes", model=tmp_path, prompt="the store", steps=6,
-                   inspection="to the store, John")  # fmt: skip
+    found = mi.run(
+        "patchscopes", model=tmp_path, prompt="the store", steps=6, inspection="to the store, John"
+    )
     (tokens,) = found.each("unpatched_text")
     front = tokenizer("a", add_special_tokens=False).input_ids[-1:]
     expected = tokenizer.decode([*front, *[t for t in tokens.values if t >= 0]])
@@ -137,8 +145,7 @@ TEMPLATES = {
 def test_a_label_stands_where_the_text_was_put_in(kind, template, text):
     tokenizer = wrapped(kind, chat=TEMPLATES[template])
     start = text.index("Mary")
-    found = tokenized(tokenizer, text, ModelSpec(chat=True),
-                      labels={"name": (start, start + 4)})  # fmt: skip
+    found = tokenized(tokenizer, text, ModelSpec(chat=True), labels={"name": (start, start + 4)})
     (prompt,) = found.prompts
     first, last = prompt.spans["name"]
     assert "".join(found.tokens[0][first : last + 1]).strip() == "Mary"
@@ -147,11 +154,17 @@ def test_a_label_stands_where_the_text_was_put_in(kind, template, text):
     assert prompt.end == len(prompt.ids) - 1
 
 
-@pytest.mark.parametrize("template, why", [
-    ("{{ messages[0]['content'] + ' and ' + messages[0]['content'] }}", "puts the text in 2 times"),
-    ("{{ messages[0]['content'] | upper }}", "changes the text"),
-    ("{{ 'user ' + messages[0]['content'] | replace('Mary', 'John') }}", "changes the text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "template, why",
+    [
+        (
+            "{{ messages[0]['content'] + ' and ' + messages[0]['content'] }}",
+            "puts the text in 2 times",
+        ),
+        ("{{ messages[0]['content'] | upper }}", "changes the text"),
+        ("{{ 'user ' + messages[0]['content'] | replace('Mary', 'John') }}", "changes the text"),
+    ],
+)
 def test_labels_whose_place_is_not_clear_are_refused(template, why):
     tokenizer = wrapped("byte-level BPE", chat=template)
     with pytest.raises(PromptErrors, match=f"labelled positions cannot be found: .*{why}"):
@@ -179,8 +192,16 @@ def test_an_answer_that_the_tokenizer_does_not_know_is_refused():
 
 
 def test_an_unknown_answer_is_refused_before_anything_runs(project, tiny_llama, cli):
-    code, out, err = cli("run", "logit_lens", "--model", tiny_llama, "-p", "prompt=Mary and John",
-                         "-p", "target= Zanzibar")  # fmt: skip
+    code, out, err = cli(
+        "run",
+        "logit_lens",
+        "--model",
+        tiny_llama,
+        "-p",
+        "prompt=Mary and John",
+        "-p",
+        "target= Zanzibar",
+    )
     assert code == 2 and out == "" and "no word of this tokenizer" in err
 
 
@@ -209,7 +230,8 @@ def test_offsets_hold_with_what_is_put_before_and_after(project):
             for bos in ("auto", "always", "never"):
                 tokenizer = wrapped(kind, template)
                 start = MARY["clean"].index("John gave")
-                found = tokenized(tokenizer, MARY["clean"], ModelSpec(bos=bos),
-                                  labels={"s2": (start, start + 4)})  # fmt: skip
+                found = tokenized(
+                    tokenizer, MARY["clean"], ModelSpec(bos=bos), labels={"s2": (start, start + 4)}
+                )
                 first, last = found.prompts[0].spans["s2"]
                 assert "".join(found.tokens[0][first : last + 1]).strip() == "John"

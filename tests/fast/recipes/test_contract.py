@@ -20,11 +20,23 @@ from remote_mi.interventions import Pair, Prompt, PromptText, run_residuals
 from remote_mi import Ratio, Tokens, recipe
 """
 PAIRS = [
-    {"clean": "When Mary and John went to the store", "corrupt": "When Mary and Tom went to the store",
-     "answer": " Mary", "wrong": " John", "label": "a", "group": "g1"},
-    {"clean": "Mary and John went", "corrupt": "Mary and Tom went", "answer": " Mary",
-     "wrong": " John", "label": "b", "group": "g2"},
-]  # fmt: skip
+    {
+        "clean": "When Mary and John went to the store",
+        "corrupt": "When Mary and Tom went to the store",
+        "answer": " Mary",
+        "wrong": " John",
+        "label": "a",
+        "group": "g1",
+    },
+    {
+        "clean": "Mary and John went",
+        "corrupt": "Mary and Tom went",
+        "answer": " Mary",
+        "wrong": " John",
+        "label": "b",
+        "group": "g2",
+    },
+]
 
 
 @pytest.fixture
@@ -106,8 +118,11 @@ def test_draws_are_averaged_and_give_an_interval(write, tiny_llama):
     assert -1 <= result["random"].low[0] < 0 < result["random"].high[0] <= 1
     assert result.each("random")[0].shape == (4, 3)
     assert result["share"].values[2, 1] == pytest.approx(1.5)
-    several = mi.run(write(DRAWS), model=str(tiny_llama), pairs=[
-        {"prompt": "Mary and John went"}, {"prompt": "Mary and Tom went"}])  # fmt: skip
+    several = mi.run(
+        write(DRAWS),
+        model=str(tiny_llama),
+        pairs=[{"prompt": "Mary and John went"}, {"prompt": "Mary and Tom went"}],
+    )
     assert several["random"].values == pytest.approx(np.zeros(3), abs=1e-6)
 
 
@@ -196,12 +211,18 @@ def with_text(lm: Any, prompt: Prompt, *, other: PromptText = "Mary and John") -
     assert code == 2 and "empty" in said
 
 
-@pytest.mark.parametrize("change, said", [
-    (('over="prompt"', 'over="set"'), "not one of 'prompt', 'pair', 'prompts', 'pairs', 'none'"),
-    (('"effect": "random"', '"effect": "nothing"'), "controls names 'nothing'"),
-    (('("draw", "layer")', '("draw", "head")'), "do not lead"),
-    (('Ratio("effect", gap="gap")', '("layer",)'), "needs analysis="),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            ('over="prompt"', 'over="set"'),
+            "not one of 'prompt', 'pair', 'prompts', 'pairs', 'none'",
+        ),
+        (('"effect": "random"', '"effect": "nothing"'), "controls names 'nothing'"),
+        (('("draw", "layer")', '("draw", "head")'), "do not lead"),
+        (('Ratio("effect", gap="gap")', '("layer",)'), "needs analysis="),
+    ],
+)
 def test_a_declaration_that_contradicts_itself_is_refused(write, cli, change, said):
     code, _, error = cli("recipes", "show", write(DRAWS.replace(*change)))
     assert code == 2 and said in error and "mine.py:" in error

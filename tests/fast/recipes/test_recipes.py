@@ -167,12 +167,18 @@ def test_parameters_take_texts_and_values(param, value, expected):
 @pytest.mark.parametrize(
     "param, value",
     [
-        (Param("k", "int"), "two"), (Param("k", "int"), 1.5), (Param("k", "int"), True),
-        (Param("k", "int", low=1), 0), (Param("k", "float", high=1), 2), (Param("k", "float"), "nan"),
-        (Param("k", "bool"), "perhaps"), (Param("k", "choice", choices=("a",)), "A"),
-        (Param("k", "ints", low=0), "1,-1"), (Param("k", "str"), 3),
+        (Param("k", "int"), "two"),
+        (Param("k", "int"), 1.5),
+        (Param("k", "int"), True),
+        (Param("k", "int", low=1), 0),
+        (Param("k", "float", high=1), 2),
+        (Param("k", "float"), "nan"),
+        (Param("k", "bool"), "perhaps"),
+        (Param("k", "choice", choices=("a",)), "A"),
+        (Param("k", "ints", low=0), "1,-1"),
+        (Param("k", "str"), 3),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_parameter_says_what_is_expected(param, value):
     with pytest.raises(UsageError, match=r"parameter 'k': .* is not "):
         param.parse(value)
@@ -222,8 +228,11 @@ def test_what_changes_the_meaning_changes_the_digest(tmp_path, old, new):
     "form", ["from mylib import helper", "import mylib", "import mylib as lib"]
 )
 def test_a_local_module_is_part_of_the_digest(tmp_path, form):
-    call = {"from mylib import helper": "helper", "import mylib": "mylib.helper",
-            "import mylib as lib": "lib.helper"}[form]  # fmt: skip
+    call = {
+        "from mylib import helper": "helper",
+        "import mylib": "mylib.helper",
+        "import mylib as lib": "lib.helper",
+    }[form]
     text = GOOD.replace(
         'def helper(x):\n    """Doubles."""\n    return x * SCALE  # a comment\n', ""
     )

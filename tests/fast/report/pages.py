@@ -65,16 +65,29 @@ def hostile_report(project: Path) -> Report:
     """A report in which everything that anyone can write is hostile: docstring, study, server."""
     evil = "".join(HOSTILE[:8]) + "\u2028"
     found = result()
-    found.recipe = {**found.recipe, "doc": f"{evil}\n\n    {evil}\n\nSign: {evil}\nControl: {evil}",
-                    "summary": evil, "references": [evil]}  # fmt: skip
+    found.recipe = {
+        **found.recipe,
+        "doc": f"{evil}\n\n    {evil}\n\nSign: {evil}\nControl: {evil}",
+        "summary": evil,
+        "references": [evil],
+    }
     found.document["notes"].append(evil)
     source = found.provenance
     found.provenance = {
-        **source, "reason": evil, "backend": f"ndif {evil}", "model": {"name": evil, "content": evil},
-        "parameters": {"site": evil}, "record": {"dtype": evil, "architecture": evil},
+        **source,
+        "reason": evil,
+        "backend": f"ndif {evil}",
+        "model": {"name": evil, "content": evil},
+        "parameters": {"site": evil},
+        "record": {"dtype": evil, "architecture": evil},
         "prompts": {"origin": evil, "template": evil, "source": evil, "seed": evil},
         "environment": {**source["environment"], "kind": evil},
-    }  # fmt: skip
-    about = About(evil, evil, evil, commands=[f"remote-mi study run '{HOSTILE[1]}'"],
-                  failures=[Failure(evil, evil, evil)])  # fmt: skip
+    }
+    about = About(
+        evil,
+        evil,
+        evil,
+        commands=[f"remote-mi study run '{HOSTILE[1]}'"],
+        failures=[Failure(evil, evil, evil)],
+    )
     return make(project, [kept(project, found).path], about)

@@ -36,13 +36,25 @@ FIGURES: tuple[Figure, ...] = (
     Table("score", title="pairs", columns=("first",)),
 )
 CARD = Card(
-    "probing", "pair",
-    {"effect": Output(("layer", "position")), "control": Output(("layer", "position")),
-     "curve": Output(("head", "layer")), "pattern": Output(("layer", "query", "key")),
-     "top": Tokens("layer", "position", "rank"), "prob": Output(("layer", "position", "rank")),
-     "said": Tokens("step"), "score": Output(()), "first": Tokens("one")},
-    {}, FIGURES, controls={"effect": "control"}, doc=DOC, references=("zhang2023patching",),
-)  # fmt: skip
+    "probing",
+    "pair",
+    {
+        "effect": Output(("layer", "position")),
+        "control": Output(("layer", "position")),
+        "curve": Output(("head", "layer")),
+        "pattern": Output(("layer", "query", "key")),
+        "top": Tokens("layer", "position", "rank"),
+        "prob": Output(("layer", "position", "rank")),
+        "said": Tokens("step"),
+        "score": Output(()),
+        "first": Tokens("one"),
+    },
+    {},
+    FIGURES,
+    controls={"effect": "control"},
+    doc=DOC,
+    references=("zhang2023patching",),
+)
 HOSTILE = [
     "<script>alert(1)</script>",
     "</script><img src=http://192.0.2.7/x onerror=alert(1)>",
@@ -78,32 +90,51 @@ def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Resu
                 "score": np.float32(rng.normal(2, 1)),
                 "first": np.array([size - 1]),
             },
-            tokens, {"end": size - 1}, "t",
+            tokens,
+            {"end": size - 1},
+            "t",
             {"clean": "".join(tokens), "corrupt": "c", "answer": tokens[-1], "wrong": " x"},
         )
         for _ in range(n)
-    ]  # fmt: skip
+    ]
     made = assemble(CARD, parts)
-    document = {"parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-                "axes": made.axes, "notes": made.notes,
-                "vocabulary": {str(i): text for i, text in enumerate(tokens)}}  # fmt: skip
+    document = {
+        "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
+        "axes": made.axes,
+        "notes": made.notes,
+        "vocabulary": {str(i): text for i, text in enumerate(tokens)},
+    }
     return Result(CARD.shown(), document, made.arrays, provenance())
 
 
 def provenance() -> dict[str, Any]:
     return {
-        "key": "0" * 64, "model": {"name": "tiny", "revision": None}, "parameters": {"site": "here"},
-        "prompts": {"origin": "command line"}, "record": {"device": "cpu", "dtype": "float32"},
-        "environment": {"kind": "local-cpu", "torch": "2.13", "nnsight": "0.8.1",
-                        "transformers": "5.22"}, "time": "2026-01-02T03:04:05Z",
-        "cache": "miss", "reason": "here",
-    }  # fmt: skip
+        "key": "0" * 64,
+        "model": {"name": "tiny", "revision": None},
+        "parameters": {"site": "here"},
+        "prompts": {"origin": "command line"},
+        "record": {"device": "cpu", "dtype": "float32"},
+        "environment": {
+            "kind": "local-cpu",
+            "torch": "2.13",
+            "nnsight": "0.8.1",
+            "transformers": "5.22",
+        },
+        "time": "2026-01-02T03:04:05Z",
+        "cache": "miss",
+        "reason": "here",
+    }
 
 
 def kept(project: Path, found: Result, id8: str = "aaaa1111", error: str | None = None) -> Result:
     """The result as a run of a project."""
-    lock = {"recipe": {"name": found.recipe["name"]}, "model": {"name": "tiny"},
-            "parameters": {"site": "here"},
-            "prompts": {"origin": "command line", "examples": [
-                {"clean": "Mary", "corrupt": "John", "answer": " a", "wrong": " b"}]}}  # fmt: skip
+    lock = {
+        "recipe": {"name": found.recipe["name"]},
+        "model": {"name": "tiny"},
+        "parameters": {"site": "here"},
+        "prompts": {
+            "origin": "command line",
+            "examples": [{"clean": "Mary", "corrupt": "John", "answer": " a", "wrong": " b"}],
+        },
+    }
     return Runs(project).write(RunRecord(id8, found, lock, error=error))

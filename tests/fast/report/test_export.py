@@ -48,8 +48,11 @@ def test_a_heatmap_shows_its_numbers_in_the_colours_of_its_scale(tmp_path):
     for (_, row, column, value), group in cells:
         at = int(row), int(column)
         assert float(value) == pytest.approx(effect[at], rel=1e-4)
-        expected = (0xED, 0xED, 0xF0) if marked[at] else between(
-            LIGHT.centred, float(effect[at] / reach + 1) / 2)  # fmt: skip
+        expected = (
+            (0xED, 0xED, 0xF0)
+            if marked[at]
+            else between(LIGHT.centred, float(effect[at] / reach + 1) / 2)
+        )
         assert colour(group) == pytest.approx(expected, abs=3), at
     assert {at for at, _ in np.ndenumerate(marked) if marked[at]}, "there is something to mark"
 
@@ -86,8 +89,9 @@ def test_the_same_numbers_give_the_same_file(tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes(), ending
 
 
-@pytest.mark.parametrize("figure", [f for f in FIGURES if isinstance(f, (Heatmap, TokenGrid))],
-                         ids=lambda f: f.output)  # fmt: skip
+@pytest.mark.parametrize(
+    "figure", [f for f in FIGURES if isinstance(f, (Heatmap, TokenGrid))], ids=lambda f: f.output
+)
 def test_hostile_texts_are_drawn_without_a_word(tmp_path, figure):
     found = result(HOSTILE)
     with warnings.catch_warnings():
@@ -118,12 +122,24 @@ def test_a_table_has_every_cell_with_interval_and_control(project, cli):
     rows = list(csv.DictReader(io.StringIO(out)))
     effect = found["effect"]
     assert len(rows) == effect.values.size
-    assert list(rows[0]) == ["layer", "position", "position_index", "value", "low", "high",
-                             "control", "explained"]  # fmt: skip
+    assert list(rows[0]) == [
+        "layer",
+        "position",
+        "position_index",
+        "value",
+        "low",
+        "high",
+        "control",
+        "explained",
+    ]
     for row in rows:
         at = int(row["layer"]), int(row["position_index"])
-        for name, values in (("value", effect.values), ("low", effect.low), ("high", effect.high),
-                             ("control", found.control_band("effect"))):  # fmt: skip
+        for name, values in (
+            ("value", effect.values),
+            ("low", effect.low),
+            ("high", effect.high),
+            ("control", found.control_band("effect")),
+        ):
             assert float(row[name]) == pytest.approx(values[at], rel=1e-6)
         assert row["explained"] == str(int(found.explained("effect")[at]))
     assert rows[1]["position"] == "␠Mary"
@@ -132,10 +148,12 @@ def test_a_table_has_every_cell_with_interval_and_control(project, cli):
     each = json.loads((project / "e.json").read_text())
     assert each["columns"] == ["prompt", "layer", "position", "position_index", "value"]
     assert [r["value"] for r in each["rows"] if r["prompt"] == 2] == pytest.approx(
-        list(found.each("effect")[1].values.reshape(-1)), rel=1e-6)  # fmt: skip
+        list(found.each("effect")[1].values.reshape(-1)), rel=1e-6
+    )
     code, out, err = cli("export", "--table", "pairs")
     assert [float(r["score"]) for r in csv.DictReader(io.StringIO(out))] == pytest.approx(
-        [float(a) for a in found.each("score")])  # fmt: skip
+        [float(a) for a in found.each("score")]
+    )
 
 
 def test_no_cell_of_a_table_is_a_formula_or_a_command(project, cli):
@@ -218,10 +236,14 @@ def test_what_cannot_be_exported_is_said(project, cli, tmp_path):
         code, _, err = cli("export", *words)
         assert code == 2 and said in err, err
     assert cli("export", "--table", "efect")[0] == 3
-    for words in (["--figure", "effect", "-o", "no/where.svg"], ["--table", "effect", "-o", "no/t.csv"],
-                  ["--figure", "nothing", "-o", "f.svg"], ["--table", "effect", "--item", "9"],
-                  ["--figure", "top", "--item", "9", "-o", "f.svg"],
-                  ["--figure", "pattern", "--at", "layer=9", "-o", "f.svg"]):  # fmt: skip
+    for words in (
+        ["--figure", "effect", "-o", "no/where.svg"],
+        ["--table", "effect", "-o", "no/t.csv"],
+        ["--figure", "nothing", "-o", "f.svg"],
+        ["--table", "effect", "--item", "9"],
+        ["--figure", "top", "--item", "9", "-o", "f.svg"],
+        ["--figure", "pattern", "--at", "layer=9", "-o", "f.svg"],
+    ):
         code, _, err = cli("export", *words)
         assert code == 3 and err.startswith("error: "), words
     assert not (project / "f.svg").exists(), "what is refused writes nothing"

@@ -61,8 +61,10 @@ def token(found, index: int) -> str:
 def test_attention_at_a_layer_shows_that_layers_numbers(tmp_path):
     found, slice_ = result(), Slice(at={"layer": 2})
     expected = found["pattern"].values[2]
-    rows = [re.findall(r"[·░▒▓█~]\s*(-?[\d.]+)", text.partition("│")[2])
-            for text in plain(PATTERN, found, slice_)]  # fmt: skip
+    rows = [
+        re.findall(r"[·░▒▓█~]\s*(-?[\d.]+)", text.partition("│")[2])
+        for text in plain(PATTERN, found, slice_)
+    ]
     shown = [[number(cell) for cell in row] for row in rows if row]
     assert shown == [pytest.approx(list(row), abs=0.006) for row in expected]
     page = Page(figure_html(PATTERN, found, slice_))
@@ -84,8 +86,10 @@ def test_bars_show_value_and_interval_in_numbers_and_in_length(tmp_path):
     found = result()
     effect = found["effect"]
     order = np.argsort(-np.abs(effect.values).reshape(-1), kind="stable")[:8]
-    expected = [tuple(float(a.reshape(-1)[i]) for a in (effect.values, effect.low, effect.high))
-                for i in order]  # fmt: skip
+    expected = [
+        tuple(float(a.reshape(-1)[i]) for a in (effect.values, effect.low, effect.high))
+        for i in order
+    ]
     said = [re.findall(r"[+-]\d+\.\d+", text) for text in plain(Bars("effect"), found)[:8]]
     assert [tuple(map(float, s)) for s in said] == [pytest.approx(e, abs=0.006) for e in expected]
 
@@ -186,8 +190,11 @@ def test_of_many_lines_those_that_stand_out_most_are_drawn(tmp_path):
     for figure, dim in ((Lines("effect"), "layer"), (Lines("effect", x="layer"), "position")):
         drawn = [p for p, _ in groups(figure, found, tmp_path / "m.svg") if p[0] == "line"]
         assert len(drawn) == min(8, len(found["effect"].coords[dim]))
-    drawn = [float(p[2].split(",")[0]) for p, _ in groups(Lines("effect"), found, tmp_path / "m.svg")
-             if p[0] == "line"]  # fmt: skip
+    drawn = [
+        float(p[2].split(",")[0])
+        for p, _ in groups(Lines("effect"), found, tmp_path / "m.svg")
+        if p[0] == "line"
+    ]
     assert 9.0 in drawn and "8 of 20 lines" in figure_html(Lines("effect"), found, Slice())
     assert any("8 of 20 lines" in text for text in plain(Lines("effect"), found))
 
@@ -207,8 +214,11 @@ def test_a_part_of_a_figure_has_the_control_of_that_part():
 def test_lines_as_text_have_their_letters_at_their_values():
     found = result()
     curve = found["curve"].values
-    rows = [(float(head), body) for head, bar, body in
-            (text.partition("│") for text in plain(Lines("curve"), found)) if bar]  # fmt: skip
+    rows = [
+        (float(head), body)
+        for head, bar, body in (text.partition("│") for text in plain(Lines("curve"), found))
+        if bar
+    ]
     step = rows[0][0] - rows[1][0]
     for letter, values in zip("ab", curve, strict=True):
         at = [(body.index(letter), height) for height, body in rows if letter in body]
@@ -238,12 +248,15 @@ def test_token_grids_show_the_tokens_and_shades_of_each_prompt(project, tmp_path
         levels = [int(s) for s in re.findall(r'<td class="s(\d+)"', grid)]
         assert levels == [round(float(v) * 32) for v in prob[::-1, :, 0].reshape(-1)]
         said = re.search(r'data-say="([^"]+)"', grid)[1]
-        ranked = ", ".join(f"{token(found, i)} {p:.2f}" for i, p in zip(top[-1, 0], prob[-1, 0],
-                                                                       strict=True))  # fmt: skip
+        ranked = ", ".join(
+            f"{token(found, i)} {p:.2f}" for i, p in zip(top[-1, 0], prob[-1, 0], strict=True)
+        )
         assert said == f"layer 3 · position 0 When: {ranked}".replace("␠", "␣")
         slice_ = Slice(item=item)
-        rows = [re.findall(r"[·░▒▓█](\S+)", text.partition("│")[2])
-                for text in plain(TOKENS, found, slice_)[2:6]]  # fmt: skip
+        rows = [
+            re.findall(r"[·░▒▓█](\S+)", text.partition("│")[2])
+            for text in plain(TOKENS, found, slice_)[2:6]
+        ]
         assert rows == [[token(found, i) for i in row] for row in top[::-1, :, 0]]
         drawn = list(groups(TOKENS, found, tmp_path / f"{item}.svg", slice_))
         for (kind, row, column, value), group in drawn:
@@ -269,7 +282,8 @@ def test_tables_and_texts_are_those_of_the_prompts():
     assert {row[2] for row in table[1:]} == {"␣to"}
     rows = plain(Table("score", columns=("first",)), found)[1:]
     assert [float(text.removeprefix(f" {clean}").split()[0]) for text in rows] == pytest.approx(
-        scores, abs=6e-4)  # fmt: skip
+        scores, abs=6e-4
+    )
     said = "".join(found.text(t) for t in found.each("said")[0].values)
     assert said in plain(Text("said"), found)[-1]
     assert Page(figure_html(Text("said"), found, Slice())).tables[0] == [[said]]

@@ -58,9 +58,11 @@ print("\\n" + json.dumps({
 def test_a_recipe_in_a_cell_runs_and_its_result_displays_itself(project, tiny_llama):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tiny_llama), json.dumps(CELLS)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "IPYTHONDIR": str(project / "ipython")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["shape"] == [3, 3]
@@ -75,9 +77,31 @@ def harmless_page(html: str) -> Page:
     """What was shown, after looking for anything that acts or asks for something."""
     page = Page(html)
     assert not page.scripts
-    assert {t for t, _ in page.tags} <= {"div", "style", "p", "b", "br", "table", "thead", "tbody",
-                                         "caption", "tr", "th", "td", "span", "i", "svg", "rect", "path", "g",
-                                         "polygon", "polyline", "circle", "title", "text"}  # fmt: skip
+    assert {t for t, _ in page.tags} <= {
+        "div",
+        "style",
+        "p",
+        "b",
+        "br",
+        "table",
+        "thead",
+        "tbody",
+        "caption",
+        "tr",
+        "th",
+        "td",
+        "span",
+        "i",
+        "svg",
+        "rect",
+        "path",
+        "g",
+        "polygon",
+        "polyline",
+        "circle",
+        "title",
+        "text",
+    }
     names = {name for _, attributes in page.tags for name in attributes}
     assert not {n for n in names if n.startswith("on") or n in ("src", "href", "action")}
     styles = "".join(re.findall(r"<style>(.*?)</style>", html, re.S))

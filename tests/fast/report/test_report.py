@@ -53,7 +53,7 @@ def test_every_figure_is_said_in_words():
     assert said["top"][0] == "Of prompt 1 of 3, “When Mary and to”."
     top, prob = found.each("top")[0], found.each("prob")[0]
     last = found.text(top[-1, -1, 0]).replace(" ", "␠")
-    assert (f"the last layer gives “{last}” (prob {prob[-1, -1, 0]:.2f})" in said["top"][1])  # fmt: skip
+    assert f"the last layer gives “{last}” (prob {prob[-1, -1, 0]:.2f})" in said["top"][1]
     assert said["text"] == ["Of prompt 1 of 3, “When Mary and to”.", "When Mary and to"]
     assert said["pairs"][0] == "3 rows, one a prompt."
     score = found["score"]
@@ -68,7 +68,14 @@ def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
     run = kept(project, result())
     (section,) = make(project, [run.path]).sections
     assert [shown.label for shown in section.shown] == [
-        "Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 6", "Table 1"]  # fmt: skip
+        "Figure 1",
+        "Figure 2",
+        "Figure 3",
+        "Figure 4",
+        "Figure 5",
+        "Figure 6",
+        "Table 1",
+    ]
     heatmap, bars = section.shown[:2]
     assert heatmap.sentences[0].startswith("Largest effect (n=3): ")
     units = Heatmap("effect", center=0), Bars("effect")
@@ -111,9 +118,12 @@ def test_numbers_in_the_page_and_in_plain_text_are_those_of_the_arrays(project):
         assert [number(c) for c in cells] == pytest.approx(list(values), abs=0.051)
     data = [json.loads(text) for a, text in page.scripts if a.get("type") == "application/json"]
     by_name = {d["output"]: d for d in data}
-    for name, field, values in (("effect", "v", effect), ("effect", "lo", found["effect"].low),
-                                ("effect", "band", found.control_band("effect")),
-                                ("pattern", "v", found["pattern"].values)):  # fmt: skip
+    for name, field, values in (
+        ("effect", "v", effect),
+        ("effect", "lo", found["effect"].low),
+        ("effect", "band", found.control_band("effect")),
+        ("pattern", "v", found["pattern"].values),
+    ):
         assert by_name[name][field] == pytest.approx(list(values.reshape(-1)), rel=1e-3), name
     marked = found.explained("effect").reshape(-1)
     assert by_name["effect"]["mark"] == "".join("01"[int(m)] for m in marked)
@@ -132,22 +142,37 @@ def test_lines_are_drawn_where_their_values_are(project):
 
 
 def test_a_report_of_a_real_run_can_be_made_again_from_its_command(project, tiny_llama, cli):
-    pair = {"clean": "When Mary and John went to the store, John gave a drink to",
-            "corrupt": "When Mary and John went to the store, Mary gave a drink to",
-            "answer": " Mary", "wrong": " John"}  # fmt: skip
+    pair = {
+        "clean": "When Mary and John went to the store, John gave a drink to",
+        "corrupt": "When Mary and John went to the store, Mary gave a drink to",
+        "answer": " Mary",
+        "wrong": " John",
+    }
     texts = [word for name, text in pair.items() for word in ("-p", f"{name}={text}")]
     ids = []
-    for words in (["activation_patching", *texts, "--site", "attn_out"],
-                  ["activation_patching", "--phenomenon", "ioi:store", "-n", "2", "--seed", "3"],
-                  ["logit_lens", "-p", "prompt=Mary's “city”", "--dtype", "float32"]):  # fmt: skip
+    for words in (
+        ["activation_patching", *texts, "--site", "attn_out"],
+        ["activation_patching", "--phenomenon", "ioi:store", "-n", "2", "--seed", "3"],
+        ["logit_lens", "-p", "prompt=Mary's “city”", "--dtype", "float32"],
+    ):
         code, out, err = cli("run", *words, "--model", tiny_llama, "-q")
         assert code == 0, err
         ids.append(out.strip())
     code, out, err = cli("report", *ids, "-o", "out.html", "--json")
     assert code == 0 and json.loads(out)["runs"] == ids, err
     text = (project / "out.html").read_text()
-    for heading in ("Question", "Model", "Method", "Data", "Results", "Controls and limits",
-                    "Discussion", "Reproduction", "Environment", "References"):  # fmt: skip
+    for heading in (
+        "Question",
+        "Model",
+        "Method",
+        "Data",
+        "Results",
+        "Controls and limits",
+        "Discussion",
+        "Reproduction",
+        "Environment",
+        "References",
+    ):
         assert f"<h2>{heading}</h2>" in text
     assert "write here: discussion" in text and "Zhang, F." in text and "Σ effect" in text
     assert str(project) not in text, "a report tells nothing of the machine but the model's folder"
@@ -167,7 +192,10 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
     run = kept(project, found)
     report = make(project, [run.path])
     assert [r.key for r in report.references] == [
-        "fiottokaufman2025nnsight", "hanna2023greater", "zhang2023patching"]  # fmt: skip
+        "fiottokaufman2025nnsight",
+        "hanna2023greater",
+        "zhang2023patching",
+    ]
     assert report.asked == [
         "To find out where something is.",
         "Studied on: A later year (see Data).",
@@ -215,8 +243,17 @@ def test_a_figure_too_large_to_carry_all_its_slices_shows_one_and_says_how_to_se
 def test_what_was_written_stands_in_its_place_and_is_never_written_over(project, cli):
     kept(project, result())
     (project / "mine.md").write_text("## Question\nIs *it*?\n\n## Discussion\n\nIt <b>is</b>.\n")
-    code, _, err = cli("report", "-o", "r.html", "--text", "mine.md", "--title", "My <title>",
-                       "--author", "Ada <b>")  # fmt: skip
+    code, _, err = cli(
+        "report",
+        "-o",
+        "r.html",
+        "--text",
+        "mine.md",
+        "--title",
+        "My <title>",
+        "--author",
+        "Ada <b>",
+    )
     assert code == 0, err
     text = (project / "r.html").read_text()
     assert "<p>Is <em>it</em>?</p>" in text and "It &lt;b&gt;is&lt;/b&gt;." in text
@@ -233,8 +270,17 @@ def test_what_was_written_stands_in_its_place_and_is_never_written_over(project,
 
 def test_a_run_without_a_result_is_listed_and_alone_it_is_an_error(project, cli):
     kept(project, result())
-    kept(project, Result(CARD.shown(), {"parts": [], "axes": {}, "notes": [], "vocabulary": {}},
-                         {}, result().provenance), "bbbb2222", "out of <memory>")  # fmt: skip
+    kept(
+        project,
+        Result(
+            CARD.shown(),
+            {"parts": [], "axes": {}, "notes": [], "vocabulary": {}},
+            {},
+            result().provenance,
+        ),
+        "bbbb2222",
+        "out of <memory>",
+    )
     code, _, err = cli("report", "aaaa", "bbbb", "-o", "r.html")
     assert code == 0 and "out of <memory>" in err
     text = (project / "r.html").read_text()
@@ -247,11 +293,14 @@ def test_a_run_without_a_result_is_listed_and_alone_it_is_an_error(project, cli)
 def test_a_study_is_reported_with_its_question_its_figures_and_what_failed(project, cli):
     run = kept(project, result())
     point = PointRecord(0, "probing", "tiny", "a text", {}, None, "auto", "k1", "done", run.run_id)
-    failed = PointRecord(1, "probing", "big", "a text", {}, None, "auto", "k2", "failed", None,
-                         "no memory")  # fmt: skip
+    failed = PointRecord(
+        1, "probing", "big", "a text", {}, None, "auto", "k2", "failed", None, "no memory"
+    )
     records = StudyRecords(project)
-    record = records.begin(StudyRecord("grid", "The grid", "Is it there?", [point, failed],
-                                       {"probing": ["pairs"]}), b"study: grid\n")  # fmt: skip
+    record = records.begin(
+        StudyRecord("grid", "The grid", "Is it there?", [point, failed], {"probing": ["pairs"]}),
+        b"study: grid\n",
+    )
     for each in (point, failed):
         records.note(record, each)
     code, _, err = cli("report", "grid", "-o", "r.html")
@@ -286,8 +335,14 @@ def test_the_markdown_report_has_its_pictures_beside_it(project, cli):
 
 def test_a_docstring_becomes_prose_formulas_and_remarks():
     kinds = [(b.kind, b.label) for b in method.blocks(CARD.doc)]
-    assert kinds == [("prose", ""), ("prose", ""), ("formula", ""), ("remark", "Sign"),
-                     ("remark", "Control"), ("remark", "Not implemented")]  # fmt: skip
+    assert kinds == [
+        ("prose", ""),
+        ("prose", ""),
+        ("formula", ""),
+        ("remark", "Sign"),
+        ("remark", "Control"),
+        ("remark", "Not implemented"),
+    ]
     exact = method.blocks("A.\n\nControl: c.\nExact. Cost per pair: 1 forward pass.")
     assert exact[-1] == method.Block("remark", "1 forward pass.", "Exact. Cost per pair")
     assert [b.text for b in method.remarks(CARD.doc, method.LIMITS)] == ["everything else."]
@@ -307,16 +362,23 @@ def test_the_command_of_a_run_on_a_server_names_it_and_what_no_command_can_say_h
     (section,) = make(project, [run.path]).sections
     assert section.command is not None
     assert section.command.endswith(" -p site=here --backend ndif:https://nd.if/x")
-    lock = {"recipe": {"name": "r"}, "model": {"name": "m", "bos": "never", "chat": True},
-            "parameters": {"layers": [], "texts": ["a", "b"], "deep": False},
-            "prompts": {"origin": "set.jsonl", "examples": [{}, {}]}, "drop_invalid": True}  # fmt: skip
+    lock = {
+        "recipe": {"name": "r"},
+        "model": {"name": "m", "bos": "never", "chat": True},
+        "parameters": {"layers": [], "texts": ["a", "b"], "deep": False},
+        "prompts": {"origin": "set.jsonl", "examples": [{}, {}]},
+        "drop_invalid": True,
+    }
     assert run_command(lock) == (
         "remote-mi run r --model m --bos never --chat --pairs set.jsonl -n 2 "
         "-p texts=a,b -p deep=False --drop-invalid"
     )
-    for change in ({"prompts": {"origin": "list", "examples": [{}]}},
-                   {"parameters": {"texts": ["a,b"]}}, {"parameters": {"text": "\x1b[2J"}},
-                   {"model": {"name": "m", "names": {"a": "b"}}}):  # fmt: skip
+    for change in (
+        {"prompts": {"origin": "list", "examples": [{}]}},
+        {"parameters": {"texts": ["a,b"]}},
+        {"parameters": {"text": "\x1b[2J"}},
+        {"model": {"name": "m", "names": {"a": "b"}}},
+    ):
         assert run_command({**lock, **change}) is None
 
 

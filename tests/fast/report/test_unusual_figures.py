@@ -102,12 +102,22 @@ def of_lengths(*lengths: int) -> Result:
         one = result([f" t{i}" for i in range(size)], n=1)
         raw = {n: one.arrays[f"{n}@0"] for n in one.outputs}
         tokens = [f" t{i}" for i in range(size)]
-        parts.append(Part(raw, tokens, {"end": size - 1}, f"t{number}",
-                          {"clean": "".join(tokens), "corrupt": "c"}))  # fmt: skip
+        parts.append(
+            Part(
+                raw,
+                tokens,
+                {"end": size - 1},
+                f"t{number}",
+                {"clean": "".join(tokens), "corrupt": "c"},
+            )
+        )
     made = assemble(CARD, parts)
-    document = {"parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-                "axes": made.axes, "notes": [],
-                "vocabulary": {str(i): f" t{i}" for i in range(max(lengths))}}  # fmt: skip
+    document = {
+        "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
+        "axes": made.axes,
+        "notes": [],
+        "vocabulary": {str(i): f" t{i}" for i in range(max(lengths))},
+    }
     figures = (Heatmap("pattern", rows="query", columns="key"),)
     shown = {**CARD.shown(), "figures": [figure.to_json() for figure in figures]}
     return Result(shown, document, made.arrays, result().provenance)

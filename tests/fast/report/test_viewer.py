@@ -136,7 +136,8 @@ def test_every_key_of_the_help_page_does_what_it_says(project, width):
         await press("e")
         picture, said = sorted((project / "exports").iterdir())
         assert "<svg" in picture.read_text() and "http" not in picture.read_text().replace(
-            "http://www.w3.org", "")  # fmt: skip
+            "http://www.w3.org", ""
+        )
         assert "recovery" in said.read_text()
         await press("w")
         await says(pilot, "Largest recovery")
@@ -255,10 +256,17 @@ def test_without_colours_the_screen_says_the_same(project, monkeypatch):
         assert app.no_color
         text = whole(app, 80)
         assert re.search(r"19 ▸.*█1\.0◂", text), "cursor, ramp and number without a colour"
-        styles = {s.style.color.get_truecolor() for strip in app.screen._compositor.render_strips()
-                  for f in [strip.apply_filter(app._filters[0], app.get_css_variables and
-                            app.screen.styles.background)] for s in f
-                  if s.style and s.style.color}  # fmt: skip
+        styles = {
+            s.style.color.get_truecolor()
+            for strip in app.screen._compositor.render_strips()
+            for f in [
+                strip.apply_filter(
+                    app._filters[0], app.get_css_variables and app.screen.styles.background
+                )
+            ]
+            for s in f
+            if s.style and s.style.color
+        }
         assert all(len(set(color)) == 1 for color in styles), "greys only"
 
     driven(folder, project, drive)

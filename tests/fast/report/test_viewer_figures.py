@@ -24,34 +24,60 @@ from .viewing import driven, kept, result_of, whole
 
 DOSES = [-2.0, -1.0, 0.0, 1.0, 2.0]
 CARD = Card(
-    "dosing", "pair",
-    {"effect": Output(("layer", "coefficient")), "random": Output(("layer", "coefficient", "draw")),
-     "gap": Output(()), "plain": Tokens("step"), "steered": Tokens("coefficient", "step")},
+    "dosing",
+    "pair",
+    {
+        "effect": Output(("layer", "coefficient")),
+        "random": Output(("layer", "coefficient", "draw")),
+        "gap": Output(()),
+        "plain": Tokens("step"),
+        "steered": Tokens("coefficient", "step"),
+    },
     {"recovery": Ratio("effect", "gap"), "random_recovery": Ratio("random", "gap")},
-    (Lines("recovery"), Bars("recovery"), Text("plain", title="text before"),
-     Text("steered", title="text after"), Heatmap("effect", center=0)),
+    (
+        Lines("recovery"),
+        Bars("recovery"),
+        Text("plain", title="text before"),
+        Text("steered", title="text after"),
+        Heatmap("effect", center=0),
+    ),
     controls={"effect": "random", "recovery": "random_recovery"},
-)  # fmt: skip
+)
 
 
 def dosing(lines: int = 3, pairs: int = 2) -> Result:
     """A result of lines that rise with the dose, whose control reaches 0.2 everywhere."""
     rise = np.array([[dose * (line + 1) / 4 for dose in DOSES] for line in range(lines)])
     random = np.full((lines, len(DOSES), 2), 0.4)
-    arrays = {"effect": rise, "effect:low": rise - 0.05, "effect:high": rise + 0.05,
-              "recovery": rise / 2, "recovery:low": rise / 2 - 0.05,
-              "recovery:high": rise / 2 + 0.05, "gap": np.float64(2.0),
-              "random": random[..., 0], "random_recovery": random[..., 0] / 2}  # fmt: skip
+    arrays = {
+        "effect": rise,
+        "effect:low": rise - 0.05,
+        "effect:high": rise + 0.05,
+        "recovery": rise / 2,
+        "recovery:low": rise / 2 - 0.05,
+        "recovery:high": rise / 2 + 0.05,
+        "gap": np.float64(2.0),
+        "random": random[..., 0],
+        "random_recovery": random[..., 0] / 2,
+    }
     for i in range(pairs):
         arrays |= {f"effect@{i}": rise + i, f"gap@{i}": np.float64(2.0), f"random@{i}": random}
-        arrays |= {f"plain@{i}": np.array([i, 2]),
-                   f"steered@{i}": np.tile(np.array([i, 3]), (len(DOSES), 1))}  # fmt: skip
+        arrays |= {
+            f"plain@{i}": np.array([i, 2]),
+            f"steered@{i}": np.tile(np.array([i, 3]), (len(DOSES), 1)),
+        }
     cells = {"layer": list(range(lines)), "coefficient": DOSES}
     axes = dict.fromkeys(("effect", "recovery", "random_recovery"), cells)
-    axes |= {"random": {**cells, "draw": [0, 1]}, "gap": {}, "plain": {"step": [0, 1]},
-             "steered": {"coefficient": DOSES, "step": [0, 1]}}  # fmt: skip
-    parts = [{"tokens": ["a"], "labels": {}, "clean": f"prompt {i}", "corrupt": "b", "axes": axes}
-             for i in range(pairs)]  # fmt: skip
+    axes |= {
+        "random": {**cells, "draw": [0, 1]},
+        "gap": {},
+        "plain": {"step": [0, 1]},
+        "steered": {"coefficient": DOSES, "step": [0, 1]},
+    }
+    parts = [
+        {"tokens": ["a"], "labels": {}, "clean": f"prompt {i}", "corrupt": "b", "axes": axes}
+        for i in range(pairs)
+    ]
     words = {"0": " first", "1": " second", "2": " before", "3": " after"}
     document = {"parts": parts, "axes": axes, "notes": ["pair 1 has no gap"], "vocabulary": words}
     provenance = {**result_of(["a", "b"]).provenance, "parameters": {"coefficients": DOSES}}
@@ -176,8 +202,11 @@ def test_what_a_reader_has_to_know_is_in_sight(project):
             await pilot.press("tab")
         assert "pair 1 has no gap" in whole(app, 80)
         listed = app.query_one(ListPane)
-        shown = {s.text.strip(): s.style or Style() for y in range(listed.size.height)
-                 for s in listed.render_line(y)}  # fmt: skip
+        shown = {
+            s.text.strip(): s.style or Style()
+            for y in range(listed.size.height)
+            for s in listed.render_line(y)
+        }
         assert shown["Where it comes from"].bold and shown["folder"].dim, "headings stand out"
 
     driven(folder, project, drive)

@@ -24,8 +24,13 @@ def test_a_failed_run_opens_on_its_error(project, cli):
     async def drive(app: Viewer, pilot) -> None:
         text = whole(app, 80)
         assert "[1 Failure]" in text and "✗ failed" in text
-        for said in ("mine.py:12: KeyError", "▸   12 │ line_12 = 12", "Traceback on the server",
-                     "␛[31mCUDA error", "mend the cause"):  # fmt: skip
+        for said in (
+            "mine.py:12: KeyError",
+            "▸   12 │ line_12 = 12",
+            "Traceback on the server",
+            "␛[31mCUDA error",
+            "mend the cause",
+        ):
             assert said in text
         await pilot.press("2", "1", "3", "5", "6")  # every panel works without a result
 
@@ -37,8 +42,12 @@ def test_a_failed_run_opens_on_its_error(project, cli):
 
 def test_a_run_of_a_recipe_that_was_given_by_its_file_names_the_file(project):
     folder = failed(project)
-    lock = {"recipe": {"name": "norms", "file": "mine.py"}, "model": {"name": "m"},
-            "parameters": {"k": 3}, "prompts": {}}  # fmt: skip
+    lock = {
+        "recipe": {"name": "norms", "file": "mine.py"},
+        "model": {"name": "m"},
+        "parameters": {"k": 3},
+        "prompts": {},
+    }
     (folder / "config.lock.yaml").write_text(json.dumps(lock))
     assert made_by(folder) == "remote-mi run mine.py --model m -p k=3"
     lock["recipe"] = {"name": "logit_lens", "file": "logit_lens.py"}
@@ -59,8 +68,11 @@ def test_a_damaged_run_and_one_of_a_newer_schema_say_so(project, cli):
     info["document"]["axes"] = {}
     (strange / "run.json").write_text(json.dumps(info))
 
-    for path, said in ((folder, "SHA-256 is not the recorded one"), (newer, "schema 99"),
-                       (strange, "KeyError('recovery')")):  # fmt: skip
+    for path, said in (
+        (folder, "SHA-256 is not the recorded one"),
+        (newer, "schema 99"),
+        (strange, "KeyError('recovery')"),
+    ):
 
         async def drive(app: Viewer, pilot, said=said) -> None:
             text = " ".join(whole(app, 80).split())
@@ -121,8 +133,10 @@ def test_jobs_and_studies_are_listed_as_they_stand(project):
     folder = kept(project, result_of(["a", "b"]))
     ledger = Ledger(project)
     ledger.claim(Entry("c0ffee00" * 4, "key", "host", "http://127.0.0.1", "lens", "m", 1, {}), 0)
-    points = [PointRecord(0, "everything", "m", "ioi", {"x": 1}, 3, "local", "k" * 64),
-              PointRecord(1, "other", "m", "ioi", {}, None, "local", "j" * 64)]  # fmt: skip
+    points = [
+        PointRecord(0, "everything", "m", "ioi", {"x": 1}, 3, "local", "k" * 64),
+        PointRecord(1, "other", "m", "ioi", {}, None, "local", "j" * 64),
+    ]
     records = StudyRecords(project)
     study = records.begin(StudyRecord("mine", "My study", "Why?", points), b"study: mine\n")
     points[0].state, points[0].run = "done", folder.name

@@ -21,22 +21,40 @@ from remote_mi.store.result import Result
 from remote_mi.store.runs import RunRecord, Runs
 
 HOSTILE = [
-    "\x1b[31mred\x1b[0m\x1b]52;c;AAAA\x07", "[bold]markup[/bold][/]", "\u202egnp.evil\u202c",
-    "z\u200b\u200d\u0301w", "漢字のトークン", "\r\n\t\x00\x9b2J", "$(rm -rf)`x`", "x" * 1_000_000,
-]  # fmt: skip
+    "\x1b[31mred\x1b[0m\x1b]52;c;AAAA\x07",
+    "[bold]markup[/bold][/]",
+    "\u202egnp.evil\u202c",
+    "z\u200b\u200d\u0301w",
+    "漢字のトークン",
+    "\r\n\t\x00\x9b2J",
+    "$(rm -rf)`x`",
+    "x" * 1_000_000,
+]
 LAYERS = 6
 CARD = Card(
-    "everything", "pair",
-    {"effect": Output(("layer", "position")), "other": Output(("layer", "position")),
-     "gap": Output(()), "top": Tokens("layer", "position", "rank"),
-     "prob": Output(("layer", "position", "rank")), "said": Tokens("step"),
-     "pattern": Output(("layer", "head", "query", "key")),
-     "dose": Output(("seed", "head", "coefficient"))},
+    "everything",
+    "pair",
+    {
+        "effect": Output(("layer", "position")),
+        "other": Output(("layer", "position")),
+        "gap": Output(()),
+        "top": Tokens("layer", "position", "rank"),
+        "prob": Output(("layer", "position", "rank")),
+        "said": Tokens("step"),
+        "pattern": Output(("layer", "head", "query", "key")),
+        "dose": Output(("seed", "head", "coefficient")),
+    },
     {"recovery": Ratio("effect", "gap")},
-    (Heatmap("recovery", title="[red]recovery[/red]", center=0), TokenGrid("top", shade="prob"),
-     Heatmap("pattern", rows="query", columns="key"), Bars("effect", unit="nats"),
-     Lines("dose"), Text("said"), Table("gap", columns=("said",))),
-)  # fmt: skip
+    (
+        Heatmap("recovery", title="[red]recovery[/red]", center=0),
+        TokenGrid("top", shade="prob"),
+        Heatmap("pattern", rows="query", columns="key"),
+        Bars("effect", unit="nats"),
+        Lines("dose"),
+        Text("said"),
+        Table("gap", columns=("said",)),
+    ),
+)
 
 
 def result_of(tokens: list[str], prompts: int = 1) -> Result:
@@ -44,31 +62,55 @@ def result_of(tokens: list[str], prompts: int = 1) -> Result:
     rng = np.random.default_rng(0)
     n = len(tokens)
     made = {
-        "effect": rng.normal(size=(LAYERS, n)), "other": rng.uniform(size=(LAYERS, n)),
-        "gap": np.float64(2.0), "top": rng.integers(0, n, (LAYERS, n, 2)),
-        "prob": rng.uniform(size=(LAYERS, n, 2)), "said": np.arange(n),
-        "pattern": rng.uniform(size=(LAYERS, 2, n, n)), "dose": rng.normal(size=(2, 3, 4)),
-    }  # fmt: skip
-    arrays = {f"{name}@{i}": np.asarray(v) + (i if v.dtype.kind == "f" else 0)
-              for name, v in made.items() for i in range(prompts)}  # fmt: skip
+        "effect": rng.normal(size=(LAYERS, n)),
+        "other": rng.uniform(size=(LAYERS, n)),
+        "gap": np.float64(2.0),
+        "top": rng.integers(0, n, (LAYERS, n, 2)),
+        "prob": rng.uniform(size=(LAYERS, n, 2)),
+        "said": np.arange(n),
+        "pattern": rng.uniform(size=(LAYERS, 2, n, n)),
+        "dose": rng.normal(size=(2, 3, 4)),
+    }
+    arrays = {
+        f"{name}@{i}": np.asarray(v) + (i if v.dtype.kind == "f" else 0)
+        for name, v in made.items()
+        for i in range(prompts)
+    }
     arrays |= {k: np.asarray(v) for k, v in made.items() if prompts == 1 or v.dtype.kind == "f"}
     arrays["recovery"] = made["effect"] / 2
     arrays |= {"recovery:low": made["effect"] / 2 - 0.1, "recovery:high": made["effect"] / 2 + 0.1}
-    sizes = {"layer": list(range(LAYERS)), "head": [0, 1, 2], "seed": [7, 8], "rank": [0, 1],
-             "coefficient": [-1.0, 0.0, 1.0, 2.0], "step": list(range(n))}  # fmt: skip
+    sizes = {
+        "layer": list(range(LAYERS)),
+        "head": [0, 1, 2],
+        "seed": [7, 8],
+        "rank": [0, 1],
+        "coefficient": [-1.0, 0.0, 1.0, 2.0],
+        "step": list(range(n)),
+    }
     axes = {}
     for name in (*CARD.returns, *CARD.summaries):
         dims = CARD.returns["effect" if name == "recovery" else name].dims
         axes[name] = {d: sizes.get(d, tokens) for d in dims}
     axes["pattern"]["head"] = [0, 1]
-    parts = [{"tokens": tokens, "labels": {}, "clean": "".join(tokens)[:5000], "corrupt": "b"}
-             for _ in range(prompts)]  # fmt: skip
-    document = {"parts": parts, "axes": axes, "notes": [tokens[0]],
-                "vocabulary": {str(i): t for i, t in enumerate(tokens)}}  # fmt: skip
-    provenance = {"key": "0" * 64, "model": {"name": tokens[0]}, "parameters": {"x": tokens[1]},
-                  "prompts": {"origin": "list"}, "cache": "miss", "record": {"dtype": "float32"},
-                  "environment": {"kind": "local-cpu", "nnsight": "0", "transformers": "0",
-                                  "torch": "0"}}  # fmt: skip
+    parts = [
+        {"tokens": tokens, "labels": {}, "clean": "".join(tokens)[:5000], "corrupt": "b"}
+        for _ in range(prompts)
+    ]
+    document = {
+        "parts": parts,
+        "axes": axes,
+        "notes": [tokens[0]],
+        "vocabulary": {str(i): t for i, t in enumerate(tokens)},
+    }
+    provenance = {
+        "key": "0" * 64,
+        "model": {"name": tokens[0]},
+        "parameters": {"x": tokens[1]},
+        "prompts": {"origin": "list"},
+        "cache": "miss",
+        "record": {"dtype": "float32"},
+        "environment": {"kind": "local-cpu", "nnsight": "0", "transformers": "0", "torch": "0"},
+    }
     return Result(CARD.shown(), document, arrays, provenance)
 
 

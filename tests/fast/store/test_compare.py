@@ -21,8 +21,9 @@ PROMPT = "When Mary and John went to the store"
 
 
 def lens(model, prompt=PROMPT, **more):
-    return mi.run("logit_lens", model=mi.ModelSpec(str(model), **more.pop("spec", {})),
-                  prompt=prompt, **more)  # fmt: skip
+    return mi.run(
+        "logit_lens", model=mi.ModelSpec(str(model), **more.pop("spec", {})), prompt=prompt, **more
+    )
 
 
 def patching(model, **more):
@@ -195,8 +196,13 @@ def test_comparing_imports_no_torch(project, tiny_llama):
         "assert code == 0, code\nassert not heavy, heavy\n"
     )
     for command in (["compare", run, run], ["reproduce", run, "--verify-only"]):
-        done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True,
-                              text=True, timeout=60, env=os.environ)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ,
+        )
         assert done.returncode == 0, done.stderr
 
 

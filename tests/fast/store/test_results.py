@@ -20,23 +20,34 @@ from remote_mi.report.terminal import plain_text, show
 from remote_mi.store.result import Result
 
 CARD = Card(
-    "patching", "pair", {"effect": Output(("layer", "position")), "gap": Output(())},
-    {"recovery": Ratio("effect", "gap")}, (Heatmap("recovery", center=0), Bars("recovery")),
-)  # fmt: skip
+    "patching",
+    "pair",
+    {"effect": Output(("layer", "position")), "gap": Output(())},
+    {"recovery": Ratio("effect", "gap")},
+    (Heatmap("recovery", center=0), Bars("recovery")),
+)
 
 
 def part(effect, gap, template="t", labels=None, tokens=None):
     effect = np.asarray(effect, np.float32)
     tokens = tokens or [f" w{i}" for i in range(effect.shape[1])]
-    return Part({"effect": effect, "gap": np.float32(gap)}, tokens,
-                labels or {"end": effect.shape[1] - 1}, template,
-                {"clean": "a b", "corrupt": "a c"})  # fmt: skip
+    return Part(
+        {"effect": effect, "gap": np.float32(gap)},
+        tokens,
+        labels or {"end": effect.shape[1] - 1},
+        template,
+        {"clean": "a b", "corrupt": "a c"},
+    )
 
 
 def result_of(card, parts, vocabulary=None):
     made = assemble(card, parts)
-    document = {"parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-                "axes": made.axes, "notes": made.notes, "vocabulary": vocabulary or {}}  # fmt: skip
+    document = {
+        "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
+        "axes": made.axes,
+        "notes": made.notes,
+        "vocabulary": vocabulary or {},
+    }
     return Result(card.shown(), document, made.arrays, {"parameters": {}, "prompts": {}})
 
 
@@ -98,8 +109,10 @@ def test_nothing_is_divided_by_a_gap_of_zero():
 
 
 def test_pairs_of_one_template_are_aligned_by_position():
-    parts = [part([[1, 2, 3]], 1, tokens=["A", " x", " to"], labels={"s": 1, "end": 2}),
-             part([[3, 4, 5]], 1, tokens=["A", " y", " to"], labels={"s": 1, "end": 2})]  # fmt: skip
+    parts = [
+        part([[1, 2, 3]], 1, tokens=["A", " x", " to"], labels={"s": 1, "end": 2}),
+        part([[3, 4, 5]], 1, tokens=["A", " y", " to"], labels={"s": 1, "end": 2}),
+    ]
     found = result_of(CARD, parts)["effect"]
     assert found.coords["position"] == ["A", "[s]", " to"]
     assert found.values.tolist() == [[2, 3, 4]]
@@ -210,9 +223,21 @@ def test_visible_and_fit():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(0.914, ".91"), (-0.5, "-.50"), (1.02, "1.0"), (-1.02, "-1.0"), (40.1, "40.1"), (0.001, "0"),
-     (-0.001, "0"), (float("nan"), "?"), (123456.0, "1e5"), (140.7, "141"), (float("inf"), "∞"), (-250.0, "-250")],
-)  # fmt: skip
+    [
+        (0.914, ".91"),
+        (-0.5, "-.50"),
+        (1.02, "1.0"),
+        (-1.02, "-1.0"),
+        (40.1, "40.1"),
+        (0.001, "0"),
+        (-0.001, "0"),
+        (float("nan"), "?"),
+        (123456.0, "1e5"),
+        (140.7, "141"),
+        (float("inf"), "∞"),
+        (-250.0, "-250"),
+    ],
+)
 def test_numbers_fit_four_cells(value, text):
     assert grid.number(value).rstrip("0") == text.rstrip("0")
     assert len(grid.number(value)) <= 4
@@ -225,9 +250,17 @@ def test_a_hundred_layers_are_thinned_out_and_said_to_be():
 
 
 def test_a_token_grid_and_a_table_show_each_prompt():
-    card = Card("lens", "prompt", {"top": Tokens("layer", "position", "k"),
-                                   "p": Output(("layer", "position", "k")), "n": Output(())},
-                {}, (TokenGrid("top", shade="p"), Table("n")))  # fmt: skip
+    card = Card(
+        "lens",
+        "prompt",
+        {
+            "top": Tokens("layer", "position", "k"),
+            "p": Output(("layer", "position", "k")),
+            "n": Output(()),
+        },
+        {},
+        (TokenGrid("top", shade="p"), Table("n")),
+    )
     ids = np.arange(4).reshape(2, 2, 1)
     item = Part(
         {"top": ids, "p": ids / 4, "n": np.float32(3)}, ["x", "y"], {"end": 1}, "", {"clean": "x y"}

@@ -45,10 +45,12 @@ def test_what_is_put_is_got(tmp_path):
 def test_an_entry_serves_the_same_class_and_minor_versions_only(tmp_path):
     store = filled(tmp_path)
     assert store.get(KEY, Environment("local-cpu", "0.8.9", "5.22.0", "2.13.1+cpu"))
-    for other in (Environment("local-cuda", "0.8.1", "5.22.2", "2.13.0"),
-                  Environment("local-cpu", "0.9.0", "5.22.2", "2.13.0"),
-                  Environment("local-cpu", "0.8.1", "5.21.2", "2.13.0"),
-                  Environment("ndif http://127.0.0.1", "0.8.1", "5.22.2", "2.13.0")):  # fmt: skip
+    for other in (
+        Environment("local-cuda", "0.8.1", "5.22.2", "2.13.0"),
+        Environment("local-cpu", "0.9.0", "5.22.2", "2.13.0"),
+        Environment("local-cpu", "0.8.1", "5.21.2", "2.13.0"),
+        Environment("ndif http://127.0.0.1", "0.8.1", "5.22.2", "2.13.0"),
+    ):
         assert store.get(KEY, other) is None
 
 
@@ -106,8 +108,13 @@ def test_a_run_folder_is_complete_and_survives_without_the_cache(project, tiny_l
     path = run_small(tiny_llama).path
     assert path is not None
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
-    assert {"run.json", "config.lock.yaml", "events.jsonl", "artifacts/result.safetensors",
-            "source/activation_patching.py"} <= names  # fmt: skip
+    assert {
+        "run.json",
+        "config.lock.yaml",
+        "events.jsonl",
+        "artifacts/result.safetensors",
+        "source/activation_patching.py",
+    } <= names
     shutil.rmtree(cache)
     assert run_small(tiny_llama).provenance["hit_from"] == "run"
     loaded = mi.load_run(path.name[-8:])
@@ -198,8 +205,14 @@ def test_what_is_damaged_of_a_job_is_computed_again_and_the_rest_is_taken(
 
 def toy_run(runs, key, *, id8=None, value=1.0, error=None, where=HERE):
     """A run as the runner writes one, without a model."""
-    provenance = {"key": key, "environment": where.to_json(), "model": {"name": "m"},
-                  "prompts": {"origin": "ioi"}, "parameters": {"site": "a"}, "time": "2026"}  # fmt: skip
+    provenance = {
+        "key": key,
+        "environment": where.to_json(),
+        "model": {"name": "m"},
+        "prompts": {"origin": "ioi"},
+        "parameters": {"site": "a"},
+        "time": "2026",
+    }
     result = Result({"name": "toy"}, {}, {"score": np.float64(value)}, provenance)
     return runs.write(RunRecord(id8 or id8_of(key, where), result, {}, error=error)).run_id
 
@@ -234,8 +247,9 @@ def test_the_index_of_runs_follows_what_is_done_to_the_folder_by_hand(tmp_path):
     (runs.folder / "study-mine").mkdir()
     assert [r.name for r in runs.rows()] == [first] and runs.rows()[0].scalars == {"score": 1.0}
     copied = toy_run(other, "b")
-    shutil.copytree(other.folder / copied, runs.folder / copied,
-                    ignore=shutil.ignore_patterns("run.json"))  # fmt: skip
+    shutil.copytree(
+        other.folder / copied, runs.folder / copied, ignore=shutil.ignore_patterns("run.json")
+    )
     assert runs.lookup("b", HERE) is None
     assert {r.name: r.status for r in runs.rows()}[copied] == "damaged"
     shutil.copy(other.folder / copied / "run.json", runs.folder / copied)
@@ -292,10 +306,19 @@ print(r.run_id)
 
 
 def start(model, project, cache):
-    environment = {**os.environ, "REMOTE_MI_CACHE": str(cache), "REMOTE_MI_PROJECT": str(project),
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(model)], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    environment = {
+        **os.environ,
+        "REMOTE_MI_CACHE": str(cache),
+        "REMOTE_MI_PROJECT": str(project),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(model)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def everything_readable(cache):
@@ -322,8 +345,13 @@ def test_a_run_killed_at_random_moments_leaves_no_half_result(project, cache, ti
 
 def killed_at_random(project, cache, model, times, seed):
     """Kill the same job at random moments, then check the store and the final numbers."""
-    reference = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=24,
-                       project=project / "reference")["recovery"].values  # fmt: skip
+    reference = mi.run(
+        "head_patching",
+        model=str(model),
+        phenomenon="ioi:store",
+        n=24,
+        project=project / "reference",
+    )["recovery"].values
     shutil.rmtree(cache, ignore_errors=True)
     generator = random.Random(seed)
     begun = time.monotonic()

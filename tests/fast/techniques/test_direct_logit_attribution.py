@@ -38,22 +38,42 @@ def modules(model: Any, family: str) -> dict[str, Any]:
     """Where each family keeps its parts."""
     if family == "gpt2":
         blocks, final = model.transformer.h, model.transformer.ln_f
-        return {"blocks": blocks, "final": final, "o": [b.attn.c_proj for b in blocks],
-                "mlp": [b.mlp for b in blocks]}  # fmt: skip
+        return {
+            "blocks": blocks,
+            "final": final,
+            "o": [b.attn.c_proj for b in blocks],
+            "mlp": [b.mlp for b in blocks],
+        }
     if family.startswith("neox"):
         blocks, final = model.gpt_neox.layers, model.gpt_neox.final_layer_norm
-        return {"blocks": blocks, "final": final, "o": [b.attention.dense for b in blocks],
-                "mlp": [b.mlp for b in blocks]}  # fmt: skip
+        return {
+            "blocks": blocks,
+            "final": final,
+            "o": [b.attention.dense for b in blocks],
+            "mlp": [b.mlp for b in blocks],
+        }
     if family == "opt":
         blocks, final = model.model.decoder.layers, model.model.decoder.final_layer_norm
-        return {"blocks": blocks, "final": final, "o": [b.self_attn.out_proj for b in blocks],
-                "mlp": [b.fc2 for b in blocks]}  # fmt: skip
+        return {
+            "blocks": blocks,
+            "final": final,
+            "o": [b.self_attn.out_proj for b in blocks],
+            "mlp": [b.fc2 for b in blocks],
+        }
     blocks = model.model.layers
     if family == "phi":
-        return {"blocks": blocks, "final": model.model.final_layernorm,
-                "o": [b.self_attn.dense for b in blocks], "mlp": [b.mlp for b in blocks]}  # fmt: skip
-    found = {"blocks": blocks, "final": model.model.norm, "o": [b.self_attn.o_proj for b in blocks],
-             "mlp": [b.mlp for b in blocks]}  # fmt: skip
+        return {
+            "blocks": blocks,
+            "final": model.model.final_layernorm,
+            "o": [b.self_attn.dense for b in blocks],
+            "mlp": [b.mlp for b in blocks],
+        }
+    found = {
+        "blocks": blocks,
+        "final": model.model.norm,
+        "o": [b.self_attn.o_proj for b in blocks],
+        "mlp": [b.mlp for b in blocks],
+    }
     if family.startswith("gemma"):
         found["mlp"] = [b.post_feedforward_layernorm for b in blocks]
         found["after"] = [b.post_attention_layernorm for b in blocks]
@@ -86,9 +106,11 @@ def by_hand(model: Any, family: str, ids: list[int], position: int, direction) -
         value = value[0] if isinstance(value, tuple) else value
         seen[name] = value.reshape(-1, value.shape[-1])[position].double()
 
-    hooks = [part["blocks"][0].register_forward_pre_hook(
-        lambda _m, a, k: keep("stream", a[0] if a else k["hidden_states"]), with_kwargs=True
-    )]  # fmt: skip
+    hooks = [
+        part["blocks"][0].register_forward_pre_hook(
+            lambda _m, a, k: keep("stream", a[0] if a else k["hidden_states"]), with_kwargs=True
+        )
+    ]
     hooks.append(part["final"].register_forward_pre_hook(lambda _m, a: keep("final", a[0])))
     for index, (o, mlp) in enumerate(zip(part["o"], part["mlp"], strict=True)):
         hooks.append(o.register_forward_pre_hook(lambda _m, a, i=index: keep(("z", i), a[0])))
@@ -219,9 +241,12 @@ def test_a_stream_that_is_no_sum_is_refused(attribution, tiny, family):
 
 def test_a_run_gives_means_over_pairs_and_the_control(project, tiny_llama):
     result = mi.run(
-        "direct_logit_attribution", model=str(tiny_llama), phenomenon="ioi:store", n=3,
+        "direct_logit_attribution",
+        model=str(tiny_llama),
+        phenomenon="ioi:store",
+        n=3,
         parameters={"control_draws": 4},
-    )  # fmt: skip
+    )
     assert result["head"].values.shape == (3, 4)
     assert float(result["sum"]) == pytest.approx(float(result["logit_diff"]), rel=1e-3, abs=1e-4)
     assert (result["random_head"].values >= 0).all()

@@ -182,11 +182,15 @@ def test_the_effect_is_that_of_a_small_patch(few, site, tiny):
             def slope(step, difference=difference, kept=kept, layer=layer):
                 scores = [
                     reference.patch(
-                        base, site, layer, lambda value, sign=sign: value + sign * kept * difference,
-                        pair.answer, pair.wrong,
+                        base,
+                        site,
+                        layer,
+                        lambda value, sign=sign: value + sign * kept * difference,
+                        pair.answer,
+                        pair.wrong,
                     )
                     for sign in (step, -step)
-                ]  # fmt: skip
+                ]
                 return (scores[0] - scores[1]) / (2 * step)
 
             # Some norms compute in float32 whatever the dtype: no tiny steps, so two of them.

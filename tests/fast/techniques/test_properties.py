@@ -49,8 +49,13 @@ class Technique:
                 self.parameters[param.name] = self.tokens([text], "prompt")[0]
 
     def tokens(self, examples: list[Example], over: str) -> list[Any]:
-        made = tokenize(self.model.tokenizer, PromptSet(tuple(examples), "test"),
-                        self.model_spec, over, self.model.context)  # fmt: skip
+        made = tokenize(
+            self.model.tokenizer,
+            PromptSet(tuple(examples), "test"),
+            self.model_spec,
+            over,
+            self.model.context,
+        )
         return made.prompts
 
     @property
@@ -127,9 +132,14 @@ def test_another_seed_changes_nothing_but_what_is_drawn(model, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["activation_patching", "head_patching", "attribution_patching", "head_attribution",
-     "integrated_gradients"],
-)  # fmt: skip
+    [
+        "activation_patching",
+        "head_patching",
+        "attribution_patching",
+        "head_attribution",
+        "integrated_gradients",
+    ],
+)
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_identical_prompts_have_no_effect_at_all(model, name, direction):
     technique = Technique(model, name, TECHNIQUES[name][0])

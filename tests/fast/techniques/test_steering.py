@@ -101,9 +101,13 @@ def test_an_unedited_continuation_equals_transformers_own(both):
     reference, lm = both
     ids = [LONG[0], LONG[1]]
     own = reference.model.generate(
-        torch.tensor(ids), max_new_tokens=6, min_new_tokens=6, do_sample=False,
-        eos_token_id=None, use_cache=False,
-    )  # fmt: skip
+        torch.tensor(ids),
+        max_new_tokens=6,
+        min_new_tokens=6,
+        do_sample=False,
+        eos_token_id=None,
+        use_cache=False,
+    )
     got = within(lm, generate, ids, 6)
     ended = torch.where(got < 0, own[:, 10:], got)
     assert ended.tolist() == own[:, 10:].tolist()
@@ -170,8 +174,9 @@ def test_a_mean_difference_of_the_other_pairs_is_added_at_the_end(
         np.testing.assert_allclose(got["effect"][index].numpy(), expected, atol=TOLERANCE)
         assert got["effect"][index][:, 1].abs().max() < 1e-5, "coefficient 0 changes nothing"
         ids = {"clean": pair.clean.ids, "corrupt": pair.corrupt.ids}
-        scores = {k: reference.score(torch.tensor([v]), pair.answer, pair.wrong)
-                  for k, v in ids.items()}  # fmt: skip
+        scores = {
+            k: reference.score(torch.tensor([v]), pair.answer, pair.wrong) for k, v in ids.items()
+        }
         for name, score in {**scores, "gap": scores["clean"] - scores["corrupt"]}.items():
             assert float(got[name][index]) == pytest.approx(score, abs=TOLERANCE)
 
@@ -179,8 +184,16 @@ def test_a_mean_difference_of_the_other_pairs_is_added_at_the_end(
 def test_activation_addition_adds_the_other_pair_at_its_own_positions(both, steering):
     reference, lm = both
     pairs = two_pairs()
-    got = within(lm, steering, pairs, method="activation_addition", coefficients=COEFFICIENTS,
-                 folds=2, control_draws=1, steps=2)  # fmt: skip
+    got = within(
+        lm,
+        steering,
+        pairs,
+        method="activation_addition",
+        coefficients=COEFFICIENTS,
+        folds=2,
+        control_draws=1,
+        steps=2,
+    )
     for index, other in ((0, 1), (1, 0)):
         vectors = contrast(reference, pairs[other])
         count = min(len(SHORT[0]), len(LONG[0]))
@@ -194,8 +207,18 @@ def test_the_text_is_that_of_a_loop_with_a_hook(both, steering, method, monkeypa
     reference, lm = both
     monkeypatch.setattr(generation, "_end_tokens", lambda lm: [])
     pair = pair_of(LONG, 3, 4)
-    got = within(lm, steering, [pair], method=method, coefficients=[-4.0, 4.0], folds=1, control_draws=0,
-                 steps=4, layers=[1, 2], text_layer=2)  # fmt: skip
+    got = within(
+        lm,
+        steering,
+        [pair],
+        method=method,
+        coefficients=[-4.0, 4.0],
+        folds=1,
+        control_draws=0,
+        steps=4,
+        layers=[1, 2],
+        text_layer=2,
+    )
     vector = contrast(reference, pair)[2]
     assert tuple(got["effect"][0].shape) == (2, 2)
 
@@ -217,8 +240,9 @@ def test_the_text_is_that_of_a_loop_with_a_hook(both, steering, method, monkeypa
 def test_a_pair_the_other_way_round_counts_with_the_opposite_sign(llama, steering):
     reference, lm = llama
     pair, turned = pair_of(LONG, 3, 4), pair_of((LONG[1], LONG[0]), 4, 3)
-    got = within(lm, steering, [pair, turned], coefficients=COEFFICIENTS, folds=1, control_draws=0,
-                 steps=1)  # fmt: skip
+    got = within(
+        lm, steering, [pair, turned], coefficients=COEFFICIENTS, folds=1, control_draws=0, steps=1
+    )
     vector = contrast(reference, pair)[:, -1:]
     for index, (one, sign) in enumerate(((pair, 1.0), (turned, -1.0))):
         expected = by_hooks(reference, one, sign * vector, [9])
