@@ -6,30 +6,32 @@ a model is asked for, and the key is never part of what is found.
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import LOGIN, NotNdif, ServerDown
-from remote_mi.backends.ndif.hosts import Host, config_file, find_host, recall
+from remote_mi.backends.ndif.facts import described
+from remote_mi.backends.ndif.hosts import (
+    Host,
+    find_host,
+    has_form_of_a_key,
+    key_source,
+    recall,
+)
 from remote_mi.backends.ndif_server import personal
+from remote_mi.common.deadline import within
 from remote_mi.common.errors import (
     AuthenticationError,
-    BackendUnavailable,
     RemoteMIError,
-    UsageError,
     first_line,
-    nearest,
 )
 from remote_mi.common.paths import cache_root, project_folder
 from remote_mi.common.progress import Silent
@@ -37,14 +39,12 @@ from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
 from remote_mi.store.environment import PACKAGES, installed
 
-T = TypeVar("T")
 State = Literal["ok", "problem", "note"]
 
 #: Longest wait for a quick answer, for a server that first asks its cluster, and for a model's
 #: configuration and tokenizer to be fetched and built, in seconds.
 QUICK_S, CLUSTER_S, MODEL_S = 10.0, 40.0, 180.0
 _ROOM_BYTES = 2 << 30
-_KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: The version of NDIF that this package is made for.
 _NDIF = "0.1.2"
 _IF_ANOTHER = {
@@ -71,50 +71,6 @@ class Check:
     found: str
     advice: str | None = None
     exit_code: int = 1
-
-
-def server_named(backend: str) -> str | None:
-    """What `find_host` takes, of a backend's name: `ndif`, `ndif:here` or `ndif:URL`.
-
-    Raises:
-        UsageError: if it names no server.
-    """
-    name, _, host = backend.partition(":")
-    if name != "ndif":
-        close = nearest(name, ("ndif",))
-        hint = f"did you mean {close!r}? " if close else ""
-        raise UsageError(f"{backend!r} is no server", f"{hint}there are: ndif, ndif:here, ndif:URL")
-    return host or None
-
-
-def has_form_of_a_key(key: str) -> bool:
-    """Whether a text looks as every key does: 8-4-4-4-12 hexadecimal digits."""
-    return _KEY_FORM.fullmatch(key) is not None
-
-
-def within(seconds: float, work: Callable[[], T]) -> T:
-    """What a piece of work returns or raises, waited for no longer than this.
-
-    Raises:
-        BackendUnavailable: if it takes longer; it is left to itself then.
-    """
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise BackendUnavailable(f"no answer within {seconds:g} seconds", "try again later")
-    return done[0]
 
 
 def diagnose(asked: str | None, model: str | None = None) -> Iterator[Check]:
@@ -277,11 +233,6 @@ def _server(client: Client) -> list[Check]:
     return [Check("server", "ok", f"{client.host.url} answers within {took:.0f} ms")]
 
 
-def key_source() -> str:
-    """Where the key comes from, in words."""
-    return "NDIF_API_KEY" if os.environ.get("NDIF_API_KEY") else str(config_file())
-
-
 def _sent_key(host: Host) -> str | None:
     """The key that goes to the server.
 
@@ -311,17 +262,6 @@ def _key(host: Host, client: Client) -> list[Check]:
     if not who.known:
         return [Check("key", "problem", f"{source}; the server does not know it", LOGIN, 4)]
     return [Check("key", "ok", f"{source}; {described(who)}")]
-
-
-def described(who: facts.Caller) -> str:
-    """Who one is to a server, in words."""
-    tags = ", ".join(who.tags) or "none"
-    trust = (
-        "trusted: jobs run beside the model"
-        if who.trusted
-        else ("sandboxed: jobs cannot read gradients")
-    )
-    return f"known as {who.email or 'nobody by name'}, tags: {tags}; {trust}"
 
 
 def _compute(client: Client) -> list[Check]:

@@ -8,7 +8,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from remote_mi.backends.doctor import Check, diagnose, server_named
+from remote_mi.backends.doctor import Check, diagnose
+from remote_mi.backends.ndif.hosts import server_named
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.common.text import line
 

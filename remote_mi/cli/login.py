@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import click
 
-from remote_mi.backends.doctor import QUICK_S, described, has_form_of_a_key, server_named, within
+from remote_mi.backends.doctor import QUICK_S
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import KeyRefused, NotNdif
-from remote_mi.backends.ndif.hosts import Host, find_host, keep_key
+from remote_mi.backends.ndif.facts import described
+from remote_mi.backends.ndif.hosts import Host, find_host, has_form_of_a_key, keep_key, server_named
 from remote_mi.cli.output import say
+from remote_mi.common.deadline import within
 from remote_mi.common.errors import BackendUnavailable, UsageError
 from remote_mi.common.text import line
 

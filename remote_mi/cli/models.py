@@ -105,10 +105,11 @@ def _list_local(as_json: bool) -> None:
 
 
 def _list_deployed(backend: str, as_json: bool) -> None:
-    from remote_mi.backends.doctor import CLUSTER_S, server_named, within
+    from remote_mi.backends.doctor import CLUSTER_S
     from remote_mi.backends.ndif.client import Client
     from remote_mi.backends.ndif.facts import deployments
-    from remote_mi.backends.ndif.hosts import find_host
+    from remote_mi.backends.ndif.hosts import find_host, server_named
+    from remote_mi.common.deadline import within
 
     host = find_host(server_named(backend))
     found = within(CLUSTER_S, lambda: deployments(Client(host)))

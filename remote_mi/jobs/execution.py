@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Backend, FinishedElsewhere, Ticket, Work
+from remote_mi.common.digests import digest
 from remote_mi.common.errors import (
     BackendUnavailable,
     Mismatch,
@@ -26,7 +27,6 @@ from remote_mi.jobs.lookup import look_up
 from remote_mi.prompts import phenomena
 from remote_mi.prompts.phenomena import PromptSet
 from remote_mi.recipes import loading
-from remote_mi.recipes.code_identity import digest
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
 from remote_mi.store.environment import Environment, local_environment

@@ -9,16 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.digests import canonical, digest, digest_of
 from remote_mi.common.paths import cache_root
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.phenomena import PromptSet
 from remote_mi.recipes.code_identity import (
     SCHEMA,
-    canonical,
     code_digest,
     code_parts,
-    digest,
-    digest_of,
     live_code_digest,
     live_code_parts,
     local_modules,

@@ -189,7 +189,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     from transformers import AutoConfig
 
     from remote_mi.interventions.sites import NoUnembedding
-    from remote_mi.models.proof import names_for
+    from remote_mi.models.layouts import names_for
 
     options: dict[str, Any] = {}
     if spec.attention != "auto":

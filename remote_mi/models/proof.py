@@ -1,23 +1,10 @@
-"""One vocabulary of module names for every architecture, and the proof that it is right.
+"""The proof that a model's portable names are right: by shape, by sums, and by effect.
 
-A layout maps a family's own module paths to the portable names that recipes use:
-
-    lm.backbone      the model without its unembedding
-    lm.layers[i]     the blocks            lm.ln_final   the last module before the unembedding
-    lm.embed_tokens  the token embedding   lm.lm_head    the unembedding
-    layer.self_attn, layer.self_attn.o_proj, layer.mlp
-    layer.ln_mlp     the norm whose input is resid_mid; absent in parallel blocks
-    layer.attn_add, layer.mlp_add   the modules whose outputs are added to the stream
-    layer.ln_after_attn, layer.ln_after_mlp   the norms of the stream after each addition (BERT)
-    layer.mlp_flat   mlp_add again, where it sees rows and positions in one dimension (OPT)
-
-The layout is chosen by which modules exist, never by a model's name, and then proved: by shape,
-by the sums that must hold in the residual stream, and by the effect of a patch.
+Sums must hold in the residual stream; a patch must move what it is to move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import nnsight
@@ -33,144 +20,9 @@ from remote_mi.interventions.sites import (
     read_stream,
     skip_unembedding,
 )
+from remote_mi.models.layouts import _HOW
 
-Names = dict[str, str | list[str]]
-
-_LLAMA: Names = {
-    "model": "backbone",
-    "model.layers": "layers",
-    "model.norm": "ln_final",
-    "model.embed_tokens": "embed_tokens",
-}
-_NEOX: Names = {
-    "gpt_neox": "backbone",
-    "gpt_neox.layers": "layers",
-    "gpt_neox.final_layer_norm": "ln_final",
-    "gpt_neox.embed_in": "embed_tokens",
-    "attention": ["self_attn", "attn_add"],
-    "attention.dense": "attention.o_proj",
-    "mlp": "mlp_add",
-}
-_OPT: Names = {
-    "model.decoder": "backbone",  # `model` itself is not run by the language model
-    "model.decoder.layers": "layers",
-    "model.decoder.embed_tokens": "embed_tokens",
-    "self_attn": "attn_add",
-    "self_attn.out_proj": "self_attn.o_proj",
-    "fc2": ["mlp_add", "mlp_flat"],
-}
-# A submodule called `output` has the name `E_output` in nnsight's tree.
-_BERT_LAYER: Names = {
-    "attention": "self_attn",
-    "attention.E_output.dense": ["attention.o_proj", "attn_add"],
-    "attention.E_output.LayerNorm": "ln_after_attn",
-    "E_output.dense": "mlp_add",
-    "E_output.LayerNorm": "ln_after_mlp",
-}
-#: Layout name → module path (relative, as nnsight's `rename` takes it) → portable name(s).
-#: Order matters: the first whose paths all exist is taken. Without a backbone of its own, the
-#: whole model is `lm.backbone`.
-LAYOUTS: dict[str, Names] = {
-    "gemma": {
-        **_LLAMA,
-        "post_attention_layernorm": "attn_add",
-        "pre_feedforward_layernorm": "ln_mlp",
-        "post_feedforward_layernorm": "mlp_add",
-    },
-    "llama": {
-        **_LLAMA,
-        "self_attn": "attn_add",
-        "post_attention_layernorm": "ln_mlp",
-        "mlp": "mlp_add",
-    },
-    "gpt2": {
-        "transformer": "backbone",
-        "transformer.h": "layers",
-        "transformer.ln_f": "ln_final",
-        "transformer.wte": "embed_tokens",
-        "attn": ["self_attn", "attn_add"],
-        "attn.c_proj": "attn.o_proj",
-        "ln_2": "ln_mlp",
-        "mlp": "mlp_add",
-    },
-    "neox": {**_NEOX, "post_attention_layernorm": "ln_mlp"},
-    "neox-parallel": _NEOX,
-    "phi": {
-        "model": "backbone",
-        "model.layers": "layers",
-        "model.final_layernorm": "ln_final",
-        "model.embed_tokens": "embed_tokens",
-        "self_attn": "attn_add",
-        "self_attn.dense": "self_attn.o_proj",
-        "mlp": "mlp_add",
-    },
-    "opt": {
-        **_OPT,
-        "model.decoder.final_layer_norm": "ln_final",
-        "final_layer_norm": "ln_mlp",
-    },
-    "opt-post-norm": {  # opt-350m
-        **_OPT,
-        "model.decoder.project_out": "ln_final",
-        "self_attn_layer_norm": "ln_after_attn",
-        "final_layer_norm": "ln_after_mlp",
-    },
-    "bert": {
-        **_BERT_LAYER,
-        "bert.encoder.layer": "layers",
-        "bert.embeddings.word_embeddings": "embed_tokens",
-        "cls.predictions.transform": "ln_final",
-        "cls.predictions.decoder": "lm_head",
-    },
-    "bert-headless": {
-        **_BERT_LAYER,
-        "encoder.layer": "layers",
-        "embeddings.word_embeddings": "embed_tokens",
-        "encoder.layer.{last}.E_output.LayerNorm": "ln_final",
-    },
-}
 _ROOT = ("layers", "ln_final", "embed_tokens")
-_HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
-
-
-def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -> Names:
-    """The `rename` mapping of a model, from its module tree.
-
-    Args:
-        module: the transformers model, with or without weights.
-        given: the user's own mapping, module path → portable name; taken as it is.
-
-    Raises:
-        UsageError: if no layout fits, or the user's mapping names a module that does not exist.
-    """
-    paths = [name for name, _ in module.named_modules()]
-    if given:
-        missing = [path for path in given if not _exists(path, paths)]
-        if missing:
-            raise UsageError(
-                f"the names mapping names {missing[0]!r}, which is no module of "
-                f"{type(module).__name__}",
-                _HOW,
-            )
-        return {path: name.split(",") if "," in name else name for path, name in given.items()}
-    parallel = bool(getattr(module.config, "use_parallel_residual", False))
-    last = getattr(module.config, "num_hidden_layers", 0) - 1
-    for layout, names in LAYOUTS.items():
-        if layout == "neox" and parallel:
-            continue
-        names = {path.format(last=last): name for path, name in names.items()}
-        if all(_exists(path, paths) for path in names):
-            return names
-    raise UsageError(
-        f"the architecture {type(module).__name__} is not known: its modules match none of "
-        f"{', '.join(LAYOUTS)}",
-        _HOW,
-    )
-
-
-def _exists(key: str, paths: list[str]) -> bool:
-    key = key.replace("E_output", "output")
-    return any(path == key or path.endswith("." + key) for path in paths)
 
 
 def prove(lm: Any) -> None:

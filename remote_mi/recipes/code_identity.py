@@ -11,17 +11,16 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-import hashlib
 import inspect
-import json
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.digests import digest
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card_source import parse_file
 
@@ -34,25 +33,8 @@ EARLIER = (
     "an earlier version of remote_mi made it, whose numbers can be wrong "
     "(docs/results.md, Earlier versions)"
 )
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KIT = "remote_mi.interventions"
-
-
-def digest(value: Any) -> str:
-    """SHA-256, in hex, of a JSON value in canonical form."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """The one text of a JSON value that is digested."""
-    return _ENCODER.encode(value)
-
-
-def digest_of(members: Mapping[str, str]) -> str:
-    """As `digest` of an object, of which the canonical text of every member is known already."""
-    text = ",".join(f"{canonical(name)}:{members[name]}" for name in sorted(members))
-    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
 
 
 def code_digest(path: Path, function: str, project: Path) -> str:

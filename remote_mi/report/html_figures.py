@@ -23,7 +23,8 @@ from remote_mi.report.kinds.grid import number
 from remote_mi.report.shades import Shades, shades
 from remote_mi.report.slices import Shown, shown
 from remote_mi.report.wording import EXPLAINED, Slice, amount, row_name, table_columns, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 View = dict[str, Any]
 

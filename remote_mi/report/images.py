@@ -30,7 +30,8 @@ from remote_mi.report.shades import shades
 from remote_mi.report.slices import shown
 from remote_mi.report.text_fitting import FAMILY, Pen
 from remote_mi.report.wording import EXPLAINED, Slice, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,8 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.report.document.html import figure_html, figure_style
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.wording import Slice
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 #: Rows and columns of an array that are shown.
 _MOST_ROWS, _MOST_COLUMNS = 40, 16

@@ -11,7 +11,8 @@ import numpy as np
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.recipes.figures import Figure, Heatmap, Lines
 from remote_mi.report.wording import EXPLAINED, Slice, amount, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 
 @dataclass(frozen=True)

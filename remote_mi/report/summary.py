@@ -14,7 +14,8 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.report.kinds.lines import Curves, curves
 from remote_mi.report.slices import Shown, shown
 from remote_mi.report.wording import EXPLAINED, Slice, amount, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 ALL = Slice()
 _MOST = 3

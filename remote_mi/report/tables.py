@@ -23,7 +23,8 @@ from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.html_figures import table_cell
 from remote_mi.report.terminal import picked
 from remote_mi.report.wording import row_name, table_columns
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 FORMATS = (".csv", ".json", ".tex")
 #: More rows than this make a LaTeX table that goes over pages.

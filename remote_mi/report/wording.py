@@ -12,7 +12,8 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line, visible
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.outputs import DRAW, POSITIONS
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 #: Stands in place of the ramp where a control explains a value.
 EXPLAINED = "~"

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch
-from remote_mi.recipes.code_identity import digest
+from remote_mi.common.whole_files import store_error, write_whole
+from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
-from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes, store_error, write_whole
 
 SCHEMA = 1
 

@@ -23,8 +23,9 @@ from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
 from remote_mi.recipes.outputs import DRAW
 from remote_mi.store.differences import Prompts, Setting, compare_prompts, differing_settings
+from remote_mi.store.named_array import NamedArray
 from remote_mi.store.opening import load_run
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.result import Result
 
 #: How far two runs of one job may be apart where nothing else is asked for.
 TOLERANCE = 1e-4

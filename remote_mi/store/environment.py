@@ -6,7 +6,7 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from remote_mi.recipes.code_identity import digest
+from remote_mi.common.digests import digest
 
 PACKAGES = ("nnsight", "transformers", "torch")
 

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
-from remote_mi.recipes.code_identity import digest
+from remote_mi.common.whole_files import store_error, write_whole
+from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
-from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes, store_error, write_whole
 from remote_mi.store.result import Result
 from remote_mi.store.run_index import DAMAGED, RunIndex, RunRow, run_names
 from remote_mi.store.sqlite_index import Unusable

@@ -20,7 +20,7 @@ from typing import Any
 
 from remote_mi.common.errors import Mismatch, NotFound, not_found
 from remote_mi.common.named_files import named_files
-from remote_mi.store.files import store_error, write_whole
+from remote_mi.common.whole_files import store_error, write_whole
 
 SCHEMA = 1
 PREFIX = "study-"

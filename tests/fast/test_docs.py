@@ -306,7 +306,8 @@ def test_every_named_file_exists(page):
 def test_every_named_attribute_exists(page):
     from remote_mi.backends.base import Backend
     from remote_mi.models.spec import ModelSpec
-    from remote_mi.store.result import NamedArray, Result
+    from remote_mi.store.named_array import NamedArray
+    from remote_mi.store.result import Result
 
     known = {kind.__name__: kind for kind in (Backend, ModelSpec, NamedArray, Result)}
     for span in spans(page):

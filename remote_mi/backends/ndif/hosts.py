@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import uuid
@@ -21,9 +22,13 @@ import yaml
 
 from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.errors import BackendUnavailable, UsageError
+from remote_mi.common.errors import (
+    BackendUnavailable,
+    UsageError,
+    nearest,
+)
 from remote_mi.common.paths import cache_root
-from remote_mi.store.files import write_whole
+from remote_mi.common.whole_files import write_whole
 
 DEFAULT_HOST = "https://api.ndif.us"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -217,3 +222,30 @@ def _memory() -> dict[str, Any]:
 
 def _memory_file() -> Path:
     return cache_root() / "ndif-hosts.json"
+
+
+_KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def server_named(backend: str) -> str | None:
+    """What `find_host` takes, of a backend's name: `ndif`, `ndif:here` or `ndif:URL`.
+
+    Raises:
+        UsageError: if it names no server.
+    """
+    name, _, host = backend.partition(":")
+    if name != "ndif":
+        close = nearest(name, ("ndif",))
+        hint = f"did you mean {close!r}? " if close else ""
+        raise UsageError(f"{backend!r} is no server", f"{hint}there are: ndif, ndif:here, ndif:URL")
+    return host or None
+
+
+def has_form_of_a_key(key: str) -> bool:
+    """Whether a text looks as every key does: 8-4-4-4-12 hexadecimal digits."""
+    return _KEY_FORM.fullmatch(key) is not None
+
+
+def key_source() -> str:
+    """Where the key comes from, in words."""
+    return "NDIF_API_KEY" if os.environ.get("NDIF_API_KEY") else str(config_file())

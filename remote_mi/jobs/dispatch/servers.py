@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remote_mi.backends.capabilities import Place, depends_on_trust
-from remote_mi.backends.doctor import within
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import LOGIN
 from remote_mi.backends.ndif.facts import Deployment
 from remote_mi.backends.ndif.hosts import Host, find_host
 from remote_mi.backends.ndif_server import personal
+from remote_mi.common.deadline import within
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec

@@ -17,7 +17,7 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts import phenomena
 from remote_mi.prompts.choice import PromptChoice
-from remote_mi.prompts.examples import DATASET
+from remote_mi.prompts.datasets import DATASET
 from remote_mi.recipes import catalog
 from remote_mi.recipes.declaration import INPUTS, Card
 from remote_mi.recipes.parameters import Param

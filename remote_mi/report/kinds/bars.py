@@ -16,7 +16,8 @@ from remote_mi.common.text import fit, line
 from remote_mi.recipes import figures
 from remote_mi.report.slices import Shown, shown
 from remote_mi.report.wording import EXPLAINED, Slice, row_name, table_columns, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 _NUMBER_WIDTH = 12
 _NARROWEST = 7

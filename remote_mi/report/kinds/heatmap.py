@@ -17,7 +17,8 @@ from remote_mi.report import colors
 from remote_mi.report.kinds.grid import Grid, draw, number, scale
 from remote_mi.report.slices import shown
 from remote_mi.report.wording import EXPLAINED, Slice, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 #: Cells that `Map.ranked` gives at most; a map may have millions.
 MOST_RANKED = 1000

@@ -13,7 +13,8 @@ from remote_mi.recipes.figures import Lines
 from remote_mi.report.kinds.heatmap import ranked_cells
 from remote_mi.report.slices import Shown, shown
 from remote_mi.report.wording import Slice, where
-from remote_mi.store.result import NamedArray, Result
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
 
 #: The lines that are drawn have these names; more cannot be told apart.
 LETTERS = "abcdefgh"

@@ -17,8 +17,8 @@ from remote_mi.common.errors import Mismatch, NotFound, UsageError
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.reproduction.rebuild import WithRecordedCode, read_kept, recorded_job
 from remote_mi.jobs.reproduction.verify import ARRAYS, verify
+from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
-from remote_mi.store.files import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.lock import LOCK
 from remote_mi.store.runs import id8_of
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords

@@ -10,8 +10,9 @@ import yaml
 
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.progress import Silent
+from remote_mi.models.layouts import LAYOUTS, names_for
 from remote_mi.models.load import load
-from remote_mi.models.proof import LAYOUTS, names_for, prove
+from remote_mi.models.proof import prove
 from remote_mi.models.spec import ModelSpec, folder_digest
 from remote_mi.prompts.phenomena import Example, PromptSet
 from remote_mi.prompts.tokens import PromptErrors, tokenize

@@ -11,7 +11,8 @@ import pytest
 
 from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.examples import Example, PromptSet, from_fields, from_jsonl, from_source
+from remote_mi.prompts.datasets import from_jsonl, from_source
+from remote_mi.prompts.examples import Example, PromptSet, from_fields
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "recipes" / "phenomena"

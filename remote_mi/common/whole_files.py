@@ -1,4 +1,4 @@
-"""Writing so that a file is there whole or not at all; arrays as safetensors."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
-
-from remote_mi.common.errors import Mismatch, StoreError
+from remote_mi.common.errors import StoreError
 
 
 def write_whole(target: Path, content: bytes, tmp: Path) -> str:
@@ -49,26 +43,6 @@ def _rename(partial: Path, target: Path) -> None:
         except FileNotFoundError:  # the cache was tidied up, and the folder was empty
             if attempt == 3:
                 raise
-
-
-def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays as one safetensors file."""
-    # ascontiguousarray alone would turn a number into an array of one.
-    return save_safetensors(
-        {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in arrays.items()}
-    )
-
-
-def arrays_from_bytes(content: bytes, where: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file.
-
-    Raises:
-        Mismatch: if the bytes are no such file.
-    """
-    try:
-        return load_safetensors(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Mismatch(f"{where} is damaged: {error}") from None
 
 
 def store_error(error: OSError, folder: Path, what: str) -> StoreError:
