@@ -10,14 +10,11 @@ from remote_mi import Bars, Range, Table, Tokens, recipe
 from remote_mi.interventions import (
     Metric,
     Pair,
-    answer_logits,
+    all_logits,
     rank_of,
     skip_unembedding,
     top_tokens,
 )
-
-#: Rows of the unembedding that are cast to float32 at a time.
-CHUNK = 16384
 
 
 @recipe(
@@ -126,9 +123,3 @@ def baseline(
         "prior_logit_diff": logit_diff.mean(),
         "prior_prob_diff": prob_diff.mean(),
     }
-
-
-def all_logits(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of the whole vocabulary in float32, inside a trace; [row, vocabulary]."""
-    starts = range(0, lm.lm_head.weight.shape[0], CHUNK)
-    return torch.cat([answer_logits(lm, hidden, slice(s, s + CHUNK)) for s in starts], -1)

@@ -10,13 +10,13 @@ from remote_mi import Heatmap, Range, Text, TokenGrid, Tokens, recipe
 from remote_mi.interventions import (
     Prompt,
     PromptText,
+    all_logits,
     generate,
     run_residuals,
     top_tokens,
     unembed,
 )
 from remote_mi.interventions.generation import refuse_encoders, run_joined
-from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, has_weights
 
 #: Rows whose log-probabilities over the vocabulary are computed at a time.
 ROWS = 128
@@ -196,7 +196,4 @@ def _read(lm: Any, hidden: torch.Tensor, target: torch.Tensor, top: int) -> dict
 
 def _log_probs(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Log-probabilities from the final norm's output, [row, vocabulary], float32."""
-    size = lm.lm_head.weight.shape[0]
-    step = VOCABULARY_CHUNK if has_weights(lm) else size
-    parts = [answer_logits(lm, hidden, slice(at, at + step)) for at in range(0, size, step)]
-    return torch.cat(parts, -1).log_softmax(-1)
+    return all_logits(lm, hidden).log_softmax(-1)

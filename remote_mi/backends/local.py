@@ -30,7 +30,7 @@ class LocalBackend:
     """Executes on this machine. `submit` only takes the work; `collect` does it, call by call.
 
     Args:
-        rows_bytes: what the rows of a sweep may take on a CPU; None leaves it to the kit.
+        rows_bytes: what the rows of a sweep may take, in bytes; None leaves it to the kit.
     """
 
     name = "local"
@@ -87,18 +87,15 @@ class LocalBackend:
 
     def _one(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_session
-        from remote_mi.interventions import sweeps
+        from remote_mi.interventions.sweeps import rows_within
 
-        usual = sweeps.CPU_BUDGET
         try:
-            sweeps.CPU_BUDGET = self.rows_bytes or usual
-            return run_session(model.lm, work)[0]
+            with rows_within(self.rows_bytes):
+                return run_session(model.lm, work)[0]
         except RemoteMIError:
             raise
         except Exception as error:  # the recipe is the user's code: anything can come
             raise out_of_memory(error) or recipe_error(work, error) from error
-        finally:
-            sweeps.CPU_BUDGET = usual
 
 
 class _count_passes:  # noqa: N801 - used like a function

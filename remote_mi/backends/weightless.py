@@ -13,7 +13,7 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from remote_mi.interventions import sweeps
+from remote_mi.interventions.sweeps import rows_within
 
 
 class TooLong(Exception):
@@ -184,10 +184,8 @@ def weightless(
         tables += [part._parameters, part._buffers]
     kept = [dict(table) for table in tables]
     fakes: dict[int, torch.Tensor] = {}
-    budget = sweeps.CPU_BUDGET
     try:
-        sweeps.CPU_BUDGET = rows_bytes
-        with mode:
+        with rows_within(rows_bytes), mode:
             for table in tables:
                 for name, tensor in table.items():
                     if tensor is None:
@@ -199,7 +197,6 @@ def weightless(
                     table[name] = fakes[id(tensor)]
             yield
     finally:
-        sweeps.CPU_BUDGET = budget
         for table, before in zip(tables, kept, strict=True):
             table.clear()
             table.update(before)

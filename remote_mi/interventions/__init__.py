@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.grown_pass import plain_pass, shared_base
     from remote_mi.interventions.heads import attention_weights, split_heads
     from remote_mi.interventions.metrics import (
+        all_logits,
         answer_logits,
         answer_metric,
         has_unembedding,
@@ -60,6 +61,7 @@ _HOMES = {
     "site_gradients": "gradients",
     "attention_weights": "heads",
     "split_heads": "heads",
+    "all_logits": "metrics",
     "answer_logits": "metrics",
     "answer_metric": "metrics",
     "has_unembedding": "metrics",
@@ -93,6 +95,7 @@ __all__ = [
     "Prompt",
     "PromptText",
     "Site",
+    "all_logits",
     "answer_logits",
     "answer_metric",
     "attention_weights",

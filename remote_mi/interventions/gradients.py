@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.metrics import VOCABULARY_CHUNK, answer_logits, answer_metric
+from remote_mi.interventions.metrics import all_logits, answer_logits, answer_metric
 from remote_mi.interventions.prompts import Pair
 from remote_mi.interventions.sites import edit_stream, read_site, read_stream, skip_unembedding
 from remote_mi.interventions.sweeps import first_changed
@@ -183,13 +183,8 @@ def top_token(lm: Any, hidden: torch.Tensor) -> int:
     Args:
         hidden: the final norm's output, [1, d_model].
     """
-    best, token = -torch.inf, 0
     with torch.no_grad():
-        for start in range(0, int(lm.lm_head.weight.shape[0]), VOCABULARY_CHUNK):
-            logits = answer_logits(lm, hidden, slice(start, start + VOCABULARY_CHUNK))[0]
-            if float(logits.max()) > best:
-                best, token = float(logits.max()), start + int(logits.argmax())
-    return token
+        return int(all_logits(lm, hidden)[0].argmax())
 
 
 def input_gradients(

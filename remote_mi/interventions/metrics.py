@@ -106,6 +106,25 @@ def _logits_of_the_module(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits[2:] + logits[1] - logits[0]  # the zeros give the bias, which both others have
 
 
+def all_logits(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of the whole vocabulary.
+
+    Args:
+        hidden: output of the final norm, [row, d_model].
+
+    Returns:
+        [row, vocabulary], float32.
+    """
+    return torch.cat([answer_logits(lm, hidden, piece) for piece in _pieces(lm)], -1)
+
+
+def _pieces(lm: Any) -> list[slice]:
+    """The vocabulary in pieces: of a head whose rows are cast here; another gives all at once."""
+    size = int(lm.lm_head.weight.shape[0])
+    step = VOCABULARY_CHUNK if has_weights(lm) else size
+    return [slice(start, start + step) for start in range(0, size, step)]  # views; lists would copy
+
+
 def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     """log Σ exp(logit) over the vocabulary, in chunks of its rows.
 
@@ -115,12 +134,9 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     Returns:
         [row], float32.
     """
-    size = lm.lm_head.weight.shape[0]
-    step = VOCABULARY_CHUNK if has_weights(lm) else size  # the module gives them all at once
     total = torch.full(hidden.shape[:1], -torch.inf, device=hidden.device)
-    for start in range(0, size, step):
-        tokens = slice(start, start + step)  # a view; a list would copy
-        total = torch.logaddexp(total, answer_logits(lm, hidden, tokens).logsumexp(-1))
+    for piece in _pieces(lm):
+        total = torch.logaddexp(total, answer_logits(lm, hidden, piece).logsumexp(-1))
     return total
 
 

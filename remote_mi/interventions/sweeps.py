@@ -10,7 +10,8 @@ what a pass costs, and by a memory budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,10 +21,25 @@ from remote_mi.interventions.metrics import answer_metric
 from remote_mi.interventions.prompts import Pair
 from remote_mi.interventions.sites import head_count, is_causal, reuses_prefix, text_config
 
-#: What the rows of one pass may take where free memory cannot be asked for, in bytes.
-CPU_BUDGET = 1 << 30
+#: What the rows of one pass may take, in bytes; see `rows_within`.
+ROWS_BYTES: int | None = None
 #: What one more pass costs (reading the weights, starting each layer), in tokens run.
 PASS_TOKENS = 128
+
+
+@contextmanager
+def rows_within(size: int | None) -> Iterator[None]:
+    """Work in which the rows of a pass take so many bytes at most, as somebody planned it.
+
+    Without a plan (None) it is half of a GPU's free memory, and 1 GiB elsewhere.
+    """
+    global ROWS_BYTES
+    before = ROWS_BYTES
+    ROWS_BYTES = size
+    try:
+        yield
+    finally:
+        ROWS_BYTES = before
 
 
 def patch_positions(
@@ -311,7 +327,7 @@ def plan(
 
 
 def _rows_that_fit(lm: Any, run: int, context: int) -> int:
-    """Rows of one pass that half of the free memory (or `CPU_BUDGET`) holds.
+    """Rows of one pass that memory holds.
 
     Args:
         run: tokens of a row that are run. context: tokens a row attends to.
@@ -323,7 +339,12 @@ def _rows_that_fit(lm: Any, run: int, context: int) -> int:
     numbers = run * (8 * width + 3 * inner) + 4 * context * width
     scores = 3 * 4 * head_count(lm) * run * context
     row = numbers * weight.element_size() + scores
-    budget = CPU_BUDGET
-    if weight.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(weight.device)[0] // 2
-    return max(1, budget // row)
+    return max(1, _bytes_for_rows(weight.device) // row)
+
+
+def _bytes_for_rows(device: torch.device) -> int:
+    """What a pass may take: what was planned, of a GPU no more than leaves room beside it."""
+    if device.type != "cuda":
+        return ROWS_BYTES or 1 << 30
+    free = torch.cuda.mem_get_info(device)[0]
+    return min(ROWS_BYTES, free * 3 // 4) if ROWS_BYTES else free // 2

@@ -210,7 +210,16 @@ def hand_over(job: Job, backend: str, watch: Watch, permit: Permit = nobody) -> 
     planned = _planned(job, backend, watch, permit)
     if isinstance(planned, Result):
         return planned
-    job, where = planned
+    return hand_over_planned(*planned, watch)
+
+
+def hand_over_planned(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
+    """As `hand_over`, where it is decided already by which backend, and why."""
+    if where.model != job.model:
+        job = replace(job, model=where.model)
+    hit = look_up(job, where.backend)
+    if hit is not None:
+        return hit
     if not where.backend.detaches:
         raise UsageError(
             f"{where.backend.name} runs a job only while it is waited for",

@@ -60,6 +60,18 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
     # Parity in one command: the same job here, held against the run from there.
     same = here.run("compare", there.stdout.strip(), "local", "--tolerance", "1e-5", timeout=180)
     assert same.returncode == 0, same.stdout + same.stderr
+    study = {
+        "study": "auto",
+        "title": "Auto",
+        "models": [TINY_LLAMA],
+        "phenomena": [{"name": "ioi:store", "n": 2}],
+        "recipes": ["head_patching"],
+    }
+    (project / "auto.yaml").write_text(yaml.safe_dump(study))
+    done = here.run("study", "run", "auto.yaml", "-q", timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sent = Runs(project).read(done.stdout.split()[-1]).provenance
+    assert sent["backend"].startswith("ndif") and sent["reason"] != "asked for", sent["reason"]
     settings(project, ndif_server, "100GB")  # it fits now, and the comparison has fetched it
     plan = here.run("plan", "head_patching", *WORDS, "--json")
     assert json.loads(plan.stdout)["backend"] == "local", plan.stdout

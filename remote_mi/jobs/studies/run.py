@@ -24,7 +24,7 @@ from remote_mi.backends.ndif.ledger import Ledger
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Silent
 from remote_mi.jobs import start_collector
-from remote_mi.jobs.runner import execute, hand_over
+from remote_mi.jobs.runner import execute, hand_over_planned
 from remote_mi.jobs.studies import local_worker as lane
 from remote_mi.jobs.studies.plan import PlannedPoint, StudyPlan
 from remote_mi.store.result import Result
@@ -216,16 +216,15 @@ class _StudyRun:
         entry.where = point.where.chosen.backend
         self.overview.busy(entry, f"submitting to {entry.where}")
         try:
-            handed = hand_over(point.job, entry.where, Silent())
+            handed = hand_over_planned(point.job, point.where, Silent())
         except RemoteMIError as error:
             self.end(point, error=str(error))
             return
         if isinstance(handed, Result):
             self.end(point, handed.run_id)
             return
-        start_collector.start(
-            self.project
-        )  # it fetches the results, also if this process is killed
+        # It fetches the results, also if this process is killed.
+        start_collector.start(self.project)
         self.in_flight[handed.id] = point
         entry.state = "submitted"
         self.records.note(self.record, entry)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import remote_mi as mi
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import (
     Pair,
@@ -387,3 +388,30 @@ def test_cells_of_heads_and_of_whole_activations_are_not_mixed(tiny_llama):
     with pytest.raises(ValueError, match="sweeps of their own"), torch.no_grad(), lm.session():
         base, _ = shared_base(lm, [5, 6, 7])
         sweep_cells(lm, base, "head_z", cells, values, lambda hidden: hidden[:, -1, 0])
+
+
+@pytest.mark.parametrize(
+    "planned, free, taken",
+    [
+        (None, 80 << 30, 40 << 30),  # nobody planned it: half of what is free
+        (2 << 30, 80 << 30, 2 << 30),  # limits.gpu_memory leaves little beside the weights
+        (60 << 30, 80 << 30, 60 << 30),
+        (60 << 30, 8 << 30, 6 << 30),  # somebody else took it meanwhile
+    ],
+)
+def test_rows_on_a_gpu_take_what_was_planned(monkeypatch, planned, free, taken):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 96 << 30))
+    with sweeps.rows_within(planned):
+        assert sweeps._bytes_for_rows(torch.device("cuda:0")) == taken
+        assert sweeps._bytes_for_rows(torch.device("cpu")) == (planned or 1 << 30)
+    assert sweeps.ROWS_BYTES is None
+
+
+def test_what_the_plan_gives_a_sweep_reaches_it(project, tiny_llama, monkeypatch):
+    found = mi.plan("activation_patching", model=tiny_llama, project=project, **MARY)
+    seen = []
+    kept = sweeps._bytes_for_rows
+    monkeypatch.setattr(sweeps, "_bytes_for_rows", lambda d: seen.append(kept(d)) or seen[-1])
+    mi.run("activation_patching", model=tiny_llama, project=project, **MARY)
+    assert seen and found.chosen.rows_bytes
+    assert all(size == pytest.approx(found.chosen.rows_bytes, rel=0.5) for size in seen)
