@@ -20,9 +20,10 @@ from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import Range, Ratio, Tokens, recipe
 
 if TYPE_CHECKING:
-    from remote_mi.jobs.remote import RemoteJob, jobs, submit
+    from remote_mi.jobs.api import job, plan, run, submit
+    from remote_mi.jobs.api import list_jobs as jobs
+    from remote_mi.jobs.remote import RemoteJob
     from remote_mi.jobs.reproduction.reproduce import reproduce
-    from remote_mi.jobs.runner import plan, run
     from remote_mi.models.spec import ModelSpec
     from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
     from remote_mi.report.run_list import RunList, runs
@@ -56,13 +57,13 @@ _HOMES = {
     "Result": "store.result",
     "RunList": "report.run_list",
     "compare": "store.comparison",
-    "jobs": "jobs.remote",
+    "job": "jobs.api",
     "load_run": "store.opening",
-    "plan": "jobs.runner",
+    "plan": "jobs.api",
     "reproduce": "jobs.reproduction.reproduce",
-    "run": "jobs.runner",
+    "run": "jobs.api",
     "runs": "report.run_list",
-    "submit": "jobs.remote",
+    "submit": "jobs.api",
 }
 
 
@@ -82,6 +83,7 @@ __all__ = [
     "Tokens",
     "__version__",
     "compare",
+    "job",
     "jobs",
     "load_run",
     "plan",
@@ -94,6 +96,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "jobs":
+        return importlib.import_module("remote_mi.jobs")
     if name in _HOMES:
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = value

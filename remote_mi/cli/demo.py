@@ -6,7 +6,8 @@ import click
 
 from remote_mi.cli.output import say, stdout_console, watching
 from remote_mi.common.paths import project_folder
-from remote_mi.jobs.runner import execute, make_job
+from remote_mi.jobs.building import make_job
+from remote_mi.jobs.runner import execute
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 

@@ -14,8 +14,8 @@ import yaml
 
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
+from remote_mi.jobs.building import make_job
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import make_job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
 from remote_mi.prompts.choice import PromptChoice
@@ -123,14 +123,13 @@ def job_options() -> list[click.Option]:
 
 
 def job_of(card: Card, options: Options) -> Job:
-    """The job that a command line describes; errors as `remote_mi.jobs.runner.make_job`."""
+    """The job that a command line describes; errors as `remote_mi.jobs.building.make_job`."""
     given = _given(options)
     texts = {k: given.pop(k) for k in INPUTS if k in given}
     choice = PromptChoice(
         options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
     )
-    name = f"{card.path}:{card.name}" if card.origin == "file" else card.name
-    return make_job(name, _spec(options), choice, given, project_folder(), options["drop_invalid"])
+    return make_job(card, _spec(options), choice, given, project_folder(), options["drop_invalid"])
 
 
 def _given(options: Options) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from remote_mi.backends.ndif.hosts import Host
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound
-from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.execution import finish
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import hand_over, job_from
-from remote_mi.models.spec import ModelSpec
+from remote_mi.jobs.runner import hand_over
 from remote_mi.store.draft import Draft
 from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
@@ -72,31 +69,6 @@ class RemoteJob(Displayed):
         )
 
 
-def submit(
-    recipe: str | Callable[..., Any],
-    *,
-    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
-    phenomenon: str | None = None,
-    pairs: str | Path | list[Mapping[str, str]] | None = None,
-    n: int | None = None,
-    seed: int | None = None,
-    backend: str = "ndif",
-    drop_invalid: bool = False,
-    project: str | Path | None = None,
-    watch: Watch | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    **inputs: Any,
-) -> RemoteJob:
-    """Submit a recipe to a server and return at once; a collector process fetches the result.
-
-    Args and errors as `remote_mi.run`.
-    """
-    job = job_from(
-        recipe, model, phenomenon, pairs, n, seed, drop_invalid, project, parameters, inputs
-    )
-    return hand_over_detached(job, backend, watch or Silent())
-
-
 def hand_over_detached(job: Job, backend: str, watch: Watch) -> RemoteJob:
     """Submit a job and leave it to the collector; errors as `remote_mi.run`."""
     handed = hand_over(job, backend, watch)
@@ -104,12 +76,6 @@ def hand_over_detached(job: Job, backend: str, watch: Watch) -> RemoteJob:
         return RemoteJob(job.project, None, handed)
     start_collector.start(job.project)
     return RemoteJob(job.project, handed.id)
-
-
-def jobs(project: str | Path | None = None) -> list[RemoteJob]:
-    """The remote jobs of a project, oldest first; forgotten ones are left out."""
-    folder = Path(project).absolute() if project else project_folder()
-    return [RemoteJob(folder, e.id) for e in Ledger(folder).all() if e.state != "forgotten"]
 
 
 def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) -> Result:

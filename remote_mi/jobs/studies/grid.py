@@ -247,7 +247,7 @@ class _Effective:
     def of(self, given: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
         full = {**self.defaults, **given}
         if metric is not None and "metric" in full and "metric" not in given:
-            full["metric"] = metric  # as `runner.make_job` takes it from the phenomenon
+            full["metric"] = metric  # as `building.make_job` takes it from the phenomenon
         return full
 
 

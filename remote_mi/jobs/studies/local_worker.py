@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from remote_mi.common.errors import RemoteMIError
-from remote_mi.jobs.runner import execute, make_job
+from remote_mi.jobs.building import make_job
+from remote_mi.jobs.runner import execute
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 

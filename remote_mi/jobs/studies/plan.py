@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError
+from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import job_on
 from remote_mi.jobs.studies import Point, Study
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice

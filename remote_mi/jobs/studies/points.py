@@ -13,7 +13,7 @@ from remote_mi.prompts.choice import PromptChoice
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One job of a study, as `remote_mi.jobs.runner.make_job` takes it.
+    """One job of a study, as `remote_mi.jobs.building.make_job` takes it.
 
     Attributes:
         index: its place in the study, from 0.

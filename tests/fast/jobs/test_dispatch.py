@@ -12,12 +12,12 @@ from remote_mi.backends.capabilities import TABLE, Place, depends_on_trust, lack
 from remote_mi.backends.ndif.facts import Deployment
 from remote_mi.common.errors import BackendUnavailable, NotFound, UsageError
 from remote_mi.common.settings import Limits, Settings
+from remote_mi.jobs.building import make_job
 from remote_mi.jobs.dispatch.footprint import estimate
 from remote_mi.jobs.dispatch.measuring import measured
 from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.dispatch.resources import Device, Resources, visible_gpus
 from remote_mi.jobs.dispatch.servers import ServerFacts, is_exact
-from remote_mi.jobs.runner import make_job
 from remote_mi.models import checkpoint as room
 from remote_mi.models.checkpoint import Checkpoint, weights_bytes
 from remote_mi.models.spec import ModelSpec

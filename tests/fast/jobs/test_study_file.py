@@ -217,7 +217,7 @@ def test_ten_thousand_points_are_expanded_and_far_more_are_refused(tmp_path):
 
 
 def test_the_built_in_studies_are_jobs_on_the_embedded_model(tmp_path):
-    from remote_mi.jobs.runner import make_job
+    from remote_mi.jobs.building import make_job
 
     every = study_file.available(tmp_path)
     assert set(every) >= {IOI.stem, FACTS.stem}

@@ -1,0 +1,180 @@
+"""What a program does with jobs: make one, plan it, run it, submit it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.common.errors import UsageError
+from remote_mi.common.paths import project_folder
+from remote_mi.common.progress import Silent, Watch
+from remote_mi.jobs.building import make_job
+from remote_mi.jobs.dispatch.plan import Plan
+from remote_mi.jobs.job import Job
+from remote_mi.jobs.remote import RemoteJob, hand_over_detached
+from remote_mi.jobs.runner import dispatcher, execute, look_anywhere
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.choice import PromptChoice
+from remote_mi.recipes.declaration import INPUTS
+from remote_mi.store.result import Result
+
+
+@dataclass(frozen=True, repr=False)
+class UserJob(Job):
+    """A job as `remote_mi.job` makes it: validated, immutable, and what can be done with it."""
+
+    def plan(self, backend: str = "auto") -> Plan:
+        """Where it would run, and why; nothing is run. Errors as `remote_mi.plan`."""
+        return dispatcher(self.project).survey(self, backend)
+
+    def run(
+        self,
+        backend: str = "auto",
+        *,
+        timeout: float | None = None,
+        watch: Watch | None = None,
+        fetch: bool = False,
+        reuse_any: bool = False,
+    ) -> Result:
+        """Its result, computed where it is not there already. Args and errors as `remote_mi.run`."""
+        kept = look_anywhere(self, backend) if reuse_any else None
+        return kept or execute(self, backend, timeout, watch or Silent(), lambda plan: fetch)
+
+    def submit(self, backend: str = "ndif", *, watch: Watch | None = None) -> RemoteJob:
+        """Send it to a server and return at once. Args and errors as `remote_mi.submit`."""
+        return hand_over_detached(self, backend, watch or Silent())
+
+    def __repr__(self) -> str:
+        count = len(self.prompts.examples)
+        prompts = f"{count} prompt{'s' if count != 1 else ''}"
+        return f"<job {self.card.name} on {self.model.name}, {prompts}, key {self.key[:16]}>"
+
+
+def job(
+    recipe: str | Callable[..., Any],
+    *,
+    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    phenomenon: str | None = None,
+    pairs: str | Path | list[Mapping[str, str]] | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    drop_invalid: bool = False,
+    project: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    **inputs: Any,
+) -> UserJob:
+    """A job: a recipe on a model and prompts, validated, with its key; nothing is run.
+
+        job = mi.job("activation_patching", phenomenon="ioi", n=16)
+        job.key, job.plan(), job.run(), job.submit("ndif")
+
+    Args:
+        recipe: a name, a file (`my.py`, `my.py:name`), or a function decorated with @recipe.
+        model: a hub id, a folder, the embedded model's name, or a `ModelSpec`.
+        phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
+        pairs: JSONL file or list of dicts with clean, corrupt, answer, wrong (or prompt, target).
+        n, seed: how many prompts of a phenomenon, and its seed.
+        drop_invalid: leave out prompts that do not fit the tokenizer, noting which.
+        project: folder of runs/ and recipes/; the working folder by default.
+        parameters: the recipe's parameters whose names are taken by the arguments above.
+        **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
+
+    Raises:
+        RemoteMIError: for whatever of it is wrong, as far as it shows without a tokenizer.
+    """
+    spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
+    texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
+    choice = PromptChoice(phenomenon, pairs, texts, n, seed)
+    given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
+    folder = Path(project).absolute() if project else project_folder()
+    made = make_job(recipe, spec, choice, given, folder, drop_invalid)
+    return UserJob(**{field.name: getattr(made, field.name) for field in fields(Job)})
+
+
+def _job_of(recipe: str | Callable[..., Any] | UserJob, asked: Mapping[str, Any]) -> UserJob:
+    if not isinstance(recipe, UserJob):
+        return job(recipe, **asked)
+    if asked:
+        raise UsageError(
+            f"a job has its model, prompts and parameters already; {', '.join(asked)} was given too",
+            "make another with remote_mi.job(…)",
+        )
+    return recipe
+
+
+def run(
+    recipe: str | Callable[..., Any] | UserJob,
+    *,
+    backend: str = "auto",
+    timeout: float | None = None,
+    watch: Watch | None = None,
+    fetch: bool = False,
+    reuse_any: bool = False,
+    **asked: Any,
+) -> Result:
+    """Run a recipe, or give the result that is already there.
+
+    Args:
+        recipe: as `remote_mi.job` takes it, or a job that it made.
+        backend: "auto", "local", "ndif" or "ndif:https://host".
+        timeout: seconds to wait for a remote job.
+        watch: shows progress.
+        fetch: allow a download of a model of whatever size (`limits.ask_above` in remote-mi.yaml
+            is what is fetched without).
+        reuse_any: take a result that was computed in any environment; its provenance says so.
+        **asked: the other arguments of `remote_mi.job`: model, prompts, parameters.
+
+    Raises:
+        RemoteMIError: every problem a user can act on, by kind (see `remote_mi.common.errors`).
+    """
+    made = _job_of(recipe, asked)
+    return made.run(backend, timeout=timeout, watch=watch, fetch=fetch, reuse_any=reuse_any)
+
+
+def plan(
+    recipe: str | Callable[..., Any] | UserJob, *, backend: str = "auto", **asked: Any
+) -> Plan:
+    """Where `run` with the same arguments would run the job, and why; nothing is run.
+
+    Every backend is looked at, servers are asked. Args as `run`.
+
+    Raises:
+        BackendUnavailable: if no backend can serve. Others as `run`.
+    """
+    return _job_of(recipe, asked).plan(backend)
+
+
+def submit(
+    recipe: str | Callable[..., Any] | UserJob,
+    *,
+    backend: str = "ndif",
+    watch: Watch | None = None,
+    **asked: Any,
+) -> RemoteJob:
+    """Submit a recipe to a server and return at once; a collector process fetches the result.
+
+    Args and errors as `run`.
+    """
+    return _job_of(recipe, asked).submit(backend, watch=watch)
+
+
+def _spelled_out(function: Callable[..., Any]) -> None:
+    """Let help and completion see the arguments of `job` in the place of `**asked`."""
+    own = inspect.signature(function)
+    first, *rest = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    asked = list(inspect.signature(job).parameters.values())[1:]
+    function.__signature__ = own.replace(parameters=[first, *asked[:-1], *rest, asked[-1]])  # type: ignore[attr-defined]
+
+
+for _verb in (run, plan, submit):
+    _spelled_out(_verb)
+
+
+def list_jobs(project: str | Path | None = None) -> list[RemoteJob]:
+    """The remote jobs of a project, oldest first; forgotten ones are left out."""
+    folder = Path(project).absolute() if project else project_folder()
+    return [RemoteJob(folder, e.id) for e in Ledger(folder).all() if e.state != "forgotten"]

@@ -1,0 +1,84 @@
+"""Making jobs: where arguments, a command line or a study's point become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.jobs.job import Job
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.choice import PromptChoice
+from remote_mi.prompts.examples import PromptSet
+from remote_mi.recipes import catalog
+from remote_mi.recipes.declaration import Card, card_of
+
+
+def make_job(
+    recipe: str | Callable[..., Any] | Card,
+    spec: ModelSpec,
+    choice: PromptChoice,
+    parameters: Mapping[str, Any],
+    project: Path,
+    drop_invalid: bool = False,
+) -> Job:
+    """A validated job; errors as `remote_mi.run`, as far as they show without a tokenizer.
+
+    Args:
+        recipe: a name, a file, a decorated function, or the card of one that was found.
+    """
+    card, function = _found(recipe, project)
+    card.resolve(parameters)  # a mistyped name is told before the prompts that it was meant for
+    prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
+    return job_on(card, spec, prompts, parameters, project, function, drop_invalid)
+
+
+def _found(
+    recipe: str | Callable[..., Any] | Card, project: Path
+) -> tuple[Card, Callable[..., Any] | None]:
+    """A recipe's card, and its function where it is in no file."""
+    if isinstance(recipe, Card):
+        return recipe, None
+    if isinstance(recipe, str):
+        return catalog.find(recipe, project), None
+    return card_of(recipe), recipe
+
+
+def job_on(
+    card: Card,
+    spec: ModelSpec,
+    prompts: PromptSet,
+    parameters: Mapping[str, Any],
+    project: Path,
+    function: Callable[..., Any] | None = None,
+    drop_invalid: bool = False,
+) -> Job:
+    """A validated job of a recipe and prompts that were found; errors as `make_job`."""
+    if "attention_weights" in card.needs:
+        if spec.attention not in ("auto", "eager"):
+            raise UsageError(
+                f"recipe {card.name!r} reads attention weights, which attention "
+                f"{spec.attention!r} does not give",
+                "leave --attention out",
+            )
+        spec = replace(spec, attention="eager")
+    if card.analysis and card.path is None:
+        raise UsageError(
+            f"recipe {card.name!r} has an analysis and no file",
+            "write it into a file, and name the file",
+        )
+    if card.takes_pairs:
+        for index, example in enumerate(prompts.examples):
+            if example.corrupt is None:
+                raise UsageError(
+                    f"recipe {card.name!r} works on clean/corrupt pairs; prompt {index + 1} has "
+                    "no corrupt one",
+                    "give -p clean=… -p corrupt=… -p answer=… -p wrong=…, or --phenomenon NAME",
+                )
+    names = {p.name for p in card.parameters}
+    given = dict(parameters)
+    if prompts.metric is not None and "metric" in names:
+        given.setdefault("metric", prompts.metric)
+    return Job(card, spec, prompts, card.resolve(given), project, function, drop_invalid)
