@@ -33,6 +33,7 @@ BACKENDS = ("local", "ndif")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
 def compare(
+    *,
     a: str,
     b: str,
     tolerance: float | None,

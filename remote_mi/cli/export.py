@@ -46,6 +46,7 @@ from remote_mi.store.result import Result
 @click.option("--json", "as_json", is_flag=True, help="Say what was written as one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
 def export(
+    *,
     run: str | None,
     figure: str | None,
     table: str | None,

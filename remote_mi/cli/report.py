@@ -43,6 +43,7 @@ _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "ma
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
 def report(
+    *,
     runs: tuple[str, ...],
     output: str,
     text: str | None,

@@ -32,7 +32,9 @@ def make_job(
     card, function = _found(recipe, project)
     card.resolve(parameters)  # a mistyped name is told before the prompts that it was meant for
     prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
-    return job_on(card, spec, prompts, parameters, project, function, drop_invalid)
+    return job_on(
+        card, spec, prompts, parameters, project, function=function, drop_invalid=drop_invalid
+    )
 
 
 def _found(
@@ -52,6 +54,7 @@ def job_on(
     prompts: PromptSet,
     parameters: Mapping[str, Any],
     project: Path,
+    *,
     function: Callable[..., Any] | None = None,
     drop_invalid: bool = False,
 ) -> Job:

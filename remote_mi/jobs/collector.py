@@ -64,7 +64,7 @@ class Collector:
 
         backend = self._backend(entry)
         pause = min(1.3 * self.pauses.get(entry.id, PAUSE_S), LONGEST_PAUSE_S)
-        if not backend.take_lock(entry.id):
+        if not backend.locks.take(entry.id):
             return  # somebody waits for it
         try:
             entry = backend.look(self.ledger.get(entry.id), Silent())
@@ -78,7 +78,7 @@ class Collector:
                 self.gone_since.setdefault(entry.url, time.monotonic())
             ready, pause = False, OUTAGE_PAUSE_S
         finally:
-            backend.release(entry.id)
+            backend.locks.release(entry.id)
         if ready:
             try:
                 result = collect(entry, self.project, None, Silent())

@@ -24,14 +24,13 @@ from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, event
 from remote_mi.jobs.lookup import look_up
-from remote_mi.prompts import phenomena
-from remote_mi.prompts.phenomena import PromptSet
+from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import loading
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
 from remote_mi.store.environment import Environment, local_environment
 from remote_mi.store.result import Result
-from remote_mi.store.runs import id8_of
+from remote_mi.store.run_record import id8_of
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -45,6 +44,7 @@ def finish(
     project: Path,
     timeout: float | None,
     watch: Watch,
+    *,
     tokenizer: Any = None,
 ) -> Result:
     """Wait for a submitted job and make the run of it, in whatever process it was submitted.
@@ -114,7 +114,13 @@ class Execution:
                 draft = Draft.from_json(ticket.draft) if ticket.draft else draft
             try:
                 return finish(
-                    self.backend, ticket, draft, self.job.project, timeout, self.watch, tokenizer
+                    self.backend,
+                    ticket,
+                    draft,
+                    self.job.project,
+                    timeout,
+                    self.watch,
+                    tokenizer=tokenizer,
                 )
             except FinishedElsewhere:
                 result = look_up(self.job, self.backend)
@@ -141,9 +147,9 @@ class Execution:
             job.model,
             job.card.over,
             model.context,
-            job.drop_invalid,
-            model.masked,
-            model.both_ways,
+            drop=job.drop_invalid,
+            masked=model.masked,
+            both_ways=model.both_ways,
         )
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
@@ -169,7 +175,7 @@ class Execution:
         parameters = dict(self.job.parameters)
         for param in self.job.card.parameters:
             if param.kind == "prompt":
-                text = PromptSet((phenomena.Example(parameters[param.name]),), param.name)
+                text = PromptSet((Example(parameters[param.name]),), param.name)
                 made = tokenize(
                     model.tokenizer,
                     text,
@@ -198,26 +204,8 @@ class Execution:
         record: dict[str, Any],
     ) -> Draft:
         job = self.job
-        parts = []
-        for index, kept in enumerate(tokenized.kept):
-            example = job.prompts.examples[kept]
-            text = {
-                "clean": example.clean,
-                "corrupt": example.corrupt,
-                "answer": example.answer,
-                "wrong": example.wrong,
-                "template": example.template,
-            }
-            parts.append(
-                {
-                    "tokens": tokenized.tokens[index],
-                    "template": example.template,
-                    "labels": dict(tokenized.labels[index]),
-                    "label": example.label,
-                    "group": example.group,
-                    "text": text,
-                }
-            )
+        examples = [job.prompts.examples[kept] for kept in tokenized.kept]
+        parts = [_part(tokenized, index, example) for index, example in enumerate(examples)]
         provenance = {
             "key": job.key,
             "code": job.code,
@@ -266,3 +254,16 @@ class Execution:
         ticket = self.backend.submit(model, work, self.watch)
         draft.events.append(event("submitted", id=ticket.id))
         return ticket
+
+
+def _part(tokenized: Tokenized, index: int, example: Example) -> dict[str, Any]:
+    """What a run keeps of a prompt: its tokens and labels, and its texts."""
+    texts = ("clean", "corrupt", "answer", "wrong", "template")
+    return {
+        "tokens": tokenized.tokens[index],
+        "template": example.template,
+        "labels": dict(tokenized.labels[index]),
+        "label": example.label,
+        "group": example.group,
+        "text": {name: getattr(example, name) for name in texts},
+    }

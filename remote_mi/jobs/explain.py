@@ -10,7 +10,8 @@ from remote_mi.jobs.job import Job
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.environment import PACKAGES, Environment
-from remote_mi.store.runs import Runs, environment_of
+from remote_mi.store.run_record import environment_of
+from remote_mi.store.runs import Runs
 
 #: Differences of one kind that are told one by one.
 _MOST = 4

@@ -18,7 +18,8 @@ from remote_mi.recipes.figures import Text
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
 from remote_mi.store.result import Result, passage_key
-from remote_mi.store.runs import RunRecord, Runs
+from remote_mi.store.run_record import RunRecord
+from remote_mi.store.runs import Runs
 
 if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part

@@ -9,16 +9,17 @@ from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import event
 from remote_mi.recipes.code_identity import EARLIER, SCHEMA
-from remote_mi.store.cache import Cache, Entry
+from remote_mi.store.cache import Cache, CacheEntry
 from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.result import Result
-from remote_mi.store.runs import RunRecord, Runs, environment_of, id8_of
+from remote_mi.store.run_record import RunRecord, environment_of, id8_of
+from remote_mi.store.runs import Runs
 
 
 def look_up(job: Job, backend: Backend) -> Result | None:
     """The result of the same job in the same environment, or None; never imports torch."""
     kept = _kept(job, backend)
-    if isinstance(kept, Entry):
+    if isinstance(kept, CacheEntry):
         return _from_cache(job, kept)
     return None if kept is None else _shown_as_now(kept, job, "run")
 
@@ -26,12 +27,12 @@ def look_up(job: Job, backend: Backend) -> Result | None:
 def found(job: Job, backend: Backend) -> str | None:
     """Where the result of a job of a backend is: "run NAME", "the cache", or None."""
     kept = _kept(job, backend)
-    if isinstance(kept, Entry):
+    if isinstance(kept, CacheEntry):
         return "the cache"
     return None if kept is None else f"run {kept.run_id}"
 
 
-def _kept(job: Job, backend: Backend) -> Result | Entry | None:
+def _kept(job: Job, backend: Backend) -> Result | CacheEntry | None:
     """A run of the project, else an entry of the cache, of the job in the backend's environment."""
     environment = backend.environment(job.model)
     if environment is None:
@@ -77,7 +78,7 @@ def computed_elsewhere(job: Job) -> Result | None:
     return None
 
 
-def _from_cache(job: Job, entry: Entry, **noted: str) -> Result:
+def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
     """A run of the project that is made from what the cache has.
 
     Args:

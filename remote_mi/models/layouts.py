@@ -123,7 +123,8 @@ LAYOUTS: dict[str, Names] = {
     },
 }
 
-_HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
+#: What to do about an architecture that none of them fits.
+HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
 
 
 def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -> Names:
@@ -143,7 +144,7 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
             raise UsageError(
                 f"the names mapping names {missing[0]!r}, which is no module of "
                 f"{type(module).__name__}",
-                _HOW,
+                HOW,
             )
         return {path: name.split(",") if "," in name else name for path, name in given.items()}
     parallel = bool(getattr(module.config, "use_parallel_residual", False))
@@ -157,7 +158,7 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
     raise UsageError(
         f"the architecture {type(module).__name__} is not known: its modules match none of "
         f"{', '.join(LAYOUTS)}",
-        _HOW,
+        HOW,
     )
 
 

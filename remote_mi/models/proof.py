@@ -5,6 +5,7 @@ Sums must hold in the residual stream; a patch must move what it is to move.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import nnsight
@@ -20,7 +21,7 @@ from remote_mi.interventions.sites import (
     read_stream,
     skip_unembedding,
 )
-from remote_mi.models.layouts import _HOW
+from remote_mi.models.layouts import HOW
 
 _ROOT = ("layers", "ln_final", "embed_tokens")
 
@@ -40,7 +41,7 @@ def prove(lm: Any) -> None:
     """
     for name in _ROOT:
         if not hasattr(lm, name):
-            raise UsageError(f"the names mapping gives no {name!r}", _HOW)
+            raise UsageError(f"the names mapping gives no {name!r}", HOW)
     table = lm.embed_tokens.weight
     size = int(table.shape[0])
     clean = [token % size for token in (17, 5, 11, 7)]
@@ -56,7 +57,7 @@ def prove(lm: Any) -> None:
     except Exception as error:  # a name that points elsewhere fails in any way it likes
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: {first_line(error)}",
-            _HOW,
+            HOW,
         ) from error
 
 
@@ -65,7 +66,7 @@ def _hold(lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed
     # Not the other way round: nothing is greater than NaN.
     if got.shape != expected.shape or not (got - expected).norm() <= allowed:
         raise UsageError(
-            f"the portable names do not hold for {type(lm._module).__name__}: {what}", _HOW
+            f"the portable names do not hold for {type(lm._module).__name__}: {what}", HOW
         )
 
 
@@ -106,7 +107,7 @@ def _prove_effect(
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: two "
             "prompts of different tokens have the same stream",
-            _HOW,
+            HOW,
         )
     _hold(
         lm,
@@ -120,7 +121,34 @@ def _prove_effect(
 
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Check what holds within one run; returns its stream before the first and after the last layer."""
-    heads = head_count(lm)
+    seen, after, final, hidden, logits = _run_seen(lm, ids)
+
+    def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+        if got.numel() == expected.numel():  # rows and positions may be in one dimension
+            expected = expected.reshape(got.shape)
+        _hold(lm, what, got, expected, float(tolerance * expected.float().norm()))
+
+    for index, found in enumerate(seen):
+        _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
+    _require_finite("the model's stream after the last layer", after)
+    if logits is not None:
+        _require_finite("the model's logits", logits)
+    for index, found in enumerate(seen):
+        follows = seen[index + 1]["resid_pre"] if index + 1 < len(seen) else after
+        _check_layer(f"layer {index}", found, follows, head_count(lm), check)
+    check("the final norm does not read the stream after the last layer", final, after)
+    if logits is not None:
+        few = [0, 1, 2]
+        check(
+            "the final norm and the unembedding do not give the model's logits",
+            logits[:, few],
+            answer_logits(lm, hidden, few),
+        )
+    return seen[0]["resid_pre"], after
+
+
+def _run_seen(lm: Any, ids: list[int]) -> Any:
+    """One run: the sites of each layer, the stream after the last, and what reads it."""
     with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
         seen = []
         for layer in lm.layers:
@@ -148,55 +176,37 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         else:
             final = after
         proof = nnsight.save((seen, after, final, hidden, logits))
-    seen, after, final, hidden, logits = proof
+    return proof
 
-    def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
-        if got.numel() == expected.numel():  # rows and positions may be in one dimension
-            expected = expected.reshape(got.shape)
-        _hold(lm, what, got, expected, float(tolerance * expected.float().norm()))
 
-    for index, found in enumerate(seen):
-        _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
-    _require_finite("the model's stream after the last layer", after)
-    if logits is not None:
-        _require_finite("the model's logits", logits)
-    for index, found in enumerate(seen):
-        if found["head_z"].shape[-1] % heads:
-            raise UsageError(
-                f"layer {index}: head_z has {found['head_z'].shape[-1]} numbers, "
-                f"which {heads} heads do not divide",
-                _HOW,
-            )
-        follows = seen[index + 1]["resid_pre"] if index + 1 < len(seen) else after
-        total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
-        if "before_norm" in found:
-            what = f"layer {index}: resid_pre + attn_out is not what the norm after it takes"
-            check(what, found["before_norm"], total)
-            total = found["resid_mid"].reshape(total.shape)
-        elif "resid_mid" in found:
-            check(
-                f"layer {index}: resid_pre + attn_out is not resid_mid", found["resid_mid"], total
-            )
-        total = total + found["mlp_out"].to(total.device).reshape(total.shape)
-        what = (
-            f"layer {index}: the stream before it, attn_out and mlp_out do not add up to the "
-            "stream after it"
+def _check_layer(
+    name: str,
+    found: dict[str, torch.Tensor],
+    follows: torch.Tensor,
+    heads: int,
+    check: Callable[[str, torch.Tensor, torch.Tensor], None],
+) -> None:
+    """Check that a layer's sites add up to the stream after it."""
+    if found["head_z"].shape[-1] % heads:
+        raise UsageError(
+            f"{name}: head_z has {found['head_z'].shape[-1]} numbers, "
+            f"which {heads} heads do not divide",
+            HOW,
         )
-        if "before_last_norm" in found:
-            check(what, found["before_last_norm"], total)
-            check(
-                f"layer {index}: the norm after mlp_out does not give the next stream",
-                found["after"],
-                follows,
-            )
-        else:
-            check(what, follows, total)
-    check("the final norm does not read the stream after the last layer", final, after)
-    if logits is not None:
-        few = [0, 1, 2]
-        check(
-            "the final norm and the unembedding do not give the model's logits",
-            logits[:, few],
-            answer_logits(lm, hidden, few),
-        )
-    return seen[0]["resid_pre"], after
+    total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
+    if "before_norm" in found:
+        what = f"{name}: resid_pre + attn_out is not what the norm after it takes"
+        check(what, found["before_norm"], total)
+        total = found["resid_mid"].reshape(total.shape)
+    elif "resid_mid" in found:
+        check(f"{name}: resid_pre + attn_out is not resid_mid", found["resid_mid"], total)
+    total = total + found["mlp_out"].to(total.device).reshape(total.shape)
+    what = (
+        f"{name}: the stream before it, attn_out and mlp_out do not add up to the stream after it"
+    )
+    if "before_last_norm" in found:
+        check(what, found["before_last_norm"], total)
+        what = f"{name}: the norm after mlp_out does not give the next stream"
+        check(what, found["after"], follows)
+    else:
+        check(what, follows, total)

@@ -12,7 +12,7 @@ _MARK = "Qx7remotemiQx7"
 
 
 @dataclass(frozen=True)
-class Place:
+class TextPlace:
     """Where a text begins in a longer one.
 
     Attributes:
@@ -33,7 +33,7 @@ class Conversation:
         self._times = frame.count(_MARK)
         self._before, _, self._after = frame.partition(_MARK)
 
-    def put(self, text: str) -> tuple[str, Place]:
+    def put(self, text: str) -> tuple[str, TextPlace]:
         """The text in the template, and where it is there.
 
         Where it was put in, not where it is found: what stands before it may hold the same words.
@@ -41,18 +41,18 @@ class Conversation:
         whole = self._render(text)
         return whole, self._place(whole, text)
 
-    def _place(self, whole: str, text: str) -> Place:
+    def _place(self, whole: str, text: str) -> TextPlace:
         if self._times > 1:
-            return Place(0, f"the chat template puts the text in {self._times} times")
+            return TextPlace(0, f"the chat template puts the text in {self._times} times")
         before, after = self._before, self._after
         inside = whole[len(before) : len(whole) - len(after)]
         left_out = len(text) - len(text.lstrip())
         framed = self._times and whole.startswith(before) and whole.endswith(after)
         if framed and inside in (text, text.rstrip()):
-            return Place(len(before))
+            return TextPlace(len(before))
         if framed and inside in (text.lstrip(), text.strip()):
-            return Place(len(before) - left_out)
-        return Place(0, "the chat template changes the text, or what is around it")
+            return TextPlace(len(before) - left_out)
+        return TextPlace(0, "the chat template changes the text, or what is around it")
 
     def _render(self, text: str) -> str:
         try:

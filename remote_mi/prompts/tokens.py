@@ -13,7 +13,7 @@ from typing import Any
 from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.conversation import Conversation, Place
+from remote_mi.prompts.conversation import Conversation, TextPlace
 from remote_mi.prompts.masked import MaskMisfit, mask_position, token_at_mask, with_mask
 from remote_mi.prompts.phenomena import Example, PromptSet
 from remote_mi.prompts.token_text import TokenTexts, closing_tokens
@@ -68,6 +68,7 @@ def tokenize(
     spec: ModelSpec,
     over: str,
     context: int,
+    *,
     drop: bool = False,
     masked: bool = False,
     both_ways: bool = False,
@@ -135,7 +136,7 @@ class _Encoded:
         ids: list[int],
         end: int,
         own: str,
-        place: Place,
+        place: TextPlace,
         offsets: list[tuple[int, int]] | None,
     ) -> None:
         self.text, self.ids, self.end, self.own = text, ids, end, own
@@ -217,7 +218,7 @@ class _Encoder:
     def _encode(self, own: str, role: str) -> _Encoded:
         if not own.strip():
             raise _DoesNotFit(f"the {role} prompt is empty")
-        text, place = own, Place(0)
+        text, place = own, TextPlace(0)
         if self.conversation is not None:
             text, place = self.conversation.put(own)
         if self.masked:

@@ -127,7 +127,7 @@ def _card(
             "and names bound to them at the top of the file",
         ) from None
     doc = ast.get_docstring(node) or ""
-    return build_card(node.name, doc, signature, declaration, path, node.lineno, origin)
+    return build_card(node.name, doc, signature, declaration, path, node.lineno, origin=origin)
 
 
 def _signature(node: ast.FunctionDef, names: dict[str, Any]) -> Any:

@@ -233,19 +233,26 @@ def card_of(function: Callable[..., Any]) -> Card:
     )
 
 
+#: Name, annotation, whether it has a default, the default, and whether it is keyword-only.
+_Argument = tuple[str, Any, bool, Any, bool]
+#: Makes the error of a problem and a hint.
+_Refuse = Callable[..., UsageError]
+
+
 def build_card(
     name: str,
     doc: str,
-    signature: Sequence[tuple[str, Any, bool, Any, bool]],
+    signature: Sequence[_Argument],
     declaration: Mapping[str, Any],
     path: Path | None,
     line: int,
+    *,
     origin: str = "file",
 ) -> Card:
     """A card from what a decorator and a signature say; the one place that checks them.
 
     Args:
-        signature: (name, annotation, has a default, default, keyword-only) per argument.
+        signature: per argument what `_Argument` says.
         declaration: the decorator's keyword arguments.
 
     Raises:
@@ -260,20 +267,7 @@ def build_card(
     if over not in typing.get_args(Over):
         known = ", ".join(repr(word) for word in typing.get_args(Over))
         raise refuse(f"over={over!r} is not one of {known}")
-    if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
-        raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
-    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
-    analysis = declaration.get("analysis") or ""
-    summaries = {}
-    for key, value in (declaration.get("summaries") or {}).items():
-        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
-        problem = _summary_problem(key, summaries[key], returns, analysis)
-        if problem:
-            raise refuse(problem)
-    figures = tuple(declaration.get("figures") or ())
-    for figure in figures:
-        if figure.output not in returns and figure.output not in summaries:
-            raise refuse(f"a figure shows {figure.output!r}, which it does not return")
+    returns, summaries, figures = _shown(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
         if need not in NEEDS:
@@ -286,18 +280,6 @@ def build_card(
             else ("first two arguments must be the model and the prompts")
         )
         raise refuse(f"its {what}", f"def {name}(lm{'' if first == 1 else f', {over}'}, *, ...)")
-    parameters = []
-    helps = argument_docs(doc)
-    for argument, annotation, has_default, default, keyword_only in signature[first:]:
-        if not keyword_only:
-            raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
-        if argument in INPUTS:
-            raise refuse(f"parameter {argument!r} has the name of a prompt input; rename it")
-        try:
-            param = param_from(argument, annotation, has_default, default)
-        except TypeError as error:
-            raise refuse(f"parameter {argument!r}: {error}") from None
-        parameters.append(Param(**{**param.__dict__, "help": helps.get(argument, "")}))
     card = Card(
         name,
         over,
@@ -306,19 +288,57 @@ def build_card(
         figures,
         needs,
         tuple(declaration.get("references") or ()),
-        tuple(parameters),
+        _parameters(signature[first:], doc, refuse),
         inspect.cleandoc(doc),
         path,
         line,
         origin,
         dict(declaration.get("controls") or {}),
-        analysis,
+        declaration.get("analysis") or "",
     )
     for key, control in card.controls.items():
         problem = _control_problem(card, key, control)
         if problem:
             raise refuse(problem)
     return card
+
+
+def _shown(
+    declaration: Mapping[str, Any], over: str, refuse: _Refuse
+) -> tuple[dict[str, Output], dict[str, Ratio | Output], tuple[Figure, ...]]:
+    """Outputs, summaries and figures of a declaration, which name each other."""
+    if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
+        raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
+    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
+    summaries: dict[str, Ratio | Output] = {}
+    for key, value in (declaration.get("summaries") or {}).items():
+        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
+        analysis = declaration.get("analysis") or ""
+        problem = _summary_problem(key, summaries[key], returns, analysis)
+        if problem:
+            raise refuse(problem)
+    figures = tuple(declaration.get("figures") or ())
+    for figure in figures:
+        if figure.output not in returns and figure.output not in summaries:
+            raise refuse(f"a figure shows {figure.output!r}, which it does not return")
+    return returns, summaries, figures
+
+
+def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tuple[Param, ...]:
+    """The parameters of a signature, with what the docstring says of them."""
+    found = []
+    helps = argument_docs(doc)
+    for argument, annotation, has_default, default, keyword_only in signature:
+        if not keyword_only:
+            raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
+        if argument in INPUTS:
+            raise refuse(f"parameter {argument!r} has the name of a prompt input; rename it")
+        try:
+            param = param_from(argument, annotation, has_default, default)
+        except TypeError as error:
+            raise refuse(f"parameter {argument!r}: {error}") from None
+        found.append(Param(**{**param.__dict__, "help": helps.get(argument, "")}))
+    return tuple(found)
 
 
 def _declared(value: Any, over: str) -> Output:

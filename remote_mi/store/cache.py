@@ -35,7 +35,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A kept result.
 
     Attributes:
@@ -64,7 +64,7 @@ class Cache:
         """Where the bytes of this SHA-256 are, or would be."""
         return self.root / "cas" / sha[:2] / sha
 
-    def get(self, key: str, environment: Environment) -> Entry | None:
+    def get(self, key: str, environment: Environment) -> CacheEntry | None:
         """The entry of this key and environment, checked; None when absent or damaged."""
         path = self._entry_path(key, environment)
         try:
@@ -81,7 +81,7 @@ class Cache:
         """Whether there is an entry, unread and unchecked; for plans of thousands of jobs."""
         return self._entry_path(key, environment).exists()
 
-    def read_checked(self, path: Path) -> Entry:
+    def read_checked(self, path: Path) -> CacheEntry:
         """The entry in a file, with its bytes.
 
         Raises:
@@ -91,7 +91,7 @@ class Cache:
         try:
             document = json.loads(self._blob(data["document"]))
             arrays = arrays_from_bytes(self._blob(data["arrays"]), path)
-            return Entry(
+            return CacheEntry(
                 data["key"], Environment(**data["environment"]), document, arrays, data["record"]
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, Mismatch) as error:

@@ -22,7 +22,12 @@ import numpy as np
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
 from remote_mi.recipes.outputs import DRAW
-from remote_mi.store.differences import Prompts, Setting, compare_prompts, differing_settings
+from remote_mi.store.differences import (
+    Prompts,
+    SettingDifference,
+    compare_prompts,
+    differing_settings,
+)
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
@@ -110,7 +115,7 @@ class Comparison(Displayed):
 
     a: Result
     b: Result
-    configuration: list[Setting]
+    configuration: list[SettingDifference]
     prompts: Prompts
     outputs: list[Difference]
 

@@ -16,7 +16,7 @@ _NOTED = ("revision", "dtype", "attention", "device", "architecture")
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingDifference:
     """One difference in how two results were made.
 
     Attributes:
@@ -47,11 +47,11 @@ class Prompts:
         return self.same == self.a == self.b
 
 
-def differing_settings(a: Result, b: Result) -> list[Setting]:
+def differing_settings(a: Result, b: Result) -> list[SettingDifference]:
     """Everything that was not the same when two results were made, but for the prompts' texts."""
     one, other = _described(a), _described(b)
     return [
-        Setting(path, one.get(path), other.get(path))
+        SettingDifference(path, one.get(path), other.get(path))
         for path in dict.fromkeys([*one, *other])
         if one.get(path) != other.get(path)
     ]

@@ -13,57 +13,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
 from remote_mi.common.whole_files import store_error, write_whole
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
 from remote_mi.store.run_index import DAMAGED, RunIndex, RunRow, run_names
+from remote_mi.store.run_record import RunRecord, environment_of, id8_of, scalars_of
 from remote_mi.store.sqlite_index import Unusable
 
 SCHEMA = 1
 _ARRAYS = "artifacts/result.safetensors"
 _TAGS = "tags.json"
 _TAG = re.compile(r"\w[\w.:+-]{0,39}")
-#: Single numbers that a list may show.
-_MOST_SCALARS = 12
-
-
-def id8_of(key: str, environment: Environment) -> str:
-    """Eight hex digits that name a run: the same for the same job in the same environment."""
-    return digest([key, environment.id])[:8]
-
-
-@dataclass
-class RunRecord:
-    """What a run folder is made from.
-
-    Attributes:
-        id8: eight hex digits that the key and the environment give.
-        lock: the job, for config.lock.yaml.
-        sources: file name → content to keep under source/.
-        events: one JSON object each, in order.
-        error: the message of a failed run, or None.
-    """
-
-    id8: str
-    result: Result
-    lock: Mapping[str, Any]
-    sources: Mapping[str, bytes] = field(default_factory=dict)
-    events: Sequence[Mapping[str, Any]] = ()
-    error: str | None = None
 
 
 class Runs:
@@ -346,7 +317,7 @@ class Runs:
             "recipe": record.result.recipe,
             "document": record.result.document,
             "provenance": record.result.provenance,
-            "scalars": _scalars(record.result),
+            "scalars": scalars_of(record.result),
             "artifacts": {name: hashlib.sha256(text).hexdigest() for name, text in kept.items()},
         }
         files = {
@@ -370,22 +341,6 @@ class Runs:
             owner = path.name.split("-")[1]
             if not (owner.isdigit() and _alive(int(owner))):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def environment_of(provenance: Mapping[str, Any]) -> Environment:
-    """Where a run was computed; a KeyError or TypeError where its provenance is malformed."""
-    return Environment(**provenance["environment"])
-
-
-def _scalars(result: Result) -> dict[str, float]:
-    """Outputs and summaries over all prompts that are single numbers."""
-    found = {
-        name: float(values)
-        for name, values in result.arrays.items()
-        if values.ndim == 0 and not {"@", ":"} & set(name)
-    }
-    finite = [(name, value) for name, value in found.items() if math.isfinite(value)]
-    return dict(finite[:_MOST_SCALARS])
 
 
 def _alive(pid: int) -> bool:

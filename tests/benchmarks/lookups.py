@@ -32,7 +32,8 @@ from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
 from remote_mi.store.run_index import RunRow
-from remote_mi.store.runs import RunRecord, Runs, id8_of
+from remote_mi.store.run_record import RunRecord, id8_of
+from remote_mi.store.runs import Runs
 
 HERE = Environment("local-cpu", "0.8.1", "5.22.2", "2.13.0")
 ARRAYS = {"effect": np.zeros((30, 14), np.float32), "score": np.float64(1)}

@@ -75,7 +75,8 @@ def finish_all(project: Path, path: Path) -> None:
     from remote_mi.store.draft import run_id8
     from remote_mi.store.environment import local_environment
     from remote_mi.store.result import Result
-    from remote_mi.store.runs import RunRecord, Runs
+    from remote_mi.store.run_record import RunRecord
+    from remote_mi.store.runs import Runs
 
     environment, runs = local_environment("cpu"), Runs(project)
     empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}

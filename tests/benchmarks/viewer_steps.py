@@ -26,7 +26,8 @@ from remote_mi import Heatmap
 from remote_mi.recipes.declaration import Card
 from remote_mi.recipes.outputs import Output
 from remote_mi.store.result import Result
-from remote_mi.store.runs import RunRecord, Runs
+from remote_mi.store.run_record import RunRecord
+from remote_mi.store.runs import Runs
 
 ROWS, COLUMNS = 80, 512
 SCREENS = ((80, 24), (200, 50), (300, 70))

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked, nobody_left
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
@@ -28,6 +26,7 @@ from remote_mi.backends.ndif.errors import (
     to_record,
 )
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
+from remote_mi.backends.ndif.job_locks import JobLocks
 from remote_mi.backends.ndif.ledger import Entry, Ledger, typed
 from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
 from remote_mi.backends.ndif.waiting import Waiter, add_way_back
@@ -69,7 +68,7 @@ class NdifBackend:
         self.name = host.name
         self.client = Client(host)
         self.ledger = Ledger(project)
-        self._held: dict[str, FileLock] = {}
+        self.locks = JobLocks(self.ledger)
         self._absent: BackendUnavailable | None = None
 
     @classmethod
@@ -129,7 +128,7 @@ class NdifBackend:
         entry = self.ledger.latest_of(key, self.name)
         if entry is None:
             return None
-        if entry.is_open and self.take_lock(entry.id):
+        if entry.is_open and self.locks.take(entry.id):
             try:
                 entry = self.look(self.ledger.get(entry.id), watch)
             except ResultExpired:
@@ -139,7 +138,7 @@ class NdifBackend:
                     add_way_back(entry.id, error)
                 raise
             finally:
-                self.release(entry.id)
+                self.locks.release(entry.id)
         if entry.state == "expired":
             watch.note(
                 f"the result of job {entry.id[:8]} was not fetched within the time that "
@@ -202,7 +201,7 @@ class NdifBackend:
 
         The same job under another entry, open or done since then, takes its place.
         """
-        self.take_lock(entry.id)  # first: nobody may see the entry and take its job for lost
+        self.locks.take(entry.id)  # first: nobody may see the entry and take its job for lost
         try:
             claimed = self.ledger.claim(entry, since)
             if claimed.id != entry.id:
@@ -215,7 +214,7 @@ class NdifBackend:
                 self.ledger.update(entry.id, state="failed", error=to_record(error))
             raise
         finally:
-            self.release(entry.id)
+            self.locks.release(entry.id)
 
     def _prepared(
         self, model: LoadedModel, work: Work, watch: Watch
@@ -290,7 +289,7 @@ class NdifBackend:
             yield from self._collected(entry, ticket, watch, deadline, on_leave)
         except KeyboardInterrupt:
             on_leave()
-            self.release(ticket.id)
+            self.locks.release(ticket.id)
             short = ticket.id[:8]
             raise Detached(
                 f"job {short} goes on at {self.host.url}, and its result will be fetched: "
@@ -302,12 +301,12 @@ class NdifBackend:
             if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
                 on_leave()
                 add_way_back(ticket.id, error)
-            self.release(ticket.id)
+            self.locks.release(ticket.id)
             raise
 
     def _hold(self, job_id: str, watch: Watch, deadline: float) -> Entry:
         """Wait until this process is the one that collects the job."""
-        while not self.take_lock(job_id):
+        while not self.locks.take(job_id):
             entry = self.ledger.get(job_id)
             if entry.state == "done":
                 raise FinishedElsewhere
@@ -393,27 +392,4 @@ class NdifBackend:
                 self.ledger.clean(ticket.id)
         except StoreError:
             pass  # a result that is there is shown; the next command finds the entry as it was
-        self.release(ticket.id)
-
-    def take_lock(self, job_id: str) -> bool:
-        """Become the one that collects a job; False while another process or thread is."""
-        if job_id in self._held:
-            return True
-        lock = self.ledger.lock(job_id)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return False
-        except OSError as error:
-            raise StoreError(
-                f"the ledger in {self.ledger.folder} cannot be used: {error}",
-                "make room, or make it writable",
-            ) from None
-        self._held[job_id] = lock
-        return True
-
-    def release(self, job_id: str) -> None:
-        """Let others collect a job."""
-        lock = self._held.pop(job_id, None)
-        if lock is not None:
-            lock.release()
+        self.locks.release(ticket.id)

@@ -25,7 +25,7 @@ _AFTERWARDS = "do that part after the run, on the result, or use what the server
 
 
 @dataclass(frozen=True)
-class Part:
+class Definition:
     """One function that travels.
 
     Attributes:
@@ -58,7 +58,7 @@ class Shipped:
 
     card: Card
     project: Path
-    parts: list[Part] = field(default_factory=list)
+    parts: list[Definition] = field(default_factory=list)
     needed: dict[tuple[str, str], Use] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
     home: str = ""
@@ -76,7 +76,7 @@ class Shipped:
         scope = {**function.__globals__, **enclosing}
         for node in _definitions_of(function):
             arguments = frozenset(_arguments(node)[1:]) if first else frozenset()
-            part = Part(path, node, scope, frozenset(enclosing), arguments)
+            part = Definition(path, node, scope, frozenset(enclosing), arguments)
             self.parts.append(part)
             for name, line in free_names(node).items():
                 if name in scope:

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.ndif.shipped_code import Part, Shipped, Use, bound_names, home_of, travels
+from remote_mi.backends.ndif.shipped_code import (
+    Definition,
+    Shipped,
+    Use,
+    bound_names,
+    home_of,
+    travels,
+)
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.declaration import Card
 
@@ -34,7 +41,7 @@ _OUTSIDE = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class SourceMistake:
     """One mistake: where it is, what it is, and what to change."""
 
     path: str
@@ -45,7 +52,7 @@ class Finding:
 
 def check_source(
     card: Card, function: Callable[..., Any], project: Path, packages: Mapping[str, str]
-) -> list[Finding]:
+) -> list[SourceMistake]:
     """What in a recipe's code would fail, or be lost, on a server.
 
     Args:
@@ -56,16 +63,16 @@ def check_source(
     """
     shipped = Shipped(card, project)
     shipped.function(function)
-    findings: dict[Finding, None] = {}
+    findings: dict[SourceMistake, None] = {}
     for part in shipped.parts:
         for line, problem, fix in [*_own_submissions(part), *_outside_changes(part)]:
-            findings[Finding(part.path, line, problem, fix)] = None
+            findings[SourceMistake(part.path, line, problem, fix)] = None
     if packages:
         findings.update(dict.fromkeys(_missing(shipped.needed, packages)))
     return sorted(findings, key=lambda f: (f.path != str(card.path), f.path, f.line, f.problem))
 
 
-def refuse(findings: list[Finding]) -> None:
+def refuse(findings: list[SourceMistake]) -> None:
     """Raise one error that names all findings; nothing when there are none.
 
     Raises:
@@ -79,7 +86,7 @@ def refuse(findings: list[Finding]) -> None:
     raise UsageError("\n  ".join(["the recipe cannot run on a server as it is:", *lines]))
 
 
-def _own_submissions(part: Part) -> Iterator[tuple[int, str, str]]:
+def _own_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
     """Blocks that would submit themselves to a server, from within the server."""
     for call in ast.walk(part.node):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
@@ -100,7 +107,7 @@ def _own_submissions(part: Part) -> Iterator[tuple[int, str, str]]:
             )
 
 
-def _outside_changes(part: Part) -> Iterator[tuple[int, str, str]]:
+def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
     """Changes of what is defined outside the function: lost on a server, and never pure."""
     node = part.node
     outer = part.scope.keys() - bound_names(node)
@@ -176,7 +183,7 @@ def _is_own(value: Any) -> bool:
     return kind and travels(home_of(value))
 
 
-def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator[Finding]:
+def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator[SourceMistake]:
     there = {_canonical(name) for name in packages}
     for use in needed.values():
         root = use.module
@@ -184,7 +191,7 @@ def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator
             continue
         if any(_canonical(name) in there for name in _distributions().get(root, ())):
             continue
-        yield Finding(
+        yield SourceMistake(
             use.path, use.line, f"{root} is needed here, and the server does not have it", use.fix
         )
 

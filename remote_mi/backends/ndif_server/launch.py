@@ -17,7 +17,7 @@ from typing import Any
 from remote_mi.backends.ndif_server import postgres, processes
 from remote_mi.backends.ndif_server.errors import ServerError, ServerStartFailed
 from remote_mi.backends.ndif_server.record import Record
-from remote_mi.backends.ndif_server.settings import Plan, commands, environment
+from remote_mi.backends.ndif_server.settings import ServerPlan, commands, environment
 
 LOGS = "logs"
 """Name of the folder, inside the state folder, that each service writes its log to."""
@@ -39,7 +39,7 @@ _SANDBOX_SOCKET = re.compile(r"/tmp/sbx-[0-9a-f]{12}\.sock")
 class Launcher:
     """Starts the services of a plan one by one, and writes each down before the next."""
 
-    def __init__(self, plan: Plan, record: Record) -> None:
+    def __init__(self, plan: ServerPlan, record: Record) -> None:
         """Take a plan, and a record of it that has been written once already."""
         self._plan = plan
         self._record = record

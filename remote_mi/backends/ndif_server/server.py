@@ -26,7 +26,7 @@ from remote_mi.backends.ndif_server.launch import (
 )
 from remote_mi.backends.ndif_server.ports import reserve
 from remote_mi.backends.ndif_server.record import Record, lock
-from remote_mi.backends.ndif_server.settings import Plan, redis_server
+from remote_mi.backends.ndif_server.settings import ServerPlan, redis_server
 from remote_mi.common.errors import UsageError
 from remote_mi.models.spec import folder_digest
 
@@ -234,7 +234,7 @@ class Server:
     def _start(self, venv: Path, models: dict[str, Path], deadline: float) -> None:
         begun = time.monotonic()
         ports = reserve()
-        plan = Plan(
+        plan = ServerPlan(
             state=self.state,
             venv=venv.absolute(),
             # Not in the state folder, which would make the paths of Ray's sockets too long.

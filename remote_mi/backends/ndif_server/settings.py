@@ -29,7 +29,7 @@ _SHARE_OF_MEMORY = 0.7
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServerPlan:
     """All that is decided before the first service starts.
 
     Attributes:
@@ -96,7 +96,7 @@ def redis_server() -> str:
     )
 
 
-def environment(plan: Plan) -> dict[str, str]:
+def environment(plan: ServerPlan) -> dict[str, str]:
     """The environment of every process of the server."""
     actor = "SandboxedModelActor" if plan.auth else "ModelActor"
     env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -136,7 +136,7 @@ def environment(plan: Plan) -> dict[str, str]:
     return env | dict(plan.more)
 
 
-def _ray_environment(plan: Plan) -> dict[str, str]:
+def _ray_environment(plan: ServerPlan) -> dict[str, str]:
     port = plan.ports.named
     return {
         # For our launch of the controller: where, and which ports must answer before.
@@ -163,7 +163,7 @@ def _ray_environment(plan: Plan) -> dict[str, str]:
     }
 
 
-def commands(plan: Plan) -> dict[str, list[str]]:
+def commands(plan: ServerPlan) -> dict[str, list[str]]:
     """Command line by service, in the order in which they are started."""
     port = plan.ports.named
     return {
@@ -188,7 +188,7 @@ def commands(plan: Plan) -> dict[str, list[str]]:
     }
 
 
-def _ray_command(plan: Plan) -> list[str]:
+def _ray_command(plan: ServerPlan) -> list[str]:
     port = plan.ports.named
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY)
     # "head" is where NDIF's controller asks to run; the others are what it places models by.

@@ -59,11 +59,11 @@ _Server = Annotated[str, AfterValidator(_checked(host_name))]
 _Once = AfterValidator(_checked(_different))
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Limits(_Part):
+class _Limits(_Section):
     memory: _Size | None = None
     gpu_memory: _Size | None = None
     download: _Size | None = None
@@ -72,11 +72,11 @@ class _Limits(_Part):
     results: _Size = Limits.results
 
 
-class _Studies(_Part):
+class _Studies(_Section):
     max_remote: Annotated[int, Field(ge=1, le=1000)] = StudySettings.max_remote
 
 
-class _File(_Part):
+class _File(_Section):
     prefer: Annotated[list[_Backend], Field(min_length=1), _Once] = list(Settings.prefer)
     hosts: Annotated[list[_Server], Field(min_length=1), _Once] | None = None
     limits: _Limits = _Limits()

@@ -38,9 +38,9 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
             job.model,
             card.over,
             model.context,
-            job.drop_invalid,
-            model.masked,
-            model.both_ways,
+            drop=job.drop_invalid,
+            masked=model.masked,
+            both_ways=model.both_ways,
         )
         calls = [None if card.over == "none" else tokenized.prompts]
         calls = calls if card.called_once else list(tokenized.prompts)

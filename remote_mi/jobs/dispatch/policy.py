@@ -7,7 +7,7 @@ and can do what the recipe needs; this machine after a download. Settings change
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,53 +79,66 @@ def locally(
             f"it has {', '.join(d.name for d in resources.devices)}",
             spec,
         )
-    refused = []
-    if spec.device_map is None:
-        for device in devices:
-            room = _room(device, limits)
-            if checkpoint.weights + beside <= room:
-                why = f"{wanted} fit into {format_size(room)} of {_named(device, limits)}"
-                rows = _rows(device, room - checkpoint.weights)
-                return Option(
-                    "local",
-                    True,
-                    why,
-                    model=_on(spec, device, resources),
-                    rows_bytes=rows,
-                    download=checkpoint.download or 0,
-                )
-            refused.append(f"{format_size(room)} of {_named(device, limits)}")
-    several = [d for d in devices if d.kind == "cuda"]
-    if len(several) > 1 or (spec.device_map is not None and several):
-        room = sum(_room(d, limits) for d in several)
-        # Each device runs its own layers, with its own activations.
-        if checkpoint.weights + beside * len(several) <= room:
-            why = f"{wanted} fit into {format_size(room)} of {len(several)} GPUs together"
-            left = room - checkpoint.weights
-            return Option(
-                "local",
-                True,
-                why,
-                model=replace(spec, device_map=spec.device_map or "auto"),
-                rows_bytes=left // (2 * len(several)),
-                download=checkpoint.download or 0,
-            )
-        refused.append(f"{format_size(room)} of {len(several)} GPUs together")
-    elif spec.device_map is not None:
-        return Option(
-            "local",
-            True,
-            f"{wanted}, where the device map {spec.device_map!r} puts them",
-            model=spec,
-            download=checkpoint.download or 0,
-        )
-    return Option(
+    whole = _Wanted(spec, checkpoint, beside, wanted, limits)
+    tried = [*_one_device(whole, devices, resources), *_several_devices(whole, devices)]
+    fitting = next((option for option in tried if isinstance(option, Option)), None)
+    return fitting or Option(
         "local",
         False,
-        f"{wanted} do not fit into {', nor into '.join(refused)}",
+        f"{wanted} do not fit into {', nor into '.join(map(str, tried))}",
         smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)),
         spec,
     )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What has to fit: the weights, and bytes beside them on each device; `text` says it."""
+
+    spec: ModelSpec
+    checkpoint: Checkpoint
+    beside: int
+    text: str
+    limits: Limits
+
+    def fits(self, where: str, model: ModelSpec, rows_bytes: int | None = None) -> Option:
+        return Option(
+            "local",
+            True,
+            f"{self.text}{where}",
+            model=model,
+            rows_bytes=rows_bytes,
+            download=self.checkpoint.download or 0,
+        )
+
+
+def _one_device(
+    wanted: _Wanted, devices: list[Device], resources: Resources
+) -> Iterator[Option | str]:
+    """Each device by itself: the option, where it holds all of it, or how much it holds."""
+    weights = wanted.checkpoint.weights or 0
+    for device in devices if wanted.spec.device_map is None else []:
+        room = _room(device, wanted.limits)
+        holds = f"{format_size(room)} of {_named(device, wanted.limits)}"
+        if weights + wanted.beside <= room:
+            model = _on(wanted.spec, device, resources)
+            yield wanted.fits(f" fit into {holds}", model, _rows(device, room - weights))
+        yield holds
+
+
+def _several_devices(wanted: _Wanted, devices: list[Device]) -> Iterator[Option | str]:
+    """The GPUs together, each with its own layers and its own activations."""
+    spec, weights = wanted.spec, wanted.checkpoint.weights or 0
+    several = [d for d in devices if d.kind == "cuda"]
+    if len(several) > 1 or (spec.device_map is not None and several):
+        room = sum(_room(d, wanted.limits) for d in several)
+        holds = f"{format_size(room)} of {len(several)} GPUs together"
+        if weights + wanted.beside * len(several) <= room:
+            model = replace(spec, device_map=spec.device_map or "auto")
+            yield wanted.fits(f" fit into {holds}", model, (room - weights) // (2 * len(several)))
+        yield holds
+    elif spec.device_map is not None:
+        yield wanted.fits(f", where the device map {spec.device_map!r} puts them", spec)
 
 
 def only_activations(

@@ -29,7 +29,7 @@ from remote_mi.store.environment import Environment
 from remote_mi.store.lock import LOCK
 from remote_mi.store.opening import runs_beside
 from remote_mi.store.result import Result
-from remote_mi.store.runs import id8_of
+from remote_mi.store.run_record import id8_of
 
 _PROVENANCE = (
     "key",

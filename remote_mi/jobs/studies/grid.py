@@ -17,10 +17,9 @@ from remote_mi.jobs.studies.entries import (
     ExclusionEntry,
     ModelEntry,
     PromptsEntry,
-    Reader,
     RecipeEntry,
-    is_axis,
 )
+from remote_mi.jobs.studies.entry_reader import Reader, is_axis
 from remote_mi.jobs.studies.points import Point
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.declaration import Card
@@ -28,7 +27,7 @@ from remote_mi.recipes.declaration import Card
 MOST_POINTS = 100_000
 
 
-class Grid:
+class StudyGrid:
     """Expands blocks into points, in a fixed order: by model, then as the file lists the rest.
 
     Args:

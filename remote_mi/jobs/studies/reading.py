@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from remote_mi.common.yaml_file import located, model_problems, refused
-from remote_mi.jobs.studies.entries import Block, ModelEntry, Reader
-from remote_mi.jobs.studies.grid import Grid
+from remote_mi.jobs.studies.entries import Block, ModelEntry
+from remote_mi.jobs.studies.entry_reader import Reader
+from remote_mi.jobs.studies.grid import StudyGrid
 from remote_mi.jobs.studies.points import Study
 from remote_mi.jobs.studies.structure import StudyFile
 from remote_mi.models.embedded import EMBEDDED
@@ -21,7 +22,7 @@ def study_of(path: Path, project: Path) -> Study:
     reader.shared_parameters(blocks)
     figures = reader.figures(blocks)
     data = reader.data
-    grid = Grid(reader, blocks, data.get("backend") or "auto")
+    grid = StudyGrid(reader, blocks, data.get("backend") or "auto")
     if reader.problems:
         raise refused(path, reader.problems)
     points = grid.points()

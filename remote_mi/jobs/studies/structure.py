@@ -71,7 +71,7 @@ _Values = dict[
 ]
 
 
-class ModelEntry(_Part):
+class ModelFields(_Part):
     """A model, with what decides its numbers."""
 
     name: _Word
@@ -133,7 +133,7 @@ class TextEntry(_Part):
     """What follows the corrupt prompt, with its leading space."""
 
 
-class RecipeEntry(_Part):
+class RecipeFields(_Part):
     """A recipe with its parameters, figures and backend."""
 
     name: _Word
@@ -151,7 +151,7 @@ class RecipeEntry(_Part):
         if isinstance(value, dict) and "name" not in value:
             first = str(next(iter(value), "NAME"))
             hint = f"are the parameters of {first!r:.60} indented below it?"
-            if first not in RecipeEntry.model_fields and nearest(first, ["name"]):
+            if first not in RecipeFields.model_fields and nearest(first, ["name"]):
                 hint = f"is {first!r:.60} 'name', misspelt?"
             raise _refused(
                 "a recipe is NAME, or NAME: {PARAMETER: VALUE}, or a mapping with the key 'name'",
@@ -193,7 +193,7 @@ def _way(kind: Any) -> Any:
 
 
 _Named = Annotated[_Word, Tag("as a text")]
-_AModel = Annotated[_Named | Annotated[ModelEntry, Tag("as a mapping")], _way(_plain_kind)]
+_AModel = Annotated[_Named | Annotated[ModelFields, Tag("as a mapping")], _way(_plain_kind)]
 _Prompts = Annotated[
     _Named
     | Annotated[PhenomenonEntry, Tag("as a mapping")]
@@ -204,7 +204,7 @@ _Prompts = Annotated[
 _ARecipe = Annotated[
     _Named
     | Annotated[ShortRecipe, Tag("as a short mapping")]
-    | Annotated[RecipeEntry, Tag("as a mapping")],
+    | Annotated[RecipeFields, Tag("as a mapping")],
     _way(_recipe_kind),
 ]
 

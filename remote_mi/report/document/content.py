@@ -21,7 +21,7 @@ from remote_mi.recipes.figures import Figure, Table, Text, TokenGrid
 from remote_mi.report.document import run_facts as facts
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited
 from remote_mi.report.document.commands import made_by
-from remote_mi.report.document.method import CONTROLS, LIMITS, Block, body, remarks
+from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import picked
 from remote_mi.report.wording import Slice
@@ -89,9 +89,9 @@ class Method:
     """
 
     recipe: str
-    blocks: list[Block]
-    controls: list[Block]
-    limits: list[Block]
+    blocks: list[MethodBlock]
+    controls: list[MethodBlock]
+    limits: list[MethodBlock]
     parameters: list[tuple[str, str, str]]
     held_against: dict[str, str]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from remote_mi.common.errors import RemoteMIError, harmless
 from remote_mi.common.text import line, prose, visible
 from remote_mi.report.document.content import HOW, Numbered, Report, Section, overview
-from remote_mi.report.document.method import Block
+from remote_mi.report.document.method import MethodBlock
 from remote_mi.report.document.run_facts import computed, in_short
 from remote_mi.report.document.written import PLACES
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
@@ -227,7 +227,7 @@ def _facts(facts: Mapping[str, str]) -> Iterable[str]:
     return _table(["", ""], [[escaped(name), escaped(value)] for name, value in facts.items()])
 
 
-def _blocks(blocks: Sequence[Block]) -> Iterable[str]:
+def _blocks(blocks: Sequence[MethodBlock]) -> Iterable[str]:
     for block in blocks:
         if block.kind == "formula":
             yield from _fenced(block.text.splitlines())

@@ -17,7 +17,7 @@ _ARGUMENTS = re.compile(r"^Args:\s*$")
 
 
 @dataclass(frozen=True)
-class Block:
+class MethodBlock:
     """One piece of a docstring.
 
     Attributes:
@@ -30,19 +30,19 @@ class Block:
     label: str = ""
 
 
-def blocks(doc: str) -> list[Block]:
+def blocks(doc: str) -> list[MethodBlock]:
     """The pieces of a cleaned docstring, in order, without its arguments; harmless characters."""
-    found: list[Block] = []
+    found: list[MethodBlock] = []
     for lines in _pieces(harmless(doc)):
         indent = min(len(text) - len(text.lstrip()) for text in lines)
         label = _LABEL.match(lines[0])
         if indent >= 4:
-            found.append(Block("formula", "\n".join(text[indent:] for text in lines)))
+            found.append(MethodBlock("formula", "\n".join(text[indent:] for text in lines)))
         elif label:
             text = " ".join(text.strip() for text in lines)[label.end() :]
-            found.append(Block("remark", text, label[1]))
+            found.append(MethodBlock("remark", text, label[1]))
         else:
-            found.append(Block("prose", " ".join(text.strip() for text in lines)))
+            found.append(MethodBlock("prose", " ".join(text.strip() for text in lines)))
     return found
 
 
@@ -66,17 +66,17 @@ def _pieces(doc: str) -> Iterator[list[str]]:
         yield piece
 
 
-def body(doc: str) -> list[Block]:
+def body(doc: str) -> list[MethodBlock]:
     """The method itself: everything but controls and limits."""
     return [b for label, some in _sections(doc) if label not in (*LIMITS, *CONTROLS) for b in some]
 
 
-def remarks(doc: str, labels: tuple[str, ...]) -> list[Block]:
+def remarks(doc: str, labels: tuple[str, ...]) -> list[MethodBlock]:
     """The remarks of some labels, each with the formula that it goes on with."""
     return [b for label, some in _sections(doc) if label in labels for b in some]
 
 
-def _sections(doc: str) -> Iterator[tuple[str, list[Block]]]:
+def _sections(doc: str) -> Iterator[tuple[str, list[MethodBlock]]]:
     """The blocks of a docstring, a remark together with what it announces (", …" or ": …")."""
     label, found = "", []
     for block in blocks(doc):

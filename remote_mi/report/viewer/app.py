@@ -16,7 +16,7 @@ from remote_mi.common.errors import MALFORMED, RemoteMIError
 from remote_mi.common.text import line
 from remote_mi.report.kinds.lines import Curves
 from remote_mi.report.viewer import keys, pages
-from remote_mi.report.viewer.base_view import ListPanel, Showing
+from remote_mi.report.viewer.base_view import Showing
 from remote_mi.report.viewer.finding import (
     matches_of_curves,
     matches_of_listing,
@@ -24,6 +24,7 @@ from remote_mi.report.viewer.finding import (
     rows_asked,
 )
 from remote_mi.report.viewer.header_footer import DARK, LIGHT, PanelLine, export
+from remote_mi.report.viewer.list_panel import ListPanel
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from remote_mi.report.kinds.heatmap import Map
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.viewer import keys, lists, pages
 from remote_mi.report.viewer.header_footer import DARK, PALETTES, THEMES, Foot, PanelLine
+from remote_mi.report.viewer.list_panel import ListPanel, message_listing
 from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened_run import Opened, check, open_run
 from remote_mi.report.viewer.panel import FigurePanel
@@ -33,22 +34,6 @@ from remote_mi.store.studies import StudyRecords
 _EVERY = 1.0
 #: Lines of a screen below which the figure gets what the lines around it can spare.
 _LOW = 18
-
-
-def _message(text: str, width: int) -> Listing:
-    """A sentence or two in place of a list."""
-    return of_lines(
-        [(piece, Item()) for part in text.splitlines() for piece in wrapped(line(part), width, " ")]
-    )
-
-
-@dataclass(frozen=True)
-class ListPanel:
-    """A panel of lines: its name, how they are made for a width, and what can be done there."""
-
-    title: str
-    make: Callable[[int], Listing]
-    hint: str = ""
 
 
 class Showing(App[None]):
@@ -93,7 +78,7 @@ class Showing(App[None]):
         super().__init__()
         self.animation_level = "none"
         self.project = project
-        self.runs = lists.RunList(room, list(marked), folder)
+        self.runs = lists.RunTable(room, list(marked), folder)
         self.panels: list[FigurePanel | ListPanel] = []
         self.at = 0
         self.status = ""
@@ -215,11 +200,11 @@ class Showing(App[None]):
             found = panel.map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
             made = None if found is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
-            found, made = None, _message(str(error), width - 2)
+            found, made = None, message_listing(str(error), width - 2)
         except MALFORMED as error:
             found, made = (
                 None,
-                _message(f"this run is damaged, it cannot be drawn: {error!r}", width),
+                message_listing(f"this run is damaged, it cannot be drawn: {error!r}", width),
             )
         grid.display, listed.display = found is not None, found is None
         self.heading.update(self._title(found))
@@ -357,7 +342,7 @@ class Showing(App[None]):
 
     def _job_listing(self, width: int) -> Listing:
         if self._jobs_said:
-            return _message(self._jobs_said, width)
+            return message_listing(self._jobs_said, width)
         return lists.job_listing(self._jobs, self.project)
 
     def _study_listing(self, width: int) -> Listing:
@@ -371,9 +356,9 @@ class Showing(App[None]):
         try:
             found = pages.compared(a, b, width)
         except RemoteMIError as error:
-            found = _message(str(error), width)
+            found = message_listing(str(error), width)
         except MALFORMED as error:
-            found = _message(f"one of the two is damaged: {error!r}", width)
+            found = message_listing(f"one of the two is damaged: {error!r}", width)
         self.call_from_thread(self._was_compared, ([a, b], width), found)
 
     def _was_compared(self, of: tuple[list[Path], int], found: Listing) -> None:
@@ -400,7 +385,7 @@ class Showing(App[None]):
         if self._compared_for != (pair, width):
             self._compared, self._compared_for = None, (pair, width)
             self._compare(*pair, width)
-        return self._compared or _message("comparing …", width)
+        return self._compared or message_listing("comparing …", width)
 
     def _tick(self) -> None:
         if self.panel.title == "Jobs":

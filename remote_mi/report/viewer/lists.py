@@ -29,7 +29,7 @@ _MOST_UNINDEXED = 500
 
 
 @dataclass
-class RunList:
+class RunTable:
     """The runs of a folder, newest first; what is known of each comes later than the names.
 
     Attributes:

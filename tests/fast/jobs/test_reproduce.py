@@ -20,7 +20,7 @@ from remote_mi.jobs.reproduction.verify import ARRAYS, verify
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.lock import LOCK
-from remote_mi.store.runs import id8_of
+from remote_mi.store.run_record import id8_of
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
 PROMPT = "When Mary and John went to the store"

@@ -149,7 +149,7 @@ def tokenizer(tiny_llama):
 
 def made(tokenizer, spec=ModelSpec(), over="pair", context=64, drop=False, **changes):  # noqa: B008
     example = Example(**{**MARY, **changes})
-    return tokenize(tokenizer, PromptSet((example,), "test"), spec, over, context, drop)
+    return tokenize(tokenizer, PromptSet((example,), "test"), spec, over, context, drop=drop)
 
 
 def test_a_pair_has_its_first_difference_and_answers(tokenizer):

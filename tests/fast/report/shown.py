@@ -11,7 +11,8 @@ from remote_mi.jobs.aggregation import Part, assemble
 from remote_mi.recipes.declaration import Card, Output, Tokens
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
 from remote_mi.store.result import Result
-from remote_mi.store.runs import RunRecord, Runs
+from remote_mi.store.run_record import RunRecord
+from remote_mi.store.runs import Runs
 
 DOC = """Where something is.
 

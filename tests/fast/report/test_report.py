@@ -344,7 +344,7 @@ def test_a_docstring_becomes_prose_formulas_and_remarks():
         ("remark", "Not implemented"),
     ]
     exact = method.blocks("A.\n\nControl: c.\nExact. Cost per pair: 1 forward pass.")
-    assert exact[-1] == method.Block("remark", "1 forward pass.", "Exact. Cost per pair")
+    assert exact[-1] == method.MethodBlock("remark", "1 forward pass.", "Exact. Cost per pair")
     assert [b.text for b in method.remarks(CARD.doc, method.LIMITS)] == ["everything else."]
     assert all(b.label not in method.CONTROLS for b in method.body(CARD.doc))
     going_on = "A.\n\nControl: the mean,\n\n    c = a + b\n\nwhich is it.\n\nMore."

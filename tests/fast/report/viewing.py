@@ -18,7 +18,8 @@ from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text
 from remote_mi.store.opening import runs_beside
 from remote_mi.store.result import Result
-from remote_mi.store.runs import RunRecord, Runs
+from remote_mi.store.run_record import RunRecord
+from remote_mi.store.runs import Runs
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m\x1b]52;c;AAAA\x07",

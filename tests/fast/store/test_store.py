@@ -20,7 +20,8 @@ from remote_mi.common.paths import cache_root
 from remote_mi.store.cache import Cache
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
-from remote_mi.store.runs import RunRecord, Runs, id8_of
+from remote_mi.store.run_record import RunRecord, id8_of
+from remote_mi.store.runs import Runs
 
 from ...conftest import MARY
 

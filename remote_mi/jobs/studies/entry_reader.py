@@ -1,0 +1,347 @@
+"""Reading the entries of a study's parts: models, prompts, recipes, exclusions, figures."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import RemoteMIError, first_line
+from remote_mi.common.yaml_file import Located, Problem, Where, shown, suggestion
+from remote_mi.jobs.studies.entries import (
+    Block,
+    ExclusionEntry,
+    ModelEntry,
+    PromptsEntry,
+    RecipeEntry,
+)
+from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts import phenomena
+from remote_mi.prompts.choice import PromptChoice
+from remote_mi.prompts.datasets import DATASET
+from remote_mi.recipes import catalog
+from remote_mi.recipes.declaration import INPUTS, Card
+from remote_mi.recipes.parameters import Param
+
+_LISTS = ("ints", "floats", "strs")
+
+
+#: Of what another part of the package says, in characters.
+_LONGEST = 300
+
+
+#: A name this close to the embedded model's is taken for it, misspelt.
+_MISSPELT = 0.8
+
+
+class Reader:
+    """Reads the entries of one file, and notes what is wrong with them.
+
+    Args:
+        found: the file.
+        project: what files are relative to.
+        structure: the mistakes of its structure; entries with one are left out.
+    """
+
+    def __init__(self, found: Located, project: Path, structure: Mapping[Where, Problem]) -> None:
+        self.found, self.project = found, project
+        self.data: Mapping[str, Any] = found.data if isinstance(found.data, dict) else {}
+        self.problems: list[Problem] = list(structure.values())
+        self._bad = set(structure)
+        self._around = {bad[:size] for bad in structure for size in range(len(bad) + 1)}
+        self._cards: dict[str, Card | None] = dict(_every_card(project))
+        self._prompts: dict[str, Any] = {}
+
+    def note(self, where: Where, error: RemoteMIError) -> None:
+        """Note a mistake that was found elsewhere."""
+        self.refuse(where, first_line(error)[:_LONGEST], error.hint or "")
+
+    def refuse(self, where: Where, said: str, hint: str = "") -> None:
+        """Note a mistake in the value at a place."""
+        self.problems.append(self.found.problem(where, said, hint))
+
+    def sound(self, where: Where) -> bool:
+        """Whether the structure is right at a place, in it and in what it lies in."""
+        within = any(where[:size] in self._bad for size in range(len(where)))
+        return not within and where not in self._around
+
+    def several(self, where: Where) -> Iterator[tuple[Where, Any]]:
+        """The sound entries of the list at a place; one entry stands for a list of one."""
+        value: Any = self.data
+        for step in where:
+            value = value.get(step) if isinstance(value, dict) else value[step]
+        if value is None:
+            return
+        entries = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, entry in entries:
+            inner = where if index is None else (*where, index)
+            if self.sound(inner):
+                yield inner, entry
+
+    # -- models --------------------------------------------------------------------------------
+
+    def models(self, where: Where) -> list[ModelEntry]:
+        """The models listed at a place."""
+        return [
+            made
+            for place, entry in self.several(where)
+            if (made := self._model(place, entry)) is not None
+        ]
+
+    def _model(self, where: Where, entry: Any) -> ModelEntry | None:
+        fields: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
+        word, backend = fields["name"], fields.pop("backend", None)
+        if word != EMBEDDED and "/" not in word:
+            alike = difflib.SequenceMatcher(None, word.lower(), EMBEDDED).ratio()
+            if alike > _MISSPELT:
+                self.refuse(where, f"no model named {word!r}", f"did you mean {EMBEDDED!r}?")
+                return None
+        if word.startswith((".", "~")) or (self.project / word).is_dir():
+            fields["name"] = str(self._at(word))
+        try:
+            spec = ModelSpec(**fields)
+        except RemoteMIError as error:
+            self.note(where, error)
+            return None
+        if spec.folder is not None and not (spec.folder / "config.json").is_file():
+            what = "no model: it has no config.json" if spec.folder.is_dir() else "not there"
+            self.refuse(
+                where,
+                f"the folder {word!r} is {what}",
+                "name a folder written by save_pretrained, or a hub id",
+            )
+            return None
+        return ModelEntry(where, word, spec, backend or "")
+
+    def _at(self, name: str) -> Path:
+        """A path of the file: relative to the project, else as it is."""
+        path = Path(name).expanduser()
+        return path if path.is_absolute() else self.project / path
+
+    # -- prompts -------------------------------------------------------------------------------
+
+    def prompts(self, where: Where) -> list[PromptsEntry]:
+        """The prompts listed at a place."""
+        found = []
+        for place, entry in self.several(where):
+            fields = {"name": entry} if isinstance(entry, str) else entry
+            read: Callable[[Where, Any], PromptsEntry] = self._phenomenon
+            if "pairs" in fields:
+                read = self._file
+            elif set(fields) & set(INPUTS):
+                read = self._texts
+            try:
+                found.append(read(place, fields))
+            except RemoteMIError as error:
+                about_size = "-n " in f"{error.message} {error.hint}"
+                error.hint = (error.hint or "").replace("-n ", "n: ")
+                self.note((*place, "n") if about_size else place, error)
+        return found
+
+    def _phenomenon(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
+        word, size = fields["name"], fields.get("n")
+        name, colon, template = word.partition(":")
+        if name.endswith((".yaml", ".yml")):
+            name = str(self._at(name))
+        if name not in self._prompts:
+            self._prompts[name] = phenomena.find(name, self.project)
+        found = self._prompts[name]
+        made = found.prompts(size, None, template or None)
+        choice = PromptChoice(phenomenon=f"{name}{colon}{template}", size=size)
+        return PromptsEntry(where, word, choice, found.order == "random", True, made.metric)
+
+    def _file(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
+        word, size = fields["pairs"], fields.get("n")
+        if word.startswith(DATASET):
+            address = word.removeprefix(DATASET)
+            if address.startswith("."):
+                address = f"{self.project}/{address}"
+            # Reading a data set may take the network: its rows are checked when it runs.
+            return PromptsEntry(where, word, PromptChoice(pairs=f"{DATASET}{address}", size=size))
+        choice = PromptChoice(pairs=self._at(word), size=size)
+        examples = choice.resolve(self.project).examples
+        pairs = all(example.corrupt is not None for example in examples)
+        return PromptsEntry(where, word, choice, pairs=pairs)
+
+    def _texts(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
+        texts = {name: text for name, text in fields.items() if text is not None}
+        choice = PromptChoice(texts=texts)
+        example = choice.resolve(self.project).examples[0]
+        return PromptsEntry(where, example.clean, choice, pairs=example.corrupt is not None)
+
+    # -- recipes -------------------------------------------------------------------------------
+
+    def recipes(self, where: Where) -> list[RecipeEntry]:
+        """The recipes listed at a place."""
+        found = []
+        for place, entry in self.several(where):
+            inner = place
+            if isinstance(entry, str):
+                fields: Mapping[str, Any] = {"name": entry}
+            elif "name" in entry:
+                fields, inner = entry, (*place, "parameters")
+            else:
+                [(name, given)] = entry.items()
+                fields, inner = {"name": name, "parameters": given or {}}, (*place, name)
+            found += self._recipe(place, fields, inner)
+        return found
+
+    def included(self, where: Where, entry: Mapping[str, Any]) -> list[RecipeEntry]:
+        """The recipe of an inclusion; [] if something is wrong with it."""
+        fields = {**entry, "name": entry["recipe"]}
+        return self._recipe((*where, "recipe"), fields, (*where, "parameters"))
+
+    def _recipe(self, where: Where, fields: Mapping[str, Any], inner: Where) -> list[RecipeEntry]:
+        card = self.card(fields["name"], where)
+        if card is None:
+            return []
+        axes = self._axes(card, fields.get("parameters") or {}, inner)
+        for param in card.parameters:
+            if param.required and param.name not in axes and self.sound(inner):
+                self.refuse(
+                    where,
+                    f"recipe {card.name!r} needs the parameter {param.name!r}",
+                    f"it is {param.expected}",
+                )
+        path = f"{card.path}:{card.name}" if card.origin == "file" else card.name
+        return [RecipeEntry(where, fields["name"], path, card, axes, fields.get("backend") or "")]
+
+    def card(self, word: str, where: Where) -> Card | None:
+        """The card of a recipe; a name that is unknown is noted once at each place."""
+        file, colon, name = word.partition(":")
+        full = f"{self._at(file)}{colon}{name}" if file.endswith(".py") else word
+        if self._cards.get(full) is None:
+            try:
+                self._cards[full] = catalog.find(full, self.project)
+            except RemoteMIError as error:
+                self._cards[full] = None
+                self.note(where, error)
+        return self._cards[full]
+
+    def _axes(self, card: Card, given: Mapping[str, Any], where: Where) -> dict[str, list[Any]]:
+        """Parameter → values, of the recipe's own and of those that all recipes share."""
+        known = {param.name: param for param in card.parameters}
+        own = {name: (value, (*where, name)) for name, value in given.items()}
+        for name, (_, place) in own.items():
+            if name not in known:
+                hint = (
+                    "prompts stand in 'phenomena'"
+                    if name in INPUTS
+                    else suggestion(name, known) or "it takes none"
+                )
+                said = f"recipe {card.name!r} has no parameter {name!r}"
+                self.problems.append(self.found.key_problem(place, said, hint))
+        shared = self.data.get("parameters") or {}
+        if isinstance(shared, dict) and self.sound(("parameters",)):
+            own = {**{k: (v, ("parameters", k)) for k, v in shared.items()}, **own}
+        return {
+            name: self._values(param, *own[name]) for name, param in known.items() if name in own
+        }
+
+    def _values(self, param: Param, value: Any, where: Where) -> list[Any]:
+        """The values of a parameter, as the recipe gets them."""
+        values = [(where, value)]
+        if is_axis(param, value):
+            values = [((*where, index), item) for index, item in enumerate(value)]
+            if not values:
+                self.refuse(where, f"{param.name!r}: the list is empty", "name its values")
+        parsed = []
+        for place, item in values:
+            try:
+                parsed.append(param.parse(item))
+            except RemoteMIError as error:
+                self.note(place, error)
+        return parsed
+
+    # -- exclusions ----------------------------------------------------------------------------
+
+    def exclusions(self) -> list[ExclusionEntry]:
+        """What is left out of the grid."""
+        found = []
+        for where, entry in self.several(("exclude",)):
+            if not any(entry.values()):
+                self.refuse(
+                    where,
+                    "this leaves out everything",
+                    "name recipe, model, phenomenon, seed or parameters",
+                )
+                continue
+            lists = {
+                name: tuple(value if isinstance(value, list) else [value])
+                for name, value in entry.items()
+                if name != "parameters"
+            }
+            empty: dict[str, Any] = {"recipe": (), "model": (), "phenomenon": (), "seed": ()}
+            found.append(
+                ExclusionEntry(
+                    where, **{**empty, **lists}, parameters=entry.get("parameters") or {}
+                )
+            )
+        return found
+
+    def shared_parameters(self, blocks: list[Block]) -> None:
+        """Refuse parameters for all recipes that none of them has."""
+        recipes = [recipe for block in blocks for recipe in block.recipes]
+        known = {param.name for recipe in recipes for param in recipe.card.parameters}
+        shared = self.data.get("parameters")
+        for name in shared if isinstance(shared, dict) else ():
+            if name not in known and recipes:
+                said = f"no recipe of the study has a parameter {shown(name)}"
+                hint = suggestion(name, sorted(known))
+                self.problems.append(self.found.key_problem(("parameters", name), said, hint))
+
+    def figures(self, blocks: list[Block]) -> dict[str, tuple[str, ...]]:
+        """Recipe → the figures chosen for it, from `figures` and from the recipes' entries."""
+        cards = {name: r.card for b in blocks for r in b.recipes for name in (r.word, r.card.name)}
+        chosen: dict[str, list[str]] = {}
+        for where, entry in self.several(("recipes",)):
+            if isinstance(entry, dict) and "name" in entry and entry["name"] in cards:
+                card = cards[entry["name"]]
+                chosen.setdefault(card.name, []).extend(
+                    self._figures(card, (*where, "figures"), entry.get("figures") or [])
+                )
+        named = self.data.get("figures")
+        for name, wanted in named.items() if isinstance(named, dict) else ():
+            where = ("figures", name)
+            if not self.sound(where):
+                continue
+            if name in cards:
+                chosen.setdefault(cards[name].name, []).extend(
+                    self._figures(cards[name], where, wanted)
+                )
+            elif not any(card is None for card in self._cards.values()):
+                said = f"no recipe {name!r} in this study"
+                hint = suggestion(name, sorted(cards))
+                self.problems.append(self.found.key_problem(where, said, hint))
+        return {name: tuple(dict.fromkeys(names)) for name, names in chosen.items() if names}
+
+    def _figures(self, card: Card, where: Where, wanted: list[str]) -> list[str]:
+        known = [*(f.name for f in card.figures), *card.returns, *card.summaries]
+        for index, name in enumerate(wanted):
+            if name not in known:
+                self.refuse(
+                    (*where, index),
+                    f"recipe {card.name!r} has no figure {name!r}",
+                    suggestion(name, known),
+                )
+        return [name for name in wanted if name in known]
+
+
+def _every_card(project: Path) -> dict[str, Card]:
+    """Name → card of all recipes, read at once; {} where one of the files has a mistake.
+
+    Then each is looked up by itself, and the mistake matters only to those who name that recipe.
+    """
+    try:
+        return {card.name: card for card in catalog.all_cards(project)}
+    except RemoteMIError:
+        return {}
+
+
+def is_axis(param: Param, value: Any) -> bool:
+    """Whether a value is several: a list, or for a parameter that is a list a list of lists."""
+    if not isinstance(value, list) or param.kind not in _LISTS:
+        return isinstance(value, list)
+    return bool(value) and all(isinstance(item, list) for item in value)
