@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
-from remote_mi import Bars, Table
+from remote_mi import Bars, Range, Ratio, Table, recipe
 from remote_mi.interventions import Metric, Pair, answer_metric, edit_site, read_site
-from remote_mi import Range, Ratio, recipe
 
 
 @recipe(

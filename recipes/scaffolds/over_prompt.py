@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from remote_mi import Heatmap
+from remote_mi import Heatmap, recipe
 from remote_mi.interventions import Prompt, run_residuals, unembed
-from remote_mi import recipe
 
 
 @recipe(

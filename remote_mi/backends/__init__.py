@@ -1,1 +1,4 @@
-"""Where a job executes: this machine, or an NDIF server. `base` has the protocol they share."""
+"""Running a recipe where a model is: here, or on an NDIF server. `base` has the protocol they share.
+
+Which of them takes a job, and what is kept of it, is not decided here.
+"""

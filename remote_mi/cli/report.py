@@ -62,7 +62,7 @@ def report(
     remote-mi report a1b2 c3d4 -o report.html
     remote-mi report ioi_across_techniques -o report.md --text discussion.md
     """
-    from remote_mi.report.document import written as writing
+    from remote_mi.report.document import written
     from remote_mi.report.document.content import make
 
     path = Path(output)
@@ -75,13 +75,13 @@ def report(
             f"{output} is there already, and may hold what you wrote",
             "another name with -o, or --force to write over it",
         )
-    written = writing.read(Path(text)) if text else {}
+    texts = written.read(Path(text)) if text else {}
     project = project_folder()
     folders, about = chosen(runs, project)
     about = replace(about, title=title or about.title, author=author or "")
     with watching(quiet or as_json) as watch, reading("run.json of a run"):
         made = make(project, folders, about)
-        files = _write(made, path, ending, written, watch)
+        files = _write(made, path, ending, texts, watch)
     if as_json:
         print_json(
             {
@@ -94,7 +94,7 @@ def report(
         return
     print(path)
     if not quiet:
-        _say_next(made, path, written)
+        _say_next(made, path, texts)
 
 
 def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:

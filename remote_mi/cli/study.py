@@ -38,12 +38,12 @@ def study() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def list_studies(as_json: bool) -> None:
     """The studies there are, built-in and of the project, and how far those are that were begun."""
-    from remote_mi.jobs import studies as study_file
+    from remote_mi.jobs import studies
 
     project = project_folder()
     records = StudyRecords(project)
     begun = {name: records.read(name).counts() for name in records.names()}
-    found = study_file.available(project)
+    found = studies.available(project)
     if as_json:
         print_json(
             {
@@ -169,12 +169,12 @@ def schema_command() -> None:
 
 def _planned(name: str) -> Any:
     """The plan of a study and the text of its file."""
-    from remote_mi.jobs import studies as study_file
+    from remote_mi.jobs import studies
     from remote_mi.jobs.studies.plan import plan_study
 
     project = project_folder()
-    path = study_file.find(name, project)
-    return plan_study(study_file.read(path, project), project), path.read_bytes()
+    path = studies.find(name, project)
+    return plan_study(studies.read(path, project), project), path.read_bytes()
 
 
 def _show_plan(plan: Any, everything: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from remote_mi.common.digests import canonical, digest, digest_of
 from remote_mi.common.paths import cache_root
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.phenomena import PromptSet
+from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes.code_identity import (
     SCHEMA,
     code_digest,

@@ -1,5 +1,6 @@
-"""Models: how one is named (`spec`), what its modules are called everywhere (`names`), loading
-(`load`), prompts as tokens (`tokens`) and the embedded default model (`embedded`).
+"""Which model: naming (`spec`), checkpoint, loading, portable names (`layouts`) and their `proof`.
+
+Neither prompts nor running recipes belong here.
 
 Only `spec` and `embedded` may be imported without torch.
 """

@@ -28,11 +28,7 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.named_files import find_file, named_files
-from remote_mi.prompts.datasets import from_jsonl as from_jsonl
-from remote_mi.prompts.datasets import from_source as from_source
-from remote_mi.prompts.examples import Example as Example
-from remote_mi.prompts.examples import PromptSet as PromptSet
-from remote_mi.prompts.examples import from_fields as from_fields
+from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.phenomenon_file import OPTIONAL as _OPTIONAL
 from remote_mi.prompts.phenomenon_file import REQUIRED as _REQUIRED
 from remote_mi.prompts.phenomenon_file import SLOT, read

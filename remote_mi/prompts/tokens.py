@@ -14,8 +14,8 @@ from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.conversation import Conversation, TextPlace
+from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.masked import MaskMisfit, mask_position, token_at_mask, with_mask
-from remote_mi.prompts.phenomena import Example, PromptSet
 from remote_mi.prompts.token_text import TokenTexts, closing_tokens
 
 

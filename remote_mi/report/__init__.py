@@ -1,1 +1,1 @@
-"""Showing results: one renderer per figure, used by the terminal, `view --plain`, notebooks."""
+"""Showing results, in a terminal, the viewer, notebooks, documents and image files. No computing."""

@@ -104,7 +104,7 @@ def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     from remote_mi.common.progress import Silent
     from remote_mi.models.load import build_weightless
     from remote_mi.models.spec import ModelSpec
-    from remote_mi.prompts.phenomena import PromptSet, from_fields
+    from remote_mi.prompts.examples import PromptSet, from_fields
     from remote_mi.prompts.tokens import tokenize
     from remote_mi.recipes import catalog, loading
 

@@ -70,7 +70,7 @@ def timed(what: str, project: Path, *arguments: str) -> None:
 
 def finish_all(project: Path, path: Path) -> None:
     """A run for each point, as the store writes it."""
-    from remote_mi.jobs import studies as study_file
+    from remote_mi.jobs import studies
     from remote_mi.jobs.studies.plan import plan_study
     from remote_mi.store.draft import run_id8
     from remote_mi.store.environment import local_environment
@@ -81,7 +81,7 @@ def finish_all(project: Path, path: Path) -> None:
     environment, runs = local_environment("cpu"), Runs(project)
     empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}
     os.fsync = lambda _: None  # type: ignore[assignment] - ten thousand times, for a benchmark
-    for point in plan_study(study_file.read(path, project), project).points:
+    for point in plan_study(studies.read(path, project), project).points:
         job = point.job
         assert job is not None
         provenance = {

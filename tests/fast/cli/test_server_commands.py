@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from remote_mi.backends import doctor as diagnosis
+from remote_mi.backends import doctor
 from remote_mi.backends.ndif.hosts import api_key, find_host
 from remote_mi.common.errors import BackendUnavailable, UsageError
 
@@ -292,7 +292,7 @@ def test_doctor_where_nobody_listens_or_nobody_answers(cli, monkeypatch):
     code, found = checks(cli, "--backend", NOBODY)
     assert code == 5 and "cannot be reached" in found["server"]["found"]
     assert found["key"]["state"] == "note"
-    monkeypatch.setattr(diagnosis, "QUICK_S", 0.5)
+    monkeypatch.setattr(doctor, "QUICK_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
         backend = f"ndif:http://127.0.0.1:{silent.getsockname()[1]}"
@@ -332,11 +332,11 @@ def test_doctor_looks_at_a_model(cli, answering, tiny_llama, project):
 
 
 def test_work_is_waited_for_no_longer_than_said():
-    assert diagnosis.within(5, lambda: 3) == 3
+    assert doctor.within(5, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        diagnosis.within(5, lambda: 1 // 0)
+        doctor.within(5, lambda: 1 // 0)
     with pytest.raises(BackendUnavailable, match=r"within 0\.05 seconds"):
-        diagnosis.within(0.05, lambda: time.sleep(1))
+        doctor.within(0.05, lambda: time.sleep(1))
 
 
 # --- what is deployed -----------------------------------------------------------------------------

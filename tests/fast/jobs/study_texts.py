@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from remote_mi.common.errors import RemoteMIError
-from remote_mi.jobs import studies as study_file
+from remote_mi.jobs import studies
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "recipes" / "studies"
@@ -24,15 +24,15 @@ def mine(lm, prompts, *, words: list[str] = ["a"]):
 '''
 
 
-def read(folder: Path, text: str) -> study_file.Study:
+def read(folder: Path, text: str) -> studies.Study:
     path = folder / "s.yaml"
     path.write_text(text, encoding="utf-8")
-    return study_file.read(path, folder)
+    return studies.read(path, folder)
 
 
 def refusal(path: Path, project: Path) -> str:
     """What the reading of a file says; it must refuse it as a mistake of the user."""
     with pytest.raises(RemoteMIError) as refused:
-        study_file.read(path, project)
+        studies.read(path, project)
     assert refused.value.exit_code in (2, 3)
     return str(refused.value)

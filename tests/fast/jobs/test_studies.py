@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from remote_mi.jobs import studies as study_file
+from remote_mi.jobs import studies
 from remote_mi.jobs.studies.plan import plan_study, state_of
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords
@@ -77,7 +77,7 @@ def calls(project: Path) -> Counter[str]:
 
 
 def planned(project: Path, path: Path):
-    return plan_study(study_file.read(path, project), project)
+    return plan_study(studies.read(path, project), project)
 
 
 def test_a_study_is_planned_run_shown_and_resumed(project, cli, tiny_llama):

@@ -11,7 +11,7 @@ import pytest
 
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.yaml_file import located
-from remote_mi.jobs import studies as study_file
+from remote_mi.jobs import studies
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes import catalog
@@ -19,7 +19,7 @@ from remote_mi.recipes import catalog
 from .study_texts import FACTS, FOLDER, HEAD, IOI, MINE, ROOT, read
 
 
-def points(study: study_file.Study) -> list[tuple]:
+def points(study: studies.Study) -> list[tuple]:
     return [
         (p.model.name, p.recipe, p.choice.phenomenon, p.choice.seed, dict(p.parameters))
         for p in study.points
@@ -219,10 +219,10 @@ def test_ten_thousand_points_are_expanded_and_far_more_are_refused(tmp_path):
 def test_the_built_in_studies_are_jobs_on_the_embedded_model(tmp_path):
     from remote_mi.jobs.building import make_job
 
-    every = study_file.available(tmp_path)
+    every = studies.available(tmp_path)
     assert set(every) >= {IOI.stem, FACTS.stem}
     for name, path in every.items():
-        study = study_file.read(path, tmp_path)
+        study = studies.read(path, tmp_path)
         assert study.name == name and study.title and study.question
         assert {p.model.name for p in study.points} == {EMBEDDED}
         keys = set()
@@ -232,14 +232,14 @@ def test_the_built_in_studies_are_jobs_on_the_embedded_model(tmp_path):
 
 
 def test_every_built_in_recipe_has_its_place_in_the_study_of_all_techniques(tmp_path):
-    used = {p.recipe for p in study_file.read(IOI, tmp_path).points}
+    used = {p.recipe for p in studies.read(IOI, tmp_path).points}
     assert used == {card.name for card in catalog.all_cards(tmp_path) if card.origin == "built-in"}
 
 
 def test_the_schema_for_editors_is_up_to_date_and_describes_every_key():
     from remote_mi.jobs.studies.structure import StudyFile
 
-    made = study_file.schema()
+    made = studies.schema()
     assert json.loads((FOLDER / "study.schema.json").read_text(encoding="utf-8")) == made, (
         "write it anew from remote_mi.jobs.studies.schema()"
     )
@@ -268,23 +268,23 @@ def test_a_study_is_found_by_name_or_path_and_the_projects_own_comes_first(tmp_p
     own = tmp_path / "studies" / f"{FACTS.stem}.yaml"
     own.parent.mkdir()
     own.write_text(FACTS.read_text())
-    assert study_file.find(FACTS.stem, tmp_path) == own
-    assert study_file.find(f"studies/{FACTS.stem}.yaml", tmp_path) == own
-    assert study_file.find(IOI.stem, tmp_path) == IOI
+    assert studies.find(FACTS.stem, tmp_path) == own
+    assert studies.find(f"studies/{FACTS.stem}.yaml", tmp_path) == own
+    assert studies.find(IOI.stem, tmp_path) == IOI
     with pytest.raises(NotFound, match="did you mean 'facts_small'"):
-        study_file.find("fact_small", tmp_path)
+        studies.find("fact_small", tmp_path)
     with pytest.raises(NotFound, match=r"no file x\.yaml"):
-        study_file.find("x.yaml", tmp_path)
+        studies.find("x.yaml", tmp_path)
 
 
 def test_finding_studies_needs_no_pydantic_and_reading_them_no_torch(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from remote_mi.jobs import studies as study_file
-study_file.find("facts_small", Path("."))
+from remote_mi.jobs import studies
+studies.find("facts_small", Path("."))
 assert "pydantic" not in sys.modules
-study_file.read(Path({str(IOI)!r}), Path("."))
+studies.read(Path({str(IOI)!r}), Path("."))
 assert not {{"torch", "nnsight", "transformers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)

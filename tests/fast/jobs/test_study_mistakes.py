@@ -7,7 +7,7 @@ import re
 import pytest
 
 from remote_mi.common.errors import RemoteMIError, UsageError
-from remote_mi.jobs import studies as study_file
+from remote_mi.jobs import studies
 
 from .study_texts import FACTS, HEAD, IOI, read, refusal
 
@@ -93,7 +93,7 @@ def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, pat
     for index, changed in changes[:: 1 if path == FACTS else 3]:
         mutated.write_text("\n".join([*lines[:index], changed, *lines[index + 1 :]]))
         try:
-            study_file.read(mutated, tmp_path)
+            studies.read(mutated, tmp_path)
         except RemoteMIError as error:
             refusals += 1
             assert error.exit_code in (2, 3)

@@ -21,7 +21,7 @@ from remote_mi.interventions.sites import (
 )
 from remote_mi.models.load import build_weightless, load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.phenomena import Example, PromptSet
+from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.tokens import PromptErrors, tokenize
 
 from ...conftest import ENCODERS, FAMILIES, MARY, OTHERS, PARALLEL

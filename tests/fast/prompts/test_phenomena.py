@@ -434,7 +434,7 @@ def test_words_of_a_line_can_be_named_in_both_prompts():
         "wrong": " France",
         "labels": {"city": "city of", "san": "San Francisco"},
     }
-    example = phenomena.from_fields(line)
+    example = from_fields(line)
     assert example.labels == {"city": (4, 11), "san": (12, 25)}
     assert example.corrupt_labels == {"city": (8, 15)}
     for labels, said in (
@@ -444,4 +444,4 @@ def test_words_of_a_line_can_be_named_in_both_prompts():
         ("city", "does not name words"),
     ):
         with pytest.raises(UsageError, match=said):
-            phenomena.from_fields({**line, "labels": labels})
+            from_fields({**line, "labels": labels})

@@ -13,9 +13,7 @@ import pytest
 
 from remote_mi import Bars, Heatmap, Lines
 from remote_mi.common.errors import UsageError
-from remote_mi.report.document import bibliography as references
-from remote_mi.report.document import method
-from remote_mi.report.document import written as writing
+from remote_mi.report.document import bibliography, method, written
 from remote_mi.report.document.commands import run_command
 from remote_mi.report.document.content import make
 from remote_mi.report.document.markdown import escaped
@@ -264,7 +262,7 @@ def test_what_was_written_stands_in_its_place_and_is_never_written_over(project,
     assert cli("report", "-o", "r.html", "--force", "-q")[0] == 0
     (project / "mine.md").write_text("## Discusion\nIt is.\n")
     with pytest.raises(UsageError, match="no place 'Discusion'") as caught:
-        writing.read(project / "mine.md")
+        written.read(project / "mine.md")
     assert "did you mean 'Discussion'" in caught.value.hint
 
 
@@ -385,12 +383,12 @@ def test_the_command_of_a_run_on_a_server_names_it_and_what_no_command_can_say_h
 def test_references_are_read_and_set(project):
     text = r"""@comment{x} @article{a, title = "A {Q}uoted \& b", year = 2020, journal={J},
       author = {Fran{\c c}ois M{\"u}ller and {\'E}. L{\"o}f and others}, doi = {10.1/x}}"""
-    (found,) = references.read(text)
+    (found,) = bibliography.read(text)
     assert str(found) == "Müller, F., Löf, É. et al. (2020). A Quoted & b. J."
     assert found.url == "https://doi.org/10.1/x"
-    known = references.cited(["vig2020causal", "nobody1999"], project)
+    known = bibliography.cited(["vig2020causal", "nobody1999"], project)
     assert str(known[0]) == "nobody1999" and known[1].url.endswith("/2004.12265")
-    assert references.Reference("k", {"url": "javascript:alert(1)"}).url == ""
+    assert bibliography.Reference("k", {"url": "javascript:alert(1)"}).url == ""
 
 
 def test_a_figure_that_does_not_fit_is_said_to_be_missing(project):

@@ -8,7 +8,7 @@ import numpy as np
 
 from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.report.document.commands import made_by
-from remote_mi.report.viewer import opened_run as opened
+from remote_mi.report.viewer import opened_run
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text
 from remote_mi.report.viewer.panes import ListPane
@@ -84,7 +84,7 @@ def test_a_damaged_run_and_one_of_a_newer_schema_say_so(project, cli):
 
 
 def test_a_large_run_is_shown_at_once_and_checked_meanwhile(project, monkeypatch):
-    monkeypatch.setattr(opened, "CHECKED_AT_ONCE", 100)
+    monkeypatch.setattr(opened_run, "CHECKED_AT_ONCE", 100)
     folder = kept(project, result_of(["a", "b", "c"]))
 
     async def drive(app: Viewer, pilot) -> None:

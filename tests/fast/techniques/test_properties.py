@@ -16,7 +16,7 @@ from remote_mi.common.progress import Silent
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.load import LoadedModel, load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.phenomena import Example, PromptSet, from_fields
+from remote_mi.prompts.examples import Example, PromptSet, from_fields
 from remote_mi.prompts.tokens import tokenize
 from remote_mi.recipes import catalog, loading
 
