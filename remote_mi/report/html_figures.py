@@ -18,9 +18,9 @@ from remote_mi.common.text import line, visible
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import POSITIONS
+from remote_mi.report.colors import Shades, shades
 from remote_mi.report.html_lines import lines_view
 from remote_mi.report.kinds.grid import number
-from remote_mi.report.shades import Shades, shades
 from remote_mi.report.slices import Shown, shown
 from remote_mi.report.wording import EXPLAINED, Slice, amount, row_name, table_columns, where
 from remote_mi.store.named_array import NamedArray

@@ -23,10 +23,9 @@ from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import POSITIONS
-from remote_mi.report.colors import LIGHT
+from remote_mi.report.colors import LIGHT, shades
 from remote_mi.report.html_figures import example
 from remote_mi.report.kinds.lines import LETTERS, curves
-from remote_mi.report.shades import shades
 from remote_mi.report.slices import shown
 from remote_mi.report.text_fitting import FAMILY, Pen
 from remote_mi.report.wording import EXPLAINED, Slice, where

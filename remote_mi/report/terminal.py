@@ -13,9 +13,7 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
-from remote_mi.report import plots
-from remote_mi.report.kinds import bars as rows
-from remote_mi.report.kinds import heatmap as maps
+from remote_mi.report.kinds import bars, heatmap, lines, table, texts, token_grid
 from remote_mi.report.slices import check_cut
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
@@ -109,11 +107,11 @@ def _title(figure: Figure) -> str:
 def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL) -> Iterator[Text]:
     """The lines of one figure."""
     renderers: dict[type[Figure], Callable[..., Iterator[Text]]] = {
-        figures.Heatmap: maps.heatmap,
-        figures.TokenGrid: maps.token_grid,
-        figures.Bars: rows.bars,
-        figures.Table: rows.table,
-        figures.Lines: plots.lines,
-        figures.Text: rows.text,
+        figures.Heatmap: heatmap.heatmap,
+        figures.TokenGrid: token_grid.token_grid,
+        figures.Bars: bars.bars,
+        figures.Table: table.table,
+        figures.Lines: lines.lines,
+        figures.Text: texts.text,
     }
     yield from renderers[type(figure)](figure, result, width, slice_)

@@ -65,7 +65,7 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
         "title": "Auto",
         "models": [TINY_LLAMA],
         "phenomena": [{"name": "ioi:store", "n": 2}],
-        "recipes": ["head_patching"],
+        "recipes": ["baseline"],
     }
     (project / "auto.yaml").write_text(yaml.safe_dump(study))
     done = here.run("study", "run", "auto.yaml", "-q", timeout=180)

@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 from remote_mi.common.errors import harmless
 from remote_mi.common.text import line, prose, visible
 from remote_mi.recipes.figures import Figure, Heatmap
-from remote_mi.report import shades
+from remote_mi.report import colors
 from remote_mi.report.document.content import HOW, Numbered, Report, overview
 from remote_mi.report.document.run_facts import computed, in_short
 from remote_mi.report.document.written import PLACES
@@ -132,7 +132,7 @@ def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
 @functools.cache
 def figure_style() -> str:
     """The style sheet of figures."""
-    return _asset("figures.css") + shades.rules() + "\n"
+    return _asset("figures.css") + colors.rules() + "\n"
 
 
 @functools.cache

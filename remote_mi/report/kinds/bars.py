@@ -1,22 +1,18 @@
-"""Bars, tables and generated text as text."""
+"""Bars as text: ranked cells with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.errors import NotFound
-from remote_mi.common.text import fit, line
+from remote_mi.common.text import fit
 from remote_mi.recipes import figures
 from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import EXPLAINED, Slice, row_name, table_columns, where
-from remote_mi.store.named_array import NamedArray
+from remote_mi.report.wording import EXPLAINED, Slice, where
 from remote_mi.store.result import Result
 
 _NUMBER_WIDTH = 12
@@ -93,53 +89,3 @@ def _bar_style(value: float, explained: bool) -> Style:
     if explained:
         return Style(dim=True)
     return Style(color="orange1" if value > 0 else "dodger_blue1")
-
-
-def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """One row an example: its text, numbers and tokens."""
-    names = (figure.output, *figure.columns)
-    columns = table_columns(figure, result)
-    wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(names) - 1))
-    left = max(_PROMPT_WIDTH, width - (wide + 1) * len(names))
-    heads = "".join(
-        f" {fit(name, wide)}"
-        if result.outputs[name].kind == "token"
-        else f" {fit(name, wide).rstrip():>{wide}}"
-        for name in names
-    )
-    yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
-    for index in range(len(columns[0])):
-        text = f" {row_name(result, index)}"
-        cells = "".join(f" {_cell(result, column[index], wide)}" for column in columns)
-        yield Text(fit(text, left) + cells, no_wrap=True)
-
-
-def _cell(result: Result, array: NamedArray, wide: int) -> str:
-    if result.outputs[array.name].kind == "token":
-        return fit(" ".join(line(t) for t in _texts(result, array.values)), wide)
-    if array.values.ndim:
-        raise NotFound(f"{array.name!r} is not a single number", "a table shows single numbers")
-    value = float(array)
-    whole = array.values.dtype.kind in "iub"
-    return f"{int(value):{wide}d}" if whole else f"{value:{wide}.3f}"
-
-
-def _texts(result: Result, tokens: Any) -> list[str]:
-    return [result.text(token) for token in np.reshape(tokens, -1) if token >= 0]
-
-
-def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """Generated tokens as text, a line for each index of the leading dimensions, one example."""
-    every = result.each(figure.output)
-    index = slice_.item if slice_.pair is None else slice_.pair
-    if not 0 <= index < len(every):
-        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
-    tokens = every[index]
-    if len(every) > 1:
-        clean = line(result.prompts[index]["clean"])
-        yield Text(f" prompt {index + 1} of {len(every)}: {clean}")
-    lead = tokens.shape[:-1]
-    for index in np.ndindex(*lead):
-        name = where(NamedArray(tokens.values[..., 0], tokens.dims[:-1], tokens.coords), index)
-        shown = line(result.passage(tokens.values[index])) or "∅"
-        yield Text(f" {name + ': ' if name else ''}{shown}")

@@ -1,4 +1,4 @@
-"""Heatmaps and token grids: laid out as data, and drawn as text."""
+"""Heatmaps: laid out as data, and drawn as text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.errors import NotFound
-from remote_mi.common.text import fit, line, visible
-from remote_mi.recipes.figures import Heatmap, TokenGrid
+from remote_mi.common.text import fit, line
+from remote_mi.recipes.figures import Heatmap
 from remote_mi.report import colors
 from remote_mi.report.kinds.grid import Grid, draw, number, scale
 from remote_mi.report.slices import shown
-from remote_mi.report.wording import EXPLAINED, Slice, where
+from remote_mi.report.wording import EXPLAINED, Slice
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -100,7 +99,7 @@ def heatmap_map(
 
     head = []
     if slice_.pair is not None:
-        head.append(_prompt(result, slice_.pair))
+        head.append(prompt_label(result, slice_.pair))
     if found.taken:
         sizes = [str(len(found.full.coords[dim])) for dim in found.cut]
         head.append(f"at {found.taken} (of {' × '.join(sizes)})")
@@ -119,7 +118,8 @@ def _least(values: np.ndarray) -> int:
     return 5 if (lost > 0.05 * np.abs(finite).max(initial=0.0)).any() else 4
 
 
-def _prompt(result: Result, index: int) -> str:
+def prompt_label(result: Result, index: int) -> str:
+    """Which prompt a part is of, in words."""
     clean = line(result.prompts[index]["clean"])
     return f"prompt {index + 1} of {len(result.prompts)}: {clean}"
 
@@ -136,68 +136,3 @@ def heatmap(figure: Heatmap, result: Result, width: int, slice_: Slice) -> Itera
         yield Text(f" ▸ largest: {found.explain(*(best[0] if best else (0, 0)))[0]}")
         for said in found.foot:
             yield Text(f"   {said}", style="dim")
-
-
-def token_map(
-    figure: TokenGrid, result: Result, slice_: Slice, palette: colors.Palette = colors.DARK
-) -> Map:
-    """A token grid laid out: the top token of every row and column of one prompt.
-
-    Raises:
-        NotFound: if there is no such prompt.
-    """
-    index = slice_.item if slice_.pair is None else slice_.pair
-    every = result.each(figure.output)
-    if not 0 <= index < len(every):
-        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
-    tokens = every[index]
-    shade = result.each(figure.shade)[index] if figure.shade else None
-    dims = tokens.dims[:2]
-    shades = shade.values[..., 0] if shade is not None else np.ones(tokens.shape[:2])
-    texts = [[visible(result.text(token)) for token in row] for row in tokens.values[..., 0]]
-
-    def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
-        strength = float(shades[row, column]) if np.isfinite(shades[row, column]) else 0.0
-        text = colors.ramp(strength) + fit(texts[row][column], wide - 1)
-        return text, colors.sequential(strength, palette)
-
-    array = NamedArray(shades, dims, {d: tokens.coords[d] for d in dims}, name=figure.shade)
-
-    def explain(row: int, column: int) -> list[str]:
-        ranked = []
-        for place, token in enumerate(tokens.values[row, column]):
-            share = f" {shade.values[row, column, place]:.2f}" if shade is not None else ""
-            ranked.append(f"{visible(result.text(token))}{share}")
-        return [where(array, (row, column)), "  ".join(ranked)]
-
-    head = [_prompt(result, index)] if len(every) > 1 else []
-    grid = Grid(dims[0], dims[1], tokens.coords[dims[0]], tokens.coords[dims[1]], cell, 8)
-    distance = np.where(np.isfinite(shades), shades, 0.0)
-    return Map(
-        grid,
-        array,
-        distance,
-        np.zeros(shades.shape, bool),
-        head,
-        [],
-        explain,
-        (len(shades) - 1, shades.shape[1] - 1),
-        texts,
-    )
-
-
-def token_grid(figure: TokenGrid, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """The top token of every row and column of one prompt."""
-    found = token_map(figure, result, slice_)
-    for said in found.head:
-        yield Text(f" {said}")
-    yield from draw(found.grid, width)
-    rows, columns = found.distance.shape
-    if not rows or not columns:
-        return
-    index = slice_.item if slice_.pair is None else slice_.pair
-    token = visible(result.text(result.each(figure.output)[index].values[-1, -1, 0]))
-    yield Text(
-        f" ▸ after the last layer, at the last position: {token}"
-        f" · {figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
-    )

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from remote_mi.common.text import fit
 from remote_mi.recipes.figures import Lines
-from remote_mi.report import plots
+from remote_mi.report.kinds import lines
 from remote_mi.report.kinds.lines import LETTERS, Curves, curves
 from remote_mi.report.viewer.listing import Item, Listing
 from remote_mi.report.wording import (
@@ -49,7 +49,7 @@ def listing(
     line, point = place(found, at)
     many = len(found.rows)
     listed = min(many, len(LETTERS), max(_LEAST, height // 4))
-    room = max(_LEAST, min(2 * plots.HEIGHT, height - listed - _BESIDE))
+    room = max(_LEAST, min(2 * lines.HEIGHT, height - listed - _BESIDE))
     names = [found.name(i) or figure.output for i in range(many)]
     left = min(max(map(cell_len, names)), width // 3)
     foot = found.part.marks
@@ -67,7 +67,7 @@ def listing(
         told = found.told(i, point)
         return Item((told, foot) if foot else (told,), known=names[i])
 
-    head = list(plots.plot(found, width, slice_, room, (line, point)))
+    head = list(lines.plot(found, width, slice_, room, (line, point)))
     head.append(
         Text(
             f" at {found.x_name} {found.labels[point]} (← → choose another):", "bold", no_wrap=True

@@ -14,8 +14,7 @@ from remote_mi.common.text import line, visible
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
-from remote_mi.report.kinds import bars as rows
-from remote_mi.report.kinds import heatmap as maps
+from remote_mi.report.kinds import bars, heatmap, table, token_grid
 from remote_mi.report.kinds.heatmap import Map
 from remote_mi.report.kinds.lines import Curves, curves
 from remote_mi.report.slices import cuts
@@ -195,9 +194,9 @@ class FigurePanel:
         """
         figure = self.current
         if isinstance(figure, figures.Heatmap):
-            return maps.heatmap_map(figure, self.result, self.slice_, palette)
+            return heatmap.heatmap_map(figure, self.result, self.slice_, palette)
         if isinstance(figure, figures.TokenGrid):
-            return maps.token_map(figure, self.result, self.slice_, palette)
+            return token_grid.token_map(figure, self.result, self.slice_, palette)
         return None
 
     def listing(self, width: int, height: int) -> Listing:
@@ -225,15 +224,15 @@ class FigurePanel:
     def _bars(self, figure: figures.Bars, width: int) -> Listing:
         size = int(self.slice_.of(self.result, figure.output).values.size)
         figure = replace(figure, most=min(size, _MOST_BARS))
-        bars = rows.ranked(figure, self.result, self.slice_)
-        drawn = list(rows.bars(figure, self.result, width, self.slice_))
+        ranked = bars.ranked(figure, self.result, self.slice_)
+        drawn = list(bars.bars(figure, self.result, width, self.slice_))
         # What the marks mean stands below the last bar, which may be far down.
-        foot = tuple(text.plain.strip() for text in drawn[len(bars) :])
-        items = [Item((bar.said, *foot), known=bar.name) for bar in bars] or [Item()]
+        foot = tuple(text.plain.strip() for text in drawn[len(ranked) :])
+        items = [Item((bar.said, *foot), known=bar.name) for bar in ranked] or [Item()]
         return of_lines(list(zip(drawn, items, strict=False)))
 
     def _table(self, figure: figures.Table, width: int) -> Listing:
-        head, *drawn = rows.table(figure, self.result, width, self.slice_)
+        head, *drawn = table.table(figure, self.result, width, self.slice_)
         names = (figure.output, *figure.columns)
         found = []
         for index, text in enumerate(drawn):

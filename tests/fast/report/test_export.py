@@ -15,8 +15,8 @@ import pytest
 from remote_mi import Bars, Heatmap, Lines, TokenGrid
 from remote_mi.common.errors import UsageError
 from remote_mi.report import tables
+from remote_mi.report.colors import between
 from remote_mi.report.images import save
-from remote_mi.report.shades import between
 from remote_mi.report.text_fitting import Pen
 from remote_mi.report.wording import Slice
 

@@ -11,9 +11,9 @@ import pytest
 
 from remote_mi.common.text import line, visible
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
+from remote_mi.report.colors import between, shades
 from remote_mi.report.document.html import figure_html
 from remote_mi.report.images import save
-from remote_mi.report.shades import between, shades
 from remote_mi.report.terminal import figure_lines
 from remote_mi.report.wording import Slice
 
