@@ -6,9 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from remote_mi.common.errors import (
-    BackendUnavailable,
-)
+from remote_mi.common.errors import BackendUnavailable
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ A result stands in a room above the renderers, so it cannot import them. Its cla
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 #: By the name of a class: the functions for its text and its HTML, as "module:function".
 #: Without one for its text, a class says itself how it is printed.
@@ -28,5 +27,5 @@ class Displayed:
 
     def _repr_html_(self) -> str | None:
         """HTML for a notebook; None where there is no renderer, and the text is taken."""
-        html: Any = RENDERERS.get(type(self).__name__, (None, ""))[1]
+        html = RENDERERS.get(type(self).__name__, (None, ""))[1]
         return _render(html, self) if html else None

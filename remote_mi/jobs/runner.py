@@ -53,7 +53,7 @@ def hand_over(job: Job, backend: str, watch: Watch, permit: Permit = nobody) -> 
     planned = _planned(job, backend, watch, permit)
     if isinstance(planned, Result):
         return planned
-    return hand_over_planned(*planned, watch)
+    return _submitted(*planned, watch)
 
 
 def hand_over_planned(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
@@ -61,8 +61,10 @@ def hand_over_planned(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
     if where.model != job.model:
         job = replace(job, model=where.model)
     hit = look_up(job, where.backend)
-    if hit is not None:
-        return hit
+    return hit or _submitted(job, where, watch)
+
+
+def _submitted(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
     if not where.backend.detaches:
         raise UsageError(
             f"{where.backend.name} runs a job only while it is waited for",

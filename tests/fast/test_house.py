@@ -16,24 +16,19 @@ from .test_docs import PACKAGE, ROOT, first_cells
 ROOMS = [room.strip("/") for room in first_cells("architecture.md", "Room")]
 
 
-def imports(path: Path) -> Iterator[str]:
-    """What of the package a file imports, anywhere but under `if TYPE_CHECKING:`, or starts as a
-    process, or names to be imported later."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("remote_mi"))
-        elif isinstance(node, ast.ImportFrom) and node.module == "remote_mi":
-            yield from (f"remote_mi.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("remote_mi."):
-            yield str(node.module)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            named = re.fullmatch(r"(remote_mi(\.\w+)+)(:\w+)?", node.value)
-            if named and (ROOT / named[1].replace(".", "/")).with_suffix(".py").exists():
-                yield named[1]
+def named_modules(path: Path) -> set[str]:
+    """The modules that a file names in a text: to start as a process, or to import later."""
+    texts = (
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    found = (re.fullmatch(r"(remote_mi(\.\w+)+)(:\w+)?", text) for text in texts)
+    return {
+        match[1]
+        for match in found
+        if match and (ROOT / match[1].replace(".", "/")).with_suffix(".py").exists()
+    }
 
 
 def is_recorded(path: Path) -> bool:
@@ -43,13 +38,14 @@ def is_recorded(path: Path) -> bool:
 
 def test_the_rooms_import_only_those_above_them():
     assert [path.name for path in PACKAGE.iterdir() if path.name in ROOMS] and len(ROOMS) == 10
+    files = package_files()
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE)
         if relative.parts[0] in ("__init__.py", "__main__.py", "_builtin") or is_recorded(path):
             continue
         own = relative.parts[0]
         assert own in ROOMS, f"docs/architecture.md lists no room for {relative}"
-        for module in imports(path):
+        for module in imported_files(path, files) | named_modules(path):
             other = module.split(".")[1] if "." in module else "the door"
             assert other in ROOMS and ROOMS.index(other) <= ROOMS.index(own), (
                 f"{relative} imports {module}, which docs/architecture.md places below it"
@@ -58,19 +54,22 @@ def test_the_rooms_import_only_those_above_them():
 
 def test_there_is_no_circle_of_imports():
     """Neither at the top of files nor in functions; what starts a process may name it."""
-    graph: dict[str, set[str]] = {}
-    files = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in PACKAGE.rglob("*.py")
-        if not is_recorded(path)
-    }
-    for name, path in files.items():
-        graph[name] = imported_files(path, files) - {name}
+    files = package_files()
+    graph = {name: imported_files(path, files) for name, path in files.items()}
     order = graphlib.TopologicalSorter(graph)
     try:
         order.prepare()
     except graphlib.CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
+
+
+def package_files() -> dict[str, Path]:
+    """Dotted name → file of every module of the package."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+        if not is_recorded(path)
+    }
 
 
 def imported_files(path: Path, files: Collection[str]) -> set[str]:

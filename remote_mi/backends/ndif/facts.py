@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import NotNdif, ServerDown
-from remote_mi.backends.ndif.hosts import (
-    recall,
-    remember,
-)
+from remote_mi.backends.ndif.hosts import recall, remember
 
 #: How long what a server said is taken for true, in seconds.
 FRESH_S = 600.0
@@ -222,7 +218,7 @@ def sandboxes(client: Client, model_key: str) -> bool:
     return not any(d.actor and "sandbox" not in d.actor.lower() for d in deployed)
 
 
-def described(who: facts.Caller) -> str:
+def described(who: Caller) -> str:
     """Who one is to a server, in words."""
     tags = ", ".join(who.tags) or "none"
     trust = (

@@ -22,11 +22,7 @@ import yaml
 
 from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.errors import (
-    BackendUnavailable,
-    UsageError,
-    nearest,
-)
+from remote_mi.common.errors import BackendUnavailable, UsageError, nearest
 from remote_mi.common.paths import cache_root
 from remote_mi.common.whole_files import write_whole
 

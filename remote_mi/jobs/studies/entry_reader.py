@@ -26,12 +26,8 @@ from remote_mi.recipes.declaration import INPUTS, Card
 from remote_mi.recipes.parameters import Param
 
 _LISTS = ("ints", "floats", "strs")
-
-
 #: Of what another part of the package says, in characters.
 _LONGEST = 300
-
-
 #: A name this close to the embedded model's is taken for it, misspelt.
 _MISSPELT = 0.8
 

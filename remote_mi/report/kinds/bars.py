@@ -15,9 +15,6 @@ from remote_mi.report.slices import Shown, shown
 from remote_mi.report.wording import EXPLAINED, Slice, where
 from remote_mi.store.result import Result
 
-_NUMBER_WIDTH = 12
-_NARROWEST = 7
-_PROMPT_WIDTH = 20
 _BAR, _LONGEST_BAR = 16, 48
 
 

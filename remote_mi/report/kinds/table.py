@@ -9,11 +9,14 @@ from rich.text import Text
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import fit, line
 from remote_mi.recipes import figures
-from remote_mi.report.kinds.bars import _NARROWEST, _NUMBER_WIDTH, _PROMPT_WIDTH
-from remote_mi.report.kinds.texts import _texts
+from remote_mi.report.kinds.texts import token_texts
 from remote_mi.report.wording import Slice, row_name, table_columns
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
+
+_NUMBER_WIDTH = 12
+_NARROWEST = 7
+_PROMPT_WIDTH = 20
 
 
 def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
@@ -37,7 +40,7 @@ def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> I
 
 def _cell(result: Result, array: NamedArray, wide: int) -> str:
     if result.outputs[array.name].kind == "token":
-        return fit(" ".join(line(t) for t in _texts(result, array.values)), wide)
+        return fit(" ".join(line(t) for t in token_texts(result, array.values)), wide)
     if array.values.ndim:
         raise NotFound(f"{array.name!r} is not a single number", "a table shows single numbers")
     value = float(array)

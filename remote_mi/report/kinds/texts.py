@@ -16,7 +16,8 @@ from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
 
-def _texts(result: Result, tokens: Any) -> list[str]:
+def token_texts(result: Result, tokens: Any) -> list[str]:
+    """The text of each of some tokens."""
     return [result.text(token) for token in np.reshape(tokens, -1) if token >= 0]
 
 
