@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi.common.display import RENDERERS
 from remote_mi.common.version import __version__
-from remote_mi.recipes.declaration import Range, Ratio, Tokens, recipe
+from remote_mi.recipes.declaration import recipe
+from remote_mi.recipes.outputs import Ratio, Tokens
+from remote_mi.recipes.parameters import Range
 
 if TYPE_CHECKING:
     from remote_mi.jobs.api import job, plan, run, submit

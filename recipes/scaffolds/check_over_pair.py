@@ -103,6 +103,6 @@ def test_each_layer_equals_a_forward_pass_with_its_output_replaced(tiny_model: P
         for draw in range(2):
             added = clean_added[layer] + noise[draw] / noise[draw].norm() * length
             changed = difference(score(model, clean, layer, added)[0])
-            control = result.each("control")[0].values[layer, draw]
+            control = result.each("control")[0].values[draw, layer]
             assert control == pytest.approx(changed - before, abs=1e-4)
     assert abs(result["effect"].values).max() > 1e-3, "there must be something to find"

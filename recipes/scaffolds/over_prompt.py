@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from remote_mi import Heatmap, recipe
-from remote_mi.interventions import Prompt, run_residuals, unembed
+from remote_mi.interventions import Prompt, random_like, run, unembed
 
 
 @recipe(
@@ -14,8 +14,9 @@ from remote_mi.interventions import Prompt, run_residuals, unembed
     over="prompt",
     # Each output with its dimensions, outermost first; () is a single number. "layer", "head" and
     # "position" get their coordinates by themselves; "draw" holds replicates.
-    returns={"overlap": ("layer", "position"), "control": ("layer", "position")},
-    # Every effect is held against what the same reading gives with nothing in it.
+    returns={"overlap": ("layer", "position")},
+    # Every effect is held against what the same reading gives with nothing in it. A control is an
+    # output as well, with the dimension "draw" before those of its effect.
     controls={"overlap": "control"},
     figures=[Heatmap("overlap")],
     # Keys of references.bib, or any text.
@@ -39,14 +40,12 @@ def my_recipe(lm: Any, prompt: Prompt, *, seed: int = 0) -> dict[str, Any]:
     Args:
         seed: of the random streams.
     """
-    streams = run_residuals(lm, prompt.ids)[1:]  # after each layer, [position, d_model]
+    streams = [after[0] for after in run(lm, prompt, "resid_post").values]  # [position, d_model]
     final = unembed(lm, streams[-1]).exp()  # [position, vocabulary]
     generator = torch.Generator().manual_seed(seed)
     overlaps, controls = [], []
     for stream in streams:
-        noise = torch.randn(stream.shape, generator=generator)
-        noise = noise / noise.norm(dim=-1, keepdim=True)
-        noise = noise.to(stream.device, stream.dtype) * stream.norm(dim=-1, keepdim=True)
+        noise = random_like(stream, 1, generator).to(stream.dtype)  # [1, position, d_model]
         overlaps.append(torch.minimum(unembed(lm, stream).exp(), final).sum(-1))
         controls.append(torch.minimum(unembed(lm, noise).exp(), final).sum(-1))
-    return {"overlap": torch.stack(overlaps), "control": torch.stack(controls)}
+    return {"overlap": torch.stack(overlaps), "control": torch.stack(controls, 1)}

@@ -5,51 +5,37 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from remote_mi import Heatmap, Lines, Range, Ratio, Table, recipe
-from remote_mi.interventions import Metric, Pair, Site, shared_base
-from remote_mi.interventions.ablations import (
-    ablate_positions,
-    ablate_whole,
-    ablation_values,
-    metric_and_loss,
-    site_means,
-)
-from remote_mi.interventions.sweeps import first_changed
+from remote_mi.interventions import Metric, Pair, Site, mean_activations, measure, run, sweep
 
 
 @recipe(
-    over="pairs",
+    over="pair",
+    setup="means_of_set",
     returns={
-        "effect": ("pair", "layer", "position"),
-        "layer_effect": ("pair", "layer"),
-        "loss_change": ("pair", "layer"),
-        "clean": ("pair",),
-        "clean_loss": ("pair",),
-        "control": ("pair", "draw", "layer", "position"),
-        "layer_control": ("pair", "draw", "layer"),
-        "loss_control": ("pair", "draw", "layer"),
+        "effect": ("layer", "position"),
+        "layer_effect": ("layer",),
+        "loss_change": ("layer",),
+        "clean": (),
+        "clean_loss": (),
     },
     summaries={
         "share": Ratio("effect", gap="clean"),
         "layer_share": Ratio("layer_effect", gap="clean"),
-        "control_share": Ratio("control", gap="clean"),
-        "control_layer_share": Ratio("layer_control", gap="clean"),
     },
-    controls={
-        "share": "control_share",
-        "layer_share": "control_layer_share",
-        "loss_change": "loss_control",
-    },
+    controls={"effect": "control", "layer_effect": "layer_control", "loss_change": "loss_control"},
     figures=[
         Heatmap("share", center=0),
         Lines("layer_share", title="share by layer"),
         Lines("loss_change", title="loss change by layer", unit="nats"),
         Table("clean", columns=("clean_loss",)),
     ],
+    needs=("unembedding",),
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],
 )
 def ablation(
     lm: Any,
-    pairs: list[Pair],
+    pair: Pair,
+    means: Any,
     *,
     kind: Literal["mean", "zero", "resample"] = "mean",
     site: Site = "attn_out",
@@ -92,27 +78,25 @@ def ablation(
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
-    means = site_means(lm, [pair.clean.ids for pair in pairs], site) if kind == "mean" else []
-    found: dict[str, list[Any]] = {}
-    for pair in pairs:
-        base, hidden = shared_base(lm, pair.clean.ids)
-        clean = metric_and_loss(lm, pair, metric)(hidden)[0]
-        values = ablation_values(lm, pair, site, kind, means)
-        # Until the first difference the corrupt prompt has the same activations: exactly 0.
-        first = first_changed(lm, pair) if kind == "resample" else 0
-        given = (site, values, metric, first, control_draws, seed)
-        each = ablate_positions(lm, pair, base, *given)
-        whole = ablate_whole(lm, pair, base, *given)
-        outputs = {
-            "effect": each["effect"],
-            "layer_effect": whole["effect"][:, 0, 0],
-            "loss_change": whole["effect"][:, 0, 1],
-            "clean": clean[0],
-            "clean_loss": clean[1],
-            "control": each["control"],
-            "layer_control": whole["control"][:, :, 0, 0],
-            "loss_control": whole["control"][:, :, 0, 1],
-        }
-        for name, value in outputs.items():
-            found.setdefault(name, []).append(value)
-    return found
+    base = run(lm, pair.clean)
+    put = run(lm, pair.corrupt, site) if kind == "resample" else means
+    of_metric, both = measure(lm, metric, pair), measure(lm, (metric, "loss"), pair)
+    random: dict[str, Any] = {"control": control_draws, "seed": seed}
+    each = sweep(lm, base, site, put, of_metric, by="position", **random)
+    whole = sweep(lm, base, site, put, both, by="layer", **random)
+    clean, clean_loss = both(base.hidden)[0]
+    return {
+        "effect": each.effect,
+        "control": each.control,
+        "layer_effect": whole.effect[..., 0],
+        "layer_control": whole.control[..., 0],
+        "loss_change": whole.effect[..., 1],
+        "loss_control": whole.control[..., 1],
+        "clean": clean,
+        "clean_loss": clean_loss,
+    }
+
+
+def means_of_set(lm: Any, pairs: list[Pair], *, kind: str, site: str, **_: Any) -> Any:
+    """The mean of each layer over all positions of all clean prompts, [width]; or 0."""
+    return mean_activations(lm, [pair.clean for pair in pairs], site) if kind == "mean" else 0.0

@@ -5,24 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from remote_mi import Bars, Heatmap, Range, Ratio, recipe
-from remote_mi.interventions import Direction, Metric, Pair, Site, patch_positions
+from remote_mi.interventions import Direction, Metric, Pair, Site, measure, run, sweep
 
 
 @recipe(
     over="pair",
-    returns={
-        "effect": ("layer", "position"),
-        "gap": (),
-        "clean": (),
-        "corrupt": (),
-        "control": ("draw", "layer", "position"),
-    },
-    summaries={
-        "recovery": Ratio("effect", gap="gap"),
-        "control_recovery": Ratio("control", gap="gap"),
-    },
-    controls={"recovery": "control_recovery"},
+    returns={"effect": ("layer", "position"), "gap": (), "clean": (), "corrupt": ()},
+    summaries={"recovery": Ratio("effect", gap="gap")},
+    controls={"effect": "control"},
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
+    needs=("unembedding",),
     references=["vig2020causal", "meng2022locating", "zhang2023patching"],
 )
 def activation_patching(
@@ -64,7 +56,8 @@ def activation_patching(
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
-    runs = patch_positions(
-        lm, pair, site, direction, metric, control_draws=control_draws, seed=seed
-    )
-    return {**runs, "gap": runs["clean"] - runs["corrupt"]}
+    base, other = pair.base_and_other(direction)
+    put, of_answer = run(lm, other, site), measure(lm, metric, pair)
+    found = sweep(lm, base, site, put, of_answer, by="position", control=control_draws, seed=seed)
+    ends = pair.ends(direction, base=found.base, other=found.donor)
+    return {"effect": found.effect, "control": found.control, **ends}

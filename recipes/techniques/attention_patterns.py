@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from remote_mi import Heatmap, recipe
-from remote_mi.interventions import Prompt, attention_weights, skip_unembedding
+from remote_mi.interventions import Prompt, info, read, stack
 
 
 @recipe(
@@ -31,7 +31,9 @@ from remote_mi.interventions import Prompt, attention_weights, skip_unembedding
     needs=("attention_weights",),
     references=["elhage2021framework", "xiao2023sinks"],
 )
-def attention_patterns(lm: Any, prompt: Prompt, *, layers: list[int] = []) -> dict[str, Any]:  # noqa: B006 - read only
+def attention_patterns(
+    lm: Any, prompt: Prompt, *, layers: list[int] | None = None
+) -> dict[str, Any]:
     """What every attention head looks at.
 
     Run the prompt and read the attention weights a as the model computed them: each head's
@@ -50,21 +52,17 @@ def attention_patterns(lm: Any, prompt: Prompt, *, layers: list[int] = []) -> di
     Not implemented: weighting by the size of what is moved (value-weighted patterns).
 
     Args:
-        layers: which layers to return, from 0; none named: all.
+        layers: which layers to return, from 0; none given: all.
     """
-    wanted = layers or list(range(len(lm.layers)))
-    for index in wanted:
-        if not 0 <= index < len(lm.layers):
-            raise ValueError(f"there is no layer {index}: the model has {len(lm.layers)}, from 0")
-    with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
-        read = {i: attention_weights(lm.layers[i])[0] for i in sorted(set(wanted))}
-        skip_unembedding(lm)
-    pattern = torch.stack([read[index].float().cpu() for index in wanted])
+    wanted = info(lm).chosen(layers)
+    with lm.backbone.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
+        weights = {layer: read(lm, layer, "attn_pattern")[0] for layer in sorted(set(wanted))}
+    pattern = stack([weights[layer] for layer in wanted])
     seen = (pattern > 0).any(1)  # weights of hidden keys are exactly 0; [layer, query, key]
-    measured, uniform = summaries(pattern), summaries(seen / seen.sum(-1, keepdim=True))
+    uniform = summaries(seen / seen.sum(-1, keepdim=True))
     return {
         "pattern": pattern,
-        **measured,
+        **summaries(pattern),
         **{f"uniform_{name}": values for name, values in uniform.items()},
     }
 

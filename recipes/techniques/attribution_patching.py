@@ -12,29 +12,30 @@ from remote_mi.interventions import (
     Metric,
     Pair,
     Site,
-    patch_positions,
-    random_directions,
+    changes,
+    correlation,
+    gradients,
+    measure,
+    random_like,
+    run,
+    stack,
+    sweep,
 )
-from remote_mi.interventions.gradients import pair_gradients, pearson
 
 
 @recipe(
     over="pair",
     returns={
         "effect": ("layer", "position"),
-        "control": ("draw", "layer", "position"),
         "gap": (),
         "clean": (),
         "corrupt": (),
         "correlation": ("draw",),
     },
-    summaries={
-        "recovery": Ratio("effect", gap="gap"),
-        "control_recovery": Ratio("control", gap="gap"),
-    },
-    controls={"effect": "control", "recovery": "control_recovery"},
+    summaries={"recovery": Ratio("effect", gap="gap")},
+    controls={"effect": "control"},
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
-    needs=("gradients",),
+    needs=("gradients", "unembedding"),
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
 )
 def attribution_patching(
@@ -82,23 +83,17 @@ def attribution_patching(
         control_draws: random directions of the control.
         seed: of the random directions.
     """
-    differences, gradients, runs = pair_gradients(lm, pair, site, direction, metric)
+    of_base, of_other = pair.base_and_other(direction)
+    of_answer = measure(lm, metric, pair)
+    base, other = gradients(lm, of_base, site, of_answer), run(lm, of_other, site)
     generator = torch.Generator().manual_seed(seed)
     effects, controls = [], []
-    for difference, gradient in zip(differences, gradients, strict=True):
-        effects.append((difference * gradient).sum(-1))
-        turned = random_directions(difference, control_draws, generator)
-        controls.append((turned * gradient).sum(-1).abs())
-    effect = torch.stack([found.to(effects[0].device) for found in effects])
-    correlation = torch.zeros(0)  # nothing to compare with
+    for change, gradient in zip(changes(lm, base, other), base.gradients, strict=True):
+        effects.append((change * gradient)[0].sum(-1))
+        controls.append((random_like(change, control_draws, generator) * gradient)[:, 0].sum(-1))
+    effect, compared = stack(effects), torch.zeros(0)  # nothing to compare with
     if compare == "exact":
-        exact = patch_positions(lm, pair, site, direction, metric)["effect"]
-        correlation = pearson(effect, exact)[None]
-    return {
-        "effect": effect,
-        "control": torch.stack([found.to(effect.device) for found in controls], 1),
-        "gap": runs["clean"] - runs["corrupt"],
-        "clean": runs["clean"],
-        "corrupt": runs["corrupt"],
-        "correlation": correlation,
-    }
+        exact = sweep(lm, of_base, site, other, of_answer).effect
+        compared = correlation(effect, exact)[None]
+    ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
+    return {"effect": effect, "control": stack(controls, 1).abs(), "correlation": compared, **ends}

@@ -7,14 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Bars, Range, Table, Tokens, recipe
-from remote_mi.interventions import (
-    Metric,
-    Pair,
-    all_logits,
-    rank_of,
-    skip_unembedding,
-    top_tokens,
-)
+from remote_mi.interventions import Metric, Pair, logits, rank_of, run, top_tokens
 
 
 @recipe(
@@ -57,14 +50,11 @@ from remote_mi.interventions import (
             columns=("accuracy", "prob", "rank", "top_token", "corrupt_top_token"),
         ),
     ],
+    needs=("unembedding",),
     references=["wang2022ioi", "zhang2023patching"],
 )
 def baseline(
-    lm: Any,
-    pair: Pair,
-    *,
-    metric: Metric = "logit_diff",
-    top: Annotated[int, Range(1, 50)] = 5,
+    lm: Any, pair: Pair, *, metric: Metric = "logit_diff", top: Annotated[int, Range(1, 50)] = 5
 ) -> dict[str, Any]:
     """Whether the model gives the right answer, and how clearly: what any study runs first.
 
@@ -95,19 +85,17 @@ def baseline(
         metric: which difference decides on accuracy; prob_diff, or else logit_diff.
         top: how many of the most probable tokens to keep.
     """
-    ids = torch.tensor([pair.clean.ids, pair.corrupt.ids])
-    with lm.trace(input_ids=ids, use_cache=False):
-        logits = all_logits(lm, lm.ln_final.output[:, pair.end])
-        skip_unembedding(lm)
-    probs = logits.softmax(-1)
-    logit_diff = logits[:, pair.answers].mean(-1) - logits[:, pair.wrongs].mean(-1)
+    both = run(lm, [pair.clean, pair.corrupt])
+    of_all = logits(lm, both.hidden[:, pair.end])  # [prompt, vocabulary]
+    probs = of_all.softmax(-1)
+    logit_diff = of_all[:, pair.answers].mean(-1) - of_all[:, pair.wrongs].mean(-1)
     prob = probs[:, pair.answers].sum(-1)
     prob_diff = prob - probs[:, pair.wrongs].sum(-1)
     top_token, top_prob = top_tokens(probs, top)
-    rank = rank_of(logits, logits[:, pair.answers].amax(-1, keepdim=True))
+    rank = rank_of(of_all, of_all[:, pair.answers].amax(-1, keepdim=True))
     difference = prob_diff if metric == "prob_diff" else logit_diff
     unknown = rank.isnan()  # the logits are no numbers: neither right nor wrong
-    found = {
+    outputs = {
         "accuracy": (difference > 0).float().masked_fill(unknown, torch.nan),
         "logit_diff": logit_diff,
         "prob_diff": prob_diff,
@@ -118,8 +106,8 @@ def baseline(
         "top_prob": top_prob,
     }
     return {
-        **{name: value[0] for name, value in found.items()},
-        **{f"corrupt_{name}": value[1] for name, value in found.items()},
+        **{name: values[0] for name, values in outputs.items()},
+        **{f"corrupt_{name}": values[1] for name, values in outputs.items()},
         "prior_logit_diff": logit_diff.mean(),
         "prior_prob_diff": prob_diff.mean(),
     }

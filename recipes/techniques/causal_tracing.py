@@ -7,30 +7,20 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi import Bars, Heatmap, Range, Ratio, Table, recipe
-from remote_mi.interventions import Prompt, answer_metric
-from remote_mi.interventions.sites import require_unembedding
-from remote_mi.interventions.tracing import embedding_noise, restore_states
+from remote_mi.interventions import Prompt, embedding_noise, measure, run, sweep
 
 
 @recipe(
     over="prompt",
-    returns={
-        "effect": ("draw", "layer", "position"),
-        "control": ("draw", "layer", "position"),
-        "gap": (),
-        "clean": (),
-        "corrupt": (),
-    },
-    summaries={
-        "recovery": Ratio("effect", gap="gap"),
-        "control_recovery": Ratio("control", gap="gap"),
-    },
-    controls={"effect": "control", "recovery": "control_recovery"},
+    returns={"effect": ("draw", "layer", "position"), "gap": (), "clean": (), "corrupt": ()},
+    summaries={"recovery": Ratio("effect", gap="gap")},
+    controls={"effect": "control"},
     figures=[
         Heatmap("effect", center=0),
         Bars("effect"),
         Table("gap", columns=("clean", "corrupt")),
     ],
+    needs=("unembedding",),
     references=["meng2022locating", "zhang2023patching"],
 )
 def causal_tracing(
@@ -43,8 +33,8 @@ def causal_tracing(
     draws: Annotated[int, Range(1, 100)] = 6,
     score: Literal["prob", "log_prob", "logit"] = "prob",
     control: Literal["other_draw", "none"] = "other_draw",
-    subject_start: Annotated[int, Range(-1, 1_000_000)] = -1,
-    subject_end: Annotated[int, Range(-1, 1_000_000)] = -1,
+    subject_start: Annotated[int, Range(0, 1_000_000)] | None = None,
+    subject_end: Annotated[int, Range(0, 1_000_000)] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Which states, put back into a run with a noised subject, bring the answer back.
@@ -81,49 +71,25 @@ def causal_tracing(
         draws: how many times noise is drawn.
         score: what is measured of the target: probability, log-probability or logit.
         control: the state of another noised run, or none, at half the cost.
-        subject_start: position of the subject's first token; −1 takes the label "subject".
-        subject_end: position of its last token; −1 takes subject_start.
+        subject_start: position of the subject's first token; without it the label "subject".
+        subject_end: position of its last token; without it subject_start.
         seed: of the noise.
     """
-    if prompt.target is None:
-        raise ValueError("causal tracing follows one answer: give target, the text of its token")
-    require_unembedding(lm)
-    target, length = prompt.target, len(prompt.ids)
-    span = subject_span(prompt, subject_start, subject_end)
+    of_target, span = measure(lm, score, prompt), prompt.span("subject", subject_start, subject_end)
+    added = embedding_noise(lm, span[1] - span[0] + 1, noise, draws, seed)
+    clean = run(lm, prompt, site)
+    noised = run(lm, prompt, site, noise=added, noised=span)
 
-    def measure(hidden: torch.Tensor) -> torch.Tensor:
-        return answer_metric(lm, hidden[:, prompt.end - length], score, [target], [])
+    def next_draw(layer: int) -> torch.Tensor:
+        return noised.values[layer].roll(-1, 0)
 
-    added = embedding_noise(lm, length, span, noise, draws, seed)
-    runs = restore_states(lm, prompt.ids, added, span, site, window, measure, control)
-    clean = measure(runs["hidden"])[0]
-    corrupt = runs["noised"].mean()
+    controlled = control == "other_draw" and draws > 1
+    other = next_draw if controlled else 0
+    found = sweep(lm, noised, site, clean, of_target, window=window, control=other)
     return {
-        "effect": runs["effect"],
-        "control": runs["control"],
-        "gap": clean - corrupt,
-        "clean": clean,
-        "corrupt": corrupt,
+        "effect": found.effect,
+        "control": found.control if controlled else found.effect[:0],
+        "gap": found.donor - found.base.mean(),
+        "clean": found.donor,
+        "corrupt": found.base.mean(),
     }
-
-
-def subject_span(prompt: Prompt, start: int, end: int) -> tuple[int, int]:
-    """First and last position of the subject, both included.
-
-    Raises:
-        ValueError: if it is given neither by positions nor by a label, or lies outside the prompt.
-    """
-    if start < 0 and "subject" in prompt.spans:
-        return prompt.spans["subject"]
-    if start < 0:
-        raise ValueError(
-            "causal tracing needs to know the subject: give subject_start and subject_end, the "
-            "positions of its first and last token, or a phenomenon that labels it, as {x:subject}"
-        )
-    last = start if end < 0 else end
-    if not start <= last < len(prompt.ids):
-        raise ValueError(
-            f"the subject's positions {start} to {last} do not lie in a prompt of "
-            f"{len(prompt.ids)} tokens"
-        )
-    return start, last

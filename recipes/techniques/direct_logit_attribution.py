@@ -7,13 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Bars, Heatmap, Range, Table, recipe
-from remote_mi.interventions import Pair, skip_unembedding
-from remote_mi.interventions.heads import (
-    freeze_norm,
-    linear_logits,
-    refuse_other_streams,
-    stream_parts,
-)
+from remote_mi.interventions import Pair, direct_logits
 
 
 @recipe(
@@ -27,9 +21,6 @@ from remote_mi.interventions.heads import (
         "unembedding_bias": (),
         "sum": (),
         "logit_diff": (),
-        "random_head": ("layer", "head", "draw"),
-        "random_mlp": ("layer", "draw"),
-        "random_embedding": ("draw",),
     },
     controls={"head": "random_head", "mlp": "random_mlp", "embedding": "random_embedding"},
     figures=[
@@ -38,14 +29,11 @@ from remote_mi.interventions.heads import (
         Bars("mlp", title="largest MLP layers", unit="logits"),
         Table("logit_diff", columns=("sum", "embedding")),
     ],
+    needs=("unembedding", "plain_stream"),
     references=["elhage2021framework", "wang2022ioi", "nostalgebraist2020lens"],
 )
 def direct_logit_attribution(
-    lm: Any,
-    pair: Pair,
-    *,
-    control_draws: Annotated[int, Range(1, 1000)] = 20,
-    seed: int = 0,
+    lm: Any, pair: Pair, *, control_draws: Annotated[int, Range(1, 1000)] = 20, seed: int = 0
 ) -> dict[str, Any]:
     """How much each component adds directly to the logit difference of the clean prompt.
 
@@ -77,46 +65,22 @@ def direct_logit_attribution(
         control_draws: how many pairs of other tokens the control takes.
         seed: of the draws.
     """
-    refuse_other_streams(lm)
-    random = random_pairs(pair, control_draws, seed)
-    tokens = torch.cat([torch.tensor([*pair.answers, *pair.wrongs]), random])
-    with lm.trace(input_ids=torch.tensor([pair.clean.ids]), use_cache=False):
-        parts = stream_parts(lm, pair.end)
-        hidden = lm.ln_final.output[0, pair.end]
-        linear, norm_bias = freeze_norm(lm.ln_final, parts["stream"].to(hidden.dtype), hidden)
-        names = ("head", "mlp", "attention_bias", "embedding")
-        rows = [
-            linear(parts[name]).flatten(0, -2)
-            if parts[name].dim() > 1
-            else linear(parts[name])[None]
-            for name in names
-        ]
-        rows += [norm_bias[None], hidden.float()[None]]
-        logits, token_bias = linear_logits(lm, torch.cat(rows), tokens)
-        skip_unembedding(lm)
-    # Each row's difference between the answers and the wrong ones, and between random tokens.
+    of_pair = torch.tensor([*pair.answers, *pair.wrongs])
+    tokens = torch.cat([of_pair, random_pairs(pair, control_draws, seed)])
+    logits, whole = direct_logits(lm, pair.clean, tokens)
     split = [len(pair.answers), len(pair.wrongs), control_draws, control_draws]
-    answers, wrongs, one, other = logits.split(split, -1)
-    of_pair = answers.mean(-1) - wrongs.mean(-1)
-    of_random = (one - other).abs()
-    bias_answers, bias_wrongs, _, _ = token_bias.split(split)
-    unembedding_bias = bias_answers.mean() - bias_wrongs.mean()
-    sizes = [len(part) for part in rows]
-    head, mlp, attention_bias, embedding, final_norm_bias, whole = of_pair.split(sizes)
-    random_head, random_mlp, _, random_embedding, _, _ = of_random.split(sizes)
-    grid = parts["head"].shape[:2]
+
+    def differences(of_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Between answers and wrong ones, [...]; the size between random tokens, [draw, ...]."""
+        answers, wrongs, one, other = of_tokens.split(split, -1)
+        return answers.mean(-1) - wrongs.mean(-1), (one - other).abs().movedim(-1, 0)
+
+    found = {name: differences(of_tokens) for name, of_tokens in logits.items()}
     return {
-        "head": head.reshape(grid),
-        "mlp": mlp,
-        "embedding": embedding[0],
-        "attention_bias": attention_bias,
-        "final_norm_bias": final_norm_bias[0],
-        "unembedding_bias": unembedding_bias,
-        "sum": of_pair[:-1].sum() + unembedding_bias,
-        "logit_diff": whole[0] + unembedding_bias,
-        "random_head": random_head.reshape(*grid, control_draws),
-        "random_mlp": random_mlp,
-        "random_embedding": random_embedding[0],
+        **{name: contribution for name, (contribution, _) in found.items()},
+        **{f"random_{name}": found[name][1] for name in ("head", "mlp", "embedding")},
+        "sum": sum(contribution.sum() for contribution, _ in found.values()),
+        "logit_diff": differences(whole)[0],
     }
 
 

@@ -5,42 +5,33 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from remote_mi import Bars, Heatmap, Range, Ratio, Table, recipe
-from remote_mi.interventions import Metric, Pair, shared_base
-from remote_mi.interventions.ablations import (
-    ablate_whole,
-    ablation_values,
-    metric_and_loss,
-    site_means,
-)
-from remote_mi.interventions.sweeps import first_changed
+from remote_mi.interventions import Metric, Pair, mean_activations, measure, run, sweep
 
 
 @recipe(
-    over="pairs",
+    over="pair",
+    setup="means_of_set",
     returns={
-        "effect": ("pair", "layer", "head"),
-        "loss_change": ("pair", "layer", "head"),
-        "clean": ("pair",),
-        "clean_loss": ("pair",),
-        "control": ("pair", "draw", "layer", "head"),
-        "loss_control": ("pair", "draw", "layer", "head"),
+        "effect": ("layer", "head"),
+        "loss_change": ("layer", "head"),
+        "clean": (),
+        "clean_loss": (),
     },
-    summaries={
-        "share": Ratio("effect", gap="clean"),
-        "control_share": Ratio("control", gap="clean"),
-    },
-    controls={"share": "control_share", "loss_change": "loss_control"},
+    summaries={"share": Ratio("effect", gap="clean")},
+    controls={"effect": "control", "loss_change": "loss_control"},
     figures=[
         Heatmap("share", center=0),
         Bars("share"),
         Bars("loss_change", unit="nats"),
         Table("clean", columns=("clean_loss",)),
     ],
+    needs=("unembedding",),
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],
 )
 def head_ablation(
     lm: Any,
-    pairs: list[Pair],
+    pair: Pair,
+    means: Any,
     *,
     kind: Literal["mean", "zero", "resample"] = "mean",
     metric: Metric = "logit_diff",
@@ -80,24 +71,21 @@ def head_ablation(
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
-    means = site_means(lm, [pair.clean.ids for pair in pairs], "head_z") if kind == "mean" else []
-    found: dict[str, list[Any]] = {}
-    for pair in pairs:
-        base, hidden = shared_base(lm, pair.clean.ids)
-        clean = metric_and_loss(lm, pair, metric)(hidden)[0]
-        values = ablation_values(lm, pair, "head_z", kind, means)
-        # Until the first difference the corrupt prompt has the same activations.
-        first = first_changed(lm, pair) if kind == "resample" else 0
-        given = ("head_z", values, metric, first, control_draws, seed)
-        runs = ablate_whole(lm, pair, base, *given)
-        outputs = {
-            "effect": runs["effect"][..., 0],
-            "loss_change": runs["effect"][..., 1],
-            "clean": clean[0],
-            "clean_loss": clean[1],
-            "control": runs["control"][..., 0],
-            "loss_control": runs["control"][..., 1],
-        }
-        for name, value in outputs.items():
-            found.setdefault(name, []).append(value)
-    return found
+    base = run(lm, pair.clean)
+    put = run(lm, pair.corrupt, "head_z") if kind == "resample" else means
+    both = measure(lm, (metric, "loss"), pair)
+    found = sweep(lm, base, "head_z", put, both, by="head", control=control_draws, seed=seed)
+    clean, clean_loss = both(base.hidden)[0]
+    return {
+        "effect": found.effect[..., 0],
+        "control": found.control[..., 0],
+        "loss_change": found.effect[..., 1],
+        "loss_control": found.control[..., 1],
+        "clean": clean,
+        "clean_loss": clean_loss,
+    }
+
+
+def means_of_set(lm: Any, pairs: list[Pair], *, kind: str, **_: Any) -> Any:
+    """The mean of each layer over all positions of all clean prompts, [width]; or 0."""
+    return mean_activations(lm, [p.clean for p in pairs], "head_z") if kind == "mean" else 0.0

@@ -11,30 +11,31 @@ from remote_mi.interventions import (
     Direction,
     Metric,
     Pair,
-    head_count,
-    patch_heads,
-    random_directions,
+    changes,
+    correlation,
+    gradients,
+    info,
+    measure,
+    random_like,
+    run,
+    stack,
+    sweep,
 )
-from remote_mi.interventions.gradients import pair_gradients, pearson
 
 
 @recipe(
     over="pair",
     returns={
         "effect": ("layer", "head"),
-        "control": ("draw", "layer", "head"),
         "gap": (),
         "clean": (),
         "corrupt": (),
         "correlation": ("draw",),
     },
-    summaries={
-        "recovery": Ratio("effect", gap="gap"),
-        "control_recovery": Ratio("control", gap="gap"),
-    },
-    controls={"effect": "control", "recovery": "control_recovery"},
+    summaries={"recovery": Ratio("effect", gap="gap")},
+    controls={"effect": "control"},
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
-    needs=("gradients",),
+    needs=("gradients", "unembedding"),
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
 )
 def head_attribution(
@@ -76,25 +77,20 @@ def head_attribution(
         control_draws: random directions of the control.
         seed: of the random directions.
     """
-    differences, gradients, runs = pair_gradients(lm, pair, "head_z", direction, metric)
-    heads = head_count(lm)
+    of_base, of_other = pair.base_and_other(direction)
+    of_answer = measure(lm, metric, pair)
+    base, other = gradients(lm, of_base, "head_z", of_answer), run(lm, of_other, "head_z")
     generator = torch.Generator().manual_seed(seed)
     effects, controls = [], []
-    for difference, gradient in zip(differences, gradients, strict=True):
-        difference = difference.unflatten(-1, (heads, -1))  # [position, head, d_head]
-        gradient = gradient.unflatten(-1, (heads, -1))
-        effects.append((difference * gradient).sum((0, 2)))
-        turned = random_directions(difference, control_draws, generator)
-        controls.append((turned * gradient).sum((1, 3)).abs())
-    effect = torch.stack([found.to(effects[0].device) for found in effects])
-    correlation = torch.zeros(0)  # nothing to compare with
+    for change, gradient in zip(changes(lm, base, other), base.gradients, strict=True):
+        # [position, head, d_head]
+        change, gradient = (x[0].unflatten(-1, (info(lm).heads, -1)) for x in (change, gradient))
+        effects.append((change * gradient).sum((0, 2)))
+        random = random_like(change, control_draws, generator)
+        controls.append((random * gradient).sum((1, 3)))
+    effect, compared = stack(effects), torch.zeros(0)  # nothing to compare with
     if compare == "exact":
-        correlation = pearson(effect, patch_heads(lm, pair, direction, metric)["effect"])[None]
-    return {
-        "effect": effect,
-        "control": torch.stack([found.to(effect.device) for found in controls], 1),
-        "gap": runs["clean"] - runs["corrupt"],
-        "clean": runs["clean"],
-        "corrupt": runs["corrupt"],
-        "correlation": correlation,
-    }
+        exact = sweep(lm, of_base, "head_z", other, of_answer, by="head").effect
+        compared = correlation(effect, exact)[None]
+    ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
+    return {"effect": effect, "control": stack(controls, 1).abs(), "correlation": compared, **ends}

@@ -7,13 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Bars, Heatmap, Range, recipe
-from remote_mi.interventions import attention_weights, head_count, is_causal, skip_unembedding
-from remote_mi.interventions.heads import linear_logits
-from remote_mi.interventions.metrics import log_normalizer, soft_cap
-from remote_mi.interventions.sites import text_config
-
-#: What the attention weights and logits of one pass may take, in bytes.
-BUDGET = 1 << 28
+from remote_mi.interventions import info, read, rows_that_fit, stack, token_losses
 
 
 @recipe(
@@ -24,9 +18,7 @@ BUDGET = 1 << 28
         "duplicate_token": ("layer", "head", "draw"),
         "loss_first": ("draw",),
         "loss_second": ("draw",),
-        "control_induction": ("layer", "head", "draw"),
         "control_previous_token": (),
-        "control_duplicate_token": ("layer", "head", "draw"),
         "control_loss_second": ("draw",),
     },
     controls={
@@ -40,7 +32,7 @@ BUDGET = 1 << 28
         Bars("previous_token"),
         Bars("duplicate_token"),
     ],
-    needs=("attention_weights",),
+    needs=("attention_weights", "causal", "unembedding"),
     references=["elhage2021framework", "olsson2022induction"],
 )
 def head_detectors(
@@ -83,111 +75,57 @@ def head_detectors(
         highest: tokens are drawn up to this fraction of the vocabulary.
         seed: of the random tokens.
     """
-    halves = random_halves(lm, length, sequences, lowest, highest, seed)
-    begin = bos(lm)
-    start = len(begin)
-    refuse_unfit(lm, start + 2 * length)
-    first, second = halves[:, :length], halves[:, length:]
-    bos_column = torch.tensor([begin] * sequences, dtype=torch.long).reshape(sequences, start)
-    repeated = torch.cat([bos_column, first, first], 1)
-    others = torch.cat([bos_column, first, second], 1)
-    scores = measure(lm, repeated, start, length)
-    control = measure(lm, others, start, length)
-    queries = torch.arange(1, start + 2 * length)
-    return {
-        **scores,
-        "control_induction": control["induction"],
-        "control_previous_token": (1 / (queries + 1.0)).mean(),
-        "control_duplicate_token": control["duplicate_token"],
-        "control_loss_second": control["loss_second"],
-    }
-
-
-def bos(lm: Any) -> list[int]:
-    """The beginning-of-sequence token, where the model's configuration has one."""
-    token = getattr(text_config(lm), "bos_token_id", None)
-    token = token[0] if isinstance(token, list) else token
-    return [] if token is None else [int(token)]
-
-
-def refuse_unfit(lm: Any, tokens: int) -> None:
-    """Refuse encoders, and sequences that the model's positions do not reach."""
-    if not is_causal(lm):
-        raise ValueError("head detectors need a causal model: an encoder sees what follows, too")
-    limit = getattr(text_config(lm), "max_position_embeddings", None)
-    if limit is not None and tokens > limit:
-        raise ValueError(f"{tokens} tokens are more than the model's {limit}: lower length")
-
-
-def random_halves(
-    lm: Any, length: int, sequences: int, lowest: float, highest: float, seed: int
-) -> torch.Tensor:
-    """Twice `length` random tokens a sequence, none of them twice; [sequence, 2 · length]."""
-    size = lm.lm_head.weight.shape[0]
-    low, high = int(lowest * size), int(highest * size)
+    model = info(lm)
+    tokens = len(model.begin) + 2 * length
+    low, high = int(lowest * model.vocabulary), int(highest * model.vocabulary)
+    if tokens > model.context:
+        raise ValueError(f"{tokens} tokens are more than the model's {model.context}: lower length")
     if high - low < 2 * length:
         raise ValueError(
             f"between lowest and highest lie {max(0, high - low)} tokens, and {2 * length} "
             "different ones are needed: widen the range or lower length"
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = [
-        torch.randperm(high - low, generator=generator)[: 2 * length] for _ in range(sequences)
-    ]
-    return torch.stack(drawn) + low
-
-
-def measure(lm: Any, ids: torch.Tensor, start: int, length: int) -> dict[str, torch.Tensor]:
-    """Scores [layer, head, sequence] and losses [sequence].
-
-    Args:
-        ids: [sequence, start + 2 · length]; start: position of the first random token.
-    """
-    tokens = ids.shape[1]
-    of_one = 4 * (3 * head_count(lm) * tokens**2 + tokens * lm.lm_head.weight.shape[0])
-    parts = []
-    for rows in ids.split(max(1, BUDGET // of_one)):
-        with lm.trace(input_ids=rows, use_cache=False):
-            layers = [offsets(attention_weights(layer), start, length) for layer in lm.layers]
-            losses = loss(lm, lm.ln_final.output, rows)
-            skip_unembedding(lm)
-        found = {name: torch.stack([one[name].cpu() for one in layers]) for name in layers[0]}
-        found["loss_first"] = losses[:, start : start + length - 1].mean(-1)
-        found["loss_second"] = losses[:, start + length :].mean(-1)
-        parts.append(found)
-    return {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
-
-
-def offsets(pattern: torch.Tensor, start: int, length: int) -> dict[str, torch.Tensor]:
-    """Mean attention at the offsets of the scores; [row, head, query, key] → [head, row]."""
-
-    def back(offset: int, since: int) -> torch.Tensor:
-        """Attention from q to q − offset, from the query `since` on."""
-        # Entry i of this diagonal is of the query i + offset.
-        diagonal = pattern.float().diagonal(-offset, -2, -1)
-        return diagonal[..., since - offset :].mean(-1).T
-
-    second = start + length
+    drawn = [torch.randperm(high - low, generator=generator) for _ in range(sequences)]
+    first, second = (torch.stack(drawn)[:, : 2 * length] + low).split(length, 1)
+    opening = torch.tensor(model.begin, dtype=torch.long).expand(sequences, -1)
+    repeated = scores_of(lm, torch.cat([opening, first, first], 1), length)
+    others = scores_of(lm, torch.cat([opening, first, second], 1), length)
     return {
-        "induction": back(length - 1, second),
-        "duplicate_token": back(length, second),
-        "previous_token": back(1, 1),
+        **repeated,
+        **{f"control_{n}": others[n] for n in ("induction", "duplicate_token", "loss_second")},
+        "control_previous_token": (1 / torch.arange(2.0, tokens + 1)).mean(),  # queries from 1 on
     }
 
 
-def loss(lm: Any, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """−log p of each next token in nats, inside a trace.
+def scores_of(lm: Any, ids: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
+    """Scores [layer, head, sequence] and losses [sequence] of [BOS] and two halves of tokens."""
+    tokens = ids.shape[1]
+    second = tokens - length  # where the second half begins
+    row = 4 * (3 * info(lm).heads * tokens**2 + tokens * info(lm).vocabulary)
+    parts = []
+    for rows in ids.split(rows_that_fit(lm.embed_tokens.weight.device, 4 * row)):
+        with lm.backbone.trace(input_ids=rows, use_cache=False):
+            patterns = [read(lm, layer, "attn_pattern") for layer in range(len(lm.layers))]
+            hidden = lm.ln_final.output[:, :-1]
+        losses = token_losses(lm, hidden, rows[:, 1:])  # entry i is of the token at i + 1
+        part = {
+            "induction": mean_back(patterns, length - 1, second),
+            "duplicate_token": mean_back(patterns, length, second),
+            "previous_token": mean_back(patterns, 1, 1),
+            "loss_first": losses[:, second - length : second - 1].mean(-1),
+            "loss_second": losses[:, second:].mean(-1),
+        }
+        parts.append(part)
+    return {name: torch.cat([part[name].cpu() for part in parts], -1) for name in parts[0]}
+
+
+def mean_back(patterns: list[torch.Tensor], offset: int, since: int) -> torch.Tensor:
+    """Mean attention from q to q − offset, from the query `since` on; [layer, head, row].
 
     Args:
-        hidden: output of the final norm, [row, position, d_model]; ids: [row, position].
-
-    Returns:
-        [row, position − 1], float32; entry i is of the token at i + 1.
+        patterns: of each layer, [row, head, query, key].
     """
-    before = hidden[:, :-1]
-    logits = []
-    for row, following in zip(before, ids[:, 1:], strict=True):
-        own, bias = linear_logits(lm, row, following)
-        logits.append(soft_cap(lm, own.diagonal() + bias))
-    total = log_normalizer(lm, before.flatten(0, 1))
-    return total.reshape(before.shape[:2]) - torch.stack(logits)
+    # Entry i of this diagonal is of the query i + offset.
+    diagonals = [pattern.float().diagonal(-offset, -2, -1) for pattern in patterns]
+    return stack([diagonal[..., since - offset :].mean(-1).T for diagonal in diagonals])

@@ -5,24 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from remote_mi import Bars, Heatmap, Range, Ratio, recipe
-from remote_mi.interventions import Direction, Metric, Pair, patch_heads
+from remote_mi.interventions import Direction, Metric, Pair, measure, run, sweep
 
 
 @recipe(
     over="pair",
-    returns={
-        "effect": ("layer", "head"),
-        "gap": (),
-        "clean": (),
-        "corrupt": (),
-        "control": ("draw", "layer", "head"),
-    },
-    summaries={
-        "recovery": Ratio("effect", gap="gap"),
-        "control_recovery": Ratio("control", gap="gap"),
-    },
-    controls={"recovery": "control_recovery"},
+    returns={"effect": ("layer", "head"), "gap": (), "clean": (), "corrupt": ()},
+    summaries={"recovery": Ratio("effect", gap="gap")},
+    controls={"effect": "control"},
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
+    needs=("unembedding",),
     references=["wang2022ioi", "zhang2023patching"],
 )
 def head_patching(
@@ -61,5 +53,8 @@ def head_patching(
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
-    runs = patch_heads(lm, pair, direction, metric, control_draws=control_draws, seed=seed)
-    return {**runs, "gap": runs["clean"] - runs["corrupt"]}
+    base, other = pair.base_and_other(direction)
+    put, of_answer = run(lm, other, "head_z"), measure(lm, metric, pair)
+    found = sweep(lm, base, "head_z", put, of_answer, by="head", control=control_draws, seed=seed)
+    ends = pair.ends(direction, base=found.base, other=found.donor)
+    return {"effect": found.effect, "control": found.control, **ends}

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi import Bars, Range, Table, recipe
-from remote_mi.interventions import Metric, Pair, answer_metric
-from remote_mi.interventions.gradients import (
-    path_gradients,
+from remote_mi.interventions import (
+    Metric,
+    Pair,
+    embeddings,
+    input_gradients,
+    measure,
     random_scores,
-    run_embeddings,
-    token_embeddings,
+    run,
 )
 
 
@@ -27,7 +29,7 @@ from remote_mi.interventions.gradients import (
     },
     controls={"attribution": "control"},
     figures=[Bars("attribution"), Table("clean", columns=("at_baseline", "completeness_error"))],
-    needs=("gradients",),
+    needs=("gradients", "unembedding"),
     references=["sundararajan2017axiomatic", "adebayo2018sanity"],
 )
 def integrated_gradients(
@@ -74,25 +76,17 @@ def integrated_gradients(
         control_draws: pairs of random tokens of the control; 0 leaves it out, and its cost.
         seed: of the random tokens.
     """
-
-    def score(hidden: torch.Tensor) -> torch.Tensor:
-        return answer_metric(lm, hidden, metric, pair.answers, pair.wrongs)
-
-    ids, end = pair.clean.ids, pair.end
-    stop = token_embeddings(lm, ids)  # [position, d_model]
-    start = torch.zeros_like(stop)
-    if baseline == "corrupt":
-        start = token_embeddings(lm, pair.corrupt.ids)
-    ends = run_embeddings(lm, ids, torch.stack([stop, start]), end)
-    clean, at_baseline = score(ends)
-    scores = [score, *random_scores(lm, ends[:1], score, control_draws, seed)]
-    mean_gradient = path_gradients(lm, ids, start, stop, end, scores, steps)
-    attributed = ((stop - start) * mean_gradient).sum(-1)  # [score, position]
-    attribution = attributed[0]
+    x, of_answer = embeddings(lm, pair.clean), measure(lm, metric, pair)
+    other = embeddings(lm, pair.corrupt) if baseline == "corrupt" else torch.zeros_like(x)
+    ends = run(lm, pair.clean, inputs=torch.cat([x, other])).hidden
+    clean, at_baseline = of_answer(ends)
+    measures = [of_answer, *random_scores(lm, of_answer, ends[:1], control_draws, seed)]
+    mean_gradient = input_gradients(lm, pair.clean, other, measures, steps)
+    attributed = ((x - other) * mean_gradient).sum(-1)  # [measure, position]
     return {
-        "attribution": attribution,
+        "attribution": attributed[0],
         "control": attributed[1:].abs(),
         "clean": clean,
         "at_baseline": at_baseline,
-        "completeness_error": attribution.sum() - (clean - at_baseline).to(attribution.device),
+        "completeness_error": attributed[0].sum() - (clean - at_baseline).to(attributed.device),
     }

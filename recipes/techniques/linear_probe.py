@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
-
 from remote_mi import Bars, Heatmap, Lines, Range, recipe
-from remote_mi.interventions import Prompt, Site, read_site
-from remote_mi.interventions.sites import read_stream, skip_unembedding
+from remote_mi.interventions import Prompt, Site, run, stack
 
 #: Inverse strengths of the L2 penalty that are tried.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 #: Folds in which the strength is chosen, inside each training part.
 INNER_FOLDS = 3
-#: Resamples of the groups for an interval of 95%.
-RESAMPLES = 1000
 
 
 @recipe(
@@ -81,18 +77,8 @@ def linear_probe(
         control_draws: shuffles of the labels.
         seed: of the folds, the shuffles and the intervals.
     """
-    known = {"end": prompt.end, **prompt.positions}
-    for place in places:
-        if place not in known:
-            raise ValueError(f"a prompt has no position {place!r}; it has {', '.join(known)}")
-    where = [known[place] for place in places]
-    with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
-        found = []
-        for index, layer in enumerate(lm.layers):
-            x = read_stream(lm, index) if site == "resid_pre" else read_site(layer, site)
-            found.append(x[0, where].float())
-        skip_unembedding(lm)
-    return {"activation": torch.stack([x.to(found[0].device) for x in found])}
+    where = [prompt.position(place) for place in places]
+    return {"activation": stack([x[0, where] for x in run(lm, prompt, site).values])}
 
 
 def fit_probes(
@@ -106,61 +92,45 @@ def fit_probes(
     import numpy as np
 
     x = np.stack([e["arrays"]["activation"] for e in examples]).astype(np.float64)
-    labels = [e["label"] for e in examples]
-    for index, label in enumerate(labels):
-        if label in (None, ""):
-            raise ValueError(f'prompt {index + 1} has no label: give every prompt a "label"')
-    # A prompt without a group is a group of its own.
-    names = [e["group"] or ("", index) for index, e in enumerate(examples)]
-    group = np.array([names.index(name) for name in names])
-    classes = sorted(set(map(str, labels)))
-    y = np.array([classes.index(str(label)) for label in labels])
-    _check_groups(y, group, classes, folds)
+    y, group = classes_and_groups(examples, folds)
     rng = np.random.default_rng(seed)
-    targets = [y, *(_shuffled(y, group, rng) for _ in range(control_draws))]
-    splits = [_splits(t, group, folds, seed) for t in targets]
-    inner = [
-        [_splits(t[train], group[train], INNER_FOLDS, seed) for train, _ in s]
-        for t, s in zip(targets, splits, strict=True)
-    ]
-    layers, places = x.shape[1:3]
-    correct = np.empty((1 + control_draws, layers, places, len(y)))
-    for layer in range(layers):
-        for place in range(places):
-            for draw, target in enumerate(targets):
-                predicted = _predicted(x[:, layer, place], target, splits[draw], inner[draw])
-                correct[draw, layer, place] = predicted == target
-    accuracy, shuffled = correct[0].mean(-1), correct[1:].mean(-1)
-    gain = correct[0] - correct[1:].mean(0)
-    low, high = _interval(correct[0], group, rng)
-    gain_low, gain_high = _interval(gain, group, rng)
+    targets = [y, *(shuffled(y, group, rng) for _ in range(control_draws))]
+    right = np.stack([are_right(x, target, group, folds, seed) for target in targets])
+    of_shuffled = right[1:].mean(-1)  # [draw, layer, place]
     return {
-        "accuracy": accuracy,
-        "accuracy:low": low,
-        "accuracy:high": high,
-        "shuffled_accuracy": shuffled.mean(0),
-        "shuffled_accuracy:low": shuffled.min(0),
-        "shuffled_accuracy:high": shuffled.max(0),
-        "selectivity": gain.mean(-1),
-        "selectivity:low": gain_low,
-        "selectivity:high": gain_high,
+        "accuracy": right[0],
+        "shuffled_accuracy": of_shuffled.mean(0),
+        "shuffled_accuracy:low": of_shuffled.min(0),
+        "shuffled_accuracy:high": of_shuffled.max(0),
+        "selectivity": right[0] - right[1:].mean(0),
         "majority": np.bincount(y).max() / len(y),
     }
 
 
-def _check_groups(y: Any, group: Any, classes: list[str], folds: int) -> None:
+def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any, Any]:
+    """The number of each prompt's class and of its group; one without a group is one of its own."""
+    import numpy as np
+
+    for index, example in enumerate(examples):
+        if example["label"] in (None, ""):
+            raise ValueError(f'prompt {index + 1} has no label: give every prompt a "label"')
+    labels = [str(example["label"]) for example in examples]
+    names = [example["group"] or ("", index) for index, example in enumerate(examples)]
+    group = np.array([names.index(name) for name in names])
+    classes, y = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"all labels are {classes[0]!r}: a probe needs at least two classes")
-    for index, name in enumerate(classes):
+        raise ValueError(f"all labels are {labels[0]!r}: a probe needs at least two classes")
+    for index, name in enumerate(classes.tolist()):
         count = len(set(group[y == index].tolist()))
         if count < folds:
             raise ValueError(
                 f"class {name!r} occurs in {count} groups, and {folds} folds need {folds}: "
                 "give more prompts, or fewer folds"
             )
+    return y, group
 
 
-def _shuffled(y: Any, group: Any, rng: Any) -> Any:
+def shuffled(y: Any, group: Any, rng: Any) -> Any:
     """Labels exchanged between the groups of one class, and inside the groups of several."""
     members = [(group == g).nonzero()[0] for g in sorted(set(group.tolist()))]
     pure = [m for m in members if len(set(y[m].tolist())) == 1]
@@ -173,7 +143,25 @@ def _shuffled(y: Any, group: Any, rng: Any) -> Any:
     return new
 
 
-def _splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:
+def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
+    """Whether a probe that has not seen a prompt's group gets its class, [layer, place, prompt]."""
+    import numpy as np
+
+    right = np.zeros((*x.shape[1:3], len(y)))  # a prompt that no probe is tried on is not right
+    for train, test in splits(y, group, folds, seed):
+        inner = splits(y[train], group[train], INNER_FOLDS, seed)
+        for cell in np.ndindex(x.shape[1:3]):
+            own = x[(slice(None), *cell)]
+            scores = np.zeros(len(STRENGTHS))
+            for fit, held_out in inner:
+                found = predicted(own[train][fit], y[train][fit], own[train][held_out], STRENGTHS)
+                scores += [(classes == y[train][held_out]).sum() for classes in found]
+            best = [STRENGTHS[int(scores.argmax())]]  # the stronger penalty of equals
+            right[cell][test] = predicted(own[train], y[train], own[test], best)[0] == y[test]
+    return right
+
+
+def splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:
     """(training, held-out) indices: whole groups, classes spread evenly.
 
     As many folds as every class has groups, at most `folds`; splits whose training part lacks a
@@ -188,29 +176,7 @@ def _splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:
     return [(train, test) for train, test in kind.split(y, y, group) if set(y[train]) == set(y)]
 
 
-def _predicted(x: Any, y: Any, splits: list[Any], inner: list[Any]) -> Any:
-    """The class of each prompt, by the probe that has not seen its group; −1 by none."""
-    import numpy as np
-
-    predicted = np.full(len(y), -1)
-    for (train, test), within in zip(splits, inner, strict=True):
-        strength = _strength(x[train], y[train], within)
-        predicted[test] = _classes(x[train], y[train], x[test], [strength])[0]
-    return predicted
-
-
-def _strength(x: Any, y: Any, splits: list[Any]) -> float:
-    """The best strength of the penalty by cross-validation; the stronger one of equals."""
-    import numpy as np
-
-    right = np.zeros(len(STRENGTHS))
-    for train, test in splits:
-        found = _classes(x[train], y[train], x[test], list(STRENGTHS))
-        right += [(classes == y[test]).sum() for classes in found]
-    return STRENGTHS[int(right.argmax())]
-
-
-def _classes(x: Any, y: Any, held_out: Any, strengths: list[float]) -> list[Any]:
+def predicted(x: Any, y: Any, held_out: Any, strengths: Sequence[float]) -> list[Any]:
     """The most probable class of each held-out prompt, for each strength.
 
     The fit depends on inner products only, so it is done in the space the training part spans.
@@ -218,29 +184,11 @@ def _classes(x: Any, y: Any, held_out: Any, strengths: list[float]) -> list[Any]
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = x.mean(0), x.std(0)
-    scale = np.where(scale > 0, scale, 1.0)
+    mean, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
     u, size, basis = np.linalg.svd((x - mean) / scale, full_matrices=False)
     kept = size > 1e-8 * max(float(size[0]), 1e-12)
-    trained, test = u[:, kept] * size[kept], ((held_out - mean) / scale) @ basis[kept].T
     if not kept.any():  # the same activation in every prompt
-        most = np.bincount(y).argmax()
-        return [np.full(len(held_out), most) for _ in strengths]
-    found = []
-    for strength in strengths:
-        probe = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200)
-        found.append(probe.fit(trained, y).predict(test))
-    return found
-
-
-def _interval(values: Any, group: Any, rng: Any) -> tuple[Any, Any]:
-    """The 95% bootstrap interval over groups of the mean over prompts, [..., prompt] → [...]."""
-    import numpy as np
-
-    ids = sorted(set(group.tolist()))
-    sums = np.stack([values[..., group == g].sum(-1) for g in ids], -1)
-    sizes = np.array([(group == g).sum() for g in ids])
-    drawn = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), RESAMPLES)
-    means = sums @ drawn.T / (drawn @ sizes)
-    low, high = np.percentile(means, (2.5, 97.5), axis=-1)
-    return low, high
+        return [np.full(len(held_out), np.bincount(y).argmax()) for _ in strengths]
+    trained, test = u[:, kept] * size[kept], ((held_out - mean) / scale) @ basis[kept].T
+    kinds = [LogisticRegression(C=c, solver="newton-cholesky", max_iter=200) for c in strengths]
+    return [probe.fit(trained, y).predict(test) for probe in kinds]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Heatmap, Range, TokenGrid, Tokens, recipe
-from remote_mi.interventions import Prompt, rank_of, run_residuals, top_tokens, unembed
+from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed
 
 
 @recipe(
@@ -26,6 +26,7 @@ from remote_mi.interventions import Prompt, rank_of, run_residuals, top_tokens, 
         Heatmap("kl", title="KL to the final layer", unit="nats"),
         Heatmap("entropy", unit="nats"),
     ],
+    needs=("unembedding",),
     references=["nostalgebraist2020lens"],
 )
 def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5) -> dict[str, Any]:
@@ -46,28 +47,21 @@ def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5
     Args:
         top: how many of the most probable tokens to keep at each layer and position.
     """
-    stream = run_residuals(lm, prompt.ids)[1:]
+    stream = [resid_post[0] for resid_post in run(lm, prompt, "resid_post").values]
     final = unembed(lm, stream[-1])  # [position, vocabulary], log-probabilities
-    if prompt.target is None:
-        target = final.argmax(-1, keepdim=True)
-    else:
-        target = torch.full_like(final[:, :1], prompt.target, dtype=torch.long)
-    rows: dict[str, list[torch.Tensor]] = {
-        "top_token": [],
-        "top_prob": [],
-        "target_prob": [],
-        "target_rank": [],
-        "kl": [],
-        "entropy": [],
-    }
+    target = prompt.wanted(otherwise=final.argmax(-1, keepdim=True))
+    layers = []
     for resid_post in stream:
         log_p = unembed(lm, resid_post).to(final.device)
         token, log_prob = top_tokens(log_p, top)
         of_target = log_p.gather(-1, target)
-        rows["top_token"].append(token)
-        rows["top_prob"].append(log_prob.exp())
-        rows["target_prob"].append(of_target[:, 0].exp())
-        rows["target_rank"].append(rank_of(log_p, of_target))
-        rows["kl"].append((final.exp() * (final - log_p)).sum(-1))
-        rows["entropy"].append(-(log_p.exp() * log_p).sum(-1))
-    return {name: torch.stack(values) for name, values in rows.items()}
+        of_layer = {
+            "top_token": token,
+            "top_prob": log_prob.exp(),
+            "target_prob": of_target[:, 0].exp(),
+            "target_rank": rank_of(log_p, of_target),
+            "kl": (final.exp() * (final - log_p)).sum(-1),
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+        }
+        layers.append(of_layer)
+    return {name: torch.stack([layer[name] for layer in layers]) for name in layers[0]}

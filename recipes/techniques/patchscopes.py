@@ -10,23 +10,21 @@ from remote_mi import Heatmap, Range, Text, TokenGrid, Tokens, recipe
 from remote_mi.interventions import (
     Prompt,
     PromptText,
-    all_logits,
     generate,
-    run_residuals,
-    top_tokens,
-    unembed,
+    info,
+    logits,
+    predictions,
+    random_like,
+    run,
+    stack,
+    sweep,
 )
-from remote_mi.interventions.generation import refuse_encoders, run_joined
-
-#: Rows whose log-probabilities over the vocabulary are computed at a time.
-ROWS = 128
 
 
 @recipe(
     over="prompt",
     returns={
         "target_prob": ("layer", "position"),
-        "random_prob": ("layer", "position", "draw"),
         "unpatched_prob": ("position",),
         "top_token": Tokens("layer", "position", "top"),
         "top_prob": ("layer", "position", "top"),
@@ -40,7 +38,7 @@ ROWS = 128
         Text("text", title="text from each layer"),
         Text("unpatched_text", title="text without a state"),
     ],
-    needs=("generation",),
+    needs=("generation", "causal", "unembedding"),
     references=["ghandeharioun2024patchscopes"],
 )
 def patchscopes(
@@ -48,7 +46,7 @@ def patchscopes(
     prompt: Prompt,
     *,
     inspection: PromptText = "cat->cat; 1135->1135; hello->hello; ?",
-    into: int = -1,
+    into: int | None = None,
     at: str = "end",
     top: Annotated[int, Range(1, 50)] = 5,
     steps: Annotated[int, Range(1, 64)] = 5,
@@ -79,121 +77,53 @@ def patchscopes(
 
     Args:
         inspection: the prompt that reads the state; its last token is the placeholder.
-        into: layer l' before which the state is put in; −1 is the layer it comes from.
+        into: layer l' before which the state is put in; without it the layer it comes from.
         at: label of the position whose state the text is read from.
         top: how many of the most probable tokens to keep.
         steps: tokens of the text.
         control_draws: random directions of the control.
         seed: of the random directions.
     """
-    refuse_encoders(lm)
-    count, length = len(lm.layers), len(prompt.ids)
-    if not -1 <= into < count:
-        raise ValueError(f"there is no layer {into}: the model has layers 0 to {count - 1}")
-    where = _position(prompt, at)
     place = len(inspection.ids) - 1
-    stream = run_residuals(lm, prompt.ids)
-    states = torch.stack([one.to(stream[0].device).float() for one in stream[:-1]])
-    kinds = torch.cat([states[:, None], _random_states(states, control_draws, seed)], 1)
-    targets = [layer if into == -1 else into for layer in range(count)]
-    joins = [
-        (targets[layer], length, _replacement(kinds[layer, kind], place))
-        for layer in range(count)
-        for kind in range(1 + control_draws)
-    ]
-    hidden = run_joined(lm, inspection.ids, place, place, joins)
-    target = _target(lm, prompt, stream[-1])
-    plain, cells = _read(lm, hidden[:1], target, top), _read(lm, hidden[1:], target, top)
-    probs = cells["target_prob"].reshape(count, 1 + control_draws, length)
-    grid = (count, 1 + control_draws, length, top)
-    text = generate(
-        lm,
-        [inspection.ids] * (1 + count),
-        steps,
-        _text_edits(states[:, where], targets, place),
-        place,
-    )
+    targets = info(lm).chosen(None if into is None else [into])
+    own = run(lm, prompt, "resid_pre")
+    states = stack(own.values)[:, 0]  # [layer, position, d_model]
+    random = random_like(states, control_draws, torch.Generator().manual_seed(seed))
+    kinds = torch.cat([states[None], random])  # [kind, layer, position, d_model]
+
+    def put(layer: int) -> torch.Tensor:
+        """The states that are put in before a layer, [variant, 1, 1, d_model]."""
+        return (kinds[:, layer] if into is None else kinds).reshape(-1, 1, 1, kinds.shape[-1])
+
+    found = sweep(lm, inspection, "resid_pre", put, lambda h: h[:, -1], at=[place], layers=targets)
+    # [kind × position, layer, 1, d_model]; with `into` [kind × layer × position, 1, 1, d_model].
+    hidden = found.scores.unflatten(0, (len(kinds), -1, len(prompt.ids)))
+    hidden = (hidden.transpose(1, 3) if into is None else hidden).reshape(kinds.shape)
+    target = prompt.wanted(otherwise=logits(lm, own.hidden[0]).argmax(-1))  # [position]
+    cells = predictions(lm, hidden, target, top)
+    plain = predictions(lm, found.base.expand(len(target), -1), target, top)
+    states_of_text = states[:, prompt.position(at)]
+    edits = {layer: text_edit(states_of_text, layer, place, into) for layer in targets}
+    text = generate(lm, [inspection.ids] * (1 + len(states)), steps, edits, place)
     return {
-        "target_prob": probs[:, 0],
-        "random_prob": probs[:, 1:].transpose(1, 2),
+        "target_prob": cells["target_prob"][0],
+        "random_prob": cells["target_prob"][1:],
         "unpatched_prob": plain["target_prob"],
-        "top_token": cells["top_token"].reshape(grid)[:, 0],
-        "top_prob": cells["top_prob"].reshape(grid)[:, 0],
+        "top_token": cells["top_token"][0],
+        "top_prob": cells["top_prob"][0],
         "text": text[1:],
         "unpatched_text": text[0],
     }
 
 
-def _position(prompt: Prompt, label: str) -> int:
-    """The position of a label."""
-    known = {"end": prompt.end, **prompt.positions}
-    if label not in known:
-        raise ValueError(f"the prompt has no position {label!r}; it has {', '.join(known)}")
-    return known[label]
+def text_edit(states: torch.Tensor, target: int, place: int, into: int | None) -> Any:
+    """The edit that gives row 1 + l the state of layer l, [layer, d_model], if `target` is its."""
+    rows = torch.arange(len(states) + 1)
+    mine = (rows == target + 1) if into is None else (rows > 0)
 
+    def put(stream: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        new = torch.cat([states[:1], states])[:, None].to(stream.device, stream.dtype)
+        here = mine[:, None, None] & (places == place)[:, None]
+        return torch.where(here.to(stream.device), new, stream)
 
-def _random_states(states: torch.Tensor, control_draws: int, seed: int) -> torch.Tensor:
-    """Random directions of the states' length, [layer, draw, position, d_model]."""
-    layers, length, width = states.shape
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(layers, control_draws, length, width, generator=generator).to(states.device)
-    size = states.norm(dim=-1, keepdim=True)[:, None]
-    return noise / noise.norm(dim=-1, keepdim=True) * size
-
-
-def _replacement(states: torch.Tensor, place: int, rows: list[int] | None = None) -> Any:
-    """An edit that puts `states`, [row, d_model], at one position: of all rows, or of some."""
-
-    def edit(stream: torch.Tensor, start: int) -> torch.Tensor:
-        if not start <= place < start + stream.shape[1]:
-            return stream  # a later step: the state acts through its keys and values
-        new = stream.clone()
-        here = states.to(stream.device, stream.dtype)
-        if rows is None:
-            new[:, place - start] = here
-        else:
-            new[rows, place - start] = here
-        return new
-
-    return edit
-
-
-def _text_edits(states: torch.Tensor, targets: list[int], place: int) -> dict[int, Any]:
-    """The edits that give row 1 + l the state of layer l, [layer, d_model], at its target."""
-    edits = {}
-    for target in sorted(set(targets)):
-        layers = [layer for layer, into in enumerate(targets) if into == target]
-        edits[target] = _replacement(states[layers], place, [1 + layer for layer in layers])
-    return edits
-
-
-def _target(lm: Any, prompt: Prompt, final: torch.Tensor) -> torch.Tensor:
-    """The token whose probability is asked for, [position]."""
-    if prompt.target is None:
-        return unembed(lm, final).argmax(-1)
-    return torch.full(final.shape[:1], prompt.target, device=final.device)
-
-
-def _read(lm: Any, hidden: torch.Tensor, target: torch.Tensor, top: int) -> dict[str, torch.Tensor]:
-    """Top tokens, and the target's probability; of a single row, of every target.
-
-    Args:
-        hidden: the final norm's output, [row, d_model]; rows run over the positions of the prompt.
-        target: [position].
-    """
-    wanted = target.repeat(max(1, len(hidden) // len(target)))[:, None].to(hidden.device)
-    found: dict[str, list[torch.Tensor]] = {"target_prob": [], "top_token": [], "top_prob": []}
-    for start in range(0, len(hidden), ROWS):
-        log_p = _log_probs(lm, hidden[start : start + ROWS])
-        asked = wanted if len(hidden) == 1 else wanted[start : start + ROWS]
-        of_target = log_p.expand(len(asked), -1).gather(1, asked)
-        token, best = top_tokens(log_p, top)
-        found["target_prob"].append(of_target[:, 0].exp())
-        found["top_token"].append(token)
-        found["top_prob"].append(best.exp())
-    return {name: torch.cat(values) for name, values in found.items()}
-
-
-def _log_probs(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities from the final norm's output, [row, vocabulary], float32."""
-    return all_logits(lm, hidden).log_softmax(-1)
+    return put

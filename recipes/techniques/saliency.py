@@ -7,13 +7,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi import Bars, Range, Table, Tokens, recipe
-from remote_mi.interventions import Prompt, answer_metric, input_gradients
-from remote_mi.interventions.gradients import (
-    random_scores,
-    run_embeddings,
-    token_embeddings,
-    top_token,
-)
+from remote_mi.interventions import Prompt, embeddings, logits, measure, random_scores, run
 
 
 @recipe(
@@ -30,12 +24,8 @@ from remote_mi.interventions.gradients import (
         "gradient_norm": "gradient_norm_control",
         "gradient_x_input": "gradient_x_input_control",
     },
-    figures=[
-        Bars("gradient_norm"),
-        Bars("gradient_x_input"),
-        Table("value", columns=("token",)),
-    ],
-    needs=("gradients",),
+    figures=[Bars("gradient_norm"), Bars("gradient_x_input"), Table("value", columns=("token",))],
+    needs=("gradients", "unembedding"),
     references=["simonyan2013deep", "shrikumar2016black", "adebayo2018sanity"],
 )
 def saliency(
@@ -75,15 +65,13 @@ def saliency(
         control_draws: pairs of random tokens of the control.
         seed: of the random tokens.
     """
-    x = token_embeddings(lm, prompt.ids)[None].requires_grad_(True)
-    hidden = run_embeddings(lm, prompt.ids, x, prompt.end)  # [1, d_model]
-    target = top_token(lm, hidden) if prompt.target is None else prompt.target
-
-    def score_of(hidden: torch.Tensor) -> torch.Tensor:
-        return answer_metric(lm, hidden, score, target, [])
-
-    scores = [score_of, *random_scores(lm, hidden, score_of, control_draws, seed)]
-    gradients = input_gradients(scores, hidden, x)[:, 0]  # [score, position, d_model]
+    x = embeddings(lm, prompt).requires_grad_(True)  # [1, position, d_model]
+    hidden = run(lm, prompt, inputs=x).hidden
+    most_probable = int(logits(lm, hidden[:, prompt.end].detach()).argmax())
+    of_target = measure(lm, score, prompt, otherwise=most_probable)
+    measures = [of_target, *random_scores(lm, of_target, hidden, control_draws, seed)]
+    slopes = [torch.autograd.grad(m(hidden).sum(), x, retain_graph=True)[0][0] for m in measures]
+    gradients = torch.stack(slopes)  # [measure, position, d_model]
     norm = gradients.norm(dim=-1)
     product = (gradients * x.detach()).sum(-1)
     return {
@@ -91,6 +79,6 @@ def saliency(
         "gradient_x_input": product[0],
         "gradient_norm_control": norm[1:],
         "gradient_x_input_control": product[1:].abs(),
-        "value": score_of(hidden)[0],
-        "token": torch.tensor(target),
+        "value": of_target(hidden)[0],
+        "token": torch.tensor(of_target.answers[0]),
     }

@@ -7,16 +7,24 @@ from typing import Annotated, Any, Literal
 import torch
 
 from remote_mi import Heatmap, Lines, Range, Ratio, Table, Text, Tokens, recipe
-from remote_mi.interventions import Metric, Pair, answer_metric, generate
-from remote_mi.interventions.generation import refuse_encoders, run_joined
-from remote_mi.interventions.sites import read_stream, skip_unembedding
+from remote_mi.interventions import (
+    Metric,
+    Pair,
+    changes,
+    generate,
+    info,
+    measure,
+    random_like,
+    run,
+    stack,
+    sweep,
+)
 
 
 @recipe(
     over="pairs",
     returns={
         "effect": ("pair", "layer", "coefficient"),
-        "random_effect": ("pair", "layer", "coefficient", "draw"),
         "gap": ("pair",),
         "clean": ("pair",),
         "corrupt": ("pair",),
@@ -24,11 +32,8 @@ from remote_mi.interventions.sites import read_stream, skip_unembedding
         "plain_text": Tokens("step"),
         "steered_text": Tokens("coefficient", "step"),
     },
-    summaries={
-        "recovery": Ratio("effect", gap="gap"),
-        "random_recovery": Ratio("random_effect", gap="gap"),
-    },
-    controls={"effect": "random_effect", "recovery": "random_recovery"},
+    summaries={"recovery": Ratio("effect", gap="gap")},
+    controls={"effect": "random_effect"},
     figures=[
         Heatmap("recovery", center=0),
         Lines("recovery", title="recovery by coefficient"),
@@ -36,7 +41,7 @@ from remote_mi.interventions.sites import read_stream, skip_unembedding
         Text("steered_text", title="text with the vector"),
         Table("corrupt", columns=("clean", "gap")),
     ],
-    needs=("generation",),
+    needs=("generation", "causal", "unembedding"),
     references=["rimsky2024steering", "turner2023activation"],
 )
 def steering(
@@ -44,12 +49,12 @@ def steering(
     pairs: list[Pair],
     *,
     method: Literal["mean_difference", "activation_addition"] = "mean_difference",
-    layers: list[int] = [],  # noqa: B006 - literals only in a recipe's signature
-    coefficients: list[float] = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],  # noqa: B006
+    layers: list[int] | None = None,
+    coefficients: list[float] = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],  # noqa: B006 - read only
     folds: Annotated[int, Range(1, 20)] = 2,
     control_draws: Annotated[int, Range(0, 32)] = 4,
     steps: Annotated[int, Range(1, 64)] = 12,
-    text_layer: int = -1,
+    text_layer: int | None = None,
     metric: Metric = "logit_diff",
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -92,123 +97,68 @@ def steering(
         folds: parts the pairs are dealt into; 1 evaluates on the pairs that gave the vector.
         control_draws: random directions of the control.
         steps: tokens of the text.
-        text_layer: layer of the text, one of `layers`; −1 is the one at two thirds of them.
+        text_layer: layer of the text, one of `layers`; without it the one at two thirds of them.
         metric: what is measured where the answer is read, in nats, or a probability.
         seed: of the folds and of the random directions.
     """
-    refuse_encoders(lm)
-    chosen = _chosen_layers(lm, layers)
-    shown = chosen[2 * len(chosen) // 3] if text_layer == -1 else text_layer
+    chosen = info(lm).chosen(layers)
+    shown = chosen[2 * len(chosen) // 3] if text_layer is None else text_layer
     if shown not in chosen:
-        raise ValueError(f"text_layer {text_layer} is not one of the layers {chosen}")
+        raise ValueError(f"text_layer {shown} is not one of the layers {chosen}")
+    if len(pairs) < folds:
+        raise ValueError(
+            f"{len(pairs)} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
+            "which evaluates on the pairs that give the vector"
+        )
     generator = torch.Generator().manual_seed(seed)
-    order = _dealt(len(pairs), folds, generator)
-    signs = [_sign(pair, pairs[0]) for pair in pairs]
-    states = [_contrast(lm, pair, chosen, metric) for pair in pairs]
-    found: dict[str, list[Any]] = {k: [None] * len(pairs) for k in ("effect", "random_effect")}
-    corrupt: list[Any] = [None] * len(pairs)
-    norms, texts = [], None
+    order = torch.randperm(len(pairs), generator=generator).tolist()
+    turned = (pairs[0].wrongs, pairs[0].answers)  # the other class
+    signs = [-1.0 if (pair.answers, pair.wrongs) == turned else 1.0 for pair in pairs]
+    contrasts, clean = zip(*[contrast(lm, pair, chosen, metric) for pair in pairs], strict=True)
+    multiples = torch.tensor(coefficients)
+    steered, norms, texts = {}, [], torch.empty(0)
     for fold in range(folds):
         held_out = order[fold::folds]
         sources = held_out if folds == 1 else [i for i in order if i not in held_out]
-        vector, first = _vector(pairs, states, signs, sources, method)
-        directions = _with_random(vector, control_draws, generator)
+        vector, first = vector_of(pairs, contrasts, signs, sources, method)
         norms.append(vector.flatten(1).norm(dim=1))
-        for index in held_out:
-            start = pairs[index].end if first is None else first
-            scores = _steered(
-                lm,
-                pairs[index],
-                chosen,
-                signs[index] * directions,
-                coefficients,
-                start,
-                first is None,
-                metric,
-            )
-            corrupt[index] = scores[0]
-            change = (scores[1:] - scores[0]).reshape(
-                len(chosen), 1 + control_draws, len(coefficients)
-            )
-            found["effect"][index] = change[:, 0]
-            found["random_effect"][index] = change[:, 1:].abs().transpose(1, 2)
-        if texts is None:
-            pair, added = pairs[held_out[0]], signs[held_out[0]] * vector[chosen.index(shown)]
-            start = pair.end if first is None else first
-            texts = _texts(lm, pair, shown, added, coefficients, start, first is None, steps)
-    assert texts is not None
-    clean = [clean for _, clean in states]
+        directions = torch.cat([vector[None], random_like(vector, control_draws, generator)])
+        for i in held_out:
+            added, at = by_position(signs[i] * directions, first, pairs[i])
+            asked: dict[str, Any] = {"layers": chosen, "at": at, "metric": metric}
+            steered[i] = sweep_multiples(lm, pairs[i], added, multiples, **asked)
+            if not len(texts):
+                row = added[0, chosen.index(shown)]
+                asked = {"layer": shown, "first": at[0], "steps": steps}
+                texts = continued(lm, pairs[i], row, multiples, **asked)
+    each = [steered[i] for i in range(len(pairs))]
+    effects = [one.effect.unflatten(0, (1 + control_draws, -1)).transpose(1, 2) for one in each]
     return {
-        **found,
-        "gap": [a - b for a, b in zip(clean, corrupt, strict=True)],
-        "clean": clean,
-        "corrupt": corrupt,
-        "vector_norm": torch.stack(norms).mean(0),
+        "effect": [effect[0] for effect in effects],
+        "random_effect": [effect[1:].abs() for effect in effects],
+        "gap": [at_clean - one.base for at_clean, one in zip(clean, each, strict=True)],
+        "clean": list(clean),
+        "corrupt": [one.base for one in each],
+        "vector_norm": stack(norms).mean(0),
         "plain_text": texts[0],
         "steered_text": texts[1:],
     }
 
 
-def _chosen_layers(lm: Any, layers: list[int]) -> list[int]:
-    """The layers, checked; all of them when none is given."""
-    count = len(lm.layers)
-    for layer in layers:
-        if not 0 <= layer < count:
-            raise ValueError(f"there is no layer {layer}: the model has layers 0 to {count - 1}")
-    if sorted(set(layers)) != layers:
-        raise ValueError(f"the layers {layers} are not in ascending order, each once")
-    return layers or list(range(count))
-
-
-def _dealt(count: int, folds: int, generator: torch.Generator) -> list[int]:
-    """The indices of the pairs in a random order; fold k is every folds-th from the k-th on."""
-    if count < folds:
-        raise ValueError(
-            f"{count} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
-            "which evaluates on the pairs that give the vector"
-        )
-    return torch.randperm(count, generator=generator).tolist()
-
-
-def _sign(pair: Pair, first: Pair) -> float:
-    """−1 where the answers are those of the first pair the other way round, else 1."""
-    return -1.0 if (pair.answers, pair.wrongs) == (first.wrongs, first.answers) else 1.0
-
-
-def _contrast(
-    lm: Any, pair: Pair, layers: list[int], metric: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """h(clean) − h(corrupt), [layer, position, d_model] in float32; the clean metric, []."""
-    streams, scores = [], []
-    for prompt in (pair.clean, pair.corrupt):
-        with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
-            stream = [read_stream(lm, layer)[0] for layer in layers]
-            hidden = lm.ln_final.output[:, pair.end]
-            skip_unembedding(lm)
-        streams.append(torch.stack([one.to(stream[0].device).float() for one in stream]))
-        scores.append(hidden)
-    clean = answer_metric(lm, scores[0], metric, pair.answers, pair.wrongs)[0]
-    return streams[0] - streams[1], clean
-
-
-def _vector(
-    pairs: list[Pair],
-    states: list[Any],
-    signs: list[float],
-    sources: list[int],
-    method: str,
+def vector_of(
+    pairs: list[Pair], contrasts: Any, signs: list[float], sources: list[int], method: str
 ) -> tuple[torch.Tensor, int | None]:
-    """The vector, [layer, position, d_model], and its first position; None is the end onward.
+    """The vector, [layer, place, d_model], and the position of its first place; None for the end.
 
     Raises:
         ValueError: if it is zero at every layer.
     """
     if method == "mean_difference":
-        ends = torch.stack([signs[i] * states[i][0][:, pairs[i].end] for i in sources])
-        vector, first = ends.mean(0)[:, None], None
+        ends = [signs[i] * contrasts[i][:, pairs[i].end] for i in sources]
+        vector, first = stack(ends).mean(0)[:, None], None
     else:
         first = pairs[sources[0]].first_difference or 0
-        vector = signs[sources[0]] * states[sources[0]][0][:, first:]
+        vector = signs[sources[0]] * contrasts[sources[0]][:, first:]
     if not bool((vector != 0).any()):
         raise ValueError(
             "the clean and the corrupt prompts give the same activations where the vector is "
@@ -217,74 +167,61 @@ def _vector(
     return vector, first
 
 
-def _with_random(
-    vector: torch.Tensor, control_draws: int, generator: torch.Generator
-) -> torch.Tensor:
-    """The vector and random directions of its length, [1 + draw, layer, position, d_model]."""
-    noise = torch.randn(control_draws, *vector.shape, generator=generator).to(vector.device)
-    length = vector.norm(dim=-1, keepdim=True)
-    return torch.cat([vector[None], noise / noise.norm(dim=-1, keepdim=True) * length])
+def contrast(lm: Any, pair: Pair, layers: list[int], metric: str) -> tuple[torch.Tensor, Any]:
+    """h(clean) − h(corrupt), [layer, position, d_model]; the metric of the clean run, []."""
+    clean, corrupt = (run(lm, prompt, "resid_pre") for prompt in (pair.clean, pair.corrupt))
+    change = changes(lm, corrupt, clean)
+    return stack([change[layer][0] for layer in layers]), measure(lm, metric, pair)(clean.hidden)[0]
 
 
-def _addition(added: torch.Tensor, first: int, onward: bool) -> Any:
-    """An edit that adds `added`, [row, position, d_model], from position `first` on.
+def by_position(
+    directions: torch.Tensor, first: int | None, pair: Pair
+) -> tuple[torch.Tensor, list[int]]:
+    """What is added at each position of the corrupt prompt, and the positions that it changes.
 
     Args:
-        onward: whether its last position is repeated at all later ones.
+        directions: [direction, layer, place, d_model]. first: position of the first place; None
+            for one place that is the end of the prompt and all that follows it.
+
+    Returns:
+        [direction, layer, position, d_model]; its last position stands for all later ones.
     """
-
-    def edit(stream: torch.Tensor, start: int) -> torch.Tensor:
-        new = stream.clone()
-        here = added.to(stream.device, stream.dtype)
-        stop = start + stream.shape[1]
-        low, high = max(first, start), min(first + added.shape[1], stop)
-        if low < high:
-            new[:, low - start : high - start] += here[:, low - first : high - first]
-        if onward and stop > max(low, high):
-            new[:, max(start, first + added.shape[1]) - start :] += here[:, -1:]
-        return new
-
-    return edit
-
-
-def _steered(
-    lm: Any,
-    pair: Pair,
-    layers: list[int],
-    directions: torch.Tensor,
-    coefficients: list[float],
-    first: int,
-    onward: bool,
-    metric: str,
-) -> torch.Tensor:
-    """The metric of the corrupt run and of each (layer, direction, coefficient), in this order."""
-    ids = pair.corrupt.ids
-    if first > pair.end:
+    length = len(pair.corrupt.ids)
+    start = length - 1 if first is None else first
+    if start > pair.end:
         raise ValueError(
-            f"the vector begins at position {first}, after position {pair.end}, where the answer "
+            f"the vector begins at position {start}, after position {pair.end}, where the answer "
             "of a shorter prompt is read"
         )
-    multiples = torch.tensor(coefficients, device=directions.device)[None, :, None, None]
-    joins = []
-    for row, layer in enumerate(layers):
-        added = (directions[:, row, None] * multiples).flatten(0, 1)
-        joins.append((layer, len(added), _addition(added, first, onward)))
-    hidden = run_joined(lm, ids, pair.end, first, joins)
-    return answer_metric(lm, hidden, metric, pair.answers, pair.wrongs)
+    stop = start + directions.shape[2]
+    beyond = 0 if first is None else max(length - stop, 0) + 1
+    added = torch.nn.functional.pad(directions, (0, 0, start, beyond))
+    return added, list(range(start, min(stop, length)))
 
 
-def _texts(
-    lm: Any,
-    pair: Pair,
-    layer: int,
-    vector: torch.Tensor,
-    coefficients: list[float],
-    first: int,
-    onward: bool,
-    steps: int,
+def sweep_multiples(
+    lm: Any, pair: Pair, added: Any, multiples: Any, *, layers: list[int], at: Any, metric: str
+) -> Any:
+    """The sweep over the corrupt run whose variants are direction × multiple."""
+    base = run(lm, pair.corrupt, "resid_pre")
+
+    def put(layer: int) -> torch.Tensor:
+        own = base.values[layer].to(added.device)  # [1, position, d_model]
+        here = added[:, layers.index(layer), None, : own.shape[1]]
+        return (own + multiples.to(here)[:, None, None] * here).flatten(0, 1)[:, None]
+
+    of_answer = measure(lm, metric, pair)
+    return sweep(lm, base, "resid_pre", put, of_answer, by="layer", at=at, layers=layers)
+
+
+def continued(
+    lm: Any, pair: Pair, added: Any, multiples: Any, *, layer: int, first: int, steps: int
 ) -> torch.Tensor:
-    """Continuations of the corrupt prompt without and with the vector, [1 + coefficient, step]."""
-    multiples = torch.tensor([0.0, *coefficients], device=vector.device)[:, None, None]
-    added = vector[None] * multiples
-    rows = [pair.corrupt.ids] * len(added)
-    return generate(lm, rows, steps, {layer: _addition(added, first, onward)}, first)
+    """Continuations of the corrupt prompt without and with the vector, [1 + multiple, step]."""
+    rows = torch.cat([torch.zeros(1), multiples]).to(added)[:, None, None] * added
+
+    def add(stream: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        here = rows[:, places.clamp(max=rows.shape[1] - 1).to(rows.device)]
+        return stream + here.to(stream.device, stream.dtype)
+
+    return generate(lm, [pair.corrupt.ids] * len(rows), steps, {layer: add}, first)

@@ -11,7 +11,7 @@ backend.settle(ticket, run)                      # the run is kept; nothing need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ import numpy as np
 from remote_mi.common.errors import RemoteMIError, RunFailed, line_in
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import Output
 from remote_mi.store.environment import Environment
 
@@ -44,6 +44,8 @@ class Work:
         calls: what the function is called with, one call each: a Prompt, a Pair, a list of them,
             or None for nothing.
         parameters: keyword arguments of every call.
+        together: what the recipe's setup is called with, where it has one: all prompts or pairs.
+        shared: what the setup gave, where it has run already; see `session.run_setup`.
         key: the job's key. project: the user's project folder. spec: the model as asked for.
         draft: the run so far, as JSON, for a process that finishes it later.
     """
@@ -56,6 +58,13 @@ class Work:
     project: Path = Path()
     spec: ModelSpec = ModelSpec()  # noqa: RUF009 - immutable
     draft: Mapping[str, Any] = field(default_factory=dict)
+    together: Sequence[Any] = ()
+    shared: tuple[Any, ...] = ()
+
+    @property
+    def setup(self) -> Callable[..., Any] | None:
+        """The function that gives what all calls share, beside the recipe's own; None for none."""
+        return self.function.__globals__[self.card.setup] if self.card.setup else None
 
     @property
     def gradients(self) -> bool:

@@ -17,6 +17,7 @@ TABLE: Mapping[str, Mapping[PlaceKind, str]] = {
     # the sandbox it is the server's nnsight that has to.
     "attention_weights": {"local": "yes", "trusted": "yes", "sandboxed": "0.8.1"},
     "generation": {"local": "yes", "trusted": "yes", "sandboxed": "yes"},
+    "weights": {"local": "yes", "trusted": "yes", "sandboxed": "no"},
 }
 
 
@@ -39,7 +40,7 @@ LOCAL = Place("local")
 
 def lacking(needs: Sequence[str], place: Place) -> list[str]:
     """Those of a recipe's needs that the place cannot serve."""
-    return [need for need in needs if not _can(TABLE[need][place.kind], place.nnsight)]
+    return [need for need in _of_places(needs) if not _can(TABLE[need][place.kind], place.nnsight)]
 
 
 def _can(answer: str, version: str) -> bool:
@@ -54,4 +55,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def depends_on_trust(needs: Sequence[str]) -> bool:
     """Whether a server has to be asked for its trust before it is known if it can serve."""
-    return any(TABLE[need]["sandboxed"] != TABLE[need]["trusted"] for need in needs)
+    kinds = [TABLE[need] for need in _of_places(needs)]
+    return any(answers["sandboxed"] != answers["trusted"] for answers in kinds)
+
+
+def _of_places(needs: Sequence[str]) -> list[str]:
+    """The needs that a place serves or not; the others are the model's."""
+    return [need for need in needs if need in TABLE]

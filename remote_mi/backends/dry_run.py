@@ -124,10 +124,15 @@ def peak(model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET
     mode = Measured(time.thread_time() + budget)
     try:
         with quiet(), weightless(model.lm._module, mode, rows_bytes):
-            run_session(model.lm, replace(work, calls=[call]))
+            run_session(model.lm, _alone(work, call))
     except Exception:  # the recipe is the user's code; a mistake in it shows when it runs
         return None
     return mode.peak
+
+
+def _alone(work: Work, call: Any) -> Work:
+    """The work of a single call; what all share has the same shape of one as of all."""
+    return replace(work, calls=[call], together=[call] if work.card.setup else ())
 
 
 def _form(call: Any) -> Any:
@@ -187,7 +192,7 @@ def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes |
     """Shapes of one call's outputs, or why they are not known."""
     try:
         with quiet(), weightless(model.lm._module, NoNumbers(deadline)):
-            returned = run_session(model.lm, replace(work, calls=[call]))[0]
+            returned = run_session(model.lm, _alone(work, call))[0]
             described = _described_outputs(returned)
     except Exception as error:  # the recipe is the user's code: anything can come
         if _is_mistake(error, work):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -66,47 +67,60 @@ class LocalBackend:
     ) -> Iterator[Outputs]:
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
-        passes = 0
+        counted = _Passes()
+        if work.card.setup:
+            with at_work(watch), counted.of(model.lm):
+                work = replace(work, shared=self._setup(model, work))
         for index, call in enumerate(work.calls):
             watch.advance(index, len(work.calls), "calls")
-            with at_work(watch):
-                counted = _count_passes(model.lm)
-                try:
-                    returned = self._one(model, replace(work, calls=[call]))
-                finally:
-                    counted.stop()
-            passes += counted.seen
+            with at_work(watch), counted.of(model.lm):
+                returned = self._one(model, replace(work, calls=[call]))
             yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
         watch.advance(len(work.calls), len(work.calls), "calls")
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
-            forward_passes=passes,
+            forward_passes=counted.seen,
             **noted_settings(),
             **model.record,
         )
 
+    def _setup(self, model: LoadedModel, work: Work) -> Any:
+        from remote_mi.backends.session import run_setup
+
+        return self._guarded(work, lambda: run_setup(model.lm, work))
+
     def _one(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_session
-        from remote_mi.interventions.sweeps import rows_within
+
+        return self._guarded(work, lambda: run_session(model.lm, work)[0])
+
+    def _guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
+        """Compute within the memory that was planned; an error names the recipe's own line."""
+        from remote_mi.interventions.memory import memory
 
         try:
-            with rows_within(self.rows_bytes):
-                return run_session(model.lm, work)[0]
+            with memory(self.rows_bytes):
+                return compute()
         except RemoteMIError:
             raise
         except Exception as error:  # the recipe is the user's code: anything can come
             raise out_of_memory(error) or recipe_error(work, error) from error
 
 
-class _count_passes:  # noqa: N801 - used like a function
-    """Counts forward passes of a model until stopped."""
+class _Passes:
+    """Counts forward passes of a model."""
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self) -> None:
         self.seen = 0
-        self._handle = lm.backbone._module.register_forward_pre_hook(self._count)
+
+    @contextmanager
+    def of(self, lm: Any) -> Iterator[None]:
+        """Count those of a model in between."""
+        handle = lm.backbone._module.register_forward_pre_hook(self._count)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _count(self, *_: Any) -> None:
         self.seen += 1
-
-    def stop(self) -> None:
-        self._handle.remove()

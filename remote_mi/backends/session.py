@@ -8,13 +8,25 @@ import nnsight
 import torch
 
 from remote_mi.backends.base import Work
-from remote_mi.interventions.attention import use_attention
-from remote_mi.interventions.outputs import settled
+from remote_mi.interventions.session import settled, use_attention
 from remote_mi.recipes.loading import at_home
 
 
+def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
+    """What a recipe's setup gives all its calls, here: () for none, else one thing."""
+    setup, together, parameters = work.setup, list(work.together), dict(work.parameters)
+    if setup is None:
+        return ()
+    shared: tuple[Any, ...] = ()
+    with at_home(work.function):
+        with lm.session(), torch.set_grad_enabled(work.gradients):
+            shared = (setup(lm, together, **parameters),)
+            nnsight.save(shared)
+    return shared
+
+
 def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]]:
-    """Run all calls of a recipe inside one nnsight session.
+    """Run all calls of a recipe inside one nnsight session, after its setup if it has one.
 
     Args:
         lm: the model with portable names.
@@ -25,6 +37,7 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     # Plain locals: whatever the block names is captured and travels, so it names nothing else.
     function, parameters = work.function, dict(work.parameters)
     calls = [() if call is None else (call,) for call in work.calls]
+    shared, setup, together = work.shared, work.setup, list(work.together)
     gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
     with at_home(function):
@@ -32,7 +45,11 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
             before = use_attention(lm, "eager") if weights else ""
             try:
                 with torch.set_grad_enabled(gradients):
-                    outputs = [settled(function(lm, *call, **parameters)) for call in calls]
+                    if setup is not None and not shared:
+                        shared = (setup(lm, together, **parameters),)
+                    outputs = [
+                        settled(function(lm, *call, *shared, **parameters)) for call in calls
+                    ]
             finally:
                 if weights:
                     use_attention(lm, before)

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from remote_mi.interventions.sweeps import rows_within
+from remote_mi.interventions.memory import memory
 
 
 class TooLong(Exception):
@@ -185,7 +185,7 @@ def weightless(
     kept = [dict(table) for table in tables]
     fakes: dict[int, torch.Tensor] = {}
     try:
-        with rows_within(rows_bytes), mode:
+        with memory(rows_bytes), mode:
             for table in tables:
                 for name, tensor in table.items():
                     if tensor is None:

@@ -20,7 +20,7 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes import catalog
-from remote_mi.recipes.declaration import INPUTS, Card
+from remote_mi.recipes.card import INPUTS, Card
 
 Options = dict[str, Any]
 

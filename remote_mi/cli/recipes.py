@@ -10,7 +10,7 @@ from remote_mi.cli.output import print_json, say
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.recipes import catalog
-from remote_mi.recipes.declaration import Ratio
+from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.document.bibliography import cited
 
 _OVER = {

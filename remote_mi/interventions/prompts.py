@@ -6,6 +6,8 @@ The text of the prompts stays at home; a recipe sees ids.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Prompt:
     """One tokenized prompt.
@@ -32,6 +34,43 @@ class Prompt:
         self.end = positions.get("end", len(ids) - 1)
         self.spans = {label: (position, position) for label, position in positions.items()}
         self.spans.update(spans or {})
+
+    def position(self, label: str) -> int:
+        """The position of a label; "end" is where the answer is read.
+
+        Raises:
+            ValueError: if the prompt has no such label.
+        """
+        known = {"end": self.end, **self.positions}
+        if label not in known:
+            raise ValueError(f"the prompt has no position {label!r}; it has {', '.join(known)}")
+        return known[label]
+
+    def wanted(self, otherwise: Any) -> Any:
+        """The target at every position, or these tokens, [...], where there is none."""
+        return otherwise if self.target is None else otherwise * 0 + self.target
+
+    def span(self, label: str, start: int | None, end: int | None) -> tuple[int, int]:
+        """First and last position, both included, that parameters give or else the label.
+
+        Raises:
+            ValueError: if neither does, or they lie outside the prompt.
+        """
+        if start is None and label in self.spans:
+            return self.spans[label]
+        if start is None:
+            raise ValueError(
+                f"this needs to know the {label}: give {label}_start and {label}_end, the "
+                f"positions of its first and last token, or a phenomenon that labels it, as "
+                f"{{x:{label}}}"
+            )
+        last = start if end is None else end
+        if not start <= last < len(self.ids):
+            raise ValueError(
+                f"the {label}'s positions {start} to {last} do not lie in a prompt of "
+                f"{len(self.ids)} tokens"
+            )
+        return start, last
 
 
 class Pair:
@@ -67,3 +106,19 @@ class Pair:
             if clean.ids[position] != corrupt.ids[position]:
                 self.first_difference = position
                 break
+
+    def base_and_other(self, direction: str) -> tuple[Prompt, Prompt]:
+        """The prompt whose run is changed, and the one whose activations are put in.
+
+        "denoise" puts clean into corrupt, "noise" corrupt into clean.
+        """
+        return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
+
+    def ends(self, direction: str, base: Any, other: Any) -> dict[str, Any]:
+        """The measures of both runs by what they are: "clean", "corrupt", and their "gap".
+
+        Args:
+            base, other: of the runs of `base_and_other`.
+        """
+        clean, corrupt = (other, base) if direction == "denoise" else (base, other)
+        return {"clean": clean, "corrupt": corrupt, "gap": clean - corrupt}

@@ -1,12 +1,12 @@
-"""Reading and writing activations by their names, the same on every architecture.
+"""The table of sites: one row a site, by which it is read, edited, differentiated and swept.
 
 `lm` is the nnsight model with portable names: `lm.backbone`, `lm.layers[i]`, `lm.ln_final`,
 `lm.embed_tokens`, `lm.lm_head`; on a layer `self_attn`, `self_attn.o_proj`, `mlp`, `ln_mlp` (its
-input is resid_mid), `attn_add` and `mlp_add` (their outputs are what is added to the stream).
+input is resid_mid), `attn_add` and `mlp_add` (their outputs are what is added to the stream),
+`down_proj` (its input is mlp_hidden), and on `self_attn` the projections of queries, keys and
+values: `q_proj`, `k_proj`, `v_proj`, or `qkv_proj` for all three.
 
-Where the stream is normalised after each addition (BERT), `ln_after_attn` and `ln_after_mlp` are
-the norms that do it. `mlp_flat` is another name of `mlp_add` where the model runs the MLP on rows
-and positions in one dimension (OPT).
+Within a trace each value can be asked for once, in the order in which the model computes them.
 """
 
 from __future__ import annotations
@@ -16,209 +16,322 @@ from typing import Any
 
 import torch
 
+from remote_mi.interventions.model_info import head_count, key_head_count
 
-def read_site(layer: Any, site: str) -> torch.Tensor:
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def read(lm: Any, layer: int, site: str) -> torch.Tensor:
     """The activation at a site of one layer, inside a trace.
 
     Returns:
-        [row, position, d_model], or [row, position, head × d_head] for "head_z".
+        [row, position, width]; for "attn_pattern" [row, head, query, key], each row of keys 1 in
+        sum.
 
     Raises:
-        ValueError: for an unknown site, or resid_mid where it does not exist.
+        ValueError: for an unknown site, or one that does not exist in this model.
     """
-    if site == "resid_pre":
-        return layer.input
-    if site == "head_z":
-        return layer.self_attn.o_proj.input
-    if site == "attn_out":
-        return _first(layer.attn_add.output)
-    if site == "resid_mid":
-        norm = _norm_before_mlp(layer)
-        if hasattr(layer, "mlp_flat"):
-            shape = _first(layer.attn_add.output).shape
-            return norm.input.reshape(shape)
-        return norm.input
-    if site == "mlp_out":
-        added = _first(layer.mlp_add.output)
-        if hasattr(layer, "mlp_flat"):
-            return added.reshape(_first(layer.output).shape)
-        return added
-    raise ValueError(f"unknown site {site!r}")
+    return row_of(site).read(lm, layer)
 
 
-def edit_site(
-    layer: Any,
-    site: str,
-    edit: Callable[[torch.Tensor], torch.Tensor],
-    resid_pre: torch.Tensor | None = None,
-) -> None:
-    """Replace the activation at a site of one layer by `edit(activation)`, inside a trace.
-
-    resid_mid is a sum that both the MLP and the stream read, so it is written through what was
-    added to it: attn_out becomes edit(resid_mid) − resid_pre.
+def edit(lm: Any, layer: int, site: str, change: Change) -> None:
+    """Replace the activation at a site of one layer by `change(activation)`, inside a trace.
 
     Args:
-        edit: from the activation (shapes of `read_site`) to its replacement, of the same shape.
-        resid_pre: the layer's input, when it was already read or written in this trace.
+        change: from the activation (shapes of `read`) to its replacement, of the same shape.
 
     Raises:
-        ValueError: for an unknown site, or resid_mid where it does not exist.
+        ValueError: for an unknown site, or one that does not exist in this model.
     """
-    if site == "resid_pre":
-        layer.input = edit(layer.input if resid_pre is None else resid_pre)
-    elif site == "resid_mid":
-        _norm_before_mlp(layer)
-        before = layer.input if resid_pre is None else resid_pre
-        _edit_output(layer.attn_add, lambda added: edit(before + added) - before)
-    elif site == "attn_out":
-        _edit_output(layer.attn_add, edit)
-    elif site == "mlp_out":
-        if hasattr(layer, "mlp_flat"):
-            shape = _first(layer.attn_add.output).shape
-            _edit_output(
-                layer.mlp_add, lambda added: edit(added.reshape(shape)).reshape(added.shape)
-            )
+    row_of(site).edit(lm, layer, change)
+
+
+class Stream:
+    """The residual stream before (`after` 0) or after (1) a block.
+
+    Every row of the table has what this class has.
+
+    Attributes:
+        parts: "query" or "key" heads that the width divides into; "" for none.
+        prefix: whether rows of a sweep may share the keys and values of earlier tokens.
+        dims: how many dimensions an activation has, that of rows among them.
+        after: which stream it is; None of a site that is none.
+    """
+
+    parts, prefix, dims = "", True, 3
+
+    def __init__(self, after: int) -> None:
+        self.after: int | None = after
+
+    def tensor(self, lm: Any, layer: int) -> torch.Tensor:
+        """The tensor that the model goes on with, inside a trace."""
+        assert self.after is not None
+        return read_stream(lm, layer + self.after)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        """The site in that tensor (or in its gradient): `rows` rows, shapes of `read`."""
+        return tensor
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        """The activation, inside a trace."""
+        return self.tensor(lm, layer)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        """Replace the activation, inside a trace.
+
+        Args:
+            stream: the stream before the block, where it was already asked for in this trace.
+        """
+        assert self.after is not None
+        edit_stream(lm, layer + self.after, change)
+
+    def by_position(self, activation: torch.Tensor) -> torch.Tensor:
+        """The activation as a sweep sees it, [row, position, width]."""
+        return activation
+
+    def as_it_was(self, swept: torch.Tensor, heads: int) -> torch.Tensor:
+        """Back from `by_position`."""
+        return swept
+
+
+class Port(Stream):
+    """What a module takes or gives.
+
+    Attributes:
+        module: the portable name, on a layer. side: "input" or "output".
+        why_not: why a model may not have it.
+    """
+
+    def __init__(self, module: str, side: str, parts: str = "", why_not: str = "") -> None:
+        self.after = None
+        self.module, self.side, self.parts, self.why_not = module, side, parts, why_not
+
+    def _module(self, lm: Any, layer: int) -> Any:
+        module = lm.layers[layer]
+        for name in self.module.split("."):
+            if not hasattr(module, name):
+                raise ValueError(self.why_not)
+            module = getattr(module, name)
+        return module
+
+    def tensor(self, lm: Any, layer: int) -> torch.Tensor:
+        module = self._module(lm, layer)
+        return module.input if self.side == "input" else first_of(module.output)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        # Rows and positions may be in one dimension (OPT's MLP).
+        return tensor.reshape(rows, -1, tensor.shape[-1]) if tensor.dim() == 2 else tensor
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        tensor = self.tensor(lm, layer)
+        rows = first_of(lm.layers[layer].output).shape[0] if tensor.dim() == 2 else 0
+        return self.view(tensor, lm, rows)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        module, block, rows = self._module(lm, layer), lm.layers[layer], 0
+        if hasattr(block, "mlp_flat") and self.module in ("mlp_add", "down_proj"):
+            rows = first_of(block.attn_add.output).shape[0]
+
+        def change_view(tensor: torch.Tensor) -> torch.Tensor:
+            return change(self.view(tensor, lm, rows)).reshape(tensor.shape)
+
+        if self.side == "input":
+            module.input = change_view(module.input)
         else:
-            _edit_output(layer.mlp_add, edit)
-    elif site == "head_z":
-        layer.self_attn.o_proj.input = edit(layer.self_attn.o_proj.input)
-    else:
-        raise ValueError(f"unknown site {site!r}")
+            edit_output(module, change_view)
 
 
-def _first(output: Any) -> torch.Tensor:
+class Projection(Port):
+    """The queries, keys or values: a projection's output, or a part of one that gives all three."""
+
+    def __init__(self, which: str, parts: str) -> None:
+        super().__init__(
+            f"self_attn.{which}_proj",
+            "output",
+            parts,
+            f"{which} does not exist here: this model has no such projection",
+        )
+        self.which = which
+
+    def _module(self, lm: Any, layer: int) -> Any:
+        attention = lm.layers[layer].self_attn
+        return attention.qkv_proj if hasattr(attention, "qkv_proj") else super()._module(lm, layer)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        if not hasattr(lm.layers[0].self_attn, "qkv_proj"):
+            return tensor
+        return self._split(tensor, lm)["qkv".index(self.which)]
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        if not hasattr(lm.layers[layer].self_attn, "qkv_proj"):
+            super().edit(lm, layer, change)
+            return
+
+        def change_part(whole: torch.Tensor) -> torch.Tensor:
+            three, mine = self._split(whole, lm), "qkv".index(self.which)
+            three[mine] = change(three[mine])
+            if not hasattr(lm.layers[layer].self_attn, "qkv_by_head"):
+                return torch.cat(three, -1)
+            by_head = [one.unflatten(-1, (head_count(lm), -1)) for one in three]
+            return torch.stack(by_head, -2).flatten(-3)
+
+        edit_output(self._module(lm, layer), change_part)
+
+    def _split(self, whole: torch.Tensor, lm: Any) -> list[torch.Tensor]:
+        """Queries, keys and values of a projection that gives all three."""
+        queries, keys = head_count(lm), key_head_count(lm)
+        if hasattr(lm.layers[0].self_attn, "qkv_by_head"):  # [head, (q, k, v), d_head]
+            by_head = whole.unflatten(-1, (queries, 3, -1))
+            return [one.flatten(-2) for one in by_head.unbind(-2)]
+        size = whole.shape[-1] // (queries + 2 * keys)
+        return list(whole.split([queries * size, keys * size, keys * size], -1))
+
+
+class Middle(Port):
+    """The stream between attention and MLP, which both the MLP and the stream read.
+
+    It is written through what was added to it: attn_out becomes change(resid_mid) − resid_pre.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("ln_mlp", "input")
+
+    def _module(self, lm: Any, layer: int) -> Any:
+        block = lm.layers[layer]
+        if hasattr(block, "ln_mlp"):
+            return block.ln_mlp
+        why = "attention and MLP of this model run in parallel"
+        if hasattr(block, "ln_after_attn"):
+            why = "this model normalises the stream after each addition"
+        raise ValueError(
+            f"resid_mid does not exist here: {why}; use resid_pre, attn_out or mlp_out"
+        )
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        module, block = self._module(lm, layer), lm.layers[layer]
+        rows = first_of(block.attn_add.output).shape[0] if hasattr(block, "mlp_flat") else 0
+        return self.view(module.input, lm, rows)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        self._module(lm, layer)
+        before = read_stream(lm, layer) if stream is None else stream
+        edit_output(lm.layers[layer].attn_add, lambda added: change(before + added) - before)
+
+
+class Pattern(Stream):
+    """The attention weights, as the model computed them; it needs eager attention.
+
+    They are handed on to be read only. What a changed pattern gives is added to what attention
+    gives: with values v and their projection o, attention becomes o(z + (new − pattern) · v). So
+    the rows of `change` need not sum to 1.
+    """
+
+    parts, prefix, dims = "query", False, 4
+
+    def __init__(self) -> None:
+        self.after = None
+
+    def tensor(self, lm: Any, layer: int) -> torch.Tensor:
+        return self._weights(lm.layers[layer].self_attn.output)
+
+    def _weights(self, output: Any) -> torch.Tensor:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if weights is None:
+            raise ValueError("the model gives no attention weights: it needs eager attention")
+        return weights
+
+    def by_position(self, activation: torch.Tensor) -> torch.Tensor:
+        return _by_position(activation)  # the query's position; the keys are its numbers
+
+    def as_it_was(self, swept: torch.Tensor, heads: int) -> torch.Tensor:
+        return swept.unflatten(2, (heads, -1)).transpose(1, 2)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        attention = lm.layers[layer].self_attn
+        values = SITES["v"].read(lm, layer).unflatten(-1, (key_head_count(lm), -1)).transpose(1, 2)
+        if hasattr(attention, "attends"):  # gives z and the weights, before the projection
+            z, weights, *rest = attention.attends.output
+            new, change_of_z = self._changed(weights, values, z, change)
+            attention.attends.output = (z + change_of_z, new, *rest)
+            return
+        z, output = attention.o_proj.input, attention.output
+        weights = self._weights(output)
+        new, change_of_z = self._changed(weights, values, z, change)
+        both = attention.o_proj(torch.cat([z, z + change_of_z]))  # in one call: rounded alike
+        plain, changed = both.split(len(z))
+        attention.output = (output[0] + changed - plain, new, *output[2:])
+
+    def _changed(
+        self, weights: torch.Tensor, values: torch.Tensor, z: torch.Tensor, change: Change
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The new weights, and what they change in head_z."""
+        values = values.repeat_interleave(weights.shape[1] // values.shape[1], 1)
+        if values.shape[2] != weights.shape[3] or not _same(weights @ values, z):
+            raise ValueError("attn_pattern cannot be edited here: pattern · v is not head_z")
+        new = change(weights)
+        return new, _by_position((new - weights) @ values)
+
+
+def _by_position(z: torch.Tensor) -> torch.Tensor:
+    """[row, head, position, x] → [row, position, head × x]."""
+    return z.transpose(1, 2).flatten(2)
+
+
+def _same(by_head: torch.Tensor, z: torch.Tensor) -> bool:
+    """Whether two tensors of head_z are equal up to rounding."""
+    found, expected = _by_position(by_head).float(), z.float()
+    half = z.dtype in (torch.float16, torch.bfloat16)
+    return bool((found - expected).norm() <= (0.05 if half else 1e-3) * expected.norm())
+
+
+#: Site → how it is read, edited and differentiated; `vocabulary` says what each is.
+SITES: dict[str, Any] = {
+    "resid_pre": Stream(0),
+    "resid_mid": Middle(),
+    "resid_post": Stream(1),
+    "q": Projection("q", "query"),
+    "k": Projection("k", "key"),
+    "v": Projection("v", "key"),
+    "head_z": Port("self_attn.o_proj", "input", "query"),
+    "attn_out": Port("attn_add", "output"),
+    "mlp_hidden": Port(
+        "down_proj",
+        "input",
+        why_not="mlp_hidden does not exist here: this MLP is no matrix after another",
+    ),
+    "mlp_out": Port("mlp_add", "output"),
+    "attn_pattern": Pattern(),
+}
+
+
+def row_of(site: str) -> Any:
+    """The row of a site.
+
+    Raises:
+        ValueError: for an unknown site.
+    """
+    if site not in SITES:
+        raise ValueError(f"unknown site {site!r}; there are {', '.join(SITES)}")
+    return SITES[site]
+
+
+def part_count(lm: Any, site: str) -> int:
+    """How many heads a site's width divides into; 1 for none."""
+    parts = SITES[site].parts
+    return 1 if not parts else head_count(lm) if parts == "query" else key_head_count(lm)
+
+
+def first_of(output: Any) -> torch.Tensor:
     """A module's activation, where its output may be a tuple that begins with it."""
     return output[0] if isinstance(output, tuple) else output
 
 
-def _edit_output(module: Any, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Replace what a module gives by `edit` of it; returns the replacement."""
+def edit_output(module: Any, change: Change) -> torch.Tensor:
+    """Replace what a module gives by `change` of it; returns the replacement."""
     output = module.output
-    edited = edit(_first(output))
-    module.output = (edited, *output[1:]) if isinstance(output, tuple) else edited
-    return edited
-
-
-def _norm_before_mlp(layer: Any) -> Any:
-    try:
-        return layer.ln_mlp
-    except AttributeError:
-        why = "attention and MLP of this model run in parallel"
-        if hasattr(layer, "ln_after_attn"):
-            why = "this model normalises the stream after each addition"
-        raise ValueError(
-            f"resid_mid does not exist here: {why}; use resid_pre, attn_out or mlp_out"
-        ) from None
-
-
-def head_count(lm: Any) -> int:
-    """Number of query heads a layer has."""
-    return int(text_config(lm).num_attention_heads)
-
-
-def text_config(lm: Any) -> Any:
-    """The configuration of the language model proper."""
-    return lm.config.get_text_config() if hasattr(lm.config, "get_text_config") else lm.config
-
-
-def is_causal(lm: Any) -> bool:
-    """Whether a position attends to those before it only. Encoders attend to all."""
-    for module in lm.layers[0]._module.modules():
-        causal = getattr(module, "is_causal", None)
-        if causal is not None:
-            return bool(causal)
-    return True
-
-
-class NoUnembedding:
-    """Stands for `lm.lm_head` in a model that gives no logits; whatever is asked of it is refused.
-
-    An encoder may come without a language-model head.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by Python, not by a recipe
-            raise AttributeError(name)
-        raise ValueError(
-            "this model has no unembedding: it gives representations and no logits, so nothing "
-            "can be read from it as tokens; take a model with a language-model head"
-        )
-
-    def __call__(self, *_: Any) -> Any:
-        return self.forward
-
-
-def has_unembedding(lm: Any) -> bool:
-    """Whether the model gives logits."""
-    return not isinstance(lm.lm_head, NoUnembedding)
-
-
-def require_unembedding(lm: Any) -> None:
-    """Refuse a model that gives no logits, before anything is run.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    _ = lm.lm_head.weight
-
-
-#: Rotary embeddings whose angles are the same however long the text is.
-_STEADY_ROPES = ("default", "linear", "yarn", "llama3", "proportional")
-
-
-def context_length(lm: Any) -> int:
-    """The longest text that a model takes, in tokens.
-
-    Where the angles of its rotary embedding grow with the longest text so far ("dynamic"), that is
-    the length up to which they do not: beyond it a text's numbers depend on earlier texts.
-    """
-    config = text_config(lm)
-    given = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    limits = [limit for kind, limit in _ropes(config) if "dynamic" in kind]
-    return min([int(given or 1 << 20), *limits])
-
-
-def steady_length(lm: Any) -> int:
-    """Up to how many tokens a text's keys and values do not depend on how long it is.
-
-    Longer texts may have other angles in their rotary embedding, from the first token on: "longrope"
-    has two sets of them. A model that was proved otherwise when it was loaded has none (0).
-    """
-    limits = [limit for kind, limit in _ropes(text_config(lm)) if kind not in _STEADY_ROPES]
-    return min([1 << 30, *limits]) if getattr(lm, "prefix_proved", True) else 0
-
-
-def _ropes(config: Any) -> list[tuple[str, int]]:
-    """Kind of each rotary embedding, and the length up to which it is as it begins."""
-    given = getattr(config, "rope_parameters", None) or {}
-    tables = [table for table in given.values() if isinstance(table, dict)] or [given]
-    found = []
-    for table in tables:
-        kind = str(table.get("rope_type") or "default")
-        limit = (
-            table.get("original_max_position_embeddings")
-            or getattr(config, "original_max_position_embeddings", None)
-            or getattr(config, "max_position_embeddings", None)
-        )
-        known = kind in ("longrope", "dynamic", *_STEADY_ROPES)
-        found.append((kind, int(limit or 1 << 30) if known else 0))
-    return found
-
-
-def reuses_prefix(lm: Any) -> bool:
-    """Whether keys and values of a shared prefix can be computed once and used by every row.
-
-    They are to come from a run of the whole text, or of one within `steady_length`. It holds for
-    causal models whose every layer attends to the full context, and is tried out when a model is
-    loaded. In an encoder the prefix depends on what follows it; sliding-window and hybrid caches
-    are run in full instead (same numbers, more work).
-    """
-    if not is_causal(lm) or not getattr(lm, "prefix_proved", True):
-        return False
-    config = text_config(lm)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else 0
-    return kinds == {"full_attention"} and not sliding
+    changed = change(first_of(output))
+    module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
+    return changed
 
 
 def read_stream(lm: Any, index: int) -> torch.Tensor:
@@ -235,38 +348,20 @@ def read_stream(lm: Any, index: int) -> torch.Tensor:
     """
     if index == 0:
         return lm.layers[0].input
-    return _first(lm.layers[index - 1].output)
+    return first_of(lm.layers[index - 1].output)
 
 
-def edit_stream(lm: Any, index: int, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Replace the stream before layer `index` by `edit(stream)`, inside a trace.
+def edit_stream(lm: Any, index: int, change: Change) -> torch.Tensor:
+    """Replace the stream before layer `index` by `change(stream)`, inside a trace.
 
     Args:
-        edit: may change the number of rows.
+        change: may change the number of rows.
 
     Returns:
         The new stream.
     """
     if index == 0:
-        stream = edit(lm.layers[0].input)
+        stream = change(lm.layers[0].input)
         lm.layers[0].input = stream
         return stream
-    return _edit_output(lm.layers[index - 1], edit)
-
-
-def skip_unembedding(lm: Any) -> None:
-    """End a pass at the final norm, inside a trace: no logits are computed."""
-    if has_unembedding(lm):
-        lm.lm_head.skip(torch.empty(0))
-
-
-def run_residuals(lm: Any, ids: list[int]) -> list[torch.Tensor]:
-    """One forward pass of one prompt: the stream before each layer and after the last.
-
-    Returns:
-        n_layers + 1 tensors of [position, d_model].
-    """
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
-        stream = [read_stream(lm, index)[0] for index in range(len(lm.layers) + 1)]
-        skip_unembedding(lm)
-    return stream
+    return edit_output(lm.layers[index - 1], change)

@@ -1,229 +1,337 @@
-"""Exact sweeps: every cell of a grid its own forward pass, many of them at once.
+"""The sweep: something put in place of an activation, and the end of the run measured.
 
-All techniques that replace an activation and read the end of the run are one sweep: patching,
-ablation, causal tracing. Each row of a pass runs only the layers that its replacement can change
-(`grown_pass`), and only the tokens: a replacement at position p leaves those before p as they are
-in the base run, whose keys and values are shared where the attention allows it (`reuses_prefix`).
-Nothing of this changes a number beyond rounding. The cells are dealt to passes by arithmetic: by
-what a pass costs, and by a memory budget.
+All techniques that replace an activation are one sweep: patching, ablation, causal tracing,
+steering, reading a state in another prompt. It is exact: every cell of the grid is a forward pass
+of its own, many of them at once. Each row of a pass runs only the layers that its replacement can
+change (`growing_batch`), and only the tokens: a replacement at position p leaves those before p as
+they are in the base run, whose keys and values are shared where the attention allows it
+(`reuses_prefix`). Nothing of this changes a number beyond rounding. The cells are dealt to passes
+by arithmetic: by what a pass costs, and by the memory there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 
-from remote_mi.interventions.grown_pass import Base, Cell, grown_pass, plain_pass, shared_base
-from remote_mi.interventions.metrics import answer_metric
-from remote_mi.interventions.prompts import Pair
-from remote_mi.interventions.sites import head_count, is_causal, reuses_prefix, text_config
+from remote_mi.interventions.dealing import PASS_TOKENS, Load, deal, rows_of_a_pass
+from remote_mi.interventions.forward import Run, first_difference, run
+from remote_mi.interventions.growing_batch import Cell, GrowingBatch
+from remote_mi.interventions.model_info import reuses_prefix
+from remote_mi.interventions.prompts import Prompt
+from remote_mi.interventions.sites import part_count
 
-#: What the rows of one pass may take, in bytes; see `rows_within`.
-ROWS_BYTES: int | None = None
-#: What one more pass costs (reading the weights, starting each layer), in tokens run.
-PASS_TOKENS = 128
+#: What is put in place: see `sweep`.
+Put = Run | float | Sequence[torch.Tensor] | Callable[[int], torch.Tensor]
 
 
-@contextmanager
-def rows_within(size: int | None) -> Iterator[None]:
-    """Work in which the rows of a pass take so many bytes at most, as somebody planned it.
+class Sweep:
+    """What a sweep found; every row of it a forward pass of its own.
 
-    Without a plan (None) it is half of a GPU's free memory, and 1 GiB elsewhere.
+    The cells are [layer, position], [layer] or [layer, head]. Before them stand the dimensions
+    variant (of what is put in place, where it has one) and row (of a base of several), after them
+    metric (where several are measured).
+
+    Attributes:
+        effect: measure of the changed run − of the base run; exactly 0 where nothing can change.
+        scores: measure of the changed run.
+        control: as `effect`, of what the control puts in place; of random directions with the
+            dimension draw before all others.
+        base: measure of the base run. donor: of the run that is put in place, where it is a run;
+            both from one call, so that what is rounded is the same in both.
     """
-    global ROWS_BYTES
-    before = ROWS_BYTES
-    ROWS_BYTES = size
-    try:
-        yield
-    finally:
-        ROWS_BYTES = before
+
+    def __init__(self) -> None:
+        self.effect = self.scores = self.control = self.base = torch.empty(0)
+        self.donor = torch.empty(0)
 
 
-def patch_positions(
+def sweep(
     lm: Any,
-    pair: Pair,
+    base: Run | Prompt,
     site: str,
-    direction: str,
-    metric: str,
-    max_rows: int | None = None,
-    control_draws: int = 0,
-    seed: int = 0,
-) -> dict[str, torch.Tensor]:
-    """Patch one position of one layer at a time.
-
-    Args:
-        lm: the model with portable names.
-        pair: clean and corrupt prompt of equal length.
-        site: "resid_pre", "resid_mid", "attn_out" or "mlp_out".
-        direction: "denoise" puts clean activations into the corrupt run, "noise" the reverse.
-        metric: see `answer_metric`; always of the clean prompt's answer.
-        max_rows: rows of one pass; by default from free memory.
-        control_draws: random directions of equal distance, see `sweep_cells`.
-        seed: of the random directions.
-
-    Returns:
-        effect [layer, position]: metric of the patched run − metric of the unpatched run;
-        control [draw, layer, position]: the same of the random directions;
-        clean [], corrupt []: the metric of the two plain runs. All float32.
-    """
-    first, length = first_changed(lm, pair), len(pair.clean.ids)
-    cells: list[Cell] = [(p, p + 1, None) for p in range(first, length)]
-    found = _patch(lm, pair, site, direction, metric, cells, max_rows, control_draws, seed)
-    for name in ("effect", "control"):  # zero by causality: until there both runs are the same
-        found[name] = torch.nn.functional.pad(found[name], (first, 0))
-    return found
-
-
-def patch_heads(
-    lm: Any,
-    pair: Pair,
-    direction: str,
-    metric: str,
-    max_rows: int | None = None,
-    control_draws: int = 0,
-    seed: int = 0,
-) -> dict[str, torch.Tensor]:
-    """Patch the output of one attention head (head_z, all positions) at a time.
-
-    Args and returns as `patch_positions`; effect is [layer, head], control [draw, layer, head].
-    """
-    first, length, heads = first_changed(lm, pair), len(pair.clean.ids), head_count(lm)
-    differ = first < length
-    cells: list[Cell] = [(first, length, head) for head in range(heads)] if differ else []
-    found = _patch(lm, pair, "head_z", direction, metric, cells, max_rows, control_draws, seed)
-    if not differ:  # identical prompts: there is nothing to patch
-        for name in ("effect", "control"):
-            found[name] = torch.nn.functional.pad(found[name], (heads, 0))
-    return found
-
-
-def first_changed(lm: Any, pair: Pair) -> int:
-    """The first position whose activations can differ in the two runs; the length for none.
-
-    Attention that looks both ways lets every position see the first difference.
-    """
-    if pair.first_difference is None:
-        return len(pair.clean.ids)
-    return pair.first_difference if is_causal(lm) else 0
-
-
-def _patch(
-    lm: Any,
-    pair: Pair,
-    site: str,
-    direction: str,
-    metric: str,
-    cells: list[Cell],
-    max_rows: int | None,
-    draws: int,
-    seed: int,
-) -> dict[str, torch.Tensor]:
-    ids, other = pair.corrupt.ids, pair.clean.ids
-    if direction == "noise":
-        ids, other = other, ids
-    length = len(ids)
-    # The last token is always run: its final state is what a causal model's metric reads.
-    shared = min(first_changed(lm, pair), length - 1) if reuses_prefix(lm) else 0
-    source = plain_pass(lm, other, site, keys=bool(shared))
-    at_end = source["hidden"][:, pair.end]
-    base = Base(ids, source["keys"], shared)
-    whole = length - 1 if reuses_prefix(lm) else 0
-    price = plan(lm, base.rows, length, shared, cells, 1 + draws, max_rows)[0]
-    finer = plan(lm, base.rows, length, whole, cells, 1 + draws, max_rows)[0]
-    if finer + len(lm.layers) * (length + PASS_TOKENS) < price:
-        base, _ = shared_base(lm, ids)
-
-    def measure(hidden: torch.Tensor) -> torch.Tensor:
-        """The metric of each row, and beside it that of the run that activations come from.
-
-        Both from one call: what is rounded in it is the same in both.
-        """
-        rows = torch.cat([at_end, hidden[:, pair.end - length]])
-        scores = answer_metric(lm, rows, metric, pair.answers, pair.wrongs)
-        return torch.stack([scores[1:], scores[:1].expand(len(scores) - 1)], -1)
-
-    found = sweep_cells(lm, base, site, cells, source["values"], measure, draws, seed, max_rows)
-    unpatched, plain = found["base"]
-    clean, corrupt = (plain, unpatched) if direction == "denoise" else (unpatched, plain)
-    return {
-        "effect": found["effect"][..., 0],
-        "control": found["control"][..., 0],
-        "clean": clean,
-        "corrupt": corrupt,
-    }
-
-
-def sweep_cells(
-    lm: Any,
-    base: Base,
-    site: str,
-    cells: list[Cell],
-    values: list[torch.Tensor],
+    put: Put,
     measure: Callable[[torch.Tensor], torch.Tensor],
-    control_draws: int = 0,
+    *,
+    by: Literal["position", "layer", "head"] = "position",
+    at: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    window: int = 1,
+    control: int | Put = 0,
     seed: int = 0,
-    max_rows: int | None = None,
-) -> dict[str, torch.Tensor]:
-    """Replace each cell of each layer by given values, and, as a control, by random ones as far.
-
-    The control puts x + ‖v − x‖·u in the place of an activation x, where v is the value and u a
-    random unit vector, one for each prompt, draw, layer and position (and head, for head_z).
+) -> Sweep:
+    """Put something in place of an activation, one cell at a time, and measure the end of the run.
 
     Args:
-        base: the run that is changed, of one row; `shared_base` makes it.
-        site: one of `edit_site`.
-        cells: (first position, stop position, head) each, by their first position; stop is
-            excluded; head is None for the whole activation. Either all have a head, or none.
-        values: of each layer, what is put in place: it broadcasts to [1, position, width].
-        measure: from the final norm's output, [row, position, d_model], whose last position is the
-            prompt's last (early ones may be left out), to one number or more of each row.
-        control_draws: how many random directions; 0 for none.
+        base: the run of one prompt that is changed, or the prompt.
+        site: where in a layer: one of `SITES`.
+        put: what is put in place: the same activations of another run of the same length; a
+            number; a tensor a layer, or a function from a layer to one, that broadcasts to the
+            shapes of `read`, or has the dimension variant before them.
+        measure: of `measure`; or a function from the final norm's output, [row, position, d_model],
+            whose last position is the prompt's last (early ones may be left out), to numbers of
+            each row.
+        by: "position": one position at a time; "layer": all positions at once; "head": all
+            positions of one head at once, at a site that has heads.
+        at: the positions that are replaced; None for all that can differ.
+        layers: layers whose activation is replaced, ascending; None for all.
+        window: how many layers at once, around each.
+        control: so many random directions: an activation x, to be replaced by v, becomes
+            x + ‖v − x‖·u instead, with u a random unit vector, one for each prompt, draw, layer
+            and position (and head, at a site that has heads). Or what else is to be put in place.
         seed: of the random directions.
-        max_rows: rows of one pass; by default from free memory.
-
-    Returns:
-        effect [layer, cell, …] and control [draw, layer, cell, …]: what `measure` gives of the
-        changed run − of the unchanged run; base […]: of the unchanged run.
 
     Raises:
-        ValueError: for cells with and without heads in one sweep.
+        ValueError: for heads at a site that has none, a site that does not exist in this model, or
+            a base of several prompts.
     """
-    heads = head_count(lm) if site == "head_z" else 1
-    whole = {head is None for _, _, head in cells}
-    if len(whole) > 1:
-        raise ValueError("cells of single heads and of whole activations need sweeps of their own")
+    chosen = list(range(len(lm.layers)) if layers is None else layers)
+    if chosen != sorted(set(chosen)):
+        raise ValueError(f"the layers {chosen} are not in ascending order, each once")
+    sweeper = _Sweeper(lm, base, site, by, window)
+    sweeper.layers = chosen
+    sweeper.put_in(put, control, seed)
+    return sweeper.swept(measure, at)
 
-    def replace(layer: int, x: torch.Tensor, start: int) -> torch.Tensor:
-        length = start + x.shape[1]
-        value = values[layer].to(x.device, x.dtype).expand(1, length, -1)[:, start:].expand_as(x)
-        if not control_draws:
-            return value[None]
-        unit = unit_directions(base.ids, x.shape[-1], heads, control_draws, seed, layer)
-        return torch.cat([value[None], as_far(x, value, unit[:, None, start:], heads)])
 
-    effects, plain = sweep(
-        lm, base, site, cells, replace, measure, variants=1 + control_draws, max_rows=max_rows
-    )
-    effects = effects[:, :, :, 0]  # one base row
-    control = effects[:, :, 1:].movedim(2, 0)
-    return {"effect": effects[:, :, 0], "control": control, "base": plain[0]}
+class _Values:
+    """What is put in place: of each layer a tensor [variant, row, position, width].
+
+    Attributes:
+        variants: how many; None where it has no such dimension.
+    """
+
+    def __init__(self, put: Any, row: Any, layer: int) -> None:
+        self.put, self.row = put, row
+        first = self._given(layer)  # its form; every layer's is the same
+        self.variants = first.shape[0] if first.dim() == 4 else None
+
+    def _given(self, layer: int) -> torch.Tensor:
+        """[row, position, width], or with variants before it; a vector stands for all positions."""
+        if isinstance(self.put, (int, float)):
+            return torch.full((1, 1, 1), float(self.put))
+        values: Any = self.put.values if isinstance(self.put, Run) else self.put
+        given: Any = values(layer) if callable(values) else values[layer]
+        if given.dim() > self.row.dims:
+            return torch.stack([self.row.by_position(variant) for variant in given])
+        return self.row.by_position(given[(None,) * (self.row.dims - given.dim())])
+
+    def of(self, layer: int, like: torch.Tensor, start: int) -> torch.Tensor:
+        """The values of a layer from token `start` on, where the rows `like` are and as they are."""
+        given = self._given(layer).to(like.device, like.dtype)
+        given = given if given.dim() == 4 else given[None]
+        length = start + like.shape[1]
+        return given.expand(-1, -1, length, -1)[:, :, start:].expand(-1, *like.shape)
+
+
+class _Sweeper:
+    """A sweep while it is made."""
+
+    def __init__(self, lm: Any, base: Run | Prompt, site: str, by: str, window: int) -> None:
+        self.lm, self.by, self.given = lm, by, base
+        self.base = base if isinstance(base, Run) else Run([list(base.ids)], None, torch.empty(0))
+        if any(ids != self.base.ids[0] for ids in self.base.ids):
+            raise ValueError("a sweep changes the run of one prompt, not of several")
+        self.length = len(self.base.ids[0])
+        self.batch = GrowingBatch(lm, self.base, site, window)
+        self.heads = part_count(lm, site)
+        self.layers = list(range(len(lm.layers)))
+        if by == "head" and self.heads == 1:
+            raise ValueError(f'{site} has no heads; by="head" needs a site that has them')
+
+    def put_in(self, put: Any, control: Any, seed: int) -> None:
+        """Say what is put in place, and what in the control."""
+        self.donor = put if isinstance(put, Run) else None
+        row, first = self.batch.row, self.layers[0]
+        self.own = _Values(put, row, first)
+        draws = control if isinstance(control, int) else 0
+        self.other = None if isinstance(control, int) else _Values(control, row, first)
+        if draws and self.own.variants is not None:
+            raise ValueError("random directions are a control of one replacement, not of several")
+        # The dimension before all others of the control, None for none.
+        self.control_variants = draws if self.other is None else self.other.variants
+        ids, heads = self.base.ids[0], self.heads
+
+        def replace(layer: int, x: torch.Tensor, start: int) -> torch.Tensor:
+            values = self.own.of(layer, x, start)
+            if self.other is not None:
+                return torch.cat([values, self.other.of(layer, x, start)])
+            if not draws:
+                return values
+            unit = unit_directions([*ids, layer], len(ids), x.shape[-1], heads, draws, seed)
+            return torch.cat([values, as_far(x, values[0], unit[:, None, start:], heads)])
+
+        self.replace = replace
+        rest = draws if self.other is None else self.other.variants or 1
+        self.variants = self.batch.variants = (self.own.variants or 1) + rest
+
+    def swept(self, measure: Any, at: Sequence[int] | None) -> Sweep:
+        """Run the sweep; arguments as there."""
+        first = 0
+        if self.donor is not None:
+            first = first_difference(self.lm, self.base, self.donor)
+        positions = list(range(self.length) if at is None else at)
+        cells = self._cells([place for place in positions if place >= first])
+        self._share_prefix(first, cells)
+        self.batch.measure = self._measured(measure)
+        scores, effects, plain = self._run(cells)
+        beside = 0 if self.donor is None else len(self.donor.ids)
+        places = [positions.index(cell.first) for cell in cells] if self.by == "position" else None
+        found, own = Sweep(), self.own.variants or 1
+        count = len(positions) if self.by == "position" else self.heads if self.by == "head" else 1
+        fill = plain[beside:]
+        zero = torch.zeros_like(fill)
+        found.scores = self._arranged(scores[:, :, :own], self.own.variants, fill, places, count)
+        found.effect = self._arranged(effects[:, :, :own], self.own.variants, zero, places, count)
+        rest, kinds = effects[:, :, own:], self.control_variants
+        found.control = self._arranged(rest, kinds, zero, places, count)
+        found.base = fill[0] if self.base.one else fill
+        if self.donor is not None:
+            found.donor = plain[0] if self.donor.one else plain[:beside]
+        return found
+
+    def _cells(self, positions: list[int]) -> list[Cell]:
+        if self.by == "position":
+            return [Cell([place]) for place in sorted(positions)]
+        if not positions:
+            return []
+        heads = range(self.heads) if self.by == "head" else [None]
+        return [Cell(positions, head) for head in heads]
+
+    def _measured(self, measure: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+        """`measure` of the donor's rows and of a pass's, in one call."""
+        donor, last = self.donor, getattr(measure, "last", 0)
+        if donor is None:
+            return measure
+
+        def beside(hidden: torch.Tensor) -> torch.Tensor:
+            seen = last or hidden.shape[1]
+            rows = donor.hidden[:, -seen:].to(hidden.device)
+            return measure(torch.cat([rows, hidden[:, -seen:]]))
+
+        return beside
+
+    def _share_prefix(self, first: int, cells: list[Cell]) -> None:
+        """Decide whose keys and values the passes take of early tokens, and how many tokens.
+
+        The base run's own serve up to the last token, which is always run: its final state is what
+        a causal model's measure reads. Where there is none they are the donor's, up to the first
+        difference; or a base run is made, where it pays.
+        """
+        batch, lm = self.batch, self.lm
+        if not batch.row.prefix or not reuses_prefix(lm):
+            return
+        if self.base.keys is not None:
+            batch.keys, batch.shared = self.base.keys, self.length - 1
+            return
+        if isinstance(self.given, Run):
+            return
+        if self.donor is not None and self.donor.keys is not None:
+            batch.keys, batch.shared = self.donor.keys, min(first, self.length - 1)
+        price = self._dealt(cells, batch.shared)[0]
+        finer = self._dealt(cells, self.length - 1)[0]
+        if finer + len(lm.layers) * (self.length + PASS_TOKENS) < price:
+            batch.keys, batch.shared = run(lm, self.given).keys, self.length - 1
+
+    def _dealt(self, cells: list[Cell], shared: int) -> tuple[float, list[Any]]:
+        """The passes, and what they cost, where so many first tokens are shared."""
+        batch, n_layers = self.batch, len(self.lm.layers)
+        joining = batch.variants * batch.rows
+        fits = {}  # asked once for each length: what is free of a GPU changes
+
+        def fit(tokens: int) -> int:
+            if tokens not in fits:
+                fits[tokens] = rows_of_a_pass(self.lm, tokens, self.length)
+            return fits[tokens]
+
+        load = Load(self.layers, n_layers, self.length, batch.rows, joining, fit)
+        return deal(load, cells, shared)
+
+    def _run(self, cells: list[Cell]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """All passes: [layer, cell, variant, base row, …] scores and effects, and the base's.
+
+        The base's scores begin with those of the donor's rows. An effect is the difference to the
+        base row of the same pass: what is rounded in a pass is the same in both.
+        """
+        scores, effects, plain = [], [], torch.empty(0)
+        for start, dealt, group in self._dealt(cells, self.batch.shared)[1]:
+            blocks = [
+                self._pass(start, dealt, self.layers[low : low + group])
+                for low in range(0, len(self.layers), group)
+            ]
+            plain = blocks[-1][2]
+            scores.append(torch.cat([block[0] for block in blocks]))
+            effects.append(torch.cat([block[1] for block in blocks]))
+        return torch.cat(scores, 1), torch.cat(effects, 1), plain
+
+    def _pass(
+        self, start: int, cells: list[Cell], layers: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `_run`, of the cells of some layers; variants that do not fit take passes of their own."""
+        batch, total = self.batch, self.variants
+        beside = 0 if self.donor is None else len(self.donor.ids)
+        most = total
+        if len(cells) * len(layers) == 1:
+            fit = rows_of_a_pass(self.lm, self.length - start, self.length) - batch.rows
+            most = max(1, fit // batch.rows)
+        scores, effects, plain = [], [], torch.empty(0)
+        for low in range(0, max(1, total), max(1, most)):
+            batch.variants = min(most, total - low)
+            batch.replace = self._some(low, low + batch.variants)
+            numbers = batch.run(start, cells, layers)
+            plain, changed = numbers[: beside + batch.rows], numbers[beside + batch.rows :]
+            shape = (len(layers), len(cells), batch.variants, batch.rows)
+            scores.append(changed.reshape(*shape, *numbers.shape[1:]))
+            effects.append(scores[-1] - plain[beside:])
+        batch.variants = total
+        return torch.cat(scores, 2), torch.cat(effects, 2), plain
+
+    def _some(self, low: int, high: int) -> Callable[[int, torch.Tensor, int], torch.Tensor]:
+        return lambda layer, x, start: self.replace(layer, x, start)[low:high]
+
+    def _arranged(
+        self,
+        found: torch.Tensor,
+        variants: int | None,
+        fill: torch.Tensor,
+        places: list[int] | None,
+        count: int,
+    ) -> torch.Tensor:
+        """[layer, cell, variant, row, …] in the order and with the dimensions of `Sweep`.
+
+        Args:
+            variants: None for no such dimension. fill: of cells that were not run, [row, …].
+            places: which cells were run; None for all. count: how many cells there are.
+        """
+        whole = fill.expand(found.shape[0], count, found.shape[2], *fill.shape).clone()
+        if places is None:
+            if found.shape[1]:
+                whole = found
+        else:
+            whole[:, places] = found
+        whole = whole.movedim((2, 3), (0, 1))  # [variant, row, layer, cell, …]
+        if self.by == "layer":
+            whole = whole[:, :, :, 0]
+        whole = whole[:, 0] if self.base.one else whole
+        return whole[0] if variants is None else whole
 
 
 def unit_directions(
-    ids: list[int], width: int, heads: int, draws: int, seed: int, layer: int
+    identity: list[int], length: int, width: int, heads: int, draws: int, seed: int
 ) -> torch.Tensor:
     """Random unit vectors of each head's part, [draw, position, width], float32.
 
-    They depend on the prompt, so that pairs do not share one draw.
+    Args:
+        identity: numbers on which they depend beside the seed: the prompt's tokens, so that pairs
+            do not share one draw, and the layer.
     """
     mixed = seed
-    for number in (*ids, layer):
+    for number in identity:
         mixed = (mixed * 1_000_003 + number + 1) % (1 << 61)
     generator = torch.Generator().manual_seed(mixed)
-    drawn = torch.randn(draws, len(ids), heads, width // heads, generator=generator)
+    drawn = torch.randn(draws, length, heads, width // heads, generator=generator)
     return (drawn / drawn.norm(dim=-1, keepdim=True)).flatten(-2)
 
 
@@ -236,115 +344,3 @@ def as_far(x: torch.Tensor, value: torch.Tensor, unit: torch.Tensor, heads: int)
     distance = (value.float() - x.float()).unflatten(-1, (heads, -1)).norm(dim=-1, keepdim=True)
     step = distance * unit.to(x.device).unflatten(-1, (heads, -1))
     return (x.float() + step.flatten(-2)).to(x.dtype)
-
-
-def sweep(
-    lm: Any,
-    base: Base,
-    site: str,
-    cells: list[Cell],
-    replace: Callable[[int, torch.Tensor, int], torch.Tensor],
-    measure: Callable[[torch.Tensor], torch.Tensor],
-    variants: int = 1,
-    window: int = 1,
-    max_rows: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace each cell of each layer, in as few passes as pay; the arguments of `grown_pass`.
-
-    Args:
-        cells: by their first position.
-        max_rows: rows of one pass; by default from free memory.
-
-    Returns:
-        [layer, cell, variant, base row, …]: what `measure` gives − what it gives of the base row;
-        [base row, …]: that of the base rows.
-    """
-    n_layers, length = len(lm.layers), len(base.ids)
-    _, passes = plan(lm, base.rows, length, base.shared, cells, variants, max_rows)
-    columns = []
-    for start, dealt, group in passes:
-        parts = []
-        for low in range(0, n_layers, group):
-            layers = range(low, min(low + group, n_layers))
-            scores = grown_pass(
-                lm, base, start, site, layers, dealt, replace, variants, window, measure
-            )
-            plain, changed = scores[: base.rows], scores[base.rows :]
-            shape = (len(layers), len(dealt), variants, base.rows)
-            parts.append(changed.reshape(*shape, *scores.shape[1:]) - plain)
-        columns.append(torch.cat(parts))
-    return torch.cat(columns, 1), plain
-
-
-def plan(
-    lm: Any,
-    rows: int,
-    length: int,
-    shared: int,
-    cells: list[Cell],
-    variants: int,
-    max_rows: int | None = None,
-) -> tuple[float, list[tuple[int, list[Cell], int]]]:
-    """How cells are dealt to passes at the least cost.
-
-    A pass that starts at token s with C cells a layer runs (length − s) tokens of a base row in
-    every layer, and of each cell's rows from its layer on. A pass with later cells only runs fewer
-    tokens, but it is one more pass.
-
-    Args:
-        rows: of the base. shared: how many first tokens a pass may leave out.
-        cells: by their first position. variants: rows of a cell for each row of the base.
-
-    Returns:
-        the cost in tokens × layers, and of each pass its first token, its cells, and how many
-        layers' cells it takes at a time.
-    """
-    n_layers, count, each = len(lm.layers), len(cells), variants * rows
-    starts = [min(cell[0], shared) for cell in cells] or [shared]
-    if not cells:
-        return (length - shared) * n_layers, [(shared, [], n_layers)]
-    fits = {s: max_rows or _rows_that_fit(lm, length - s, length) for s in set(starts)}
-    best: list[tuple[float, int, int]] = [(0.0, count, 0)] * (count + 1)
-    for i in reversed(range(count)):
-        options = []
-        for j in range(i + 1, count + 1):
-            joining, fit = (j - i) * each, fits[starts[i]]
-            if j > i + 1 and rows + joining > fit:
-                break
-            group = min(n_layers, max(1, (fit - rows) // joining))
-            passes = -(-n_layers // group)
-            run = (length - starts[i]) * (
-                passes * n_layers * rows + joining * n_layers * (n_layers + 1) / 2
-            )
-            options.append((run + passes * n_layers * PASS_TOKENS + best[j][0], j, group))
-        best[i] = min(options)
-    passes, i = [], 0
-    while i < count:
-        _, j, group = best[i]
-        passes.append((starts[i], cells[i:j], group))
-        i = j
-    return best[0][0], passes
-
-
-def _rows_that_fit(lm: Any, run: int, context: int) -> int:
-    """Rows of one pass that memory holds.
-
-    Args:
-        run: tokens of a row that are run. context: tokens a row attends to.
-    """
-    config = text_config(lm)
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * width
-    weight = lm.lm_head.weight
-    numbers = run * (8 * width + 3 * inner) + 4 * context * width
-    scores = 3 * 4 * head_count(lm) * run * context
-    row = numbers * weight.element_size() + scores
-    return max(1, _bytes_for_rows(weight.device) // row)
-
-
-def _bytes_for_rows(device: torch.device) -> int:
-    """What a pass may take: what was planned, of a GPU no more than leaves room beside it."""
-    if device.type != "cuda":
-        return ROWS_BYTES or 1 << 30
-    free = torch.cuda.mem_get_info(device)[0]
-    return min(ROWS_BYTES, free * 3 // 4) if ROWS_BYTES else free // 2

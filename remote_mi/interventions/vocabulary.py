@@ -1,22 +1,40 @@
 """The words recipes share: where in a model, in which direction, measured how. No imports of torch.
 
-A site is a place in the residual stream or beside it, the same on every architecture:
+A site is a place in a layer, the same on every architecture; `sites.SITES` has a row for each:
 
-    resid_pre   the stream before a block                          [position, d_model]
-    resid_mid   the stream between attention and MLP               [position, d_model]
-    attn_out    what attention adds to the stream                  [position, d_model]
-    mlp_out     what the MLP adds to the stream                    [position, d_model]
-    head_z      the input of attention's output projection         [position, head × d_head]
+    resid_pre    the stream before a block                           [position, d_model]
+    resid_mid    the stream between attention and MLP                [position, d_model]
+    resid_post   the stream after a block                            [position, d_model]
+    q            what the query projection gives                     [position, head × d_head]
+    k, v         what the key and the value projection give          [position, key head × d_head]
+    head_z       the input of attention's output projection          [position, head × d_head]
+    attn_out     what attention adds to the stream                   [position, d_model]
+    mlp_hidden   the MLP's neurons: the input of its last matrix     [position, neuron]
+    mlp_out      what the MLP adds to the stream                     [position, d_model]
+    attn_pattern how much each query attends to each key             [head, query, key]
 
-`attn_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms.
-`resid_mid` does not exist in parallel blocks (GPT-NeoX, Phi) and is refused there.
+`attn_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms. `resid_mid`
+does not exist in parallel blocks (GPT-NeoX, Phi), `mlp_hidden` not in a mixture of experts; they
+are refused there. `q` and `k` are taken before a norm or a rotation of theirs. `attn_pattern` needs
+eager attention (`needs=("attention_weights",)`), and is no value of a recipe's parameter `site`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]
+Site = Literal[
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "q",
+    "k",
+    "v",
+    "head_z",
+    "attn_out",
+    "mlp_hidden",
+    "mlp_out",
+]
 
 #: denoise: the corrupt run with clean activations put in; noise: the other way round.
 Direction = Literal["denoise", "noise"]

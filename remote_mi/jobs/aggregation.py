@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.process_state import Held, Ignored
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
 
 RESAMPLES = 1000
@@ -267,3 +267,22 @@ def _put_interval(
         high[start : start + step] = found.confidence_interval.high
     arrays[f"{name}:low"] = low.reshape(values.shape[1:]).astype(np.float32)
     arrays[f"{name}:high"] = high.reshape(values.shape[1:]).astype(np.float32)
+
+
+def interval_over_groups(values: np.ndarray, groups: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """The percentile bootstrap interval of a mean over examples, groups drawn as wholes.
+
+    Args:
+        values: [..., example]. groups: the group of each example.
+
+    Returns:
+        its lower and its upper end, [...].
+    """
+    group, ids = np.asarray(groups), sorted(set(groups))
+    sums = np.stack([values[..., group == one].sum(-1) for one in ids], -1)
+    sizes = np.array([(group == one).sum() for one in ids])
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), RESAMPLES)
+    tails = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
+    low, high = np.percentile(sums @ drawn.T / (drawn @ sizes), tails, axis=-1)
+    return low, high

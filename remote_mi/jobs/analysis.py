@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import RunFailed, line_in
-from remote_mi.jobs.aggregation import Assembled, Part
+from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups
 from remote_mi.models.surroundings import at_work
 from remote_mi.recipes.loading import at_home, load_function
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
@@ -42,7 +42,9 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         for part, kept in zip(parts, draft.parts, strict=True)
     ]
     parameters = draft.provenance["parameters"]
-    found = _call(draft, card.analysis, examples, parameters)
+    found = dict(_call(draft, card.analysis, examples, parameters))
+    for name, output in declared.items():
+        found.update(averaged(name, output, found.get(name), examples))
     for name, output in declared.items():
         if name not in found:
             raise RunFailed(
@@ -57,6 +59,20 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
             dim: coordinates(dim, size, parameters, None)
             for dim, size in zip(dims, shape, strict=True)
         }
+
+
+def averaged(
+    name: str, output: Output, values: Any, examples: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The mean and the interval of a summary that an analysis gives for each example."""
+    array = np.asarray(0.0 if values is None else values)
+    dims = [dim for dim in output.dims if dim != DRAW]
+    if array.ndim != len(dims) + 1 or array.shape[-1] != len(examples):
+        return {}
+    # An example without a group is a group of its own.
+    groups = [example["group"] or ("", index) for index, example in enumerate(examples)]
+    low, high = interval_over_groups(array, [groups.index(group) for group in groups])
+    return {name: array.mean(-1), f"{name}:low": low, f"{name}:high": high}
 
 
 def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from remote_mi.jobs.remote import RemoteJob, hand_over_detached
 from remote_mi.jobs.runner import dispatcher, execute, look_anywhere
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
-from remote_mi.recipes.declaration import INPUTS
+from remote_mi.recipes.card import INPUTS
 from remote_mi.store.result import Result
 
 

@@ -13,7 +13,8 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes import catalog
-from remote_mi.recipes.declaration import Card, card_of
+from remote_mi.recipes.card import Card
+from remote_mi.recipes.declaration import card_of
 
 
 def make_job(
@@ -67,9 +68,10 @@ def job_on(
                 "leave --attention out",
             )
         spec = replace(spec, attention="eager")
-    if card.analysis and card.path is None:
+    if (card.analysis or card.setup) and card.path is None:
+        what = "an analysis" if card.analysis else "a setup"
         raise UsageError(
-            f"recipe {card.name!r} has an analysis and no file",
+            f"recipe {card.name!r} has {what} and no file",
             "write it into a file, and name the file",
         )
     if card.takes_pairs:

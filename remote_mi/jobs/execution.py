@@ -24,6 +24,7 @@ from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, event
 from remote_mi.jobs.lookup import look_up
+from remote_mi.models.abilities import refuse_by_model
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import loading
 from remote_mi.store.cache import Cache
@@ -87,6 +88,7 @@ class Execution:
     def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
         self.job, self.plan, self.backend, self.watch = job, plan, plan.backend, watch
         self.events = [event("planned", backend=plan.backend.name, reason=plan.reason)]
+        self.together: list[Any] = []
 
     def ticket(self) -> Result | Ticket:
         """The job's ticket: of the same job if it is under way already, else submitted now."""
@@ -131,7 +133,7 @@ class Execution:
 
     def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
         """The opened model, the run so far, and what the recipe is to be called with."""
-        from remote_mi.interventions import reuses_prefix
+        from remote_mi.interventions.model_info import reuses_prefix
         from remote_mi.prompts.tokens import tokenize
 
         job = self.job
@@ -141,6 +143,7 @@ class Execution:
                 f"the files of {job.model.name} changed since the job was made",
                 "run the same command again",
             )
+        refuse_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
         tokenized = tokenize(
             model.tokenizer,
             job.prompts,
@@ -158,6 +161,8 @@ class Execution:
                 keys = [digest([keys[0], tokenized.kept])]
         else:
             calls, keys = tokenized.prompts, [job.part_keys[i] for i in tokenized.kept]
+            if job.card.setup and tokenized.dropped:
+                keys = [digest([key, tokenized.kept]) for key in keys]
         record = dict(model.record)
         if not reuses_prefix(model.lm):
             record["sweeps"] = "in full: its attention does not let rows share a prefix"
@@ -166,6 +171,7 @@ class Execution:
         missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
         self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
+        self.together = tokenized.prompts if job.card.setup else []
         return model, draft, [calls[i] for i in missing]
 
     def _parameters(self, model: LoadedModel) -> dict[str, Any]:
@@ -249,7 +255,15 @@ class Execution:
         self.watch.stage(f"running {job.card.name} on {self.backend.name}")
         parameters = self._parameters(model)
         work = Work(
-            job.card, function, calls, parameters, job.key, job.project, job.model, draft.to_json()
+            job.card,
+            function,
+            calls,
+            parameters,
+            job.key,
+            job.project,
+            job.model,
+            draft.to_json(),
+            self.together,
         )
         ticket = self.backend.submit(model, work, self.watch)
         draft.events.append(event("submitted", id=ticket.id))

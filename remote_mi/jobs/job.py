@@ -13,6 +13,7 @@ from remote_mi.common.digests import canonical, digest, digest_of
 from remote_mi.common.paths import cache_root
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import PromptSet
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import (
     SCHEMA,
     code_digest,
@@ -21,7 +22,6 @@ from remote_mi.recipes.code_identity import (
     live_code_parts,
     local_modules,
 )
-from remote_mi.recipes.declaration import Card
 
 #: Characters of a prompt that are kept beside a result, to tell which one it was.
 _BEGINNING = 60
@@ -64,7 +64,7 @@ class Job:
         return self._digest_of(self.card.name)
 
     def _digest_of(self, name: str) -> str:
-        """Digest of the project code that the recipe, or its analysis, reaches."""
+        """Digest of the project code that the recipe, its setup or its analysis reaches."""
         if self.card.path is not None:
             return code_digest(self.card.path, name, self.project)
         assert self.function is not None
@@ -73,10 +73,12 @@ class Job:
     @functools.cached_property
     def described(self) -> dict[str, Any]:
         """Everything that decides the numbers, as JSON; the key is its digest."""
+        setup = {"setup": self._digest_of(self.card.setup)} if self.card.setup else {}
         return {
             "schema": self.schema,
             "recipe": self.card.name,
             "code": self.code,
+            **setup,
             "over": self.card.over,
             "returns": self.card.declared["returns"],
             "parameters": dict(self.parameters),
@@ -105,8 +107,17 @@ class Job:
 
     @functools.cached_property
     def part_keys(self) -> list[str]:
-        """Keys of the raw outputs: one an example, or a single one for a recipe that is called once."""
+        """Keys of the raw outputs: one an example, or a single one for a recipe that is called once.
+
+        With a setup, an example's outputs depend on all of them.
+        """
         prompts = self.described["prompts"]
+        if self.card.setup:
+            of_set = digest(prompts)
+            return [
+                digest({**self.described, "prompts": [p], "part": True, "set": of_set})
+                for p in prompts
+            ]
         groups = [prompts] if self.card.called_once else [[p] for p in prompts]
         return [digest({**self.described, "prompts": group, "part": True}) for group in groups]
 
@@ -136,11 +147,12 @@ class Job:
         }
 
     def _code_parts(self) -> dict[str, str]:
-        """The parts of the code that the recipe and its analysis reach."""
+        """The parts of the code that the recipe, its setup and its analysis reach."""
         if self.card.path is None:
             assert self.function is not None
             return live_code_parts(self.function, self.project)
-        names = [name for name in (self.card.name, self.card.analysis) if name]
+        card = self.card
+        names = [name for name in (card.name, card.setup, card.analysis) if name]
         found: dict[str, str] = {}
         for name in names:
             found.update(code_parts(self.card.path, name, self.project))
@@ -156,7 +168,7 @@ class Job:
                 "name": self.card.name,
                 "code": self.code,
                 "file": self.card.path.name if self.card.path else None,
-                **({"analysis": self._digest_of(self.card.analysis)} if self.card.analysis else {}),
+                **self._digests_beside(),
             },
             "model": asdict(self.model),
             "model_identity": self.identity,
@@ -171,6 +183,11 @@ class Job:
             },
             "drop_invalid": self.drop_invalid,
         }
+
+    def _digests_beside(self) -> dict[str, str]:
+        """Digests of what the recipe names: its setup and its analysis."""
+        named = {"setup": self.card.setup, "analysis": self.card.analysis}
+        return {what: self._digest_of(name) for what, name in named.items() if name}
 
     def sources(self) -> dict[str, bytes]:
         """The files a reader needs to see what was run."""

@@ -11,6 +11,13 @@ A layout maps a family's own module paths to the portable names that recipes use
     layer.ln_after_attn, layer.ln_after_mlp   the norms of the stream after each addition (BERT)
     layer.mlp_flat   mlp_add again, where it sees rows and positions in one dimension (OPT)
 
+Names that a model may lack, and with them the sites that need them:
+
+    layer.down_proj  the MLP's last matrix, whose input is mlp_hidden
+    self_attn.q_proj, k_proj, v_proj   the projections; or self_attn.qkv_proj for all three, with
+                     self_attn.qkv_by_head too where it gives them head by head
+    self_attn.attends   the module that gives head_z and the attention weights, if not self_attn
+
 The layout is chosen by which modules exist, never by a model's name; `proof` shows it right.
 """
 
@@ -47,7 +54,7 @@ _OPT: Names = {
     "model.decoder.embed_tokens": "embed_tokens",
     "self_attn": "attn_add",
     "self_attn.out_proj": "self_attn.o_proj",
-    "fc2": ["mlp_add", "mlp_flat"],
+    "fc2": ["mlp_add", "mlp_flat", "down_proj"],
 }
 
 # A submodule called `output` has the name `E_output` in nnsight's tree.
@@ -55,7 +62,7 @@ _BERT_LAYER: Names = {
     "attention": "self_attn",
     "attention.E_output.dense": ["attention.o_proj", "attn_add"],
     "attention.E_output.LayerNorm": "ln_after_attn",
-    "E_output.dense": "mlp_add",
+    "E_output.dense": ["mlp_add", "down_proj"],
     "E_output.LayerNorm": "ln_after_mlp",
 }
 
@@ -123,6 +130,20 @@ LAYOUTS: dict[str, Names] = {
     },
 }
 
+#: Module path → portable name(s) that are added to a layout where the model has the module.
+PARTS: Names = {
+    "attn.c_attn": "attn.qkv_proj",
+    "attention.query_key_value": ["attention.qkv_proj", "attention.qkv_by_head"],
+    "attention.self": "attention.attends",
+    "attention.self.query": "attention.q_proj",
+    "attention.self.key": "attention.k_proj",
+    "attention.self.value": "attention.v_proj",
+    "mlp.c_proj": "down_proj",
+    "mlp.dense_4h_to_h": "down_proj",
+    "mlp.down_proj": "down_proj",
+    "mlp.fc2": "down_proj",
+}
+
 #: What to do about an architecture that none of them fits.
 HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
 
@@ -154,7 +175,8 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
             continue
         names = {path.format(last=last): name for path, name in names.items()}
         if all(_exists(path, paths) for path in names):
-            return names
+            parts = {path: name for path, name in PARTS.items() if _exists(path, paths)}
+            return {**names, **{path: name for path, name in parts.items() if path not in names}}
     raise UsageError(
         f"the architecture {type(module).__name__} is not known: its modules match none of "
         f"{', '.join(LAYOUTS)}",

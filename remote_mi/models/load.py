@@ -81,7 +81,7 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
 
 def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     """A model with its weights, its names proved."""
-    from remote_mi.interventions.sites import context_length
+    from remote_mi.interventions.model_info import context_length
     from remote_mi.models.prefix import prove_prefix
     from remote_mi.models.proof import prove
 
@@ -146,7 +146,7 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
         if memory_key not in _described:
             from nnsight.modeling import huggingface
 
-            from remote_mi.interventions.sites import context_length
+            from remote_mi.interventions.model_info import context_length
 
             if repo_id not in (None, NOWHERE):
                 huggingface._ID_CACHE[source] = repo_id
@@ -188,7 +188,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig
 
-    from remote_mi.interventions.sites import NoUnembedding
+    from remote_mi.interventions.model_info import NoUnembedding
     from remote_mi.models.layouts import names_for
 
     options: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Whether the first tokens of a text stay as they are, whatever follows: tried out on the weights.
 
 Sweeps and generation compute the keys and values of a prefix once and let all rows share them.
-Whether a model allows it is read from its configuration (`remote_mi.interventions.sites`); here it
+Whether a model allows it is read from its configuration (`remote_mi.interventions.model_info`); here it
 is held against what the model does, so that a window, a state or a rotary embedding that the
 configuration does not tell of costs time and not the truth.
 """
@@ -14,13 +14,9 @@ import nnsight
 import torch
 from transformers import DynamicCache
 
-from remote_mi.interventions.sites import (
-    context_length,
-    read_stream,
-    reuses_prefix,
-    skip_unembedding,
-    steady_length,
-)
+from remote_mi.interventions.model_info import context_length, reuses_prefix, steady_length
+from remote_mi.interventions.readout import skip_unembedding
+from remote_mi.interventions.sites import read_stream
 
 _IDS = (17, 5, 11, 7, 3, 13)
 _PREFIX = 3

@@ -12,15 +12,10 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
-from remote_mi.interventions.metrics import answer_logits
-from remote_mi.interventions.sites import (
-    edit_stream,
-    has_unembedding,
-    head_count,
-    read_site,
-    read_stream,
-    skip_unembedding,
-)
+from remote_mi.interventions.model_info import has_unembedding, head_count
+from remote_mi.interventions.readout import logits as read_logits
+from remote_mi.interventions.readout import skip_unembedding
+from remote_mi.interventions.sites import edit_stream, read, read_stream
 from remote_mi.models.layouts import HOW
 
 _ROOT = ("layers", "ln_final", "embed_tokens")
@@ -142,7 +137,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         check(
             "the final norm and the unembedding do not give the model's logits",
             logits[:, few],
-            answer_logits(lm, hidden, few),
+            read_logits(lm, hidden, few),
         )
     return seen[0]["resid_pre"], after
 
@@ -151,17 +146,17 @@ def _run_seen(lm: Any, ids: list[int]) -> Any:
     """One run: the sites of each layer, the stream after the last, and what reads it."""
     with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
         seen = []
-        for layer in lm.layers:
-            found = {"resid_pre": read_site(layer, "resid_pre")}
-            found["head_z"] = read_site(layer, "head_z")
-            found["attn_out"] = read_site(layer, "attn_out")
+        for index, layer in enumerate(lm.layers):
+            found = {"resid_pre": layer.input}
+            found["head_z"] = read(lm, index, "head_z")
+            found["attn_out"] = read(lm, index, "attn_out")
             if hasattr(layer, "ln_after_attn"):
                 found["before_norm"] = layer.ln_after_attn.input
                 found["resid_mid"] = layer.ln_after_attn.output
             elif hasattr(layer, "ln_mlp"):
-                found["resid_mid"] = read_site(layer, "resid_mid")
+                found["resid_mid"] = read(lm, index, "resid_mid")
             if not hasattr(layer, "ln_after_mlp"):
-                found["mlp_out"] = read_site(layer, "mlp_out")
+                found["mlp_out"] = read(lm, index, "mlp_out")
             else:  # as it comes: its shape is known only where the norm has run already
                 found["mlp_out"] = layer.mlp_add.output
                 found["before_last_norm"] = layer.ln_after_mlp.input

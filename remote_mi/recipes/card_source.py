@@ -18,7 +18,11 @@ from typing import Any
 from remote_mi.common.errors import FormerVersion, UsageError
 from remote_mi.interventions import vocabulary
 from remote_mi.recipes import declaration, figures
-from remote_mi.recipes.declaration import Card, Output, Range, Ratio, Tokens, build_card, recipe
+from remote_mi.recipes.card import Card
+from remote_mi.recipes.card_building import build_card
+from remote_mi.recipes.declaration import recipe
+from remote_mi.recipes.outputs import Output, Ratio, Tokens
+from remote_mi.recipes.parameters import Range
 
 _RECIPE = vars(declaration)
 _KNOWN: dict[str, Mapping[str, Any]] = {
@@ -203,7 +207,7 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
                 for k, v in zip(node.keys, node.values, strict=True)
                 if k is not None
             }
-        case ast.BinOp(op=ast.BitOr()):  # `int | None`; refused later with the types there are
+        case ast.BinOp(op=ast.BitOr()):  # `int | None`
             return _evaluate(node.left, names) | _evaluate(node.right, names)
         case ast.UnaryOp(op=ast.USub()):
             return -_evaluate(node.operand, names)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.paths import builtin_folder
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_source import cards_in
-from remote_mi.recipes.declaration import Card
 
 ENTRY_POINTS = "remote_mi.recipes"
 

@@ -1,4 +1,4 @@
-"""What a recipe is: the decorator, its parameters and outputs, and the card that describes it.
+"""What a recipe declares itself with: the decorator, and the names that stand in it.
 
 A recipe is a plain function; `@recipe(...)` only attaches its declaration, so that the function
 ships to a server as its own source and nothing of this module travels with it. The card is what
@@ -8,147 +8,22 @@ without importing it.
 
 from __future__ import annotations
 
-import functools
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from remote_mi.common.errors import UsageError, nearest
-from remote_mi.recipes.figures import Figure, from_json
+from remote_mi.common.errors import UsageError
+from remote_mi.recipes.card import NEEDS as NEEDS
+from remote_mi.recipes.card import Card as Card
+from remote_mi.recipes.card import Over as Over
+from remote_mi.recipes.card_building import build_card
+from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
 from remote_mi.recipes.outputs import Tokens as Tokens
-from remote_mi.recipes.outputs import output_json
 from remote_mi.recipes.parameters import Param as Param
 from remote_mi.recipes.parameters import Range as Range
-from remote_mi.recipes.parameters import param_from
-
-Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
-#: Recipes that are called once with all examples → the dimension of outputs that are per example.
-EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
-NEEDS = ("gradients", "attention_weights", "generation")
-#: Names of the prompt inputs; a recipe's parameter cannot be called one of these.
-INPUTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
-
-
-@dataclass(frozen=True)
-class Card:
-    """All that is known of a recipe without importing it.
-
-    Attributes:
-        name: the function's name; the recipe's name everywhere.
-        path: the file it stands in, or None for a function defined in a notebook or prompt.
-        doc: the docstring.
-        over: what the body is called with: one "prompt", one "pair", all "prompts", all "pairs",
-            or "none".
-        returns: its outputs.
-        summaries: values over all examples: ratios of means, and what `analysis` gives.
-        controls: output or summary → the output or summary that it is held against.
-        analysis: name of the file's function that computes summaries here, "" for none.
-        figures, needs, references, parameters: as declared.
-        line: line of the function in the file.
-        origin: "built-in", "project", "plug-in" or "file".
-    """
-
-    name: str
-    over: Over
-    returns: Mapping[str, Output]
-    summaries: Mapping[str, Ratio | Output] = field(default_factory=dict)
-    figures: Sequence[Figure] = ()
-    needs: Sequence[str] = ()
-    references: Sequence[str] = ()
-    parameters: Sequence[Param] = ()
-    doc: str = ""
-    path: Path | None = None
-    line: int = 0
-    origin: str = "file"
-    controls: Mapping[str, str] = field(default_factory=dict)
-    analysis: str = ""
-
-    @property
-    def takes_pairs(self) -> bool:
-        """Whether its examples are clean/corrupt pairs."""
-        return self.over in ("pair", "pairs")
-
-    @property
-    def called_once(self) -> bool:
-        """Whether it is called once for all examples."""
-        return self.over in (*EXAMPLE, "none")
-
-    def dims(self, name: str) -> tuple[str, ...]:
-        """Dimensions of an output or summary."""
-        found = self.returns.get(name) or self.summaries[name]
-        return self.returns[found.effect].dims if isinstance(found, Ratio) else found.dims
-
-    @property
-    def summary(self) -> str:
-        """First line of the docstring."""
-        return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
-
-    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters with their values, defaults filled in.
-
-        Raises:
-            UsageError: for an unknown or missing parameter, or a wrong value.
-        """
-        known = {p.name: p for p in self.parameters}
-        for name in given:
-            if name not in known:
-                close = nearest(name, [*known, *INPUTS])
-                hint = f"did you mean {close!r}? " if close else ""
-                raise UsageError(
-                    f"recipe {self.name!r} has no parameter {name!r}",
-                    f"{hint}it takes: {', '.join(known) or 'none'}"
-                    f" (`remote-mi recipes show {self.name}`)",
-                )
-        for param in self.parameters:
-            if param.required and param.name not in given:
-                raise UsageError(
-                    f"recipe {self.name!r} needs parameter {param.name!r}",
-                    f"add -p {param.name}=… ({param.expected})",
-                )
-        return {
-            p.name: p.parse(given[p.name]) if p.name in given else p.default
-            for p in self.parameters
-        }
-
-    @functools.cached_property
-    def declared(self) -> dict[str, Any]:
-        """As `shown`, made once; not to be changed."""
-        return self.shown()
-
-    def shown(self) -> dict[str, Any]:
-        """The part of the card that a run keeps to be shown later, as JSON."""
-        return {
-            "name": self.name,
-            "over": self.over,
-            "summary": self.summary,
-            "doc": self.doc,
-            "returns": {k: output_json(o) for k, o in self.returns.items()},
-            "summaries": {
-                k: {"effect": r.effect, "gap": r.gap} if isinstance(r, Ratio) else output_json(r)
-                for k, r in self.summaries.items()
-            },
-            "controls": dict(self.controls),
-            "analysis": self.analysis,
-            "figures": [f.to_json() for f in self.figures],
-            "references": list(self.references),
-        }
-
-
-def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
-    """The `figures` part of `Card.shown`, read back; kinds unknown to this version left out."""
-    found = []
-    for item in data:
-        try:
-            found.append(from_json(item))
-        except KeyError:
-            continue
-    return found
 
 
 def recipe(
@@ -157,6 +32,7 @@ def recipe(
     returns: Mapping[str, Any],
     summaries: Mapping[str, Any] | None = None,
     controls: Mapping[str, str] | None = None,
+    setup: str = "",
     analysis: str = "",
     figures: Sequence[Figure] = (),
     needs: Sequence[str] = (),
@@ -181,11 +57,20 @@ def recipe(
         summaries: name → `Ratio(effect, gap)`, computed over all pairs with an interval, or a
             tuple of dimension names for what `analysis` computes. Other numeric outputs are
             summarised by their mean.
-        controls: output or summary → the one of its control, of the same leading dimensions.
+        controls: output or summary → the one of its control, of the same leading dimensions. A
+            control that is not among the outputs is one, of the same dimensions and "draw" before
+            them. Of a ratio's effect the ratio `control_NAME` follows by itself.
+        setup: name of a function of the same file, called once where the model is, before the
+            others, with all examples: `fn(lm, prompts_or_pairs, **parameters)`. What it returns is
+            what each call gets after its prompt or pair, `fn(lm, pair, shared, **parameters)`. The
+            results of an example then depend on the whole set.
         analysis: name of a function of the same file, called here with the outputs of all
             examples and the parameters: `fn(examples, **parameters)`; it gives the summaries.
         figures: what to show, each naming an output or a summary.
-        needs: of "gradients", "attention_weights", "generation".
+        needs: of the place that runs it: "gradients", "attention_weights", "generation",
+            "weights" (in the recipe's own process). Of the model: "causal" (a position attends to
+            those before it only), "unembedding" (it gives logits), "plain_stream" (its final
+            stream is the sum of what its components added, unembedded as it is).
         references: keys in references.bib.
 
     Raises:
@@ -196,6 +81,7 @@ def recipe(
         "returns": returns,
         "summaries": summaries or {},
         "controls": controls or {},
+        "setup": setup,
         "analysis": analysis,
         "figures": figures,
         "needs": needs,
@@ -231,166 +117,3 @@ def card_of(function: Callable[..., Any]) -> Card:
         path=None,
         line=line,
     )
-
-
-#: Name, annotation, whether it has a default, the default, and whether it is keyword-only.
-_Argument = tuple[str, Any, bool, Any, bool]
-#: Makes the error of a problem and a hint.
-_Refuse = Callable[..., UsageError]
-
-
-def build_card(
-    name: str,
-    doc: str,
-    signature: Sequence[_Argument],
-    declaration: Mapping[str, Any],
-    path: Path | None,
-    line: int,
-    *,
-    origin: str = "file",
-) -> Card:
-    """A card from what a decorator and a signature say; the one place that checks them.
-
-    Args:
-        signature: per argument what `_Argument` says.
-        declaration: the decorator's keyword arguments.
-
-    Raises:
-        UsageError: naming the file and what is wrong with the declaration.
-    """
-    where = f"{path}:{line}: " if path else ""
-
-    def refuse(problem: str, hint: str | None = None) -> UsageError:
-        return UsageError(f"{where}recipe {name!r}: {problem}", hint)
-
-    over: Any = declaration.get("over")
-    if over not in typing.get_args(Over):
-        known = ", ".join(repr(word) for word in typing.get_args(Over))
-        raise refuse(f"over={over!r} is not one of {known}")
-    returns, summaries, figures = _shown(declaration, over, refuse)
-    needs = tuple(declaration.get("needs") or ())
-    for need in needs:
-        if need not in NEEDS:
-            raise refuse(f"needs {need!r}, which is not one of {', '.join(NEEDS)}")
-    first = 1 if over == "none" else 2
-    if len(signature) < first or any(entry[4] for entry in signature[:first]):
-        what = (
-            "first argument must be the model"
-            if over == "none"
-            else ("first two arguments must be the model and the prompts")
-        )
-        raise refuse(f"its {what}", f"def {name}(lm{'' if first == 1 else f', {over}'}, *, ...)")
-    card = Card(
-        name,
-        over,
-        returns,
-        summaries,
-        figures,
-        needs,
-        tuple(declaration.get("references") or ()),
-        _parameters(signature[first:], doc, refuse),
-        inspect.cleandoc(doc),
-        path,
-        line,
-        origin,
-        dict(declaration.get("controls") or {}),
-        declaration.get("analysis") or "",
-    )
-    for key, control in card.controls.items():
-        problem = _control_problem(card, key, control)
-        if problem:
-            raise refuse(problem)
-    return card
-
-
-def _shown(
-    declaration: Mapping[str, Any], over: str, refuse: _Refuse
-) -> tuple[dict[str, Output], dict[str, Ratio | Output], tuple[Figure, ...]]:
-    """Outputs, summaries and figures of a declaration, which name each other."""
-    if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
-        raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
-    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
-    summaries: dict[str, Ratio | Output] = {}
-    for key, value in (declaration.get("summaries") or {}).items():
-        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
-        analysis = declaration.get("analysis") or ""
-        problem = _summary_problem(key, summaries[key], returns, analysis)
-        if problem:
-            raise refuse(problem)
-    figures = tuple(declaration.get("figures") or ())
-    for figure in figures:
-        if figure.output not in returns and figure.output not in summaries:
-            raise refuse(f"a figure shows {figure.output!r}, which it does not return")
-    return returns, summaries, figures
-
-
-def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tuple[Param, ...]:
-    """The parameters of a signature, with what the docstring says of them."""
-    found = []
-    helps = argument_docs(doc)
-    for argument, annotation, has_default, default, keyword_only in signature:
-        if not keyword_only:
-            raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
-        if argument in INPUTS:
-            raise refuse(f"parameter {argument!r} has the name of a prompt input; rename it")
-        try:
-            param = param_from(argument, annotation, has_default, default)
-        except TypeError as error:
-            raise refuse(f"parameter {argument!r}: {error}") from None
-        found.append(Param(**{**param.__dict__, "help": helps.get(argument, "")}))
-    return tuple(found)
-
-
-def _declared(value: Any, over: str) -> Output:
-    """An output as declared, with what it is of: each example, or the whole set."""
-    output = value if isinstance(value, Output) else Output(tuple(value))
-    if over in ("prompt", "pair"):
-        return output
-    if over in EXAMPLE and output.dims[:1] == (EXAMPLE[over],):
-        return Output(output.dims[1:], output.kind, "example")
-    return Output(output.dims, output.kind, "set")
-
-
-def _summary_problem(
-    key: str, summary: Ratio | Output, returns: Mapping[str, Output], analysis: str
-) -> str:
-    """What is wrong with a summary's declaration, "" if nothing."""
-    if isinstance(summary, Output):
-        return "" if analysis else f"summary {key!r} needs analysis=..., the function that gives it"
-    for output in (summary.effect, summary.gap):
-        if output not in returns:
-            return f"summary {key!r} names {output!r}, which is no output"
-    if set(returns[summary.gap].dims) - {"draw"}:
-        return f"summary {key!r} divides by {summary.gap!r}, which is not a number"
-    return ""
-
-
-def _control_problem(card: Card, key: str, control: str) -> str:
-    """What is wrong with a control's declaration, "" if nothing."""
-    for name in (key, control):
-        if name not in card.returns and name not in card.summaries:
-            return f"controls names {name!r}, which it does not return"
-    own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
-    if own[: len(other)] != other:
-        return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
-    return ""
-
-
-def argument_docs(doc: str) -> dict[str, str]:
-    """Argument name → its text in the docstring's "Args:" section."""
-    match = re.search(r"^\s*Args:\s*\n(.*?)(?=\n\s*\n\s*\w+:\s*$|\Z)", doc, re.S | re.M)
-    if not match:
-        return {}
-    found: dict[str, str] = {}
-    name = ""
-    indent: int | None = None
-    for line in match[1].splitlines():
-        depth = len(line) - len(line.lstrip())
-        indent = depth if indent is None else indent
-        entry = re.match(r"\s*(\w+):\s*(.*)", line)
-        if entry and depth == indent:
-            name = entry[1]
-            found[name] = entry[2]
-        elif name and line.strip():
-            found[name] += " " + line.strip()
-    return found

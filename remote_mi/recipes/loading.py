@@ -25,8 +25,8 @@ from types import ModuleType
 from typing import Any
 
 from remote_mi.common.errors import UsageError, line_in
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import local_modules
-from remote_mi.recipes.declaration import Card
 
 #: Parent of the module names recipe files are imported under; it ships to servers by value.
 NAMESPACE = "remote_mi_recipe_files"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +23,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter of a recipe: its type, default and bounds; also a command-line option."""
+    """One parameter of a recipe: its type, default and bounds; also a command-line option.
+
+    Attributes:
+        optional: whether it may be None, written `none` on the command line.
+    """
 
     name: str
     kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt"]
@@ -32,10 +37,15 @@ class Param:
     low: float | None = None
     high: float | None = None
     help: str = ""
+    optional: bool = False
 
     @property
     def expected(self) -> str:
         """What a value must be, in words."""
+        return self._expected + (", or none" if self.optional else "")
+
+    @property
+    def _expected(self) -> str:
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
         words = {
@@ -60,6 +70,8 @@ class Param:
         Raises:
             UsageError: if the value has the wrong type or lies outside the bounds.
         """
+        if self.optional and (value is None or value == "none"):
+            return None
         try:
             parsed = self._convert(value)
         except (TypeError, ValueError, OverflowError):
@@ -114,13 +126,14 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         TypeError: if the annotation is missing or of an unsupported type.
     """
     low = high = None
+    annotation, optional = _without_none(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *extras = typing.get_args(annotation)
         for extra in extras:
             if isinstance(extra, Range):
                 low, high = extra.low, extra.high
             elif extra == "prompt":
-                return Param(name, "prompt", default, not has_default)
+                return Param(name, "prompt", default, not has_default, optional=optional)
     plain = {
         str: "str",
         int: "int",
@@ -139,6 +152,16 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
     else:
         raise TypeError(
             f"its type must be str, int, float, bool, Literal[...] or a list of these, "
-            f"not {annotation!r}"
+            f"each with or without `| None`, not {annotation!r}"
         )
-    return Param(name, kind, default, not has_default, choices, low, high)  # type: ignore[arg-type]
+    required: Any = not has_default
+    return Param(name, kind, default, required, choices, low, high, "", optional)  # type: ignore[arg-type]
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """A type without `| None`, and whether it had that."""
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return annotation, False
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    some_none = len(kinds) < len(typing.get_args(annotation))
+    return (kinds[0], True) if some_none and len(kinds) == 1 else (annotation, False)

@@ -80,7 +80,7 @@ def verify_runs(runs: Runs, progress: Progress = lambda done, total: None) -> di
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweptEntries:
     """What is to go from a cache.
 
     Attributes:
@@ -99,7 +99,9 @@ class Sweep:
     began: float
 
 
-def plan_sweep(cache: Cache, most: int | None, spare: float, leftovers: Iterable[str]) -> Sweep:
+def plan_sweep(
+    cache: Cache, most: int | None, spare: float, leftovers: Iterable[str]
+) -> SweptEntries:
     """Decide what goes, and remove nothing.
 
     Args:
@@ -137,10 +139,10 @@ def plan_sweep(cache: Cache, most: int | None, spare: float, leftovers: Iterable
         old += [p for p in paths if _changed(p) <= limit]
     frees = before - left + sum(_size(path) for path in old)
     blobs = [cache.blob_path(sha) for sha in sorted(going)]
-    return Sweep(before, evicted, blobs, old, frees, spared, began)
+    return SweptEntries(before, evicted, blobs, old, frees, spared, began)
 
 
-def sweep(cache: Cache, plan: Sweep) -> None:
+def sweep(cache: Cache, plan: SweptEntries) -> None:
     """Remove what was decided, except what has changed since."""
     for row in plan.entries:
         path = cache.root / row.path

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from remote_mi.recipes.declaration import Card, figures_from_json
+from remote_mi.recipes.card import Card, figures_from_json
 from remote_mi.recipes.outputs import outputs_from_json, summaries_from_json
 from remote_mi.store.environment import Environment
 
@@ -77,6 +77,7 @@ class Draft:
             doc=shown["doc"],
             controls=shown.get("controls", {}),
             analysis=shown.get("analysis", ""),
+            setup=shown.get("setup", ""),
         )
 
     @property

@@ -23,7 +23,7 @@ import numpy as np
 from _common import arguments, at_least_one, conditions, describe, report, spread
 
 from remote_mi import Heatmap
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import Output
 from remote_mi.store.result import Result
 from remote_mi.store.run_record import RunRecord

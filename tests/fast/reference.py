@@ -17,6 +17,7 @@ class Reference:
     """
 
     def __init__(self, folder: Path, family: str) -> None:
+        self.family = family
         auto = {"bert": AutoModelForMaskedLM, "bert-headless": AutoModel}
         self.model = auto.get(family, AutoModelForCausalLM).from_pretrained(folder).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -63,6 +64,13 @@ class Reference:
                 for b in self.blocks
             ]
 
+        names = ("self_attn", "attn", "attention")
+        self.attention_modules = [
+            next(getattr(block, name) for name in names if hasattr(block, name))
+            for block in self.blocks
+        ]
+        self.down = [_down_projection(block, family) for block in self.blocks]
+
     def ids(self, text: str) -> torch.Tensor:
         return self.tokenizer(text, return_tensors="pt").input_ids
 
@@ -80,6 +88,8 @@ class Reference:
         given = change
 
         def change(value):
+            if value.dim() == 4:  # attention weights
+                return given(value)
             new = given(value.reshape(-1, *value.shape[-2:]))
             return None if new is None else new.reshape(value.shape)
 
@@ -97,12 +107,45 @@ class Reference:
                 return None
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
-        if site == "resid_pre":
-            return self.blocks[layer].register_forward_pre_hook(on_input, with_kwargs=True)
-        if site == "head_z":
-            return self.projection[layer].register_forward_pre_hook(on_input, with_kwargs=True)
-        module = self.attention[layer] if site == "attn_out" else self.mlp[layer]
-        return module.register_forward_hook(on_output)
+        inputs = {"resid_pre": self.blocks, "head_z": self.projection, "mlp_hidden": self.down}
+        if site in inputs:
+            return inputs[site][layer].register_forward_pre_hook(on_input, with_kwargs=True)
+        if site in ("q", "k", "v"):
+            return self._hook_projection(site, layer, change)
+        if site == "attn_pattern":
+            return _SoftmaxHook(layer, change)
+        outputs = {"attn_out": self.attention, "mlp_out": self.mlp, "resid_post": self.blocks}
+        return outputs[site][layer].register_forward_hook(on_output)
+
+    def _hook_projection(self, which: str, layer: int, change) -> Any:
+        """The queries, keys or values: a module of their own, or their columns of one for all."""
+        words = {"q": "query", "k": "key", "v": "value"}
+        names = {"bert": f"self.{words[which]}"}
+        attention = self.attention_modules[layer]
+        fused = next((n for n in ("c_attn", "query_key_value") if hasattr(attention, n)), None)
+        if fused is None:
+            name = names.get(self.family.split("-")[0], f"{which}_proj")
+            module = attention.get_submodule(name)
+            return module.register_forward_hook(lambda _m, _a, output: change(output))
+        heads = self.model.config.num_attention_heads
+
+        def on_fused(_module, _args, output):
+            size = output.shape[-1] // 3
+            index = "qkv".index(which)
+            columns = torch.arange(index * size, (index + 1) * size)
+            if fused == "query_key_value":  # head by head: its queries, its keys, its values
+                d = size // heads
+                columns = torch.cat(
+                    [torch.arange(d) + 3 * d * head + index * d for head in range(heads)]
+                )
+            new = change(output[..., columns])
+            if new is None:
+                return None
+            output = output.clone()
+            output[..., columns] = new
+            return output
+
+        return getattr(attention, fused).register_forward_hook(on_fused)
 
     def capture(self, ids: torch.Tensor, site: str) -> list[torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
@@ -115,7 +158,7 @@ class Reference:
             hooks.append(self.hook(site, layer, keep))
         with torch.no_grad():
             self.model(ids)
-        for hook in hooks:
+        for hook in reversed(hooks):
             hook.remove()
         return [found[layer] for layer in range(len(self.blocks))]
 
@@ -169,3 +212,37 @@ class Reference:
             return self.score(base, answer, wrong, end)
         finally:
             hook.remove()
+
+
+def _down_projection(block: Any, family: str) -> Any:
+    """The module that takes the MLP's neurons; None in a mixture of experts."""
+    if family.startswith("bert"):
+        return block.output.dense
+    if family.startswith("opt"):
+        return block.fc2
+    names = ("down_proj", "c_proj", "dense_4h_to_h", "fc2")
+    return next((getattr(block.mlp, n) for n in names if hasattr(block.mlp, n)), None)
+
+
+class _SoftmaxHook:
+    """Changes what the attention of one layer gets from its softmax, [row, head, query, key].
+
+    It is the softmax itself that is changed, before anything is multiplied with it: the other
+    softmaxes of a model (a router's) have fewer dimensions. To be used with eager attention.
+    """
+
+    def __init__(self, layer: int, change: Any) -> None:
+        self.layer, self.change, self.calls = layer, change, 0
+        self.plain = torch.nn.functional.softmax
+        torch.nn.functional.softmax = self
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        weights = self.plain(x, *args, **kwargs)
+        if weights.dim() != 4:
+            return weights
+        self.calls += 1
+        new = self.change(weights) if self.calls == self.layer + 1 else None
+        return weights if new is None else new.to(weights.dtype)
+
+    def remove(self) -> None:
+        torch.nn.functional.softmax = self.plain

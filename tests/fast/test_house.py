@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from remote_mi import interventions
+
 from .test_docs import PACKAGE, ROOT, first_cells
 
 ROOMS = [room.strip("/") for room in first_cells("architecture.md", "Room")]
@@ -91,10 +93,6 @@ def own_files() -> Iterator[Path]:
         yield from (p for p in sorted(folder.rglob("*.py")) if not is_recorded(p))
 
 
-#: Functions of the kit that take more than they should, until its sweeps are one engine.
-OF_THE_KIT = ("interventions/", "recipes/techniques/steering.py")
-
-
 def test_files_and_functions_are_of_a_size():
     problems = []
     for path in own_files():
@@ -102,7 +100,7 @@ def test_files_and_functions_are_of_a_size():
         if text.count("\n") > 400:
             problems.append(f"{name} has {text.count(chr(10))} lines, more than 400")
         for node in ast.walk(ast.parse(text)):
-            if not isinstance(node, ast.FunctionDef) or any(part in name for part in OF_THE_KIT):
+            if not isinstance(node, ast.FunctionDef):
                 continue
             doc = ast.get_docstring(node, clean=False) or ""
             lines = (node.end_lineno or 0) - node.lineno - doc.count("\n")
@@ -125,3 +123,17 @@ def test_the_package_has_few_entries_and_no_class_has_the_name_of_another():
         if isinstance(node, ast.ClassDef)
     )
     assert {name: count for name, count in classes.items() if count > 1} == {}
+
+
+def test_built_in_recipes_are_made_of_the_kits_own_names_and_of_all_of_them():
+    """Whoever copies one as a start takes along nothing that is not meant for recipes."""
+    used = set()
+    for path in sorted((ROOT / "recipes").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.level:
+                continue
+            if node.module == "remote_mi.interventions":
+                used.update(alias.name for alias in node.names)
+            else:
+                assert not (node.module or "").startswith("remote_mi."), (path.name, node.module)
+    assert used == set(interventions.__all__), used ^ set(interventions.__all__)

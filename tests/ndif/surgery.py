@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi.interventions import Prompt, run_residuals
+from remote_mi.interventions import Prompt, run
 from remote_mi import Range, recipe
 
 
@@ -51,7 +51,7 @@ def slow(
         until = time.monotonic() + seconds
         while time.monotonic() < until:  # in small steps, so that the server can interrupt it
             time.sleep(0.02)
-    stream = run_residuals(lm, prompt.ids)
+    stream = [s[0] for s in run(lm, prompt, "resid_post").values]
     return {{"norm": torch.stack([each.norm(dim=-1) for each in stream])}}
 '''
 

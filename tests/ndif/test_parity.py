@@ -132,7 +132,7 @@ print(json.dumps({"size": len(blob), "names": names, "text": blob.decode("latin1
 def test_the_payload_is_source_without_bytecode_key_or_the_runner(client, project):
     found = client(PAYLOAD, TINY_LLAMA, json.dumps(MARY))
     text, names = found["text"], found["names"]
-    assert "def patch_positions" in text and "def activation_patching" in text
+    assert "def sweep" in text and "def activation_patching" in text
     assert "secret-key-of-the-user" not in text
     assert MARY["clean"] not in text, "the prompts' text stays at home"
     assert "CodeType" not in names and "_make_function" not in names

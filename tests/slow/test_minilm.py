@@ -19,16 +19,14 @@ import remote_mi as mi
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.paths import cache_root
 from remote_mi.common.progress import Silent
-from remote_mi.interventions.sites import (
-    edit_site,
+from remote_mi.interventions import Prompt, edit, read, run
+from remote_mi.interventions.model_info import (
     has_unembedding,
     head_count,
     is_causal,
-    read_site,
-    read_stream,
     reuses_prefix,
-    run_residuals,
 )
+from remote_mi.interventions.sites import read_stream
 from remote_mi.models.embedded import download_wheel, verify
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
@@ -107,11 +105,14 @@ def test_stream_and_sites_are_those_of_plain_hooks(model, plain):
     for hook in hooks:
         hook.remove()
     with torch.no_grad(), model.lm.session():
-        stream = nnsight.save(run_residuals(model.lm, ids[0].tolist()))
+        prompt = Prompt(ids[0].tolist(), {}, None)
+        before = run(model.lm, prompt, "resid_pre").values
+        after = run(model.lm, prompt, "resid_post").values
+        stream = nnsight.save([x[0] for x in (*before, after[-1])])
         with model.lm.trace(input_ids=ids):
             sites = [
-                [read_site(layer, name) for name in ("head_z", "attn_out", "mlp_out")]
-                for layer in model.lm.layers
+                [read(model.lm, layer, name) for name in ("head_z", "attn_out", "mlp_out")]
+                for layer in range(len(model.lm.layers))
             ]
         sites = nnsight.save(sites)
     assert len(stream) == len(states) == 7
@@ -143,7 +144,7 @@ def test_ablating_one_layers_mlp_does_what_a_plain_hook_does(model, plain):
         expected = plain(ids).last_hidden_state
         hook.remove()
         with model.lm.backbone.trace(input_ids=ids):
-            edit_site(model.lm.layers[3], "mlp_out", torch.zeros_like)
+            edit(model.lm, 3, "mlp_out", torch.zeros_like)
             got = nnsight.save(read_stream(model.lm, 6))
     torch.testing.assert_close(got, expected, **CLOSE)
     assert (expected - before).norm() > 0.05 * before.norm()
@@ -159,8 +160,9 @@ def test_the_mean_of_its_stream_tells_what_sentences_are_about(model):
     means = []
     for text in sentences:
         with torch.no_grad(), model.lm.session():
-            stream = nnsight.save(run_residuals(model.lm, model.tokenizer(text)["input_ids"]))
-        means.append(torch.nn.functional.normalize(stream[-1].mean(0), dim=0))
+            prompt = Prompt(model.tokenizer(text)["input_ids"], {}, None)
+            last = nnsight.save(run(model.lm, prompt, "resid_post").values[-1][0])
+        means.append(torch.nn.functional.normalize(last.mean(0), dim=0))
     near, far = float(means[0] @ means[1]), float(means[0] @ means[2])
     assert near > 0.5 and far < 0.2, (near, far)
 
@@ -193,8 +195,8 @@ def test_what_needs_none_runs(folder, project):
     @recipe(over="prompt", returns={"length": ("layer", "position")})
     def stream_length(lm, prompt):
         """Euclidean length of the stream after each layer."""
-        stream = run_residuals(lm, prompt.ids)[1:]
-        return {"length": torch.stack([after.norm(dim=-1) for after in stream])}
+        stream = run(lm, prompt, "resid_post").values
+        return {"length": torch.stack([after[0].norm(dim=-1) for after in stream])}
 
     found = mi.run(stream_length, model=str(folder), prompt=TEXT)
     assert found["length"].values.shape == (6, 13)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 
 _KIT = "remote_mi.interventions"
 _AFTERWARDS = "do that part after the run, on the result, or use what the server has"

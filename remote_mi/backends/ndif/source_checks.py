@@ -23,7 +23,7 @@ from remote_mi.backends.ndif.shipped_code import (
     travels,
 )
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 
 #: Calls of nnsight that open a block, and so take `remote=` or `backend=`.
 _BLOCKS = ("trace", "session", "generate", "invoke", "scan", "edit")
@@ -63,6 +63,8 @@ def check_source(
     """
     shipped = Shipped(card, project)
     shipped.function(function)
+    if card.setup:
+        shipped.function(function.__globals__[card.setup])
     findings: dict[SourceMistake, None] = {}
     for part in shipped.parts:
         for line, problem, fix in [*_own_submissions(part), *_outside_changes(part)]:

@@ -48,5 +48,7 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     except RemoteMIError:
         return need  # it is said where the job is made to run
     with at_work():
-        found = peak(model, Work(card, function, calls, job.parameters, job.key), rows_bytes)
+        together = tokenized.prompts if card.setup else ()
+        work = Work(card, function, calls, job.parameters, job.key, together=together)
+        found = peak(model, work, rows_bytes)
     return need if found is None else replace(need, activations=found, measured=True)

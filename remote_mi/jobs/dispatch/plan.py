@@ -23,6 +23,7 @@ from remote_mi.jobs.dispatch.footprint import Footprint
 from remote_mi.jobs.dispatch.policy import Option
 from remote_mi.jobs.dispatch.resources import Resources
 from remote_mi.jobs.job import Job
+from remote_mi.models.abilities import refuse_by_config
 from remote_mi.models.checkpoint import Checkpoint, describe, model_cache
 from remote_mi.models.spec import ModelSpec
 
@@ -244,6 +245,7 @@ class Dispatcher:
             option = Option(asked, True, "asked for", model=job.model)
             return Plan(option, (option,), self.project)
         checkpoint = self.checkpoint(job.model)
+        refuse_by_config(job.card.name, job.card.needs, job.model.name, checkpoint.config)
         need = footprint.estimate(job, checkpoint.config, checkpoint.dtype)
         options: list[Option] = []
         late: list[Option] = []

@@ -100,7 +100,7 @@ class WithRecordedCode(Job):
     """A job whose code counts as what its lock recorded, to tell changes of it from others.
 
     Attributes:
-        digests: name of the recipe, and of its analysis → digest of the code it reaches.
+        digests: name of the recipe, of its setup and of its analysis → digest of the code it reaches.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -178,8 +178,9 @@ def what_changed(kept: KeptRun, job: Job) -> str:
         return ""
     recipe = kept.lock["recipe"]
     digests = {recipe["name"]: str(recipe.get("code", ""))}
-    if job.card.analysis:
-        digests[job.card.analysis] = str(recipe.get("analysis", ""))
+    for what, name in (("setup", job.card.setup), ("analysis", job.card.analysis)):
+        if name:
+            digests[name] = str(recipe.get(what, ""))
     parts = {f.name: getattr(job, f.name) for f in fields(Job)}
     as_recorded = WithRecordedCode(**parts, digests=digests)
     return "code" if as_recorded.key == kept.lock["key"] else "lock"

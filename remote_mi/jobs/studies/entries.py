@@ -12,7 +12,7 @@ from typing import Any
 from remote_mi.common.yaml_file import Where
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from remote_mi.prompts import phenomena
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.datasets import DATASET
 from remote_mi.recipes import catalog
-from remote_mi.recipes.declaration import INPUTS, Card
+from remote_mi.recipes.card import INPUTS, Card
 from remote_mi.recipes.parameters import Param
 
 _LISTS = ("ints", "floats", "strs")

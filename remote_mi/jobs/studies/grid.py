@@ -22,7 +22,7 @@ from remote_mi.jobs.studies.entries import (
 from remote_mi.jobs.studies.entry_reader import Reader, is_axis
 from remote_mi.jobs.studies.points import Point
 from remote_mi.prompts.choice import PromptChoice
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 
 MOST_POINTS = 100_000
 

@@ -20,7 +20,7 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes import catalog
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 from remote_mi.store.cache import Cache
 from remote_mi.store.environment import Environment
 from remote_mi.store.runs import Runs

@@ -26,7 +26,7 @@ from remote_mi.common.errors import UsageError, nearest
 from remote_mi.common.settings import backend_name
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, Bos
-from remote_mi.recipes.declaration import INPUTS
+from remote_mi.recipes.card import INPUTS
 
 if TYPE_CHECKING:
     Dtype = Attention = str

@@ -16,7 +16,7 @@ from typing import Any
 from remote_mi.common.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.common.text import line, prose
 from remote_mi.common.version import __version__
-from remote_mi.recipes.declaration import argument_docs
+from remote_mi.recipes.card_building import argument_docs
 from remote_mi.recipes.figures import Figure, Table, Text, TokenGrid
 from remote_mi.report.document import run_facts
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 {imports}
-from remote_mi.interventions import run_residuals
+from remote_mi.interventions import run
 from remote_mi import recipe
 {top}
 
@@ -323,10 +323,10 @@ def test_a_mistake_is_found_without_weights(llama, tmp_path, body, at, said):
     [
         ("return {}\n", "did not return 'x'"),
         ("return {'x': 1, 'y': 1}\n", "returned 'y', which it does not declare"),
-        ("return {'x': run_residuals(lm, prompt.ids)}\n", r"has shape \(4, 14, 32\)"),
+        ("return {'x': run(lm, prompt, 'resid_post').values}\n", r"has shape \(3, 1, 14, 32\)"),
         ("return {'x': 'text'}\n", "not an array of numbers"),
         ("return {'x': [ids, ids[:, :2]]}\n", "not an array of numbers"),
-        ("return run_residuals(lm, prompt.ids)\n", "returned list"),
+        ("return run(lm, prompt, 'resid_post').values\n", "returned list"),
     ],
 )
 def test_outputs_are_checked_without_weights(llama, tmp_path, body, said):
@@ -348,7 +348,7 @@ def test_outputs_are_checked_without_weights(llama, tmp_path, body, said):
     ],
 )
 def test_what_depends_on_numbers_is_not_known_and_not_refused(llama, tmp_path, body):
-    card, function = written(tmp_path, "x = run_residuals(lm, prompt.ids)[-1]\n" + body)
+    card, function = written(tmp_path, "x = run(lm, prompt, 'resid_post').values[-1][0]\n" + body)
     found = expected(llama, card, function)
     assert (found.outputs, found.bytes) == (None, None)
     assert f"probe.py:{line_of(card.path, body.splitlines()[0])} " in found.reason
@@ -364,7 +364,9 @@ def test_gradients_and_generation_are_not_followed(llama, tmp_path, need):
 def test_a_dry_run_ends_in_time_and_is_remembered(llama, tmp_path, monkeypatch):
     from remote_mi.backends import dry_run
 
-    card, function = written(tmp_path, "return {'x': run_residuals(lm, prompt.ids)[-1].sum()}\n")
+    card, function = written(
+        tmp_path, "return {'x': run(lm, prompt, 'resid_post').values[-1].sum()}\n"
+    )
     work = Work(card, function, CALLS["prompt"], card.resolve({}), "key")
     assert dry_run.expect(llama, work, budget=0).reason == dry_run.TooLong.said
     found = dry_run.expect(llama, work)

@@ -15,14 +15,14 @@ from ...conftest import MARY
 PAIR = [x for k, v in MARY.items() for x in ("-p", f"{k}={v}")]
 
 GOOD_RECIPE = """
-from remote_mi.interventions import run_residuals
+from remote_mi.interventions import run
 from remote_mi import recipe
 import torch
 
 @recipe(over="prompt", returns={"norm": ("layer", "position")})
 def norms(lm, prompt):
     "Norms of the stream."
-    stream = run_residuals(lm, prompt.ids)[1:]
+    stream = [s[0] for s in run(lm, prompt, "resid_post").values]
     BODY
     return {"norm": torch.stack([s.norm(dim=-1) for s in stream])}
 """

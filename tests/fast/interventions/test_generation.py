@@ -14,8 +14,8 @@ import torch
 
 import remote_mi as mi
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import generate, reuses_prefix
-from remote_mi.interventions.sites import context_length, steady_length
+from remote_mi.interventions import generate
+from remote_mi.interventions.model_info import context_length, reuses_prefix, steady_length
 from remote_mi.models import prefix
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec

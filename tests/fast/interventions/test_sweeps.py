@@ -15,14 +15,16 @@ from remote_mi.common.progress import Silent
 from remote_mi.interventions import (
     Pair,
     Prompt,
-    metrics,
-    patch_heads,
-    patch_positions,
-    shared_base,
-    sweep_cells,
+    dealing,
+    measure,
+    memory,
+    readout,
+    run,
+    sweep,
     sweeps,
 )
-from remote_mi.interventions.sites import reuses_prefix
+from remote_mi.interventions.growing_batch import Cell, GrowingBatch
+from remote_mi.interventions.model_info import reuses_prefix
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 
@@ -51,6 +53,36 @@ def swept(lm, function, *arguments):
     return found
 
 
+def patch(lm, pair, site, direction, metric, draws=0, seed=0, by="position"):
+    """As the recipes of patching: effect and control of a sweep, and the metric of both runs."""
+    base, other = pair.base_and_other(direction)
+    found = sweep(
+        lm,
+        base,
+        site,
+        put=run(lm, other, site),
+        measure=measure(lm, metric, pair),
+        by=by,
+        control=draws,
+        seed=seed,
+    )
+    ends = pair.ends(direction, base=found.base, other=found.donor)
+    return {"effect": found.effect, "control": found.control, **ends}
+
+
+def patch_heads(lm, pair, direction, metric, draws=0, seed=0):
+    return patch(lm, pair, "head_z", direction, metric, draws, seed, "head")
+
+
+def unit_of(ids, width, heads, draws, seed, layer):
+    return sweeps.unit_directions([*ids, layer], len(ids), width, heads, draws, seed)
+
+
+def fit_rows(monkeypatch, rows):
+    """Let memory hold so many rows of a pass."""
+    monkeypatch.setattr(dealing, "rows_that_fit", lambda device, size: rows)
+
+
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_mid"])
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_every_cell_equals_a_forward_pass_of_its_own(both, site, direction):
@@ -58,9 +90,9 @@ def test_every_cell_equals_a_forward_pass_of_its_own(both, site, direction):
     base, source = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
     if site == "resid_mid" and family in PARALLEL:
         with pytest.raises(ValueError, match="does not exist here"):
-            swept(lm, patch_positions, pair, site, direction, "logit_diff")
+            swept(lm, patch, pair, site, direction, "logit_diff")
         return
-    got = swept(lm, patch_positions, pair, site, direction, "logit_diff")
+    got = swept(lm, patch, pair, site, direction, "logit_diff")
     plain = reference.score(base, pair.answer, pair.wrong)
     if site == "resid_mid":
         patches = reference.middle_stream(source)
@@ -116,27 +148,28 @@ def test_every_head_equals_a_forward_pass_of_its_own(both, direction):
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 12])
-def test_the_grouping_of_layers_does_not_change_a_number(both, rows):
+def test_the_grouping_of_layers_does_not_change_a_number(both, rows, monkeypatch):
     _, _, lm, pair, _, _ = both
-    whole = swept(lm, patch_positions, pair, "resid_pre", "denoise", "logit_diff")
-    grouped = swept(lm, patch_positions, pair, "resid_pre", "denoise", "logit_diff", rows)
+    whole = swept(lm, patch, pair, "resid_pre", "denoise", "logit_diff")
+    fit_rows(monkeypatch, rows)
+    grouped = swept(lm, patch, pair, "resid_pre", "denoise", "logit_diff")
     torch.testing.assert_close(grouped["effect"], whole["effect"], atol=1e-5, rtol=1e-5)
 
 
 def test_positions_before_the_first_difference_are_exactly_zero(both):
     _, _, lm, pair, _, _ = both
-    got = swept(lm, patch_positions, pair, "mlp_out", "denoise", "logit_diff")
+    got = swept(lm, patch, pair, "mlp_out", "denoise", "logit_diff")
     assert pair.first_difference == 9
     assert (got["effect"][:, :9] == 0).all()
     assert got["effect"][:, 9:].abs().max() > 0
 
 
-@pytest.mark.parametrize("sweep", ["positions", "heads"])
-def test_identical_prompts_have_no_effect_at_all(both, sweep):
+@pytest.mark.parametrize("cells", ["positions", "heads"])
+def test_identical_prompts_have_no_effect_at_all(both, cells):
     _, _, lm, pair, _, _ = both
     same = Pair(pair.clean, Prompt(list(pair.clean.ids), {}, None), pair.answer, pair.wrong)
-    if sweep == "positions":
-        got = swept(lm, patch_positions, same, "resid_pre", "denoise", "logit_diff")
+    if cells == "positions":
+        got = swept(lm, patch, same, "resid_pre", "denoise", "logit_diff")
         assert tuple(got["effect"].shape) == (3, 14)
     else:
         got = swept(lm, patch_heads, same, "denoise", "logit_diff")
@@ -149,7 +182,7 @@ def test_a_difference_in_the_first_token_needs_no_shared_prefix(both):
     _, _, lm, pair, _, _ = both
     other = Prompt([pair.wrong, *pair.clean.ids[1:]], {}, None)
     first = Pair(pair.clean, other, pair.answer, pair.wrong)
-    got = swept(lm, patch_positions, first, "resid_pre", "denoise", "logit_diff")
+    got = swept(lm, patch, first, "resid_pre", "denoise", "logit_diff")
     gap = got["clean"] - got["corrupt"]
     assert float(got["effect"][0, 0]) == pytest.approx(float(gap), abs=1e-4)
 
@@ -158,7 +191,7 @@ def test_a_difference_in_the_last_token_is_found(both):
     _, _, lm, pair, _, _ = both
     other = Prompt([*pair.clean.ids[:-1], pair.wrong], {}, None)
     last = Pair(pair.clean, other, pair.answer, pair.wrong)
-    got = swept(lm, patch_positions, last, "resid_pre", "denoise", "logit_diff")
+    got = swept(lm, patch, last, "resid_pre", "denoise", "logit_diff")
     gap = got["clean"] - got["corrupt"]
     torch.testing.assert_close(got["effect"][:, -1], gap.expand(3), atol=1e-4, rtol=1e-4)
 
@@ -166,7 +199,7 @@ def test_a_difference_in_the_last_token_is_found(both):
 @pytest.mark.parametrize("metric", ["logit", "prob", "log_prob"])
 def test_metrics_are_those_of_the_models_own_logits(both, metric):
     _, reference, lm, pair, clean, corrupt = both
-    got = swept(lm, patch_positions, pair, "resid_pre", "denoise", metric)
+    got = swept(lm, patch, pair, "resid_pre", "denoise", metric)
     with torch.no_grad():
         for name, ids in (("clean", clean), ("corrupt", corrupt)):
             logits = reference.model(ids).logits[0, -1]
@@ -179,9 +212,9 @@ def test_metrics_are_those_of_the_models_own_logits(both, metric):
 def test_without_the_weights_at_hand_the_numbers_are_the_same(both, metric, monkeypatch):
     """As in a sandboxed job, where only the model's modules can be asked."""
     _, _, lm, pair, _, _ = both
-    expected = swept(lm, patch_positions, pair, "resid_pre", "denoise", metric)
-    monkeypatch.setattr(metrics, "has_weights", lambda lm: False)
-    got = swept(lm, patch_positions, pair, "resid_pre", "denoise", metric)
+    expected = swept(lm, patch, pair, "resid_pre", "denoise", metric)
+    monkeypatch.setattr(readout, "has_weights", lambda lm: False)
+    got = swept(lm, patch, pair, "resid_pre", "denoise", metric)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-5)
 
@@ -200,7 +233,7 @@ def test_half_precision_modules_tell_close_rows_apart(bias):
     exact = hidden.float() @ head.weight.float().T + (head.bias.float() if bias else 0.0)
     with torch.no_grad():
         rounded = head(hidden).float()
-        got = metrics._logits_of_the_module(lm, hidden)
+        got = readout._logits_of_the_module(lm, hidden)
 
     def worst(logits):
         return float(((logits - logits[0]) - (exact - exact[0])).abs().max())
@@ -211,15 +244,15 @@ def test_half_precision_modules_tell_close_rows_apart(bias):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """The first token of every grown pass, and the cells that joined at each layer."""
+    """The first token of every pass, and the cells that joined at each layer."""
     seen = []
-    plain = sweeps.grown_pass
+    plain = GrowingBatch.run
 
-    def counted(lm, base, start, site, layers, cells, *rest):
+    def counted(self, start, cells, layers):
         seen.append((start, len(cells), len(layers)))
-        return plain(lm, base, start, site, layers, cells, *rest)
+        return plain(self, start, cells, layers)
 
-    monkeypatch.setattr(sweeps, "grown_pass", counted)
+    monkeypatch.setattr(GrowingBatch, "run", counted)
     return seen
 
 
@@ -229,11 +262,12 @@ def test_the_dealing_of_positions_to_passes_does_not_change_a_number(
 ):
     """With passes that cost nothing every position is a pass of its own."""
     _, _, lm, pair, _, _ = both
-    arguments = (pair, site, "denoise", "logit_diff", None, 2)
-    whole = swept(lm, patch_positions, *arguments)
+    arguments = (pair, site, "denoise", "logit_diff", 2)
+    whole = swept(lm, patch, *arguments)
     assert len(passes) == 1
+    monkeypatch.setattr(dealing, "PASS_TOKENS", 0)
     monkeypatch.setattr(sweeps, "PASS_TOKENS", 0)
-    dealt = swept(lm, patch_positions, *arguments)
+    dealt = swept(lm, patch, *arguments)
     if reuses_prefix(lm):
         assert [start for start, _, _ in passes[1:]] == [9, 10, 11, 12, 13]
     else:
@@ -243,11 +277,14 @@ def test_the_dealing_of_positions_to_passes_does_not_change_a_number(
 
 
 @pytest.mark.parametrize("rows", [2, 5, 9])
-def test_cells_are_dealt_to_passes_when_memory_does_not_hold_a_layers(both, rows, passes):
+def test_cells_are_dealt_to_passes_when_memory_does_not_hold_a_layers(
+    both, rows, passes, monkeypatch
+):
     _, _, lm, pair, _, _ = both
-    whole = swept(lm, patch_heads, pair, "noise", "logit_diff", None, 1)
+    whole = swept(lm, patch_heads, pair, "noise", "logit_diff", 1)
     passes.clear()
-    cut = swept(lm, patch_heads, pair, "noise", "logit_diff", rows, 1)
+    fit_rows(monkeypatch, rows)
+    cut = swept(lm, patch_heads, pair, "noise", "logit_diff", 1)
     assert all(1 + 2 * cells * layers <= max(rows, 3) for _, cells, layers in passes)
     for name, value in whole.items():
         torch.testing.assert_close(cut[name], value, atol=1e-5, rtol=1e-5)
@@ -257,11 +294,11 @@ def _cost(length, layers, shared, parts, variants):
     """Tokens × layers of a way to deal cells to passes, counted row by row."""
     total = 0
     for part in parts:
-        run = length - min(part[0][0], shared)
+        run = length - min(part[0].first, shared)
         rows = 1
         for _ in range(layers):
             rows += variants * len(part)
-            total += run * rows + sweeps.PASS_TOKENS
+            total += run * rows + dealing.PASS_TOKENS
     return total
 
 
@@ -270,11 +307,13 @@ def _cost(length, layers, shared, parts, variants):
 )
 def test_the_plan_is_the_cheapest_of_all(tiny_llama, monkeypatch, shared, variants, apart):
     lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
-    monkeypatch.setattr(sweeps, "PASS_TOKENS", apart)
-    cells = [(p, p + 1, None) for p in range(3, 12)]
-    price, passes = sweeps.plan(lm, 1, 12, shared, cells, variants)
+    monkeypatch.setattr(dealing, "PASS_TOKENS", apart)
+    cells = [Cell([p]) for p in range(3, 12)]
+    count = len(lm.layers)
+    load_of = dealing.Load(range(count), count, 12, 1, variants, lambda tokens: 1 << 20)
+    price, passes = dealing.deal(load_of, cells, shared)
     assert [cell for _, part, _ in passes for cell in part] == cells
-    assert all(start == min(part[0][0], shared) for start, part, _ in passes)
+    assert all(start == min(part[0].first, shared) for start, part, _ in passes)
     ways = []
     for cuts in itertools.product((False, True), repeat=len(cells) - 1):
         parts = [[cells[0]]]
@@ -291,12 +330,12 @@ def test_the_plan_is_the_cheapest_of_all(tiny_llama, monkeypatch, shared, varian
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out"])
 def test_a_control_moves_each_activation_as_far_in_a_random_direction(both, site):
     _, reference, lm, pair, clean, corrupt = both
-    got = swept(lm, patch_positions, pair, site, "denoise", "logit_diff", None, 2, 5)["control"]
+    got = swept(lm, patch, pair, site, "denoise", "logit_diff", 2, 5)["control"]
     plain = reference.score(corrupt, pair.answer, pair.wrong)
     own, source = reference.capture(corrupt, site), reference.capture(clean, site)
     expected = np.zeros((2, 3, 14))
     for layer in range(3):
-        unit = sweeps.unit_directions(pair.corrupt.ids, own[0].shape[-1], 1, 2, 5, layer)
+        unit = unit_of(pair.corrupt.ids, own[0].shape[-1], 1, 2, 5, layer)
         torch.testing.assert_close(unit.norm(dim=-1), torch.ones(2, 14))
         for draw, position in itertools.product(range(2), range(9, 14)):
 
@@ -314,13 +353,13 @@ def test_a_control_moves_each_activation_as_far_in_a_random_direction(both, site
 
 def test_a_control_of_a_head_keeps_to_the_head(both):
     _, reference, lm, pair, clean, corrupt = both
-    got = swept(lm, patch_heads, pair, "noise", "logit_diff", None, 1, 5)["control"]
+    got = swept(lm, patch_heads, pair, "noise", "logit_diff", 1, 5)["control"]
     plain = reference.score(clean, pair.answer, pair.wrong)
     own, source = reference.capture(clean, "head_z"), reference.capture(corrupt, "head_z")
     width = own[0].shape[-1]
     expected = np.zeros((1, 3, 4))
     for layer in range(3):
-        unit = sweeps.unit_directions(pair.clean.ids, width, 4, 1, 5, layer)
+        unit = unit_of(pair.clean.ids, width, 4, 1, 5, layer)
         for head in range(4):
             part = slice(head * width // 4, (head + 1) * width // 4)
 
@@ -337,17 +376,17 @@ def test_a_control_of_a_head_keeps_to_the_head(both):
 
 def test_random_directions_differ_between_seeds_layers_and_prompts():
     drawn = [
-        sweeps.unit_directions(ids, 8, 2, 1, seed, layer)
+        unit_of(ids, 8, 2, 1, seed, layer)
         for ids, seed, layer in (([1, 2], 0, 0), ([1, 2], 1, 0), ([1, 2], 0, 1), ([1, 3], 0, 0))
     ]
     for one, other in itertools.combinations(drawn, 2):
         assert (one - other).abs().max() > 0.01
-    again = sweeps.unit_directions([1, 2], 8, 2, 1, 0, 0)
+    again = unit_of([1, 2], 8, 2, 1, 0, 0)
     torch.testing.assert_close(again, drawn[0], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("sweep", ["positions", "heads"])
-def test_in_an_encoder_positions_before_the_first_difference_count_too(tiny, sweep):
+@pytest.mark.parametrize("cells", ["positions", "heads"])
+def test_in_an_encoder_positions_before_the_first_difference_count_too(tiny, cells):
     reference = Reference(tiny("bert"), "bert")
     lm = load(ModelSpec(str(tiny("bert"))), Silent()).lm
     clean, corrupt = (reference.ids(MARY[k] + " [MASK]") for k in ("clean", "corrupt"))
@@ -356,10 +395,10 @@ def test_in_an_encoder_positions_before_the_first_difference_count_too(tiny, swe
     made = [Prompt(ids[0].tolist(), {"end": end}, None) for ids in (clean, corrupt)]
     pair = Pair(*made, answer, wrong)
     plain = reference.score(corrupt, answer, wrong, end)
-    site = "mlp_out" if sweep == "positions" else "head_z"
+    site = "mlp_out" if cells == "positions" else "head_z"
     source = reference.capture(clean, site)
-    if sweep == "positions":
-        got = swept(lm, patch_positions, pair, site, "denoise", "logit_diff")["effect"]
+    if cells == "positions":
+        got = swept(lm, patch, pair, site, "denoise", "logit_diff")["effect"]
         parts = [(slice(None), p) for p in range(len(made[0].ids))]
     else:
         got = swept(lm, patch_heads, pair, "denoise", "logit_diff")["effect"]
@@ -376,18 +415,29 @@ def test_in_an_encoder_positions_before_the_first_difference_count_too(tiny, swe
         hook = reference.hook(site, layer, change)
         expected[layer, index] = reference.score(corrupt, answer, wrong, end) - plain
         hook.remove()
-    if sweep == "positions":
+    if cells == "positions":
         assert np.abs(expected[:, : pair.first_difference]).max() > 0.01
     np.testing.assert_allclose(got.numpy(), expected, atol=TOLERANCE)
 
 
-def test_cells_of_heads_and_of_whole_activations_are_not_mixed(tiny_llama):
+def test_what_a_sweep_cannot_do_is_refused(tiny_llama):
     lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
-    cells = [(1, 2, None), (1, 2, 0)]
-    values = [torch.zeros(1, 1, 1)] * 3
-    with pytest.raises(ValueError, match="sweeps of their own"), torch.no_grad(), lm.session():
-        base, _ = shared_base(lm, [5, 6, 7])
-        sweep_cells(lm, base, "head_z", cells, values, lambda hidden: hidden[:, -1, 0])
+    one, other = Prompt([5, 6, 7], {}, None), Prompt([5, 6, 8], {}, None)
+
+    def at_end(hidden):
+        return hidden[:, -1, 0]
+
+    for message, base, site, asked in (
+        ("resid_pre has no heads", one, "resid_pre", {"by": "head"}),
+        ("unknown site 'middle'", one, "middle", {}),
+        ("of one prompt, not of several", [one, other], "resid_pre", {}),
+        ("a control of one replacement", one, "resid_pre", {"control": 2}),
+    ):
+        with pytest.raises(ValueError, match=message), torch.no_grad(), lm.session():
+            start = run(lm, base) if isinstance(base, list) else base
+            put = torch.zeros(2, 1, 1, 1) if "control" in asked else 0.0
+            values = [put] * len(lm.layers) if "control" in asked else put
+            sweep(lm, start, site, values, at_end, **asked)
 
 
 @pytest.mark.parametrize(
@@ -401,17 +451,22 @@ def test_cells_of_heads_and_of_whole_activations_are_not_mixed(tiny_llama):
 )
 def test_rows_on_a_gpu_take_what_was_planned(monkeypatch, planned, free, taken):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 96 << 30))
-    with sweeps.rows_within(planned):
-        assert sweeps._bytes_for_rows(torch.device("cuda:0")) == taken
-        assert sweeps._bytes_for_rows(torch.device("cpu")) == (planned or 1 << 30)
-    assert sweeps.ROWS_BYTES is None
+    with memory.memory(planned):
+        assert memory.rows_that_fit(torch.device("cuda:0"), 1) == taken
+        assert memory.rows_that_fit(torch.device("cpu"), 1) == (planned or 1 << 30)
+    assert memory._planned is None
 
 
 def test_what_the_plan_gives_a_sweep_reaches_it(project, tiny_llama, monkeypatch):
     found = mi.plan("activation_patching", model=tiny_llama, project=project, **MARY)
     seen = []
-    kept = sweeps._bytes_for_rows
-    monkeypatch.setattr(sweeps, "_bytes_for_rows", lambda d: seen.append(kept(d)) or seen[-1])
+    plain = dealing.rows_that_fit
+
+    def noted(device, row):
+        seen.append(memory._planned)
+        return plain(device, row)
+
+    monkeypatch.setattr(dealing, "rows_that_fit", noted)
     mi.run("activation_patching", model=tiny_llama, project=project, **MARY)
     assert seen and found.chosen.rows_bytes
     assert all(size == pytest.approx(found.chosen.rows_bytes, rel=0.5) for size in seen)

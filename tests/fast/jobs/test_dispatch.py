@@ -22,7 +22,7 @@ from remote_mi.models import checkpoint as room
 from remote_mi.models.checkpoint import Checkpoint, weights_bytes
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
-from remote_mi.recipes.declaration import NEEDS
+from remote_mi.recipes.card import NEEDS
 
 GB = 10**9
 BIG = "meta-llama/Llama-3.1-70B"
@@ -350,10 +350,15 @@ def test_an_unknown_backend_is_refused_with_the_nearest(project):
 
 
 def test_the_capability_table_has_every_need_and_knows_versions():
-    assert set(TABLE) == set(NEEDS)
+    of_the_model = {"causal", "unembedding", "plain_stream"}
+    assert set(TABLE) == set(NEEDS) - of_the_model
     assert lacking(NEEDS, Place("local")) == lacking(NEEDS, Place("trusted")) == []
-    assert lacking(NEEDS, Place("sandboxed", "0.8.0")) == ["gradients", "attention_weights"]
-    assert lacking(NEEDS, Place("sandboxed", "0.10.0+x")) == ["gradients"]
+    assert lacking(NEEDS, Place("sandboxed", "0.8.0")) == [
+        "gradients",
+        "attention_weights",
+        "weights",
+    ]
+    assert lacking(NEEDS, Place("sandboxed", "0.10.0+x")) == ["gradients", "weights"]
     assert depends_on_trust(["gradients"]) and not depends_on_trust(["generation"])
 
 

@@ -26,7 +26,7 @@ from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 PROMPT = "When Mary and John went to the store"
 RECIPE = '''
 from measures.sizes import size
-from remote_mi.interventions import run_residuals
+from remote_mi.interventions import run
 from remote_mi import recipe
 import torch
 
@@ -35,9 +35,9 @@ def norms(lm, prompt, *, power: float = 2.0):
     """Norms of the stream."""
     BODY
 '''
-EACH = 'return {"norm": torch.stack([size(s, power) for s in run_residuals(lm, prompt.ids)])}'
+EACH = 'return {"norm": torch.stack([size(s[0], power) for s in run(lm, prompt, "resid_post").values])}'
 ALL = (
-    'return {"norm": [torch.stack([size(s, power) for s in run_residuals(lm, p.ids)])'
+    'return {"norm": [torch.stack([size(s[0], power) for s in run(lm, p, "resid_post").values])'
     " for p in prompt]}"
 )
 

@@ -8,17 +8,16 @@ import torch
 
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Prompt, answer_metric, edit_site, read_site, unembed
-from remote_mi.interventions.sites import (
-    edit_stream,
+from remote_mi.interventions import Prompt, edit, read, run, unembed
+from remote_mi.interventions.measures import answer_metric
+from remote_mi.interventions.model_info import (
     has_unembedding,
     head_count,
     is_causal,
-    read_stream,
     reuses_prefix,
-    run_residuals,
-    skip_unembedding,
 )
+from remote_mi.interventions.readout import skip_unembedding
+from remote_mi.interventions.sites import edit_stream, read_stream
 from remote_mi.models.load import build_weightless, load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import Example, PromptSet
@@ -41,10 +40,17 @@ def both(request, tiny):
     return request.param, reference, model.lm, reference.ids(MARY["clean"])
 
 
+def streams(lm, ids):
+    """The stream before each layer and after the last, [position, d_model] each."""
+    prompt = Prompt(ids, {}, None)
+    before = run(lm, prompt, "resid_pre").values
+    return [x[0] for x in (*before, run(lm, prompt, "resid_post").values[-1])]
+
+
 def test_every_site_is_what_plain_hooks_see(both):
     _, reference, lm, ids = both
     with torch.no_grad(), lm.trace(input_ids=ids, use_cache=False):
-        found = nnsight.save([[read_site(layer, s) for s in SITES] for layer in lm.layers])
+        found = nnsight.save([[read(lm, layer, s) for s in SITES] for layer in range(3)])
     for number, site in enumerate(SITES):
         expected = reference.capture(ids, site)
         for layer in range(3):
@@ -56,13 +62,13 @@ def test_resid_mid_is_the_stream_between_attention_and_mlp_or_refused(both):
     family, reference, lm, ids = both
     if family in PARALLEL or family in POST_NORM:
         why = "in parallel" if family in PARALLEL else "after each addition"
-        for use in (read_site, lambda layer, site: edit_site(layer, site, lambda x: x)):
+        for use in (read, lambda lm, layer, site: edit(lm, layer, site, lambda x: x)):
             with pytest.raises(ValueError, match=f"resid_mid does not exist here: .*{why}"):
                 with torch.no_grad(), lm.trace(input_ids=ids, use_cache=False):
-                    use(lm.layers[0], "resid_mid")
+                    use(lm, 0, "resid_mid")
         return
     with torch.no_grad(), lm.trace(input_ids=ids, use_cache=False):
-        found = nnsight.save([read_site(layer, "resid_mid") for layer in lm.layers])
+        found = nnsight.save([read(lm, layer, "resid_mid") for layer in range(3)])
     for got, expected in zip(found, reference.middle_stream(ids), strict=True):
         torch.testing.assert_close(got, expected.reshape(got.shape), **CLOSE)
 
@@ -74,7 +80,7 @@ def test_sites_of_one_layer_are_read_together_in_forward_order(both):
     if family in PARALLEL or family in POST_NORM:
         sites.remove("resid_mid")
     with torch.no_grad(), lm.trace(input_ids=ids, use_cache=False):
-        found = nnsight.save([[read_site(layer, s).shape for s in sites] for layer in lm.layers])
+        found = nnsight.save([[read(lm, layer, s).shape for s in sites] for layer in range(3)])
     assert all(tuple(shape[:2]) == tuple(ids.shape) for row in found for shape in row)
 
 
@@ -88,7 +94,7 @@ def test_an_edit_does_what_a_plain_hook_does(both, site):
         return value
 
     with torch.no_grad(), lm.trace(input_ids=ids, use_cache=False):
-        edit_site(lm.layers[1], site, change)
+        edit(lm, 1, site, change)
         got = nnsight.save(read_stream(lm, 3))
         skip_unembedding(lm)
     expected = reference.stream_with(ids, site, 1, change)[-1]
@@ -99,7 +105,7 @@ def test_an_edit_does_what_a_plain_hook_does(both, site):
 def test_the_stream_is_that_of_the_model(both):
     _, reference, lm, ids = both
     with torch.no_grad(), lm.session():
-        found = nnsight.save(run_residuals(lm, ids[0].tolist()))
+        found = nnsight.save(streams(lm, ids[0].tolist()))
     for got, expected in zip(found, reference.stream(ids), strict=True):
         torch.testing.assert_close(got, expected[0], **CLOSE)
 
@@ -118,7 +124,7 @@ def test_rows_may_join_on_the_way(both):
     _, reference, lm, ids = both
     with torch.no_grad(), lm.trace(input_ids=ids, use_cache=False):
         edit_stream(lm, 1, lambda rows: torch.cat([rows, rows * 0.5]))
-        edit_site(lm.layers[1], "mlp_out", lambda rows: rows.clone())
+        edit(lm, 1, "mlp_out", lambda rows: rows.clone())
         got = nnsight.save(read_stream(lm, 3))
         skip_unembedding(lm)
     expected = reference.stream(ids)[-1]
@@ -157,7 +163,7 @@ def test_metrics_are_those_of_the_models_own_logits(both, metric):
     family, reference, lm, ids = both
     if family == "bert-headless":
         with pytest.raises(ValueError, match="no unembedding"):
-            answer_metric(lm, torch.zeros(1, 32), metric, 5, 9)
+            answer_metric(lm, torch.zeros(1, 32), metric, [5], [9])
         return
     position = ids.shape[1] - 2
     with torch.no_grad():
@@ -165,7 +171,7 @@ def test_metrics_are_those_of_the_models_own_logits(both, metric):
             with lm.trace(input_ids=ids, use_cache=False):
                 hidden = lm.ln_final.output[:, position]
                 skip_unembedding(lm)
-            got = nnsight.save(answer_metric(lm, hidden, metric, 5, 9))
+            got = nnsight.save(answer_metric(lm, hidden, metric, [5], [9]))
         logits = reference.model(ids).logits[0, position]
     log_p = logits.log_softmax(-1)
     expected = {
@@ -184,7 +190,7 @@ def test_the_last_stream_unembedded_is_the_models_own_output(both):
             unembed(lm, torch.zeros(1, 32))
         return
     with torch.no_grad(), lm.session():
-        got = nnsight.save(unembed(lm, run_residuals(lm, ids[0].tolist())[-1]))
+        got = nnsight.save(unembed(lm, streams(lm, ids[0].tolist())[-1]))
     with torch.no_grad():
         expected = reference.model(ids).logits[0].log_softmax(-1)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
@@ -226,11 +232,11 @@ def test_without_an_unembedding_logits_are_refused_and_the_stream_works(tiny):
     lm = load(ModelSpec(str(tiny("bert-headless"))), Silent()).lm
     assert not has_unembedding(lm)
     with torch.no_grad(), lm.session():
-        stream = nnsight.save(run_residuals(lm, [3, 4, 5]))
+        stream = nnsight.save(streams(lm, [3, 4, 5]))
     assert len(stream) == 4
     for ask in (
         lambda: unembed(lm, stream[-1]),
-        lambda: answer_metric(lm, stream[-1], "logit", 1, 2),
+        lambda: answer_metric(lm, stream[-1], "logit", [1], [2]),
     ):
         with pytest.raises(ValueError, match="this model has no unembedding"):
             ask()
@@ -325,7 +331,7 @@ def test_the_answer_is_the_token_that_belongs_at_the_mask(bert, tiny):
     assert [*prompt.ids[: prompt.end], prompt.target, *prompt.ids[prompt.end + 1 :]] == filled
     with torch.no_grad(), bert.lm.trace(input_ids=torch.tensor([prompt.ids])):
         hidden = nnsight.save(bert.lm.ln_final.output[:, prompt.end])
-    got = answer_metric(bert.lm, hidden, "logit", prompt.target, [])
+    got = answer_metric(bert.lm, hidden, "logit", [prompt.target], [])
     with torch.no_grad():
         expected = reference.model(torch.tensor([prompt.ids])).logits[0, prompt.end, prompt.target]
     assert float(got[0]) == pytest.approx(float(expected), abs=1e-4)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 import torch
 from remote_mi import Bars, Heatmap, Lines, Table, Text
-from remote_mi.interventions import Pair, Prompt, PromptText, run_residuals
+from remote_mi.interventions import Pair, Prompt, PromptText, run
 from remote_mi import Ratio, Tokens, recipe
 """
 PAIRS = [
@@ -54,7 +54,7 @@ PLURAL = '''
         figures=[Bars("length"), Bars("mean")])
 def plural(lm: Any, pairs: list[Pair], *, layers: list[int] = [0, 2]) -> dict[str, Any]:
     """All pairs at once."""
-    streams = [run_residuals(lm, pair.clean.ids) for pair in pairs]
+    streams = [[s[0] for s in run(lm, pair.clean, "resid_post").values] for pair in pairs]
     mean = torch.stack([torch.stack([s[i].norm() for i in layers]) for s in streams]).mean(0)
     return {"length": [s[-1].norm(dim=-1) for s in streams], "count": len(pairs), "mean": mean}
 '''
@@ -85,7 +85,7 @@ def test_a_recipe_over_nothing_takes_no_prompts(write, tiny_llama, cli):
 @recipe(over="none", returns={"norm": ("draw",)}, figures=[Bars("norm")])
 def alone(lm: Any, *, length: int = 5) -> dict[str, Any]:
     """No prompts."""
-    return {"norm": torch.stack([run_residuals(lm, [7] * length)[-1].norm() * k for k in (1., 2., 3.)])}
+    return {"norm": torch.stack([run(lm, Prompt([7] * length, {}, None), "resid_post").values[-1][0].norm() * k for k in (1., 2., 3.)])}
 ''')
     result = mi.run(path, model=str(tiny_llama))
     assert float(result["norm"]) == pytest.approx(2 * float(result.each("norm")[0].values[0]))
@@ -150,7 +150,7 @@ ANALYSIS = '''
         figures=[Bars("apart")])
 def analysed(lm: Any, prompt: Prompt, *, scale: float = 1.0) -> dict[str, Any]:
     """The norm at the end, compared between classes."""
-    return {"end": torch.stack([s[-1].norm() for s in run_residuals(lm, prompt.ids)])}
+    return {"end": torch.stack([s[0, -1].norm() for s in run(lm, prompt, "resid_post").values])}
 
 
 def compare(examples: list[dict[str, Any]], *, scale: float) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def with_text(lm: Any, prompt: Prompt, *, other: PromptText = "Mary and John") -
             ('over="prompt"', 'over="set"'),
             "not one of 'prompt', 'pair', 'prompts', 'pairs', 'none'",
         ),
-        (('"effect": "random"', '"effect": "nothing"'), "controls names 'nothing'"),
+        (('"effect": "random"', '"nothing": "random"'), "controls names 'nothing'"),
         (('("draw", "layer")', '("draw", "head")'), "do not lead"),
         (('Ratio("effect", gap="gap")', '("layer",)'), "needs analysis="),
     ],

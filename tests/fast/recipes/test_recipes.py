@@ -15,14 +15,16 @@ from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes import catalog, loading
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.code_identity import code_digest
-from remote_mi.recipes.declaration import Param, Range, Ratio, Tokens, card_of, recipe
+from remote_mi.recipes.declaration import card_of, recipe
+from remote_mi.recipes.outputs import Ratio, Tokens
+from remote_mi.recipes.parameters import Param, Range
 
 GOOD = '''
 from __future__ import annotations
 from typing import Annotated, Literal
 import torch
 from remote_mi import Heatmap, Range, recipe
-from remote_mi.interventions import run_residuals
+from remote_mi.interventions import run
 
 SCALE = 2.0
 
@@ -38,7 +40,7 @@ def norms(lm, prompt, *, k: Annotated[int, Range(1, 3)] = 1, way: Literal["a", "
         k: how many.
         way: which way.
     """
-    stream = run_residuals(lm, prompt.ids)
+    stream = [s[0] for s in run(lm, prompt, "resid_post").values]
     return {"norm": helper(torch.stack([s.norm(dim=-1) for s in stream[1:]]))}
 '''
 
@@ -253,7 +255,7 @@ def test_the_kit_is_part_of_the_digest_symbol_by_symbol(tmp_path):
     closure = _Closure([tmp_path])
     closure.visit(closure.module(path, "recipe"), "norms")
     reached = set(closure.parts)
-    assert "remote_mi.interventions.sites:run_residuals" in reached
+    assert "remote_mi.interventions.forward:run" in reached
     assert not any("sweeps" in name for name in reached)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from remote_mi.jobs.aggregation import Part, assemble
-from remote_mi.recipes.declaration import Card, Output, Tokens
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
+from remote_mi.recipes.outputs import Output, Tokens
 from remote_mi.store.result import Result
 from remote_mi.store.run_record import RunRecord
 from remote_mi.store.runs import Runs

@@ -19,14 +19,14 @@ CELLS = [
     """
 import torch
 import remote_mi as mi
-from remote_mi.interventions import run_residuals
+from remote_mi.interventions import run
 
 SCALE = 2.0
 
 @mi.recipe(over="prompt", returns={"norm": ("layer", "position")}, figures=[mi.Heatmap("norm")])
 def norms(lm, prompt, *, power: float = 1.0):
     "Norms of the stream."
-    stream = run_residuals(lm, prompt.ids)[1:]
+    stream = [s[0] for s in run(lm, prompt, "resid_post").values]
     return {"norm": SCALE * torch.stack([s.norm(dim=-1) for s in stream]) ** power}
 """,
     "result = mi.run(norms, model=MODEL, prompt='Mary and John')",

@@ -10,7 +10,7 @@ import pytest
 from rich.style import Style
 
 from remote_mi import Bars, Heatmap, Lines, Text
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.terminal import plain_text
 from remote_mi.report.viewer.app import Viewer

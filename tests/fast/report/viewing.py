@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from remote_mi import Bars, Heatmap, Lines, Table, Text, TokenGrid
-from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text

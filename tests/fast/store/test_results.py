@@ -13,8 +13,9 @@ import remote_mi as mi
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import fit, visible
 from remote_mi.jobs.aggregation import Part, assemble
-from remote_mi.recipes.declaration import Card, Output, Ratio, Tokens
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Bars, Heatmap, Table, TokenGrid, from_json
+from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.kinds import grid
 from remote_mi.report.terminal import plain_text, show
 from remote_mi.store.result import Result

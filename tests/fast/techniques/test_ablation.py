@@ -15,14 +15,15 @@ from remote_mi.backends.base import Work
 from remote_mi.backends.dry_run import expect
 from remote_mi.backends.ndif.source_checks import check_source
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, ablations, metrics, sweeps
-from remote_mi.interventions.outputs import settled
+from remote_mi.interventions import Pair, Prompt, readout
+from remote_mi.interventions.session import settled
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
 
 from ...conftest import MARY
 from ..backends.test_preflight import SERVER, weightless
+from ..interventions.test_sweeps import unit_of
 from ..reference import Reference
 
 FEW = ("llama", "gpt2", "neox", "gemma2", "opt", "bert")
@@ -67,14 +68,16 @@ def prompts(reference: Reference, family: str, cut: int) -> list[Prompt]:
     return found
 
 
-def ran(lm: Any, recipe: str, call: Any, **parameters: Any) -> dict[str, Any]:
-    """The outputs of a recipe, all its parameters filled in."""
+def ran(lm: Any, recipe: str, pairs: list[Pair], **parameters: Any) -> dict[str, Any]:
+    """The outputs of a recipe for each pair, all its parameters filled in."""
     card = catalog.find(recipe, Path())
     function = loading.load_function(card, Path())
+    given = card.resolve(parameters)
     with torch.no_grad(), lm.session():
-        outputs = nnsight.save(settled(function(lm, call, **card.resolve(parameters))))
-    assert set(outputs) == set(card.returns)
-    return outputs
+        setup = (function.__globals__[card.setup](lm, pairs, **given),) if card.setup else ()
+        outputs = nnsight.save([settled(function(lm, pair, *setup, **given)) for pair in pairs])
+    assert all(set(each) == set(card.returns) for each in outputs)
+    return {name: [each[name] for each in outputs] for name in card.returns}
 
 
 def measured(model: SimpleNamespace, pair: Pair, hooks: list[Any]) -> np.ndarray:
@@ -145,7 +148,7 @@ def test_every_ablation_equals_a_forward_pass_of_its_own(few, site, kind):
         cells = np.zeros((2, LAYERS, len(pair.clean.ids)))
         layers = np.zeros((2, LAYERS, 2))
         for layer in range(LAYERS):
-            unit = sweeps.unit_directions(pair.clean.ids, width, 1, 1, 0, layer)
+            unit = unit_of(pair.clean.ids, width, 1, 1, 0, layer)
             distance = (values[layer] - own[layer]).norm(dim=-1, keepdim=True)
             for row, value in enumerate((values[layer], own[layer] + distance * unit)):
                 layers[row, layer] = replaced(few, pair, site, layer, value, ...) - plain
@@ -174,7 +177,7 @@ def test_every_head_ablation_equals_a_forward_pass_of_its_own(few, kind):
         size = own[0].shape[-1] // HEADS
         expected = np.zeros((2, LAYERS, HEADS, 2))
         for layer in range(LAYERS):
-            unit = sweeps.unit_directions(pair.clean.ids, size * HEADS, HEADS, 1, 0, layer)
+            unit = unit_of(pair.clean.ids, size * HEADS, HEADS, 1, 0, layer)
             for head in range(HEADS):
                 part = (..., slice(head * size, (head + 1) * size))
                 distance = (values[layer][part] - own[layer][part]).norm(dim=-1, keepdim=True)
@@ -233,7 +236,7 @@ def test_without_the_weights_at_hand_the_numbers_are_the_same(
 ):
     """As in a sandboxed job, where only the model's modules can be asked."""
     expected = ran(few.lm, recipe, few.pairs, metric=metric, kind=kind)
-    monkeypatch.setattr(metrics, "has_weights", lambda lm: False)
+    monkeypatch.setattr(readout, "has_weights", lambda lm: False)
     got = ran(few.lm, recipe, few.pairs, metric=metric, kind=kind)
     for name, values in expected.items():
         for one, other in zip(values, got[name], strict=True):
@@ -242,15 +245,10 @@ def test_without_the_weights_at_hand_the_numbers_are_the_same(
 
 def test_the_loss_of_many_rows_is_cut_into_parts_without_changing(llama, monkeypatch):
     whole = ran(llama.lm, "head_ablation", llama.pairs)
-    monkeypatch.setattr(ablations, "LOSS_POSITIONS", 3)
+    monkeypatch.setattr(readout, "rows_that_fit", lambda device, row: 3)
     parts = ran(llama.lm, "head_ablation", llama.pairs)
     for one, other in zip(whole["loss_change"], parts["loss_change"], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-
-
-def test_an_unknown_kind_is_refused(llama):
-    with pytest.raises(ValueError, match="unknown kind"):
-        ablations.ablation_values(llama.lm, llama.pairs[0], "attn_out", "median", [])
 
 
 @pytest.mark.parametrize(
@@ -260,17 +258,13 @@ def test_an_unknown_kind_is_refused(llama):
 def test_the_shapes_are_known_before_it_is_sent(tiny, recipe, family):
     model = made(family, tiny)
     card = catalog.find(recipe, Path())
-    pair = model.pairs[0]
-    call = model.pairs if card.over == "pairs" else pair
-    given = card.resolve({"kind": "resample"} if card.over == "pairs" else {})
+    given = card.resolve({})
     function = loading.load_function(card, Path())
     assert check_source(card, function, Path(), SERVER) == []
-    found = expect(weightless(tiny(family)), Work(card, function, [call], given, "key"))
+    together = model.pairs if card.setup else ()
+    work = Work(card, function, model.pairs[:1], given, "key", together=together)
+    found = expect(weightless(tiny(family)), work)
     assert found.outputs is not None, found.reason
-    outputs = ran(model.lm, recipe, call, **given)
-    for name, value in outputs.items():
-        each = {name: value}
-        if isinstance(value, list):
-            each = {f"{name}@{index}": one for index, one in enumerate(value)}
-        for key, one in each.items():
-            assert found.outputs[0][key] == (tuple(one.shape), "float32"), key
+    outputs = ran(model.lm, recipe, model.pairs, **given)
+    for name, values in outputs.items():
+        assert found.outputs[0][name] == (tuple(values[0].shape), "float32"), name

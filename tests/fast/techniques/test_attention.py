@@ -12,8 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import remote_mi as mi
+from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Prompt, heads, metrics
+from remote_mi.interventions import Prompt, readout
+from remote_mi.models.abilities import refuse_by_model
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -131,18 +133,25 @@ def scores_by_hand(plain, ids: list[int], start: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("budget", [1 << 28, 1])
-def test_the_scores_are_those_of_the_plain_model(detectors, case, monkeypatch, budget):
+def random_tokens(size, sequences):
+    """The tokens of seed 1: of each sequence, two halves of different tokens."""
+    low, high = int(0.02 * size), int(0.8 * size)
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randperm(high - low, generator=generator) + low for _ in range(sequences)]
+    return [row[: 2 * LENGTH].tolist() for row in drawn]
+
+
+@pytest.mark.parametrize("rows", [1 << 10, 1])
+def test_the_scores_are_those_of_the_plain_model(detectors, case, monkeypatch, rows):
     family, lm, plain, _ = case
     if family in ENCODERS:
-        with pytest.raises(ValueError, match="causal"):
-            called(detectors, lm, length=LENGTH)
+        with pytest.raises(UsageError, match="it is an encoder"):
+            refuse_by_model("head_detectors", ("causal",), family, lm)
         return
-    monkeypatch.setitem(detectors.__globals__, "BUDGET", budget)
+    monkeypatch.setitem(detectors.__globals__, "rows_that_fit", lambda *_: rows)
     got = called(detectors, lm, length=LENGTH, sequences=3, seed=1)
-    halves = detectors.__globals__["random_halves"](lm, LENGTH, 3, 0.02, 0.8, 1)
     size = plain.config.vocab_size
-    for draw, row in enumerate(halves.tolist()):
+    for draw, row in enumerate(random_tokens(size, 3)):
         assert len(set(row)) == 2 * LENGTH, "no token comes twice by chance"
         assert int(0.02 * size) <= min(row) and max(row) < int(0.8 * size)
         first, second = row[:LENGTH], row[LENGTH:]
@@ -163,7 +172,7 @@ def test_without_a_bos_token_the_sequences_begin_at_once(detectors, tiny, monkey
     lm = load(ModelSpec(str(folder), attention="eager"), Silent()).lm
     monkeypatch.setattr(lm.config, "bos_token_id", None)
     got = called(detectors, lm, length=LENGTH, sequences=1, seed=1)
-    first = detectors.__globals__["random_halves"](lm, LENGTH, 1, 0.02, 0.8, 1)[0, :LENGTH].tolist()
+    first = random_tokens(plain.config.vocab_size, 1)[0][:LENGTH]
     for name, value in scores_by_hand(plain, [*first, *first], 0).items():
         np.testing.assert_allclose(got[name][..., 0], value, atol=1e-4, err_msg=name)
 
@@ -172,7 +181,7 @@ def test_without_a_bos_token_the_sequences_begin_at_once(detectors, tiny, monkey
 def test_without_the_weights_at_hand_the_scores_are_the_same(detectors, tiny, family, monkeypatch):
     lm = load(ModelSpec(str(tiny(family)), attention="eager"), Silent()).lm
     expected = called(detectors, lm, length=LENGTH, sequences=2)
-    for module in (metrics, heads):
+    for module in (readout,):
         monkeypatch.setattr(module, "has_weights", lambda lm: False)
     got = called(detectors, lm, length=LENGTH, sequences=2)
     for name, value in expected.items():

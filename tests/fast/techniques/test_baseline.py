@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 import remote_mi as mi
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, metrics
+from remote_mi.interventions import Pair, Prompt, readout
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -116,14 +116,14 @@ def test_a_head_without_weights_gives_all_logits_at_once(baseline, tiny_llama, m
     first, second = (Prompt(each, {"end": len(each) - 1}, None) for each in ids)
     pair = Pair(first, second, [5], [6])
     right = called(baseline, loaded.lm, pair)
-    monkeypatch.setattr(metrics, "VOCABULARY_CHUNK", 16)
-    monkeypatch.setattr(metrics, "has_weights", lambda lm: False)
+    monkeypatch.setattr(readout, "VOCABULARY_CHUNK", 16)
+    monkeypatch.setattr(readout, "has_weights", lambda lm: False)
     seen = []
     head = loaded.lm.lm_head._module.register_forward_hook(lambda *_: seen.append(1))
     got = called(baseline, loaded.lm, pair)
     head.remove()
-    # The model's own, which is skipped, and ours: not one for each piece of the vocabulary.
-    assert len(seen) == 2
+    # The model's own twice, which is skipped, and ours: not one for each piece of the vocabulary.
+    assert len(seen) == 3
     assert set(got) == set(right)
     for name, value in right.items():
         torch.testing.assert_close(torch.as_tensor(got[name]), torch.as_tensor(value), msg=name)

@@ -15,9 +15,9 @@ from remote_mi.backends.base import Work
 from remote_mi.backends.dry_run import expect
 from remote_mi.backends.ndif.source_checks import check_source
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Prompt, metrics, sweeps
-from remote_mi.interventions.outputs import settled
-from remote_mi.interventions.tracing import embedding_std
+from remote_mi.interventions import Prompt, dealing, readout
+from remote_mi.interventions.noise import embedding_std
+from remote_mi.interventions.session import settled
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -197,8 +197,8 @@ def test_the_stream_after_the_last_layer_restores_all_at_the_end_and_nothing_els
 def test_the_dealing_to_passes_does_not_change_a_number(few, rows, apart, monkeypatch):
     given = {"site": "mlp_out", "window": 2, "score": "logit"}
     whole = ran(few.lm, few.prompt, **given)
-    monkeypatch.setattr(sweeps, "PASS_TOKENS", apart)
-    monkeypatch.setattr(sweeps, "_rows_that_fit", lambda *_: rows)
+    monkeypatch.setattr(dealing, "PASS_TOKENS", apart)
+    monkeypatch.setattr(dealing, "rows_that_fit", lambda *_: rows)
     dealt = ran(few.lm, few.prompt, **given)
     for name, value in whole.items():
         torch.testing.assert_close(dealt[name], value, atol=2e-5, rtol=1e-4)
@@ -208,8 +208,8 @@ def test_the_dealing_to_passes_does_not_change_a_number(few, rows, apart, monkey
 def test_without_the_weights_at_hand_the_numbers_are_the_same(few, score, monkeypatch):
     """As in a sandboxed job, where only the model's modules can be asked."""
     expected = ran(few.lm, few.prompt, score=score)
-    monkeypatch.setattr(metrics, "has_weights", lambda lm: False)
-    monkeypatch.setattr("remote_mi.interventions.tracing.has_weights", lambda lm: False)
+    monkeypatch.setattr(readout, "has_weights", lambda lm: False)
+    monkeypatch.setattr("remote_mi.interventions.noise.has_weights", lambda lm: False)
     got = ran(few.lm, few.prompt, score=score)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=2e-5, rtol=1e-4)
@@ -258,7 +258,7 @@ def test_the_standard_deviation_is_that_of_the_embedding(few, monkeypatch):
         embedding = few.reference.model.get_input_embeddings()
         table = embedding(torch.arange(embedding.weight.shape[0]))
         assert float(embedding_std(few.lm)) == pytest.approx(float(table.std()), rel=1e-5)
-        monkeypatch.setattr("remote_mi.interventions.tracing.EMBEDDING_SAMPLE", 60)
+        monkeypatch.setattr("remote_mi.interventions.noise.EMBEDDING_SAMPLE", 60)
         sampled = float(embedding_std(few.lm))
     assert sampled != float(table.std()) and sampled == pytest.approx(float(table.std()), rel=0.1)
 

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import remote_mi as mi
+from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, heads, metrics
+from remote_mi.interventions import Pair, Prompt, components, readout
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -200,7 +201,7 @@ def test_the_control_is_the_size_of_contributions_to_random_differences(attribut
             plain, family, pair.clean.ids, pair.end, lambda v, u=u: abs(float(v @ u))
         )
         for name in ("head", "mlp", "embedding"):
-            found = got[f"random_{name}"][..., draw].numpy()
+            found = got[f"random_{name}"][draw].numpy()
             np.testing.assert_allclose(found, expected[name], atol=1e-4, rtol=1e-4, err_msg=name)
     again = called(attribution, lm, pair, control_draws=draws, seed=6)
     assert not torch.allclose(again["random_head"], got["random_head"])
@@ -222,21 +223,22 @@ def test_without_the_weights_at_hand_the_numbers_are_the_same(
     """As in a sandboxed job, where only the model's modules can be asked."""
     _, lm, _, pair = case
     expected = called(attribution, lm, pair)
-    for module in (metrics, heads):
+    for module in (readout,):
         monkeypatch.setattr(module, "has_weights", lambda lm: False)
-    monkeypatch.setattr(heads, "MODULE_LOGITS", limit)
+    monkeypatch.setattr(components, "rows_that_fit", lambda *_: limit)
     got = called(attribution, lm, pair)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "opt-post-norm"])
-def test_a_stream_that_is_no_sum_is_refused(attribution, tiny, family):
-    folder = tiny(family)
-    lm = load(ModelSpec(str(folder)), Silent()).lm
-    pair = Pair(Prompt([5, 6, 7], {}, None), Prompt([5, 8, 7], {}, None), 3, 4)
-    with pytest.raises(ValueError, match="normalises its stream in every layer"):
-        called(attribution, lm, pair)
+def test_a_stream_that_is_no_sum_is_refused(project, tiny, family):
+    given = {name: text + " [MASK]" * (family == "bert") for name, text in MARY.items()}
+    given |= {name: MARY[name] for name in ("answer", "wrong")}
+    with pytest.raises(UsageError, match="normalises its stream in every layer"):
+        mi.run("direct_logit_attribution", model=str(tiny(family)), project=project, **given)
+    with pytest.raises(UsageError, match="normalises its stream in every layer"):
+        mi.plan("direct_logit_attribution", model=str(tiny(family)), project=project, **given)
 
 
 def test_a_run_gives_means_over_pairs_and_the_control(project, tiny_llama):

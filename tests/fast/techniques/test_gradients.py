@@ -12,13 +12,14 @@ import torch
 
 import remote_mi as mi
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, patch_heads, patch_positions
-from remote_mi.interventions.outputs import settled
+from remote_mi.interventions import Pair, Prompt
+from remote_mi.interventions.session import settled
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
 
 from ...conftest import FAMILIES, MARY, PARALLEL
+from ..interventions.test_sweeps import patch, patch_heads
 from ..reference import Reference
 
 SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
@@ -204,7 +205,7 @@ def test_the_correlation_is_that_with_the_exact_map(few, recipe):
     got = ran(lm, recipe, pair, compare="exact", control_draws=0)
     with torch.no_grad(), lm.session():
         if recipe == "attribution_patching":
-            exact = patch_positions(lm, pair, "resid_pre", "denoise", "logit_diff")
+            exact = patch(lm, pair, "resid_pre", "denoise", "logit_diff")
         else:
             exact = patch_heads(lm, pair, "denoise", "logit_diff")
         exact = nnsight.save(exact)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, gradients
+from remote_mi.interventions import Pair, Prompt, attribution
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 
@@ -62,7 +62,9 @@ def read_outs(reference: Reference, ids: list[int], score: Any, draws: int) -> l
 def test_integrated_gradients_are_a_sum_over_the_path(few, baseline, steps, packed, monkeypatch):
     _, reference, lm, pair = few
     if not packed:
-        monkeypatch.setattr(gradients, "GRAPH_BUDGET", 1)  # each step a pass of its own
+        monkeypatch.setattr(
+            attribution, "rows_that_fit", lambda *_: 1
+        )  # each step a pass of its own
     got = ran(lm, "integrated_gradients", pair, baseline=baseline, steps=steps, control_draws=2)
     model: Any = reference.model
     embed = model.get_input_embeddings()
@@ -109,7 +111,7 @@ def test_attributions_of_the_path_between_two_prompts_are_complete(few):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 64])
 def test_the_rule_is_gauss_legendre(count):
-    points, weights = gradients.gauss_legendre(count)
+    points, weights = attribution.gauss_legendre(count)
     expected_points, expected_weights = np.polynomial.legendre.leggauss(count)
     np.testing.assert_allclose(points, (expected_points + 1) / 2, atol=1e-12)
     np.testing.assert_allclose(weights, expected_weights / 2, atol=1e-12)

@@ -11,9 +11,11 @@ import remote_mi as mi
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Prompt
+from remote_mi.jobs.analysis import averaged
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
+from remote_mi.recipes.outputs import Output
 
 from ..reference import Reference
 
@@ -34,9 +36,12 @@ def fit(probe):
             {"arrays": {"activation": a}, "label": label, "group": group}
             for a, label, group in zip(x, labels, groups, strict=True)
         ]
-        return probe.__globals__["fit_probes"](
+        found = probe.__globals__["fit_probes"](
             examples, folds=folds, control_draws=draws, seed=seed
         )
+        for name in list(found):
+            found.update(averaged(name, Output(("layer", "place")), found[name], examples))
+        return found
 
     return run
 
@@ -141,7 +146,7 @@ def test_what_a_group_shares_does_not_leak(fit):
 
 
 def test_shuffles_keep_groups_of_one_class_whole(probe):
-    shuffled = probe.__globals__["_shuffled"]
+    shuffled = probe.__globals__["shuffled"]
     group = np.repeat(np.arange(12), 3)
     pure = (np.arange(12) % 2)[group]
     mixed = np.arange(36) % 3

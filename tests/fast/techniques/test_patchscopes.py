@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Prompt, generation
+from remote_mi.interventions import Prompt, dealing, generation, readout
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -76,14 +76,14 @@ def text(reference, layer=None, state=None):
     return row[len(INSPECTION) :]
 
 
-@pytest.mark.parametrize("into", [-1, 1])
+@pytest.mark.parametrize("into", [None, 1])
 @pytest.mark.parametrize("target", [None, 40])
 def test_every_cell_equals_a_forward_pass_of_its_own(both, patchscopes, into, target, monkeypatch):
     reference, lm = both
     prompt = Prompt(SOURCE, {"second": 1, "end": 4}, target)
     # Other states in the place of random ones, so that the control can be computed as well.
     monkeypatch.setitem(
-        patchscopes.__globals__, "_random_states", lambda h, *_: torch.stack([-h, 2 * h.flip(1)], 1)
+        patchscopes.__globals__, "random_like", lambda h, *_: torch.stack([-h, 2 * h.flip(1)])
     )
     got = within(lm, patchscopes, prompt, into=into, at="second")
     states = torch.cat(reference.capture(torch.tensor([SOURCE]), "resid_pre"))
@@ -94,7 +94,7 @@ def test_every_cell_equals_a_forward_pass_of_its_own(both, patchscopes, into, ta
     np.testing.assert_allclose(got["unpatched_prob"].numpy(), plain[wanted], atol=1e-5)
     spread = 0.0
     for layer in range(3):
-        place = layer if into == -1 else into
+        place = layer if into is None else into
         for position in range(5):
             state, token = states[layer, position], wanted[position]
             p = probabilities(reference, INSPECTION, place, state)
@@ -107,7 +107,9 @@ def test_every_cell_equals_a_forward_pass_of_its_own(both, patchscopes, into, ta
             assert float(got["target_prob"][cell]) == pytest.approx(float(p[token]), abs=1e-5)
             np.testing.assert_allclose(got["top_prob"][cell].numpy(), best.values, atol=1e-5)
             assert got["top_token"][cell].tolist() == best.indices.tolist()
-            np.testing.assert_allclose(got["random_prob"][cell].numpy(), others, atol=1e-5)
+            np.testing.assert_allclose(
+                got["random_prob"][(slice(None), *cell)].numpy(), others, atol=1e-5
+            )
             spread = max(spread, float(p.max() - plain[p.argmax()]))
         assert got["text"][layer].tolist() == text(reference, place, states[layer, 1])
         assert got["text"][layer, 0] == got["top_token"][layer, 1, 0]
@@ -122,26 +124,22 @@ def test_the_placeholders_own_state_changes_nothing(both, patchscopes):
         got["target_prob"][:, -1], got["unpatched_prob"][-1].expand(3), atol=1e-6, rtol=1e-4
     )
     assert got["text"].tolist() == [got["unpatched_text"].tolist()] * 3
-    assert tuple(got["random_prob"].shape) == (3, len(INSPECTION), 0)
+    assert tuple(got["random_prob"].shape) == (0, 3, len(INSPECTION))
 
 
-def test_the_random_states_have_the_length_of_the_states(patchscopes):
-    make = patchscopes.__globals__["_random_states"]
-    states = torch.randn(3, 5, 32) * torch.arange(1.0, 6.0)[:, None]
-    made = make(states, 4, 0)
-    torch.testing.assert_close(made.norm(dim=-1), states.norm(dim=-1)[:, None].expand(-1, 4, -1))
-    assert torch.equal(made, make(states, 4, 0))
-    assert not torch.allclose(made, make(states, 4, 1))
-    cosines = torch.nn.functional.cosine_similarity(made, states[:, None], dim=-1)
-    assert cosines.abs().max() < 0.8
+def test_the_random_states_follow_from_the_seed(llama, patchscopes):
+    _, lm = llama
+    runs = [within(lm, patchscopes, Prompt(SOURCE, {}, 40), seed=seed) for seed in (0, 0, 1)]
+    one, same, other = (run["random_prob"] for run in runs)
+    assert torch.equal(one, same) and not torch.allclose(one, other)
 
 
 def test_the_number_of_rows_a_pass_changes_no_number(llama, patchscopes, monkeypatch):
     _, lm = llama
     prompt = Prompt(SOURCE, {}, 40)
     whole = within(lm, patchscopes, prompt)
-    monkeypatch.setattr(generation, "MAX_TOKENS", 1)
-    monkeypatch.setitem(patchscopes.__globals__, "ROWS", 4)
+    monkeypatch.setattr(dealing, "rows_that_fit", lambda *_: 2)
+    monkeypatch.setattr(readout, "rows_that_fit", lambda *_: 4)
     apart = within(lm, patchscopes, prompt)
     for name, value in whole.items():
         torch.testing.assert_close(apart[name], value, atol=1e-6, rtol=1e-4)

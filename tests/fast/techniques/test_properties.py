@@ -71,7 +71,8 @@ class Technique:
         calls = examples
         if self.card.called_once:
             calls = [None if self.card.over == "none" else examples]
-        work = Work(self.card, self.function, calls, {**self.parameters, **changed}, "key")
+        parameters = {**self.parameters, **changed}
+        work = Work(self.card, self.function, calls, parameters, "key", together=examples)
         for call, returned in zip(calls, run_session(self.model.lm, work), strict=True):
             yield checked(self.card.name, self.card.returns, returned, examples_in(call))
 

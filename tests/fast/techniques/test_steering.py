@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, generate, generation
-from remote_mi.interventions.generation import run_joined
+from remote_mi.interventions import Pair, Prompt, dealing, generate, generation, random_like
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -84,10 +83,8 @@ def test_edited_continuations_equal_a_loop_with_a_hook(both, weights, shared, mo
     vectors = torch.randn(3, 1, 32) * torch.tensor([0.0, 3.0, 8.0])[:, None, None]
     first, ids = 6, LONG[0]
 
-    def edit(stream, start):
-        stream = stream.clone()
-        stream[:, max(first - start, 0) :] += vectors
-        return stream
+    def edit(stream, places):
+        return torch.where((places >= first)[:, None], stream + vectors, stream)
 
     expected = [continued(reference, ids, 5, 1, from_position(v, first)) for v in vectors]
     assert len({tuple(row) for row in expected}) > 1, "the vectors must change the text"
@@ -163,7 +160,7 @@ def test_a_mean_difference_of_the_other_pairs_is_added_at_the_end(
     both, steering, tokens, monkeypatch
 ):
     reference, lm = both
-    monkeypatch.setattr(generation, "MAX_TOKENS", tokens)
+    monkeypatch.setattr(dealing, "rows_that_fit", lambda *_: tokens)
     pairs = [*two_pairs(), pair_of(([6, 9, 41, 50], [6, 10, 41, 50]), 20, 21)]
     got = within(lm, steering, pairs, coefficients=COEFFICIENTS, folds=3, control_draws=1, steps=2)
     differences = [contrast(reference, pair)[:, -1:] for pair in pairs]
@@ -253,20 +250,18 @@ def test_the_control_is_the_size_of_the_effect_of_other_directions_of_that_lengt
     llama, steering, monkeypatch
 ):
     _, lm = llama
-    inside = steering.__globals__
     vector = torch.randn(3, 2, 32)
-    directions = inside["_with_random"](vector, 5, torch.Generator().manual_seed(0))
-    assert torch.equal(directions[0], vector)
-    torch.testing.assert_close(directions.norm(dim=-1), vector.norm(dim=-1).expand(6, -1, -1))
-    cosines = torch.nn.functional.cosine_similarity(directions[1:], vector[None], dim=-1)
+    directions = random_like(vector, 5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(directions.norm(dim=-1), vector.norm(dim=-1).expand(5, -1, -1))
+    cosines = torch.nn.functional.cosine_similarity(directions, vector[None], dim=-1)
     assert cosines.abs().max() < 0.7
-    monkeypatch.setitem(inside, "_with_random", lambda v, *_: torch.stack([v, 2 * v, -v]))
+    monkeypatch.setitem(steering.__globals__, "random_like", lambda v, *_: torch.stack([2 * v, -v]))
     got = within(
         lm, steering, two_pairs(), coefficients=[-2.0, -1.0, 1.0, 2.0], control_draws=2, steps=1
     )
     for effect, control in zip(got["effect"], got["random_effect"], strict=True):
-        torch.testing.assert_close(control[:, 1, 0], effect[:, 0].abs(), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(control[..., 1], effect.flip(1).abs(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(control[0, :, 1], effect[:, 0].abs(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(control[1], effect.flip(1).abs(), atol=1e-4, rtol=1e-4)
 
 
 def test_it_is_the_same_for_the_same_seed_and_another_for_another(llama, steering):
@@ -296,16 +291,3 @@ def test_identical_prompts_give_no_direction(llama, steering, method):
 def test_what_cannot_be_done_is_refused(llama, steering, given, said):
     with pytest.raises(ValueError, match=said):
         within(llama[1], steering, two_pairs(), **given)
-
-
-def test_rows_that_join_without_an_edit_are_the_run_itself(both):
-    reference, lm = both
-    found: list[torch.Tensor] = []
-    unembedding = reference.model.get_output_embeddings()
-    hook = unembedding.register_forward_pre_hook(lambda _m, args: found.append(args[0]))
-    with torch.no_grad():
-        reference.model(torch.tensor([LONG[0]]))
-    hook.remove()
-    joins = [(layer, 2, lambda stream, start: stream) for layer in range(3)]
-    got = within(lm, run_joined, LONG[0], 8, 5, joins)
-    torch.testing.assert_close(got, found[0][0, 8].expand(7, -1), atol=1e-5, rtol=1e-5)

@@ -16,10 +16,19 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.sites import has_unembedding, skip_unembedding, text_config
+from remote_mi.interventions.memory import rows_that_fit
+from remote_mi.interventions.model_info import has_unembedding, text_config
 
 #: Rows of the unembedding that are cast to float32 at a time when all are needed.
 VOCABULARY_CHUNK = 16384
+#: The share of the memory of a pass that logits may take at a time.
+LOGITS_SHARE = 8
+
+
+def skip_unembedding(lm: Any) -> None:
+    """End a pass at the final norm, inside a trace of `lm`: no logits are computed."""
+    if has_unembedding(lm):
+        lm.lm_head.skip(torch.empty(0))
 
 
 def no_autocast(tensor: torch.Tensor) -> torch.autocast:
@@ -27,10 +36,10 @@ def no_autocast(tensor: torch.Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def soft_cap(lm: Any, logits: torch.Tensor) -> torch.Tensor:
-    """The model's own final soft-cap (Gemma 2), or the logits as they are."""
+def soft_cap(lm: Any, raw: torch.Tensor) -> torch.Tensor:
+    """The model's own final soft-cap (Gemma 2) of logits, or these as they are."""
     cap = getattr(text_config(lm), "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+    return torch.tanh(raw / cap) * cap if cap else raw
 
 
 def has_weights(lm: Any) -> bool:
@@ -56,12 +65,12 @@ def where_weights_are(
     return result
 
 
-def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> torch.Tensor:
-    """Logits of some tokens.
+def logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | None = None) -> torch.Tensor:
+    """Logits that the model reads from its final state.
 
     Args:
         hidden: output of the final norm, [row, d_model].
-        tokens: token ids, or a slice of the vocabulary.
+        tokens: token ids; None for the whole vocabulary.
 
     Returns:
         [row, token], float32.
@@ -69,25 +78,32 @@ def answer_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> t
     Raises:
         ValueError: for a model without an unembedding.
     """
-    weight = _rows(lm, tokens)
+    pieces = _pieces(lm) if tokens is None else [tokens]
+    return torch.cat([_some_logits(lm, hidden, piece) for piece in pieces], -1)
+
+
+def _some_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> torch.Tensor:
+    weight = unembedding_rows(lm, tokens)
     if weight is None:
         return soft_cap(lm, _logits_of_the_module(lm, hidden)[:, tokens])
     with no_autocast(hidden):
-        logits = hidden.float() @ weight.to(hidden.device).float().T
+        found = hidden.float() @ weight.to(hidden.device).float().T
         bias = getattr(lm.lm_head, "bias", None)
         if bias is not None:
-            logits = logits + bias[tokens].to(hidden.device).float()
-    return soft_cap(lm, logits)
+            found = found + bias[tokens].to(hidden.device).float()
+    return soft_cap(lm, found)
 
 
-def _rows(lm: Any, tokens: list[int] | slice) -> torch.Tensor | None:
+def unembedding_rows(lm: Any, tokens: list[int] | slice | torch.Tensor) -> torch.Tensor | None:
     """Rows of the unembedding, [token, d_model]; None where they cannot be had."""
     head, table = lm.lm_head, lm.embed_tokens
     if has_weights(lm):
-        return head.weight[tokens]
+        on_device = isinstance(tokens, torch.Tensor)
+        return head.weight[tokens.to(head.weight.device) if on_device else tokens]
     tied = head.weight is table.weight and getattr(head, "bias", None) is None
-    if tied and type(table._module) is torch.nn.Embedding and isinstance(tokens, list):
-        return where_weights_are(lm, table, torch.tensor(tokens))
+    # An embedding of another class does not give its own rows; Gemma's are scaled.
+    if tied and type(table._module) is torch.nn.Embedding and not isinstance(tokens, slice):
+        return where_weights_are(lm, table, torch.as_tensor(tokens))
     return None
 
 
@@ -102,20 +118,8 @@ def _logits_of_the_module(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     reference = hidden[:1]
     difference = (hidden.float() - reference.float()).to(hidden.dtype)
     rows = torch.cat([torch.zeros_like(reference), reference, difference])
-    logits = where_weights_are(lm, lm.lm_head, rows).float()
-    return logits[2:] + logits[1] - logits[0]  # the zeros give the bias, which both others have
-
-
-def all_logits(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of the whole vocabulary.
-
-    Args:
-        hidden: output of the final norm, [row, d_model].
-
-    Returns:
-        [row, vocabulary], float32.
-    """
-    return torch.cat([answer_logits(lm, hidden, piece) for piece in _pieces(lm)], -1)
+    found = where_weights_are(lm, lm.lm_head, rows).float()
+    return found[2:] + found[1] - found[0]  # the zeros give the bias, which both others have
 
 
 def _pieces(lm: Any) -> list[slice]:
@@ -136,8 +140,41 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     """
     total = torch.full(hidden.shape[:1], -torch.inf, device=hidden.device)
     for piece in _pieces(lm):
-        total = torch.logaddexp(total, answer_logits(lm, hidden, piece).logsumexp(-1))
+        total = torch.logaddexp(total, _some_logits(lm, hidden, piece).logsumexp(-1))
     return total
+
+
+def token_losses(lm: Any, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """How unlikely the model finds one token at each position: −log p.
+
+    Args:
+        hidden: output of the final norm, [row, position, d_model].
+        tokens: the token that each position is to predict, [row, position] or [position].
+
+    Returns:
+        [row, position], float32, in nats.
+    """
+    flat, own = hidden.flatten(0, 1), tokens.expand(hidden.shape[:2]).flatten()
+    size = 4 * (int(lm.lm_head.weight.shape[0]) if not has_weights(lm) else VOCABULARY_CHUNK)
+    at_once = rows_that_fit(hidden.device, size * LOGITS_SHARE)
+    losses = [
+        log_normalizer(lm, states) - _own_logits(lm, states, ids)
+        for states, ids in zip(flat.split(at_once), own.split(at_once), strict=True)
+    ]
+    return torch.cat(losses).reshape(hidden.shape[:2])
+
+
+def _own_logits(lm: Any, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The logit of one token a row, [row], float32."""
+    weight = unembedding_rows(lm, tokens)
+    if weight is None:
+        wanted = tokens.to(hidden.device)[:, None]
+        return soft_cap(lm, _logits_of_the_module(lm, hidden).gather(-1, wanted)[:, 0])
+    found = (hidden.float() * weight.to(hidden.device).float()).sum(-1)
+    bias = getattr(lm.lm_head, "bias", None)
+    if bias is not None:
+        found = found + bias[tokens.to(bias.device)].to(hidden.device).float()
+    return soft_cap(lm, found)
 
 
 def top_tokens(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,43 +205,41 @@ def rank_of(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     return rank.masked_fill(~scores.isfinite().all(-1), torch.nan)
 
 
-def answer_metric(
-    lm: Any, hidden: torch.Tensor, metric: str, answer: int | list[int], wrong: int | list[int]
-) -> torch.Tensor:
-    """One number a row: how strongly it says the answer.
+def predictions(
+    lm: Any, hidden: torch.Tensor, target: torch.Tensor, top: int
+) -> dict[str, torch.Tensor]:
+    """What final states predict: the most probable tokens, and how probable a target is.
 
     Args:
-        hidden: output of the final norm at the answer's position, [row, d_model].
-        metric: one of `vocabulary.Metric`.
-        answer, wrong: token ids, one or several; `wrong` is used by the differences only.
+        hidden: the final norm's output, [..., position, d_model]. target: ids, [position].
 
     Returns:
-        [row], float32; logits and log-probabilities in nats.
-
-    Raises:
-        ValueError: for an unknown metric, or a model without an unembedding.
+        "top_token" and "top_prob" [..., position, top], "target_prob" [..., position]; float32.
     """
-    right = answer if isinstance(answer, list) else [answer]
-    others = wrong if isinstance(wrong, list) else [wrong]
-    if metric in ("logit_diff", "logit"):
-        logits = answer_logits(lm, hidden, [*right, *others])
-        score = logits[:, : len(right)].mean(-1)
-        return score if metric == "logit" else score - logits[:, len(right) :].mean(-1)
-    if metric not in ("prob", "log_prob", "prob_diff"):
-        raise ValueError(f"unknown metric {metric!r}")
-    log_probs = answer_logits(lm, hidden, [*right, *others])
-    log_probs = log_probs - log_normalizer(lm, hidden)[:, None]
-    if metric == "log_prob":
-        return log_probs[:, : len(right)].logsumexp(-1)
-    prob = log_probs[:, : len(right)].exp().sum(-1)
-    return prob if metric == "prob" else prob - log_probs[:, len(right) :].exp().sum(-1)
+    states = hidden.flatten(0, -2)
+    wanted = target.to(hidden.device).expand(hidden.shape[:-1]).reshape(-1, 1)
+    row = 4 * int(lm.lm_head.weight.shape[0]) * LOGITS_SHARE
+    at_once = rows_that_fit(hidden.device, row)
+    pieces: dict[str, list[torch.Tensor]] = {}
+    for rows, own in zip(states.split(at_once), wanted.split(at_once), strict=True):
+        log_p = logits(lm, rows).log_softmax(-1)
+        token, best = top_tokens(log_p, top)
+        of_target = log_p.gather(1, own)[:, 0]
+        found = {"top_token": token, "top_prob": best.exp(), "target_prob": of_target.exp()}
+        for name, values in found.items():
+            pieces.setdefault(name, []).append(values)
+    whole = {name: torch.cat(values) for name, values in pieces.items()}
+    return {
+        name: values.reshape(*hidden.shape[:-1], *values.shape[1:])
+        for name, values in whole.items()
+    }
 
 
 def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:
     """Log-probabilities that the final norm and the unembedding read from the residual stream.
 
     Args:
-        stream: [..., d_model], e.g. of `run_residuals`.
+        stream: [..., d_model], e.g. resid_post of a `run`.
 
     Returns:
         [..., vocabulary], float32, in nats.
@@ -218,5 +253,5 @@ def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:
         return lm.lm_head(hidden.to(weight.device, weight.dtype) if has_weights(lm) else hidden)
 
     with no_autocast(stream):
-        logits = where_weights_are(lm, read_out, stream)
-    return soft_cap(lm, logits.float()).log_softmax(-1)
+        found = where_weights_are(lm, read_out, stream)
+    return soft_cap(lm, found.float()).log_softmax(-1)

@@ -1,0 +1,189 @@
+"""What single components add to the stream, and how much of a logit each addition is.
+
+Everything here is measured by calling the model's own modules inside a trace, so it needs no
+weights in this process: an output projection is linear, so each head's share is its output with
+the other heads at zero; a norm is linear once its scale at a position is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from remote_mi.interventions.forward import stack
+from remote_mi.interventions.memory import rows_that_fit
+from remote_mi.interventions.model_info import head_count
+from remote_mi.interventions.prompts import Prompt
+from remote_mi.interventions.readout import (
+    LOGITS_SHARE,
+    no_autocast,
+    skip_unembedding,
+    unembedding_rows,
+)
+from remote_mi.interventions.sites import read, read_stream
+
+
+def direct_logits(
+    lm: Any, prompt: Prompt, tokens: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """How much each component adds directly to logits where the answer is read, in one pass.
+
+    The final norm is taken as the linear map it is with the scale that it has in this run, the
+    unembedding as the linear map it is before any soft-cap.
+
+    Args:
+        tokens: ids of the tokens whose logits are meant, [token].
+
+    Returns:
+        by component, what it adds to the logits: "embedding" [token]: the stream before the first
+        layer; "head" [layer, head, token]; "attention_bias" [layer, token]; "mlp" [layer, token];
+        "final_norm_bias" [token]; "unembedding_bias" [token].
+        Their sum as the model computes it: the logits, [token]. All float32.
+
+    Raises:
+        ValueError: for a model whose final stream is no sum of what its components added.
+    """
+    at = prompt.end
+    with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
+        added = _added_to_stream(lm, at)
+        hidden = lm.ln_final.output[0, at]
+        linear, norm_bias = freeze_norm(lm.ln_final, added.pop("stream").to(hidden.dtype), hidden)
+        vectors = {name: linear(vector) for name, vector in added.items()}
+        vectors |= {"final_norm_bias": norm_bias, "whole": hidden.float()}
+        flat = torch.cat([vector.reshape(-1, len(norm_bias)) for vector in vectors.values()])
+        found, bias = _linear_logits(lm, flat, tokens)
+        skip_unembedding(lm)
+    sizes = [vector.shape[:-1].numel() for vector in vectors.values()]
+    parts = zip(vectors, found.split(sizes), strict=True)
+    logits = {name: part.reshape(*vectors[name].shape[:-1], -1) for name, part in parts}
+    whole = logits.pop("whole") + bias
+    return {**logits, "unembedding_bias": bias}, whole
+
+
+def _added_to_stream(lm: Any, position: int) -> dict[str, torch.Tensor]:
+    """What every component adds to the final stream at one position of row 0, inside a trace.
+
+    A norm between attention and the stream (Gemma 2) is applied to each head's share with the
+    scale it has here; its bias counts to the attention bias.
+
+    Returns:
+        "embedding" [d_model], "head" [layer, head, d_model], "attention_bias" [layer, d_model],
+        "mlp" [layer, d_model]; and their sum, "stream" [d_model]: the stream after the last layer.
+        float32, all on the device of "stream".
+    """
+    heads = head_count(lm)
+    embedding = read_stream(lm, 0)[0, position]
+    by_head, biases, mlps = [], [], []
+    for index, layer in enumerate(lm.layers):
+        shares, bias = _split_heads(layer, read(lm, index, "head_z")[0, position], heads)
+        if not _holds(layer.attn_add, layer.self_attn.o_proj):
+            added = read(lm, index, "attn_out")[0, position]
+            whole = (shares.sum(0) + bias).to(added.dtype)
+            linear, norm_bias = freeze_norm(layer.attn_add, whole, added)
+            shares, bias = linear(shares), linear(bias) + norm_bias
+        by_head.append(shares)
+        biases.append(bias)
+        mlps.append(read(lm, index, "mlp_out")[0, position])
+    stream = read_stream(lm, len(lm.layers))[0, position].float()
+    parts = {"head": stack(by_head), "attention_bias": stack(biases), "mlp": stack(mlps)}
+    parts = {"embedding": embedding.float(), **parts}
+    return {**{name: part.to(stream.device) for name, part in parts.items()}, "stream": stream}
+
+
+def _split_heads(layer: Any, z: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each query head adds to the output of the projection, and the projection's bias.
+
+    Args:
+        z: the projection's input at one position, [head × d_head].
+
+    Returns:
+        [head, d_model] and [d_model], float32; their sum is the projection's output.
+    """
+    own = torch.eye(heads, dtype=torch.bool, device=z.device)
+    own = own.repeat_interleave(z.shape[-1] // heads, 1)
+    rows = torch.cat([z * own, torch.zeros_like(z)[None]])  # of zeros it gives its bias
+    with no_autocast(z):
+        out = layer.self_attn.o_proj(rows).float()
+    return out[:-1] - out[-1], out[-1]
+
+
+def freeze_norm(
+    norm: Any, before: torch.Tensor, after: torch.Tensor
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """A norm as the linear map it is at one position, with the scale it has there.
+
+        norm(x) = scale · weight ∘ (x − mean(x)) + bias        without the mean for an RMS norm
+
+    Weight (Gemma's 1 + w, too), bias and whether the mean is subtracted are found from what the
+    norm makes of three vectors: alternating ±1, its negative, and all ones. The scale is the one
+    that leads from `before` to `after`.
+
+    Args:
+        norm: the module, inside a trace.
+        before, after: its input and output at the position, [d_model].
+
+    Returns:
+        the map without its bias, [..., d_model] → [..., d_model] in float32; the bias, [d_model].
+    """
+    sign = torch.ones_like(before)
+    sign[1::2] = -1
+    with no_autocast(before):
+        out = norm(torch.stack([sign, -sign, torch.ones_like(before)])).float()
+    bias = (out[0] + out[1]) / 2
+    weight = (out[0] - out[1]) / 2 * sign.float()
+    kept = ((out[2] - bias) * weight).sum() / (weight * weight).sum()
+    centred = 1 - kept.round()  # 1 where a constant vector is lost: its mean is subtracted
+
+    def map_without_scale(x: torch.Tensor) -> torch.Tensor:
+        x = x.float().to(weight.device)
+        return weight * (x - centred * x.mean(-1, keepdim=True))
+
+    unscaled = map_without_scale(before)
+    rest = after.float().to(weight.device) - bias
+    scale = (rest * unscaled).sum() / (unscaled * unscaled).sum()
+    return lambda x: scale * map_without_scale(x), bias
+
+
+def _holds(outer: Any, inner: Any) -> bool:
+    """Whether a module is another, or has it inside."""
+    return any(module is inner._module for module in outer._module.modules())
+
+
+def _linear_logits(
+    lm: Any, vectors: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The unembedding as the linear map it is, before any soft-cap, inside a trace.
+
+    Args:
+        vectors: of the size of the final norm's output, [row, d_model].
+        tokens: token ids, [token].
+
+    Returns:
+        logits without the bias, [row, token]; the bias, [token]. float32.
+    """
+    weight, bias = unembedding_rows(lm, tokens), getattr(lm.lm_head, "bias", None)
+    if weight is None:
+        return _logits_by_the_module(lm, vectors, tokens)
+    with no_autocast(vectors):
+        found = vectors.float() @ weight.to(vectors.device).float().T
+    if bias is None:
+        return found, torch.zeros_like(found[0])
+    return found, bias[tokens.to(bias.device)].to(found.device).float()
+
+
+def _logits_by_the_module(
+    lm: Any, vectors: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same where only the module can be asked: what it gives, less what it gives for zeros."""
+    size, dtype = lm.lm_head.weight.shape[0], lm.lm_head.weight.dtype
+
+    def read_out(rows: torch.Tensor) -> torch.Tensor:
+        of_all = lm.lm_head(rows.to(dtype))
+        return of_all[:, tokens.to(of_all.device)].float()
+
+    with no_autocast(vectors):
+        bias = read_out(torch.zeros_like(vectors[:1]))[0]
+        rows = vectors.split(rows_that_fit(vectors.device, 4 * size * LOGITS_SHARE))
+        return torch.cat([read_out(some) - bias for some in rows]), bias

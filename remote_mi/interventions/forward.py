@@ -1,0 +1,146 @@
+"""One forward pass: what it goes in with, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from remote_mi.interventions.model_info import has_unembedding, is_causal, reuses_prefix
+from remote_mi.interventions.prompts import Prompt
+from remote_mi.interventions.readout import skip_unembedding
+from remote_mi.interventions.sites import row_of
+
+
+class Run:
+    """What is kept of a forward pass.
+
+    Attributes:
+        ids: token ids of each row.
+        site: whose activations are kept; None for none.
+        values: the activation at the site of each layer, shapes of `read`.
+        hidden: the final norm's output, [row, position, d_model].
+        gradients: of a metric at the site of each layer, as `values`; of `gradients` only.
+        one: whether it is the run of one prompt as it is, whose results have no dimension of rows.
+        keys: keys and values of every layer, where rows of a sweep can share them; else None.
+        stream: the stream before the first layer, where it is not what the ids give; else None.
+        changed: the first position at which a row is not what its ids give; None for none.
+    """
+
+    def __init__(self, ids: list[list[int]], site: str | None, hidden: torch.Tensor) -> None:
+        self.ids, self.site, self.hidden = ids, site, hidden
+        self.values: list[torch.Tensor] = []
+        self.gradients: list[torch.Tensor] = []
+        self.one = len(ids) == 1
+        self.keys: Any = None
+        self.stream: torch.Tensor | None = None
+        self.changed: int | None = None
+
+
+def run(
+    lm: Any,
+    prompts: Prompt | Sequence[Prompt],
+    site: str | None = None,
+    *,
+    noise: torch.Tensor | None = None,
+    noised: tuple[int, int] = (0, 0),
+    inputs: torch.Tensor | None = None,
+) -> Run:
+    """One forward pass of a prompt, or of several of one length as rows.
+
+    Args:
+        site: whose activations are kept, in every layer: one of `SITES`.
+        noise: added to token embeddings of one prompt, [row, token, d_model]; as many rows are
+            run.
+        noised: first and last position that it is added to, both included.
+        inputs: what stands in place of the token embeddings of one prompt, [row, position,
+            d_model]. It may require a gradient.
+
+    Raises:
+        ValueError: for an unknown site, or one that does not exist in this model.
+    """
+    of_each = [prompts] if isinstance(prompts, Prompt) else prompts
+    given = inputs
+    if noise is not None:
+        after = len(of_each[0].ids) - 1 - noised[1]
+        given = torch.nn.functional.pad(noise, (0, 0, noised[0], after))
+    ids = [list(prompt.ids) for prompt in of_each] * (1 if given is None else len(given))
+    keep = len(of_each) == 1 and inputs is None and reuses_prefix(lm)
+    # Nothing reads a layer's own input where keys and values are kept: it comes with them, and a
+    # sandboxed job would get, and the layer go on with, a copy.
+    states = site == "resid_pre" or noise is not None
+    row = None if site in (None, "resid_pre") else row_of(str(site))
+    with lm.trace(input_ids=torch.tensor(ids), use_cache=keep, output_hidden_states=states):
+        if given is not None:
+            own = lm.embed_tokens.output
+            there = given.to(own.device, own.dtype)
+            lm.embed_tokens.output = there if noise is None else own + there
+        values = [] if row is None else [row.read(lm, i) for i in range(len(lm.layers))]
+        # Without an unembedding the last norm is the last layer's own, and comes before its end.
+        last = site == "resid_post" and not has_unembedding(lm)
+        hidden = values[-1] if last else lm.ln_final.output
+        skip_unembedding(lm)
+        whole: Any = lm.output if keep or states else None
+    found = Run(ids, site, hidden)
+    found.one = len(of_each) == 1 and given is None
+    found.values = values
+    if site == "resid_pre":
+        found.values = list(whole.hidden_states[: len(lm.layers)])
+    if keep:
+        found.keys = whole.past_key_values
+    if noise is not None:
+        found.stream = whole.hidden_states[0]
+        found.changed = noised[0]
+    return found
+
+
+def mean_activations(lm: Any, prompts: Sequence[Prompt], site: str) -> list[torch.Tensor]:
+    """The mean activation of each layer over all positions of all prompts, [width], float32.
+
+    Every position of every prompt counts the same.
+    """
+    totals: list[torch.Tensor] = []
+    for prompt in prompts:
+        sums = [values[0].float().sum(0) for values in run(lm, prompt, site).values]
+        totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+    positions = sum(len(prompt.ids) for prompt in prompts)
+    return [total / positions for total in totals]
+
+
+def first_difference(lm: Any, one: Run, other: Run) -> int:
+    """The first position at which activations of two runs can differ; the length for none.
+
+    Attention that looks both ways lets every position see the first difference.
+    """
+    length = len(one.ids[0])
+    same = [a == b for a, b in zip(one.ids[0], other.ids[0], strict=True)]
+    starts = [same.index(False)] if False in same else []
+    starts += [run.changed for run in (one, other) if run.changed is not None]
+    first = min(starts, default=length)
+    return first if first == length or is_causal(lm) else 0
+
+
+def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
+    """How far the activations of another run are from those of a base run: other − base.
+
+    Returns:
+        of each layer [row, position, width], float32; exactly 0 before the first position that
+        the prompts' difference can reach.
+    """
+    first = first_difference(lm, base, other)
+    found = []
+    for own, there in zip(base.values, other.values, strict=True):
+        change = there.float() - own.float()
+        change[:, :first] = 0
+        found.append(change)
+    return found
+
+
+def stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """One tensor of several, one a layer as a rule: in float32, on the device of the first.
+
+    The layers of a large model are on several devices.
+    """
+    first = tensors[0]
+    return torch.stack([tensor.to(first.device, torch.float32) for tensor in tensors], dim)

@@ -1,0 +1,187 @@
+"""A forward pass over a batch that grows on the way.
+
+A cell is a part of an activation that is replaced: some positions, and a head or all of the width.
+The pass starts with the rows of a base run. At each layer, rows join for the cells of that layer:
+copies of the base rows with the cell replaced. So every row runs exactly the layers, and only the
+tokens, that its replacement can change, in one pass over the weights.
+
+Nothing here reads a layer's own input where keys and values are shared: it comes with the cache,
+and a sandboxed job would get, and the layer go on with, a copy of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from remote_mi.interventions.forward import Run
+from remote_mi.interventions.readout import skip_unembedding
+from remote_mi.interventions.sites import edit_stream, part_count, row_of
+
+
+class Cell:
+    """What one row has replaced: an activation at some positions, of one head or of all of it."""
+
+    def __init__(self, positions: Sequence[int], head: int | None = None) -> None:
+        self.positions, self.head = list(positions), head
+        self.first = min(self.positions)
+
+
+class GrowingBatch:
+    """What the passes of one sweep have in common.
+
+    Attributes:
+        base: the run whose activations are replaced; rows of one prompt.
+        shared: how many first tokens a pass may take from `keys`, the keys and values of another
+            run, instead of running them.
+        site: whose activations are replaced.
+        replace: from (layer, activation of the base rows from token `start` on [row, position,
+            width], `start`) to what is put in place, [variant, row, position, width].
+        variants: how many replacements each cell gets.
+        window: how many layers, around its own, a cell replaces.
+        measure: from the final norm's output, [row, position from `start` on, d_model], to numbers
+            of each row.
+    """
+
+    def __init__(self, lm: Any, base: Run, site: str, window: int) -> None:
+        self.lm, self.base, self.site, self.window = lm, base, site, window
+        self.row = row_of(site)
+        self.ids, self.rows = base.ids[0], len(base.ids)
+        self.keys: Any = None
+        self.shared = 0
+        self.variants = 1
+        self.replace: Callable[[int, torch.Tensor, int], torch.Tensor]
+        self.measure: Callable[[torch.Tensor], torch.Tensor]
+
+    def run(self, start: int, cells: Sequence[Cell], layers: Sequence[int]) -> torch.Tensor:
+        """One pass in which the cells of some layers join the base rows.
+
+        Args:
+            start: the first token that is run; those before it are taken from `keys`.
+            cells: the cells of each layer, none of which begins before `start`.
+            layers: those whose cells join, ascending.
+
+        Returns:
+            what `measure` gives; rows are the base's, then [layer, cell, variant, base row] in one.
+        """
+        one = _Pass(self, start, cells, layers)
+        lm, row = self.lm, self.row
+        shared = {}
+        if start:
+            shared = {
+                "position_ids": torch.arange(start, len(self.ids))[None],
+                "past_key_values": one.shared_prefix(),
+            }
+        used, after = one.used, one.after
+        with lm.trace(input_ids=torch.tensor([self.ids[start:]]), use_cache=bool(start), **shared):
+            if self.base.stream is not None and (not used or used[0] + after > 0):
+                edit_stream(lm, 0, one.enter)
+            for index in used:
+                if row.after is not None:
+                    edit_stream(
+                        lm, index + after, lambda rows, i=index: one.put_in(one.grow(rows, i), i)
+                    )
+                    continue
+                stream = None
+                if one.joining_at(index):
+                    stream = edit_stream(lm, index, lambda rows, i=index: one.grow(rows, i))
+                row.edit(lm, index, lambda act, i=index: one.put_in_site(act, i), stream)
+            scores = self.measure(lm.ln_final.output)
+            skip_unembedding(lm)
+            lm.output = None  # the cache in it is large, and nobody's
+        return scores
+
+
+class _Pass:
+    """What one pass does to the stream before the first layer, to a layer's, to its site."""
+
+    def __init__(
+        self, batch: GrowingBatch, start: int, cells: Sequence[Cell], layers: Sequence[int]
+    ) -> None:
+        self.batch, self.start, self.cells = batch, start, cells
+        count = len(batch.lm.layers)
+        self.spans = [window_around(layer, batch.window, count) for layer in layers]
+        self.joining = batch.variants * len(cells) * batch.rows
+        self.after = batch.row.after or 0
+        self.used = sorted({index for span in self.spans for index in span}) if cells else []
+        self._inside: torch.Tensor | None = None
+
+    def joining_at(self, index: int) -> int:
+        """How many rows join at a layer of the site."""
+        return sum(span.start == index for span in self.spans) * self.joining
+
+    def enter(self, rows: torch.Tensor) -> torch.Tensor:
+        """The stream before the first layer: from here on there are all base rows."""
+        stream = self.batch.base.stream
+        return rows if stream is None else stream[:, self.start :].to(rows.device, rows.dtype)
+
+    def grow(self, rows: torch.Tensor, index: int) -> torch.Tensor:
+        """The stream at site layer `index`, with one more copy of the base rows for each cell."""
+        rows = self.enter(rows) if index + self.after == 0 else rows
+        base = self.batch.rows
+        return torch.cat([rows, _copies(rows[:base], self.joining_at(index) // base)])
+
+    def put_in_site(self, activation: torch.Tensor, index: int) -> torch.Tensor:
+        """As `put_in`, of an activation as the site gives it."""
+        row = self.batch.row
+        swept = self.put_in(row.by_position(activation), index)
+        return row.as_it_was(swept, activation.shape[1])
+
+    def put_in(self, rows: torch.Tensor, index: int) -> torch.Tensor:
+        """The activation of all rows at layer `index`, replaced in those that have it replaced."""
+        batch = self.batch
+        blocks = [place for place, span in enumerate(self.spans) if index in span]
+        begin = batch.rows + blocks[0] * self.joining
+        end = batch.rows + (blocks[-1] + 1) * self.joining
+        values = batch.replace(index, rows[: batch.rows], self.start).to(rows.device, rows.dtype)
+        if self._inside is None:
+            self._inside = self._where(rows.shape[1], rows.shape[-1])
+        where = self._inside.to(rows.device)
+        # Broadcast over [layer, cell, variant, base row, position, width].
+        old = rows[begin:end].unflatten(
+            0, (len(blocks), len(self.cells), batch.variants, batch.rows)
+        )
+        new = torch.where(where[None, :, None, None], values, old)
+        return torch.cat([rows[:begin], new.flatten(0, 3), rows[end:]])
+
+    def _where(self, run: int, width: int) -> torch.Tensor:
+        """Which numbers of an activation a cell is, [cell, position, 1 or width]."""
+        inside = torch.zeros(len(self.cells), run, 1, dtype=torch.bool)
+        for index, cell in enumerate(self.cells):
+            inside[index, [position - self.start for position in cell.positions]] = True
+        heads = [cell.head for cell in self.cells if cell.head is not None]
+        if not heads:
+            return inside
+        column = torch.arange(width) // (width // part_count(self.batch.lm, self.batch.site))
+        return inside & torch.stack([column == head for head in heads])[:, None]
+
+    def shared_prefix(self) -> DynamicCache:
+        """A fresh cache of the tokens before `start`, with as many rows as each layer will see.
+
+        The rows of a single base row are views of one.
+        """
+        prefix, base = DynamicCache(), self.batch.rows
+        for index, kept in enumerate(self.batch.keys.layers):
+            new = sum(span.start + self.after <= index for span in self.spans) * self.joining
+            prefix.update(kept.keys[:, :, : self.start], kept.values[:, :, : self.start], index)
+            layer: Any = prefix.layers[index]
+            layer.keys = _copies(layer.keys, new // base + 1)
+            layer.values = _copies(layer.values, new // base + 1)
+        return prefix
+
+
+def window_around(layer: int, window: int, n_layers: int) -> range:
+    """The layers that a cell of `layer` replaces: `window` of them, that layer in their middle."""
+    first = layer - window // 2
+    return range(max(0, first), min(n_layers, first + window))
+
+
+def _copies(tensor: torch.Tensor, times: int) -> torch.Tensor:
+    """All rows, `times` times over; of a single row, views."""
+    others = [-1] * (tensor.dim() - 1)
+    if tensor.shape[0] == 1:
+        return tensor.expand(times, *others)
+    return tensor.repeat(times, *(1 for _ in others))

@@ -1,0 +1,155 @@
+"""What a model is, as far as interventions depend on it: sizes, attention, read-out, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Info:
+    """Sizes and kind of a model.
+
+    Attributes:
+        layers: number of blocks. heads: query heads of a layer. d_model: width of the stream.
+        vocabulary: how many tokens it tells apart.
+        causal: whether a position attends to those before it only. Encoders attend to all.
+        context: the longest text that it takes, in tokens; see `context_length`.
+        begin: id of the token that begins every text; [] for none.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        config = text_config(lm)
+        begin = getattr(config, "bos_token_id", None)
+        begin = begin[0] if isinstance(begin, list) else begin
+        self.layers = len(lm.layers)
+        self.heads = head_count(lm)
+        self.d_model = int(config.hidden_size)
+        table = lm.lm_head if has_unembedding(lm) else lm.embed_tokens
+        self.vocabulary = int(table.weight.shape[0])
+        self.causal = is_causal(lm)
+        self.context = context_length(lm)
+        self.begin = [] if begin is None else [int(begin)]
+
+    def chosen(self, layers: Sequence[int] | None) -> list[int]:
+        """The layers that a parameter names, or all of them.
+
+        Raises:
+            ValueError: if there is no such layer.
+        """
+        for layer in layers or ():
+            if not 0 <= layer < self.layers:
+                raise ValueError(
+                    f"there is no layer {layer}: the model has layers 0 to {self.layers - 1}"
+                )
+        return list(range(self.layers)) if layers is None else list(layers)
+
+
+def info(lm: Any) -> Info:
+    """Sizes and kind of the model."""
+    return Info(lm)
+
+
+def text_config(lm: Any) -> Any:
+    """The configuration of the language model proper."""
+    return lm.config.get_text_config() if hasattr(lm.config, "get_text_config") else lm.config
+
+
+def head_count(lm: Any) -> int:
+    """Number of query heads a layer has."""
+    return int(text_config(lm).num_attention_heads)
+
+
+def key_head_count(lm: Any) -> int:
+    """Number of heads that a layer's keys and values have; query heads may share them."""
+    return int(getattr(text_config(lm), "num_key_value_heads", None) or head_count(lm))
+
+
+def is_causal(lm: Any) -> bool:
+    """Whether a position attends to those before it only. Encoders attend to all."""
+    for module in lm.layers[0]._module.modules():
+        causal = getattr(module, "is_causal", None)
+        if causal is not None:
+            return bool(causal)
+    return True
+
+
+class NoUnembedding:
+    """Stands for `lm.lm_head` in a model that gives no logits; whatever is asked of it is refused.
+
+    An encoder may come without a language-model head.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by Python, not by a recipe
+            raise AttributeError(name)
+        raise ValueError(
+            "this model has no unembedding: it gives representations and no logits, so nothing "
+            "can be read from it as tokens; take a model with a language-model head"
+        )
+
+    def __call__(self, *_: Any) -> Any:
+        return self.forward
+
+
+def has_unembedding(lm: Any) -> bool:
+    """Whether the model gives logits."""
+    return not isinstance(lm.lm_head, NoUnembedding)
+
+
+#: Rotary embeddings whose angles are the same however long the text is.
+_STEADY_ROPES = ("default", "linear", "yarn", "llama3", "proportional")
+
+
+def context_length(lm: Any) -> int:
+    """The longest text that a model takes, in tokens.
+
+    Where the angles of its rotary embedding grow with the longest text so far ("dynamic"), that is
+    the length up to which they do not: beyond it a text's numbers depend on earlier texts.
+    """
+    config = text_config(lm)
+    given = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    limits = [limit for kind, limit in _ropes(config) if "dynamic" in kind]
+    return min([int(given or 1 << 20), *limits])
+
+
+def steady_length(lm: Any) -> int:
+    """Up to how many tokens a text's keys and values do not depend on how long it is.
+
+    Longer texts may have other angles in their rotary embedding, from the first token on: "longrope"
+    has two sets of them. A model that was proved otherwise when it was loaded has none (0).
+    """
+    limits = [limit for kind, limit in _ropes(text_config(lm)) if kind not in _STEADY_ROPES]
+    return min([1 << 30, *limits]) if getattr(lm, "prefix_proved", True) else 0
+
+
+def _ropes(config: Any) -> list[tuple[str, int]]:
+    """Kind of each rotary embedding, and the length up to which it is as it begins."""
+    given = getattr(config, "rope_parameters", None) or {}
+    tables = [table for table in given.values() if isinstance(table, dict)] or [given]
+    ropes = []
+    for table in tables:
+        kind = str(table.get("rope_type") or "default")
+        limit = (
+            table.get("original_max_position_embeddings")
+            or getattr(config, "original_max_position_embeddings", None)
+            or getattr(config, "max_position_embeddings", None)
+        )
+        known = kind in ("longrope", "dynamic", *_STEADY_ROPES)
+        ropes.append((kind, int(limit or 1 << 30) if known else 0))
+    return ropes
+
+
+def reuses_prefix(lm: Any) -> bool:
+    """Whether keys and values of a shared prefix can be computed once and used by every row.
+
+    They are to come from a run of the whole text, or of one within `steady_length`. It holds for
+    causal models whose every layer attends to the full context, and is tried out when a model is
+    loaded. In an encoder the prefix depends on what follows it; sliding-window and hybrid caches
+    are run in full instead (same numbers, more work).
+    """
+    if not is_causal(lm) or not getattr(lm, "prefix_proved", True):
+        return False
+    config = text_config(lm)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    sliding = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else 0
+    return kinds == {"full_attention"} and not sliding

@@ -1,0 +1,88 @@
+"""What a recipe needs of a model, and whether the model has it: asked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+
+#: Families whose every position sees the whole text, by the model_type of their configuration.
+_ENCODERS = ("albert", "bert", "camembert", "deberta", "distilbert", "electra", "modernbert")
+_ENCODER = "it is an encoder, which fills masks and continues no text"
+_NO_UNEMBEDDING = (
+    "this model has no unembedding: it gives representations and no logits, so nothing can be read "
+    "from it as tokens"
+)
+_NORMALISED = (
+    "it normalises its stream in every layer, so its final state is no sum of what the components "
+    "added"
+)
+_PROJECTED = (
+    "it projects the final norm's output before the unembedding, which direct attribution does not "
+    "follow"
+)
+#: Need → what to do instead.
+_HINTS = {
+    "causal": "take a model that continues text",
+    "unembedding": "take a model with a language-model head",
+    "plain_stream": "patch the components instead (head_patching)",
+}
+
+
+def refuse_by_config(
+    recipe: str, needs: Sequence[str], model: str, config: Mapping[str, Any]
+) -> None:
+    """Refuse a model for a recipe by its configuration, as far as that tells; {} tells nothing.
+
+    Raises:
+        UsageError: with the need that is not met, and the reason.
+    """
+    _refuse(recipe, needs, model, lambda need: _lack_by_config(need, config) if config else "")
+
+
+def refuse_by_model(recipe: str, needs: Sequence[str], model: str, lm: Any) -> None:
+    """Refuse a model for a recipe, with its modules at hand; it may be without weights.
+
+    Raises:
+        UsageError: with the need that is not met, and the reason.
+    """
+    _refuse(recipe, needs, model, lambda need: _lack(need, lm))
+
+
+def _refuse(recipe: str, needs: Sequence[str], model: str, lack: Callable[[str], str]) -> None:
+    for need in needs:
+        why = lack(need) if need in _HINTS else ""
+        if why:
+            raise UsageError(f"{recipe} cannot run on {model}: {why}", _HINTS[need])
+
+
+def _lack_by_config(need: str, config: Mapping[str, Any]) -> str:
+    made_as = str((config.get("architectures") or [""])[0])
+    encoder = config.get("model_type") in _ENCODERS and not config.get("is_decoder")
+    if need == "causal" and (encoder or made_as.endswith("ForMaskedLM")):
+        return _ENCODER
+    if need == "unembedding" and encoder and made_as.endswith("Model"):
+        return _NO_UNEMBEDDING
+    if need == "plain_stream" and (encoder or config.get("do_layer_norm_before") is False):
+        return _NORMALISED
+    width = config.get("hidden_size")
+    if need == "plain_stream" and config.get("word_embed_proj_dim", width) != width:
+        return _PROJECTED
+    return ""
+
+
+def _lack(need: str, lm: Any) -> str:
+    from remote_mi.interventions.model_info import has_unembedding, is_causal, text_config
+
+    if need == "causal" and not is_causal(lm):
+        return _ENCODER
+    if need == "unembedding" and not has_unembedding(lm):
+        return _NO_UNEMBEDDING
+    if need == "plain_stream" and hasattr(lm.layers[0], "ln_after_attn"):
+        return _NORMALISED
+    config = text_config(lm)
+    width = getattr(config, "word_embed_proj_dim", config.hidden_size)
+    if need == "plain_stream" and width != config.hidden_size:
+        return _PROJECTED
+    return ""

@@ -1,0 +1,149 @@
+"""The card of a recipe: all that is known of it without importing it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from remote_mi.common.errors import UsageError, nearest
+from remote_mi.recipes.figures import Figure, from_json
+from remote_mi.recipes.outputs import Output, Ratio, output_json
+from remote_mi.recipes.parameters import Param
+
+Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
+#: Recipes that are called once with all examples → the dimension of outputs that are per example.
+EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
+NEEDS = (
+    "gradients",
+    "attention_weights",
+    "generation",
+    "weights",
+    "causal",
+    "unembedding",
+    "plain_stream",
+)
+#: Names of the prompt inputs; a recipe's parameter cannot be called one of these.
+INPUTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that is known of a recipe without importing it.
+
+    Attributes:
+        name: the function's name; the recipe's name everywhere.
+        path: the file it stands in, or None for a function defined in a notebook or prompt.
+        doc: the docstring.
+        over: what the body is called with: one "prompt", one "pair", all "prompts", all "pairs",
+            or "none".
+        returns: its outputs.
+        summaries: values over all examples: ratios of means, and what `analysis` gives.
+        controls: output or summary → the output or summary that it is held against.
+        setup: name of the file's function that is called once with all examples, whose result each
+            call gets; "" for none.
+        analysis: name of the file's function that computes summaries here, "" for none.
+        figures, needs, references, parameters: as declared.
+        line: line of the function in the file.
+        origin: "built-in", "project", "plug-in" or "file".
+    """
+
+    name: str
+    over: Over
+    returns: Mapping[str, Output]
+    summaries: Mapping[str, Ratio | Output] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    needs: Sequence[str] = ()
+    references: Sequence[str] = ()
+    parameters: Sequence[Param] = ()
+    doc: str = ""
+    path: Path | None = None
+    line: int = 0
+    origin: str = "file"
+    controls: Mapping[str, str] = field(default_factory=dict)
+    analysis: str = ""
+    setup: str = ""
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether its examples are clean/corrupt pairs."""
+        return self.over in ("pair", "pairs")
+
+    @property
+    def called_once(self) -> bool:
+        """Whether it is called once for all examples."""
+        return self.over in (*EXAMPLE, "none")
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Dimensions of an output or summary."""
+        found = self.returns.get(name) or self.summaries[name]
+        return self.returns[found.effect].dims if isinstance(found, Ratio) else found.dims
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
+
+    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters with their values, defaults filled in.
+
+        Raises:
+            UsageError: for an unknown or missing parameter, or a wrong value.
+        """
+        known = {p.name: p for p in self.parameters}
+        for name in given:
+            if name not in known:
+                close = nearest(name, [*known, *INPUTS])
+                hint = f"did you mean {close!r}? " if close else ""
+                raise UsageError(
+                    f"recipe {self.name!r} has no parameter {name!r}",
+                    f"{hint}it takes: {', '.join(known) or 'none'}"
+                    f" (`remote-mi recipes show {self.name}`)",
+                )
+        for param in self.parameters:
+            if param.required and param.name not in given:
+                raise UsageError(
+                    f"recipe {self.name!r} needs parameter {param.name!r}",
+                    f"add -p {param.name}=… ({param.expected})",
+                )
+        return {
+            p.name: p.parse(given[p.name]) if p.name in given else p.default
+            for p in self.parameters
+        }
+
+    @functools.cached_property
+    def declared(self) -> dict[str, Any]:
+        """As `shown`, made once; not to be changed."""
+        return self.shown()
+
+    def shown(self) -> dict[str, Any]:
+        """The part of the card that a run keeps to be shown later, as JSON."""
+        return {
+            "name": self.name,
+            "over": self.over,
+            "summary": self.summary,
+            "doc": self.doc,
+            "returns": {k: output_json(o) for k, o in self.returns.items()},
+            "summaries": {
+                k: {"effect": r.effect, "gap": r.gap} if isinstance(r, Ratio) else output_json(r)
+                for k, r in self.summaries.items()
+            },
+            "controls": dict(self.controls),
+            "analysis": self.analysis,
+            "setup": self.setup,
+            "figures": [f.to_json() for f in self.figures],
+            "references": list(self.references),
+        }
+
+
+def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
+    """The `figures` part of `Card.shown`, read back; kinds unknown to this version left out."""
+    found = []
+    for item in data:
+        try:
+            found.append(from_json(item))
+        except KeyError:
+            continue
+    return found

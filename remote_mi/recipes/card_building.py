@@ -1,0 +1,213 @@
+"""From what a decorator and a signature say to a card; the one place that checks them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Over
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import DRAW, Output, Ratio
+from remote_mi.recipes.parameters import Param, param_from
+
+#: Name, annotation, whether it has a default, the default, and whether it is keyword-only.
+_Argument = tuple[str, Any, bool, Any, bool]
+#: Makes the error of a problem and a hint.
+_Refuse = Callable[..., UsageError]
+
+
+def build_card(
+    name: str,
+    doc: str,
+    signature: Sequence[_Argument],
+    declaration: Mapping[str, Any],
+    path: Path | None,
+    line: int,
+    *,
+    origin: str = "file",
+) -> Card:
+    """A card from what a decorator and a signature say; the one place that checks them.
+
+    Args:
+        signature: per argument what `_Argument` says.
+        declaration: the decorator's keyword arguments.
+
+    Raises:
+        UsageError: naming the file and what is wrong with the declaration.
+    """
+    where = f"{path}:{line}: " if path else ""
+
+    def refuse(problem: str, hint: str | None = None) -> UsageError:
+        return UsageError(f"{where}recipe {name!r}: {problem}", hint)
+
+    over: Any = declaration.get("over")
+    if over not in typing.get_args(Over):
+        known = ", ".join(repr(word) for word in typing.get_args(Over))
+        raise refuse(f"over={over!r} is not one of {known}")
+    returns, summaries, controls, figures = _shown(declaration, over, refuse)
+    needs = tuple(declaration.get("needs") or ())
+    for need in needs:
+        if need not in NEEDS:
+            raise refuse(f"needs {need!r}, which is not one of {', '.join(NEEDS)}")
+    setup = declaration.get("setup") or ""
+    first = _positional(name, over, setup, signature, refuse)
+    card = Card(
+        name,
+        over,
+        returns,
+        summaries,
+        figures,
+        needs,
+        tuple(declaration.get("references") or ()),
+        _parameters(signature[first:], doc, refuse),
+        inspect.cleandoc(doc),
+        path,
+        line,
+        origin,
+        controls,
+        declaration.get("analysis") or "",
+        setup,
+    )
+    for key, control in card.controls.items():
+        problem = _control_problem(card, key, control)
+        if problem:
+            raise refuse(problem)
+    return card
+
+
+def _positional(
+    name: str, over: str, setup: str, signature: Sequence[_Argument], refuse: _Refuse
+) -> int:
+    """How many arguments come before the parameters: the model, and what it is called with."""
+    if setup and over not in ("prompt", "pair"):
+        raise refuse(f"setup is of recipes that are called once per prompt or pair, not {over!r}")
+    first = 1 if over == "none" else 3 if setup else 2
+    if len(signature) >= first and not any(entry[4] for entry in signature[:first]):
+        return first
+    what = {
+        1: "first argument must be the model",
+        2: "first two arguments must be the model and the prompts",
+        3: "first three arguments must be the model, the prompts and what setup gave",
+    }[first]
+    raise refuse(f"its {what}", f"def {name}({', '.join(['lm', over, 'shared'][:first])}, *, ...)")
+
+
+def _shown(
+    declaration: Mapping[str, Any], over: str, refuse: _Refuse
+) -> tuple[dict[str, Output], dict[str, Ratio | Output], dict[str, str], tuple[Figure, ...]]:
+    """Outputs, summaries, controls and figures of a declaration, which name each other."""
+    if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
+        raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
+    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
+    controls = dict(declaration.get("controls") or {})
+    _add_outputs_of(controls, returns, declaration.get("summaries") or {})
+    summaries: dict[str, Ratio | Output] = {}
+    for key, value in (declaration.get("summaries") or {}).items():
+        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
+        analysis = declaration.get("analysis") or ""
+        problem = _summary_problem(key, summaries[key], returns, analysis)
+        if problem:
+            raise refuse(problem)
+    _add_ratios_of(controls, summaries)
+    figures = tuple(declaration.get("figures") or ())
+    for figure in figures:
+        if figure.output not in returns and figure.output not in summaries:
+            raise refuse(f"a figure shows {figure.output!r}, which it does not return")
+    return returns, summaries, controls, figures
+
+
+def _add_outputs_of(
+    controls: Mapping[str, str], returns: dict[str, Output], summaries: Mapping[str, Any]
+) -> None:
+    """Add the controls that are declared as such only: the same output, of something random."""
+    for name, control in controls.items():
+        if name in returns and control not in returns and control not in summaries:
+            own = returns[name]
+            dims = own.dims if DRAW in own.dims else (DRAW, *own.dims)
+            returns[control] = Output(dims, own.kind, own.of)
+
+
+def _add_ratios_of(controls: dict[str, str], summaries: dict[str, Ratio | Output]) -> None:
+    """Add the ratio of an effect's control to the gap of the effect."""
+    for name, summary in list(summaries.items()):
+        if isinstance(summary, Ratio) and summary.effect in controls and name not in controls:
+            control = f"control_{name}"
+            summaries.setdefault(control, Ratio(controls[summary.effect], gap=summary.gap))
+            controls[name] = control
+
+
+def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tuple[Param, ...]:
+    """The parameters of a signature, with what the docstring says of them."""
+    found = []
+    helps = argument_docs(doc)
+    for argument, annotation, has_default, default, keyword_only in signature:
+        if not keyword_only:
+            raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
+        if argument in INPUTS:
+            raise refuse(f"parameter {argument!r} has the name of a prompt input; rename it")
+        try:
+            param = param_from(argument, annotation, has_default, default)
+        except TypeError as error:
+            raise refuse(f"parameter {argument!r}: {error}") from None
+        found.append(Param(**{**param.__dict__, "help": helps.get(argument, "")}))
+    return tuple(found)
+
+
+def _declared(value: Any, over: str) -> Output:
+    """An output as declared, with what it is of: each example, or the whole set."""
+    output = value if isinstance(value, Output) else Output(tuple(value))
+    if over in ("prompt", "pair"):
+        return output
+    if over in EXAMPLE and output.dims[:1] == (EXAMPLE[over],):
+        return Output(output.dims[1:], output.kind, "example")
+    return Output(output.dims, output.kind, "set")
+
+
+def _summary_problem(
+    key: str, summary: Ratio | Output, returns: Mapping[str, Output], analysis: str
+) -> str:
+    """What is wrong with a summary's declaration, "" if nothing."""
+    if isinstance(summary, Output):
+        return "" if analysis else f"summary {key!r} needs analysis=..., the function that gives it"
+    for output in (summary.effect, summary.gap):
+        if output not in returns:
+            return f"summary {key!r} names {output!r}, which is no output"
+    if set(returns[summary.gap].dims) - {"draw"}:
+        return f"summary {key!r} divides by {summary.gap!r}, which is not a number"
+    return ""
+
+
+def _control_problem(card: Card, key: str, control: str) -> str:
+    """What is wrong with a control's declaration, "" if nothing."""
+    for name in (key, control):
+        if name not in card.returns and name not in card.summaries:
+            return f"controls names {name!r}, which it does not return"
+    own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
+    if own[: len(other)] != other:
+        return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
+    return ""
+
+
+def argument_docs(doc: str) -> dict[str, str]:
+    """Argument name → its text in the docstring's "Args:" section."""
+    match = re.search(r"^\s*Args:\s*\n(.*?)(?=\n\s*\n\s*\w+:\s*$|\Z)", doc, re.S | re.M)
+    if not match:
+        return {}
+    found: dict[str, str] = {}
+    name = ""
+    indent: int | None = None
+    for line in match[1].splitlines():
+        depth = len(line) - len(line.lstrip())
+        indent = depth if indent is None else indent
+        entry = re.match(r"\s*(\w+):\s*(.*)", line)
+        if entry and depth == indent:
+            name = entry[1]
+            found[name] = entry[2]
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return found

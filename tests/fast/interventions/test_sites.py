@@ -1,0 +1,227 @@
+"""Every row of the table of sites against plain hooks, on every architecture."""
+
+from __future__ import annotations
+
+import typing
+from types import SimpleNamespace
+
+import nnsight
+import pytest
+import torch
+
+from remote_mi.common.progress import Silent
+from remote_mi.interventions import (
+    Pair,
+    Prompt,
+    Site,
+    edit,
+    gradients,
+    info,
+    measure,
+    read,
+    run,
+    sweep,
+)
+from remote_mi.interventions.readout import logits, skip_unembedding
+from remote_mi.interventions.sites import SITES, part_count
+from remote_mi.models.load import load
+from remote_mi.models.spec import ModelSpec
+
+from ...conftest import ENCODERS, FAMILIES, PARALLEL
+from ..reference import Reference
+
+LAYERS, TOLERANCE = 3, 1e-4
+EXPERTS = ("mixtral", "qwen3-moe")
+CLEAN, CORRUPT = [5, 17, 9, 30, 12, 44], [5, 17, 11, 30, 12, 44]
+ANSWER, WRONG = 3, 4
+
+
+@pytest.fixture(scope="module", params=(*FAMILIES, *ENCODERS))
+def model(request, tiny):
+    return made(request.param, tiny)
+
+
+def made(family, tiny):
+    folder = tiny(family)
+    reference = Reference(folder, family)
+    reference.model.set_attn_implementation("eager")
+    lm = load(ModelSpec(str(folder), attention="eager"), Silent()).lm
+    clean, corrupt = (Prompt(list(ids), {}, None) for ids in (CLEAN, CORRUPT))
+    pair = Pair(clean, corrupt, ANSWER, WRONG)
+    return SimpleNamespace(family=family, reference=reference, lm=lm, pair=pair)
+
+
+def lacks(family, site):
+    return (site == "resid_mid" and family in (*PARALLEL, *ENCODERS)) or (
+        site == "mlp_hidden" and family in EXPERTS
+    )
+
+
+def within(lm, function, *arguments, **given):
+    with torch.no_grad(), lm.session():
+        found = nnsight.save(function(lm, *arguments, **given))
+    return found
+
+
+def captured(model, ids, site):
+    """The activation of each layer by hooks, shapes of `read`."""
+    row = torch.tensor([ids])
+    if site == "resid_mid":
+        return model.reference.middle_stream(row)
+    return model.reference.capture(row, site)
+
+
+def replaced(model, site, layer, change):
+    """The logit difference of the corrupt prompt with one activation changed."""
+    hook = model.reference.hook(site, layer, change)
+    try:
+        return model.reference.score(torch.tensor([CORRUPT]), ANSWER, WRONG)
+    finally:
+        hook.remove()
+
+
+def where_written(model, site, layer):
+    """The site that hooks write instead, and what they add to what is put there.
+
+    resid_mid is changed by what attention adds to it.
+    """
+    if site != "resid_mid":
+        return site, 0.0
+    return "attn_out", captured(model, CORRUPT, "resid_pre")[layer]
+
+
+def test_a_recipe_may_ask_for_every_site_but_the_pattern():
+    assert set(typing.get_args(Site)) == set(SITES) - {"attn_pattern"}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_it_is_read_as_a_hook_reads_it(model, site):
+    if lacks(model.family, site):
+        with pytest.raises(ValueError, match=f"{site} does not exist here"):
+            within(model.lm, run, model.pair.clean, site)
+        return
+    got = within(model.lm, run, model.pair.clean, site).values
+    for layer, expected in enumerate(captured(model, CLEAN, site)):
+        torch.testing.assert_close(got[layer], expected, atol=1e-5, rtol=1e-4)
+        assert expected.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_it_is_edited_as_a_hook_edits_it(model, site):
+    """Each activation of one layer is halved and turned; what was one row is still one."""
+    if lacks(model.family, site):
+        return
+    ids = torch.tensor([CORRUPT])
+
+    def change(activation):
+        return 0.5 * activation.roll(1, -1)
+
+    def edited(lm):
+        with lm.trace(input_ids=ids, use_cache=False):
+            edit(lm, 1, site, change)
+            hidden = lm.ln_final.output[:, -1]
+            skip_unembedding(lm)
+        return logits(lm, hidden, [ANSWER, WRONG])
+
+    got = within(model.lm, edited)[0]
+    place, before = where_written(model, site, 1)
+    expected = replaced(model, place, 1, lambda x: change(before + x) - before)
+    assert float(got[0] - got[1]) == pytest.approx(expected, abs=TOLERANCE)
+    plain = model.reference.score(ids, ANSWER, WRONG)
+    assert abs(expected - plain) > 1e-3, "the edit must change something"
+
+
+@pytest.mark.parametrize("by", ["position", "layer", "head"])
+@pytest.mark.parametrize("site", SITES)
+def test_every_cell_of_a_sweep_is_a_run_with_a_hook(model, site, by):
+    if lacks(model.family, site):
+        return
+    parts = part_count(model.lm, site)
+    if by == "head" and parts == 1:
+        return
+    of_answer = measure(model.lm, "logit_diff", model.pair)
+
+    def swept(lm):
+        return sweep(
+            lm, model.pair.corrupt, site, run(lm, model.pair.clean, site), of_answer, by=by
+        )
+
+    effect = within(model.lm, swept).effect
+    source = captured(model, CLEAN, site)
+    plain = model.reference.score(torch.tensor([CORRUPT]), ANSWER, WRONG)
+    pattern = site == "attn_pattern"
+    cells = len(CLEAN) if by == "position" else parts if by == "head" else 1
+    assert effect.shape == (LAYERS, *((cells,) if by != "layer" else ()))
+    for layer in range(LAYERS):
+        place, before = where_written(model, site, layer)
+        for cell in range(cells):
+
+            def change(x, layer=layer, cell=cell, before=before):
+                new, there = x.clone(), source[layer] - before
+                size = x.shape[-1] // parts
+                if by == "position":
+                    index = (slice(None), slice(None), cell) if pattern else (slice(None), cell)
+                elif by == "head":
+                    part = slice(cell * size, (cell + 1) * size)
+                    index = (slice(None), cell) if pattern else (..., part)
+                else:
+                    index = (...,)
+                new[index] = there[index]
+                return new
+
+            expected = replaced(model, place, layer, change) - plain
+            got = effect[layer] if by == "layer" else effect[layer, cell]
+            assert float(got) == pytest.approx(expected, abs=TOLERANCE), (layer, cell)
+    assert effect.abs().max() > 1e-3, "there must be something to find"
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_its_gradient_is_that_of_a_hook_that_adds_to_it(model, site):
+    if lacks(model.family, site):
+        return
+    of_answer = measure(model.lm, "logit_diff", model.pair)
+    with torch.enable_grad(), model.lm.session():
+        got = nnsight.save(gradients(model.lm, model.pair.corrupt, site, of_answer))
+    ids = torch.tensor([CORRUPT])
+    for layer, values in enumerate(captured(model, CORRUPT, site)):
+        torch.testing.assert_close(got.values[layer], values, atol=1e-5, rtol=1e-4)
+        if site == "resid_mid":
+            continue  # a hook cannot add to what both the norm and the stream read: see below
+        added = torch.zeros_like(values, requires_grad=True)
+        hook = model.reference.hook(site, layer, lambda x, added=added: x + added)
+        out = model.reference.model(ids).logits[0, -1]
+        hook.remove()
+        (out[ANSWER] - out[WRONG]).backward()
+        torch.testing.assert_close(got.gradients[layer], added.grad, atol=1e-4, rtol=1e-3)
+        assert added.grad.abs().max() > 1e-6
+
+
+def test_the_stream_between_has_the_gradient_of_what_attention_adds(model):
+    """resid_mid is resid_pre plus attn_out, so a change of either is a change of it."""
+    if lacks(model.family, "resid_mid"):
+        return
+    of_answer = measure(model.lm, "logit_diff", model.pair)
+    found = []
+    for site in ("resid_mid", "attn_out"):
+        with torch.enable_grad(), model.lm.session():
+            found.append(nnsight.save(gradients(model.lm, model.pair.corrupt, site, of_answer)))
+    for one, other in zip(found[0].gradients, found[1].gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_site_is_refused(tiny_llama):
+    lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
+    for function in (read, lambda lm, layer, site: edit(lm, layer, site, torch.zeros_like)):
+        with pytest.raises(ValueError, match="unknown site 'residual'; there are resid_pre, "):
+            function(lm, 0, "residual")
+
+
+def test_a_model_says_what_it_is(model):
+    found = info(model.lm)
+    config = model.reference.model.config
+    assert (found.layers, found.heads) == (LAYERS, config.num_attention_heads)
+    assert (found.d_model, found.vocabulary) == (config.hidden_size, config.vocab_size)
+    assert found.causal == (model.family not in ENCODERS)
+    assert found.chosen([1, 2]) == [1, 2] and found.chosen(None) == [0, 1, 2]
+    with pytest.raises(ValueError, match="there is no layer 3: the model has layers 0 to 2"):
+        found.chosen([3])
