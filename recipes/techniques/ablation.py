@@ -65,7 +65,8 @@ def ablation(
     Units: those of the metric (nats, or a probability). The loss is the mean next-token
     cross-entropy over the prompt, in nats; for an encoder, that of the answer.
     Control: the activation x becomes x + ‖v − x‖·u, with u a random direction of length 1 for each
-    pair, layer and position: as large a change, without the content.
+    pair, layer and position (and head, where the site has heads): as large a change, without the
+    content.
     Exact. Cost per pair: 1 forward pass (mean, resample: 2), and one from its layer and position
     on for each layer × position and each layer; as many again for each control draw. With mean,
     the result depends on the set.
@@ -73,7 +74,8 @@ def ablation(
 
     Args:
         kind: what is put in place of the activation.
-        site: what is replaced: what attention or the MLP adds, or the stream.
+        site: what is replaced: what attention or the MLP adds, the stream, queries, keys, values
+            or heads' outputs, or the MLP's neurons.
         metric: what is measured at the answer's position.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.

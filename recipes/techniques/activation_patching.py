@@ -43,14 +43,15 @@ def activation_patching(
     first difference are 0 by causality (an encoder has no such zeros).
     Units: nats for logits and log-probabilities, or a probability.
     Control: an activation x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random direction
-    of length 1 for each pair, layer and position: as large a change, without the content.
+    of length 1 for each pair, layer and position (and head, where the site has heads): as large a
+    change, without the content.
     Cost: 1 forward pass of each prompt, and one of each cell from its layer on; as many for each
     control draw.
     Not implemented: patching several positions or a window of layers at once.
 
     Args:
-        site: what is patched: the stream before a block, between attention and MLP, or what
-            attention or the MLP adds.
+        site: what is patched: the stream before, in or after a block, what attention or the MLP
+            adds, queries, keys, values or heads' outputs, or the MLP's neurons.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured at the answer's position, in nats, or a probability.
         control_draws: random directions of equal distance to compare with; 0 for none.

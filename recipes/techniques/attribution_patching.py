@@ -75,8 +75,8 @@ def attribution_patching(
     paths); edges between components.
 
     Args:
-        site: what is patched: the stream before a block, between attention and MLP, or what
-            attention or the MLP adds.
+        site: what is patched: the stream before, in or after a block, what attention or the MLP
+            adds, queries, keys, values or heads' outputs, or the MLP's neurons.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured where the answer is read, in nats, or a probability.
         compare: "exact" also runs activation_patching and gives the correlation with it.

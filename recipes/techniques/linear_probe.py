@@ -70,8 +70,8 @@ def linear_probe(
     finds what can be read, not what the model uses.
 
     Args:
-        site: whose activations are read: the stream before a block, between attention and MLP, or
-            what attention or the MLP adds.
+        site: whose activations are read: the stream before, in or after a block, what attention or
+            the MLP adds, queries, keys, values or heads' outputs, or the MLP's neurons.
         places: labels of the positions that are read, each with probes of its own.
         folds: parts of the cross-validation.
         control_draws: shuffles of the labels.

@@ -101,7 +101,8 @@ def work_of(recipe: str, *calls: Any, **parameters: Any) -> Any:
     function = loading.load_function(card, nowhere)
     prompts = {name: value for name, value in parameters.items() if isinstance(value, Prompt)}
     given = {name: value for name, value in parameters.items() if name not in prompts}
-    return Work(card, function, list(calls), {**card.resolve(given), **prompts}, "benchmark")
+    parameters = {**card.resolve(given), **prompts}
+    return Work(card, function, list(calls), parameters, "benchmark", together=calls)
 
 
 def seconds(task: Callable[[], Any]) -> tuple[float, float]:

@@ -78,11 +78,6 @@ def at_cells(cells: list[list[int]], *names: str, plain: tuple[str, ...] = ()) -
     return pick
 
 
-def of_the_pair(pick: Pick) -> Pick:
-    """The same of a recipe over all pairs that was given one: its outputs are lists of one."""
-    return lambda found: pick([{name: values[0] for name, values in found[0].items()}])
-
-
 def pair_cases(model: Any, count: int) -> list[Case]:
     """The techniques on one pair of prompts."""
     pair = tokenized(model, "pair")
@@ -127,9 +122,9 @@ def pair_cases(model: Any, count: int) -> list[Case]:
             "ablation",
             "ablation",
             f"zero, {grid} cells + {layers} layers",
-            [[pair]],
+            [pair],
             clean,
-            of_the_pair(at_cells(at, "effect", plain=("layer_effect", "loss_change"))),
+            (at_cells(at, "effect", plain=("layer_effect", "loss_change"))),
             {"kind": "zero"},
             off,
             places,
@@ -140,9 +135,9 @@ def pair_cases(model: Any, count: int) -> list[Case]:
             "head_ablation",
             "head_ablation",
             f"zero, {head_grid} heads",
-            [[pair]],
+            [pair],
             clean,
-            of_the_pair(at_cells(at_head, "effect", "loss_change")),
+            (at_cells(at_head, "effect", "loss_change")),
             {"kind": "zero"},
             off,
             by_head,
@@ -329,12 +324,13 @@ def steering_cases(model: Any) -> list[Case]:
 
 def tracing_case(model: Any, count: int, folder: Path) -> Case:
     """Causal tracing; all sides get the same noise, from a file."""
-    from remote_mi.interventions.tracing import embedding_noise
+    from remote_mi.interventions import embedding_noise
 
     prompt = tokenized_all(model, "prompt", [FACT])[0]
     subject = model.tokenizer(SUBJECT, add_special_tokens=False)["input_ids"]
     layers, length, last = len(model.lm.layers), len(prompt.ids), len(subject) - 1
-    noise = embedding_noise(model.lm, length, (0, last), 3.0, DRAWS, 0)
+    of_subject = embedding_noise(model.lm, last + 1, 3.0, DRAWS, 0)
+    noise = torch.nn.functional.pad(of_subject, (0, 0, 0, length - 1 - last))
     np.save(folder / "noise.npy", noise.numpy())
     cells = some_cells((layers, length), count)
 
@@ -358,12 +354,14 @@ def tracing_case(model: Any, count: int, folder: Path) -> Case:
 
 def detectors_case(model: Any) -> Case:
     """Head detectors on the recipe's own random tokens."""
-    from _common import work_of
+    from remote_mi.interventions import info
 
-    own = work_of("head_detectors", None).function.__globals__
-    length, sequences = 25, 20
-    halves = own["random_halves"](model.lm, length, sequences, 0.02, 0.8, 0)
-    begin = torch.tensor([own["bos"](model.lm)] * sequences, dtype=torch.long)
+    model_of, length, sequences = info(model.lm), 25, 20
+    low, high = int(0.02 * model_of.vocabulary), int(0.8 * model_of.vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randperm(high - low, generator=generator) for _ in range(sequences)]
+    halves = torch.stack(drawn)[:, : 2 * length] + low
+    begin = torch.tensor([model_of.begin] * sequences, dtype=torch.long)
     first = halves[:, :length]
     repeated = torch.cat([begin, first, first], 1)
     others = torch.cat([begin, halves], 1)
