@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         top_tokens,
         unembed,
     )
-    from remote_mi.interventions.sites import edit, read
+    from remote_mi.interventions.sites import Port, edit, read
     from remote_mi.interventions.sweeps import sweep
     from remote_mi.interventions.vocabulary import Direction, Metric, PromptText, Site
 
@@ -60,7 +60,7 @@ _HOMES = {
     "noise": ["embedding_noise"],
     "prompts": ["Pair", "Prompt"],
     "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
-    "sites": ["edit", "read"],
+    "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "vocabulary": ["Direction", "Metric", "PromptText", "Site"],
 }
@@ -70,6 +70,7 @@ __all__ = [
     "Direction",
     "Metric",
     "Pair",
+    "Port",
     "Prompt",
     "PromptText",
     "Site",

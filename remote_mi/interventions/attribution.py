@@ -21,7 +21,7 @@ from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import info
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import logits, skip_unembedding
-from remote_mi.interventions.sites import edit_stream, row_of
+from remote_mi.interventions.sites import Stream, edit_stream, row_of
 
 #: Numbers that the graph keeps of a token in a layer, in widths of the stream: about.
 WIDTHS_KEPT = 34
@@ -30,11 +30,11 @@ WIDTHS_KEPT = 34
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
-def gradients(lm: Any, prompt: Prompt, site: str, measure: Score) -> Run:
+def gradients(lm: Any, prompt: Prompt, site: str | Stream, measure: Score) -> Run:
     """One forward and one backward pass: activations of a site, and the measure's gradient there.
 
     Args:
-        site: one of `SITES`. measure: of `measure`.
+        site: one of `SITES`, or a `Port`. measure: of `measure`.
 
     Returns:
         The run, with `values` and `gradients` of each layer, shapes of `read`, float32.

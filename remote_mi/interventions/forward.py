@@ -10,7 +10,7 @@ import torch
 from remote_mi.interventions.model_info import has_unembedding, is_causal, reuses_prefix
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import row_of
+from remote_mi.interventions.sites import Stream, row_of
 
 
 class Run:
@@ -28,7 +28,9 @@ class Run:
         changed: the first position at which a row is not what its ids give; None for none.
     """
 
-    def __init__(self, ids: list[list[int]], site: str | None, hidden: torch.Tensor) -> None:
+    def __init__(
+        self, ids: list[list[int]], site: str | Stream | None, hidden: torch.Tensor
+    ) -> None:
         self.ids, self.site, self.hidden = ids, site, hidden
         self.values: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor] = []
@@ -41,7 +43,7 @@ class Run:
 def run(
     lm: Any,
     prompts: Prompt | Sequence[Prompt],
-    site: str | None = None,
+    site: str | Stream | None = None,
     *,
     noise: torch.Tensor | None = None,
     noised: tuple[int, int] = (0, 0),
@@ -50,7 +52,7 @@ def run(
     """One forward pass of a prompt, or of several of one length as rows.
 
     Args:
-        site: whose activations are kept, in every layer: one of `SITES`.
+        site: whose activations are kept, in every layer: one of `SITES`, or a `Port`.
         noise: added to token embeddings of one prompt, [row, token, d_model]; as many rows are
             run.
         noised: first and last position that it is added to, both included.
@@ -70,7 +72,7 @@ def run(
     # Nothing reads a layer's own input where keys and values are kept: it comes with them, and a
     # sandboxed job would get, and the layer go on with, a copy.
     states = site == "resid_pre" or noise is not None
-    row = None if site in (None, "resid_pre") else row_of(str(site))
+    row = None if site is None or site == "resid_pre" else row_of(site)
     with lm.trace(input_ids=torch.tensor(ids), use_cache=keep, output_hidden_states=states):
         if given is not None:
             own = lm.embed_tokens.output
@@ -95,7 +97,7 @@ def run(
     return found
 
 
-def mean_activations(lm: Any, prompts: Sequence[Prompt], site: str) -> list[torch.Tensor]:
+def mean_activations(lm: Any, prompts: Sequence[Prompt], site: str | Stream) -> list[torch.Tensor]:
     """The mean activation of each layer over all positions of all prompts, [width], float32.
 
     Every position of every prompt counts the same.

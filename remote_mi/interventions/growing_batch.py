@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from remote_mi.interventions.forward import Run
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import edit_stream, part_count, row_of
+from remote_mi.interventions.sites import Stream, edit_stream, part_count, row_of
 
 
 class Cell:
@@ -46,7 +46,7 @@ class GrowingBatch:
             of each row.
     """
 
-    def __init__(self, lm: Any, base: Run, site: str, window: int) -> None:
+    def __init__(self, lm: Any, base: Run, site: str | Stream, window: int) -> None:
         self.lm, self.base, self.site, self.window = lm, base, site, window
         self.row = row_of(site)
         self.ids, self.rows = base.ids[0], len(base.ids)

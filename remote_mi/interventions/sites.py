@@ -21,7 +21,7 @@ from remote_mi.interventions.model_info import head_count, key_head_count
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-def read(lm: Any, layer: int, site: str) -> torch.Tensor:
+def read(lm: Any, layer: int, site: str | Stream) -> torch.Tensor:
     """The activation at a site of one layer, inside a trace.
 
     Returns:
@@ -34,7 +34,7 @@ def read(lm: Any, layer: int, site: str) -> torch.Tensor:
     return row_of(site).read(lm, layer)
 
 
-def edit(lm: Any, layer: int, site: str, change: Change) -> None:
+def edit(lm: Any, layer: int, site: str | Stream, change: Change) -> None:
     """Replace the activation at a site of one layer by `change(activation)`, inside a trace.
 
     Args:
@@ -95,16 +95,22 @@ class Stream:
 
 
 class Port(Stream):
-    """What a module takes or gives.
+    """What a module takes or gives, [row, position, width]: a site of one's own is one of these.
 
-    Attributes:
-        module: the portable name, on a layer. side: "input" or "output".
+    Args:
+        module: its portable name on a layer, or the model's own: "mlp.gate_proj".
+        side: "input" or "output".
+        parts: "query" or "key" heads that the width divides into; "" for none.
         why_not: why a model may not have it.
     """
 
     def __init__(self, module: str, side: str, parts: str = "", why_not: str = "") -> None:
         self.after = None
-        self.module, self.side, self.parts, self.why_not = module, side, parts, why_not
+        self.module, self.side, self.parts = module, side, parts
+        self.why_not = why_not or f"the layers of this model have no module {module}"
+
+    def __str__(self) -> str:
+        return f"the {self.side} of {self.module}"
 
     def _module(self, lm: Any, layer: int) -> Any:
         module = lm.layers[layer]
@@ -304,20 +310,22 @@ SITES: dict[str, Any] = {
 }
 
 
-def row_of(site: str) -> Any:
-    """The row of a site.
+def row_of(site: str | Stream) -> Any:
+    """The row of a site: that of the table, or one that a recipe brings along.
 
     Raises:
         ValueError: for an unknown site.
     """
+    if isinstance(site, Stream):
+        return site
     if site not in SITES:
         raise ValueError(f"unknown site {site!r}; there are {', '.join(SITES)}")
     return SITES[site]
 
 
-def part_count(lm: Any, site: str) -> int:
+def part_count(lm: Any, site: str | Stream) -> int:
     """How many heads a site's width divides into; 1 for none."""
-    parts = SITES[site].parts
+    parts = row_of(site).parts
     return 1 if not parts else head_count(lm) if parts == "query" else key_head_count(lm)
 
 

@@ -21,7 +21,7 @@ from remote_mi.interventions.forward import Run, first_difference, run
 from remote_mi.interventions.growing_batch import Cell, GrowingBatch
 from remote_mi.interventions.model_info import reuses_prefix
 from remote_mi.interventions.prompts import Prompt
-from remote_mi.interventions.sites import part_count
+from remote_mi.interventions.sites import Stream, part_count
 
 #: What is put in place: see `sweep`.
 Put = Run | float | Sequence[torch.Tensor] | Callable[[int], torch.Tensor]
@@ -51,7 +51,7 @@ class Sweep:
 def sweep(
     lm: Any,
     base: Run | Prompt,
-    site: str,
+    site: str | Stream,
     put: Put,
     measure: Callable[[torch.Tensor], torch.Tensor],
     *,
@@ -66,7 +66,7 @@ def sweep(
 
     Args:
         base: the run of one prompt that is changed, or the prompt.
-        site: where in a layer: one of `SITES`.
+        site: where in a layer: one of `SITES`, or a `Port`.
         put: what is put in place: the same activations of another run of the same length; a
             number; a tensor a layer, or a function from a layer to one, that broadcasts to the
             shapes of `read`, or has the dimension variant before them.
@@ -129,7 +129,9 @@ class _Values:
 class _Sweeper:
     """A sweep while it is made."""
 
-    def __init__(self, lm: Any, base: Run | Prompt, site: str, by: str, window: int) -> None:
+    def __init__(
+        self, lm: Any, base: Run | Prompt, site: str | Stream, by: str, window: int
+    ) -> None:
         self.lm, self.by, self.given = lm, by, base
         self.base = base if isinstance(base, Run) else Run([list(base.ids)], None, torch.empty(0))
         if any(ids != self.base.ids[0] for ids in self.base.ids):

@@ -35,6 +35,45 @@ _KNOWN: dict[str, Mapping[str, Any]] = {
 }
 #: Where earlier versions kept what a recipe declares itself with.
 _FORMER = ("remote_mi.recipe", "remote_mi.figures")
+#: What the kit of earlier versions had: names, and modules that recipes took names from.
+_FORMER_KIT = frozenset(
+    [
+        "all_logits",
+        "answer_logits",
+        "answer_metric",
+        "attention_weights",
+        "edit_site",
+        "has_unembedding",
+        "head_count",
+        "is_causal",
+        "no_autocast",
+        "patch_heads",
+        "patch_positions",
+        "plain_pass",
+        "random_directions",
+        "read_site",
+        "reuses_prefix",
+        "run_residuals",
+        "shared_base",
+        "site_gradients",
+        "skip_unembedding",
+        "split_heads",
+        "sweep_cells",
+    ]
+)
+_FORMER_MODULES = frozenset(
+    f"remote_mi.interventions.{name}"
+    for name in [
+        "ablations",
+        "attention",
+        "gradients",
+        "grown_pass",
+        "heads",
+        "metrics",
+        "outputs",
+        "tracing",
+    ]
+)
 _BUILTINS: dict[str, Any] = {
     "str": str,
     "int": int,
@@ -99,6 +138,14 @@ def cards_in(path: Path, origin: str = "file") -> list[Card]:
 
 def _refuse_former_names(tree: ast.Module, path: Path) -> None:
     for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and _is_of_former_kit(node):
+            names = ", ".join(alias.name for alias in node.names)
+            raise FormerVersion(
+                f"{path}:{node.lineno}: written for an earlier version of remote_mi, whose kit "
+                f"had {names}",
+                "docs/writing-recipes.md lists what the kit has now; the copied source of a run "
+                "needs the version that made it, or the same command once more",
+            )
         if isinstance(node, ast.ImportFrom) and node.module in _FORMER:
             names = ", ".join(alias.name for alias in node.names)
             raise FormerVersion(
@@ -107,6 +154,12 @@ def _refuse_former_names(tree: ast.Module, path: Path) -> None:
                 f"`from remote_mi import {names}` is how it is written now; the copied source of a "
                 "run needs the version that made it, or the same command once more",
             )
+
+
+def _is_of_former_kit(node: ast.ImportFrom) -> bool:
+    of_face = node.module in ("remote_mi.interventions", "remote_mi.interventions.sites")
+    names = {alias.name for alias in node.names}
+    return node.module in _FORMER_MODULES or (of_face and bool(names & _FORMER_KIT))
 
 
 def _is_recipe(node: ast.expr, names: dict[str, Any]) -> bool:

@@ -127,6 +127,20 @@ def test_a_mistake_in_a_recipe_file_is_located(tmp_path, text, said):
     assert "bad.py" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from remote_mi.interventions import Prompt, run_residuals",
+        "from remote_mi.interventions.metrics import answer_logits",
+        "from remote_mi.interventions.sites import skip_unembedding",
+    ],
+)
+def test_a_recipe_made_of_an_earlier_kit_says_so(tmp_path, line):
+    path = write(tmp_path, "old.py", f"{line}\n{GOOD.replace('from __future__', '# from', 1)}")
+    with pytest.raises(FormerVersion, match=r"old\.py:1: written for an earlier version .* kit"):
+        catalog.find(str(path), tmp_path)
+
+
 def test_a_recipe_of_an_earlier_version_says_so(tmp_path):
     text = GOOD.replace(
         "from remote_mi import Heatmap, Range, recipe",
