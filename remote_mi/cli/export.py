@@ -12,7 +12,6 @@ import click
 from remote_mi.cli.output import in_a_folder, print_json, say
 from remote_mi.cli.view import coordinate
 from remote_mi.common.errors import StoreError, UsageError, reading
-from remote_mi.recipes.figures import Table, Text, TokenGrid
 from remote_mi.report.wording import Slice
 from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
@@ -104,11 +103,12 @@ def _names(result: Result) -> list[str]:
 def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping[str, Any]) -> None:
     """Save a figure; a choice that it has no use for is refused rather than passed over."""
     from remote_mi.report.images import save
+    from remote_mi.report.kinds.registry import kind_of
     from remote_mi.report.slices import check_cut
     from remote_mi.report.terminal import picked
 
     figure = picked(result, name)[0]
-    if item is not None and not isinstance(figure, (TokenGrid, Text, Table)):
+    if item is not None and kind_of(figure).of == "all":
         effect = result.recipe["summaries"].get(figure.output, {}).get("effect", figure.output)
         raise UsageError(
             f"{figure.name!r} is of all prompts together",

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from remote_mi.common.console import captured, text_of
 from remote_mi.common.text import fit, line
-from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table
+from remote_mi.recipes.figures import Figure
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.notebook import FRAME, WIDTH
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
 from remote_mi.report.wording import Slice, where
@@ -199,18 +200,17 @@ def _figures(
         found = by_name.pop(figure.output, None)
         if found is None or figure.output not in b.names():
             continue
-        name = figure.name
-        if isinstance(figure, Table):  # another recipe may have an output of the same name
-            both = tuple(c for c in figure.columns if c in b.outputs and c in a.outputs)
-            figure = replace(figure, columns=both)
+        name, kind = figure.name, kind_of(figure)
+        # Another recipe may have an output of the same name, and not the others.
+        figure = kind.sharing(figure, [c for c in a.outputs if c in b.outputs])
         if not found.why_not and found.relative == 0:
             yield f"{name}: a and b are the same", figure_lines(figure, a, width)
             continue
         slice_ = Slice(limits=_limits(a, b, figure))
         for letter, result in (("a", a), ("b", b)):
-            if figure.output in result.arrays or not isinstance(figure, (Heatmap, Bars, Lines)):
+            if figure.output in result.arrays or not kind.numbers:
                 yield f"{name}: {letter}", figure_lines(figure, result, width, slice_)
-        if not found.why_not and isinstance(figure, (Heatmap, Bars, Lines)) and not found.token:
+        if not found.why_not and kind.numbers and not found.token:
             yield f"{name}: b − a", _difference(comparison, figure, found, width, slice_)
 
 
@@ -236,6 +236,5 @@ def _difference(
     a, b = comparison.a, comparison.b
     values = b.arrays[name].astype(np.float64) - a.arrays[name]
     shown = Result({**a.recipe, "controls": {}}, a.document, {name: values}, a.provenance)
-    if isinstance(figure, Heatmap):
-        figure = replace(figure, center=0.0)
+    figure = kind_of(figure).difference(figure)
     yield from figure_lines(figure, shown, width, replace(slice_, limits=(-reach, reach)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.rule import Rule
@@ -13,7 +13,7 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
-from remote_mi.report.kinds import bars, heatmap, lines, table, texts, token_grid
+from remote_mi.report.kinds.registry import laid_out
 from remote_mi.report.slices import check_cut
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
@@ -106,12 +106,5 @@ def _title(figure: Figure) -> str:
 
 def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL) -> Iterator[Text]:
     """The lines of one figure."""
-    renderers: dict[type[Figure], Callable[..., Iterator[Text]]] = {
-        figures.Heatmap: heatmap.heatmap,
-        figures.TokenGrid: token_grid.token_grid,
-        figures.Bars: bars.bars,
-        figures.Table: table.table,
-        figures.Lines: lines.lines,
-        figures.Text: texts.text,
-    }
-    yield from renderers[type(figure)](figure, result, width, slice_)
+    kind, layout = laid_out(figure, result, slice_)
+    yield from kind.text(layout, width)

@@ -17,11 +17,12 @@ from remote_mi.common.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.common.text import line, prose
 from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import argument_docs
-from remote_mi.recipes.figures import Figure, Table, Text, TokenGrid
+from remote_mi.recipes.figures import Figure
 from remote_mi.report.document import run_facts
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited
 from remote_mi.report.document.commands import made_by
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import picked
 from remote_mi.report.wording import Slice
@@ -252,9 +253,9 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
         shown: list[Numbered] = []
         said: dict[str, str] = {}
         for figure in every:
-            kind = "Table" if isinstance(figure, Table) else "Figure"
-            numbers[kind] += 1
-            label = f"{kind} {numbers[kind]}"
+            noun = kind_of(figure).noun
+            numbers[noun] += 1
+            label = f"{noun} {numbers[noun]}"
             shown.append(_shown(numbers.total(), label, figure, result, said))
         differs = run_facts.differs_in(result, results)
         name = run_facts.prompts_name(result)
@@ -279,9 +280,9 @@ def _shown(
         sentences = summary(figure, result)
     except RemoteMIError as error:
         return Numbered(number, label, figure, [], problem=prose(error.message))
-    alone = isinstance(figure, (Text, TokenGrid))
-    prompts = len(result.each(figure.output)) if alone else 1
-    if isinstance(figure, Text):  # it is words already
+    kind = kind_of(figure)
+    prompts = len(result.each(figure.output)) if kind.of == "one" else 1
+    if not kind.captioned:
         return Numbered(number, label, figure, [], prompts)
     new = [text for text in sentences if text not in said]
     if not new and sentences:

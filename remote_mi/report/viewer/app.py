@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,10 @@ from textual.widgets import Input
 
 from remote_mi.common.errors import MALFORMED, RemoteMIError
 from remote_mi.common.text import line
-from remote_mi.report.kinds.lines import Curves
+from remote_mi.report.kinds.kind import Points
 from remote_mi.report.viewer import keys, pages
 from remote_mi.report.viewer.base_view import Showing
 from remote_mi.report.viewer.finding import (
-    matches_of_curves,
     matches_of_listing,
     matches_of_map,
     rows_asked,
@@ -46,17 +45,17 @@ class Viewer(Showing):
     # Moving.
 
     @property
-    def _curves(self) -> Curves | None:
-        """What a figure of lines draws, whose cursor is the panel's; None for any other panel."""
+    def _points(self) -> Points | None:
+        """The points of a list's lines, whose cursor is the panel's; None for any other panel."""
         try:
-            return self.panel.curves if isinstance(self.panel, FigurePanel) else None
+            return self.panel.points if isinstance(self.panel, FigurePanel) else None
         except (RemoteMIError, *MALFORMED):
             return None  # showing it says what is wrong
 
     def action_move(self, down: int, right: int) -> None:
-        panel, curves = self.panel, self._curves
-        if isinstance(panel, FigurePanel) and curves is not None:
-            panel.move(curves, down, right)
+        panel, points = self.panel, self._points
+        if isinstance(panel, FigurePanel) and points is not None:
+            panel.move(points, down, right)
             self.show()
         else:
             self.pane.move(down, right)
@@ -74,9 +73,10 @@ class Viewer(Showing):
     def action_largest(self, by: int) -> None:
         """The cell that stands out most; again: the next one."""
         grid, panel = self.grid, self.panel
-        curves = self._curves
-        if isinstance(panel, FigurePanel) and curves is not None:
-            ranked, at = curves.ranked, panel.at
+        points = self._points
+        ranked: Sequence[tuple[int, int]]
+        if isinstance(panel, FigurePanel) and points is not None:
+            ranked, at = points.ranked, panel.at
         elif grid.display and grid.map is not None:
             rows = set(grid.rows)
             ranked, at = [x for x in grid.map.ranked if x[0] in rows], (grid.row, grid.column)
@@ -139,12 +139,12 @@ class Viewer(Showing):
         self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
 
     def _find(self, asked: str) -> None:
-        grid, listed, curves = self.grid, self.listed, self._curves
+        grid, listed, points = self.grid, self.listed, self._points
         self._matches, self._match = [], -1
         if not asked:
             return
-        if curves is not None:
-            self._matches = matches_of_curves(curves, asked, listed.at)
+        if points is not None:
+            self._matches = points.matches(asked, listed.at)
         elif grid.display and grid.map is not None:
             found = matches_of_map(grid.map, asked, (grid.row, grid.column))
             shown = set(grid.rows)

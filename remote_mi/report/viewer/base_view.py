@@ -14,14 +14,14 @@ from textual.widgets import Input, Static
 
 from remote_mi.common.errors import MALFORMED, RemoteMIError
 from remote_mi.common.text import line
-from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
-from remote_mi.report.kinds.heatmap import Map
+from remote_mi.report.kinds.grid import Map
+from remote_mi.report.kinds.registry import kind_of
+from remote_mi.report.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.viewer import keys, lists, pages
 from remote_mi.report.viewer.header_footer import DARK, PALETTES, THEMES, Foot, PanelLine
 from remote_mi.report.viewer.list_panel import ListPanel, message_listing
-from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened_run import Opened, check, open_run
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
@@ -147,12 +147,11 @@ class Showing(App[None]):
         ]
 
     def _figures(self, result: Result) -> list[FigurePanel | ListPanel]:
-        """A panel for every figure; texts that follow one another share one."""
+        """A panel for every figure; some that follow one another share one."""
         made: list[FigurePanel | ListPanel] = []
         last: FigurePanel | None = None
         for figure in picked(result, None):
-            texts = isinstance(figure, figures.Text)
-            if last is not None and texts and isinstance(last.figure, figures.Text):
+            if last is not None and last.kind.joined and kind_of(figure) is last.kind:
                 last.also = (*last.also, figure)
             else:
                 last = self._figure(figure, result)
@@ -197,7 +196,7 @@ class Showing(App[None]):
         grid, listed = self.grid, self.listed
         panel = self.panel
         try:
-            found = panel.map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
+            found = panel.board(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
             made = None if found is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
             found, made = None, message_listing(str(error), width - 2)
@@ -225,9 +224,8 @@ class Showing(App[None]):
 
     @property
     def _lines(self) -> bool:
-        """Whether the panel is a figure of lines, whose cursor stands on points, too."""
-        panel = self.panel
-        return isinstance(panel, FigurePanel) and isinstance(panel.figure, figures.Lines)
+        """Whether the panel is a list whose cursor stands on points of its lines, too."""
+        return isinstance(self.panel, FigurePanel) and self.panel.has_points
 
     _drawn: tuple[Path, int, str] | None = None
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from remote_mi.common.console import captured, text_of
 from remote_mi.common.text import line
 from remote_mi.report.document.commands import made_by
-from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened_run import Opened, excerpt
 
 _NAME = 16
