@@ -1,7 +1,8 @@
 """Reading a recipe's card from its file without importing it, and so without torch.
 
 Only a small part of Python is evaluated: literals, names bound to literals at the top of the
-file, `typing` forms, and the declaration classes of `remote_mi.recipes.declaration` and `remote_mi.recipes.figures`.
+file, `typing` forms, the declaration classes of `remote_mi.recipes.declaration`, and classes of
+figures, for which the file that declares them may be imported (`remote_mi.recipes.figure_files`).
 Anything else in a decorator or annotation is refused with its line.
 """
 
@@ -19,6 +20,8 @@ from remote_mi.common.errors import FormerVersion, UsageError
 from remote_mi.interventions import vocabulary
 from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.declaration import Card, Output, Range, Ratio, Tokens, build_card, recipe
+from remote_mi.recipes.figure_files import module_of
+from remote_mi.recipes.figures import Figure
 
 _RECIPE = vars(declaration)
 _KNOWN: dict[str, Mapping[str, Any]] = {
@@ -157,6 +160,9 @@ def _top_level_names(tree: ast.Module) -> dict[str, Any]:
                     names[alias.asname or alias.name] = _KNOWN[node.module][alias.name]
                 elif f"{node.module}.{alias.name}" in _KNOWN:
                     names[alias.asname or alias.name] = _Namespace(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = _Foreign(node.module, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in _KNOWN:
@@ -179,13 +185,31 @@ class _Namespace:
         return _KNOWN[self._module][name]
 
 
+class _Foreign:
+    """A name that the file imports from elsewhere: looked up only where a declaration uses it."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def figure(self) -> type[Figure] | None:
+        """The class of figures that it stands for; None if it stands for anything else."""
+        module = module_of(self._module)
+        found = vars(module).get(self._name) if module else None  # and no lazy import by getattr
+        return found if isinstance(found, type) and issubclass(found, Figure) else None
+
+
 def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
     """The value of an expression of the small part of Python; never runs the file's code."""
     match node:
         case ast.Constant():
             return node.value
         case ast.Name() if node.id in names:
-            return names[node.id]
+            value = names[node.id]
+            if not isinstance(value, _Foreign):
+                return value
+            figure = value.figure()
+            if figure is not None:
+                return figure
         case ast.Attribute():
             owner = _evaluate(node.value, names)
             if isinstance(owner, _Namespace):
@@ -228,5 +252,6 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
 
 def _declares(function: Any) -> bool:
     """Whether a call to this is a declaration that may be evaluated."""
-    declared = (*figures.KINDS.values(), Ratio, Range, Output, Tokens)
-    return function in declared
+    if isinstance(function, type) and issubclass(function, Figure):
+        return True
+    return function in (Ratio, Range, Output, Tokens)

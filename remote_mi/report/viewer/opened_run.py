@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from remote_mi.common.errors import MALFORMED, Mismatch
+from remote_mi.common.errors import MALFORMED, Mismatch, RemoteMIError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.slices import cuts
 from remote_mi.report.terminal import heading
 from remote_mi.store.opening import runs_beside
@@ -171,8 +172,10 @@ def open_run(folder: Path) -> Opened:
         for _ in heading(opened.result):
             pass  # it can be read, and so can what its figures show
         for figure in opened.result.figures:
+            kind_of(figure)
             cuts(figure, opened.result)
-    except Mismatch as error:
+    except RemoteMIError as error:  # damaged, or of a figure whose file is
+        opened.result, opened.unchecked = None, False
         opened.problem, opened.advice = error.message, error.hint or ""
     except MALFORMED as error:
         opened.result, opened.unchecked = None, False
