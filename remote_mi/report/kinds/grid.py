@@ -170,6 +170,9 @@ def scale(
 
 def draw(grid: Grid, width: int) -> Iterator[Text]:
     """The lines of a grid, columns in as many blocks as the width (in cells) needs."""
+    if not grid.rows or not grid.columns:
+        yield Text(f" no {grid.column_name if grid.rows else grid.row_name} to show", style="dim")
+        return
     name, *labels = grid.row_labels
     left = cell_len(name) + 1
     each = grid.cell_width(width - left - 3)
