@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
-from remote_mi.recipes.figure_files import import_kind
-from remote_mi.recipes.figures import KINDS, Figure, from_json
+from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
 from remote_mi.recipes.outputs import Tokens as Tokens
@@ -139,21 +138,6 @@ class Card:
             "figures": [f.to_json() for f in self.figures],
             "references": list(self.references),
         }
-
-
-def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
-    """The `figures` part of `Card.shown`, read back; kinds that nothing declares are left out.
-
-    Raises:
-        UsageError: if the file that declares one cannot be imported.
-    """
-    found = []
-    for item in data:
-        if item["figure"] not in KINDS:
-            import_kind(item["figure"])
-        if item["figure"] in KINDS:
-            found.append(from_json(item))
-    return found
 
 
 def recipe(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.figure_files import FOLDER
+from remote_mi.recipes.figure_files import FOLDER, import_kind
 
 #: Kind → class of every figure that there is.
 KINDS: dict[str, type[Figure]] = {}
@@ -185,3 +185,18 @@ def from_json(data: dict[str, Any]) -> Figure:
         k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
     }
     return kind(**values)
+
+
+def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
+    """The figures of a card that a run keeps, read back; kinds that nothing declares are left out.
+
+    Raises:
+        UsageError: if the file that declares one cannot be imported.
+    """
+    found = []
+    for item in data:
+        if item["figure"] not in KINDS:
+            import_kind(item["figure"])
+        if item["figure"] in KINDS:
+            found.append(from_json(item))
+    return found

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from remote_mi.recipes.declaration import Card, figures_from_json
+from remote_mi.recipes.declaration import Card
+from remote_mi.recipes.figures import figures_from_json
 from remote_mi.recipes.outputs import outputs_from_json, summaries_from_json
 from remote_mi.store.environment import Environment
 

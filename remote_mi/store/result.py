@@ -11,8 +11,7 @@ import numpy as np
 
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
-from remote_mi.recipes.declaration import figures_from_json
-from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.figures import Figure, figures_from_json
 from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
 

@@ -17,9 +17,17 @@ from rich.cells import cell_len
 
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.recipes import figures
-from remote_mi.recipes.declaration import figures_from_json
 from remote_mi.recipes.figure_files import module_of
-from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
+from remote_mi.recipes.figures import (
+    Bars,
+    Figure,
+    Heatmap,
+    Lines,
+    Table,
+    Text,
+    TokenGrid,
+    figures_from_json,
+)
 from remote_mi.report.document.content import make
 from remote_mi.report.document.html import figure_html, html
 from remote_mi.report.document.markdown import markdown
