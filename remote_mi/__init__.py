@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi.common.display import RENDERERS
 from remote_mi.common.version import __version__
-from remote_mi.recipes.declaration import Range, Ratio, Tokens, recipe
+from remote_mi.recipes.declaration import Json, Range, Ratio, Texts, Tokens, recipe
 
 if TYPE_CHECKING:
     from remote_mi.jobs.api import job, plan, run, submit
@@ -70,6 +70,7 @@ _HOMES = {
 __all__ = [
     "Bars",
     "Heatmap",
+    "Json",
     "Lines",
     "ModelSpec",
     "Range",
@@ -79,6 +80,7 @@ __all__ = [
     "RunList",
     "Table",
     "Text",
+    "Texts",
     "TokenGrid",
     "Tokens",
     "__version__",

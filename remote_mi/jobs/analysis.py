@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import numpy as np
 from remote_mi.common.errors import RunFailed, line_in
 from remote_mi.jobs.aggregation import Assembled, Part
 from remote_mi.models.surroundings import at_work
+from remote_mi.recipes.declaration import Card
 from remote_mi.recipes.loading import at_home, load_function
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
 from remote_mi.store.draft import Draft
 
@@ -32,7 +34,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         return
     examples = [
         {
-            "arrays": part.arrays,
+            "arrays": _unpacked(card, part.arrays),
             "tokens": part.tokens,
             "positions": dict(part.labels),
             "template": part.template,
@@ -57,6 +59,15 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
             dim: coordinates(dim, size, parameters, None)
             for dim, size in zip(dims, shape, strict=True)
         }
+
+
+def _unpacked(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The outputs of an example as the recipe returned them: arrays, texts, JSON values."""
+    found: dict[str, Any] = {}
+    for name, packed in arrays.items():
+        values = kind_of_output(card.returns[name]).unpack(packed)
+        found[name] = values if values.dtype.kind != "O" else values.tolist()
+    return found
 
 
 def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, Any]) -> Any:

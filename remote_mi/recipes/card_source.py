@@ -19,7 +19,17 @@ from typing import Any
 from remote_mi.common.errors import FormerVersion, UsageError
 from remote_mi.interventions import vocabulary
 from remote_mi.recipes import declaration, figures
-from remote_mi.recipes.declaration import Card, Output, Range, Ratio, Tokens, build_card, recipe
+from remote_mi.recipes.declaration import (
+    Card,
+    Json,
+    Output,
+    Range,
+    Ratio,
+    Texts,
+    Tokens,
+    build_card,
+    recipe,
+)
 from remote_mi.recipes.figure_files import module_of
 from remote_mi.recipes.figures import Figure
 
@@ -254,4 +264,4 @@ def _declares(function: Any) -> bool:
     """Whether a call to this is a declaration that may be evaluated."""
     if isinstance(function, type) and issubclass(function, Figure):
         return True
-    return function in (Ratio, Range, Output, Tokens)
+    return function in (Ratio, Range, Output, Tokens, Texts, Json)

@@ -19,10 +19,12 @@ from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import POSITIONS, output_json
+from remote_mi.recipes.outputs import Json as Json
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
+from remote_mi.recipes.outputs import Texts as Texts
 from remote_mi.recipes.outputs import Tokens as Tokens
-from remote_mi.recipes.outputs import output_json
 from remote_mi.recipes.parameters import Param as Param
 from remote_mi.recipes.parameters import Range as Range
 from remote_mi.recipes.parameters import param_from
@@ -49,6 +51,7 @@ class Card:
         summaries: values over all examples: ratios of means, and what `analysis` gives.
         controls: output or summary → the output or summary that it is held against.
         analysis: name of the file's function that computes summaries here, "" for none.
+        labels: dimension → the output that holds its coordinates.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
         origin: "built-in", "project", "plug-in" or "file".
@@ -68,6 +71,7 @@ class Card:
     origin: str = "file"
     controls: Mapping[str, str] = field(default_factory=dict)
     analysis: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def takes_pairs(self) -> bool:
@@ -135,6 +139,7 @@ class Card:
             },
             "controls": dict(self.controls),
             "analysis": self.analysis,
+            "labels": dict(self.labels),
             "figures": [f.to_json() for f in self.figures],
             "references": list(self.references),
         }
@@ -147,6 +152,7 @@ def recipe(
     summaries: Mapping[str, Any] | None = None,
     controls: Mapping[str, str] | None = None,
     analysis: str = "",
+    labels: Mapping[str, str] | None = None,
     figures: Sequence[Figure] = (),
     needs: Sequence[str] = (),
     references: Sequence[str] = (),
@@ -162,8 +168,8 @@ def recipe(
     Args:
         over: called once per "prompt" or per "pair", once with all "prompts" or all "pairs", or
             once with no examples ("none", as `fn(lm, **parameters)`).
-        returns: output name → tuple of dimension names, or `Tokens(...)` for token ids. The
-            dimensions "layer" and "head" are numbered, "position", "query" and "key" are
+        returns: output name → tuple of dimension names, `Tokens(...)` for token ids, `Texts(...)`
+            for texts, or `Json(...)` for JSON values. The dimensions "layer" and "head" are numbered, "position", "query" and "key" are
             positions, "draw" holds replicates, and a dimension "x" takes the values of a list
             parameter "xs". Called with all "pairs", an output that begins with the dimension
             "pair" is per pair ("prompt" likewise); others are of the whole set.
@@ -173,6 +179,7 @@ def recipe(
         controls: output or summary → the one of its control, of the same leading dimensions.
         analysis: name of a function of the same file, called here with the outputs of all
             examples and the parameters: `fn(examples, **parameters)`; it gives the summaries.
+        labels: dimension → the output, of that dimension alone, whose values are its coordinates.
         figures: what to show, each naming an output or a summary.
         needs: of "gradients", "attention_weights", "generation".
         references: keys in references.bib.
@@ -186,6 +193,7 @@ def recipe(
         "summaries": summaries or {},
         "controls": controls or {},
         "analysis": analysis,
+        "labels": labels or {},
         "figures": figures,
         "needs": needs,
         "references": references,
@@ -284,11 +292,14 @@ def build_card(
         origin,
         dict(declaration.get("controls") or {}),
         declaration.get("analysis") or "",
+        dict(declaration.get("labels") or {}),
     )
-    for key, control in card.controls.items():
-        problem = _control_problem(card, key, control)
-        if problem:
-            raise refuse(problem)
+    problems = [
+        *(_control_problem(card, key, control) for key, control in card.controls.items()),
+        *(_label_problem(card, dim, name) for dim, name in card.labels.items()),
+    ]
+    for problem in filter(None, problems):
+        raise refuse(problem)
     return card
 
 
@@ -345,10 +356,14 @@ def _summary_problem(
 ) -> str:
     """What is wrong with a summary's declaration, "" if nothing."""
     if isinstance(summary, Output):
+        if summary.kind != "number":
+            return f"summary {key!r} is declared as {summary.kind}: summaries are numbers"
         return "" if analysis else f"summary {key!r} needs analysis=..., the function that gives it"
     for output in (summary.effect, summary.gap):
         if output not in returns:
             return f"summary {key!r} names {output!r}, which is no output"
+        if returns[output].kind != "number":
+            return f"summary {key!r} names {output!r}, which is no number"
     if set(returns[summary.gap].dims) - {"draw"}:
         return f"summary {key!r} divides by {summary.gap!r}, which is not a number"
     return ""
@@ -359,9 +374,23 @@ def _control_problem(card: Card, key: str, control: str) -> str:
     for name in (key, control):
         if name not in card.returns and name not in card.summaries:
             return f"controls names {name!r}, which it does not return"
+        if name in card.returns and card.returns[name].kind != "number":
+            return f"controls names {name!r}, which is no number"
     own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
     if own[: len(other)] != other:
         return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
+    return ""
+
+
+def _label_problem(card: Card, dim: str, name: str) -> str:
+    """What is wrong with the output that labels a dimension, "" if nothing."""
+    if name not in card.returns:
+        return f"labels names {name!r}, which it does not return"
+    output = card.returns[name]
+    if output.dims != (dim,) or output.kind == "json" or dim in POSITIONS:
+        return f"labels: {name!r} cannot name the indices of {dim!r}; declare it as Texts({dim!r})"
+    if not any(dim in other.dims for key, other in card.returns.items() if key != name):
+        return f"labels names the dimension {dim!r}, which no other output has"
     return ""
 
 

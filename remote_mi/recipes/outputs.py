@@ -18,18 +18,29 @@ class Output:
 
     Attributes:
         dims: names of its dimensions, outermost first; () for a number.
-        kind: "number" for arrays of numbers, "token" for arrays of token ids.
+        kind: "number" for arrays of numbers, "token" for arrays of token ids, "text" and "json" for
+            texts and JSON values (`remote_mi.recipes.output_kinds`).
         of: whether there is one for each "example" (prompt or pair), or one for the whole "set".
     """
 
     dims: tuple[str, ...]
-    kind: Literal["number", "token"] = "number"
+    kind: Literal["number", "token", "text", "json"] = "number"
     of: Literal["example", "set"] = "example"
 
 
 def Tokens(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
     """An output of token ids with these dimensions; shown as text, never averaged; −1 is none."""
     return Output(tuple(dims), "token")
+
+
+def Texts(*dims: str) -> Output:  # noqa: N802 - as above
+    """An output of texts: a str, or lists of them as deep as there are dimensions."""
+    return Output(tuple(dims), "text")
+
+
+def Json(*dims: str) -> Output:  # noqa: N802 - as above
+    """An output of JSON values: numbers, texts, None, and lists and dicts of them."""
+    return Output(tuple(dims), "json")
 
 
 @dataclass(frozen=True)

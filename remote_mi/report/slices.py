@@ -11,6 +11,7 @@ import numpy as np
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.wording import EXPLAINED, Slice, amount, where
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -98,6 +99,11 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
         NotFound: if the output has not what the figure shows, or not the slice.
     """
     full = slice_.of(result, figure.output)
+    if full.values.dtype.kind == "O":
+        said = kind_of_output(result.outputs.get(figure.output)).said
+        raise NotFound(
+            f"{figure.output!r} is of {said}", f"a {figure.kind} shows numbers; Text shows {said}"
+        )
     if full.values.ndim < figure.least:
         raise NotFound(
             f"{figure.output!r} {_dims(full.dims)}",

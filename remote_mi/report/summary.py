@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.registry import laid_out
 from remote_mi.report.wording import Slice, amount, where
 from remote_mi.store.result import Result
@@ -31,8 +32,8 @@ def headline(result: Result) -> str:
         if figure.output not in result.arrays:
             continue
         array = result[figure.output]
-        output = result.outputs.get(figure.output)
-        if (output and output.kind == "token") or not np.isfinite(array.values).any():
+        numbers = kind_of_output(result.outputs.get(figure.output)).averaged
+        if not numbers or not np.isfinite(array.values).any():
             continue
         center = getattr(figure, "center", None) or 0.0
         size = np.where(np.isfinite(array.values), np.abs(array.values - center), -1.0)

@@ -13,6 +13,7 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.registry import laid_out
 from remote_mi.report.slices import check_cut
 from remote_mi.report.wording import Slice
@@ -66,7 +67,7 @@ def picked(result: Result, only: str | None) -> Sequence[Figure]:
 def plain_figure(result: Result, name: str) -> Figure:
     """A figure for an output or summary that the recipe declares none for."""
     output = result.outputs.get(name)
-    if output is not None and output.kind == "token":
+    if not kind_of_output(output).averaged:
         return figures.Text(name)
     values = result.arrays.get(name)
     wide = values is not None and values.ndim > 1

@@ -78,6 +78,7 @@ class Draft:
             doc=shown["doc"],
             controls=shown.get("controls", {}),
             analysis=shown.get("analysis", ""),
+            labels=shown.get("labels", {}),
         )
 
     @property

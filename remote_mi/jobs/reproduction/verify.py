@@ -190,7 +190,7 @@ def _misshapen(result: Result) -> str:
     """An output whose array has not the shape of its coordinates, "" if there is none."""
     for name, axes in result.document["axes"].items():
         shape = tuple(len(labels) for labels in axes.values())
-        if name in result.arrays and result.arrays[name].shape != shape:
+        if name in result.arrays and result[name].shape != shape:
             return name
     for name, output in result.outputs.items():
         count = 1 if output.of == "set" else len(result.prompts)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.common.errors import NotFound
+from remote_mi.common.errors import NotFound, harmless
 from remote_mi.common.text import visible
+from remote_mi.recipes.output_kinds import OutputKind, json_text, kind_of_output
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -23,14 +24,13 @@ def cells_of(
 
     Args:
         each: indices of prompts whose own values are wanted; None takes those over all prompts
-            (token ids, which have no mean, are always by prompt).
+            (token ids and texts, which have no mean, are always by prompt).
 
     Raises:
         NotFound: if there is no such output, or no values of single prompts.
     """
-    declared = result.outputs.get(output)
-    tokens = declared is not None and declared.kind == "token"
-    if tokens and each is None:
+    kind = kind_of_output(result.outputs.get(output))
+    if not kind.averaged and each is None:
         each = range(len(result.each(output)))
     if each is None:
         return _cells(result, result[output])
@@ -38,7 +38,7 @@ def cells_of(
     heads: list[str] = []
     rows: list[Row] = []
     for index in there(each, len(every)):
-        heads, some = _plain_cells(result, every[index], tokens)
+        heads, some = _plain_cells(result, every[index], kind)
         rows += [[index + 1, *row] for row in some]
     return ["prompt", *heads], rows
 
@@ -91,18 +91,29 @@ def _cells(result: Result, array: NamedArray) -> tuple[list[str], list[Row]]:
     return [*heads, *shown], rows
 
 
-def _plain_cells(result: Result, array: NamedArray, tokens: bool) -> tuple[list[str], list[Row]]:
+def _plain_cells(
+    result: Result, array: NamedArray, kind: OutputKind
+) -> tuple[list[str], list[Row]]:
     """Every cell of one prompt's array; token ids with their text."""
     heads, cells = _axes(array)
-    if not tokens:
+    if kind.averaged:
         return [*heads, "value"], [
             [*row, plain_number(array.values[index])] for index, row in cells
+        ]
+    if kind.name != "token":
+        return [*heads, kind.name], [
+            [*row, plain_text(kind, array.values[index])] for index, row in cells
         ]
     return [*heads, "token_id", "token"], [
         [*row, int(array.values[index]), visible(result.text(int(array.values[index])))]
         for index, row in cells
         if array.values[index] >= 0
     ]
+
+
+def plain_text(kind: OutputKind, value: Any) -> str:
+    """A text as it is, or a JSON value as JSON, without characters that act."""
+    return harmless(value if kind.name == "text" else json_text(value))
 
 
 def plain_number(value: Any) -> Any:

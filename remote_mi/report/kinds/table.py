@@ -11,13 +11,15 @@ from markupsafe import Markup
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import fit, line, visible
+from remote_mi.common.text import fit, line
 from remote_mi.recipes.figures import Table
+from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
 from remote_mi.report.kinds.cells import Row, plain_number, there
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import MOST, quoted
+from remote_mi.report.kinds.words import MOST, short
 from remote_mi.report.listing import Item, Listing, of_lines
 from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -32,12 +34,16 @@ class Column:
     """One output of a table.
 
     Attributes:
-        name: of the output. tokens: whether it is of token ids. cells: one a row.
+        name: of the output. kind: of the output. cells: one a row.
     """
 
     name: str
-    tokens: bool
+    kind: OutputKind
     cells: list[NamedArray]
+
+    @property
+    def numbers(self) -> bool:
+        return self.kind.averaged
 
 
 @dataclass(frozen=True)
@@ -58,21 +64,27 @@ class TableLayout(Layout):
         return line(prompts[index]["clean"]) if prompts else str(index + 1)
 
     def cell(self, column: Column, index: int) -> str:
-        """A number, or the tokens of a row, safe to show."""
+        """A number, or the tokens or texts of a row, safe to show."""
         array = column.cells[index]
-        if column.tokens:
-            return " ".join(visible(token) for token in self._tokens(array))
+        if not column.numbers:
+            return " ".join(self._texts(column, index))
         whole = array.values.dtype.kind in "iub"
         return str(int(array.values)) if whole else f"{float(array.values):.3f}"
 
-    def _tokens(self, array: NamedArray) -> list[str]:
-        return [self.result.text(token) for token in np.reshape(array.values, -1) if token >= 0]
+    def _texts(self, column: Column, index: int) -> list[str]:
+        values = column.cells[index].values.reshape(-1)
+        tokens = column.kind.name == "token"
+        return [
+            value_text(self.result, column.kind.name, value)
+            for value in values
+            if not tokens or value >= 0
+        ]
 
     def narrow(self, column: Column, index: int, wide: int) -> str:
         """A cell of a terminal's table."""
-        if column.tokens:
-            return fit(" ".join(line(t) for t in self._tokens(column.cells[index])), wide)
-        return f"{self.cell(column, index):>{wide}}"
+        if column.numbers:
+            return f"{self.cell(column, index):>{wide}}"
+        return fit(" ".join(self._texts(column, index)).replace("␠", " "), wide)
 
 
 class TableKind(Kind[Table, TableLayout]):
@@ -84,7 +96,7 @@ class TableKind(Kind[Table, TableLayout]):
     def layout(self, figure: Table, result: Result, slice_: Slice) -> TableLayout:
         names = (figure.output, *figure.columns)
         columns = [
-            Column(n, result.outputs[n].kind == "token", _as_counts(cells))
+            Column(n, kind_of_output(result.outputs[n]), _as_counts(cells))
             for n, cells in ((n, result.each(n)) for n in names)
         ]
         for column in columns:
@@ -93,7 +105,7 @@ class TableKind(Kind[Table, TableLayout]):
                     f"{column.name!r} has {len(column.cells)} values, {figure.output!r} "
                     f"{len(columns[0].cells)}: they are no rows of one table"
                 )
-            if not column.tokens and any(cell.values.ndim for cell in column.cells):
+            if column.numbers and any(cell.values.ndim for cell in column.cells):
                 raise NotFound(
                     f"{column.name!r} is not a single number", "a table shows single numbers"
                 )
@@ -104,7 +116,7 @@ class TableKind(Kind[Table, TableLayout]):
         wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(columns) - 1))
         left = max(_PROMPT_WIDTH, width - (wide + 1) * len(columns))
         heads = "".join(
-            f" {fit(c.name, wide)}" if c.tokens else f" {fit(c.name, wide).rstrip():>{wide}}"
+            f" {fit(c.name, wide).rstrip():>{wide}}" if c.numbers else f" {fit(c.name, wide)}"
             for c in columns
         )
         yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
@@ -116,7 +128,7 @@ class TableKind(Kind[Table, TableLayout]):
     def words(self, layout: TableLayout) -> Iterator[str]:
         yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one a prompt."
         for column in layout.columns:
-            yield _tokens_in_words(layout, column) if column.tokens else _in_words(layout, column)
+            yield _in_words(layout, column) if column.numbers else _texts_in_words(layout, column)
 
     def html(self, layout: TableLayout, place: PagePlace) -> Markup:
         rows = [
@@ -129,7 +141,7 @@ class TableKind(Kind[Table, TableLayout]):
             place,
             heads=["prompt", *(column.name for column in layout.columns)],
             rows=rows,
-            numeric=[False, *(not column.tokens for column in layout.columns)],
+            numeric=[False, *(column.numbers for column in layout.columns)],
         )
 
     def rows(
@@ -139,9 +151,9 @@ class TableKind(Kind[Table, TableLayout]):
         rows = []
         for index in there(range(layout.count) if each is None else each, layout.count):
             cells = [
-                layout.cell(column, index)
-                if column.tokens
-                else plain_number(column.cells[index].values)
+                plain_number(column.cells[index].values)
+                if column.numbers
+                else layout.cell(column, index)
                 for column in layout.columns
             ]
             rows.append([layout.name(index), *cells])
@@ -170,7 +182,7 @@ def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
 def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
     """A row with its numbers, then the prompt, and the one it is compared with."""
     cells = (
-        layout.cell(c, index) if c.tokens else f"{float(c.cells[index]):.4g}"
+        f"{float(c.cells[index]):.4g}" if c.numbers else layout.cell(c, index)
         for c in layout.columns
     )
     said = (f"{c.name} {cell}" for c, cell in zip(layout.columns, cells, strict=True))
@@ -182,15 +194,16 @@ def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
             yield line(str(prompt["corrupt"]))
 
 
-def _tokens_in_words(layout: TableLayout, column: Column) -> str:
-    """Which tokens come first, and how often."""
-    tops = Counter(int(np.reshape(a.values, -1)[0]) for a in column.cells if a.values.size)
-    said = [
-        f"{quoted(layout.result, token)} {'once' if times == 1 else f'{times} times'}"
-        for token, times in tops.most_common(MOST)
+def _texts_in_words(layout: TableLayout, column: Column) -> str:
+    """Which tokens or texts come first, and how often."""
+    firsts = (np.reshape(cell.values, -1)[0] for cell in column.cells if cell.values.size)
+    said = Counter(short(value_text(layout.result, column.kind.name, one)) for one in firsts)
+    parts = [
+        f"{f'“{text}”' if text != '∅' else 'nothing'} {'once' if times == 1 else f'{times} times'}"
+        for text, times in said.most_common(MOST)
     ]
-    more = f", and {len(tops) - MOST} others" if len(tops) > MOST else ""
-    return f"{column.name}, the first of each row: {', '.join(said)}{more}."
+    more = f", and {len(said) - MOST} others" if len(said) > MOST else ""
+    return f"{column.name}, the first of each row: {', '.join(parts)}{more}."
 
 
 def _in_words(layout: TableLayout, column: Column) -> str:

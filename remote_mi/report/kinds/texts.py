@@ -1,4 +1,4 @@
-"""Generated text, one after the other."""
+"""Texts, one after the other: generated tokens, or what a recipe says in words or as JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rich.text import Text as Line
 
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Text
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.words import MOST, short, some_dims
 from remote_mi.report.markup import PagePlace, figure_markup
 from remote_mi.report.slices import ShownExample, example
+from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, where
 from remote_mi.store.result import Result
 
@@ -27,7 +29,7 @@ class TextLayout(Layout):
     """The texts of one prompt.
 
     Attributes:
-        shown: their token ids; the last dimension is that of a text.
+        shown: the texts, or token ids whose last dimension is that of a text.
     """
 
     figure: Text
@@ -36,12 +38,17 @@ class TextLayout(Layout):
     @functools.cached_property
     def texts(self) -> list[tuple[str, str]]:
         """What each text is, "" of a single one, and the text, safe to show."""
-        tokens = self.shown.array
-        lead = some_dims(tokens, tokens.dims[:-1])
-        return [
-            (where(lead, index), line(self.result.passage(tokens.values[index])))
-            for index in np.ndindex(*tokens.shape[:-1])
-        ]
+        array, output = self.shown.array, self.result.outputs[self.figure.output]
+        kind = kind_of_output(output).name
+        dims = array.dims if kind in ("text", "json") else array.dims[:-1]
+        lead, found = some_dims(array, dims), []
+        for index in np.ndindex(*array.shape[: len(dims)]):
+            if len(dims) == len(array.dims):
+                text = value_text(self.result, kind, array.values[index])
+            else:
+                text = line(self.result.passage(array.values[index])) or _EMPTY
+            found.append((where(lead, index), text))
+        return found
 
 
 class TextKind(Kind[Text, TextLayout]):
@@ -58,19 +65,19 @@ class TextKind(Kind[Text, TextLayout]):
         if layout.shown.label:
             yield Line(f" {layout.shown.label}")
         for name, text in layout.texts:
-            yield Line(f" {name + ': ' if name else ''}{text or _EMPTY}")
+            yield Line(f" {name + ': ' if name else ''}{text}")
 
     def words(self, layout: TextLayout) -> Iterator[str]:
         shown = layout.shown
         if shown.count > 1:
             yield f"Of prompt {shown.index + 1} of {shown.count}, “{short(shown.clean)}”."
         for name, text in layout.texts[:MOST]:
-            yield f"{name + ': ' if name else ''}{short(text) or 'nothing'}"
+            yield f"{name + ': ' if name else ''}{'nothing' if text == _EMPTY else short(text)}"
         if len(layout.texts) > MOST:
             yield f"And {len(layout.texts) - MOST} more texts."
 
     def html(self, layout: TextLayout, place: PagePlace) -> Markup:
-        rows = [{"label": name, "text": text or _EMPTY} for name, text in layout.texts]
+        rows = [{"label": name, "text": text} for name, text in layout.texts]
         return figure_markup(
             "texts.html.j2", layout.figure, place, prompt=layout.shown.title, rows=rows
         )

@@ -11,6 +11,7 @@ from rich.text import Text
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line, visible
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report import colors
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.kinds.kind import Kind, Layout, Points
@@ -87,12 +88,8 @@ class FigurePanel:
         dims = self.result[self.figure.output].dims
         found = [self.figure.output]
         for name in self.result.names():
-            output = self.result.outputs.get(name)
-            if (
-                name in found
-                or name not in self.result.arrays
-                or (output and output.kind == "token")
-            ):
+            kind = kind_of_output(self.result.outputs.get(name))
+            if name in found or name not in self.result.arrays or not kind.averaged:
                 continue
             if self.result[name].dims == dims:
                 found.append(name)
