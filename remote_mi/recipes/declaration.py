@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
+from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
-from remote_mi.recipes.outputs import POSITIONS, output_json
 from remote_mi.recipes.outputs import Json as Json
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
 from remote_mi.recipes.outputs import Texts as Texts
 from remote_mi.recipes.outputs import Tokens as Tokens
+from remote_mi.recipes.outputs import label_problem, output_json
 from remote_mi.recipes.parameters import Param as Param
 from remote_mi.recipes.parameters import Range as Range
 from remote_mi.recipes.parameters import param_from
@@ -296,7 +296,7 @@ def build_card(
     )
     problems = [
         *(_control_problem(card, key, control) for key, control in card.controls.items()),
-        *(_label_problem(card, dim, name) for dim, name in card.labels.items()),
+        *(label_problem(returns, dim, name) for dim, name in card.labels.items()),
     ]
     for problem in filter(None, problems):
         raise refuse(problem)
@@ -380,35 +380,3 @@ def _control_problem(card: Card, key: str, control: str) -> str:
     if own[: len(other)] != other:
         return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
     return ""
-
-
-def _label_problem(card: Card, dim: str, name: str) -> str:
-    """What is wrong with the output that labels a dimension, "" if nothing."""
-    if name not in card.returns:
-        return f"labels names {name!r}, which it does not return"
-    output = card.returns[name]
-    if output.dims != (dim,) or output.kind == "json" or dim in POSITIONS:
-        return f"labels: {name!r} cannot name the indices of {dim!r}; declare it as Texts({dim!r})"
-    if not any(dim in other.dims for key, other in card.returns.items() if key != name):
-        return f"labels names the dimension {dim!r}, which no other output has"
-    return ""
-
-
-def argument_docs(doc: str) -> dict[str, str]:
-    """Argument name → its text in the docstring's "Args:" section."""
-    match = re.search(r"^\s*Args:\s*\n(.*?)(?=\n\s*\n\s*\w+:\s*$|\Z)", doc, re.S | re.M)
-    if not match:
-        return {}
-    found: dict[str, str] = {}
-    name = ""
-    indent: int | None = None
-    for line in match[1].splitlines():
-        depth = len(line) - len(line.lstrip())
-        indent = depth if indent is None else indent
-        entry = re.match(r"\s*(\w+):\s*(.*)", line)
-        if entry and depth == indent:
-            name = entry[1]
-            found[name] = entry[2]
-        elif name and line.strip():
-            found[name] += " " + line.strip()
-    return found

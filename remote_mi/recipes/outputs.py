@@ -87,3 +87,15 @@ def summaries_from_json(data: Mapping[str, Any]) -> dict[str, Ratio | Output]:
     ratios = {k: Ratio(v["effect"], gap=v["gap"]) for k, v in data.items() if "effect" in v}
     computed = outputs_from_json({k: v for k, v in data.items() if "effect" not in v})
     return {k: ratios.get(k) or computed[k] for k in data}
+
+
+def label_problem(returns: Mapping[str, Output], dim: str, name: str) -> str:
+    """What is wrong with the output that labels a dimension, "" if nothing."""
+    if name not in returns:
+        return f"labels names {name!r}, which it does not return"
+    output = returns[name]
+    if output.dims != (dim,) or output.kind == "json" or dim in POSITIONS:
+        return f"labels: {name!r} cannot name the indices of {dim!r}; declare it as Texts({dim!r})"
+    if not any(dim in other.dims for key, other in returns.items() if key != name):
+        return f"labels names the dimension {dim!r}, which no other output has"
+    return ""

@@ -78,15 +78,9 @@ def html(comparison: Comparison) -> str:
 
 def _heading(comparison: Comparison) -> Iterator[Text]:
     for letter, result in (("a", comparison.a), ("b", comparison.b)):
-        source = result.provenance
-        id8 = result.run_id.rsplit("-", 1)[-1] or "not kept"
-        record, environment = source.get("record", {}), source.get("environment", {})
-        parts = [
-            result.recipe["name"],
-            id8,
-            str(source.get("model", {}).get("name", "?")),
-            f"{environment.get('kind', '?')}/{record.get('dtype', '?')}",
-        ]
+        made = result.made
+        where = f"{made.kind}/{made.record.dtype or '?'}"
+        parts = [result.name, result.id8 or "not kept", made.model.name, where]
         yield Text(f" {letter}  " + "  ".join(line(p) for p in parts), style="bold")
 
 

@@ -75,7 +75,7 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
         words = [
             "remote-mi",
             "export",
-            *result.run_id.rsplit("-", 1)[-1:],
+            result.id8,
             "--table",
             figure.name,
             "-o",

@@ -83,21 +83,15 @@ def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
 
 def heading(result: Result) -> Iterator[Text]:
     """Recipe, run, model, where it was computed, and whether it came from the cache."""
-    source = result.provenance
-    id8 = line(result.run_id.rsplit("-", 1)[-1]) or "not kept"
-    model = source.get("model", {}).get("name", "?")
-    environment = source.get("environment", {}).get("kind", "?")
-    record = source.get("record", {})
-    where = f"{environment}/{record.get('dtype', '?')}" if "dtype" in record else environment
-    name = line(result.recipe["name"])
-    parts = [name, f"{id8} ✓", line(str(model)), where]
+    made, count = result.made, len(result.prompts)
+    dtype = made.record.dtype
+    where = f"{made.kind}/{dtype}" if dtype else made.kind
+    parts = [line(result.name), f"{line(result.id8) or 'not kept'} ✓", line(made.model.name), where]
     yield Text(line("  ".join(["remote-mi", *parts])), style="bold")
-    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in source.get("parameters", {}).items())
-    prompts = source.get("prompts", {})
-    count = len(result.prompts)
+    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in made.parameters.items())
     unit = "pair" if result.prompts and result.prompts[0].get("corrupt") else "prompt"
-    many = f"{count} {unit}{'s' if count != 1 else ''} from {line(str(prompts.get('origin')))}"
-    parts = [line(f" cache: {source.get('cache', '?')}"), many if count else "no prompts"]
+    many = f"{count} {unit}{'s' if count != 1 else ''} from {line(str(made.prompts.origin))}"
+    parts = [line(f" cache: {made.cache}"), many if count else "no prompts"]
     yield Text(" · ".join([*parts, given] if given else parts), style="dim")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import visible
-from remote_mi.recipes.outputs import DRAW, POSITIONS
+from remote_mi.recipes.outputs import DRAW, POSITIONS, Output
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -76,17 +76,17 @@ def of_prompt(result: Result, name: str, index: int) -> NamedArray:
     Raises:
         NotFound: for what a recipe computes over all prompts only, or without such a prompt.
     """
-    ratio = result.recipe["summaries"].get(name)
-    if ratio is not None and "effect" not in ratio:
+    ratio = result.card.summaries.get(name)
+    if isinstance(ratio, Output):
         raise NotFound(f"{name!r} exists over all prompts only")
-    each = result.each(ratio["effect"] if ratio else name)
+    each = result.each(ratio.effect if ratio else name)
     if not 0 <= index < len(each):
         raise NotFound(f"there is no prompt {index + 1}", f"there are {len(each)}")
     found = each[index]
     values = found.values
     if ratio:
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = values / np.mean(result.each(ratio["gap"])[index].values)
+            values = values / np.mean(result.each(ratio.gap)[index].values)
     dims = found.dims
     if DRAW in dims:
         values, dims = values.mean(dims.index(DRAW)), tuple(d for d in dims if d != DRAW)

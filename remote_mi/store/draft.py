@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from remote_mi.recipes.declaration import Card
-from remote_mi.recipes.figures import figures_from_json
-from remote_mi.recipes.outputs import outputs_from_json, summaries_from_json
 from remote_mi.store.environment import Environment
+from remote_mi.store.run_info import card_from_json
 
 
 @dataclass
@@ -67,19 +66,7 @@ class Draft:
     @property
     def card(self) -> Card:
         """The recipe's card, as far as a result needs it."""
-        shown = self.recipe
-        return Card(
-            shown["name"],
-            shown["over"],
-            outputs_from_json(shown["returns"]),
-            summaries_from_json(shown["summaries"]),
-            figures_from_json(shown["figures"]),
-            references=shown["references"],
-            doc=shown["doc"],
-            controls=shown.get("controls", {}),
-            analysis=shown.get("analysis", ""),
-            labels=shown.get("labels", {}),
-        )
+        return card_from_json(self.recipe)
 
     @property
     def where(self) -> Environment:

@@ -11,15 +11,16 @@ import numpy as np
 
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
+from remote_mi.recipes.declaration import Card
 from remote_mi.recipes.figures import Figure, figures_from_json
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
+from remote_mi.store.run_info import Provenance, card_from_json
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 1
 #: Values this small beside the largest are 0 up to rounding.
 _ROUNDING = 1e-6
 
@@ -51,6 +52,26 @@ class Result(Displayed):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
     path: Path | None = None
+
+    @property
+    def made(self) -> Provenance:
+        """The provenance, by names; see `remote_mi.store.run_info.Provenance`."""
+        return Provenance.from_json(self.provenance)
+
+    @property
+    def card(self) -> Card:
+        """The recipe's card, as far as a run keeps it."""
+        return card_from_json(self.recipe)
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe["name"]
+
+    @property
+    def id8(self) -> str:
+        """The eight digits of the run's id; "" of a result that was not kept."""
+        return self.run_id.rsplit("-", 1)[-1]
 
     @property
     def outputs(self) -> dict[str, Output]:

@@ -202,7 +202,6 @@ class Kind(Generic[F, L]):
 def pieces(text: Text, width: int) -> list[tuple[Text, Item]]:
     """A line of text in as many lines as it needs, each with what it stands for."""
     item = Item((text.plain.strip(),))
-    parts: Sequence[Any] = (
-        [text] if text.no_wrap else wrapped(text.plain, width, style=str(text.style))
-    )
+    whole = text.no_wrap or text.cell_len <= width
+    parts: Sequence[Any] = [text] if whole else wrapped(text.plain, width, style=str(text.style))
     return [(part, item) for part in parts]

@@ -12,7 +12,7 @@ from textual.app import SystemCommand
 from textual.screen import Screen
 from textual.widgets import Input
 
-from remote_mi.common.errors import MALFORMED, RemoteMIError
+from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line
 from remote_mi.report.kinds.kind import Points
 from remote_mi.report.viewer import keys, pages
@@ -26,6 +26,7 @@ from remote_mi.report.viewer.header_footer import DARK, LIGHT, PanelLine, export
 from remote_mi.report.viewer.list_panel import ListPanel
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
+from remote_mi.store.run_folder import RunFolder
 
 #: Names of the actions that keys of ours stand for.
 _ACTIONS = {key.action.partition("(")[0] for key in keys.ALL} | {"number"}
@@ -49,7 +50,7 @@ class Viewer(Showing):
         """The points of a list's lines, whose cursor is the panel's; None for any other panel."""
         try:
             return self.panel.points if isinstance(self.panel, FigurePanel) else None
-        except (RemoteMIError, *MALFORMED):
+        except RemoteMIError:
             return None  # showing it says what is wrong
 
     def action_move(self, down: int, right: int) -> None:
@@ -246,7 +247,7 @@ class Viewer(Showing):
             self.show()
         if item is None or item.run is None:
             return
-        if not (item.run / "run.json").is_file():
+        if not RunFolder(item.run).is_run:
             self.tell(
                 f"{line(item.run.name)} is no longer there; r reads the list again", "warning"
             )
@@ -321,8 +322,6 @@ class Viewer(Showing):
             said = panel.in_words()
         except RemoteMIError as error:
             said = [str(error)]
-        except MALFORMED as error:
-            said = [f"this run is damaged: {error!r}"]
         self.push_screen(keys.Page(line(panel.current.name), Text("\n\n".join(said))))
 
     # The viewer.

@@ -12,7 +12,7 @@ from textual import on, work
 from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
-from remote_mi.common.errors import MALFORMED, RemoteMIError
+from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.kinds.grid import Map
@@ -200,11 +200,6 @@ class Showing(App[None]):
             made = None if found is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
             found, made = None, message_listing(str(error), width - 2)
-        except MALFORMED as error:
-            found, made = (
-                None,
-                message_listing(f"this run is damaged, it cannot be drawn: {error!r}", width),
-            )
         grid.display, listed.display = found is not None, found is None
         self.heading.update(self._title(found))
         if found is not None:
@@ -247,7 +242,7 @@ class Showing(App[None]):
                 many = f"{len(result.notes)} note{'s' if len(result.notes) > 1 else ''}"
                 lines[1] = Text.assemble((f" {many}, in Provenance ·", "bold"), lines[1])
         else:
-            recipe = self.opened.info.get("recipe", {}).get("name", "")
+            recipe = self.opened.info.card.name if self.opened.info else ""
             sign = "✗ failed" if self.opened.failed else "! damaged"
             lines = [
                 Text(f"remote-mi  {line(str(recipe))}  {line(self.opened.id8)} {sign}", "bold"),
@@ -355,8 +350,6 @@ class Showing(App[None]):
             found = pages.compared(a, b, width)
         except RemoteMIError as error:
             found = message_listing(str(error), width)
-        except MALFORMED as error:
-            found = message_listing(f"one of the two is damaged: {error!r}", width)
         self.call_from_thread(self._was_compared, ([a, b], width), found)
 
     def _was_compared(self, of: tuple[list[Path], int], found: Listing) -> None:

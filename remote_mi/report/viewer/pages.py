@@ -89,9 +89,9 @@ def provenance(opened: Opened, width: int) -> Listing:
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)
-    for note in opened.info.get("document", {}).get("notes", []):
+    for note in opened.info.shown.notes if opened.info else []:
         row("note", note)
-    source: Mapping[str, Any] = opened.info.get("provenance", {})
+    source: Mapping[str, Any] = opened.info.provenance if opened.info else {}
     plain = {name: value for name, value in source.items() if not isinstance(value, Mapping)}
     for name, value in plain.items():
         row(str(name), value)
