@@ -154,8 +154,8 @@ def as_json(result: Result) -> dict[str, Any]:
         "each": {name: [plain(a.values) for a in result.each(name)] for name in result.outputs}
         if len(result.prompts) > 1
         else {},
-        "vocabulary": result.document["vocabulary"],
-        "texts": result.document.get("texts", {}),
+        "vocabulary": result.vocabulary,
+        "texts": result.texts,
         "prompts": list(result.prompts),
         "notes": result.notes,
         "provenance": result.provenance,

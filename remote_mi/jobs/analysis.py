@@ -43,7 +43,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         }
         for part, kept in zip(parts, draft.parts, strict=True)
     ]
-    parameters = draft.provenance["parameters"]
+    parameters = dict(draft.parameters)
     found = _call(draft, card.analysis, examples, parameters)
     for name, output in declared.items():
         if name not in found:
@@ -84,7 +84,7 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             with at_work(), at_home(function):
                 return function(examples, **parameters)
         except ValueError as error:
-            raise RunFailed(f"recipe {draft.recipe['name']!r}: {error}") from error
+            raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can come
             line = line_in(error, path.resolve())
             raise RunFailed(
@@ -98,7 +98,7 @@ def _shaped(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float32)
     if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
         raise RunFailed(
-            f"recipe {draft.recipe['name']!r}: {key!r} of its analysis has the shape "
+            f"recipe {draft.card.name!r}: {key!r} of its analysis has the shape "
             f"{array.shape} and is declared as {output.dims}"
         )
     return array

@@ -11,7 +11,7 @@ from remote_mi.store.environment import Environment
 from remote_mi.store.run_info import card_from_json
 
 
-@dataclass
+@dataclass(frozen=True)
 class Draft:
     """Everything of a run but the numbers; JSON throughout, and without torch.
 
@@ -67,6 +67,11 @@ class Draft:
     def card(self) -> Card:
         """The recipe's card, as far as a result needs it."""
         return card_from_json(self.recipe)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The recipe's parameters."""
+        return self.provenance["parameters"]
 
     @property
     def where(self) -> Environment:

@@ -98,6 +98,16 @@ class Result(Displayed):
         """What a reader of the numbers has to know: pairs at fault, what was left out."""
         return list(self.document.get("notes", []))
 
+    @property
+    def vocabulary(self) -> Mapping[str, str]:
+        """Token id, as text → its text, of every id that an output holds."""
+        return self.document["vocabulary"]
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """Passage (`passage_key`) → its text, decoded together."""
+        return self.document.get("texts", {})
+
     def names(self) -> list[str]:
         """Everything `result[name]` can give."""
         return [*self.recipe["summaries"], *self.recipe["returns"]]
@@ -226,9 +236,7 @@ class Result(Displayed):
 
     def text(self, token: int) -> str:
         """A token id of this result as text; of a negative one, which is none, nothing."""
-        return (
-            "" if token < 0 else self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
-        )
+        return "" if token < 0 else self.vocabulary.get(str(int(token)), f"<{int(token)}>")
 
     def passage(self, tokens: Iterable[int]) -> str:
         """Token ids of this result that follow one another, as text; negative ones are none.
@@ -236,7 +244,7 @@ class Result(Displayed):
         Where the result has it, as its tokenizer decodes them together; else token by token.
         """
         ids = [int(token) for token in tokens if token >= 0]
-        found = self.document.get("texts", {}).get(passage_key(ids))
+        found = self.texts.get(passage_key(ids))
         return "".join(self.text(token) for token in ids) if found is None else found
 
     def to_pandas(self, name: str | None = None) -> pandas.DataFrame:

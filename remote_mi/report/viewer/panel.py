@@ -214,9 +214,10 @@ class FigurePanel:
             RemoteMIError: if the result has not what the figure shows.
         """
         if not self.also:
-            found = self.points
+            layout = self.layout
+            found = self.kind.points(layout)
             at = None if found is None else self._place(found)
-            return self.kind.listing(self.layout, width, height, at)
+            return self.kind.listing(layout, width, height, at)
         lines: list[tuple[Text, Item]] = []
         for part in (self.current, *self.also):
             kind = kind_of(part)
