@@ -87,8 +87,12 @@ def _parse(name: str, source: str) -> ast.Module:
     return ast.parse(source, name)
 
 
-def cards_in(path: Path, origin: str = "file") -> list[Card]:
+def cards_in(path: Path, origin: str = "file", lenient: bool = False) -> list[Card]:
     """The cards of all recipes a file defines, in its order; [] when it defines none.
+
+    Args:
+        lenient: leave out figures whose class is nowhere to be found, as for the copied source of
+            a run, whose numbers are the same without.
 
     Raises:
         UsageError: for a syntax error or a declaration that cannot be read.
@@ -102,7 +106,7 @@ def cards_in(path: Path, origin: str = "file") -> list[Card]:
             continue
         for decorator in node.decorator_list:
             if isinstance(decorator, ast.Call) and _is_recipe(decorator.func, names):
-                found.append(_card(node, decorator, names, path, origin))
+                found.append(_card(node, decorator, names, path, origin, lenient))
     return found
 
 
@@ -126,10 +130,20 @@ def _is_recipe(node: ast.expr, names: dict[str, Any]) -> bool:
 
 
 def _card(
-    node: ast.FunctionDef, decorator: ast.Call, names: dict[str, Any], path: Path, origin: str
+    node: ast.FunctionDef,
+    decorator: ast.Call,
+    names: dict[str, Any],
+    path: Path,
+    origin: str,
+    lenient: bool,
 ) -> Card:
     try:
-        declaration = {k.arg or "**": _evaluate(k.value, names) for k in decorator.keywords}
+        declaration = {
+            k.arg or "**": _known_ones(k.value, names)
+            if lenient and k.arg == "figures"
+            else _evaluate(k.value, names)
+            for k in decorator.keywords
+        }
         signature = list(_signature(node, names))
     except _CannotEvaluate as error:
         shown = ast.unparse(error.node)
@@ -141,6 +155,17 @@ def _card(
         ) from None
     doc = ast.get_docstring(node) or ""
     return build_card(node.name, doc, signature, declaration, path, node.lineno, origin=origin)
+
+
+def _known_ones(node: ast.expr, names: dict[str, Any]) -> list[Any]:
+    """Those elements of a list that can be evaluated."""
+    found = []
+    for item in node.elts if isinstance(node, (ast.List, ast.Tuple)) else []:
+        try:
+            found.append(_evaluate(item, names))
+        except _CannotEvaluate:
+            continue
+    return found
 
 
 def _signature(node: ast.FunctionDef, names: dict[str, Any]) -> Any:

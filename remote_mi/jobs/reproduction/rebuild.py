@@ -131,7 +131,7 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
     try:
         if Path(file).name != file:
             raise ValueError(f"recipe.file is {file!r}")
-        card = catalog.find(f"{source / file}:{recipe['name']}", project)
+        card = catalog.find(f"{source / file}:{recipe['name']}", project, lenient=True)
         model = {f.name for f in fields(ModelSpec)} & set(kept.lock["model"])
         spec = AsRecorded(
             **{name: kept.lock["model"][name] for name in model}, recorded=dict(kept.identity)

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import sys
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -16,7 +18,8 @@ import pytest
 from rich.cells import cell_len
 
 from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.recipes import figures
+from remote_mi.recipes import figure_files, figures
+from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.figure_files import module_of
 from remote_mi.recipes.figures import (
     Bars,
@@ -310,3 +313,58 @@ def test_a_figure_that_nothing_shows_says_what_to_do():
             list(figure_lines(Unshown("effect"), result(), 80))
     finally:
         del figures.KINDS["unshown_in_tests"]
+
+
+def test_a_run_with_a_figure_of_its_project_goes_elsewhere_without_it(
+    project, tiny_llama, cli, tmp_path, monkeypatch
+):
+    declared(project)
+    (project / "recipes").mkdir()
+    recipe = next(b for b in blocks(ROOT / "docs" / "extending.md") if "spread.py" in b.argument)
+    (project / "recipes" / "spread.py").write_text(recipe.text)
+    words = ("-p", "prompt=When Mary and John", "--model", str(tiny_llama))
+    code, out, err = cli("run", "spread", *words)
+    assert code == 0 and "length ──" in out and "█" in out, err
+    (run,) = (project / "runs").glob("*-spread-*")
+    assert (run / "source" / "figures" / "histogram.py").is_file(), "a module that it imports"
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run, elsewhere / "runs" / run.name)
+    monkeypatch.setenv("REMOTE_MI_PROJECT", str(elsewhere))
+    monkeypatch.delitem(figures.KINDS, "histogram")
+    assert cli("reproduce", run.name, "--verify-only")[0] == 0
+    code, out, err = cli("view", "--plain", run.name)
+    assert code == 0 and "layer │" in out, "nothing of the run's folder is imported"
+    assert "histogram" not in figures.KINDS
+    code, out, err = cli("reproduce", run.name)
+    assert code == 0 and "reproduced" in out, err
+
+
+def test_an_installed_package_declares_a_kind_by_its_entry_point(project, tmp_path, monkeypatch):
+    page = ROOT / "docs" / "extending.md"
+    block = next(b for b in blocks(page) if b.argument == "figures/histogram.py")
+    text = block.text.replace('kind = "histogram"', 'kind = "installed_histogram"')
+    (tmp_path / "installed_kind.py").write_text(text, encoding="utf-8")
+    about = tmp_path / "installed_kind-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: installed_kind\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[remote_mi.figures]\ninstalled_histogram = installed_kind\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    figure_files._installed.cache_clear()
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from installed_kind import Histogram as Spread\nfrom remote_mi import recipe\n\n\n"
+        '@recipe(over="prompt", returns={"x": ()}, figures=[Spread("x", bins=3)])\n'
+        "def mine(lm, prompt):\n    return {}\n"
+    )
+    try:
+        (figure,) = cards_in(path)[0].figures
+        assert figure.to_json()["figure"] == "installed_histogram" and kind_of(figure).drawn
+        figures.KINDS.pop("installed_histogram"), sys.modules.pop("installed_kind")
+        (again,) = figures_from_json([figure.to_json()])
+        assert again.to_json() == figure.to_json()
+    finally:
+        figure_files._installed.cache_clear()
+        figures.KINDS.pop("installed_histogram", None)
+        sys.modules.pop("installed_kind", None)
