@@ -159,8 +159,10 @@ def _card(
 
 def _known_ones(node: ast.expr, names: dict[str, Any]) -> list[Any]:
     """Those elements of a list that can be evaluated."""
+    if not isinstance(node, (ast.List, ast.Tuple)):
+        return _evaluate(node, names)
     found = []
-    for item in node.elts if isinstance(node, (ast.List, ast.Tuple)) else []:
+    for item in node.elts:
         try:
             found.append(_evaluate(item, names))
         except _CannotEvaluate:
