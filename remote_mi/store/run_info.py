@@ -63,7 +63,7 @@ class PromptFacts:
 
     origin: str | None = None
     template: str | None = None
-    seed: int | None = None
+    seed: int | str | None = None
     source: str | None = None
     bos_prepended: bool = False
     chat_template: bool = False
