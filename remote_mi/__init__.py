@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from remote_mi.common.display import RENDERERS
 from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.outputs import Ratio, Tokens
+from remote_mi.recipes.outputs import Json, Ratio, Texts, Tokens
 from remote_mi.recipes.parameters import Range
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ _HOMES = {
 __all__ = [
     "Bars",
     "Heatmap",
+    "Json",
     "Lines",
     "ModelSpec",
     "Range",
@@ -81,6 +82,7 @@ __all__ = [
     "RunList",
     "Table",
     "Text",
+    "Texts",
     "TokenGrid",
     "Tokens",
     "__version__",

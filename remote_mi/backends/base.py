@@ -22,6 +22,7 @@ from remote_mi.common.errors import RemoteMIError, RunFailed, line_in
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.card import Card
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output
 from remote_mi.store.environment import Environment
 
@@ -198,12 +199,12 @@ def checked(
                 f"{recipe} returned {name!r}, which it does not declare",
                 "add it to returns={...} or leave it out",
             )
-        dims = declared[name].dims
-        if examples is None or declared[name].of == "set":
-            outputs[name] = _array(recipe, name, dims, value)
+        output = declared[name]
+        if examples is None or output.of == "set":
+            outputs[name] = _array(recipe, name, output, value)
             continue
         try:
-            each = list(value)
+            each = [] if isinstance(value, (str, Mapping)) else list(value)
         except TypeError:
             each = []
         if len(each) != examples:
@@ -212,22 +213,15 @@ def checked(
                 "return a list with one tensor an example",
             )
         for index, one in enumerate(each):
-            outputs[f"{name}@{index}"] = _array(recipe, name, dims, one)
+            outputs[f"{name}@{index}"] = _array(recipe, name, output, one)
     return outputs
 
 
-def _array(recipe: str, name: str, dims: tuple[str, ...], value: Any) -> np.ndarray:
+def _array(recipe: str, name: str, output: Output, value: Any) -> np.ndarray:
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):
-        array = np.asarray(None)
-    if array.dtype.kind not in "fiub":
-        raise RunFailed(f"{recipe}: output {name!r} is not an array of numbers")
-    if array.ndim != len(dims):
-        raise RunFailed(
-            f"{recipe}: output {name!r} is declared as {_shape(dims)} and has shape {array.shape}"
-        )
-    return array
+        return kind_of_output(output).pack(value, output.dims)
+    except ValueError as error:
+        raise RunFailed(f"{recipe}: output {name!r} {error}") from None
 
 
 def examples_in(call: Any) -> int | None:
@@ -235,7 +229,3 @@ def examples_in(call: Any) -> int | None:
     if call is None:
         return 0
     return len(call) if isinstance(call, list) else None
-
-
-def _shape(dims: tuple[str, ...]) -> str:
-    return f"({', '.join(dims)})" if dims else "a number"

@@ -14,7 +14,7 @@ import re
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from remote_mi.backends.session import run_session
 from remote_mi.backends.weightless import Measured, NoNumbers, TooLong, quiet, weightless
 from remote_mi.common.errors import first_line
 from remote_mi.models.load import LoadedModel
+from remote_mi.recipes.output_kinds import kind_of_output
 
 #: Seconds of computing a dry run may take; a job is not held up longer to be described.
 BUDGET_S = 10.0
@@ -100,6 +101,8 @@ def expect(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected
         if isinstance(found, str):
             return Expected(None, None, found)
         outputs.append(found)
+    if any(not kind_of_output(output).sized for output in work.card.returns.values()):
+        return Expected(None, None, "it returns texts of any length")
     size = sum(
         math.prod(shape) * np.dtype(dtype).itemsize
         for call in outputs
@@ -189,27 +192,35 @@ def _remember(about: Any, like: str, outcome: Shapes | str) -> None:
 
 
 def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
-    """Shapes of one call's outputs, or why they are not known."""
+    """Shapes of one call's outputs, or why they are not known; of texts nothing is known."""
+    sized = {k: o for k, o in work.card.returns.items() if kind_of_output(o).sized}
+    free = work.card.returns.keys() - sized.keys()
     try:
         with quiet(), weightless(model.lm._module, NoNumbers(deadline)):
             returned = run_session(model.lm, _alone(work, call))[0]
-            described = _described_outputs(returned)
+            described = _described_outputs(returned, free)
     except Exception as error:  # the recipe is the user's code: anything can come
         if _is_mistake(error, work):
             raise recipe_error(work, error, "nothing was sent") from error
         return _why_unknown(error, work)
     if isinstance(described, str):
         return described
-    arrays = checked(labelled(work.card), work.card.returns, described, examples_in(call))
+    arrays = checked(labelled(work.card), sized, described, examples_in(call))
     return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
-def _described_outputs(returned: Any) -> Any:
-    """The outputs with a stand-in of the same shape and dtype, that takes no memory, for each."""
+def _described_outputs(returned: Any, free: Collection[str]) -> Any:
+    """The outputs with a stand-in of the same shape and dtype, that takes no memory, for each.
+
+    Args:
+        free: outputs that have no shape, which are left out.
+    """
     if not isinstance(returned, Mapping):
         return returned
     found: dict[Any, Any] = {}
     for name, value in returned.items():
+        if name in free:
+            continue
         stand_in = _stand_in(value)
         if stand_in is None and isinstance(value, list):
             stand_in = [_stand_in(item) for item in value]  # one of each example, of any length

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from remote_mi.cli.output import print_json, say, stdout_console, watching
-from remote_mi.common.errors import Mismatch, reading
+from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import project_folder
 from remote_mi.store.comparison import Comparison
+from remote_mi.store.run_folder import RunFolder
 
 BACKENDS = ("local", "ndif")
 
@@ -52,8 +53,7 @@ def compare(
     remote-mi compare a1b2 c3d4
     remote-mi compare a1b2 ndif --tolerance 1e-3
     """
-    with reading("run.json of one of the two"):
-        found = compared(a, b, timeout, as_json)
+    found = compared(a, b, timeout, as_json)
     held = found.only(only)
     if as_json:
         within = None if tolerance is None else held.within(tolerance)
@@ -61,8 +61,7 @@ def compare(
     else:
         from remote_mi.report.comparison import show
 
-        with reading("run.json of one of the two"):
-            show(found, stdout_console(width), only, tolerance)
+        show(found, stdout_console(width), only, tolerance)
     if tolerance is not None and not held.within(tolerance):
         names = dict.fromkeys(d.name for d in held.beyond(tolerance))
         raise Mismatch(
@@ -76,12 +75,12 @@ def compare(
 def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
     """The comparison of two runs, or of a run with what another backend gives."""
     from remote_mi.store import comparison
-    from remote_mi.store.opening import load_run, run_folder
+    from remote_mi.store.opening import find_run, load_run
 
     project = project_folder()
-    folder = run_folder(a, project)
-    first = load_run(str(folder))
-    if b.partition(":")[0] not in BACKENDS or (Path(b) / "run.json").is_file():
+    folder = find_run(a, project).path
+    first = load_run(folder)
+    if b.partition(":")[0] not in BACKENDS or RunFolder(Path(b)).is_run:
         return comparison.compare(first, b, project=project)
     from remote_mi.jobs.reproduction.reproduce import run_elsewhere
 

@@ -11,8 +11,8 @@ import click
 
 from remote_mi.cli.output import in_a_folder, print_json, say
 from remote_mi.cli.view import coordinate
-from remote_mi.common.errors import StoreError, UsageError, reading
-from remote_mi.recipes.figures import Table, Text, TokenGrid
+from remote_mi.common.errors import StoreError, UsageError
+from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.wording import Slice
 from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
@@ -70,25 +70,24 @@ def export(
             "--each is of a table and without --item; --at is of a figure",
             "remote-mi export --help",
         )
-    with reading(f"run.json of {result.run_id}"):
-        if (figure is None) == (table is None):
-            raise UsageError(
-                "choose --figure NAME or --table NAME", f"there are: {', '.join(_names(result))}"
-            )
-        if figure is not None:
-            if output is None:
-                raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
-            _figure(result, figure, Path(output), item, dict(coordinate(text) for text in at))
-        else:
-            assert table is not None
-            every = range(len(result.prompts)) if each else None
-            if output is None and as_json:
-                raise UsageError("--json says what was written", "-o FILE.csv")
-            if output is None:
-                sys.stdout.write(_table(result, table, ".csv", [item - 1] if item else every))
-                return
-            text = _table(result, table, Path(output).suffix, [item - 1] if item else every)
-            _keep(Path(output), text)
+    if (figure is None) == (table is None):
+        raise UsageError(
+            "choose --figure NAME or --table NAME", f"there are: {', '.join(_names(result))}"
+        )
+    if figure is not None:
+        if output is None:
+            raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
+        _figure(result, figure, Path(output), item, dict(coordinate(text) for text in at))
+    else:
+        assert table is not None
+        every = range(len(result.prompts)) if each else None
+        if output is None and as_json:
+            raise UsageError("--json says what was written", "-o FILE.csv")
+        if output is None:
+            sys.stdout.write(_table(result, table, ".csv", [item - 1] if item else every))
+            return
+        text = _table(result, table, Path(output).suffix, [item - 1] if item else every)
+        _keep(Path(output), text)
     if as_json:
         print_json({"run": result.run_id, "file": output, "shows": figure or table})
         return
@@ -104,12 +103,14 @@ def _names(result: Result) -> list[str]:
 def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping[str, Any]) -> None:
     """Save a figure; a choice that it has no use for is refused rather than passed over."""
     from remote_mi.report.images import save
+    from remote_mi.report.kinds.registry import kind_of
     from remote_mi.report.slices import check_cut
     from remote_mi.report.terminal import picked
 
     figure = picked(result, name)[0]
-    if item is not None and not isinstance(figure, (TokenGrid, Text, Table)):
-        effect = result.recipe["summaries"].get(figure.output, {}).get("effect", figure.output)
+    if item is not None and kind_of(figure).of == "all":
+        ratio = result.card.summaries.get(figure.output)
+        effect = ratio.effect if isinstance(ratio, Ratio) else figure.output
         raise UsageError(
             f"{figure.name!r} is of all prompts together",
             f"the values of one: --table {effect} --item {item}",
@@ -124,7 +125,7 @@ def _table(result: Result, name: str, ending: str, each: range | list[int] | Non
     from remote_mi.report.tables import formatted, table
 
     heads, rows = table(result, name, each)
-    return formatted(heads, rows, ending, f"{name}, {result.recipe['name']}")
+    return formatted(heads, rows, ending, f"{name}, {result.name}")
 
 
 def _keep(path: Path, text: str) -> None:

@@ -13,6 +13,8 @@ from remote_mi.recipes import catalog
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.document.bibliography import cited
 
+#: What outputs hold that are no numbers.
+_SAID = {"token": "token ids", "text": "texts", "json": "JSON values"}
 _OVER = {
     "prompt": "one prompt at a time",
     "pair": "a pair at a time",
@@ -72,7 +74,7 @@ def show(name: str, as_json: bool) -> None:
         print(f"  {'':14} {param.help}")
     print("\nOutputs:")
     for output, declared in card.returns.items():
-        kind = "token ids" if declared.kind == "token" else ""
+        kind = _SAID.get(declared.kind, "")
         print(f"  {output:14} ({', '.join(declared.dims)}) {kind}".rstrip())
     for summary, declared in card.summaries.items():
         if isinstance(declared, Ratio):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_mi.cli.output import in_a_folder, print_json, say, watching
-from remote_mi.common.errors import StoreError, UsageError, reading
+from remote_mi.common.errors import StoreError, UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Watch
-from remote_mi.store.opening import run_folder, study_named
+from remote_mi.store.opening import find_run_or_study
+from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.studies import StudyRecord
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def report(
     project = project_folder()
     folders, about = chosen(runs, project)
     about = replace(about, title=title or about.title, author=author or "")
-    with watching(quiet or as_json) as watch, reading("run.json of a run"):
+    with watching(quiet or as_json) as watch:
         made = make(project, folders, about)
         files = _write(made, path, ending, texts, watch)
     if as_json:
@@ -107,17 +108,16 @@ def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
 
     found: list[Path] = []
     for name in names or [None]:
-        is_run = name is None or (Path(name) / "run.json").is_file()
-        study = None if is_run or name is None else study_named(name, project)
-        if study is None:
-            found.append(run_folder(name, project))
+        one = find_run_or_study(name, project)
+        if isinstance(one, RunFolder):
+            found.append(one.path)
         elif len(names) > 1:
             raise UsageError(
                 f"{name!r} is a study, and a report is of one study or of runs",
                 f"remote-mi report {name}",
             )
         else:
-            return _of_study(study)
+            return _of_study(one)
     return list(dict.fromkeys(found)), About()
 
 

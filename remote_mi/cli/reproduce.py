@@ -13,7 +13,8 @@ from remote_mi.common.errors import Mismatch, RemoteMIError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.store.comparison import TOLERANCE
-from remote_mi.store.opening import run_folder, runs_of_study, study_named
+from remote_mi.store.opening import find_run_or_study, runs_of_study
+from remote_mi.store.run_folder import RunFolder
 
 
 @click.command()
@@ -69,14 +70,13 @@ def reproduce(run: str, verify_only: bool, **options: Any) -> None:
 def folders_of(wanted: str) -> dict[Path, str]:
     """The folder of a run, or of each finished run of a study with the key that it says."""
     project = project_folder()
-    is_run = (Path(wanted) / "run.json").is_file()
-    study = None if is_run else study_named(wanted, project)
-    if study is None:
-        return {run_folder(wanted, project): ""}
+    study = find_run_or_study(wanted, project)
+    if isinstance(study, RunFolder):
+        return {study.path: ""}
     left = len(study.points) - study.counts()["done"]
     if left:
         say(f"{left} of {len(study.points)} points are not finished and are left out")
-    return runs_of_study(study)
+    return {run.path: key for run, key in runs_of_study(study).items()}
 
 
 def check(folders: Mapping[Path, str], options: dict[str, Any]) -> None:

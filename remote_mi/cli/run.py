@@ -54,8 +54,8 @@ def run_job(job: Job, options: Options) -> None:
     if options["reuse_any"]:
         found = look_anywhere(job, options["backend"])
         if found is not None:
-            if "reused" in found.provenance:
-                say(f"note: {found.provenance['reused']}")
+            if found.made.reused:
+                say(f"note: {found.made.reused}")
             present(found, options)
             return
     if options["detach"]:
@@ -114,7 +114,7 @@ def _show(result: Result, options: dict[str, Any]) -> None:
 
     show(result, stdout_console(options["width"]), options["only"])
     if result.path is not None:
-        id8 = result.run_id.rsplit("-", 1)[-1]
+        id8 = result.id8
         say(f"\nkept in {_short(result.path)}")
         say(f"next: remote-mi view {id8}     remote-mi report {id8}")
         say(f"      or in Python: remote_mi.load_run({id8!r})")
@@ -149,13 +149,13 @@ def as_json(result: Result) -> dict[str, Any]:
     return {
         "run": result.run_id or None,
         "path": str(result.path) if result.path else None,
-        "recipe": result.recipe["name"],
+        "recipe": result.name,
         "outputs": outputs,
         "each": {name: [plain(a.values) for a in result.each(name)] for name in result.outputs}
         if len(result.prompts) > 1
         else {},
-        "vocabulary": result.document["vocabulary"],
-        "texts": result.document.get("texts", {}),
+        "vocabulary": result.vocabulary,
+        "texts": result.texts,
         "prompts": list(result.prompts),
         "notes": result.notes,
         "provenance": result.provenance,

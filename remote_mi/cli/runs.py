@@ -68,10 +68,10 @@ def show(run: str | None) -> None:
     """Everything known about a run, as JSON, without its numbers."""
     room = Runs(project_folder())
     name = room.find(run)
-    info = room.read_info(name)
+    folder = room.run(name)
     print(
         json.dumps(
-            {"run": name, "folder": str(room.folder / name), "tags": room.tags(name), **info},
+            {"run": name, "folder": str(folder.path), "tags": room.tags(name), **folder.data},
             indent=1,
         )
     )

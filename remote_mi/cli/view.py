@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_mi.cli.output import say, stdout_console
-from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError, reading
+from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.report.wording import Slice
-from remote_mi.store.opening import run_folder
+from remote_mi.store.opening import find_run
 
 if TYPE_CHECKING:
     from remote_mi.report.viewer.opened_run import Opened
@@ -86,7 +86,7 @@ def _folder(run: str | None) -> Path:
 
         return demo_run()
     try:
-        return run_folder(run)
+        return find_run(run).path
     except NotFound as error:
         if run is not None:
             raise
@@ -144,8 +144,7 @@ def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | No
             continue
         if index:
             console.print()
-        with reading(str(folder / "run.json")):
-            show(opened.result, console, only, slice_)
+        show(opened.result, console, only, slice_)
     if wrong is not None:
         raise wrong
     say("\nnext: remote-mi runs ls   lists the others")

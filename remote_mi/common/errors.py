@@ -7,12 +7,8 @@ Anything else that escapes is a bug of ours.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-
-#: What reading a document raises that is not as it should be.
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
 class RemoteMIError(Exception):
@@ -91,19 +87,6 @@ class Mismatch(RemoteMIError):
     """Stored bytes or a reproduced result are not what they should be."""
 
     exit_code = 7
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """While a document that somebody may have changed is read: what it lacks is told as damage.
-
-    Raises:
-        Mismatch: if it is not as it should be.
-    """
-    try:
-        yield
-    except MALFORMED as error:
-        raise Mismatch(f"{what} is damaged: {error!r}", "run the job again") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

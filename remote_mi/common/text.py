@@ -14,16 +14,19 @@ _NAMED = {" ": "␠", "\n": "↵", "\t": "⇥", "\r": "␍", "\x1b": "␛", "\x7
 _LOOK_AT = 400
 
 
-def visible(text: str) -> str:
+def visible(text: str, most: int = _LOOK_AT) -> str:
     """The text with spaces, newlines and everything that a terminal might act on made visible.
 
     Control characters, direction marks, zero-width and unassigned characters become visible
     stand-ins, so that a token can neither move the cursor nor change what stands beside it.
+
+    Args:
+        most: characters that are shown; what is cut ends in "…".
     """
     if not text:
         return _NAMED[""]
     shown = []
-    for character in text[:_LOOK_AT]:
+    for character in text[:most]:
         if character in _NAMED:
             shown.append(_NAMED[character])
         elif ord(character) < 32:
@@ -42,12 +45,12 @@ def visible(text: str) -> str:
             shown.append(f"\\u{ord(character):04x}")
         else:
             shown.append(character)
-    return "".join(shown) + ("…" if len(text) > _LOOK_AT else "")
+    return "".join(shown) + ("…" if len(text) > most else "")
 
 
-def line(text: str) -> str:
+def line(text: str, most: int = _LOOK_AT) -> str:
     """As `visible`, but with plain spaces, for whole sentences."""
-    return visible(text).replace("␠", " ") if text else ""
+    return visible(text, most).replace("␠", " ") if text else ""
 
 
 def prose(text: str) -> str:

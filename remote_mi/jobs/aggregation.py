@@ -16,6 +16,7 @@ import numpy as np
 
 from remote_mi.common.process_state import Held, Ignored
 from remote_mi.recipes.card import Card
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
 
 RESAMPLES = 1000
@@ -90,11 +91,14 @@ class _Assembly:
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
         self.result.notes += self._not_finite()
         for name, output in card.returns.items():
-            if output.kind == "token" and output.of == "example" and len(self.parts) > 1:
-                continue  # token ids have no mean; the parts keep them
-            samples = self._samples(name)
+            averaged = kind_of_output(output).averaged
+            if not averaged and output.of == "example" and len(self.parts) > 1:
+                continue  # token ids and texts have no mean; the parts keep them
             self._label(name, output)
-            if output.kind == "token":
+            if not averaged and not self.parts and output.of == "example":
+                continue
+            samples = self._samples(name)
+            if not averaged:
                 arrays[name] = samples[0]
             else:
                 self._estimate(name, samples, None)
@@ -106,6 +110,8 @@ class _Assembly:
     def _not_finite(self) -> Iterator[str]:
         """A note on each output that holds what is no number, in float32 as results keep them."""
         for name, output in self.card.returns.items():
+            if not kind_of_output(output).averaged:
+                continue
             raw = [self.of_set] if output.of == "set" else [part.arrays for part in self.parts]
             arrays = [np.asarray(each[name]).astype(np.float32) for each in raw if name in each]
             bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
@@ -123,7 +129,7 @@ class _Assembly:
             stacked = np.asarray(self.of_set[name])[None]
         else:
             stacked = np.stack([self._aligned(output, name, i) for i in range(len(self.parts))])
-        if DRAW not in output.dims or output.kind == "token":
+        if DRAW not in output.dims or not kind_of_output(output).averaged:
             return stacked
         axis = 1 + output.dims.index(DRAW)
         if stacked.shape[axis] == 0:  # no draws were asked for
@@ -141,7 +147,8 @@ class _Assembly:
 
     def _label(self, name: str, output: Output) -> None:
         """The coordinates of an output or summary."""
-        dims = [d for d in output.dims if d != DRAW or output.kind == "token"]
+        averaged = kind_of_output(output).averaged
+        dims = [d for d in output.dims if d != DRAW or not averaged]
         self.result.axes[name] = {dim: self._coordinates(name, dim) for dim in dims}
 
     def _coordinates(self, name: str, dim: str) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import numpy as np
 from remote_mi.common.errors import RunFailed, line_in
 from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups
 from remote_mi.models.surroundings import at_work
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import at_home, load_function
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
 from remote_mi.store.draft import Draft
 
@@ -32,7 +34,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         return
     examples = [
         {
-            "arrays": part.arrays,
+            "arrays": _unpacked(card, part.arrays),
             "tokens": part.tokens,
             "positions": dict(part.labels),
             "template": part.template,
@@ -41,7 +43,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         }
         for part, kept in zip(parts, draft.parts, strict=True)
     ]
-    parameters = draft.provenance["parameters"]
+    parameters = dict(draft.parameters)
     found = dict(_call(draft, card.analysis, examples, parameters))
     for name, output in declared.items():
         found.update(averaged(name, output, found.get(name), examples))
@@ -75,6 +77,15 @@ def averaged(
     return {name: array.mean(-1), f"{name}:low": low, f"{name}:high": high}
 
 
+def _unpacked(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The outputs of an example as the recipe returned them: arrays, texts, JSON values."""
+    found: dict[str, Any] = {}
+    for name, packed in arrays.items():
+        values = kind_of_output(card.returns[name]).unpack(packed)
+        found[name] = values if values.dtype.kind != "O" else values.tolist()
+    return found
+
+
 def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, Any]) -> Any:
     assert draft.file is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +100,7 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             with at_work(), at_home(function):
                 return function(examples, **parameters)
         except ValueError as error:
-            raise RunFailed(f"recipe {draft.recipe['name']!r}: {error}") from error
+            raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can come
             line = line_in(error, path.resolve())
             raise RunFailed(
@@ -103,7 +114,7 @@ def _shaped(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float32)
     if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
         raise RunFailed(
-            f"recipe {draft.recipe['name']!r}: {key!r} of its analysis has the shape "
+            f"recipe {draft.card.name!r}: {key!r} of its analysis has the shape "
             f"{array.shape} and is declared as {output.dims}"
         )
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,16 +63,12 @@ class Finisher:
         from remote_mi.jobs.aggregation import assemble
         from remote_mi.jobs.analysis import add_analysis
 
-        draft = self.draft
-        draft.record = {
-            **draft.record,
-            **record,
-            "parts_from_cache": len(draft.keys) - len(draft.missing),
-        }
+        taken = len(self.draft.keys) - len(self.draft.missing)
+        draft = self._noted({**record, "parts_from_cache": taken})
         self.watch.stage("putting the results together")
         raw = self._raw()
         parts, of_set = self._parts(raw)
-        assembled = assemble(draft.card, parts, of_set, draft.provenance["parameters"])
+        assembled = assemble(draft.card, parts, of_set, draft.parameters)
         add_analysis(draft, parts, assembled)
         document = {
             "parts": [
@@ -95,10 +92,8 @@ class Finisher:
 
     def failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:
         """Leave a failed run behind; returns its name, "" if it cannot be written."""
-        self.draft.record = {**self.draft.record, **record}
         said = getattr(error, "said", "")
-        if said:
-            self.draft.record["server_said"] = said
+        self._noted({**record, "server_said": said} if said else record)
         self.draft.events.append(event("failed", error=str(error)))
         empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}, "texts": {}}
         result = Result(self.draft.recipe, empty, {}, self._provenance())
@@ -106,6 +101,11 @@ class Finisher:
             return self._write(result, str(error)).run_id
         except StoreError:
             return ""  # the error itself is what the user needs to see
+
+    def _noted(self, record: Mapping[str, Any]) -> Draft:
+        """The draft, from now on with what was noted."""
+        self.draft = replace(self.draft, record={**self.draft.record, **record})
+        return self.draft
 
     def _write(self, result: Result, error: str | None) -> Result:
         draft = self.draft

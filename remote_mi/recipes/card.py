@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
-from remote_mi.recipes.figures import Figure, from_json
+from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Output, Ratio, output_json
 from remote_mi.recipes.parameters import Param
 
@@ -45,6 +45,7 @@ class Card:
         setup: name of the file's function that is called once with all examples, whose result each
             call gets; "" for none.
         analysis: name of the file's function that computes summaries here, "" for none.
+        labels: dimension → the output that holds its coordinates.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
         origin: "built-in", "project", "plug-in" or "file".
@@ -65,6 +66,7 @@ class Card:
     controls: Mapping[str, str] = field(default_factory=dict)
     analysis: str = ""
     setup: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def takes_pairs(self) -> bool:
@@ -133,17 +135,7 @@ class Card:
             "controls": dict(self.controls),
             "analysis": self.analysis,
             "setup": self.setup,
+            "labels": dict(self.labels),
             "figures": [f.to_json() for f in self.figures],
             "references": list(self.references),
         }
-
-
-def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
-    """The `figures` part of `Card.shown`, read back; kinds unknown to this version left out."""
-    found = []
-    for item in data:
-        try:
-            found.append(from_json(item))
-        except KeyError:
-            continue
-    return found

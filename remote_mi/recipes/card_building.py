@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Over
+from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
-from remote_mi.recipes.outputs import DRAW, Output, Ratio
+from remote_mi.recipes.outputs import DRAW, Output, Ratio, label_problem
 from remote_mi.recipes.parameters import Param, param_from
 
 #: Name, annotation, whether it has a default, the default, and whether it is keyword-only.
@@ -72,11 +72,14 @@ def build_card(
         controls,
         declaration.get("analysis") or "",
         setup,
+        dict(declaration.get("labels") or {}),
     )
-    for key, control in card.controls.items():
-        problem = _control_problem(card, key, control)
-        if problem:
-            raise refuse(problem)
+    problems = [
+        *(_control_problem(card, key, control) for key, control in card.controls.items()),
+        *(label_problem(returns, dim, name) for dim, name in card.labels.items()),
+    ]
+    for problem in filter(None, problems):
+        raise refuse(problem)
     return card
 
 
@@ -173,10 +176,14 @@ def _summary_problem(
 ) -> str:
     """What is wrong with a summary's declaration, "" if nothing."""
     if isinstance(summary, Output):
+        if summary.kind != "number":
+            return f"summary {key!r} is declared as {summary.kind}: summaries are numbers"
         return "" if analysis else f"summary {key!r} needs analysis=..., the function that gives it"
     for output in (summary.effect, summary.gap):
         if output not in returns:
             return f"summary {key!r} names {output!r}, which is no output"
+        if returns[output].kind != "number":
+            return f"summary {key!r} names {output!r}, which is no number"
     if set(returns[summary.gap].dims) - {"draw"}:
         return f"summary {key!r} divides by {summary.gap!r}, which is not a number"
     return ""
@@ -187,27 +194,9 @@ def _control_problem(card: Card, key: str, control: str) -> str:
     for name in (key, control):
         if name not in card.returns and name not in card.summaries:
             return f"controls names {name!r}, which it does not return"
+        if name in card.returns and card.returns[name].kind != "number":
+            return f"controls names {name!r}, which is no number"
     own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
     if own[: len(other)] != other:
         return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
     return ""
-
-
-def argument_docs(doc: str) -> dict[str, str]:
-    """Argument name → its text in the docstring's "Args:" section."""
-    match = re.search(r"^\s*Args:\s*\n(.*?)(?=\n\s*\n\s*\w+:\s*$|\Z)", doc, re.S | re.M)
-    if not match:
-        return {}
-    found: dict[str, str] = {}
-    name = ""
-    indent: int | None = None
-    for line in match[1].splitlines():
-        depth = len(line) - len(line.lstrip())
-        indent = depth if indent is None else indent
-        entry = re.match(r"\s*(\w+):\s*(.*)", line)
-        if entry and depth == indent:
-            name = entry[1]
-            found[name] = entry[2]
-        elif name and line.strip():
-            found[name] += " " + line.strip()
-    return found

@@ -1,7 +1,8 @@
 """Reading a recipe's card from its file without importing it, and so without torch.
 
 Only a small part of Python is evaluated: literals, names bound to literals at the top of the
-file, `typing` forms, and the declaration classes of `remote_mi.recipes.declaration` and `remote_mi.recipes.figures`.
+file, `typing` forms, the declaration classes of `remote_mi.recipes.declaration`, and classes of
+figures, for which the file that declares them may be imported (`remote_mi.recipes.figure_files`).
 Anything else in a decorator or annotation is refused with its line.
 """
 
@@ -21,7 +22,9 @@ from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.outputs import Output, Ratio, Tokens
+from remote_mi.recipes.figure_files import module_of
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import Json, Output, Ratio, Texts, Tokens
 from remote_mi.recipes.parameters import Range
 
 _RECIPE = vars(declaration)
@@ -117,8 +120,12 @@ def _parse(name: str, source: str) -> ast.Module:
     return ast.parse(source, name)
 
 
-def cards_in(path: Path, origin: str = "file") -> list[Card]:
+def cards_in(path: Path, origin: str = "file", lenient: bool = False) -> list[Card]:
     """The cards of all recipes a file defines, in its order; [] when it defines none.
+
+    Args:
+        lenient: leave out figures whose class is nowhere to be found, as for the copied source of
+            a run, whose numbers are the same without.
 
     Raises:
         UsageError: for a syntax error or a declaration that cannot be read.
@@ -132,7 +139,7 @@ def cards_in(path: Path, origin: str = "file") -> list[Card]:
             continue
         for decorator in node.decorator_list:
             if isinstance(decorator, ast.Call) and _is_recipe(decorator.func, names):
-                found.append(_card(node, decorator, names, path, origin))
+                found.append(_card(node, decorator, names, path, origin, lenient))
     return found
 
 
@@ -170,10 +177,20 @@ def _is_recipe(node: ast.expr, names: dict[str, Any]) -> bool:
 
 
 def _card(
-    node: ast.FunctionDef, decorator: ast.Call, names: dict[str, Any], path: Path, origin: str
+    node: ast.FunctionDef,
+    decorator: ast.Call,
+    names: dict[str, Any],
+    path: Path,
+    origin: str,
+    lenient: bool,
 ) -> Card:
     try:
-        declaration = {k.arg or "**": _evaluate(k.value, names) for k in decorator.keywords}
+        declaration = {
+            k.arg or "**": _known_ones(k.value, names)
+            if lenient and k.arg == "figures"
+            else _evaluate(k.value, names)
+            for k in decorator.keywords
+        }
         signature = list(_signature(node, names))
     except _CannotEvaluate as error:
         shown = ast.unparse(error.node)
@@ -185,6 +202,19 @@ def _card(
         ) from None
     doc = ast.get_docstring(node) or ""
     return build_card(node.name, doc, signature, declaration, path, node.lineno, origin=origin)
+
+
+def _known_ones(node: ast.expr, names: dict[str, Any]) -> list[Any]:
+    """Those elements of a list that can be evaluated."""
+    if not isinstance(node, (ast.List, ast.Tuple)):
+        return _evaluate(node, names)
+    found = []
+    for item in node.elts:
+        try:
+            found.append(_evaluate(item, names))
+        except _CannotEvaluate:
+            continue
+    return found
 
 
 def _signature(node: ast.FunctionDef, names: dict[str, Any]) -> Any:
@@ -214,6 +244,9 @@ def _top_level_names(tree: ast.Module) -> dict[str, Any]:
                     names[alias.asname or alias.name] = _KNOWN[node.module][alias.name]
                 elif f"{node.module}.{alias.name}" in _KNOWN:
                     names[alias.asname or alias.name] = _Namespace(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = _Foreign(node.module, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in _KNOWN:
@@ -236,13 +269,31 @@ class _Namespace:
         return _KNOWN[self._module][name]
 
 
+class _Foreign:
+    """A name that the file imports from elsewhere: looked up only where a declaration uses it."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def figure(self) -> type[Figure] | None:
+        """The class of figures that it stands for; None if it stands for anything else."""
+        module = module_of(self._module)
+        found = vars(module).get(self._name) if module else None  # and no lazy import by getattr
+        return found if isinstance(found, type) and issubclass(found, Figure) else None
+
+
 def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
     """The value of an expression of the small part of Python; never runs the file's code."""
     match node:
         case ast.Constant():
             return node.value
         case ast.Name() if node.id in names:
-            return names[node.id]
+            value = names[node.id]
+            if not isinstance(value, _Foreign):
+                return value
+            figure = value.figure()
+            if figure is not None:
+                return figure
         case ast.Attribute():
             owner = _evaluate(node.value, names)
             if isinstance(owner, _Namespace):
@@ -285,5 +336,6 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
 
 def _declares(function: Any) -> bool:
     """Whether a call to this is a declaration that may be evaluated."""
-    declared = (*figures.KINDS.values(), Ratio, Range, Output, Tokens)
-    return function in declared
+    if isinstance(function, type) and issubclass(function, Figure):
+        return True
+    return function in (Ratio, Range, Output, Tokens, Texts, Json)

@@ -61,10 +61,13 @@ def all_cards(project: Path) -> list[Card]:
     return list(cards.values())
 
 
-def find(name: str, project: Path) -> Card:
+def find(name: str, project: Path, lenient: bool = False) -> Card:
     """The card of a recipe by name, or by its file: `FILE.py`, `FILE.py:name`.
 
     A mistake in a file other than the one that is asked for does not get in the way.
+
+    Args:
+        lenient: as for `cards_in`, of a file.
 
     Raises:
         NotFound: with the nearest name.
@@ -72,7 +75,7 @@ def find(name: str, project: Path) -> Card:
     """
     file, _, wanted = name.partition(":")
     if file.endswith(".py"):
-        return _in_file(Path(file), wanted)
+        return _in_file(Path(file), wanted, lenient)
     found: list[Card] = []
     known: list[str] = []
     broken: list[UsageError] = []
@@ -98,8 +101,8 @@ def find(name: str, project: Path) -> Card:
     return found[0]
 
 
-def _in_file(path: Path, wanted: str) -> Card:
-    cards = cards_in(path)
+def _in_file(path: Path, wanted: str, lenient: bool) -> Card:
+    cards = cards_in(path, lenient=lenient)
     if wanted:
         cards = [card for card in cards if card.name == wanted] or cards[:0]
     if not cards:

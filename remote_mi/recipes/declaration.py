@@ -19,8 +19,10 @@ from remote_mi.recipes.card import Card as Card
 from remote_mi.recipes.card import Over as Over
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.outputs import Json as Json
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
+from remote_mi.recipes.outputs import Texts as Texts
 from remote_mi.recipes.outputs import Tokens as Tokens
 from remote_mi.recipes.parameters import Param as Param
 from remote_mi.recipes.parameters import Range as Range
@@ -34,6 +36,7 @@ def recipe(
     controls: Mapping[str, str] | None = None,
     setup: str = "",
     analysis: str = "",
+    labels: Mapping[str, str] | None = None,
     figures: Sequence[Figure] = (),
     needs: Sequence[str] = (),
     references: Sequence[str] = (),
@@ -49,8 +52,8 @@ def recipe(
     Args:
         over: called once per "prompt" or per "pair", once with all "prompts" or all "pairs", or
             once with no examples ("none", as `fn(lm, **parameters)`).
-        returns: output name → tuple of dimension names, or `Tokens(...)` for token ids. The
-            dimensions "layer" and "head" are numbered, "position", "query" and "key" are
+        returns: output name → tuple of dimension names, `Tokens(...)` for token ids, `Texts(...)`
+            for texts, or `Json(...)` for JSON values. The dimensions "layer" and "head" are numbered, "position", "query" and "key" are
             positions, "draw" holds replicates, and a dimension "x" takes the values of a list
             parameter "xs". Called with all "pairs", an output that begins with the dimension
             "pair" is per pair ("prompt" likewise); others are of the whole set.
@@ -66,6 +69,7 @@ def recipe(
             results of an example then depend on the whole set.
         analysis: name of a function of the same file, called here with the outputs of all
             examples and the parameters: `fn(examples, **parameters)`; it gives the summaries.
+        labels: dimension → the output, of that dimension alone, whose values are its coordinates.
         figures: what to show, each naming an output or a summary.
         needs: of the place that runs it: "gradients", "attention_weights", "generation",
             "weights" (in the recipe's own process). Of the model: "causal" (a position attends to
@@ -83,6 +87,7 @@ def recipe(
         "controls": controls or {},
         "setup": setup,
         "analysis": analysis,
+        "labels": labels or {},
         "figures": figures,
         "needs": needs,
         "references": references,

@@ -4,14 +4,39 @@ A recipe declares its figures in its decorator, each naming one of its outputs:
 
     figures=[Heatmap("recovery", center=0)]
 
-The same specification serves the terminal, notebooks, and later HTML and image files.
+The same specification serves the terminal, notebooks, HTML and image files. A class of figures is
+known by its `kind` as soon as it exists, wherever it stands; docs/extending.md writes one.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
+
+from remote_mi.common.errors import UsageError
+from remote_mi.recipes.figure_files import FOLDER, import_kind
+
+#: Kind → class of every figure that there is.
+KINDS: dict[str, type[Figure]] = {}
+#: Kind → the file and the name of that class.
+_HOMES: dict[str, tuple[str, str]] = {}
+
+
+def _register(cls: type[Figure], kind: str) -> None:
+    """Make a class known by its kind; read again, it takes the place of what it was."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
+    home, known = (file, cls.__qualname__), _HOMES.get(kind)
+    folders = {Path(file).parent.name, Path(known[0]).parent.name} if known else set()
+    if known and known != home and folders != {FOLDER}:  # that would be another project's
+        raise UsageError(
+            f"two classes of figures are of the kind {kind!r}: {known[1]} of {known[0]}, and "
+            f"{home[1]} of {home[0]}",
+            "give one of them another kind",
+        )
+    KINDS[kind], _HOMES[kind] = cls, home
 
 
 @dataclass(frozen=True)
@@ -30,6 +55,16 @@ class Figure:
     output: str
     title: str = ""
     unit: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make a class known by its kind; without one of its own it is shown as its parent.
+
+        Raises:
+            UsageError: if another class has that kind.
+        """
+        super().__init_subclass__(**options)
+        if "kind" in cls.__dict__:
+            _register(cls, cls.kind)
 
     @property
     def name(self) -> str:
@@ -136,9 +171,6 @@ class Text(Figure):
     kind: ClassVar[str] = "text"
 
 
-KINDS: dict[str, type[Figure]] = {c.kind: c for c in (Heatmap, TokenGrid, Bars, Table, Lines, Text)}
-
-
 def from_json(data: dict[str, Any]) -> Figure:
     """The figure that `Figure.to_json` wrote.
 
@@ -153,3 +185,18 @@ def from_json(data: dict[str, Any]) -> Figure:
         k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
     }
     return kind(**values)
+
+
+def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
+    """The figures of a card that a run keeps, read back; kinds that nothing declares are left out.
+
+    Raises:
+        UsageError: if the file that declares one cannot be imported.
+    """
+    found = []
+    for item in data:
+        if item["figure"] not in KINDS:
+            import_kind(item["figure"])
+        if item["figure"] in KINDS:
+            found.append(from_json(item))
+    return found

@@ -18,18 +18,29 @@ class Output:
 
     Attributes:
         dims: names of its dimensions, outermost first; () for a number.
-        kind: "number" for arrays of numbers, "token" for arrays of token ids.
+        kind: "number" for arrays of numbers, "token" for arrays of token ids, "text" and "json" for
+            texts and JSON values (`remote_mi.recipes.output_kinds`).
         of: whether there is one for each "example" (prompt or pair), or one for the whole "set".
     """
 
     dims: tuple[str, ...]
-    kind: Literal["number", "token"] = "number"
+    kind: Literal["number", "token", "text", "json"] = "number"
     of: Literal["example", "set"] = "example"
 
 
 def Tokens(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
     """An output of token ids with these dimensions; shown as text, never averaged; −1 is none."""
     return Output(tuple(dims), "token")
+
+
+def Texts(*dims: str) -> Output:  # noqa: N802 - as above
+    """An output of texts: a str, or lists of them as deep as there are dimensions."""
+    return Output(tuple(dims), "text")
+
+
+def Json(*dims: str) -> Output:  # noqa: N802 - as above
+    """An output of JSON values: numbers, texts, None, and lists and dicts of them."""
+    return Output(tuple(dims), "json")
 
 
 @dataclass(frozen=True)
@@ -76,3 +87,15 @@ def summaries_from_json(data: Mapping[str, Any]) -> dict[str, Ratio | Output]:
     ratios = {k: Ratio(v["effect"], gap=v["gap"]) for k, v in data.items() if "effect" in v}
     computed = outputs_from_json({k: v for k, v in data.items() if "effect" not in v})
     return {k: ratios.get(k) or computed[k] for k in data}
+
+
+def label_problem(returns: Mapping[str, Output], dim: str, name: str) -> str:
+    """What is wrong with the output that labels a dimension, "" if nothing."""
+    if name not in returns:
+        return f"labels names {name!r}, which it does not return"
+    output = returns[name]
+    if output.dims != (dim,) or output.kind == "json" or dim in POSITIONS:
+        return f"labels: {name!r} cannot name the indices of {dim!r}; declare it as Texts({dim!r})"
+    if not any(dim in other.dims for key, other in returns.items() if key != name):
+        return f"labels names the dimension {dim!r}, which no other output has"
+    return ""

@@ -13,14 +13,19 @@ from rich.text import Text
 
 from remote_mi.common.console import captured, text_of
 from remote_mi.common.text import fit, line
-from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import KINDS
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.notebook import FRAME, WIDTH
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
+from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, where
 from remote_mi.store.comparison import Comparison, Difference
 from remote_mi.store.result import Result
 
 _NAME, _OF = 20, 10
+#: Cells of a value that is a text.
+_VALUE = 30
 #: Differences smaller than this part of the common scale show no colour and no digit.
 _SEEN = 0.005
 
@@ -73,15 +78,9 @@ def html(comparison: Comparison) -> str:
 
 def _heading(comparison: Comparison) -> Iterator[Text]:
     for letter, result in (("a", comparison.a), ("b", comparison.b)):
-        source = result.provenance
-        id8 = result.run_id.rsplit("-", 1)[-1] or "not kept"
-        record, environment = source.get("record", {}), source.get("environment", {})
-        parts = [
-            result.recipe["name"],
-            id8,
-            str(source.get("model", {}).get("name", "?")),
-            f"{environment.get('kind', '?')}/{record.get('dtype', '?')}",
-        ]
+        made = result.made
+        where = f"{made.kind}/{made.record.dtype or '?'}"
+        parts = [result.name, result.id8 or "not kept", made.model.name, where]
         yield Text(f" {letter}  " + "  ".join(line(p) for p in parts), style="bold")
 
 
@@ -141,8 +140,8 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
         yield f"   not comparable: {line(found.why_not)}"
         return
     place = _place(comparison, found)
-    if found.token:
-        said = f"{found.differing} of {found.cells} tokens differ"
+    if not found.numbers:
+        said = f"{found.differing} of {found.cells} {KINDS[found.kind].said} differ"
         yield f"{left} {said}"
         if found.differing:
             yield f"   {place}"
@@ -172,17 +171,11 @@ def _place(comparison: Comparison, found: Difference) -> str:
     parts += [at] if at else []
     if found.values is not None:
         shown = [
-            _text(result, found, value)
+            fit(value_text(result, found.kind, value), _VALUE).rstrip()
             for result, value in zip((comparison.a, comparison.b), found.values, strict=True)
         ]
         parts.append(f"{shown[0]} → {shown[1]}")
     return " · ".join(parts)
-
-
-def _text(result: Result, found: Difference, value: float) -> str:
-    if found.token:
-        return line(result.text(int(value))) if value >= 0 else "∅"
-    return f"{value:.4g}"
 
 
 def _short(value: float) -> str:
@@ -199,24 +192,25 @@ def _figures(
         found = by_name.pop(figure.output, None)
         if found is None or figure.output not in b.names():
             continue
-        name = figure.name
-        if isinstance(figure, Table):  # another recipe may have an output of the same name
-            both = tuple(c for c in figure.columns if c in b.outputs and c in a.outputs)
-            figure = replace(figure, columns=both)
+        name, kind = figure.name, kind_of(figure)
+        # Another recipe may have an output of the same name, and not the others.
+        figure = kind.sharing(figure, [c for c in a.outputs if c in b.outputs])
         if not found.why_not and found.relative == 0:
             yield f"{name}: a and b are the same", figure_lines(figure, a, width)
             continue
         slice_ = Slice(limits=_limits(a, b, figure))
         for letter, result in (("a", a), ("b", b)):
-            if figure.output in result.arrays or not isinstance(figure, (Heatmap, Bars, Lines)):
+            if figure.output in result.arrays or not kind.numbers:
                 yield f"{name}: {letter}", figure_lines(figure, result, width, slice_)
-        if not found.why_not and isinstance(figure, (Heatmap, Bars, Lines)) and not found.token:
+        if not found.why_not and kind.numbers and found.numbers:
             yield f"{name}: b − a", _difference(comparison, figure, found, width, slice_)
 
 
 def _limits(a: Result, b: Result, figure: Figure) -> tuple[float, float] | None:
-    """The range that the values of both lie in."""
-    both = [r.arrays[figure.output].reshape(-1) for r in (a, b) if figure.output in r.arrays]
+    """The range that the values of both lie in; None where they are no numbers."""
+    if not kind_of(figure).numbers:
+        return None
+    both = [r[figure.output].values.reshape(-1) for r in (a, b) if figure.output in r.arrays]
     values = np.concatenate([v[np.isfinite(v)] for v in both]) if both else np.zeros(0)
     return (float(values.min()), float(values.max())) if values.size else None
 
@@ -236,6 +230,5 @@ def _difference(
     a, b = comparison.a, comparison.b
     values = b.arrays[name].astype(np.float64) - a.arrays[name]
     shown = Result({**a.recipe, "controls": {}}, a.document, {name: values}, a.provenance)
-    if isinstance(figure, Heatmap):
-        figure = replace(figure, center=0.0)
+    figure = kind_of(figure).difference(figure)
     yield from figure_lines(figure, shown, width, replace(slice_, limits=(-reach, reach)))

@@ -18,6 +18,7 @@ from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.remote import RemoteJob
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document.html import figure_html, figure_style
+from remote_mi.report.kinds.words import short
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.wording import Slice
 from remote_mi.store.named_array import NamedArray
@@ -77,7 +78,9 @@ def _few(texts: list[str], most: int) -> list[str]:
 
 
 def _digits(value: Any) -> str:
-    return str(value) if np.asarray(value).dtype.kind in "iub" else f"{float(value):.4g}"
+    if not isinstance(value, (float, np.floating)):
+        return short(line(str(value)))
+    return f"{float(value):.4g}"
 
 
 def table_html(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.recipes.figures import Figure, Heatmap, Lines
+from remote_mi.common.text import line
+from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.wording import EXPLAINED, Slice, amount, where
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -97,6 +99,11 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
         NotFound: if the output has not what the figure shows, or not the slice.
     """
     full = slice_.of(result, figure.output)
+    if full.values.dtype.kind == "O":
+        said = kind_of_output(result.outputs.get(figure.output)).said
+        raise NotFound(
+            f"{figure.output!r} is of {said}", f"a {figure.kind} shows numbers; Text shows {said}"
+        )
     if full.values.ndim < figure.least:
         raise NotFound(
             f"{figure.output!r} {_dims(full.dims)}",
@@ -136,9 +143,50 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
     )
 
 
+@dataclass(frozen=True)
+class ShownExample:
+    """An output of the one prompt that a figure shows.
+
+    Attributes:
+        array: its values. index: of the prompt. count: how many prompts have values of their own.
+        clean: the prompt, safe to show.
+    """
+
+    array: NamedArray
+    index: int
+    count: int
+    clean: str
+
+    @property
+    def label(self) -> str:
+        """Which of several prompts it is; "" of the only one."""
+        if self.count == 1:
+            return ""
+        return f"prompt {self.index + 1} of {self.count}: {self.clean}"
+
+    @property
+    def title(self) -> str:
+        """As `label`, where it begins a line of its own."""
+        return self.label[:1].upper() + self.label[1:]
+
+
+def example(name: str, result: Result, slice_: Slice) -> ShownExample:
+    """An output of the prompt that a slice names.
+
+    Raises:
+        NotFound: if there is no such prompt.
+    """
+    every, index = result.each(name), slice_.one
+    if not 0 <= index < len(every):
+        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
+    prompts = result.prompts
+    clean = line(prompts[index]["clean"]) if index < len(prompts) else ""
+    return ShownExample(every[index], index, len(every), clean)
+
+
 def cuts(figure: Figure, result: Result) -> list[str]:
     """The dimensions that a figure has no room for: it shows one coordinate of each."""
-    if not isinstance(figure, (Heatmap, Lines)) or figure.output not in result.arrays:
+    if figure.output not in result.arrays:
         return []
     every = result[figure.output].dims
     if len(every) < figure.least:

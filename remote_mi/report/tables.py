@@ -11,19 +11,15 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.common.text import visible
-from remote_mi.recipes import figures
-from remote_mi.recipes.outputs import POSITIONS
-from remote_mi.report.html_figures import table_cell
+from remote_mi.common.errors import UsageError
+from remote_mi.report.kinds.cells import Row
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import picked
-from remote_mi.report.wording import row_name, table_columns
-from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
 FORMATS = (".csv", ".json", ".tex")
@@ -62,7 +58,6 @@ _LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=`)(?=`)|(?<=[?!])(?=`)")
 #: Letters and accents that every LaTeX engine and font encoding has.
 _PLAIN_LETTERS = "ßæÆœŒøØåÅłŁ"
 _PLAIN_ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
-Row = list[Any]
 
 
 def table(
@@ -79,107 +74,7 @@ def table(
         NotFound: if there is no such figure or output, or no values of single prompts.
     """
     figure = picked(result, name)[0]
-    if isinstance(figure, figures.Table):
-        return _by_prompt(figure, result, each)
-    output = figure.output
-    declared = result.outputs.get(output)
-    tokens = declared is not None and declared.kind == "token"
-    if tokens and each is None:
-        each = range(len(result.each(output)))
-    if each is None:
-        return _cells(result, result[output])
-    every = result.each(output)
-    heads: list[str] = []
-    rows: list[Row] = []
-    for index in _there(each, len(every)):
-        heads, some = _plain_cells(result, every[index], tokens)
-        rows += [[index + 1, *row] for row in some]
-    return ["prompt", *heads], rows
-
-
-def _there(wanted: Iterable[int], count: int) -> Iterator[int]:
-    """The prompts that are wanted; each must be there."""
-    for index in wanted:
-        if not 0 <= index < count:
-            raise NotFound(f"there is no prompt {index + 1}", f"there are {count}")
-        yield index
-
-
-def _by_prompt(
-    figure: figures.Table, result: Result, each: Iterable[int] | None
-) -> tuple[list[str], list[Row]]:
-    """A table's own rows: one a prompt, or those of `each`."""
-    names = [figure.output, *figure.columns]
-    columns = table_columns(figure, result)
-    count, rows = len(columns[0]), []
-    for index in _there(range(count) if each is None else each, count):
-        cells = []
-        for name, column in zip(names, columns, strict=True):
-            shown = table_cell(result, column[index])  # refuses what is no single number
-            number = result.outputs[name].kind != "token"
-            cells.append(_number(column[index].values) if number else shown)
-        rows.append([row_name(result, index), *cells])
-    return ["prompt", *names], rows
-
-
-def _axes(array: NamedArray) -> tuple[list[str], Iterator[tuple[tuple[int, ...], Row]]]:
-    """Heads of the coordinates, and every index with its coordinates.
-
-    A token may occur twice, so a position has its index beside it.
-    """
-    heads = []
-    for dim in array.dims:
-        heads += [dim, f"{dim}_index"] if dim in POSITIONS else [dim]
-
-    def walk() -> Iterator[tuple[tuple[int, ...], Row]]:
-        for index in np.ndindex(*array.shape):
-            row: Row = []
-            for dim, at in zip(array.dims, index, strict=True):
-                label = array.coords[dim][at]
-                row.append(visible(label) if isinstance(label, str) else label)
-                if dim in POSITIONS:
-                    row.append(at)
-            yield index, row
-
-    return heads, walk()
-
-
-def _cells(result: Result, array: NamedArray) -> tuple[list[str], list[Row]]:
-    """Every cell of an array over all prompts."""
-    heads, cells = _axes(array)
-    band, explained = result.control_band(array.name), result.explained(array.name)
-    more = {
-        "value": array.values,
-        "low": array.low,
-        "high": array.high,
-        "control": band,
-        "explained": explained,
-    }
-    shown = {name: values for name, values in more.items() if values is not None}
-    rows = [[*row, *(_number(values[index]) for values in shown.values())] for index, row in cells]
-    return [*heads, *shown], rows
-
-
-def _plain_cells(result: Result, array: NamedArray, tokens: bool) -> tuple[list[str], list[Row]]:
-    """Every cell of one prompt's array; token ids with their text."""
-    heads, cells = _axes(array)
-    if not tokens:
-        return [*heads, "value"], [[*row, _number(array.values[index])] for index, row in cells]
-    return [*heads, "token_id", "token"], [
-        [*row, int(array.values[index]), visible(result.text(int(array.values[index])))]
-        for index, row in cells
-        if array.values[index] >= 0
-    ]
-
-
-def _number(value: Any) -> Any:
-    """A number of numpy as Python's, with the digits that its type has."""
-    kind = np.asarray(value).dtype
-    if kind.kind == "b":
-        return bool(value)
-    if kind.kind in "iu":
-        return int(value)
-    return float(str(np.float32(value))) if kind == np.float32 else float(value)
+    return kind_of(figure).rows(figure, result, each)
 
 
 def formatted(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: str = "") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.rule import Rule
@@ -13,7 +13,8 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
-from remote_mi.report.kinds import bars, heatmap, lines, table, texts, token_grid
+from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.report.kinds.registry import laid_out
 from remote_mi.report.slices import check_cut
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
@@ -66,7 +67,7 @@ def picked(result: Result, only: str | None) -> Sequence[Figure]:
 def plain_figure(result: Result, name: str) -> Figure:
     """A figure for an output or summary that the recipe declares none for."""
     output = result.outputs.get(name)
-    if output is not None and output.kind == "token":
+    if not kind_of_output(output).averaged:
         return figures.Text(name)
     values = result.arrays.get(name)
     wide = values is not None and values.ndim > 1
@@ -82,21 +83,15 @@ def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
 
 def heading(result: Result) -> Iterator[Text]:
     """Recipe, run, model, where it was computed, and whether it came from the cache."""
-    source = result.provenance
-    id8 = line(result.run_id.rsplit("-", 1)[-1]) or "not kept"
-    model = source.get("model", {}).get("name", "?")
-    environment = source.get("environment", {}).get("kind", "?")
-    record = source.get("record", {})
-    where = f"{environment}/{record.get('dtype', '?')}" if "dtype" in record else environment
-    name = line(result.recipe["name"])
-    parts = [name, f"{id8} ✓", line(str(model)), where]
+    made, count = result.made, len(result.prompts)
+    dtype = made.record.dtype
+    where = f"{made.kind}/{dtype}" if dtype else made.kind
+    parts = [line(result.name), f"{line(result.id8) or 'not kept'} ✓", line(made.model.name), where]
     yield Text(line("  ".join(["remote-mi", *parts])), style="bold")
-    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in source.get("parameters", {}).items())
-    prompts = source.get("prompts", {})
-    count = len(result.prompts)
+    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in made.parameters.items())
     unit = "pair" if result.prompts and result.prompts[0].get("corrupt") else "prompt"
-    many = f"{count} {unit}{'s' if count != 1 else ''} from {line(str(prompts.get('origin')))}"
-    parts = [line(f" cache: {source.get('cache', '?')}"), many if count else "no prompts"]
+    many = f"{count} {unit}{'s' if count != 1 else ''} from {line(str(made.prompts.origin))}"
+    parts = [line(f" cache: {made.cache}"), many if count else "no prompts"]
     yield Text(" · ".join([*parts, given] if given else parts), style="dim")
 
 
@@ -106,12 +101,5 @@ def _title(figure: Figure) -> str:
 
 def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL) -> Iterator[Text]:
     """The lines of one figure."""
-    renderers: dict[type[Figure], Callable[..., Iterator[Text]]] = {
-        figures.Heatmap: heatmap.heatmap,
-        figures.TokenGrid: token_grid.token_grid,
-        figures.Bars: bars.bars,
-        figures.Table: table.table,
-        figures.Lines: lines.lines,
-        figures.Text: texts.text,
-    }
-    yield from renderers[type(figure)](figure, result, width, slice_)
+    kind, layout = laid_out(figure, result, slice_)
+    yield from kind.text(layout, width)

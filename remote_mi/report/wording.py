@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import line, visible
-from remote_mi.recipes.figures import Table
-from remote_mi.recipes.outputs import DRAW, POSITIONS
+from remote_mi.common.text import visible
+from remote_mi.recipes.outputs import DRAW, POSITIONS, Output
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -35,6 +34,11 @@ class Slice:
     at: Mapping[str, Any] = field(default_factory=dict)
     limits: tuple[float, float] | None = None
     pair: int | None = None
+
+    @property
+    def one(self) -> int:
+        """Index of the prompt that a figure of one prompt shows."""
+        return self.item if self.pair is None else self.pair
 
     def of(self, result: Result, name: str) -> NamedArray:
         """An output or summary over all prompts, or of the one prompt that is chosen.
@@ -72,50 +76,21 @@ def of_prompt(result: Result, name: str, index: int) -> NamedArray:
     Raises:
         NotFound: for what a recipe computes over all prompts only, or without such a prompt.
     """
-    ratio = result.recipe["summaries"].get(name)
-    if ratio is not None and "effect" not in ratio:
+    ratio = result.card.summaries.get(name)
+    if isinstance(ratio, Output):
         raise NotFound(f"{name!r} exists over all prompts only")
-    each = result.each(ratio["effect"] if ratio else name)
+    each = result.each(ratio.effect if ratio else name)
     if not 0 <= index < len(each):
         raise NotFound(f"there is no prompt {index + 1}", f"there are {len(each)}")
     found = each[index]
     values = found.values
     if ratio:
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = values / np.mean(result.each(ratio["gap"])[index].values)
+            values = values / np.mean(result.each(ratio.gap)[index].values)
     dims = found.dims
     if DRAW in dims:
         values, dims = values.mean(dims.index(DRAW)), tuple(d for d in dims if d != DRAW)
     return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
-
-
-def table_columns(figure: Table, result: Result) -> list[list[NamedArray]]:
-    """The columns of a table, each with an array for every row.
-
-    Raises:
-        NotFound: if there is no such output, or it is not of as many prompts as the first.
-    """
-    columns = [_as_counts(result.each(name)) for name in (figure.output, *figure.columns)]
-    for name, column in zip(figure.columns, columns[1:], strict=True):
-        if len(column) != len(columns[0]):
-            raise NotFound(
-                f"{name!r} has {len(column)} values, {figure.output!r} "
-                f"{len(columns[0])}: they are no rows of one table"
-            )
-    return columns
-
-
-def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
-    """Whole numbers as such: a count is a float where it could also be no number."""
-    values = [array.values for array in column]
-    if all(v.dtype.kind == "f" and not v.ndim and float(v).is_integer() for v in values):
-        return [replace(array, values=array.values.astype(np.int64)) for array in column]
-    return column
-
-
-def row_name(result: Result, index: int) -> str:
-    """What a row of a table is of: its prompt, or its number where there are none."""
-    return line(result.prompts[index]["clean"]) if result.prompts else str(index + 1)
 
 
 def where(array: NamedArray, index: Sequence[Any]) -> str:

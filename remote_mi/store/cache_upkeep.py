@@ -73,7 +73,7 @@ def verify_runs(runs: Runs, progress: Progress = lambda done, total: None) -> di
     for number, name in enumerate(names, 1):
         progress(number, len(names))
         try:
-            runs.check(name)
+            runs.run(name).check()
         except Mismatch as error:
             damaged[name] = error.message
     return damaged

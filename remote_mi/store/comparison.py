@@ -3,7 +3,7 @@
 An output is within a tolerance T where
 
     max |b − a| ≤ T · max(1, max |a|)        numbers; NaN and infinities at the same places
-    cells that differ ≤ T · cells            token ids
+    cells that differ ≤ T · cells            token ids, texts, JSON values
 
 So T is absolute for what is smaller than 1, and relative to the largest value of what is larger.
 Outputs that cannot be compared are beyond every tolerance. Intervals are not compared: they follow
@@ -21,6 +21,7 @@ import numpy as np
 
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
+from remote_mi.recipes.output_kinds import NUMBERS, OutputKind, kind_of_output
 from remote_mi.recipes.outputs import DRAW
 from remote_mi.store.differences import (
     Prompts,
@@ -43,10 +44,10 @@ class Difference:
     Attributes:
         name: of the output or summary.
         each: False for the values over all prompts, True for those of each prompt by itself.
-        token: whether it holds token ids.
+        kind: of the output: "number", "token", "text" or "json".
         why_not: why it cannot be compared; "" where it can.
         cells: how many values. differing: how many of them are not equal.
-        largest: largest |b − a|; for token ids 1 where any differ.
+        largest: largest |b − a|; for what is no number 1 where any differ.
         mean: mean |b − a|. scale: largest |a|.
         unmatched: cells that are NaN or infinite in one and not, or not the same, in the other.
         nan: cells that are NaN in a, and in b.
@@ -57,7 +58,7 @@ class Difference:
 
     name: str
     each: bool = False
-    token: bool = False
+    kind: str = "number"
     why_not: str = ""
     cells: int = 0
     differing: int = 0
@@ -69,14 +70,19 @@ class Difference:
     prompt: int | None = None
     index: tuple[int, ...] = ()
     coords: Mapping[str, Any] = field(default_factory=dict)
-    values: tuple[float, float] | None = None
+    values: tuple[Any, Any] | None = None
+
+    @property
+    def numbers(self) -> bool:
+        """Whether it is of numbers, of which it can be said how far they are apart."""
+        return self.kind == "number"
 
     @property
     def relative(self) -> float:
         """What a tolerance is held against; infinite where nothing can be compared."""
         if self.why_not or self.unmatched:
             return float("inf")
-        if self.token:
+        if not self.numbers:
             return self.differing / max(1, self.cells)
         return self.largest / max(1.0, self.scale)
 
@@ -85,7 +91,8 @@ class Difference:
         return {
             "output": self.name,
             "each": self.each,
-            "token": self.token,
+            "kind": self.kind,
+            "token": self.kind == "token",
             "why_not": self.why_not or None,
             "cells": self.cells,
             "differing": self.differing,
@@ -236,26 +243,24 @@ def _of_arrays(
 ) -> Difference:
     """The difference over some pairs of arrays: one over all prompts, or one a prompt."""
     each = pairs[0][0] is not None
-    kinds = [r.outputs[name].kind if name in r.outputs else "number" for r in (a, b)]
-    token = "token" in kinds
-    if kinds[0] != kinds[1]:
-        return Difference(name, each, token, "token ids and numbers")
+    kinds = [kind_of_output(r.outputs.get(name)) for r in (a, b)]
+    kind = kinds[0]
+    if kinds[1] is not kind:
+        unlike = " and ".join("token ids" if k.name == "token" else k.said for k in kinds)
+        return Difference(name, each, kind.name, unlike)
     for prompt, one, other in pairs:
         reason = _unlike(one, other)
         if reason:
             return Difference(
                 name,
                 each,
-                token,
+                kind.name,
                 f"prompt {prompt + 1}: {reason}" if prompt is not None else reason,
             )
-    gaps = [
-        _token_gap(a, b, x.values, y.values) if token else _gap(x.values, y.values)
-        for _, x, y in pairs
-    ]
+    gaps = [kind.gap(*_comparable(a, b, kind, x.values, y.values)) for _, x, y in pairs]
     cells = sum(gap.size for gap in gaps)
     if not cells:
-        return Difference(name, each, token)
+        return Difference(name, each, kind.name)
     at = max(range(len(gaps)), key=lambda i: gaps[i].max(initial=-1.0))
     gap, (prompt, one, other) = gaps[at], pairs[at]
     index = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape))
@@ -265,19 +270,19 @@ def _of_arrays(
     return Difference(
         name,
         each,
-        token,
+        kind.name,
         "",
         cells,
         differing=int(sum((g > 0).sum() for g in gaps)),
         largest=float(max(g.max(initial=0.0) for g in finite)),
         mean=float(sum(g.sum() for g in finite) / known) if known else 0.0,
-        scale=0.0 if token else max(_reach(v) for v in ones),
+        scale=max(_reach(v) for v in ones) if kind is NUMBERS else 0.0,
         unmatched=cells - known,
         nan=(_nans(ones), _nans(others)),
         prompt=prompt,
         index=index,
         coords={dim: one.coords[dim][i] for dim, i in zip(one.dims, index, strict=True)},
-        values=(one.values[index].item(), other.values[index].item()),
+        values=(_item(one.values[index]), _item(other.values[index])),
     )
 
 
@@ -295,25 +300,25 @@ def _unlike(a: NamedArray, b: NamedArray) -> str:
     return ""
 
 
-def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|b − a|, 0 where both are the same NaN or infinity, infinite where only one is."""
-    one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    with np.errstate(invalid="ignore"):
-        gap = np.where(same, 0.0, np.abs(other - one))
-    return np.where(np.isnan(gap), np.inf, gap)
-
-
-def _token_gap(a: Result, b: Result, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """1 where token ids differ; where the two vocabularies contradict each other, their texts."""
+def _comparable(
+    a: Result, b: Result, kind: OutputKind, one: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values that tell two arrays apart: of token ids the texts, where vocabularies differ."""
+    if kind.name != "token":
+        return one, other
     known = a.document.get("vocabulary", {}), b.document.get("vocabulary", {})
-    if any(known[1].get(i, text) != text for i, text in known[0].items()):
-        texts = [
-            np.array([r.text(t) if t >= 0 else "" for t in v.reshape(-1)], object)
-            for r, v in ((a, one), (b, other))
-        ]
-        return (texts[0] != texts[1]).astype(np.float64).reshape(one.shape)
-    return (one != other).astype(np.float64)
+    if all(known[1].get(i, text) == text for i, text in known[0].items()):
+        return one, other
+    first, second = (
+        np.array([r.text(t) if t >= 0 else "" for t in v.reshape(-1)], object).reshape(v.shape)
+        for r, v in ((a, one), (b, other))
+    )
+    return first, second
+
+
+def _item(value: Any) -> Any:
+    """A number of numpy as Python's; a text or JSON value as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _reach(values: np.ndarray) -> float:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from remote_mi.recipes.card import Card, figures_from_json
-from remote_mi.recipes.outputs import outputs_from_json, summaries_from_json
+from remote_mi.recipes.card import Card
 from remote_mi.store.environment import Environment
+from remote_mi.store.run_info import card_from_json
 
 
-@dataclass
+@dataclass(frozen=True)
 class Draft:
     """Everything of a run but the numbers; JSON throughout, and without torch.
 
@@ -66,19 +66,12 @@ class Draft:
     @property
     def card(self) -> Card:
         """The recipe's card, as far as a result needs it."""
-        shown = self.recipe
-        return Card(
-            shown["name"],
-            shown["over"],
-            outputs_from_json(shown["returns"]),
-            summaries_from_json(shown["summaries"]),
-            figures_from_json(shown["figures"]),
-            references=shown["references"],
-            doc=shown["doc"],
-            controls=shown.get("controls", {}),
-            analysis=shown.get("analysis", ""),
-            setup=shown.get("setup", ""),
-        )
+        return card_from_json(self.recipe)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The recipe's parameters."""
+        return self.provenance["parameters"]
 
     @property
     def where(self) -> Environment:

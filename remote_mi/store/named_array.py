@@ -47,6 +47,10 @@ class NamedArray(Displayed):
     def __float__(self) -> float:
         return float(self.values)
 
+    def item(self) -> Any:
+        """The value of an array of one: a number, a text, a JSON value."""
+        return self.values.item()
+
     def sel(self, **where: Any) -> NamedArray:
         """The part at some coordinates, e.g. `sel(layer=20, position="[s2]")`.
 
@@ -68,7 +72,7 @@ class NamedArray(Displayed):
         """The part at one index of a dimension."""
         axis = self.dims.index(dim)
         values, low, high = (
-            None if a is None else np.take(a, index, axis)
+            None if a is None else _taken(a, index, axis)
             for a in (self.values, self.low, self.high)
         )
         assert values is not None
@@ -105,6 +109,14 @@ class NamedArray(Displayed):
     def __repr__(self) -> str:
         sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
         return f"<{self.name} ({sizes})>\n{self.values!r}"
+
+
+def _taken(values: np.ndarray, index: int, axis: int) -> np.ndarray:
+    """The part at an index of an axis; a text or JSON value stays in an array of its own."""
+    if values.dtype.kind != "O":
+        return np.take(values, index, axis)
+    part = np.moveaxis(values, axis, 0)[index : index + 1 or None]
+    return part.reshape(part.shape[1:])
 
 
 def import_pandas() -> Any:

@@ -8,11 +8,12 @@ from remote_mi.common.errors import Mismatch, NotFound, RunFailed
 from remote_mi.common.named_files import named_files
 from remote_mi.common.paths import project_folder
 from remote_mi.store.result import Result
+from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecord, StudyRecords, read_folder
 
 
-def load_run(run: str | None = None, project: str | Path | None = None) -> Result:
+def load_run(run: str | Path | None = None, project: str | Path | None = None) -> Result:
     """The result of a run of a project.
 
     Args:
@@ -24,23 +25,36 @@ def load_run(run: str | None = None, project: str | Path | None = None) -> Resul
         NotFound, UsageError, Mismatch: if there is none, several fit, or it is damaged.
         RunFailed: if it failed, so that there is no result.
     """
-    folder = run_folder(run, project)
-    runs = runs_beside(folder)
-    info = runs.read_info(folder.name)
-    if info.get("status") == "failed":
+    folder = find_run(run, project)
+    if folder.info.failed:
         raise RunFailed(
-            f"the run {folder.name} failed: {info.get('error')}",
+            f"the run {folder.name} failed: {folder.info.error}",
             "`remote-mi view` shows where; mend it and run it again",
         )
-    return runs.read(folder.name)
+    return folder.result()
 
 
-def run_folder(run: str | Path | None, project: str | Path | None = None) -> Path:
+def find_run(run: str | Path | None, project: str | Path | None = None) -> RunFolder:
     """The folder of a run; arguments and errors as `load_run`."""
-    if run is not None and (Path(run) / "run.json").is_file():
-        return Path(run).absolute()
+    if run is not None and RunFolder(Path(run)).is_run:
+        return RunFolder(Path(run).absolute())
     runs = Runs(Path(project).absolute() if project else project_folder())
-    return runs.folder / runs.find(None if run is None else str(run))
+    return runs.run(runs.find(None if run is None else str(run)))
+
+
+def find_run_or_study(wanted: str | None, project: Path) -> RunFolder | StudyRecord:
+    """What a user named: a run as in `find_run`, or else a study as in `study_named`.
+
+    A folder of a run comes first, then the name of a study, then the id of a run.
+
+    Raises:
+        NotFound, UsageError, Mismatch: as these.
+    """
+    if wanted is not None and not RunFolder(Path(wanted)).is_run:
+        study = study_named(wanted, project)
+        if study is not None:
+            return study
+    return find_run(wanted, project)
 
 
 def runs_beside(folder: Path) -> Runs:
@@ -72,18 +86,18 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
     return records.read(name) if known else None
 
 
-def runs_of_study(study: StudyRecord) -> dict[Path, str]:
+def runs_of_study(study: StudyRecord) -> dict[RunFolder, str]:
     """The folder of every finished run of a study, beside its own → the job's key it stands for.
 
     Raises:
         NotFound: if nothing of it is finished. Mismatch: if a run is not there.
     """
-    found: dict[Path, str] = {}
+    found: dict[RunFolder, str] = {}
     for point in study.points:
         if point.state != "done" or not point.run:
             continue
-        folder = study.path.parent / Path(point.run).name
-        if not (folder / "run.json").is_file():
+        folder = RunFolder(study.path.parent / Path(point.run).name)
+        if not folder.is_run:
             raise Mismatch(
                 f"the study {study.name} names the run {point.run}, which is not beside its folder",
                 "copy the runs along with it",

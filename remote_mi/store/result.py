@@ -11,15 +11,16 @@ import numpy as np
 
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
-from remote_mi.recipes.card import figures_from_json
-from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.card import Card
+from remote_mi.recipes.figures import Figure, figures_from_json
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
+from remote_mi.store.run_info import Provenance, card_from_json
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 1
 #: Values this small beside the largest are 0 up to rounding.
 _ROUNDING = 1e-6
 
@@ -53,6 +54,26 @@ class Result(Displayed):
     path: Path | None = None
 
     @property
+    def made(self) -> Provenance:
+        """The provenance, by names; see `remote_mi.store.run_info.Provenance`."""
+        return Provenance.from_json(self.provenance)
+
+    @property
+    def card(self) -> Card:
+        """The recipe's card, as far as a run keeps it."""
+        return card_from_json(self.recipe)
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe["name"]
+
+    @property
+    def id8(self) -> str:
+        """The eight digits of the run's id; "" of a result that was not kept."""
+        return self.run_id.rsplit("-", 1)[-1]
+
+    @property
     def outputs(self) -> dict[str, Output]:
         """The declared outputs."""
         return outputs_from_json(self.recipe["returns"])
@@ -77,6 +98,16 @@ class Result(Displayed):
         """What a reader of the numbers has to know: pairs at fault, what was left out."""
         return list(self.document.get("notes", []))
 
+    @property
+    def vocabulary(self) -> Mapping[str, str]:
+        """Token id, as text → its text, of every id that an output holds."""
+        return self.document["vocabulary"]
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """Passage (`passage_key`) → its text, decoded together."""
+        return self.document.get("texts", {})
+
     def names(self) -> list[str]:
         """Everything `result[name]` can give."""
         return [*self.recipe["summaries"], *self.recipe["returns"]]
@@ -84,8 +115,10 @@ class Result(Displayed):
     def __getitem__(self, name: str) -> NamedArray:
         """An output or summary over all prompts: the value of one prompt, the mean of several.
 
+        Texts and JSON values are what they are: arrays of objects.
+
         Raises:
-            NotFound: for an unknown name, or for token ids of several prompts.
+            NotFound: for an unknown name, or for token ids or texts of several prompts.
         """
         if name not in self.names():
             close = nearest(name, self.names())
@@ -98,11 +131,12 @@ class Result(Displayed):
                 f"{name!r} cannot be averaged over {len(self.prompts)} prompts",
                 f"take them one by one: result.each({name!r})",
             )
-        axes = self.document["axes"][name]
+        dims, axes = self._dims(name), self.document["axes"][name]
+        coords = {dim: self._labels(dim, len(axes[dim])) or axes[dim] for dim in dims}
         return NamedArray(
-            self.arrays[name],
-            self._dims(name),
-            axes,
+            kind_of_output(self.outputs.get(name)).unpack(self.arrays[name]),
+            dims,
+            coords,
             self.arrays.get(f"{name}:low"),
             self.arrays.get(f"{name}:high"),
             name,
@@ -132,16 +166,37 @@ class Result(Displayed):
         return list(self._each(name))
 
     def _each(self, name: str) -> Iterator[NamedArray]:
-        dims = self.outputs[name].dims
+        dims, kind = self.outputs[name].dims, kind_of_output(self.outputs[name])
         each: list[Any] = [part["tokens"] for part in self.prompts]
         for index, tokens in enumerate([None] if self.outputs[name].of == "set" else each):
-            key = f"{name}@{index}"
-            values = self.arrays[key]
+            values = kind.unpack(self.arrays[f"{name}@{index}"])
             coords = {
-                dim: coordinates(dim, size, self.provenance.get("parameters", {}), tokens)
+                dim: self._labels(dim, size, index)
+                or coordinates(dim, size, self.provenance.get("parameters", {}), tokens)
                 for dim, size in zip(dims, values.shape, strict=True)
             }
             yield NamedArray(values, dims, coords, name=name)
+
+    def _labels(self, dim: str, size: int, index: int | None = None) -> list[Any] | None:
+        """The coordinates that another output gives a dimension; None where none does.
+
+        Args:
+            size: of the dimension. index: of the prompt; None asks for those that all prompts share.
+        """
+        name = self.recipe.get("labels", {}).get(dim)
+        if name is None:
+            return None
+        output = self.outputs[name]
+        every = range(max(1, len(self.prompts))) if index is None else [index]
+        keys = [f"{name}@{0 if output.of == 'set' else i}" for i in every]
+        found = [self._named(output, self.arrays[key]) for key in keys if key in self.arrays]
+        same = bool(found) and all(labels == found[0] for labels in found)
+        return found[0] if same and len(found[0]) == size else None
+
+    def _named(self, output: Output, packed: np.ndarray) -> list[Any]:
+        """The values of an output as coordinates: texts, the text of tokens, numbers."""
+        values = kind_of_output(output).unpack(packed).tolist()
+        return [self.text(token) for token in values] if output.kind == "token" else values
 
     def control_band(self, name: str) -> np.ndarray | None:
         """How large an output or summary would be by its control alone.
@@ -181,9 +236,7 @@ class Result(Displayed):
 
     def text(self, token: int) -> str:
         """A token id of this result as text; of a negative one, which is none, nothing."""
-        return (
-            "" if token < 0 else self.document["vocabulary"].get(str(int(token)), f"<{int(token)}>")
-        )
+        return "" if token < 0 else self.vocabulary.get(str(int(token)), f"<{int(token)}>")
 
     def passage(self, tokens: Iterable[int]) -> str:
         """Token ids of this result that follow one another, as text; negative ones are none.
@@ -191,7 +244,7 @@ class Result(Displayed):
         Where the result has it, as its tokenizer decodes them together; else token by token.
         """
         ids = [int(token) for token in tokens if token >= 0]
-        found = self.document.get("texts", {}).get(passage_key(ids))
+        found = self.texts.get(passage_key(ids))
         return "".join(self.text(token) for token in ids) if found is None else found
 
     def to_pandas(self, name: str | None = None) -> pandas.DataFrame:

@@ -19,22 +19,31 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
 from remote_mi.common.whole_files import store_error, write_whole
-from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
+from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
+from remote_mi.store.run_folder import RunFolder, id8_in
 from remote_mi.store.run_index import DAMAGED, RunIndex, RunRow, run_names
+from remote_mi.store.run_info import ARRAYS, RUN_JSON, SCHEMA, DamagedRun, read_info
 from remote_mi.store.run_record import RunRecord, environment_of, id8_of, scalars_of
 from remote_mi.store.sqlite_index import Unusable
+from remote_mi.store.typed_json import WrongJson, typed
 
-SCHEMA = 1
-_ARRAYS = "artifacts/result.safetensors"
 _TAGS = "tags.json"
 _TAG = re.compile(r"\w[\w.:+-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Of a recipe, what a list says."""
+
+    name: str
 
 
 class Runs:
@@ -74,7 +83,7 @@ class Runs:
         """
         id8 = id8_of(key, environment)
         for result in self._of_key(key, environment.id, id8):
-            if environment_of(result.provenance).id == environment.id:
+            if result.made.environment and result.made.environment.id == environment.id:
                 return result
         return None
 
@@ -87,10 +96,10 @@ class Runs:
         for name in self._candidates(key, environment, id8):
             try:
                 result = self.read(name)
-                if result.provenance["key"] == key and environment_of(result.provenance):
-                    yield result
-            except (Mismatch, KeyError, TypeError):
+            except Mismatch:
                 continue  # damaged, or deleted meanwhile
+            if result.made.key == key and result.made.environment:
+                yield result
 
     def _candidates(self, key: str, environment: str | None, id8: str) -> Iterator[str]:
         """Names of runs that may be of this job, newest first."""
@@ -115,37 +124,19 @@ class Runs:
         if wanted is None:
             return names[-1]
         wanted = Path(wanted).name
-        found = [n for n in names if n == wanted or n.rsplit("-", 1)[1].startswith(wanted)]
+        found = [n for n in names if n == wanted or id8_in(n).startswith(wanted)]
         if not found:
-            known = [*names, *(n.rsplit("-", 1)[1] for n in names)]
+            known = [*names, *map(id8_in, names)]
             raise not_found("run", wanted, known, "remote-mi runs ls")
-        if len({n.rsplit("-", 1)[1] for n in found}) > 1:
+        if len(set(map(id8_in, found))) > 1:
             raise UsageError(
                 f"{wanted!r} fits {len(found)} runs: {', '.join(found[:5])}", "give more digits"
             )
         return found[-1]
 
-    def read_info(self, name: str) -> dict[str, Any]:
-        """run.json of a run.
-
-        Raises:
-            Mismatch: if it is damaged or of a newer schema.
-        """
-        path = self.folder / name / "run.json"
-        try:
-            data = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            raise Mismatch(f"{path.parent} is not a run: it has no run.json") from None
-        except (OSError, ValueError) as error:
-            raise Mismatch(f"{path} is damaged: {error}") from None
-        if not isinstance(data, dict):
-            raise Mismatch(f"{path} is damaged: it holds no object")
-        if data.get("schema") != SCHEMA:
-            raise Mismatch(
-                f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",
-                "update remote_mi",
-            )
-        return data
+    def run(self, name: str) -> RunFolder:
+        """The folder of a run, whether or not it is there."""
+        return RunFolder(self.folder / name)
 
     def read(self, name: str) -> Result:
         """A run's result, its artifacts checked against their hashes.
@@ -153,53 +144,33 @@ class Runs:
         Raises:
             Mismatch: if something is damaged.
         """
-        data = self.read_info(name)
-        path = self.folder / name / _ARRAYS
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise Mismatch(f"{path} cannot be read: {error.strerror}") from None
-        try:
-            recorded = data["artifacts"][_ARRAYS]
-            kept = data["recipe"], data["document"], data["provenance"]
-        except (KeyError, TypeError):
-            raise Mismatch(
-                f"{self.folder / name / 'run.json'} is damaged: parts of it are missing",
-                "run the job again",
-            ) from None
-        if hashlib.sha256(content).hexdigest() != recorded:
-            raise Mismatch(
-                f"{path} is damaged: its SHA-256 is not the recorded one", "run the job again"
-            )
-        recipe, document, provenance = kept
-        return Result(
-            recipe, document, arrays_from_bytes(content, path), provenance, name, self.folder / name
-        )
+        return self.run(name).result()
 
     def row(self, name: str) -> RunRow:
         """What a list says of a run, from its folder."""
         try:
-            info = self.read_info(name)
-            source = info["provenance"]
-            key, environment = str(source["key"]), environment_of(source).id
-            return RunRow(
-                name,
-                str(info["status"]),
-                key,
-                environment,
-                str(info["recipe"]["name"]),
-                str(source["model"]["name"]),
-                source["prompts"].get("origin"),
-                dict(source["parameters"]),
-                str(source.get("time", "")),
-                {str(k): float(v) for k, v in info.get("scalars", {}).items()},
-                self.tags(name),
-            )
+            info = read_info(self.folder / name / RUN_JSON, whole=False)
+            made, card = info.made, typed(Named, info.recipe, "recipe")
+            if made.environment is None:
+                raise WrongJson("provenance.environment", "is missing")
         except Mismatch as error:
-            return RunRow(name, DAMAGED, problem=str(error))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"{self.folder / name / 'run.json'} is damaged: {error!r}"
-            return RunRow(name, DAMAGED, problem=problem)
+            return RunRow(name, DAMAGED, problem=error.message)
+        except WrongJson as error:
+            problem = DamagedRun(self.folder / name / RUN_JSON, error.where, error.what)
+            return RunRow(name, DAMAGED, problem=problem.message)
+        return RunRow(
+            name,
+            info.status,
+            made.key,
+            made.environment.id,
+            card.name,
+            made.model.name,
+            made.prompts.origin,
+            dict(made.parameters),
+            made.time or "",
+            {str(k): float(v) for k, v in info.scalars.items()},
+            self.tags(name),
+        )
 
     def tags(self, name: str) -> list[str]:
         """What the user calls a run; [] if nothing, or if the file cannot be read."""
@@ -239,22 +210,6 @@ class Runs:
         except OSError as error:
             raise store_error(error, self.folder, "the change") from error
         shutil.rmtree(aside, ignore_errors=True)
-
-    def check(self, name: str) -> None:
-        """Read a run and hash every file of it whose hash is recorded.
-
-        Raises:
-            Mismatch: naming the first file that is not what it was.
-        """
-        self.read(name)
-        for part, recorded in self.read_info(name)["artifacts"].items():
-            path = self.folder / name / part
-            try:
-                sha = hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as error:
-                raise Mismatch(f"{path} cannot be read: {error.strerror}") from None
-            if sha != recorded:
-                raise Mismatch(f"{path} is damaged: its SHA-256 is not the recorded one")
 
     def write(self, record: RunRecord) -> Result:
         """Make a run folder; it appears whole or not at all.
@@ -306,7 +261,7 @@ class Runs:
         content = arrays_to_bytes(record.result.arrays)
         lock = yaml.safe_dump(_plain(record.lock), sort_keys=False).encode()
         kept = {
-            _ARRAYS: content,
+            ARRAYS: content,
             "config.lock.yaml": lock,
             **{f"source/{name}": text for name, text in record.sources.items()},
         }
@@ -323,7 +278,7 @@ class Runs:
         files = {
             **kept,
             "events.jsonl": "".join(json.dumps(e) + "\n" for e in record.events).encode(),
-            "run.json": json.dumps(info, indent=1).encode(),
+            RUN_JSON: json.dumps(info, indent=1).encode(),
         }
         for name, text in files.items():
             path = folder / name

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remote_mi.jobs.job import Job
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS
 
 #: What the kit and the frame of a job's payload take, compressed, and a pair's ids beside its text.
@@ -106,7 +107,8 @@ def _bytes_down(job: Job, sizes: Mapping[str, Any], tokens: int, examples: int) 
         numbers = 1
         for dim in output.dims:
             numbers *= _size(dim, job.parameters, sizes, tokens)
-        total += numbers * _NUMBER * (1 if output.of == "set" else examples)
+        each = max(_NUMBER, kind_of_output(output).bytes if not kind_of_output(output).sized else 0)
+        total += numbers * each * (1 if output.of == "set" else examples)
     return total
 
 

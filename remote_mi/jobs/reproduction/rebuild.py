@@ -25,9 +25,10 @@ from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
 from remote_mi.store.lock import LOCK
-from remote_mi.store.opening import runs_beside
+from remote_mi.store.run_folder import SOURCE as SOURCE
+from remote_mi.store.run_folder import RunFolder
+from remote_mi.store.run_info import RunInfo
 
-SOURCE = "source"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -36,11 +37,11 @@ class KeptRun:
     """A run's folder, as far as it is text.
 
     Attributes:
-        folder: where it lies. info: its run.json. lock: its config.lock.yaml.
+        folder: where it lies. info: what its run.json says. lock: its config.lock.yaml.
     """
 
     folder: Path
-    info: Mapping[str, Any]
+    info: RunInfo
     lock: Mapping[str, Any]
 
     @property
@@ -59,7 +60,7 @@ def read_kept(folder: Path) -> KeptRun:
     Raises:
         Mismatch: if one of them is damaged, naming it.
     """
-    info = runs_beside(folder).read_info(folder.name)
+    info = RunFolder(folder).info
     path = folder / LOCK
     try:
         lock = yaml.safe_load(path.read_bytes())
@@ -130,7 +131,7 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
     try:
         if Path(file).name != file:
             raise ValueError(f"recipe.file is {file!r}")
-        card = catalog.find(f"{source / file}:{recipe['name']}", project)
+        card = catalog.find(f"{source / file}:{recipe['name']}", project, lenient=True)
         model = {f.name for f in fields(ModelSpec)} & set(kept.lock["model"])
         spec = AsRecorded(
             **{name: kept.lock["model"][name] for name in model}, recorded=dict(kept.identity)
@@ -236,7 +237,7 @@ def model_here(kept: KeptRun, folder: Path | None) -> ModelSpec:
 
 def commit_of(kept: KeptRun) -> str | None:
     """The commit of the hub that a run loaded its model from, None if it was not recorded."""
-    revision = str(kept.info["provenance"].get("record", {}).get("revision", ""))
+    revision = kept.info.made.record.revision or ""
     return revision if _COMMIT.fullmatch(revision) else None
 
 

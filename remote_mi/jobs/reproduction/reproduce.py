@@ -39,8 +39,9 @@ from remote_mi.jobs.runner import execute
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.recipes.code_identity import EARLIER
 from remote_mi.store.comparison import TOLERANCE, Comparison, compare
-from remote_mi.store.opening import run_folder, runs_beside
+from remote_mi.store.opening import find_run
 from remote_mi.store.result import Result
+from remote_mi.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,16 @@ def reproduce(
     asked = Asked(
         backend, Path(model) if model else None, tolerance, timeout, Path(keep) if keep else None
     )
-    return reproduce_folder(run_folder(run, project), asked, watch or Silent())
+    return reproduce_folder(find_run(run, project).path, asked, watch or Silent())
 
 
 def reproduce_folder(folder: Path, asked: Asked, watch: Watch) -> Reproduction:
     """As `reproduce`, of a run's folder."""
     kept = read_kept(folder)
-    if kept.info["status"] != "done":
-        raise UsageError(f"{kept.name} failed when it was run: {kept.info.get('error')}")
+    if kept.info.failed:
+        raise UsageError(f"{kept.name} failed when it was run: {kept.info.error}")
     notes = _trusted(kept)
-    recorded = runs_beside(folder).read(folder.name)
+    recorded = RunFolder(folder).result()
     with tempfile.TemporaryDirectory(prefix="remote-mi-reproduce-") as temporary:
         home = Path(temporary).resolve()
         with source_of(kept, home) as source:
@@ -226,7 +227,7 @@ def source_of(kept: KeptRun, home: Path) -> Iterator[Path]:
 
 def backend_of(kept: KeptRun) -> str:
     """The backend a run was computed by, as it is asked for."""
-    name = str(kept.info["provenance"].get("backend", "local"))
+    name = kept.info.made.backend or "local"
     kind, _, host = name.partition(" ")
     return f"ndif:{host}" if kind == "ndif" and host else "local"
 
@@ -272,7 +273,7 @@ def _model(kept: KeptRun, asked: Asked, backend: str) -> ModelSpec:
         return spec  # a server knows a model by the revision that it was asked for with
     if "content" not in kept.identity:
         spec = replace(spec, revision=commit_of(kept) or spec.revision)
-    kind = kept.info["provenance"]["environment"]["kind"]
+    kind = kept.info.made.kind
     if asked.backend is None and spec.device == "auto" and kind.startswith("local-"):
         device = kind.removeprefix("local-")
         if device not in ("cpu", local_device()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,23 +27,12 @@ from remote_mi.jobs.reproduction.rebuild import (
 from remote_mi.recipes.code_identity import EARLIER
 from remote_mi.store.environment import Environment
 from remote_mi.store.lock import LOCK
-from remote_mi.store.opening import runs_beside
 from remote_mi.store.result import Result
+from remote_mi.store.run_folder import RunFolder
+from remote_mi.store.run_info import ARRAYS as ARRAYS
 from remote_mi.store.run_record import id8_of
 
-_PROVENANCE = (
-    "key",
-    "code",
-    "backend",
-    "environment",
-    "model",
-    "parameters",
-    "prompts",
-    "record",
-    "time",
-)
 _NAME = re.compile(r"\d{8}T\d{6}Z-.+-([0-9a-f]{8})")
-ARRAYS = "artifacts/result.safetensors"
 
 
 @dataclass(frozen=True)
@@ -92,10 +81,10 @@ def verify(folder: Path, key: str = "") -> Verification:
     """
     findings: list[Finding] = []
     try:
-        info = runs_beside(folder).read_info(folder.name)
-        findings.extend(_of_files(folder, info))
-        findings.extend(_of_result(folder, info))
-        if key and info["provenance"]["key"] != key:
+        run = RunFolder(folder)
+        findings.extend(_of_files(run))
+        findings.extend(_of_result(run))
+        if key and run.info.made.key != key:
             findings.append(
                 Finding("run.json", "problem", "is not of the job that the study names")
             )
@@ -105,15 +94,15 @@ def verify(folder: Path, key: str = "") -> Verification:
     except Mismatch as error:
         findings.append(Finding("run", "problem", error.message))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # A file was edited into something that no run has.
+        # It was edited into something that no run has.
         said = f"cannot be read as a run's: {type(error).__name__}: {error}"
-        findings.append(Finding("run.json", "problem", said))
+        findings.append(Finding(LOCK, "problem", said))
     return Verification(folder.name, findings)
 
 
-def _of_files(folder: Path, info: Mapping[str, Any]) -> Iterator[Finding]:
+def _of_files(run: RunFolder) -> Iterator[Finding]:
     """Every recorded file by its hash; files that should be there or should not."""
-    recorded = info["artifacts"]
+    folder, recorded = run.path, run.info.artifacts
     for name in dict.fromkeys([ARRAYS, *recorded]):
         yield _hashed(folder, name, recorded.get(name))
     if LOCK not in recorded:
@@ -151,22 +140,19 @@ def _hashed(folder: Path, name: str, recorded: str | None) -> Finding:
     return Finding(name, "ok", "as recorded")
 
 
-def _of_result(folder: Path, info: Mapping[str, Any]) -> Iterator[Finding]:
+def _of_result(run: RunFolder) -> Iterator[Finding]:
     """Status, provenance and arrays."""
-    if info["status"] != "done":
-        yield Finding("run.json", "problem", f"the run is {info['status']}: {info.get('error')}")
-    source = info["provenance"]
-    lacking = [name for name in _PROVENANCE if not source.get(name) and source.get(name) != {}]
-    if not lacking and not source["record"]:
-        lacking = ["record"]
-    if lacking:
-        yield Finding("run.json", "problem", f"the provenance lacks: {', '.join(lacking)}")
+    info, made = run.info, run.info.made
+    if info.status != "done":
+        yield Finding("run.json", "problem", f"the run is {info.status}: {info.error}")
+    if info.lacking or made.environment is None:
+        yield Finding("run.json", "problem", f"the provenance lacks: {', '.join(info.lacking)}")
     else:
-        where = Environment(**source["environment"])
-        yield Finding("run.json", "ok", f"complete: computed on {where}, {source['time']}")
-        yield from _of_name(folder.name, source, where)
+        where = made.environment
+        yield Finding("run.json", "ok", f"complete: computed on {where}, {made.time}")
+        yield from _of_name(run.name, made.key, where)
     try:
-        result = runs_beside(folder).read(folder.name)
+        result = run.result()
         wrong = _misshapen(result)
     except RemoteMIError as error:
         yield Finding(ARRAYS, "problem", error.message)
@@ -175,9 +161,9 @@ def _of_result(folder: Path, info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(ARRAYS, "problem", f"{wrong} does not fit what run.json says of it")
 
 
-def _of_name(name: str, source: Mapping[str, Any], where: Environment) -> Iterator[Finding]:
+def _of_name(name: str, key: str, where: Environment) -> Iterator[Finding]:
     found = _NAME.fullmatch(name)
-    expected = id8_of(source["key"], where)
+    expected = id8_of(key, where)
     if found and found[1] != expected:
         yield Finding(
             "run.json",
@@ -188,9 +174,9 @@ def _of_name(name: str, source: Mapping[str, Any], where: Environment) -> Iterat
 
 def _misshapen(result: Result) -> str:
     """An output whose array has not the shape of its coordinates, "" if there is none."""
-    for name, axes in result.document["axes"].items():
-        shape = tuple(len(labels) for labels in axes.values())
-        if name in result.arrays and result.arrays[name].shape != shape:
+    for name in filter(result.arrays.__contains__, result.names()):
+        found = result[name]
+        if found.shape != tuple(len(found.coords[dim]) for dim in found.dims):
             return name
     for name, output in result.outputs.items():
         count = 1 if output.of == "set" else len(result.prompts)
@@ -201,10 +187,10 @@ def _misshapen(result: Result) -> str:
 
 def _of_lock(kept: KeptRun) -> Iterator[Finding]:
     """Whether lock and run.json speak of the same job."""
-    source, lock = kept.info["provenance"], kept.lock
+    source, lock = kept.info.provenance, kept.lock
     pairs = {
         "key": (source["key"], lock["key"]),
-        "recipe": (kept.info["recipe"]["name"], lock["recipe"]["name"]),
+        "recipe": (kept.info.card.name, lock["recipe"]["name"]),
         "code": (source["code"], lock["recipe"]["code"]),
         "model": (source["model"], lock["model_identity"]),
         "parameters": (source["parameters"], lock["parameters"]),
@@ -222,8 +208,8 @@ def _same_prompts(kept: KeptRun) -> bool:
     fields = ("clean", "corrupt", "answer", "wrong")
     every = iter([[e.get(f) for f in fields] for e in kept.lock["prompts"]["examples"]])
     return all(
-        any([part.get(f) for f in fields] == other for other in every)
-        for part in kept.info["document"]["parts"]
+        any([getattr(part, f) for f in fields] == other for other in every)
+        for part in kept.info.shown.parts
     )
 
 
@@ -239,7 +225,7 @@ def _of_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
     except Mismatch as error:
         yield Finding(SOURCE, "problem", error.message)
         return
-    if any(declared[k] != kept.info["recipe"][k] for k in ("name", "over", "returns")):
+    if any(declared[k] != kept.info.recipe.get(k) for k in ("name", "over", "returns")):
         yield Finding("run.json", "problem", f"the outputs it names are not those of {SOURCE}/")
     if made_before(kept):
         yield Finding("key", "note", EARLIER)

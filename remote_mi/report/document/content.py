@@ -16,17 +16,18 @@ from typing import Any
 from remote_mi.common.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.common.text import line, prose
 from remote_mi.common.version import __version__
-from remote_mi.recipes.card_building import argument_docs
-from remote_mi.recipes.figures import Figure, Table, Text, TokenGrid
+from remote_mi.recipes.docstrings import argument_docs
+from remote_mi.recipes.figures import Figure
 from remote_mi.report.document import run_facts
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited
 from remote_mi.report.document.commands import made_by
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import picked
 from remote_mi.report.wording import Slice
-from remote_mi.store.opening import runs_beside
 from remote_mi.store.result import Result
+from remote_mi.store.run_folder import RunFolder
 
 _EXAMPLES = 3
 #: Intervals over fewer prompts than this are called rough.
@@ -76,7 +77,7 @@ class Section:
 
     @property
     def id8(self) -> str:
-        return self.result.run_id.rsplit("-", 1)[-1]
+        return self.result.id8
 
 
 @dataclass(frozen=True)
@@ -207,23 +208,21 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
     """
     found, failures = [], list(about.failures)
     for folder in folders:
-        runs = runs_beside(folder)
+        run = RunFolder(folder)
         try:
-            info = runs.read_info(folder.name)
-            if info["status"] == "failed":
-                failures.append(
-                    Failure(folder.name, info["recipe"]["name"], prose(str(info["error"])))
-                )
+            if run.info.failed:
+                reason = prose(str(run.info.error))
+                failures.append(Failure(run.name, run.info.card.name, reason))
             else:
-                found.append(runs.read(folder.name))
+                found.append(run.result())
         except Mismatch as error:
             failures.append(Failure(folder.name, "?", prose(error.message)))
     if not found:
         reasons = "; ".join(f"{f.name}: {f.reason}" for f in failures)
         raise NotFound(f"none of the runs has a result: {reasons}", "`remote-mi runs ls`")
     sections = _sections(found, project, about)
-    keys = [key for result in found for key in result.recipe.get("references", [])]
-    sources = [str(result.provenance.get("prompts", {}).get("source")) for result in found]
+    keys = [key for result in found for key in result.card.references]
+    sources = [str(result.made.prompts.source) for result in found]
     return Report(
         title=about.title or run_facts.title(found),
         question=[prose(text) for text in about.question.strip().split("\n\n") if text.strip()],
@@ -245,20 +244,20 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
     found: list[Section] = []
     numbers: Counter[str] = Counter()
     for result in results:
-        chosen = about.figures.get(result.recipe["name"])
+        chosen = about.figures.get(result.name)
         every = (
             [f for name in chosen for f in picked(result, name)] if chosen else picked(result, None)
         )
         shown: list[Numbered] = []
         said: dict[str, str] = {}
         for figure in every:
-            kind = "Table" if isinstance(figure, Table) else "Figure"
-            numbers[kind] += 1
-            label = f"{kind} {numbers[kind]}"
+            noun = kind_of(figure).noun
+            numbers[noun] += 1
+            label = f"{noun} {numbers[noun]}"
             shown.append(_shown(numbers.total(), label, figure, result, said))
         differs = run_facts.differs_in(result, results)
         name = run_facts.prompts_name(result)
-        heading = f"{result.recipe['name']} on {name}" if name else result.recipe["name"]
+        heading = f"{result.name} on {name}" if name else result.name
         if differs:
             heading += " (" + ", ".join(f"{k}={v}" for k, v in differs.items()) + ")"
         found.append(
@@ -279,9 +278,9 @@ def _shown(
         sentences = summary(figure, result)
     except RemoteMIError as error:
         return Numbered(number, label, figure, [], problem=prose(error.message))
-    alone = isinstance(figure, (Text, TokenGrid))
-    prompts = len(result.each(figure.output)) if alone else 1
-    if isinstance(figure, Text):  # it is words already
+    kind = kind_of(figure)
+    prompts = len(result.each(figure.output)) if kind.of == "one" else 1
+    if not kind.captioned:
         return Numbered(number, label, figure, [], prompts)
     new = [text for text in sentences if text not in said]
     if not new and sentences:
@@ -303,7 +302,7 @@ def _folder(result: Result, project: Path) -> str:
 def _command(result: Result) -> str | None:
     """The command that makes the run, where it was made: on this machine or that server."""
     assert result.path is not None
-    kind, _, host = str(result.provenance.get("backend", "")).partition(" ")
+    kind, host = result.made.backend.partition(" ")[0], result.made.host
     server = f"{kind}:{host}" if kind == "ndif" and host else ""
     return made_by(result.path, server)
 
@@ -311,16 +310,14 @@ def _command(result: Result) -> str | None:
 def _methods(results: Sequence[Result]) -> list[Method]:
     by_recipe: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        by_recipe.setdefault((result.recipe["name"], result.recipe.get("doc", "")), []).append(
-            result
-        )
+        by_recipe.setdefault((result.name, result.card.doc), []).append(result)
     return [_method(name, doc, some) for (name, doc), some in by_recipe.items()]
 
 
 def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
     values: dict[str, dict[str, None]] = {}
     for result in results:
-        for key, value in result.provenance.get("parameters", {}).items():
+        for key, value in result.made.parameters.items():
             values.setdefault(key, {})[run_facts.value(value)] = None
     helps = argument_docs(doc)
     rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]
@@ -340,7 +337,7 @@ def _data(results: Sequence[Result], project: Path) -> list[Data]:
     for result in results:
         if result.prompts:
             name = run_facts.prompts_name(result)
-            seed = result.provenance.get("prompts", {}).get("seed")
+            seed = result.made.prompts.seed
             texts = "" if name else str([p["clean"] for p in result.prompts])
             by_source.setdefault(f"{name}/{seed}/{texts}", []).append(result)
     return [_data_of(some, project) for some in by_source.values()]
@@ -348,16 +345,16 @@ def _data(results: Sequence[Result], project: Path) -> list[Data]:
 
 def _data_of(results: Sequence[Result], project: Path) -> Data:
     result = max(results, key=lambda r: len(r.prompts))
-    source, name = result.provenance.get("prompts", {}), run_facts.prompts_name(result)
-    phenomenon = run_facts.phenomenon_of(str(source.get("origin")), project)
+    source, name = result.made.prompts, run_facts.prompts_name(result)
+    phenomenon = run_facts.phenomenon_of(str(source.origin), project)
     heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
     counts = sorted({len(r.prompts) for r in results})
     pairs = any(example.get("corrupt") for example in result.prompts)
     said = {
         "pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
-        "seed": source.get("seed"),
+        "seed": source.seed,
         "beginning-of-sequence token": run_facts.bos(source),
-        "chat template": "used" if source.get("chat_template") else "not used",
+        "chat template": "used" if source.chat_template else "not used",
         "metric": phenomenon.metric if phenomenon else None,
     }
     description = " ".join(phenomenon.description.split()) if phenomenon else ""
@@ -367,7 +364,7 @@ def _data_of(results: Sequence[Result], project: Path) -> Data:
         {k: line(str(v)) for k, v in said.items() if v is not None},
         result.prompts[:_EXAMPLES],
         len(result.prompts),
-        prose(str(source.get("source") or "")),
+        prose(source.source or ""),
     )
 
 
@@ -376,11 +373,11 @@ def overview(report: Report) -> list[dict[str, str]]:
     return [
         {
             "run": s.id8,
-            "recipe": s.result.recipe["name"],
+            "recipe": s.result.name,
             "prompts": run_facts.prompts_name(s.result)
             or ("a text" if s.result.prompts else "none"),
             "n": str(len(s.result.prompts) or "–"),
-            "model": line(str(s.result.provenance.get("model", {}).get("name", "?"))),
+            "model": line(s.result.made.model.name),
             "differs": ", ".join(f"{k}={v}" for k, v in s.differs.items()),
             "largest": headline(s.result),
         }

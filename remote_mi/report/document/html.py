@@ -12,21 +12,21 @@ import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
-from remote_mi.common.errors import harmless
 from remote_mi.common.text import line, prose, visible
-from remote_mi.recipes.figures import Figure, Heatmap
+from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
 from remote_mi.report.document.content import HOW, Numbered, Report, overview
 from remote_mi.report.document.run_facts import computed, in_short
 from remote_mi.report.document.written import PLACES
-from remote_mi.report.html_figures import Room, view
+from remote_mi.report.kinds.registry import KINDS, kind_of, laid_out
+from remote_mi.report.markup import PagePlace, asset, environment
+from remote_mi.report.slices import cuts
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
@@ -37,7 +37,6 @@ MOST_OTHERS = 12_000
 #: Numbers that the slices of a figure may have, and those of all figures of a page.
 MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
 _LONGEST_OPTION = 70
-_TEMPLATES = Path(__file__).parents[1] / "templates"
 _CONTENTS = {
     "question": "Question",
     "model": "Model",
@@ -59,7 +58,7 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
         written: what the author wrote, place (see `remote_mi.report.document.written`) → Markdown; places
             that are missing are marked in the page.
     """
-    style, script = figure_style() + _asset("page.css"), _asset("report.js")
+    style, script = figure_style() + asset("page.css"), asset("report.js")
     rows = overview(report)
     data = [
         {**vars(d), "which": d.which, "pairs": any(e.get("corrupt") for e in d.examples)}
@@ -78,7 +77,7 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
             intervals=report.intervals,
             how=HOW,
             others=_others(report),
-            room=_room(report),
+            numbers=_numbers(report),
             written={name: _markdown(text) for name, text in (written or {}).items()},
             places=PLACES,
             style=style,
@@ -90,20 +89,18 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
     return page.replace("␠", SPACE)
 
 
-def _room(report: Report) -> Room:
-    """What each figure of the page may carry."""
-    figures = [(shown.figure, s.result) for s in report.sections for shown in s.shown]
+def _numbers(report: Report) -> int:
+    """How many numbers each figure may carry whose slices its reader can choose."""
     sliced = sum(
-        isinstance(figure, Heatmap)
-        and figure.output in result.arrays
-        and result[figure.output].values.ndim > 2
-        for figure, result in figures
+        kind_of(shown.figure).sliced and bool(cuts(shown.figure, s.result))
+        for s in report.sections
+        for shown in s.shown
     )
-    return Room(min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced)), titles=0)
+    return min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced))
 
 
 def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
-    """Number of a figure of one prompt → its views of the other prompts, as many as fit."""
+    """Number of a figure of one prompt → it with the other prompts, as many as fit."""
     alone = [(s.result, shown) for s in report.sections for shown in s.shown if shown.prompts > 1]
     found: dict[int, list[dict[str, Any]]] = {}
     for result, shown in alone:
@@ -114,8 +111,9 @@ def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
             left -= int(np.prod(result.each(shown.figure.output)[item].shape[:-1]))
             if left < 0:
                 break
-            other = view(shown.figure, result, replace(shown.slice_, item=item))
-            found[shown.number].append({**other, "item": item})
+            kind, layout = laid_out(shown.figure, result, replace(shown.slice_, item=item))
+            markup = kind.html(layout, PagePlace(script=True))
+            found[shown.number].append({"markup": markup, "item": item})
     return found
 
 
@@ -124,45 +122,34 @@ def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
 
     It needs `figure_style` and a parent of the class `rmi`.
     """
-    template = _environment().get_template("figures.html.j2")
-    shown = template.module.figure(view(figure, result, slice_), "", "title")  # type: ignore[attr-defined]
-    return str(shown).replace("␠", SPACE)
+    kind, layout = laid_out(figure, result, slice_)
+    return str(kind.html(layout, PagePlace())).replace("␠", SPACE)
+
+
+def figure_style() -> str:
+    """The style sheet of figures."""
+    kinds = dict.fromkeys(kind.style() for kind in KINDS.values())  # some share theirs
+    return asset("figures.css") + "".join(kinds) + _levels()
 
 
 @functools.cache
-def figure_style() -> str:
-    """The style sheet of figures."""
-    return _asset("figures.css") + colors.rules() + "\n"
+def _levels() -> str:
+    return colors.rules() + "\n"
 
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_harmless,
-    )
-    made.filters.update(
+    return environment(
         oneline=line,
         prose=prose,
         shown=_shown,
         ticked=_ticked,
         words=_words,
-        view=_view,
+        placed=_placed,
         computed=_computed,
         in_short=in_short,
         option=_option,
     )
-    return made
-
-
-def _harmless(value: Any) -> Any:
-    """Whatever a template writes, markup of our own apart, without characters that act."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return harmless(value)
 
 
 def _fields(report: Report) -> dict[str, Any]:
@@ -175,8 +162,11 @@ def _option(clean: str) -> str:
     return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
 
 
-def _view(shown: Numbered, result: Result, room: Room) -> dict[str, Any]:
-    return view(shown.figure, result, shown.slice_, room)
+def _placed(shown: Numbered, result: Result, numbers: int) -> dict[str, Any]:
+    """A figure of the page, and the dimensions of which it cannot show another part."""
+    kind, layout = laid_out(shown.figure, result, shown.slice_)
+    place = PagePlace(f"f{shown.number}", script=True, numbers=numbers, titles=0)
+    return {"markup": kind.html(layout, place), "cut": kind.left_out(layout, place)}
 
 
 def _computed(result: Result) -> list[tuple[str, str]]:
@@ -218,10 +208,6 @@ def _markdown(text: str) -> Markup:
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     return Markup(reader.render(text))
-
-
-def _asset(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

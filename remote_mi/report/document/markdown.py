@@ -12,6 +12,7 @@ from remote_mi.report.document.content import HOW, Numbered, Report, Section, ov
 from remote_mi.report.document.method import MethodBlock
 from remote_mi.report.document.run_facts import computed, in_short
 from remote_mi.report.document.written import PLACES
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
 
 #: What Markdown would act on: anywhere, and at the beginning of a line only.
@@ -269,9 +270,9 @@ def pictures(folder: Path) -> Callable[[Section, Numbered], str]:
     """Draws each figure that can be drawn into a folder beside the report, as SVG."""
 
     def draw(section: Section, shown: Numbered) -> str:
-        from remote_mi.report.images import DRAWN, save
+        from remote_mi.report.images import save
 
-        if not isinstance(shown.figure, DRAWN):
+        if not kind_of(shown.figure).drawn:
             return ""
         words = re.sub(r"[^A-Za-z0-9]+", "-", shown.figure.name).strip("-").lower()[:40]
         path = folder / f"{shown.number:02d}-{words or 'figure'}.svg"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,14 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line, prose
 from remote_mi.prompts import phenomena
 from remote_mi.store.result import Result
+from remote_mi.store.run_info import PromptFacts
 
 _DEVICE_FACTS = ("device", "dtype", "attention")
 
 
 def prompts_name(result: Result) -> str:
     """A phenomenon with its template, or the file the prompts are from; "" for single texts."""
-    prompts = result.provenance.get("prompts", {})
-    origin = line(str(prompts.get("origin", "")))
-    if origin in ("", "command line", "list", "no prompts"):
-        return ""
-    return f"{origin}:{line(str(prompts['template']))}" if prompts.get("template") else origin
+    return line(result.made.prompts.name) if result.made.prompts.name else ""
 
 
 def phenomenon_of(name: str, project: Path) -> phenomena.Phenomenon | None:
@@ -33,7 +30,7 @@ def phenomenon_of(name: str, project: Path) -> phenomena.Phenomenon | None:
 
 def title(results: Sequence[Result]) -> str:
     """Of a report that was given none: the recipes, and what they ran on."""
-    recipes = _few(r.recipe["name"] for r in results)
+    recipes = _few(r.name for r in results)
     origins = _few(prompts_name(r) for r in results)
     return f"{recipes} on {origins}" if origins else recipes
 
@@ -46,9 +43,9 @@ def _few(names: Iterable[str], most: int = 3) -> str:
 
 def asked(results: Sequence[Result], project: Path) -> list[str]:
     """What the recipes find out, one sentence each, and what it is studied on."""
-    found = [_to_find_out(t) for t in dict.fromkeys(r.recipe.get("summary", "") for r in results)]
+    found = [_to_find_out(t) for t in dict.fromkeys(r.card.summary for r in results)]
     titles = []
-    for name in dict.fromkeys(str(r.provenance.get("prompts", {}).get("origin")) for r in results):
+    for name in dict.fromkeys(str(r.made.prompts.origin) for r in results):
         phenomenon = phenomenon_of(name, project)
         if phenomenon is not None:
             titles.append(prose(phenomenon.title))
@@ -71,7 +68,7 @@ def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
     others = [
         _settings(r)
         for r in results
-        if r.recipe["name"] == result.recipe["name"] and prompts_name(r) == prompts_name(result)
+        if r.name == result.name and prompts_name(r) == prompts_name(result)
     ]
     return {
         name: line(str(value))
@@ -81,14 +78,13 @@ def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    source = result.provenance
-    prompts = source.get("prompts", {})
+    made = result.made
     return {
-        "model": source.get("model", {}).get("name"),
+        "model": made.model.name,
         "n": len(result.prompts),
-        "prompt seed": prompts.get("seed"),
-        "backend": source.get("environment", {}).get("kind"),
-        **source.get("parameters", {}),
+        "prompt seed": made.prompts.seed,
+        "backend": made.environment and made.environment.kind,
+        **made.parameters,
     }
 
 
@@ -96,17 +92,16 @@ def models(results: Sequence[Result]) -> list[dict[str, str]]:
     """Each model once: name → value."""
     found: dict[str, dict[str, str]] = {}
     for result in results:
-        model = result.provenance.get("model", {})
-        record = result.provenance.get("record", {})
-        count = record.get("parameters")
+        model, record = result.made.model, result.made.record
+        count = record.parameters
         facts = {
-            "name": model.get("name", "?"),
-            "revision": record.get("revision") or model.get("revision") or "unpinned",
-            "architecture": record.get("architecture"),
-            "parameters": f"{count:,}" if isinstance(count, int) else None,
-            "content (SHA-256)": model.get("content"),
-            "quantization": model.get("quantization"),
-            "adapter": model.get("adapter"),
+            "name": model.name,
+            "revision": record.revision or model.revision or "unpinned",
+            "architecture": record.architecture,
+            "parameters": f"{count:,}" if count is not None else None,
+            "content (SHA-256)": model.content,
+            "quantization": model.quantization,
+            "adapter": model.adapter,
         }
         shown = {k: line(str(v)) for k, v in facts.items() if v}
         found.setdefault(str(sorted(shown.items())), shown)
@@ -120,61 +115,46 @@ def value(given: Any) -> str:
     return line(str(given))
 
 
-def bos(source: Mapping[str, Any]) -> str:
+def bos(source: PromptFacts) -> str:
     """What was done about the beginning-of-sequence token."""
-    return "put before each prompt" if source.get("bos_prepended") else "none added"
+    return "put before each prompt" if source.bos_prepended else "none added"
 
 
 def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
     """Each distinct environment once, with the runs computed in it."""
     found: dict[str, tuple[list[str], dict[str, str]]] = {}
     for result in results:
-        source = result.provenance
-        record = source.get("record", {})
-        facts = {
-            **source.get("environment", {}),
-            **{k: record[k] for k in _DEVICE_FACTS if record.get(k)},
-        }
+        made = result.made
+        noted = {name: getattr(made.record, name) for name in _DEVICE_FACTS}
+        facts = {**(made.environment.to_json() if made.environment else {}), **noted}
         shown = {k: line(str(v)) for k, v in facts.items() if v}
-        found.setdefault(str(sorted(shown.items())), ([], shown))[0].append(
-            result.run_id.rsplit("-", 1)[-1]
-        )
+        found.setdefault(str(sorted(shown.items())), ([], shown))[0].append(result.id8)
     return [(", ".join(ids), facts) for ids, facts in found.values()]
 
 
 def in_short(result: Result) -> str:
     """What a section is of, in one line: prompts, model, where and when it was computed."""
-    source = result.provenance
-    record = source.get("record", {})
-    count = len(result.prompts)
+    made, count = result.made, len(result.prompts)
     unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
-    place = "/".join(str(part) for part in (where(result), record.get("dtype")) if part)
+    place = "/".join(part for part in (made.where, made.record.dtype) if part)
     parts = [
         f"{count} {unit}{'s' if count != 1 else ''}" if count else "",
-        source.get("model", {}).get("name"),
+        made.model.name,
         place,
-        str(source.get("time", ""))[:10],
+        (made.time or "")[:10],
     ]
     return " · ".join(line(str(part)) for part in parts if part)
 
 
-def where(result: Result) -> str:
-    """The class of environment, and the server where there is one."""
-    source = result.provenance
-    kind = str(source.get("environment", {}).get("kind", ""))
-    _, _, host = str(source.get("backend", "")).partition(" ")
-    return f"{kind} {host}" if host and host not in kind else kind
-
-
 def computed(result: Result) -> dict[str, str]:
     """When, where and at what cost a run was computed."""
-    record = result.provenance.get("record", {})
+    made = result.made
     facts = {
-        "computed": result.provenance.get("time"),
-        "where": where(result) or None,
-        "why there": result.provenance.get("reason"),
-        "seconds": record.get("seconds"),
-        "forward passes": record.get("forward_passes"),
-        "key": result.provenance.get("key"),
+        "computed": made.time,
+        "where": made.where or None,
+        "why there": made.reason,
+        "seconds": made.record.seconds,
+        "forward passes": made.record.forward_passes,
+        "key": made.key or None,
     }
     return {k: line(str(v)) for k, v in facts.items() if v is not None}

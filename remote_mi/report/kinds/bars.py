@@ -1,21 +1,38 @@
-"""Bars as text: ranked cells with their intervals."""
+"""Bars: the cells of largest absolute value, ranked, with their intervals."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
 from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.text import fit
-from remote_mi.recipes import figures
+from remote_mi.common.errors import NotFound
+from remote_mi.common.text import fit, line
+from remote_mi.recipes.figures import Bars
+from remote_mi.report.drawing import measured, note
+from remote_mi.report.kinds.kind import Kind, Layout
+from remote_mi.report.kinds.words import largest
+from remote_mi.report.listing import Item, Listing, of_lines
+from remote_mi.report.markup import PagePlace, asset, figure_markup
 from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import EXPLAINED, Slice, where
+from remote_mi.report.wording import EXPLAINED, Slice, amount, where
 from remote_mi.store.result import Result
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from remote_mi.report.text_fitting import Pen
+
 _BAR, _LONGEST_BAR = 16, 48
+#: Bars that the viewer ranks.
+_MOST_LISTED = 500
+_NOTHING = "no values to rank"
 
 
 @dataclass(frozen=True)
@@ -23,66 +40,185 @@ class Bar:
     """One ranked cell.
 
     Attributes:
-        name: where it stands. value, low, high: the number and its interval, None where there is none.
-        marked: whether its control explains it. said: all of that in words.
+        at: its index. name: where it stands.
+        value, ends: the number, and the ends of its interval, None where there is none.
+        marked: whether its control explains it.
+        said: the number with interval and control in words. told: where it is, too.
     """
 
+    at: tuple[int, ...]
     name: str
     value: float
-    low: float | None
-    high: float | None
+    ends: tuple[float, float] | None
     marked: bool
     said: str
+    told: str
 
 
-def ranked(figure: figures.Bars, result: Result, slice_: Slice) -> list[Bar]:
-    """The cells of largest absolute value, largest first."""
-    return _ranked(figure, shown(figure, result, slice_))
+@dataclass(frozen=True)
+class BarsLayout(Layout):
+    """The values that are ranked.
 
+    Attributes:
+        part: what is shown.
+    """
 
-def _ranked(figure: figures.Bars, part: Shown) -> list[Bar]:
-    array, found = part.array, []
-    for at in part.largest(figure.most):
-        low, high = (None if e is None else float(e[at]) for e in (array.low, array.high))
-        found.append(
-            Bar(
-                where(array, at) or figure.output,
-                float(array.values[at]),
-                low,
-                high,
-                bool(part.marked[at]),
-                part.told(at),
+    figure: Bars
+    part: Shown
+
+    @functools.cached_property
+    def bars(self) -> list[Bar]:
+        """The cells of largest absolute value, largest first."""
+        array, found = self.part.array, []
+        for at in self.part.largest(self.figure.most):
+            ends = None
+            if array.low is not None and array.high is not None:
+                ends = float(array.low[at]), float(array.high[at])
+            found.append(
+                Bar(
+                    at,
+                    where(array, at) or line(self.figure.output),
+                    float(array.values[at]),
+                    ends,
+                    bool(self.part.marked[at]),
+                    self.part.said(at),
+                    self.part.told(at),
+                )
             )
+        return found
+
+    @property
+    def marked(self) -> bool:
+        """Whether any of them is explained by its control."""
+        return any(bar.marked for bar in self.bars)
+
+
+class BarsKind(Kind[Bars, BarsLayout]):
+    """Ranked bars."""
+
+    numbers = True
+
+    def layout(self, figure: Bars, result: Result, slice_: Slice) -> BarsLayout:
+        return BarsLayout(figure, result, slice_, shown(figure, result, slice_))
+
+    def text(self, layout: BarsLayout, width: int) -> Iterator[Text]:
+        bars = layout.bars
+        if not bars:
+            yield Text(f" {_NOTHING}", style="dim")
+            return
+        reach = max(abs(x) for x in layout.slice_.limits or [bar.value for bar in bars]) or 1.0
+        left = min(max(cell_len(bar.name) for bar in bars), width // 2)
+        ends = any(bar.ends for bar in bars)
+        long = max(_BAR, min(_LONGEST_BAR, width - left - 11 - (18 if ends else 0)))
+        for bar in bars:
+            sign = EXPLAINED if bar.marked else " "
+            text = Text(f"{sign}{fit(bar.name, left)} {bar.value:+7.2f} ")
+            text.append(
+                fit("█" * min(long, round(abs(bar.value) / reach * long)), long), _look(bar)
+            )
+            if bar.ends:
+                text.append(f" [{bar.ends[0]:+.2f}, {bar.ends[1]:+.2f}]", "dim")
+            yield text
+        if layout.part.marks:
+            yield Text(f"   {layout.part.marks}", style="dim")
+
+    def words(self, layout: BarsLayout) -> Iterator[str]:
+        yield from largest(layout.part, 0.0)
+
+    def html(self, layout: BarsLayout, place: PagePlace) -> Markup:
+        figure = layout.figure
+        if not layout.bars:  # a report of other figures need not do without this one
+            rows = [{"label": line(figure.output), "text": _NOTHING}]
+            return figure_markup("texts.html.j2", figure, place, rows=rows)
+        ends = [x for bar in layout.bars for x in (bar.value, *(bar.ends or ()))]
+        low, high = min(0.0, *ends), max(0.0, *ends)
+        span = (high - low) or 1.0
+
+        def share(value: float) -> float:
+            return round(100 * (value - low) / span, 2)
+
+        return figure_markup(
+            "bars.html.j2",
+            figure,
+            place,
+            rows=[_row(bar, share) for bar in layout.bars],
+            zero=share(0.0),
+            output=line(figure.output),
+            intervals=layout.part.array.low is not None,
+            marked=layout.marked,
         )
-    return found
+
+    def style(self) -> str:
+        return asset("bars.css")
+
+    def size(self, layout: BarsLayout) -> tuple[float, float]:
+        return 5.2, 0.9 + 0.24 * len(layout.bars)
+
+    def draw(self, layout: BarsLayout, axes: Axes, pen: Pen) -> None:
+        if not layout.bars:
+            raise NotFound(f"{layout.figure.output!r} has {_NOTHING}")
+        for place, bar in enumerate(layout.bars):
+            colour = "#c8c8ce" if bar.marked else "#c25e00" if bar.value > 0 else "#145ac8"
+            drawn = axes.barh(
+                place,
+                bar.value,
+                0.7,
+                color=colour,
+                hatch="////" if bar.marked else None,
+                edgecolor="white",
+                linewidth=0,
+            )
+            drawn.patches[0].set_gid(f"bar:{place}:{bar.value:.6g}")
+            if bar.ends:
+                low, high = bar.ends
+                whisker: Any = axes.errorbar(
+                    bar.value,
+                    place,
+                    xerr=[[max(0.0, bar.value - low)], [max(0.0, high - bar.value)]],
+                    color="black",
+                    linewidth=0.8,
+                    capsize=2,
+                )
+                whisker[2][0].set_gid(f"interval:{place}:{low:.6g}:{high:.6g}")
+        names = [pen.fitting(bar.name, 190, 7) for bar in layout.bars]
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set_xlabel(measured(layout.figure, pen))
+        if layout.marked:
+            note(axes, "hatched:")
+
+    def listing(
+        self, layout: BarsLayout, width: int, height: int, at: tuple[int, int] | None = None
+    ) -> Listing:
+        most = min(layout.part.array.values.size, _MOST_LISTED)
+        layout = replace(layout, figure=replace(layout.figure, most=most))
+        drawn = list(self.text(layout, width))
+        # What the marks mean stands below the last bar, which may be far down.
+        foot = tuple(text.plain.strip() for text in drawn[len(layout.bars) :])
+        items = [Item((bar.told, *foot), known=bar.name) for bar in layout.bars] or [Item()]
+        return of_lines(list(zip(drawn, items, strict=False)))
 
 
-def bars(figure: figures.Bars, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """The largest cells with their intervals; what its control explains is marked."""
-    part = shown(figure, result, slice_)
-    found = _ranked(figure, part)
-    if not found:
-        yield Text(" no values to rank", style="dim")
-        return
-    reach = max(abs(x) for x in slice_.limits or [bar.value for bar in found]) or 1.0
-    left = min(max(cell_len(bar.name) for bar in found), width // 2)
-    ends = any(bar.low is not None for bar in found)
-    long = max(_BAR, min(_LONGEST_BAR, width - left - 11 - (18 if ends else 0)))
-    for bar in found:
-        sign = EXPLAINED if bar.marked else " "
-        text = Text(f"{sign}{fit(bar.name, left)} {bar.value:+7.2f} ")
-        text.append(
-            fit("█" * min(long, round(abs(bar.value) / reach * long)), long),
-            _bar_style(bar.value, bar.marked),
-        )
-        if bar.low is not None and bar.high is not None:
-            text.append(f" [{bar.low:+.2f}, {bar.high:+.2f}]", "dim")
-        yield text
-    if part.marks:
-        yield Text(f"   {part.marks}", style="dim")
-
-
-def _bar_style(value: float, explained: bool) -> Style:
-    if explained:
+def _look(bar: Bar) -> Style:
+    if bar.marked:
         return Style(dim=True)
-    return Style(color="orange1" if value > 0 else "dodger_blue1")
+    return Style(color="orange1" if bar.value > 0 else "dodger_blue1")
+
+
+def _row(bar: Bar, share: Any) -> dict[str, Any]:
+    """A bar as its template takes it; places are percentages of the width."""
+    zero, end = share(0.0), share(bar.value)
+    row = {
+        "label": bar.name,
+        "value": amount(bar.value),
+        "x": min(zero, end),
+        "width": round(abs(end - zero), 2),
+        "css": "x" if bar.marked else "up" if bar.value > 0 else "down",
+        "mark": EXPLAINED if bar.marked else "",
+        "title": bar.said,
+    }
+    if bar.ends:
+        low, high = bar.ends
+        row.update(low=share(low), high=share(high), interval=f"[{amount(low)}, {amount(high)}]")
+    return row

@@ -1,4 +1,4 @@
-"""Rows × columns of cells in a terminal: the layout that heatmaps and token grids share."""
+"""Rows × columns of cells: what heatmaps and token grids share in a terminal and in a page."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from rich.text import Text
 from remote_mi.common.text import fit, visible
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report import colors
+from remote_mi.report.colors import Shades
+from remote_mi.report.wording import amount
+from remote_mi.store.named_array import NamedArray
 
 #: More rows than this are thinned out, and the reader is told.
 MOST_ROWS = 48
+#: Cells that `Map.ranked` gives at most; a map may have millions.
+MOST_RANKED = 1000
 _WIDEST_CELL = 8
 _WIDEST_ROW_LABEL = 12
 
@@ -65,6 +70,53 @@ class Grid:
         wanted = max(self.least + 1, min(_WIDEST_CELL, widest))
         fitting = (room + 1) // max(1, len(self.columns)) - 1
         return max(self.least, min(wanted, fitting)) if fitting >= self.least else wanted
+
+
+@dataclass(frozen=True)
+class Map:
+    """Cells that a cursor goes over, in a terminal's characters and colours.
+
+    Attributes:
+        grid: what is drawn.
+        array: the values, or of a token grid the shades; [row, column].
+        distance: how far each value is from the neutral one; [row, column].
+        marked: which cells a control explains; [row, column].
+        head: lines above: what part is shown. foot: lines below: what the marks mean.
+        explain: (row, column) → what stands there, in words, most important first.
+        start: the cell to look at first.
+        texts: what the cells of a token grid say, safe to show; None for numbers.
+    """
+
+    grid: Grid
+    array: NamedArray
+    distance: np.ndarray
+    marked: np.ndarray
+    head: list[str]
+    foot: list[str]
+    explain: Callable[[int, int], list[str]]
+    start: tuple[int, int] = (0, 0)
+    texts: list[list[str]] | None = None
+
+    @functools.cached_property
+    def ranked(self) -> list[tuple[int, int]]:
+        """Cells from the one that stands out most; what a control explains is not the finding.
+
+        At most `MOST_RANKED` of them, and none at the neutral value.
+        """
+        return [at for at in ranked_cells(self.distance, self.marked) if self.distance[at] > 0]
+
+
+def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
+    """Cells by their distance, at most `MOST_RANKED`: those that a control explains after all others.
+
+    Args:
+        distance: of finite numbers. marked: what a control explains; both [row, column].
+    """
+    score = np.where(marked, distance, distance + (distance.max(initial=0.0) + 1.0)).reshape(-1)
+    most = min(MOST_RANKED, score.size)
+    best = np.sort(np.argpartition(-score, most - 1)[:most]) if most else np.zeros(0, int)
+    order = best[np.argsort(-score[best], kind="stable")]
+    return [divmod(int(i), distance.shape[1]) for i in order]
 
 
 def _right(text: str, width: int) -> str:
@@ -118,6 +170,9 @@ def scale(
 
 def draw(grid: Grid, width: int) -> Iterator[Text]:
     """The lines of a grid, columns in as many blocks as the width (in cells) needs."""
+    if not grid.rows or not grid.columns:
+        yield Text(f" no {grid.column_name if grid.rows else grid.row_name} to show", style="dim")
+        return
     name, *labels = grid.row_labels
     left = cell_len(name) + 1
     each = grid.cell_width(width - left - 3)
@@ -141,3 +196,37 @@ def draw(grid: Grid, width: int) -> Iterator[Text]:
             yield text
         if block.stop < len(grid.columns):
             yield Text()
+
+
+def page_cells(array: NamedArray, cells: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Rows, columns and cells as the template of grids takes them.
+
+    Layers stand with the highest on top, positions in order.
+
+    Args:
+        cells: [row][column] → its `css`, `text` and perhaps `title`.
+    """
+    rows, columns = (shown_labels(array, dim) for dim in array.dims[:2])
+    order = range(len(rows)) if array.dims[0] in POSITIONS else range(len(rows))[::-1]
+    return {
+        "row_name": array.dims[0],
+        "column_name": array.dims[1],
+        "columns": columns,
+        "rows": [{"text": rows[r], "index": r, "cells": cells[r]} for r in order],
+        "tall": any(len(c) > 3 for c in columns),
+    }
+
+
+def shown_labels(array: NamedArray, dim: str) -> list[str]:
+    """The coordinates of a dimension, safe to show."""
+    return [visible(str(label)) for label in array.coords[dim]]
+
+
+def page_legend(scale: Shades) -> dict[str, Any]:
+    """The colours of a scale with its ends."""
+    middle = (scale.low + scale.high) / 2
+    return {
+        "letter": scale.letter,
+        "levels": range(0, 33, 4),
+        "ends": [amount(v) for v in (scale.low, middle, scale.high)],
+    }

@@ -1,113 +1,216 @@
-"""Heatmaps: laid out as data, and drawn as text."""
+"""Heatmaps: numbers over rows × columns, with a mark where a control explains them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from rich.style import Style
 from rich.text import Text
 
 from remote_mi.common.text import fit, line
-from remote_mi.recipes.figures import Heatmap
+from remote_mi.recipes.figures import Figure, Heatmap
 from remote_mi.report import colors
-from remote_mi.report.kinds.grid import Grid, draw, number, scale
-from remote_mi.report.slices import shown
-from remote_mi.report.wording import EXPLAINED, Slice
-from remote_mi.store.named_array import NamedArray
+from remote_mi.report.drawing import CellAxes, color_map, measured, note, size_of_cells
+from remote_mi.report.kinds.grid import (
+    Grid,
+    Map,
+    draw,
+    number,
+    page_cells,
+    page_legend,
+    scale,
+    shown_labels,
+)
+from remote_mi.report.kinds.kind import Kind, Layout
+from remote_mi.report.kinds.words import largest
+from remote_mi.report.markup import PagePlace, asset, figure_markup
+from remote_mi.report.slices import Shown, cuts, shown
+from remote_mi.report.wording import EXPLAINED, Slice, amount, where
 from remote_mi.store.result import Result
 
-#: Cells that `Map.ranked` gives at most; a map may have millions.
-MOST_RANKED = 1000
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from remote_mi.report.text_fitting import Pen
 
 
 @dataclass(frozen=True)
-class Map:
-    """A heatmap or token grid, laid out.
+class HeatmapLayout(Layout):
+    """The values of a heatmap.
 
     Attributes:
-        grid: what is drawn.
-        array: the values, or of a token grid the shades; [row, column].
-        distance: how far each value is from the neutral one; [row, column].
-        marked: which cells a control explains; [row, column].
-        head: lines above: what part is shown. foot: lines below: what the marks mean.
-        explain: (row, column) → what stands there, in words, most important first.
-        start: the cell to look at first.
-        texts: what the cells of a token grid say, safe to show; None for numbers.
+        part: what is shown; [row, column].
     """
 
-    grid: Grid
-    array: NamedArray
-    distance: np.ndarray
-    marked: np.ndarray
-    head: list[str]
-    foot: list[str]
-    explain: Callable[[int, int], list[str]]
-    start: tuple[int, int] = (0, 0)
-    texts: list[list[str]] | None = None
+    figure: Heatmap
+    part: Shown
+
+    @property
+    def center(self) -> float:
+        """The neutral value."""
+        return self.figure.center or 0.0
+
+    @property
+    def values(self) -> np.ndarray:
+        return self.part.array.values
 
     @functools.cached_property
-    def ranked(self) -> list[tuple[int, int]]:
-        """Cells from the one that stands out most; what a control explains is not the finding.
+    def head(self) -> list[str]:
+        """What part is shown, in words."""
+        found = []
+        if self.slice_.pair is not None:
+            clean = line(self.result.prompts[self.slice_.pair]["clean"])
+            found.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}: {clean}")
+        if self.part.taken:
+            sizes = [str(len(self.part.full.coords[dim])) for dim in self.part.cut]
+            found.append(f"at {self.part.taken} (of {' × '.join(sizes)})")
+        return found
 
-        At most `MOST_RANKED` of them, and none at the neutral value.
-        """
-        return [at for at in ranked_cells(self.distance, self.marked) if self.distance[at] > 0]
+    @property
+    def foot(self) -> list[str]:
+        """What the marks mean."""
+        return [self.part.marks] if self.part.marks else []
+
+    def said(self, row: int, column: int) -> str:
+        """A cell in words."""
+        mark = f" {EXPLAINED} its control explains it" if self.part.marked[row, column] else ""
+        return f"{self.part.told((row, column))}{mark}"
+
+    def carried(self, place: PagePlace) -> bool:
+        """Whether a page carries the numbers of all slices, so that its reader can choose."""
+        return bool(
+            self.part.cut and self.part.full.values.size <= place.numbers and not self.slice_.at
+        )
 
 
-def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
-    """Cells by their distance, at most `MOST_RANKED`: those that a control explains after all others.
+class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
+    """Rows × columns of numbers."""
 
-    Args:
-        distance: of finite numbers. marked: what a control explains; both [row, column].
-    """
-    score = np.where(marked, distance, distance + (distance.max(initial=0.0) + 1.0)).reshape(-1)
-    most = min(MOST_RANKED, score.size)
-    best = np.sort(np.argpartition(-score, most - 1)[:most]) if most else np.zeros(0, int)
-    order = best[np.argsort(-score[best], kind="stable")]
-    return [divmod(int(i), distance.shape[1]) for i in order]
+    numbers = True
+    sliced = True
 
+    def layout(self, figure: Heatmap, result: Result, slice_: Slice) -> HeatmapLayout:
+        return HeatmapLayout(figure, result, slice_, shown(figure, result, slice_))
 
-def heatmap_map(
-    figure: Heatmap, result: Result, slice_: Slice, palette: colors.Palette = colors.DARK
-) -> Map:
-    """A heatmap laid out: numbers with a ramp, or a mark where the control explains them.
+    def text(self, layout: HeatmapLayout, width: int) -> Iterator[Text]:
+        found = self.board(layout, colors.DARK)
+        for said in found.head:
+            hint = "; `view --at`" if said.startswith("at ") else ""
+            yield Text(f" {said[:-1]}{hint})" if hint else f" {said}", style="dim")
+        yield from draw(found.grid, width)
+        if np.isfinite(layout.values).any():
+            yield Text(f" ▸ largest: {layout.said(*found.start)}")
+            for said in found.foot:
+                yield Text(f"   {said}", style="dim")
 
-    Raises:
-        NotFound, UsageError: if the output has no two dimensions, or the slice does not fit.
-    """
-    found = shown(figure, result, slice_)
-    array, marked = found.array, found.marked
-    values = array.values
-    measure = scale(
-        values if slice_.limits is None else np.array(slice_.limits), figure.center, palette
-    )
+    def words(self, layout: HeatmapLayout) -> Iterator[str]:
+        part, full = layout.part, layout.part.full
+        if part.taken and np.isfinite(full.values).any():
+            at = np.unravel_index(
+                int(np.nanargmax(np.abs(full.values - layout.center))), full.shape
+            )
+            yield (
+                f"Shown at {part.taken}; the largest of all is at {where(full, at)}: "
+                f"{amount(full.values[at])}."
+            )
+        yield from largest(part, layout.center)
 
-    def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
-        strength, style = measure(values[row, column])
-        if marked[row, column]:
-            sign, style = EXPLAINED, Style(dim=True)
-        else:
-            sign = colors.ramp(strength)
-        return fit(sign + number(values[row, column], wide - 1), wide), style
+    def board(self, layout: HeatmapLayout, palette: colors.Palette) -> Map:
+        array, marked, values = layout.part.array, layout.part.marked, layout.values
+        limits = layout.slice_.limits
+        measure = scale(
+            values if limits is None else np.array(limits), layout.figure.center, palette
+        )
 
-    def explain(row: int, column: int) -> list[str]:
-        mark = f" {EXPLAINED} its control explains it" if marked[row, column] else ""
-        return [f"{found.told((row, column))}{mark}"]
+        def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
+            strength, style = measure(values[row, column])
+            if marked[row, column]:
+                sign, style = EXPLAINED, Style(dim=True)
+            else:
+                sign = colors.ramp(strength)
+            return fit(sign + number(values[row, column], wide - 1), wide), style
 
-    head = []
-    if slice_.pair is not None:
-        head.append(prompt_label(result, slice_.pair))
-    if found.taken:
-        sizes = [str(len(found.full.coords[dim])) for dim in found.cut]
-        head.append(f"at {found.taken} (of {' × '.join(sizes)})")
-    rows, columns = array.dims
-    grid = Grid(rows, columns, array.coords[rows], array.coords[columns], cell, _least(values))
-    distance = np.abs(np.where(np.isfinite(values), values - (figure.center or 0.0), 0.0))
-    made = Map(grid, array, distance, marked, head, [found.marks] if found.marks else [], explain)
-    return replace(made, start=made.ranked[0]) if made.ranked else made
+        rows, columns = array.dims
+        grid = Grid(rows, columns, array.coords[rows], array.coords[columns], cell, _least(values))
+        distance = np.abs(np.where(np.isfinite(values), values - layout.center, 0.0))
+        made = Map(
+            grid,
+            array,
+            distance,
+            marked,
+            layout.head,
+            layout.foot,
+            lambda row, column: [layout.said(row, column)],
+        )
+        return replace(made, start=made.ranked[0]) if made.ranked else made
+
+    def html(self, layout: HeatmapLayout, place: PagePlace) -> Markup:
+        part, figure = layout.part, layout.figure
+        full, array = part.full, part.array
+        whole = layout.carried(place)
+        shades = colors.shades(full.values if whole else array.values, figure.center)
+        numbers = part
+        if whole:
+            numbers = shown(Figure(figure.output), layout.result, layout.slice_)
+        data = _numbers(numbers, (*part.cut, *array.dims) if whole else array.dims)
+        data.update(unit=figure.unit, scale=[shades.low, shades.high, shades.letter])
+        cells = [
+            [
+                _cell(array.values[r, c], bool(part.marked[r, c]), shades)
+                for c in range(array.shape[1])
+            ]
+            for r in range(array.shape[0])
+        ]
+        if array.values.size <= place.titles:
+            for index in np.ndindex(*array.shape):
+                title = f"{where(array, index)}: {part.said(index)}"
+                cells[index[0]][index[1]]["title"] = title
+        choices = [{"dim": dim, "labels": shown_labels(full, dim)} for dim in part.cut]
+        return figure_markup(
+            "grid.html.j2",
+            figure,
+            place,
+            **page_cells(array, cells),
+            data=data,
+            scale=page_legend(shades),
+            taken="" if whole else part.taken,
+            marked=bool(part.marked.any()),
+            choices=choices if whole else [],
+        )
+
+    def style(self) -> str:
+        return asset("grid.css")
+
+    def left_out(self, layout: HeatmapLayout, place: PagePlace) -> list[str]:
+        return [] if layout.carried(place) else cuts(layout.figure, layout.result)
+
+    def size(self, layout: HeatmapLayout) -> tuple[float, float]:
+        return size_of_cells(layout.values.shape)
+
+    def draw(self, layout: HeatmapLayout, axes: Axes, pen: Pen) -> None:
+        part, values = layout.part, layout.values
+        shades = colors.shades(values, layout.figure.center)
+        grid = CellAxes(axes, part.array, values.shape, pen, self.size(layout))
+        ends, label = (shades.low, shades.high), measured(layout.figure, pen)
+        grid.paint(values, part.marked, color_map(shades.letter), ends, label)
+        grid.mark(part.marked)
+        if part.taken:
+            axes.set_title(pen.fitting(f"at {part.taken}", grid.points[0], 8))
+        if part.marked.any():
+            note(axes, EXPLAINED)
+
+    def showing(self, figure: Heatmap, result: Result, output: str) -> Heatmap:
+        signed = bool((np.nan_to_num(result[output].values) < 0).any())
+        changed = super().showing(figure, result, output)
+        return replace(changed, center=0.0 if signed else None)
+
+    def difference(self, figure: Heatmap) -> Heatmap:
+        return replace(figure, center=0.0)
 
 
 def _least(values: np.ndarray) -> int:
@@ -118,21 +221,35 @@ def _least(values: np.ndarray) -> int:
     return 5 if (lost > 0.05 * np.abs(finite).max(initial=0.0)).any() else 4
 
 
-def prompt_label(result: Result, index: int) -> str:
-    """Which prompt a part is of, in words."""
-    clean = line(result.prompts[index]["clean"])
-    return f"prompt {index + 1} of {len(result.prompts)}: {clean}"
+def _cell(value: float, explained: bool, shades: colors.Shades) -> dict[str, Any]:
+    level = shades.level(float(value))
+    text = number(float(value), 4)
+    if explained:
+        return {"css": "x", "text": EXPLAINED + text}
+    return {"css": "" if level is None else f"{shades.letter}{level}", "text": text}
 
 
-def heatmap(figure: Heatmap, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """Rows × columns of numbers, coloured, with a mark where the control explains them."""
-    found = heatmap_map(figure, result, slice_)
-    for said in found.head:
-        hint = "; `view --at`" if said.startswith("at ") else ""
-        yield Text(f" {said[:-1]}{hint})" if hint else f" {said}", style="dim")
-    yield from draw(found.grid, width)
-    if np.isfinite(found.array.values).any():
-        best = found.ranked
-        yield Text(f" ▸ largest: {found.explain(*(best[0] if best else (0, 0)))[0]}")
-        for said in found.foot:
-            yield Text(f"   {said}", style="dim")
+def _numbers(part: Shown, order: Sequence[str]) -> dict[str, Any]:
+    """Values, intervals, control and marks, flat, in an order of dimensions."""
+    axes = [part.array.dims.index(dim) for dim in order]
+
+    def flat(values: np.ndarray | None) -> list[float | None] | None:
+        return None if values is None else [_short(v) for v in values.transpose(axes).reshape(-1)]
+
+    array = part.array
+    data: dict[str, Any] = {
+        "output": array.name,
+        "n": part.count or None,
+        "v": flat(array.values),
+        "lo": flat(array.low),
+        "hi": flat(array.high),
+        "band": flat(part.control),
+    }
+    if part.control is not None:
+        data["mark"] = "".join("01"[int(m)] for m in part.marked.transpose(axes).reshape(-1))
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _short(value: float) -> float | None:
+    """Four digits are more than a reader can use; None for what JSON has no number for."""
+    return float(f"{value:.4g}") if np.isfinite(value) else None

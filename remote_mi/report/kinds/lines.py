@@ -1,352 +1,306 @@
-"""Lines: which values, which of them are drawn, and the plot as text with its control's band."""
+"""Lines: values along one dimension, with intervals and the band of their control."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from rich.cells import cell_len
-from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.text import fit, visible
+from remote_mi.common.text import fit, line
 from remote_mi.recipes.figures import Lines
-from remote_mi.report.kinds.heatmap import ranked_cells
-from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import EXPLAINED, Slice, where
-from remote_mi.store.named_array import NamedArray
+from remote_mi.report.drawing import LABEL, measured, note
+from remote_mi.report.kinds.curves import LETTERS, Curves, curves
+from remote_mi.report.kinds.kind import Kind
+from remote_mi.report.kinds.plot import HEIGHT, plot
+from remote_mi.report.kinds.words import MOST, explained, some_dims
+from remote_mi.report.listing import Item, Listing
+from remote_mi.report.markup import PagePlace, asset, figure_markup
+from remote_mi.report.wording import EXPLAINED, Slice, amount, where
 from remote_mi.store.result import Result
 
-#: The lines that are drawn have these names; more cannot be told apart.
-LETTERS = "abcdefgh"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from remote_mi.report.text_fitting import Pen
+
+#: Okabe & Ito's colours, which colour-blind readers can tell apart; each with a dash of its own.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a6a00")
+_DASHES: tuple[Any, ...] = (
+    *("-", "--", ":", "-."),
+    *((0, (8, 3)), (0, (4, 1)), (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2))),
+)
+#: Width and height of the drawing in a page, and its margins.
+_WIDTH, _HEIGHT = 640, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 10, 34
+#: The viewer's lines of text beside the field of values: axis, its names, band, which are shown,
+#: heading; and how many the field has at least.
+_BESIDE, _LEAST = 5, 4
 
 
-@dataclass(frozen=True)
-class Curves:
-    """What a figure of lines shows.
+class LinesKind(Kind[Lines, Curves]):
+    """Values along one dimension."""
 
-    Attributes:
-        part: what is shown; [line, point], or [point] of a single line.
-        rows: its values, always of two dimensions.
-        marked: which of them the control explains; [line, point].
-    """
+    numbers = True
 
-    part: Shown
-    rows: np.ndarray
-    marked: np.ndarray
+    def layout(self, figure: Lines, result: Result, slice_: Slice) -> Curves:
+        return curves(figure, result, slice_)
 
-    @property
-    def array(self) -> NamedArray:
-        return self.part.array
+    def text(self, layout: Curves, width: int) -> Iterator[Text]:
+        if layout.part.taken:
+            yield Text(f" at {layout.part.taken} (`view --at`)", style="dim")
+        yield from plot(layout, width)
+        for letter, number in zip(LETTERS, layout.drawn, strict=False):
+            row = layout.rows[number]
+            if np.isfinite(row).any():
+                point = int(np.nanargmax(np.abs(row)))
+                sign = EXPLAINED if layout.marked[number, point] else " "
+                yield Text(f" {letter}{sign} largest: {layout.told(number, point)}")
+        if layout.part.marks:
+            yield Text(f"   {layout.part.marks}", style="dim")
 
-    def index(self, line: int, point: int) -> tuple[int, ...]:
-        """The index in `part` of a point of a line."""
-        return (line, point) if self.array.values.ndim == 2 else (point,)
-
-    @property
-    def reach(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Ends of the band of the control; of values of one sign only the half on their side."""
-        if self.band is None:
-            return None
-        finite = self.rows[np.isfinite(self.rows)]
-        below, above = (finite < 0).any(), (finite > 0).any()
-        return (
-            -self.band if below or not above else 0.0 * self.band,
-            self.band if above or not below else 0.0 * self.band,
-        )
-
-    def interval(self, line: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Lower and upper ends along a line; None where there are none."""
-        low, high = self.array.low, self.array.high
-        if low is None or high is None:
-            return None
-        return np.atleast_2d(low)[line], np.atleast_2d(high)[line]
-
-    def said(self, line: int, point: int) -> str:
-        """A point in words, without where it is."""
-        return self.part.said(self.index(line, point))
-
-    def told(self, line: int, point: int) -> str:
-        """A point in words, with where it is."""
-        return self.part.told(self.index(line, point))
-
-    def name(self, line: int) -> str:
-        """What a line is, by its coordinate; "" of a single line."""
-        dims = self.array.dims[:-1]
-        return where(NamedArray(np.zeros(()), dims, self.array.coords), [line] * len(dims))
-
-    @property
-    def x_name(self) -> str:
-        return self.array.dims[-1]
-
-    @functools.cached_property
-    def labels(self) -> list[str]:
-        """The coordinates along the lines, safe to show."""
-        return [visible(str(x)) for x in self.array.coords[self.x_name]]
-
-    @functools.cached_property
-    def x(self) -> np.ndarray:
-        """Places along the lines: the coordinates where they are numbers, else their order."""
-        labels: list[Any] = list(self.array.coords[self.x_name])
-        if all(isinstance(x, (int, float)) and np.isfinite(x) for x in labels):
-            return np.array(labels, float)
-        return np.arange(len(labels), dtype=float)
-
-    @functools.cached_property
-    def ranked(self) -> list[tuple[int, int]]:
-        """(line, point) from the one that stands out most; what a control explains comes last."""
-        size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
-        return ranked_cells(size, self.marked)
-
-    @functools.cached_property
-    def drawn(self) -> list[int]:
-        """The lines of a drawing, in order: all, or of many those that stand out most."""
-        reach = [line for line, _ in self.ranked]
-        return sorted(list(dict.fromkeys([*reach, *range(len(self.rows))]))[: len(LETTERS)])
-
-    def around(self, line: int) -> list[int]:
-        """The lines that are drawn with the cursor on one of them: those beside it, in order."""
-        first = min(max(0, line - len(LETTERS) // 2), max(0, len(self.rows) - len(LETTERS)))
-        return list(range(len(self.rows)))[first : first + len(LETTERS)]
-
-    @functools.cached_property
-    def band(self) -> np.ndarray | None:
-        """How far the control of the drawn lines reaches on both sides of 0; [point], NaN where it
-        is not known. None without one."""
-        if self.part.control is None:
-            return None
-        control = np.atleast_2d(self.part.control)[self.drawn]
-        known = np.isfinite(control)
-        if not known.any():
-            return None
-        reach = np.where(known, control, -np.inf).max(0)
-        return np.where(known.any(0), reach, np.nan)
-
-    @property
-    def left_out(self) -> str:
-        """What is said of the lines that are not drawn; "" where all are."""
-        many = len(self.rows)
-        return (
-            f"the {len(LETTERS)} of {many} lines that stand out most" if many > len(LETTERS) else ""
-        )
-
-
-def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
-    """The values of a figure of lines, at one place in the dimensions that it has no room for.
-
-    Raises:
-        NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
-    """
-    found = shown(figure, result, slice_)
-    return Curves(found, np.atleast_2d(found.array.values), np.atleast_2d(found.marked))
-
-
-_EMPTY, _ZERO, _BAND, _HERE = " ", "╌", "░", "│"
-HEIGHT = 14
-
-
-_LEFT = 13
-
-
-def lines(figure: Lines, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """A plot of the lines, then what is largest in each that is drawn."""
-    found = curves(figure, result, slice_)
-    if found.part.taken:
-        yield Text(f" at {found.part.taken} (`view --at`)", style="dim")
-    yield from plot(found, width, slice_)
-    for letter, line in zip(LETTERS, found.drawn, strict=False):
-        row = found.rows[line]
-        if np.isfinite(row).any():
-            point = int(np.nanargmax(np.abs(row)))
-            sign = EXPLAINED if found.marked[line, point] else " "
-            yield Text(f" {letter}{sign} largest: {found.told(line, point)}")
-    said = found.part.marks
-    if said:
-        yield Text(f"   {said}", style="dim")
-
-
-def plot(
-    found: Curves,
-    width: int,
-    slice_: Slice,
-    height: int = HEIGHT,
-    here: tuple[int, int] | None = None,
-) -> Iterator[Text]:
-    """The lines themselves, eight at most, with the reach of their control and the axes.
-
-    Args:
-        height: lines of text for the values, without the axes.
-        here: (line, point) of the cursor; the eight lines around it are drawn.
-    """
-    if found.rows.shape[1] < 2:
-        yield Text(" one point is no line:", style="dim")
-        return
-    shown, said = found.drawn, found.left_out
-    if here is not None and said:
-        shown = found.around(here[0])
-        said = f"lines {shown[0] + 1} to {shown[-1] + 1} of {len(found.rows)}"
-    drawn = _Drawing(found, max(20, width - _LEFT - 1), height, slice_)
-    yield from drawn.values(shown, here)
-    yield from drawn.axis()
-    if found.band is not None:
-        yield Text(f"   {_BAND} the control's reach", style="dim")
-    if said:
-        yield Text(f"   {said}", style="dim")
-
-
-class _Drawing:
-    """Where values stand in a field of characters."""
-
-    def __init__(self, found: Curves, width: int, height: int, slice_: Slice) -> None:
-        self.found, self.width = found, width
-        self.x = found.x
-        # A little more than the last, so that it is drawn in the last column.
-        self.x_low = float(self.x.min())
-        span = (float(self.x.max()) - self.x_low) or 1.0
-        self.x_high = self.x_low + span * width / (width - 0.999)
-        ends = found.rows if slice_.limits is None else np.array(slice_.limits)
-        self.low, self.step, self.height = _scale(ends, height)
-
-    def column(self, x: float) -> int:
-        """Column of the dot that is drawn: there are two a column, and four a line."""
-        at = round((x - self.x_low) / (self.x_high - self.x_low) * self.width * 2) // 2
-        return min(self.width - 1, max(0, at))
-
-    def row(self, y: float) -> int:
-        """Line of the dot that is drawn, from the top."""
-        at = round((y - self.low) / self.step * 4) // 4
-        return self.height - 1 - min(self.height - 1, max(0, at))
-
-    def values(self, lines: Sequence[int], here: tuple[int, int] | None) -> Iterator[Text]:
-        """The field, with the value in the middle of each line of text at its left."""
-        ends = (self.x_low, self.x_high, self.low, self.low + self.step * self.height)
-        shown = self.found.rows[list(lines)]
-        field = _dots(
-            self.width,
-            self.height,
-            ends,
-            self.x.tobytes(),
-            tuple(row.astype(float).tobytes() for row in shown),
-        )
-        reach = self._reach()
-        cursor = None if here is None else self.column(self.x[here[1]])
-        value = np.nan if here is None else float(self.found.rows[here])
-        at = self.row(value) if np.isfinite(value) else None
-        for number, drawn in enumerate(field):
-            middle = self.low + self.step * (self.height - 0.5 - number)
-            label = 0.0 if abs(middle) < self.step / 1e6 else middle
-            characters = self._behind(drawn, number, reach)
-            if cursor is not None and characters[cursor] in (_EMPTY, _ZERO, _BAND):
-                characters[cursor] = _HERE
-            text = Text(f"{label:10.4g} │ {''.join(characters).rstrip()}", no_wrap=True)
-            text.highlight_regex(f"[{_ZERO}{_BAND}]+", "dim")
-            if cursor is not None:
-                style = Style(bold=True, reverse=number == at)
-                text.stylize(style, _LEFT + cursor, _LEFT + cursor + 1)
-            yield text
-
-    def _reach(self) -> np.ndarray:
-        """How far the control reaches, in every column."""
-        if self.found.band is None:
-            return np.zeros(self.width)
-        places = np.linspace(self.x_low, self.x_high, self.width, endpoint=False)
-        order = np.argsort(self.x)
-        return np.interp(places, self.x[order], self.found.band[order])
-
-    def _behind(self, drawn: str, number: int, reach: np.ndarray) -> list[str]:
-        """The characters of a line, with the band and the line of 0 where nothing is drawn."""
-        bottom = self.low + self.step * (self.height - 1 - number)
-        shared = np.minimum(reach, bottom + self.step) - np.maximum(-reach, bottom)
-        inside = (shared > self.step / 2).tolist()
-        empty = _ZERO if number == self.row(0.0) else _EMPTY
-        return [
-            (_BAND if inside[at] else empty) if character == _EMPTY else character
-            for at, character in enumerate(drawn)
-        ]
-
-    def axis(self) -> Iterator[Text]:
-        """The line below, and the coordinates that there is room for."""
-        rule, names = ["─"] * self.width, ""
-        for column, start, label in self._ticks():
-            names += " " * (start - cell_len(names)) + label
-            rule[column] = "┴"
-        yield Text(f"{'':10} └─" + "".join(rule), no_wrap=True)
-        name = fit(visible(self.found.x_name), _LEFT - 1).rstrip()
-        yield Text(f"{' ' * (_LEFT - 1 - cell_len(name))}{name} {names}", no_wrap=True)
-
-    def _ticks(self) -> list[tuple[int, int, str]]:
-        """(column, where its label begins, label): every one, every second, … as there is room."""
-        labels, count = self._labels(), len(self.x)
-        for step in (1, 2, 3, 4, 5, 10, 20, 25, 50, 100, 200, 500, 1000, count):
-            ticks, end = [], 0
-            for x, label in list(zip(self.x, labels, strict=True))[::step]:
-                column, wide = self.column(float(x)), cell_len(label)
-                start = min(max(0, column - (wide - 1) // 2), self.width - wide)
-                if start < end:
-                    break
-                ticks.append((column, start, label))
-                end = start + wide + 1
-            else:
-                return ticks
-        return ticks[:1]
-
-    def _labels(self) -> Sequence[str]:
-        return [
-            fit(label, 8).rstrip() if cell_len(label) > 8 else label for label in self.found.labels
-        ]
-
-
-@functools.lru_cache(8)  # the cursor moves, and the lines stay
-def _dots(
-    width: int, height: int, ends: tuple[float, ...], places: bytes, rows: tuple[bytes, ...]
-) -> list[str]:
-    """Lines in a field of characters, from the top; each point has its line's letter.
-
-    Args:
-        ends: lowest and highest x, lowest and highest y.
-        places: the x of every point, as bytes of float64. rows: the y of every line, likewise.
-    """
-    import plotille
-
-    figure = plotille.Figure()
-    figure.with_colors = figure.origin = False
-    figure.width, figure.height = width, height
-    figure.set_x_limits(min_=ends[0], max_=ends[1])
-    figure.set_y_limits(min_=ends[2], max_=ends[3])
-    figure.x_label = figure.y_label = ""
-    figure.y_ticks_fkt = lambda low, high: f"{low:9.3g}"  # as wide as `_LEFT` expects
-    drawn = False
-    for letter, row in zip(LETTERS, rows, strict=False):
-        kept = [
-            (a, b)
-            for a, b in zip(
-                np.frombuffer(places).tolist(), np.frombuffer(row).tolist(), strict=True
+    def words(self, layout: Curves) -> Iterator[str]:
+        if layout.part.taken:
+            yield f"Shown at {layout.part.taken}."
+        told = list(dict.fromkeys([*(at for at, _ in layout.ranked), *layout.drawn]))[:MOST]
+        for at in told:
+            yield from _course(layout, at)
+        more = len(layout.rows) - len(told)
+        if more:
+            yield (
+                f"The other {more} lines stand out less."
+                if more > 1
+                else "The other stands out less."
             )
-            if np.isfinite(b)
-        ]
-        if kept:
-            figure.plot([a for a, _ in kept], [b for _, b in kept], marker=letter)
-            drawn = True
-    made = figure.show().splitlines()[2 : 2 + height] if drawn else []
-    made += [""] * (height - len(made))
-    return [text[_LEFT:].replace("\u2800", _EMPTY).ljust(width)[:width] for text in made]
+        yield from explained(layout.part)
+
+    def html(self, layout: Curves, place: PagePlace) -> Markup:
+        finite = layout.finite
+        if not finite.size:  # a report of other figures need not do without this one
+            rows = [{"label": line(layout.figure.output), "text": "no values to draw"}]
+            return figure_markup("texts.html.j2", layout.figure, place, rows=rows)
+        x = layout.x
+        frame = _Frame(x, min(0.0, float(finite.min())), max(0.0, float(finite.max())))
+        return figure_markup(
+            "lines.html.j2",
+            layout.figure,
+            place,
+            lines=[
+                _page_line(layout, frame, place, number)
+                for place, number in enumerate(layout.drawn)
+            ],
+            width=_WIDTH,
+            height=_HEIGHT,
+            taken=layout.part.taken,
+            left=_LEFT,
+            bottom=_HEIGHT - _BOTTOM,
+            zero=frame.up(0.0),
+            x_name=layout.x_name,
+            y_ticks=[{"y": frame.up(t), "text": f"{t:g}"} for t in frame.ticks],
+            x_ticks=[{"x": frame.across(x[j]), "text": layout.labels[j]} for j in _thinned(len(x))],
+            control=frame.outline(x, *layout.reach) if layout.reach else "",
+            left_out=layout.left_out,
+            marked=bool(layout.marked[layout.drawn].any()),
+        )
+
+    def style(self) -> str:
+        return asset("lines.css")
+
+    def draw(self, layout: Curves, axes: Axes, pen: Pen) -> None:
+        x, part = layout.x, layout.part
+        if layout.reach is not None:
+            axes.fill_between(
+                x,
+                *layout.reach,
+                color="#9a9aa2",
+                alpha=0.3,
+                linewidth=0,
+                label="what the control reaches",
+            ).set_gid("control:")
+        for index, number in enumerate(layout.drawn):
+            _draw_line(layout, axes, pen, index, number)
+        step = max(1, -(-len(x) // 16))
+        names = [pen.label(label, LABEL, 7) for label in layout.labels[::step]]
+        turned = any(len(text) > 4 for text in names)
+        axes.set_xticks(x[::step], names, rotation=90 if turned else 0)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set_xlabel(pen.label(layout.x_name, 200, 8))
+        axes.set_ylabel(measured(layout.figure, pen))
+        if layout.marked[layout.drawn].any():
+            note(axes, "hollow:")
+        said = [f"at {part.taken}" if part.taken else "", layout.left_out]
+        if any(said):
+            axes.set_title(pen.fitting("; ".join(filter(None, said)), 300, 8))
+        if len(layout.drawn) > 1 or layout.reach is not None:  # beside what it would cover
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    def points(self, layout: Curves) -> Curves:
+        return layout
+
+    def listing(
+        self, layout: Curves, width: int, height: int, at: tuple[int, int] | None = None
+    ) -> Listing:
+        """The plot as a heading that stays, and a line of text for each line of it."""
+        if not layout.rows.size:
+            return Listing(0, lambda index: Text(), empty="no values to draw")
+        line, point = at or layout.ranked[0]
+        many = len(layout.rows)
+        listed = min(many, len(LETTERS), max(_LEAST, height // 4))
+        room = max(_LEAST, min(2 * HEIGHT, height - listed - _BESIDE))
+        names = [layout.name(i) or layout.figure.output for i in range(many)]
+        left = min(max(map(cell_len, names)), width // 3)
+        foot = layout.part.marks
+        letters = dict(zip(layout.around(line), LETTERS, strict=False))
+
+        def shown(i: int) -> Text:
+            sign = EXPLAINED if layout.marked[i, point] else " "
+            return Text(
+                f" {letters.get(i, ' ')}{sign}{fit(names[i], left)}  {layout.said(i, point)}",
+                no_wrap=True,
+            )
+
+        def item(i: int) -> Item:
+            told = layout.told(i, point)
+            return Item((told, foot) if foot else (told,), known=names[i])
+
+        head = list(plot(layout, width, room, (line, point)))
+        choose = f" at {layout.x_name} {layout.labels[point]} (← → choose another):"
+        head.append(Text(choose, "bold", no_wrap=True))
+        return Listing(many, shown, item, head, line)
 
 
-def _scale(values: np.ndarray, height: int) -> tuple[float, float, int]:
-    """Lower end of the lowest line of text, how much each stands for, and how many are needed.
+def _course(found: Curves, line: int) -> Iterator[str]:
+    """How one line goes: from where to where, its largest value, where it changes sign."""
+    array, row, marked = found.array, found.rows[line], found.marked[line]
+    head = f"{found.name(line)}: " if found.name(line) else ""
+    known = np.flatnonzero(np.isfinite(row))
+    if not known.size:
+        yield f"{head}no values."
+        return
+    points = some_dims(array, array.dims[-1:])
+    first, last = int(known[0]), int(known[-1])
+    change = row[last] - row[first]
+    verb = "rises" if change > 0 else "falls" if change < 0 else "goes"
+    unit = f" {found.part.unit}" if found.part.unit else ""
+    free = np.where(marked, -1.0, np.abs(np.nan_to_num(row)))
+    best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
+    said = (
+        f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
+        f"to {amount(row[last])}{unit} ({where(points, (last,))}); "
+        f"largest at {where(points, (best,))}: {found.said(line, best)}"
+    )
+    sure = np.flatnonzero(np.isfinite(row) & ~marked)  # a sign that chance gives changes by chance
+    turns = np.flatnonzero(np.sign(row[sure[:-1]]) * np.sign(row[sure[1:]]) < 0)
+    if turns.size:
+        at = [f"{where(points, (sure[i],))} and {where(points, (sure[i + 1],))}" for i in turns]
+        more = f", and {len(at) - MOST} times more" if len(at) > MOST else ""
+        said += f"; changes sign between {', '.join(at[:MOST])}{more}"
+    yield f"{said}."
 
-    The middle of each is a round number, and 0 is one of them.
-    """
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    low, high = min(0.0, low), max(0.0, high)
-    size = 10.0 ** np.floor(np.log10((high - low) / height)) if high > low else 1.0
-    for factor in (1, 2, 5, 10, 20):
-        step = size * factor
-        below, above = round(-low / step), round(high / step)
-        if below + above < height:
-            break
-    return float(-(below + 0.5) * step), float(step), max(2, below + above + 1)
+
+def _draw_line(found: Curves, axes: Axes, pen: Pen, index: int, number: int) -> None:
+    """Draw a line with its points, hollow where its control explains them, and its interval."""
+    x, values, free = found.x, found.rows[number], ~found.marked[number]
+    name, colour = found.name(number), _COLOURS[index]
+    shown = f"{LETTERS[index]} {name}" if name else line(found.figure.output)
+    (drawn,) = axes.plot(
+        x,
+        values,
+        color=colour,
+        linestyle=_DASHES[index],
+        linewidth=1.4,
+        label=pen.fitting(shown, 150, 7),
+    )
+    drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in values))
+    for filled, chosen in ((True, free), (False, ~free)):
+        axes.plot(
+            x[chosen],
+            values[chosen],
+            "o",
+            markersize=3,
+            color=colour,
+            markerfacecolor=colour if filled else "white",
+        )
+    ends = found.interval(number)
+    if ends is not None:
+        faint = 0.18 if len(found.drawn) <= 3 else 0.07  # bands that lie upon each other
+        axes.fill_between(x, *ends, color=colour, alpha=faint, linewidth=0).set_gid(
+            f"band:{index}:"
+        )
+
+
+class _Frame:
+    """From values to places in the drawing of a page."""
+
+    def __init__(self, x: np.ndarray, low: float, high: float) -> None:
+        self.x_ends = float(x.min()), float(x.max())
+        self.ticks = _ticks(low, high)
+        self.y_ends = min(low, self.ticks[0]), max(high, self.ticks[-1])
+
+    def across(self, x: float) -> float:
+        low, high = self.x_ends
+        share = (x - low) / (high - low) if high > low else 0.5
+        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def up(self, y: float) -> float:
+        low, high = self.y_ends
+        return round(_TOP + (high - y) / ((high - low) or 1.0) * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    def outline(self, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+        """Around an interval along the lines, where it is known."""
+        known = [j for j in range(len(x)) if np.isfinite(low[j]) and np.isfinite(high[j])]
+        top = [f"{self.across(x[j])},{self.up(float(high[j]))}" for j in known]
+        bottom = [f"{self.across(x[j])},{self.up(float(low[j]))}" for j in reversed(known)]
+        return " ".join(top + bottom)
+
+
+def _ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values that cover a range."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    step = 10.0 ** np.floor(np.log10((high - low) / about))
+    step *= next(f for f in (1, 2, 5, 10) if (high - low) / (step * f) <= about)
+    first, last = int(np.floor(low / step)), int(np.ceil(high / step))
+    return [round(float(i * step), 12) for i in range(first, last + 1)]
+
+
+def _page_line(found: Curves, frame: _Frame, place: int, number: int) -> dict[str, Any]:
+    """A line as the template takes it: its paths, its points, and the band of its interval."""
+    points = [
+        {
+            "at": j,
+            "x": frame.across(found.x[j]),
+            "y": frame.up(float(found.rows[number, j])),
+            "marked": bool(found.marked[number, j]),
+            "title": f"{where(found.array, found.index(number, j))}: {found.said(number, j)}",
+        }
+        for j in range(len(found.x))
+        if np.isfinite(found.rows[number, j])
+    ]
+    ends = found.interval(number)
+    return {
+        "letter": LETTERS[place],
+        "css": f"l{place}",
+        "points": points,
+        "name": found.name(number),
+        "paths": _paths(points),
+        "band": "" if ends is None else frame.outline(found.x, *ends),
+    }
+
+
+def _paths(points: list[dict[str, Any]]) -> list[str]:
+    """Lines through the points; where one is missing between two they are not joined."""
+    joined: list[list[str]] = []
+    for before, point in zip([None, *points], points, strict=False):
+        if before is None or point["at"] != before["at"] + 1:
+            joined.append([])
+        joined[-1].append(f"{point['x']},{point['y']}")
+    return [" ".join(places) for places in joined]
+
+
+def _thinned(count: int, most: int = 10) -> list[int]:
+    step = max(1, -(-count // most))
+    return list(range(0, count, step))

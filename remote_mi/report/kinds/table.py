@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+from markupsafe import Markup
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import fit, line
-from remote_mi.recipes import figures
-from remote_mi.report.kinds.texts import token_texts
-from remote_mi.report.wording import Slice, row_name, table_columns
+from remote_mi.recipes.figures import Table
+from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
+from remote_mi.report.kinds.cells import Row, plain_number, there
+from remote_mi.report.kinds.kind import Kind, Layout
+from remote_mi.report.kinds.words import MOST, short
+from remote_mi.report.listing import Item, Listing, of_lines
+from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.values import value_text
+from remote_mi.report.wording import Slice, amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -19,30 +29,198 @@ _NARROWEST = 7
 _PROMPT_WIDTH = 20
 
 
-def table(figure: figures.Table, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
+@dataclass(frozen=True)
+class Column:
+    """One output of a table.
+
+    Attributes:
+        name: of the output. kind: of the output. cells: one a row.
+    """
+
+    name: str
+    kind: OutputKind
+    cells: list[NamedArray]
+
+    @property
+    def numbers(self) -> bool:
+        return self.kind.averaged
+
+
+@dataclass(frozen=True)
+class TableLayout(Layout):
+    """Columns of as many cells as there are rows."""
+
+    figure: Table
+    columns: list[Column]
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return len(self.columns[0].cells)
+
+    def name(self, index: int) -> str:
+        """What a row is of: its prompt, or its number where there are none."""
+        prompts = self.result.prompts
+        return line(prompts[index]["clean"]) if prompts else str(index + 1)
+
+    def cell(self, column: Column, index: int) -> str:
+        """A number, or the tokens or texts of a row, safe to show."""
+        array = column.cells[index]
+        if not column.numbers:
+            return " ".join(self._texts(column, index))
+        whole = array.values.dtype.kind in "iub"
+        return str(int(array.values)) if whole else f"{float(array.values):.3f}"
+
+    def _texts(self, column: Column, index: int) -> list[str]:
+        values = column.cells[index].values.reshape(-1)
+        tokens = column.kind.name == "token"
+        return [
+            value_text(self.result, column.kind.name, value)
+            for value in values
+            if not tokens or value >= 0
+        ]
+
+    def narrow(self, column: Column, index: int, wide: int) -> str:
+        """A cell of a terminal's table."""
+        if column.numbers:
+            return f"{self.cell(column, index):>{wide}}"
+        return fit(" ".join(self._texts(column, index)).replace("␠", " "), wide)
+
+
+class TableKind(Kind[Table, TableLayout]):
     """One row an example: its text, numbers and tokens."""
-    names = (figure.output, *figure.columns)
-    columns = table_columns(figure, result)
-    wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(names) - 1))
-    left = max(_PROMPT_WIDTH, width - (wide + 1) * len(names))
-    heads = "".join(
-        f" {fit(name, wide)}"
-        if result.outputs[name].kind == "token"
-        else f" {fit(name, wide).rstrip():>{wide}}"
-        for name in names
+
+    of = "each"
+    noun = "Table"
+
+    def layout(self, figure: Table, result: Result, slice_: Slice) -> TableLayout:
+        names = (figure.output, *figure.columns)
+        columns = [
+            Column(n, kind_of_output(result.outputs[n]), _as_counts(cells))
+            for n, cells in ((n, result.each(n)) for n in names)
+        ]
+        for column in columns:
+            if len(column.cells) != len(columns[0].cells):
+                raise NotFound(
+                    f"{column.name!r} has {len(column.cells)} values, {figure.output!r} "
+                    f"{len(columns[0].cells)}: they are no rows of one table"
+                )
+            if column.numbers and any(cell.values.ndim for cell in column.cells):
+                raise NotFound(
+                    f"{column.name!r} is not a single number", "a table shows single numbers"
+                )
+        return TableLayout(figure, result, slice_, columns)
+
+    def text(self, layout: TableLayout, width: int) -> Iterator[Text]:
+        columns = layout.columns
+        wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(columns) - 1))
+        left = max(_PROMPT_WIDTH, width - (wide + 1) * len(columns))
+        heads = "".join(
+            f" {fit(c.name, wide).rstrip():>{wide}}" if c.numbers else f" {fit(c.name, wide)}"
+            for c in columns
+        )
+        yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
+        for index in range(layout.count):
+            text = f" {layout.name(index)}"
+            cells = "".join(f" {layout.narrow(column, index, wide)}" for column in columns)
+            yield Text(fit(text, left) + cells, no_wrap=True)
+
+    def words(self, layout: TableLayout) -> Iterator[str]:
+        yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one a prompt."
+        for column in layout.columns:
+            yield _in_words(layout, column) if column.numbers else _texts_in_words(layout, column)
+
+    def html(self, layout: TableLayout, place: PagePlace) -> Markup:
+        rows = [
+            [layout.name(i), *(layout.cell(column, i) for column in layout.columns)]
+            for i in range(layout.count)
+        ]
+        return figure_markup(
+            "table.html.j2",
+            layout.figure,
+            place,
+            heads=["prompt", *(column.name for column in layout.columns)],
+            rows=rows,
+            numeric=[False, *(column.numbers for column in layout.columns)],
+        )
+
+    def rows(
+        self, figure: Table, result: Result, each: Sequence[int] | None
+    ) -> tuple[list[str], list[Row]]:
+        layout = self.layout(figure, result, Slice())
+        rows = []
+        for index in there(range(layout.count) if each is None else each, layout.count):
+            cells = [
+                plain_number(column.cells[index].values)
+                if column.numbers
+                else layout.cell(column, index)
+                for column in layout.columns
+            ]
+            rows.append([layout.name(index), *cells])
+        return ["prompt", *(column.name for column in layout.columns)], rows
+
+    def listing(
+        self, layout: TableLayout, width: int, height: int, at: tuple[int, int] | None = None
+    ) -> Listing:
+        head, *drawn = self.text(layout, width)
+        return of_lines(
+            [(text, Item(tuple(_row_in_words(layout, i)))) for i, text in enumerate(drawn)], [head]
+        )
+
+    def sharing(self, figure: Table, outputs: Sequence[str]) -> Table:
+        return replace(figure, columns=tuple(c for c in figure.columns if c in outputs))
+
+
+def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
+    """Whole numbers as such: a count is a float where it could also be no number."""
+    values = [array.values for array in column]
+    if all(v.dtype.kind == "f" and not v.ndim and float(v).is_integer() for v in values):
+        return [replace(array, values=array.values.astype(np.int64)) for array in column]
+    return column
+
+
+def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
+    """A row with its numbers, then the prompt, and the one it is compared with."""
+    cells = (
+        f"{float(c.cells[index]):.4g}" if c.numbers else layout.cell(c, index)
+        for c in layout.columns
     )
-    yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
-    for index in range(len(columns[0])):
-        text = f" {row_name(result, index)}"
-        cells = "".join(f" {_cell(result, column[index], wide)}" for column in columns)
-        yield Text(fit(text, left) + cells, no_wrap=True)
+    said = (f"{c.name} {cell}" for c, cell in zip(layout.columns, cells, strict=True))
+    yield f"prompt {index + 1}: {', '.join(said)}"
+    if index < len(layout.result.prompts):
+        prompt = layout.result.prompts[index]
+        yield line(str(prompt["clean"]))
+        if prompt.get("corrupt"):
+            yield line(str(prompt["corrupt"]))
 
 
-def _cell(result: Result, array: NamedArray, wide: int) -> str:
-    if result.outputs[array.name].kind == "token":
-        return fit(" ".join(line(t) for t in token_texts(result, array.values)), wide)
-    if array.values.ndim:
-        raise NotFound(f"{array.name!r} is not a single number", "a table shows single numbers")
-    value = float(array)
-    whole = array.values.dtype.kind in "iub"
-    return f"{int(value):{wide}d}" if whole else f"{value:{wide}.3f}"
+def _texts_in_words(layout: TableLayout, column: Column) -> str:
+    """Which tokens or texts come first, and how often."""
+    firsts = (np.reshape(cell.values, -1)[0] for cell in column.cells if cell.values.size)
+    said = Counter(short(value_text(layout.result, column.kind.name, one)) for one in firsts)
+    parts = [
+        f"{f'“{text}”' if text != '∅' else 'nothing'} {'once' if times == 1 else f'{times} times'}"
+        for text, times in said.most_common(MOST)
+    ]
+    more = f", and {len(said) - MOST} others" if len(said) > MOST else ""
+    return f"{column.name}, the first of each row: {', '.join(parts)}{more}."
+
+
+def _in_words(layout: TableLayout, column: Column) -> str:
+    """The mean with its interval, the smallest and the largest."""
+    figure, name = layout.figure, column.name
+    numbers = np.array([float(cell) for cell in column.cells])
+    if not np.isfinite(numbers).any():
+        return f"{name}: no values."
+    unit = f" {figure.unit}" if figure.unit and name == figure.output else ""
+    text = f"{name}: mean {amount(float(np.nanmean(numbers)))}{unit}"
+    over = layout.result[name] if name in layout.result.arrays else None
+    if over is not None and over.low is not None and over.high is not None:
+        text += f", 95% CI [{amount(over.low)}, {amount(over.high)}]"
+    if len(numbers) > 1:
+        low, high = int(np.nanargmin(numbers)), int(np.nanargmax(numbers))
+        text += (
+            f", from {amount(numbers[low])} (prompt {low + 1}) "
+            f"to {amount(numbers[high])} (prompt {high + 1})"
+        )
+    return text + "."

@@ -1,38 +1,83 @@
-"""Generated text, one after the other."""
+"""Texts, one after the other: generated tokens, or what a recipe says in words or as JSON."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from rich.text import Text
+from markupsafe import Markup
+from rich.text import Text as Line
 
-from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
-from remote_mi.recipes import figures
+from remote_mi.recipes.figures import Text
+from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.report.kinds.kind import Kind, Layout
+from remote_mi.report.kinds.words import MOST, short, some_dims
+from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.slices import ShownExample, example
+from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, where
-from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-
-def token_texts(result: Result, tokens: Any) -> list[str]:
-    """The text of each of some tokens."""
-    return [result.text(token) for token in np.reshape(tokens, -1) if token >= 0]
+_EMPTY = "∅"
 
 
-def text(figure: figures.Text, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """Generated tokens as text, a line for each index of the leading dimensions, one example."""
-    every = result.each(figure.output)
-    index = slice_.item if slice_.pair is None else slice_.pair
-    if not 0 <= index < len(every):
-        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
-    tokens = every[index]
-    if len(every) > 1:
-        clean = line(result.prompts[index]["clean"])
-        yield Text(f" prompt {index + 1} of {len(every)}: {clean}")
-    lead = tokens.shape[:-1]
-    for index in np.ndindex(*lead):
-        name = where(NamedArray(tokens.values[..., 0], tokens.dims[:-1], tokens.coords), index)
-        shown = line(result.passage(tokens.values[index])) or "∅"
-        yield Text(f" {name + ': ' if name else ''}{shown}")
+@dataclass(frozen=True)
+class TextLayout(Layout):
+    """The texts of one prompt.
+
+    Attributes:
+        shown: the texts, or token ids whose last dimension is that of a text.
+    """
+
+    figure: Text
+    shown: ShownExample
+
+    @functools.cached_property
+    def texts(self) -> list[tuple[str, str]]:
+        """What each text is, "" of a single one, and the text, safe to show."""
+        array, output = self.shown.array, self.result.outputs[self.figure.output]
+        kind = kind_of_output(output).name
+        dims = array.dims if kind in ("text", "json") else array.dims[:-1]
+        lead, found = some_dims(array, dims), []
+        for index in np.ndindex(*array.shape[: len(dims)]):
+            if len(dims) == len(array.dims):
+                text = value_text(self.result, kind, array.values[index])
+            else:
+                text = line(self.result.passage(array.values[index])) or _EMPTY
+            found.append((where(lead, index), text))
+        return found
+
+
+class TextKind(Kind[Text, TextLayout]):
+    """Texts, a line for each index of the leading dimensions."""
+
+    of = "one"
+    joined = True
+    captioned = False
+
+    def layout(self, figure: Text, result: Result, slice_: Slice) -> TextLayout:
+        return TextLayout(figure, result, slice_, example(figure.output, result, slice_))
+
+    def text(self, layout: TextLayout, width: int) -> Iterator[Line]:
+        if layout.shown.label:
+            yield Line(f" {layout.shown.label}")
+        for name, text in layout.texts:
+            yield Line(f" {name + ': ' if name else ''}{text}")
+
+    def words(self, layout: TextLayout) -> Iterator[str]:
+        shown = layout.shown
+        if shown.count > 1:
+            yield f"Of prompt {shown.index + 1} of {shown.count}, “{short(shown.clean)}”."
+        for name, text in layout.texts[:MOST]:
+            yield f"{name + ': ' if name else ''}{'nothing' if text == _EMPTY else short(text)}"
+        if len(layout.texts) > MOST:
+            yield f"And {len(layout.texts) - MOST} more texts."
+
+    def html(self, layout: TextLayout, place: PagePlace) -> Markup:
+        rows = [{"label": name, "text": text} for name, text in layout.texts]
+        return figure_markup(
+            "texts.html.j2", layout.figure, place, prompt=layout.shown.title, rows=rows
+        )

@@ -2,83 +2,228 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.errors import NotFound
 from remote_mi.common.text import fit, visible
 from remote_mi.recipes.figures import TokenGrid
 from remote_mi.report import colors
-from remote_mi.report.kinds.grid import Grid, draw
-from remote_mi.report.kinds.heatmap import Map, prompt_label
-from remote_mi.report.wording import Slice, where
+from remote_mi.report.colors import Shades
+from remote_mi.report.drawing import CellAxes, color_map, size_of_cells
+from remote_mi.report.kinds.grid import Grid, Map, draw, page_cells, page_legend
+from remote_mi.report.kinds.kind import Kind, Layout
+from remote_mi.report.kinds.words import quoted, short, some_dims
+from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.slices import ShownExample, example
+from remote_mi.report.wording import Slice, amount, where
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def token_map(
-    figure: TokenGrid, result: Result, slice_: Slice, palette: colors.Palette = colors.DARK
-) -> Map:
-    """A token grid laid out: the top token of every row and column of one prompt.
+    from remote_mi.report.text_fitting import Pen
 
-    Raises:
-        NotFound: if there is no such prompt.
+#: Width and height of a cell in a drawing, in inches, and the size of its text, in points.
+_CELL, _FONT = (0.5, 0.15), 5.5
+
+
+@dataclass(frozen=True)
+class TokenGridLayout(Layout):
+    """The tokens of one prompt.
+
+    Attributes:
+        shown: their ids; [row, column, rank]. shade: how strong each is, of the same shape; None
+            where the figure names no output for it.
     """
-    index = slice_.item if slice_.pair is None else slice_.pair
-    every = result.each(figure.output)
-    if not 0 <= index < len(every):
-        raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
-    tokens = every[index]
-    shade = result.each(figure.shade)[index] if figure.shade else None
-    dims = tokens.dims[:2]
-    shades = shade.values[..., 0] if shade is not None else np.ones(tokens.shape[:2])
-    texts = [[visible(result.text(token)) for token in row] for row in tokens.values[..., 0]]
 
-    def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
-        strength = float(shades[row, column]) if np.isfinite(shades[row, column]) else 0.0
-        text = colors.ramp(strength) + fit(texts[row][column], wide - 1)
-        return text, colors.sequential(strength, palette)
+    figure: TokenGrid
+    shown: ShownExample
+    shade: np.ndarray | None
 
-    array = NamedArray(shades, dims, {d: tokens.coords[d] for d in dims}, name=figure.shade)
+    @property
+    def tokens(self) -> NamedArray:
+        return self.shown.array
 
-    def explain(row: int, column: int) -> list[str]:
-        ranked = []
-        for place, token in enumerate(tokens.values[row, column]):
-            share = f" {shade.values[row, column, place]:.2f}" if shade is not None else ""
-            ranked.append(f"{visible(result.text(token))}{share}")
-        return [where(array, (row, column)), "  ".join(ranked)]
+    @property
+    def top(self) -> np.ndarray:
+        """The id of the first token of each cell; [row, column]."""
+        return self.tokens.values[..., 0]
 
-    head = [prompt_label(result, index)] if len(every) > 1 else []
-    grid = Grid(dims[0], dims[1], tokens.coords[dims[0]], tokens.coords[dims[1]], cell, 8)
-    distance = np.where(np.isfinite(shades), shades, 0.0)
-    return Map(
-        grid,
-        array,
-        distance,
-        np.zeros(shades.shape, bool),
-        head,
-        [],
-        explain,
-        (len(shades) - 1, shades.shape[1] - 1),
-        texts,
-    )
+    @functools.cached_property
+    def strength(self) -> np.ndarray:
+        """How strong the first token of each cell is; 1 where nothing says it."""
+        return np.ones(self.top.shape) if self.shade is None else self.shade[..., 0]
+
+    @functools.cached_property
+    def _texts(self) -> dict[int, str]:
+        ids = np.unique(self.tokens.values).tolist()
+        return {token: visible(self.result.text(token)) for token in ids}
+
+    def text(self, token: int) -> str:
+        """A token of the grid, safe to show."""
+        return self._texts[int(token)]
+
+    def ranked(self, row: int, column: int) -> list[tuple[str, float | None]]:
+        """The tokens of a cell from the first, each with its strength."""
+        shades = [None] * self.tokens.shape[2] if self.shade is None else self.shade[row, column]
+        ids = self.tokens.values[row, column]
+        return [
+            (self.text(token), None if strength is None else float(strength))
+            for token, strength in zip(ids, shades, strict=True)
+            if token >= 0
+        ]
+
+    def place(self, row: int, column: int) -> str:
+        """Where a cell is."""
+        return where(some_dims(self.tokens, self.tokens.dims[:2]), (row, column))
 
 
-def token_grid(figure: TokenGrid, result: Result, width: int, slice_: Slice) -> Iterator[Text]:
-    """The top token of every row and column of one prompt."""
-    found = token_map(figure, result, slice_)
-    for said in found.head:
-        yield Text(f" {said}")
-    yield from draw(found.grid, width)
-    rows, columns = found.distance.shape
-    if not rows or not columns:
-        return
-    index = slice_.item if slice_.pair is None else slice_.pair
-    token = visible(result.text(result.each(figure.output)[index].values[-1, -1, 0]))
-    yield Text(
-        f" ▸ after the last layer, at the last position: {token}"
-        f" · {figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
-    )
+class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
+    """Tokens over rows × columns, coloured by how strong they are."""
+
+    of = "one"
+
+    def layout(self, figure: TokenGrid, result: Result, slice_: Slice) -> TokenGridLayout:
+        found = example(figure.output, result, slice_)
+        shade = result.each(figure.shade)[found.index].values if figure.shade else None
+        return TokenGridLayout(figure, result, slice_, found, shade)
+
+    def text(self, layout: TokenGridLayout, width: int) -> Iterator[Text]:
+        found = self.board(layout, colors.DARK)
+        for said in found.head:
+            yield Text(f" {said}")
+        yield from draw(found.grid, width)
+        if layout.top.size:
+            yield Text(
+                f" ▸ after the last layer, at the last position: {layout.text(layout.top[-1, -1])}"
+                f" · {layout.figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
+            )
+
+    def words(self, layout: TokenGridLayout) -> Iterator[str]:
+        tokens, top, result = layout.tokens, layout.top, layout.result
+        if layout.shown.count > 1:
+            clean = short(layout.shown.clean)
+            yield f"Of prompt {layout.shown.index + 1} of {layout.shown.count}, “{clean}”."
+        rows = tokens.dims[0]
+        if not top.size:
+            yield f"{tokens.name} has no tokens."
+            return
+        final = top[-1, -1]
+        if final < 0:
+            yield (
+                f"The last {rows} gives no token at the last position: its scores are no numbers."
+            )
+            return
+        others = np.flatnonzero(top[:, -1] != final)
+        since = int(others[-1]) + 1 if others.size else 0
+        named = layout.figure.shade
+        strength = f" ({named} {amount(layout.strength[-1, -1])})" if named else ""
+        place = where(some_dims(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
+        yield (
+            f"At the last position ({place}) the last {rows} gives "
+            f"{quoted(result, final)}{strength}."
+        )
+        names = tokens.coords[rows]
+        if since == 0:
+            yield f"It is on top from the first {rows} on."
+            return
+        before = quoted(result, top[since - 1, -1])
+        begins = f" ({named} {amount(layout.strength[since, -1])} there)" if named else ""
+        yield (
+            f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
+            f"it is {before}."
+        )
+
+    def board(self, layout: TokenGridLayout, palette: colors.Palette) -> Map:
+        tokens, shades = layout.tokens, layout.strength
+        rows, columns = tokens.dims[:2]
+        texts = [[layout.text(token) for token in row] for row in layout.top]
+        distance = np.where(np.isfinite(shades), shades, 0.0)
+
+        def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
+            strength = float(distance[row, column])
+            text = colors.ramp(strength) + fit(texts[row][column], wide - 1)
+            return text, colors.sequential(strength, palette)
+
+        def explain(row: int, column: int) -> list[str]:
+            ids = tokens.values[row, column]
+            ranked = [
+                f"{layout.text(token)}"
+                + ("" if layout.shade is None else f" {layout.shade[row, column, rank]:.2f}")
+                for rank, token in enumerate(ids)
+            ]
+            return [layout.place(row, column), "  ".join(ranked)]
+
+        coords = {dim: tokens.coords[dim] for dim in (rows, columns)}
+        return Map(
+            Grid(rows, columns, coords[rows], coords[columns], cell, 8),
+            NamedArray(shades, (rows, columns), coords, name=layout.figure.shade),
+            distance,
+            np.zeros(shades.shape, bool),
+            [layout.shown.label] if layout.shown.label else [],
+            [],
+            explain,
+            (max(0, shades.shape[0] - 1), max(0, shades.shape[1] - 1)),
+            texts,
+        )
+
+    def html(self, layout: TokenGridLayout, place: PagePlace) -> Markup:
+        scale, shaded = Shades(0.0, 1.0), layout.shade is not None
+        cells = []
+        for r in range(layout.top.shape[0]):
+            cells.append([])
+            for c in range(layout.top.shape[1]):
+                level = scale.level(float(layout.strength[r, c])) if shaded else None
+                ranked = layout.ranked(r, c)
+                said = [text + ("" if p is None else f" {amount(p)}") for text, p in ranked]
+                cells[-1].append(
+                    {
+                        "css": "" if level is None else f"s{level}",
+                        "text": ranked[0][0] if ranked else "∅",
+                        "title": f"{layout.place(r, c)}: {', '.join(said)}",
+                    }
+                )
+        return figure_markup(
+            "grid.html.j2",
+            layout.figure,
+            place,
+            **page_cells(layout.tokens, cells),
+            prompt=layout.shown.title,
+            tokens=True,
+            scale=page_legend(scale) if shaded else None,
+            shade=layout.figure.shade,
+        )
+
+    def size(self, layout: TokenGridLayout) -> tuple[float, float]:
+        return size_of_cells(layout.top.shape, _CELL)
+
+    def draw(self, layout: TokenGridLayout, axes: Axes, pen: Pen) -> None:
+        top, shaded = layout.top, layout.shade is not None
+        values = layout.strength if shaded else np.zeros(top.shape)
+        colours = color_map("s")
+        grid = CellAxes(axes, layout.tokens, top.shape, pen, self.size(layout))
+        label = pen.label(layout.figure.shade, 200, 8) if shaded else ""
+        grid.paint(values, np.zeros(top.shape, bool), colours, (0.0, 1.0), label)
+        room = 0.85 * grid.points[0] / max(1, top.shape[1])
+        for row, column in np.ndindex(*top.shape):
+            red, green, blue, _ = colours(float(values[row, column]))
+            front = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.47 else "white"
+            token = int(top[row, column])
+            grid.write(
+                column + 0.06,
+                row + 0.5,
+                pen.label(layout.result.text(token), room, _FONT),
+                size=_FONT,
+                color=front,
+                gid=f"token:{row}:{column}:{token}",
+            )
+        if layout.shown.title:
+            axes.set_title(pen.fitting(layout.shown.title, grid.points[0], 8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,12 @@ from textual.app import SystemCommand
 from textual.screen import Screen
 from textual.widgets import Input
 
-from remote_mi.common.errors import MALFORMED, RemoteMIError
+from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line
-from remote_mi.report.kinds.lines import Curves
+from remote_mi.report.kinds.kind import Points
 from remote_mi.report.viewer import keys, pages
 from remote_mi.report.viewer.base_view import Showing
 from remote_mi.report.viewer.finding import (
-    matches_of_curves,
     matches_of_listing,
     matches_of_map,
     rows_asked,
@@ -27,6 +26,7 @@ from remote_mi.report.viewer.header_footer import DARK, LIGHT, PanelLine, export
 from remote_mi.report.viewer.list_panel import ListPanel
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
+from remote_mi.store.run_folder import RunFolder
 
 #: Names of the actions that keys of ours stand for.
 _ACTIONS = {key.action.partition("(")[0] for key in keys.ALL} | {"number"}
@@ -46,17 +46,17 @@ class Viewer(Showing):
     # Moving.
 
     @property
-    def _curves(self) -> Curves | None:
-        """What a figure of lines draws, whose cursor is the panel's; None for any other panel."""
+    def _points(self) -> Points | None:
+        """The points of a list's lines, whose cursor is the panel's; None for any other panel."""
         try:
-            return self.panel.curves if isinstance(self.panel, FigurePanel) else None
-        except (RemoteMIError, *MALFORMED):
+            return self.panel.points if isinstance(self.panel, FigurePanel) else None
+        except RemoteMIError:
             return None  # showing it says what is wrong
 
     def action_move(self, down: int, right: int) -> None:
-        panel, curves = self.panel, self._curves
-        if isinstance(panel, FigurePanel) and curves is not None:
-            panel.move(curves, down, right)
+        panel, points = self.panel, self._points
+        if isinstance(panel, FigurePanel) and points is not None:
+            panel.move(points, down, right)
             self.show()
         else:
             self.pane.move(down, right)
@@ -74,9 +74,10 @@ class Viewer(Showing):
     def action_largest(self, by: int) -> None:
         """The cell that stands out most; again: the next one."""
         grid, panel = self.grid, self.panel
-        curves = self._curves
-        if isinstance(panel, FigurePanel) and curves is not None:
-            ranked, at = curves.ranked, panel.at
+        points = self._points
+        ranked: Sequence[tuple[int, int]]
+        if isinstance(panel, FigurePanel) and points is not None:
+            ranked, at = points.ranked, panel.at
         elif grid.display and grid.map is not None:
             rows = set(grid.rows)
             ranked, at = [x for x in grid.map.ranked if x[0] in rows], (grid.row, grid.column)
@@ -139,12 +140,12 @@ class Viewer(Showing):
         self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
 
     def _find(self, asked: str) -> None:
-        grid, listed, curves = self.grid, self.listed, self._curves
+        grid, listed, points = self.grid, self.listed, self._points
         self._matches, self._match = [], -1
         if not asked:
             return
-        if curves is not None:
-            self._matches = matches_of_curves(curves, asked, listed.at)
+        if points is not None:
+            self._matches = points.matches(asked, listed.at)
         elif grid.display and grid.map is not None:
             found = matches_of_map(grid.map, asked, (grid.row, grid.column))
             shown = set(grid.rows)
@@ -246,7 +247,7 @@ class Viewer(Showing):
             self.show()
         if item is None or item.run is None:
             return
-        if not (item.run / "run.json").is_file():
+        if not RunFolder(item.run).is_run:
             self.tell(
                 f"{line(item.run.name)} is no longer there; r reads the list again", "warning"
             )
@@ -321,8 +322,6 @@ class Viewer(Showing):
             said = panel.in_words()
         except RemoteMIError as error:
             said = [str(error)]
-        except MALFORMED as error:
-            said = [f"this run is damaged: {error!r}"]
         self.push_screen(keys.Page(line(panel.current.name), Text("\n\n".join(said))))
 
     # The viewer.

@@ -12,16 +12,16 @@ from textual import on, work
 from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
-from remote_mi.common.errors import MALFORMED, RemoteMIError
+from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line
-from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
-from remote_mi.report.kinds.heatmap import Map
+from remote_mi.report.kinds.grid import Map
+from remote_mi.report.kinds.registry import kind_of
+from remote_mi.report.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.terminal import heading, picked
 from remote_mi.report.viewer import keys, lists, pages
 from remote_mi.report.viewer.header_footer import DARK, PALETTES, THEMES, Foot, PanelLine
 from remote_mi.report.viewer.list_panel import ListPanel, message_listing
-from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened_run import Opened, check, open_run
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
@@ -147,12 +147,11 @@ class Showing(App[None]):
         ]
 
     def _figures(self, result: Result) -> list[FigurePanel | ListPanel]:
-        """A panel for every figure; texts that follow one another share one."""
+        """A panel for every figure; some that follow one another share one."""
         made: list[FigurePanel | ListPanel] = []
         last: FigurePanel | None = None
         for figure in picked(result, None):
-            texts = isinstance(figure, figures.Text)
-            if last is not None and texts and isinstance(last.figure, figures.Text):
+            if last is not None and last.kind.joined and kind_of(figure) is last.kind:
                 last.also = (*last.also, figure)
             else:
                 last = self._figure(figure, result)
@@ -197,15 +196,10 @@ class Showing(App[None]):
         grid, listed = self.grid, self.listed
         panel = self.panel
         try:
-            found = panel.map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
+            found = panel.board(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
             made = None if found is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
             found, made = None, message_listing(str(error), width - 2)
-        except MALFORMED as error:
-            found, made = (
-                None,
-                message_listing(f"this run is damaged, it cannot be drawn: {error!r}", width),
-            )
         grid.display, listed.display = found is not None, found is None
         self.heading.update(self._title(found))
         if found is not None:
@@ -225,9 +219,8 @@ class Showing(App[None]):
 
     @property
     def _lines(self) -> bool:
-        """Whether the panel is a figure of lines, whose cursor stands on points, too."""
-        panel = self.panel
-        return isinstance(panel, FigurePanel) and isinstance(panel.figure, figures.Lines)
+        """Whether the panel is a list whose cursor stands on points of its lines, too."""
+        return isinstance(self.panel, FigurePanel) and self.panel.has_points
 
     _drawn: tuple[Path, int, str] | None = None
 
@@ -249,7 +242,7 @@ class Showing(App[None]):
                 many = f"{len(result.notes)} note{'s' if len(result.notes) > 1 else ''}"
                 lines[1] = Text.assemble((f" {many}, in Provenance ·", "bold"), lines[1])
         else:
-            recipe = self.opened.info.get("recipe", {}).get("name", "")
+            recipe = self.opened.info.card.name if self.opened.info else ""
             sign = "✗ failed" if self.opened.failed else "! damaged"
             lines = [
                 Text(f"remote-mi  {line(str(recipe))}  {line(self.opened.id8)} {sign}", "bold"),
@@ -357,8 +350,6 @@ class Showing(App[None]):
             found = pages.compared(a, b, width)
         except RemoteMIError as error:
             found = message_listing(str(error), width)
-        except MALFORMED as error:
-            found = message_listing(f"one of the two is damaged: {error!r}", width)
         self.call_from_thread(self._was_compared, ([a, b], width), found)
 
     def _was_compared(self, of: tuple[list[Path], int], found: Listing) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from remote_mi.common.text import visible
-from remote_mi.report.kinds.heatmap import Map
-from remote_mi.report.kinds.lines import Curves
-from remote_mi.report.viewer.listing import Listing
+from remote_mi.report.kinds.grid import Map
+from remote_mi.report.listing import Listing
 
 
 def matches_of_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[int, int]]:
@@ -27,17 +26,6 @@ def matches_of_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[in
                 (row, c) for c, text in enumerate(found.texts[row]) if wanted in text.casefold()
             ]
     return list(dict.fromkeys(cells))
-
-
-def matches_of_curves(found: Curves, asked: str, line: int) -> list[tuple[int, int]]:
-    """Points of a line, (line, point), whose coordinate holds what was asked for; then lines."""
-    wanted = visible(asked).casefold()
-    points = [(line, i) for i, name in enumerate(found.labels) if wanted in name.casefold()]
-    array = found.array
-    names = array.coords[array.dims[0]] if array.values.ndim == 2 else []
-    return points + [
-        (i, 0) for i, name in enumerate(names) if wanted == visible(str(name)).casefold()
-    ]
 
 
 def matches_of_listing(listing: Listing, asked: str) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from remote_mi.common.text import line
-from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, of_lines, wrapped
 
 
 def message_listing(text: str, width: int) -> Listing:

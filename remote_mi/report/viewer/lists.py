@@ -12,7 +12,7 @@ from rich.text import Text
 
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import ago, fit, line
-from remote_mi.report.viewer.listing import Item, Listing, of_lines
+from remote_mi.report.listing import Item, Listing, of_lines
 from remote_mi.report.viewer.opened_run import named
 from remote_mi.store.run_index import RunRow
 from remote_mi.store.runs import Runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -14,18 +13,16 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from remote_mi.common.errors import MALFORMED, Mismatch
+from remote_mi.common.errors import Mismatch, RemoteMIError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
-from remote_mi.report.slices import cuts
-from remote_mi.report.terminal import heading
-from remote_mi.store.opening import runs_beside
+from remote_mi.report.kinds.registry import kind_of
 from remote_mi.store.result import Result
+from remote_mi.store.run_folder import RunFolder, id8_in
+from remote_mi.store.run_info import ARRAYS, RunInfo
 
 #: Runs with more bytes of arrays are shown first and checked against their hash meanwhile.
 CHECKED_AT_ONCE = 32 << 20
-_ARRAYS = "artifacts/result.safetensors"
-_CHUNK = 4 << 20
 #: Kinds of numbers of a safetensors file that numpy has, too.
 _KINDS = {
     "F64": "<f8",
@@ -99,7 +96,7 @@ class Opened:
     """A run that is shown.
 
     Attributes:
-        folder: of the run. info: its run.json, {} where that cannot be read.
+        folder: of the run. info: what its run.json says; None where that cannot be read.
         result: None for a run that failed or is damaged.
         problem: what is wrong with it, "" for a run that is done. advice: what to do about it.
         unchecked: whether its arrays have yet to be checked against their hash.
@@ -107,7 +104,7 @@ class Opened:
 
     folder: Path
     # A result's own text is all of its figures: not for a log.
-    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    info: RunInfo | None = field(default=None, repr=False)
     result: Result | None = field(default=None, repr=False)
     problem: str = ""
     advice: str = ""
@@ -119,7 +116,7 @@ class Opened:
 
     @property
     def id8(self) -> str:
-        return self.name.rsplit("-", 1)[-1]
+        return id8_in(self.name)
 
     @property
     def named(self) -> str:
@@ -129,70 +126,46 @@ class Opened:
     @property
     def failed(self) -> bool:
         """Whether the job failed, so that there never were numbers."""
-        return self.info.get("status") == "failed"
+        return self.info is not None and self.info.failed
 
     @property
     def said(self) -> str:
         """The server's words about a failure."""
-        record = self.info.get("provenance", {}).get("record", {})
-        return str(record.get("server_said") or "")
+        return (self.info and self.info.made.record.server_said) or ""
 
 
 def named(folder: Path) -> str:
     """How a command finds a run: by its id in the project, by its folder anywhere else."""
     ours = folder.parent == project_folder() / "runs"
-    return shlex.quote(folder.name.rsplit("-", 1)[-1] if ours else str(folder))
+    return shlex.quote(id8_in(folder.name) if ours else str(folder))
 
 
 def open_run(folder: Path) -> Opened:
     """Open a run by its folder; what is wrong with it is told in what comes back."""
-    runs = runs_beside(folder)
-    opened = Opened(folder)
+    run, opened = RunFolder(folder), Opened(folder)
     try:
-        opened.info = runs.read_info(folder.name)
+        opened.info = run.info
         if opened.failed:
-            opened.problem = str(opened.info.get("error") or "the job failed")
+            opened.problem = opened.info.error or "the job failed"
             opened.advice = "mend the cause and run it again"
             return opened
-        path = folder / _ARRAYS
+        path = run.arrays_file
         if path.is_file() and path.stat().st_size > CHECKED_AT_ONCE:
-            info = opened.info
-            opened.result = Result(
-                info["recipe"],
-                info["document"],
-                LazyArrays(path),
-                info["provenance"],
-                folder.name,
-                folder,
-            )
-            opened.unchecked = True
+            opened.result, opened.unchecked = run.result(LazyArrays(path)), True
         else:
-            opened.result = runs.read(folder.name)
-        for _ in heading(opened.result):
-            pass  # it can be read, and so can what its figures show
+            opened.result = run.result()
         for figure in opened.result.figures:
-            cuts(figure, opened.result)
-    except Mismatch as error:
-        opened.problem, opened.advice = error.message, error.hint or ""
-    except MALFORMED as error:
+            kind_of(figure)
+    except RemoteMIError as error:  # damaged, or of a figure that nothing shows
         opened.result, opened.unchecked = None, False
-        opened.problem = f"{folder / 'run.json'} is damaged: {error!r}"
-        opened.advice = "run the job again"
+        opened.problem, opened.advice = error.message, error.hint or ""
     return opened
 
 
 def check(opened: Opened) -> str:
     """Hold the arrays of a run against their hash; what is wrong, "" if nothing is."""
-    path = opened.folder / _ARRAYS
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as handle:
-            while chunk := handle.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
-    if digest.hexdigest() != opened.info.get("artifacts", {}).get(_ARRAYS):
-        return f"{path} is damaged: its SHA-256 is not the recorded one"
+    for part, problem in RunFolder(opened.folder).changed(ARRAYS):
+        return f"{opened.folder / part} {problem}"
     return ""
 
 
@@ -202,7 +175,7 @@ def excerpt(opened: Opened) -> list[str]:
     if found is None:
         return []
     number = int(found[2])
-    path = opened.folder / "source" / Path(found[1]).name
+    path = RunFolder(opened.folder).sources / Path(found[1]).name
     try:
         with path.open(errors="replace") as handle:
             lines = handle.read(1 << 20).splitlines()

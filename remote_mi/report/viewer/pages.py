@@ -12,7 +12,7 @@ from rich.text import Text
 from remote_mi.common.console import captured, text_of
 from remote_mi.common.text import line
 from remote_mi.report.document.commands import made_by
-from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.viewer.opened_run import Opened, excerpt
 
 _NAME = 16
@@ -89,9 +89,9 @@ def provenance(opened: Opened, width: int) -> Listing:
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)
-    for note in opened.info.get("document", {}).get("notes", []):
+    for note in opened.info.shown.notes if opened.info else []:
         row("note", note)
-    source: Mapping[str, Any] = opened.info.get("provenance", {})
+    source: Mapping[str, Any] = opened.info.provenance if opened.info else {}
     plain = {name: value for name, value in source.items() if not isinstance(value, Mapping)}
     for name, value in plain.items():
         row(str(name), value)

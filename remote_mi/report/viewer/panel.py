@@ -6,29 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from rich.text import Text
 
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line, visible
-from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report import colors
-from remote_mi.report.kinds import bars, heatmap, table, token_grid
-from remote_mi.report.kinds.heatmap import Map
-from remote_mi.report.kinds.lines import Curves, curves
+from remote_mi.report.kinds.grid import Map
+from remote_mi.report.kinds.kind import Kind, Layout, Points
+from remote_mi.report.kinds.registry import kind_of
+from remote_mi.report.listing import Item, Listing, of_lines
 from remote_mi.report.slices import cuts
-from remote_mi.report.terminal import figure_lines
-from remote_mi.report.viewer import lines
-from remote_mi.report.viewer.listing import Item, Listing, of_lines, wrapped
 from remote_mi.report.wording import Slice, of_prompt
 from remote_mi.store.result import Result
 
 #: Dimensions that the keys `l` and `c` step through; `s` takes any other.
 LAYER = ("layer",)
 COMPONENT = ("component", "head", "site", "neuron", "feature")
-#: Bars that a list ranks.
-_MOST_BARS = 500
 
 
 @dataclass
@@ -40,8 +35,9 @@ class FigurePanel:
         slice_: which part is shown.
         shown: the output that is shown, among those of the same dimensions.
         window: first and last row that are shown; None for all.
-        at: (line, point) of the cursor in a figure of lines; None where most is to be seen.
-        also: further texts that are shown below; what was said before is read beside what is
+        at: (line, point) of the cursor in a list whose lines have points; None where most is to
+            be seen.
+        also: further figures that are shown below; what was said before is read beside what is
             said after.
     """
 
@@ -58,7 +54,11 @@ class FigurePanel:
 
     @property
     def title(self) -> str:
-        return "text" if self.also else self.figure.name
+        return self.figure.kind if self.also else self.figure.name
+
+    @property
+    def kind(self) -> Kind[Any, Any]:
+        return kind_of(self.figure)
 
     @property
     def current(self) -> Figure:
@@ -68,29 +68,28 @@ class FigurePanel:
         for other in self.result.figures:
             if other.output == self.shown and type(other) is type(self.figure):
                 return other
-        changed = replace(self.figure, output=self.shown, title="", unit="")
-        if isinstance(changed, figures.Heatmap):
-            values = self.result[self.shown].values
-            signed = bool((np.nan_to_num(values) < 0).any())
-            changed = replace(changed, center=0.0 if signed else None)
-        return changed
+        return self.kind.showing(self.figure, self.result, self.shown)
+
+    @property
+    def layout(self) -> Layout:
+        """What is shown, laid out.
+
+        Raises:
+            RemoteMIError: if the result has not what the figure shows.
+        """
+        return self.kind.layout(self.current, self.result, self.slice_)
 
     # What can be changed.
 
     def variants(self) -> list[str]:
         """Outputs and summaries of the same dimensions, the declared one first."""
-        kinds = (figures.Heatmap, figures.Bars, figures.Lines)
-        if not isinstance(self.figure, kinds) or self.figure.output not in self.result.arrays:
+        if not self.kind.numbers or self.figure.output not in self.result.arrays:
             return [self.figure.output]
         dims = self.result[self.figure.output].dims
         found = [self.figure.output]
         for name in self.result.names():
-            output = self.result.outputs.get(name)
-            if (
-                name in found
-                or name not in self.result.arrays
-                or (output and output.kind == "token")
-            ):
+            kind = kind_of_output(self.result.outputs.get(name))
+            if name in found or name not in self.result.arrays or not kind.averaged:
                 continue
             if self.result[name].dims == dims:
                 found.append(name)
@@ -124,9 +123,9 @@ class FigurePanel:
         count = len(self.result.prompts)
         if count < 2:
             return "there is one prompt only"
-        if isinstance(self.figure, figures.Table):
+        if self.kind.of == "each":
             return "every prompt is shown"
-        single = isinstance(self.figure, (figures.TokenGrid, figures.Text))
+        single = self.kind.of == "one"
         if single:
             count = len(self.result.each(self.figure.output))
             if count < 2:  # of a recipe that is called once with all prompts
@@ -164,40 +163,49 @@ class FigurePanel:
         self.shown = names[(names.index(self.shown) + by) % len(names)]
         return ""
 
-    # The cursor in a figure of lines; maps and lists have one of their own.
+    # The cursor in a list whose lines have points; boards and other lists have one of their own.
 
     @property
-    def curves(self) -> Curves | None:
-        """The lines; None for a figure of another kind.
+    def points(self) -> Points | None:
+        """The points; None for a figure without any.
 
         Raises:
             RemoteMIError: if the result has not what the figure shows.
         """
-        if not isinstance(self.figure, figures.Lines):  # before `current`, which may look far
-            return None
-        figure = self.current
-        assert isinstance(figure, figures.Lines)
-        return curves(figure, self.result, self.slice_)
+        return self.kind.points(self.layout) if self.has_points else None
 
-    def move(self, found: Curves, down: int, right: int) -> None:
+    @property
+    def has_points(self) -> bool:
+        """Whether it is a list whose lines have points."""
+        return type(self.kind).points is not Kind.points
+
+    def move(self, found: Points, down: int, right: int) -> None:
         """Move the cursor to another line or another point of it."""
-        line, point = lines.place(found, self.at)
-        self.at = lines.place(found, (line + down, point + right))
+        line, point = self._place(found)
+        self.at = line + down, point + right
+        self.at = self._place(found)
+
+    def _place(self, found: Points) -> tuple[int, int]:
+        """(line, point) of the cursor as far as they exist; at first where most is to be seen."""
+        if self.at is None:
+            return found.ranked[0] if found.ranked else (0, 0)
+        lines, points = found.shape
+        return min(max(0, self.at[0]), lines - 1), min(max(0, self.at[1]), points - 1)
 
     # What is shown.
 
-    def map(self, palette: colors.Palette) -> Map | None:
-        """The heatmap or token grid; None for a figure of another kind.
+    def board(self, palette: colors.Palette) -> Map | None:
+        """The cells that the cursor goes over; None for a figure that is a list.
 
         Raises:
             RemoteMIError: if the result has not what the figure shows.
         """
-        figure = self.current
-        if isinstance(figure, figures.Heatmap):
-            return heatmap.heatmap_map(figure, self.result, self.slice_, palette)
-        if isinstance(figure, figures.TokenGrid):
-            return token_grid.token_map(figure, self.result, self.slice_, palette)
-        return None
+        return self.kind.board(self.layout, palette) if self.has_board else None
+
+    @property
+    def has_board(self) -> bool:
+        """Whether the cursor goes over cells in both directions."""
+        return type(self.kind).board is not Kind.board
 
     def listing(self, width: int, height: int) -> Listing:
         """The figure as lines with a cursor.
@@ -205,52 +213,20 @@ class FigurePanel:
         Raises:
             RemoteMIError: if the result has not what the figure shows.
         """
-        figure = self.current
-        if isinstance(figure, figures.Bars):
-            return self._bars(figure, width)
-        if isinstance(figure, figures.Table):
-            return self._table(figure, width)
-        if isinstance(figure, figures.Lines):
-            return lines.listing(figure, self.result, self.slice_, self.at, width, height)
-        found: list[tuple[Text, Item]] = []
-        for part in (figure, *self.also):
-            if self.also:
-                gap = [(Text(), Item())] if found else []
-                found += [*gap, (Text(f" {line(part.name)}", "bold", no_wrap=True), Item())]
-            for text in figure_lines(part, self.result, width, self.slice_):
-                found += _paragraph(text, width)
-        return of_lines(found)
-
-    def _bars(self, figure: figures.Bars, width: int) -> Listing:
-        size = int(self.slice_.of(self.result, figure.output).values.size)
-        figure = replace(figure, most=min(size, _MOST_BARS))
-        ranked = bars.ranked(figure, self.result, self.slice_)
-        drawn = list(bars.bars(figure, self.result, width, self.slice_))
-        # What the marks mean stands below the last bar, which may be far down.
-        foot = tuple(text.plain.strip() for text in drawn[len(ranked) :])
-        items = [Item((bar.said, *foot), known=bar.name) for bar in ranked] or [Item()]
-        return of_lines(list(zip(drawn, items, strict=False)))
-
-    def _table(self, figure: figures.Table, width: int) -> Listing:
-        head, *drawn = table.table(figure, self.result, width, self.slice_)
-        names = (figure.output, *figure.columns)
-        found = []
-        for index, text in enumerate(drawn):
-            prompt = self.result.prompts[index]
-            texts = [line(str(prompt["clean"]))]
-            if prompt.get("corrupt"):
-                texts.append(line(str(prompt["corrupt"])))
-            values = ", ".join(f"{n} {self._value(n, index)}" for n in names)
-            found.append((text, Item((f"prompt {index + 1}: {values}", *texts))))
-        return of_lines(found, [head])
-
-    def _value(self, name: str, index: int) -> str:
-        array: Any = self.result.each(name)[index]
-        if self.result.outputs[name].kind == "token":
-            return " ".join(
-                visible(self.result.text(t)) for t in np.reshape(array.values, -1) if t >= 0
-            )
-        return f"{float(array):.4g}"
+        if not self.also:
+            layout = self.layout
+            found = self.kind.points(layout)
+            at = None if found is None else self._place(found)
+            return self.kind.listing(layout, width, height, at)
+        lines: list[tuple[Text, Item]] = []
+        for part in (self.current, *self.also):
+            kind = kind_of(part)
+            made = kind.listing(kind.layout(part, self.result, self.slice_), width, height)
+            gap = [(Text(), Item())] if lines else []
+            lines += [*gap, (Text(f" {line(part.name)}", "bold", no_wrap=True), Item())]
+            lines += [(text, Item()) for text in made.head]
+            lines += [(made.line(i), made.item(i)) for i in range(made.count)]
+        return of_lines(lines)
 
     def in_words(self) -> list[str]:
         """What the figure shows, as sentences."""
@@ -269,17 +245,10 @@ class FigurePanel:
         if self.shown != self.figure.output:
             names = self.variants()
             parts.append(f"shows {self.shown} ({names.index(self.shown) + 1} of {len(names)})")
-        if not isinstance(self.figure, (figures.Heatmap, figures.TokenGrid)):
-            for dim in self.dims():  # of those, the map itself says it
+        if not self.has_board:  # a board itself says it
+            for dim in self.dims():
                 label = self.slice_.at.get(dim, self._labels(dim)[0])
                 parts.append(f"at {dim} {visible(str(label))}")
-            if self.slice_.pair is not None and not isinstance(self.figure, figures.Text):
+            if self.slice_.pair is not None and self.kind.of == "all":
                 parts.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}")
         return " · ".join(parts)
-
-
-def _paragraph(text: Text, width: int) -> list[tuple[Text, Item]]:
-    """A line of text in as many lines as it needs."""
-    item = Item((text.plain.strip(),))
-    pieces = [text] if text.no_wrap else wrapped(text.plain, width, style=str(text.style))
-    return [(piece, item) for piece in pieces]

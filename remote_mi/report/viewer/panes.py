@@ -17,8 +17,8 @@ from textual.strip import Strip
 
 from remote_mi.common.text import fit
 from remote_mi.report.colors import softened
-from remote_mi.report.kinds.heatmap import Map
-from remote_mi.report.viewer.listing import NOTHING, Item, Listing
+from remote_mi.report.kinds.grid import Map
+from remote_mi.report.listing import NOTHING, Item, Listing
 
 _BOLD, _DIM, _PLAIN = Style(bold=True), Style(dim=True), Style()
 _HERE = Style(bold=True, reverse=True)

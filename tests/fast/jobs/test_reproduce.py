@@ -18,7 +18,6 @@ from remote_mi.jobs.job import Job
 from remote_mi.jobs.reproduction.rebuild import WithRecordedCode, read_kept, recorded_job
 from remote_mi.jobs.reproduction.verify import ARRAYS, verify
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
-from remote_mi.store.environment import Environment
 from remote_mi.store.lock import LOCK
 from remote_mi.store.run_record import id8_of
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
@@ -219,7 +218,7 @@ def test_another_version_of_the_kit_is_said_and_is_no_edit(project, cli, tiny_ll
     )
     rewrite(result.path, "run.json", lambda d: d["provenance"].update(key=older.key, code="1" * 64))
     hash_again(result.path, LOCK)
-    where = Environment(**kept.info["provenance"]["environment"])
+    where = kept.info.made.environment
     folder = result.path.with_name(result.run_id[:-8] + id8_of(older.key, where))
     result.path.rename(folder)
     code, out, _ = cli("reproduce", folder, "--verify-only")

@@ -72,12 +72,13 @@ HOSTILE = [
 
 def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Result:
     """The result of `n` pairs of prompts with these tokens."""
-    tokens = tokens or ["When", " Mary", " and", " to"]
+    tokens = ["When", " Mary", " and", " to"] if tokens is None else tokens
     rng = np.random.default_rng(0)
     size = len(tokens)
     shape = (layers, size)
     base = rng.normal(0, 1, shape)
-    base[1, 2] = 6.0  # larger than anything by chance
+    if layers > 1 and size > 2:
+        base[1, 2] = 6.0  # larger than anything by chance
     parts = [
         Part(
             {
@@ -86,7 +87,7 @@ def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Resu
                 "curve": (np.linspace(-1, 3, layers) * [[1], [-1]]).astype(np.float32)
                 + rng.normal(0, 0.05, (2, layers)).astype(np.float32),
                 "pattern": rng.uniform(0, 1, (layers, size, size)).astype(np.float32),
-                "top": rng.integers(0, size, (*shape, 2)),
+                "top": rng.integers(0, max(1, size), (*shape, 2)),
                 "prob": rng.uniform(0, 1, (*shape, 2)).astype(np.float32),
                 "said": np.arange(size),
                 "score": np.float32(rng.normal(2, 1)),
@@ -95,7 +96,12 @@ def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Resu
             tokens,
             {"end": size - 1},
             "t",
-            {"clean": "".join(tokens), "corrupt": "c", "answer": tokens[-1], "wrong": " x"},
+            {
+                "clean": "".join(tokens),
+                "corrupt": "c",
+                "answer": "".join(tokens[-1:]),
+                "wrong": " x",
+            },
         )
         for _ in range(n)
     ]

@@ -12,7 +12,7 @@ from remote_mi.jobs.aggregation import Part, assemble
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text
 from remote_mi.report.document.html import figure_html
 from remote_mi.report.images import save
-from remote_mi.report.kinds.lines import curves
+from remote_mi.report.kinds.curves import curves
 from remote_mi.report.summary import summary
 from remote_mi.report.terminal import figure_lines
 from remote_mi.report.wording import Slice

@@ -1,0 +1,74 @@
+"""Sentences that several kinds of figures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from remote_mi.common.text import visible
+from remote_mi.report.slices import Shown
+from remote_mi.report.wording import EXPLAINED, amount
+from remote_mi.store.named_array import NamedArray
+from remote_mi.store.result import Result
+
+#: Cells, lines or texts of which a sentence tells.
+MOST = 3
+_LONGEST_TEXT = 120
+
+
+def largest(part: Shown, center: float) -> Iterator[str]:
+    """Where the largest values are, those first that no control explains; then the range."""
+    array, marked = part.array, part.marked
+    values = array.values
+    finite = np.isfinite(values)
+    if not finite.any():
+        yield f"{array.name} has no values."
+        return
+    if not values.ndim:
+        yield f"{part.said(())}{', no larger than its control or not told from 0' if marked else ''}."
+        return
+    distance = np.where(finite, np.abs(values - center), -1.0)
+    order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
+    best = [np.unravel_index(int(i), values.shape) for i in order[:MOST]]
+    best = [at for at in best if distance[at] > 0]
+    if not best:
+        yield f"Every {array.name} is {amount(center)}."
+        return
+    count = f" (n={part.count})" if part.count else ""
+    parts = [part.value(at) + (" (explained by its control)" if marked[at] else "") for at in best]
+    yield f"Largest {array.name}{count}: {'; '.join(parts)}."
+    low, high = float(values[finite].min()), float(values[finite].max())
+    missing = values.size - int(finite.sum())
+    known = f"The other {finite.sum()}" if missing else f"All {values.size}"
+    yield (
+        (f"{missing} of {values.size} cells have no value. " if missing else "")
+        + f"{known} cells lie between {amount(low)} and {amount(high)}."
+    )
+    yield from explained(part)
+
+
+def explained(part: Shown) -> Iterator[str]:
+    """How many cells are marked, and as what; nothing where there is no control."""
+    if part.control is not None:
+        many = int(part.marked.sum())
+        yield (
+            f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
+            f"{'is' if many == 1 else 'are'} no larger than {part.controlled_by}, "
+            "or not told from 0."
+        )
+
+
+def some_dims(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
+    """Some dimensions of an array, to name their coordinates; without values."""
+    return NamedArray(np.zeros(()), dims, array.coords, name=array.name)
+
+
+def quoted(result: Result, token: int) -> str:
+    """A token in quotes."""
+    return f"“{visible(result.text(token))}”" if token >= 0 else "nothing"
+
+
+def short(text: str) -> str:
+    """The beginning of a text that is too long for a sentence."""
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"

@@ -1,0 +1,364 @@
+"""What run.json says of a run, read once and checked in one place.
+
+Nothing outside of the store asks the document itself: what is missing or of another type is found
+here, and told as a `DamagedRun` with its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remote_mi.common.errors import Mismatch, UsageError
+from remote_mi.recipes import figures
+from remote_mi.recipes.card import Card
+from remote_mi.recipes.output_kinds import KINDS
+from remote_mi.recipes.outputs import Output, outputs_from_json, summaries_from_json
+from remote_mi.store.environment import Environment
+from remote_mi.store.typed_json import WrongJson, typed
+
+SCHEMA = 1
+RUN_JSON = "run.json"
+ARRAYS = "artifacts/result.safetensors"
+#: What a run's provenance has to say, that its numbers can be traced.
+_WANTED = (
+    *("key", "code", "backend", "environment", "model"),
+    *("parameters", "prompts", "record", "time"),
+)
+
+
+class DamagedRun(Mismatch):
+    """A run whose documents are not what they should be.
+
+    Attributes:
+        path: of the file. where: the place in it. what: what is wrong there.
+    """
+
+    def __init__(self, path: Path, where: str, what: str) -> None:
+        said = f"{path} is damaged: {where}: {what}" if where else f"{path} is damaged: {what}"
+        super().__init__(said, "run the job again")
+        self.path, self.where, self.what = path, where, what
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model as it entered the key; None where that says nothing."""
+
+    name: str = "?"
+    revision: str | None = None
+    content: str | None = None
+    quantization: str | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """Where the prompts are from, and how they were made tokens."""
+
+    origin: str | None = None
+    template: str | None = None
+    seed: int | str | None = None
+    source: str | None = None
+    bos_prepended: bool = False
+    chat_template: bool = False
+
+    @property
+    def name(self) -> str:
+        """A phenomenon with its template, or the file they are from; "" of single texts."""
+        if self.origin in (None, "", "command line", "list", "no prompts"):
+            return ""
+        return f"{self.origin}:{self.template}" if self.template else str(self.origin)
+
+
+@dataclass(frozen=True)
+class ComputedFacts:
+    """What a backend noted: device, types, and what it took. None where it did not."""
+
+    revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    attention: str | None = None
+    architecture: str | None = None
+    parameters: int | None = None
+    seconds: float | None = None
+    forward_passes: int | None = None
+    server_said: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and how a result was computed.
+
+    Attributes:
+        key, code: digests of the job and of the recipe's code. backend: its name; `reason` why there.
+        time: when it was finished, in UTC. cache: "miss", or "hit". reused: what is said of a
+            result that was taken from another environment.
+        record: what the backend noted.
+    """
+
+    key: str = ""
+    code: str = ""
+    backend: str = ""
+    reason: str | None = None
+    time: str | None = None
+    cache: str = "?"
+    reused: str = ""
+    environment: Environment | None = None
+    model: ModelFacts = ModelFacts()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    prompts: PromptFacts = PromptFacts()
+    record: ComputedFacts = ComputedFacts()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Provenance:
+        """The provenance of a document.
+
+        Raises:
+            WrongJson: if it is not one.
+        """
+        return typed(cls, data, "provenance")
+
+    @property
+    def kind(self) -> str:
+        """The class of machine, "?" where it is not known."""
+        return self.environment.kind if self.environment else "?"
+
+    @property
+    def host(self) -> str:
+        """The server that computed it, "" for this machine."""
+        return self.backend.partition(" ")[2]
+
+    @property
+    def where(self) -> str:
+        """The class of machine, and the server where there is one; "" where neither is known."""
+        kind = self.environment.kind if self.environment else ""
+        return f"{kind} {self.host}" if self.host and self.host not in kind else kind
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One prompt or pair as it was shown to the recipe, with the text of its tokens."""
+
+    clean: str
+    tokens: list[str]
+    corrupt: str | None = None
+    answer: str | None = None
+    wrong: str | None = None
+
+
+@dataclass(frozen=True)
+class RunDocument:
+    """The prompts and labels that the arrays go with; names as in `Result.document`."""
+
+    parts: list[PromptRecord] = field(default_factory=list)
+    axes: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    vocabulary: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _CardRecord:
+    """The part of a recipe's card that a run keeps, as JSON has it."""
+
+    name: str
+    over: str = "prompt"
+    returns: Mapping[str, _OutputRecord] = field(default_factory=dict)
+    summaries: Mapping[str, _SummaryRecord] = field(default_factory=dict)
+    figures: list[Mapping[str, Any]] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    doc: str = ""
+    controls: Mapping[str, str] = field(default_factory=dict)
+    analysis: str = ""
+    setup: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _OutputRecord:
+    dims: list[str]
+    kind: str
+    of: str = "example"
+
+
+@dataclass(frozen=True)
+class _SummaryRecord:
+    effect: str | None = None
+    gap: str | None = None
+    dims: list[str] | None = None
+    kind: str = "number"
+
+
+def card_from_json(shown: Mapping[str, Any]) -> Card:
+    """The card of a recipe as far as a run keeps it.
+
+    Figures of a kind that nothing declares are left out.
+
+    Raises:
+        WrongJson: if it is none. UsageError: if the file of a figure cannot be imported.
+    """
+    record = typed(_CardRecord, shown, "recipe")
+    _check_names(record)
+    return Card(
+        record.name,
+        record.over,  # type: ignore[arg-type] - of whatever version
+        outputs_from_json(shown.get("returns", {})),
+        summaries_from_json(shown.get("summaries", {})),
+        _figures(record.figures),
+        references=record.references,
+        doc=record.doc,
+        controls=record.controls,
+        analysis=record.analysis,
+        setup=record.setup,
+        labels=record.labels,
+    )
+
+
+def _check_names(record: _CardRecord) -> None:
+    """Whether kinds are known, and what outputs name each other exists."""
+    for name, output in record.returns.items():
+        if output.kind not in KINDS:
+            raise WrongJson(f"recipe.returns.{name}.kind", f"{output.kind!r} is no kind of output")
+    for name, summary in record.summaries.items():
+        place = f"recipe.summaries.{name}"
+        if summary.effect is None and summary.dims is None:
+            raise WrongJson(place, "has neither a ratio nor dimensions")
+        for one in (summary.effect, summary.gap):
+            if one is not None and one not in record.returns:
+                raise WrongJson(place, repr(KeyError(one)))
+    for dim, name in record.labels.items():
+        if name not in record.returns:
+            raise WrongJson(f"recipe.labels.{dim}", repr(KeyError(name)))
+
+
+def _figures(items: Sequence[Mapping[str, Any]]) -> list[figures.Figure]:
+    found: list[figures.Figure] = []
+    for at, item in enumerate(items):
+        try:
+            found += figures.figures_from_json([dict(item)])
+        except (KeyError, TypeError) as error:
+            raise WrongJson(f"recipe.figures[{at}]", repr(error)) from None
+    return found
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What run.json says.
+
+    Attributes:
+        status: "done" or "failed", with the `error`. scalars: single numbers, for lists.
+        artifacts: file of the folder → its SHA-256. data: the document as it is.
+    """
+
+    status: str
+    artifacts: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    document: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    error: str | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job failed, so that there never were numbers."""
+        return self.status == "failed"
+
+    @functools.cached_property
+    def made(self) -> Provenance:
+        return Provenance.from_json(self.provenance)
+
+    @functools.cached_property
+    def card(self) -> Card:
+        return card_from_json(self.recipe)
+
+    @functools.cached_property
+    def shown(self) -> RunDocument:
+        """The document, checked."""
+        return typed(RunDocument, self.document, "document")
+
+    @property
+    def lacking(self) -> list[str]:
+        """What the provenance does not say, though every run's should."""
+        said = self.provenance
+        found = [name for name in _WANTED if not said.get(name) and said.get(name) != {}]
+        return found or ([] if said["record"] else ["record"])
+
+    def check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Hold the document against the arrays' names.
+
+        Raises:
+            WrongJson: if it does not say what one of them is.
+        """
+        if self.failed:
+            return
+        for name in (*self.card.summaries, *self.card.returns):
+            if name in arrays and name not in self.shown.axes:
+                raise WrongJson("document.axes", repr(KeyError(name)))
+        for name, output in self.card.returns.items():
+            for index in range(_count(output, self.shown)):
+                if f"{name}@{index}" not in arrays:
+                    raise WrongJson("document.parts", f"there is no array {name}@{index}")
+
+
+def _count(output: Output, document: RunDocument) -> int:
+    return 1 if output.of == "set" else len(document.parts)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The document of a run as this version has it.
+
+    Args:
+        path: of run.json.
+
+    Raises:
+        DamagedRun: if it is damaged. Mismatch: if there is none, or it is of another schema.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Mismatch(f"{path.parent} is not a run: it has no {RUN_JSON}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedRun(path, "", str(error)) from None
+    if not isinstance(data, dict):
+        raise DamagedRun(path, "", "it holds no object")
+    return _upgraded(data, path)
+
+
+def _upgraded(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A document of an earlier schema as this one has it; there was none before the first."""
+    if data.get("schema") != SCHEMA:
+        raise Mismatch(
+            f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",
+            "update remote_mi",
+        )
+    return data
+
+
+def read_info(path: Path, whole: bool = True) -> RunInfo:
+    """What run.json says, checked.
+
+    Args:
+        path: of run.json. whole: whether all of it is wanted; without, card and document are
+            checked when they are asked for, which a list does not.
+
+    Raises:
+        DamagedRun: naming the place of what is wrong. Mismatch: as `read_json`.
+        UsageError: if the file of a figure cannot be imported.
+    """
+    data = read_json(path)
+    try:
+        info = typed(RunInfo, {f.name: data[f.name] for f in fields(RunInfo) if f.name in data}, "")
+        _ = info.made
+        if whole:
+            _ = info.card, info.shown
+    except WrongJson as error:
+        raise DamagedRun(path, error.where, error.what) from None
+    except UsageError as error:
+        raise Mismatch(f"{path}: {error.message}", error.hint) from None
+    return info
