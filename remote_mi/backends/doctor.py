@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from remote_mi.backends.errors import ServerDown
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
-from remote_mi.backends.ndif.errors import LOGIN, NotNdif, ServerDown
+from remote_mi.backends.ndif.errors import LOGIN, NotNdif
 from remote_mi.backends.ndif.facts import described
 from remote_mi.backends.ndif.hosts import (
     Host,

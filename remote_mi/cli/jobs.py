@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from remote_mi.backends.ndif.errors import from_record
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.errors import from_record
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.cli.output import print_json, say, watching
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.paths import project_folder

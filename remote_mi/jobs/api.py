@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.base import FinishedElsewhere
+from remote_mi.backends.errors import from_record
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.errors import from_record
 from remote_mi.backends.ndif.hosts import Host
-from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound
 from remote_mi.common.progress import Silent, Watch
@@ -45,7 +45,7 @@ class RemoteJob(Displayed):
 
     @property
     def state(self) -> str:
-        """One of `remote_mi.backends.ndif.ledger.STATES`."""
+        """One of `remote_mi.backends.ledger.STATES`."""
         return self.entry.state if self.id else "done"
 
     @property

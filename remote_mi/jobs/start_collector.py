@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
 
 _MODULE = "remote_mi.jobs.collector"
 

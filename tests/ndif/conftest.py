@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif_server import Server, ServerUnavailable, ensure_venv
 from remote_mi.common.paths import server_folder
 

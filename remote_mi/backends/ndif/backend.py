@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked, nobody_left
-from remote_mi.backends.ndif import facts
-from remote_mi.backends.ndif.client import Client, ReplyLost
-from remote_mi.backends.ndif.errors import (
-    NotNdif,
+from remote_mi.backends.errors import (
     ResultExpired,
     ServerDown,
     SubmissionUnknown,
     from_record,
     to_record,
 )
+from remote_mi.backends.job_locks import JobLocks
+from remote_mi.backends.ledger import Entry, Ledger, typed
+from remote_mi.backends.ndif import facts
+from remote_mi.backends.ndif.client import Client, ReplyLost
+from remote_mi.backends.ndif.errors import NotNdif
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
-from remote_mi.backends.ndif.job_locks import JobLocks
-from remote_mi.backends.ndif.ledger import Entry, Ledger, typed
 from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
 from remote_mi.backends.ndif.waiting import Waiter, add_way_back
 from remote_mi.backends.ndif_server import personal

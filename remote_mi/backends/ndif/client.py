@@ -18,13 +18,8 @@ from typing import Any
 
 import httpx
 
-from remote_mi.backends.ndif.errors import (
-    NotNdif,
-    ResultExpired,
-    ResultRefused,
-    ServerDown,
-    refusal,
-)
+from remote_mi.backends.errors import ResultExpired, ResultRefused, ServerDown
+from remote_mi.backends.ndif.errors import NotNdif, refusal
 from remote_mi.backends.ndif.hosts import Host
 from remote_mi.common.errors import StoreError, first_line
 

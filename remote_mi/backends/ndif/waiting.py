@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from remote_mi.backends.ndif import results
-from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
-from remote_mi.backends.ndif.errors import (
+from remote_mi.backends.errors import (
     Evicted,
     QueueTimeout,
     ResultExpired,
@@ -19,10 +17,12 @@ from remote_mi.backends.ndif.errors import (
     ServerDown,
     StillRunning,
     SubmissionUnknown,
-    failure,
     to_record,
 )
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.ndif import results
+from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
+from remote_mi.backends.ndif.errors import failure
 from remote_mi.common.errors import BackendUnavailable, RemoteMIError, RunFailed
 from remote_mi.common.progress import Watch
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Silent
 from remote_mi.jobs import start_collector

@@ -111,7 +111,7 @@ def harmless_page(html: str) -> Page:
 
 
 def test_results_and_jobs_show_themselves_in_a_notebook(project):
-    from remote_mi.backends.ndif.ledger import Ledger
+    from remote_mi.backends.ledger import Ledger
     from remote_mi.jobs.remote import RemoteJob
 
     found = result(HOSTILE)
