@@ -16,10 +16,11 @@ from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import cache_root, project_folder
 from remote_mi.common.sizes import format_size, parse_size
 from remote_mi.common.text import line
+from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.explain import Explanation
 from remote_mi.jobs.explain import explain as why
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import dispatcher
+from remote_mi.jobs.lookup import places
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.cache_upkeep import plan_sweep, sweep
@@ -117,10 +118,7 @@ def explain_options() -> list[click.Option]:
 
 def explain_job(job: Job, options: Options) -> None:
     """What `cache explain` does with the job that its words describe."""
-    planner = dispatcher(job.project)
-    names = planner.candidates(options["backend"])
-    known = [planner.backend(name).environment(job.model) for name in names]
-    found = why(job, [environment for environment in known if environment is not None])
+    found = why(job, places(job, Dispatcher(job.project).backends(options["backend"])))
     if options["as_json"]:
         print_json(found.to_json())
         return

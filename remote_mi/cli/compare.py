@@ -6,12 +6,11 @@ from pathlib import Path
 
 import click
 
+from remote_mi.backends.registry import is_backend
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.common.errors import Mismatch, reading
 from remote_mi.common.paths import project_folder
 from remote_mi.store.comparison import Comparison
-
-BACKENDS = ("local", "ndif")
 
 
 @click.command()
@@ -45,7 +44,7 @@ def compare(
     """Hold two runs against each other: first how they were made, then their numbers.
 
     A and B are runs: name, id, first digits of an id, or the path of a run's folder. B may be a
-    backend (local, ndif, ndif:here, ndif:URL): then A's job is run there, or its result taken
+    backend (local, ndif, ndif:here, ndif:URL …): then A's job is run there, or its result taken
     where it is there already.
 
     \b
@@ -81,7 +80,7 @@ def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
     project = project_folder()
     folder = run_folder(a, project)
     first = load_run(str(folder))
-    if b.partition(":")[0] not in BACKENDS or (Path(b) / "run.json").is_file():
+    if not is_backend(b) or (Path(b) / "run.json").is_file():
         return comparison.compare(first, b, project=project)
     from remote_mi.jobs.reproduction.reproduce import run_elsewhere
 

@@ -67,7 +67,7 @@ class LiveOverview:
         for index, what in list(self._busy.items())[:_MOST_ROWS]:
             point = record.points[index]
             rows.add_row(
-                Text(point.where or "local", style="dim"),
+                Text(point.where, style="dim"),
                 Text(point.recipe),
                 Text(line(point.prompts)),
                 Text(line(what), style="dim"),

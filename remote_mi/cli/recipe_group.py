@@ -12,6 +12,7 @@ from typing import Any
 import click
 import yaml
 
+from remote_mi.backends.registry import words
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.jobs.building import make_job
@@ -116,7 +117,7 @@ def job_options() -> list[click.Option]:
             ["--backend"],
             default="auto",
             metavar="NAME",
-            help="auto, local, ndif, ndif:here, ndif:URL.",
+            help=f"{', '.join(words())}.",
         ),
         option(["--debug"], is_flag=True, hidden=True),
     ]

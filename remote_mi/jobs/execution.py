@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import loading
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
-from remote_mi.store.environment import Environment, local_environment
+from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
 from remote_mi.store.run_record import id8_of
 
@@ -85,8 +84,9 @@ class Execution:
     """One execution of a job that is not there yet."""
 
     def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
-        self.job, self.plan, self.backend, self.watch = job, plan, plan.backend, watch
-        self.events = [event("planned", backend=plan.backend.name, reason=plan.reason)]
+        self.job, self.plan, self.watch = job, plan, watch
+        self.backend = plan.open(job.project)
+        self.events = [event("planned", backend=self.backend.name, reason=plan.reason)]
 
     def ticket(self) -> Result | Ticket:
         """The job's ticket: of the same job if it is under way already, else submitted now."""
@@ -123,7 +123,7 @@ class Execution:
                     tokenizer=tokenizer,
                 )
             except FinishedElsewhere:
-                result = look_up(self.job, self.backend)
+                result = look_up(self.job, {self.plan.chosen.backend: self.backend})
                 if result is not None:
                     return result
                 # It is gone again. What was done before now does not count from here on.
@@ -161,7 +161,7 @@ class Execution:
         record = dict(model.record)
         if not reuses_prefix(model.lm):
             record["sweeps"] = "in full: its attention does not let rows share a prefix"
-        environment = self._environment(record)
+        environment = self.backend.environment_of(job.model, record)
         cache = Cache(job.cache)
         missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
         self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
@@ -187,13 +187,6 @@ class Execution:
                 )
                 parameters[param.name] = made.prompts[0]
         return parameters
-
-    def _environment(self, record: Mapping[str, Any]) -> Environment:
-        """Where it is computed: for a local run the device that is really used."""
-        if "device" in record:
-            return local_environment(record["device"])
-        found = self.backend.environment(self.job.model)
-        return found or Environment(self.backend.name, "unknown", "unknown", "unknown")
 
     def _draft(
         self,

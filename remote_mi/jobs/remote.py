@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.base import FinishedElsewhere
-from remote_mi.backends.errors import from_record
 from remote_mi.backends.ledger import Entry, Ledger
-from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.hosts import Host
+from remote_mi.backends.registry import backend_of, error_of
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound
 from remote_mi.common.progress import Silent, Watch
@@ -99,18 +97,12 @@ def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) ->
             entry = Ledger(project).get(entry.id)
     if entry.state == "done" and entry.run:
         return load_run(entry.run, project)
-    if entry.error:
-        raise from_record(entry.error)
+    error = error_of(entry)
+    if error is not None:
+        raise error
     raise NotFound(f"job {entry.id[:8]} is {entry.state}", "run the same command again")
 
 
-def backend_of(entry: Entry, project: Path) -> NdifBackend:
-    """The server of an entry, at the address it had."""
-    return NdifBackend(Host(entry.url, entry.host), project)
-
-
 def forget(entry: Entry, project: Path) -> None:
-    """Give up a job's result; the server goes on with it, since it has no way to be stopped."""
-    ledger = Ledger(project)
-    ledger.update(entry.id, state="forgotten")
-    ledger.clean(entry.id)
+    """Give up a job's result; a backend that can stop it does."""
+    backend_of(entry, project).forget(entry)

@@ -22,7 +22,7 @@ import yaml
 
 from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.errors import BackendUnavailable, UsageError, nearest
+from remote_mi.common.errors import BackendUnavailable, UsageError
 from remote_mi.common.paths import cache_root
 from remote_mi.common.whole_files import write_whole
 
@@ -221,20 +221,6 @@ def _memory_file() -> Path:
 
 
 _KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-
-
-def server_named(backend: str) -> str | None:
-    """What `find_host` takes, of a backend's name: `ndif`, `ndif:here` or `ndif:URL`.
-
-    Raises:
-        UsageError: if it names no server.
-    """
-    name, _, host = backend.partition(":")
-    if name != "ndif":
-        close = nearest(name, ("ndif",))
-        hint = f"did you mean {close!r}? " if close else ""
-        raise UsageError(f"{backend!r} is no server", f"{hint}there are: ndif, ndif:here, ndif:URL")
-    return host or None
 
 
 def has_form_of_a_key(key: str) -> bool:

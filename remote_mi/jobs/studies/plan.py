@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,12 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
 from remote_mi.jobs.job import Job
+from remote_mi.jobs.lookup import places
 from remote_mi.jobs.studies import Point, Study
-from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.declaration import Card
-from remote_mi.store.cache import Cache
-from remote_mi.store.environment import Environment
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord
 
@@ -156,38 +154,25 @@ class _Places:
     """Where the results of jobs are, and where those that are not there would be computed."""
 
     def __init__(self, project: Path) -> None:
-        self.planner = Dispatcher(project, lambda job, backend: None)
+        self.planner = Dispatcher(project)
         self.done = Runs(project).done()
-        self.environments: dict[str, list[Environment]] = {}
         self.plans: dict[str, Plan | RemoteMIError] = {}
 
     def find(self, point: PlannedPoint) -> None:
         """Fill in where a point's result is or would be computed."""
         job, asked = point.job, point.point.backend
         assert job is not None
-        for environment in self._environments(job.model, asked):
-            point.run = self.done.get((job.key, environment.id))
-            if point.run:
+        for place in places(job, self.planner.backends(asked), self.done):
+            if place.run:
+                point.run = place.run
                 return
-            if Cache(job.cache).holds(job.key, environment):
-                point.cached = True
+            point.cached |= place.cached
         plan = self._plan(job, asked)
         if isinstance(plan, RemoteMIError):
             if not point.cached:
                 point.problem = str(plan)
             return
         point.where = plan
-
-    def _environments(self, model: ModelSpec, asked: str) -> list[Environment]:
-        def learn() -> list[Environment]:
-            names = self.planner.candidates(asked)
-            found = [self.planner.backend(name).environment(model) for name in names]
-            cpu = self.planner.backend("local").environment(replace(model, device="cpu"))
-            # A model that did not fit on the GPU may have run on the CPU.
-            extra = [cpu] if "local" in names and model.device == "auto" else []
-            return list(dict.fromkeys(e for e in [*found, *extra] if e is not None))
-
-        return _once(self.environments, repr((model, asked)), learn)
 
     def _plan(self, job: Job, asked: str) -> Plan | RemoteMIError:
         """The plan for a job; jobs that are alike in what matters to it share one."""

@@ -21,9 +21,11 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from remote_mi.backends.ledger import Ledger
+from remote_mi.backends.registry import named
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Silent
 from remote_mi.jobs import start_collector
+from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.runner import execute, hand_over_planned
 from remote_mi.jobs.studies import local_worker
 from remote_mi.jobs.studies.plan import PlannedPoint, StudyPlan
@@ -34,6 +36,11 @@ from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 PAUSE_S = 0.1
 #: Jobs that a lane is told of beforehand, so that it need not wait for the next.
 _AHEAD = 2
+
+
+def goes_on_alone(plan: Plan) -> bool:
+    """Whether a job runs on while nobody waits for it, and is not to be done in a lane."""
+    return named(plan.chosen.backend)[0].detaches
 
 
 class Overview(Protocol):
@@ -114,7 +121,7 @@ class _StudyRun:
             same = first.setdefault(point.job.key + point.point.backend, point)
             if same is not point:
                 self.twins.setdefault(same.point.index, []).append(point)
-            elif point.where is not None and point.where.chosen.backend != "local":
+            elif point.where is not None and goes_on_alone(point.where):
                 self.remote.append(point)
             else:
                 lanes.setdefault(repr(point.point.model), []).append(point)
@@ -180,6 +187,7 @@ class _StudyRun:
             if point is None:
                 continue
             entry = self._entry(point)
+            entry.where = point.where.chosen.backend if point.where else entry.where
             if "state" in said:
                 del self.lane.told[said["job"]]
                 self.end(point, said.get("run"), said.get("error"))
@@ -283,16 +291,8 @@ class _Lane:
             point = self.points.popleft()
             self.told[point.point.index] = point
             assert point.job is not None
-            self._write(
-                local_worker.order(
-                    point.point.index,
-                    point.point.recipe,
-                    point.point.model,
-                    point.point.choice,
-                    dict(point.point.parameters),
-                    point.job.key,
-                )
-            )
+            where = point.where.chosen.backend if point.where else point.point.backend
+            self._write(local_worker.order(point.point, point.job.key, where))
         if not self.points and not self.told and not self.closed:
             self.closed = True
             self._write({})
