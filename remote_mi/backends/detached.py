@@ -5,7 +5,6 @@ job, to ask after it, and to read what it gave.
 
     class Mine(DetachedBackend):
         def environment(self, spec): ...                       # under which its results are kept
-        def open(self, spec, watch): ...                       # the model, mostly without weights
         def send(self, entry, model, work, watch): ...         # start it; returns at once
         def ask(self, entry, watch): ...                       # note what is new; raise if it failed
         def outputs(self, entry): ...                          # of a job that is ready
@@ -40,6 +39,7 @@ from remote_mi.backends.job_locks import JobLocks
 from remote_mi.backends.ledger import Entry, Ledger, typed
 from remote_mi.common.errors import BackendUnavailable, Detached, RemoteMIError, StoreError
 from remote_mi.common.progress import Watch
+from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.outputs import outputs_from_json
 
 if TYPE_CHECKING:
@@ -98,6 +98,13 @@ class DetachedBackend(Backend):
     def outputs(self, entry: Entry) -> Iterator[Mapping[str, Any]]:
         """What each call returned, of a job that is ready, as arrays or nested lists."""
         raise NotImplementedError
+
+    def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
+        """The model's configuration and tokenizer; its weights are where it runs."""
+        from remote_mi.models.load import NOWHERE, build_weightless
+
+        watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
+        return build_weightless(spec, watch, NOWHERE)
 
     def record_of(self, entry: Entry) -> dict[str, Any]:
         """What the provenance of a run keeps of its job."""

@@ -93,16 +93,21 @@ def _plugged(point: EntryPoint) -> BackendKind:
     return kind
 
 
-def words(servers: bool = False) -> list[str]:
-    """What `--backend` takes, for help. `servers`: only those that are servers."""
-    found: list[str] = [] if servers else [AUTO]
+def kinds() -> list[BackendKind]:
+    """Every kind that can be imported; of another, the error is told to whoever asks for it."""
+    found = []
     for name in kind_names():
         try:
-            kind = kind_named(name)
+            found.append(kind_named(name))
         except UsageError:
-            continue  # it is told to whoever asks for it
-        found += kind.words if kind.is_server or not servers else ()
+            continue
     return found
+
+
+def words(servers: bool = False) -> list[str]:
+    """What `--backend` takes, for help. `servers`: only those that are servers."""
+    of_kinds = [word for kind in kinds() if kind.is_server or not servers for word in kind.words]
+    return of_kinds if servers else [AUTO, *of_kinds]
 
 
 def is_backend(word: str) -> bool:
@@ -134,15 +139,15 @@ def server_named(word: str) -> tuple[BackendKind, str]:
         UsageError: if it names no server.
     """
     name, _, where = word.partition(":")
-    servers = [name for name in kind_names() if kind_named(name).is_server]
-    if name not in servers:
-        close = nearest(name, servers)
+    kind = kind_named(name) if name in kind_names() else None
+    if kind is None or not kind.is_server:
+        close = nearest(name, [kind.name for kind in kinds() if kind.is_server])
         raise UsageError(
             f"{word!r} is no server",
             (f"did you mean {close!r}? " if close else "")
             + f"there are: {', '.join(words(servers=True))}",
         )
-    return kind_named(name), where
+    return kind, where
 
 
 def backend_name(word: str) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from remote_mi.backends.ledger import Ledger
-from remote_mi.backends.registry import kind_named, kind_names
+from remote_mi.backends.registry import kinds
 
 _MODULE = "remote_mi.jobs.collector"
 
@@ -19,7 +19,7 @@ def start(project: Path) -> None:
     It gets no key that a backend can do without there.
     """
     folder = Ledger(project).folder
-    secrets = {name for kind in kind_names() for name in kind_named(kind).secrets}
+    secrets = {name for kind in kinds() for name in kind.secrets}
     environment = {k: v for k, v in os.environ.items() if k not in secrets}
     try:
         with (folder / "collector.log").open("ab") as log:
