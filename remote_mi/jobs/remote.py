@@ -12,7 +12,7 @@ from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs import start_collector
-from remote_mi.jobs.execution import finish
+from remote_mi.jobs.execution import Started, finish
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.runner import hand_over
 from remote_mi.store.draft import Draft
@@ -85,14 +85,8 @@ def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) ->
     if entry.is_open:
         backend = backend_of(entry, project)
         try:
-            return finish(
-                backend,
-                backend.ticket_of(entry),
-                Draft.from_json(entry.draft),
-                project,
-                timeout,
-                watch,
-            )
+            started = Started(backend.ticket_of(entry), Draft.from_json(entry.draft))
+            return finish(backend, started, project, timeout, watch)
         except FinishedElsewhere:
             entry = Ledger(project).get(entry.id)
     if entry.state == "done" and entry.run:

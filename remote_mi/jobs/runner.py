@@ -66,7 +66,8 @@ def _submitted(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
             f"{kind.name} runs a job only while it is waited for",
             "leave --detach out, or name a server: --backend ndif",
         )
-    return Execution(job, where, watch).ticket()
+    started = Execution(job, where, watch).start()
+    return started if isinstance(started, Result) else started.ticket
 
 
 def look_anywhere(job: Job, asked: str) -> Result | None:

@@ -35,7 +35,7 @@ def order(point: Point, key: str, backend: str) -> dict[str, Any]:
     """
     return {
         "job": point.index,
-        "recipe": point.recipe,
+        "recipe": f"{point.card.path}:{point.card.name}",
         "model": asdict(point.model),
         "choice": asdict(point.choice),
         "parameters": dict(point.parameters),
@@ -90,7 +90,7 @@ def serve(project: Path, out: TextIO) -> None:
             if job.key != told["key"]:
                 reports.say(
                     state="failed",
-                    error=f"{told['recipe']} changed since the study was "
+                    error=f"{job.card.name} changed since the study was "
                     "planned; run the study again",
                 )
                 continue

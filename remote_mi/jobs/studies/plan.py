@@ -14,13 +14,11 @@ from typing import Any
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
-from remote_mi.jobs.job import Job
+from remote_mi.jobs.job import Job, Memo
 from remote_mi.jobs.lookup import places
 from remote_mi.jobs.studies import Point, Study
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
-from remote_mi.recipes import catalog
-from remote_mi.recipes.declaration import Card
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord
 
@@ -124,30 +122,18 @@ class _Maker:
 
     def __init__(self, project: Path) -> None:
         self.project = project
-        self.cards: dict[str, Card] = {}
         self.prompts: dict[str, PromptSet] = {}
-        self.codes: dict[tuple[str, str], str] = {}
-        self.identities: dict[str, dict[str, Any]] = {}
+        self.memo = Memo()
 
     def __call__(self, point: Point) -> Job:
-        card = _once(self.cards, point.recipe, lambda: catalog.find(point.recipe, self.project))
-        name = repr((card.over == "none", point.choice))
+        card, choice = point.card, point.choice
+        asked = card.over != "none"
         prompts = _once(
             self.prompts,
-            name,
-            lambda: (
-                point.choice.none(card.name)
-                if card.over == "none"
-                else point.choice.resolve(self.project)
-            ),
+            repr((asked, choice)),
+            lambda: choice.resolve(self.project) if asked else choice.none(card.name),
         )
-        job = job_on(card, point.model, prompts, point.parameters, self.project)
-        # What is asked of every job alike is put where it keeps what it has found.
-        source = (str(card.path), card.name)
-        job.__dict__["code"] = _once(self.codes, source, lambda: job.code)
-        model = repr(job.model)
-        job.__dict__["identity"] = _once(self.identities, model, lambda: job.identity)
-        return job
+        return job_on(card, point.model, prompts, point.parameters, self.project, memo=self.memo)
 
 
 class _Places:
