@@ -20,6 +20,7 @@ from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import within
 from remote_mi.common.errors import AuthenticationError, RemoteMIError
 from remote_mi.common.progress import Silent
+from remote_mi.common.versions import minor
 from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
 from remote_mi.store.environment import PACKAGES, installed
@@ -164,7 +165,7 @@ def _versions(host: Host, client: Client) -> list[Check]:
     pairs["Python"] = (platform.python_version(), (str(python[0]).split() or ["unknown"])[0])
     checks = []
     for name, (ours, theirs) in pairs.items():
-        same = _minor(ours) == _minor(theirs)
+        same = minor(ours) == minor(theirs)
         checks.append(
             Check(
                 f"{name} there",
@@ -174,15 +175,11 @@ def _versions(host: Host, client: Client) -> list[Check]:
             )
         )
     ndif = there.get("ndif", "unknown")
-    same = _minor(ndif) == _minor(_NDIF)
+    same = minor(ndif) == minor(_NDIF)
     checks.append(
         Check("ndif there", "ok" if same else "note", ndif, None if same else _IF_ANOTHER["ndif"])
     )
     return checks
-
-
-def _minor(version: str) -> list[str]:
-    return version.split("+")[0].split(".")[:2]
 
 
 # --- a model there --------------------------------------------------------------------------------

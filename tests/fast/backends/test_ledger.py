@@ -52,6 +52,14 @@ def test_a_job_that_is_open_or_just_done_is_shared_and_another_host_is_another_j
     assert ledger.claim(entry(), since=time.time() + 1).id != first.id, "it was done long ago"
 
 
+def test_a_forgotten_job_stays_forgotten_whoever_was_just_finishing_it(tmp_path):
+    ledger = Ledger(tmp_path)
+    job = ledger.claim(entry(), since=0)
+    ledger.update(job.id, state="forgotten")
+    ledger.update(job.id, state="done", run="r")
+    assert ledger.get(job.id).state == "forgotten" and ledger.latest_of(job.key, job.host) is None
+
+
 def test_of_many_threads_one_claims(tmp_path):
     claimed: list[str] = []
 
