@@ -1,7 +1,7 @@
-"""Reading YAML files so that every mistake can be named with its file, line and column.
+"""Reading YAML files: what a person wrote, so that every mistake can be named with its place.
 
 `located` reads a file and remembers where everything stands, `model_problems` holds it against a
-pydantic model, and `refused` makes one error of all mistakes.
+pydantic model, and `refused` makes one error of all mistakes. `written` reads what a program wrote.
 """
 
 from __future__ import annotations
@@ -123,6 +123,24 @@ def located(path: Path) -> Located:
         hint = "indent with spaces" if "cannot start any token" in said else ""
         raise refused(path, [Problem(*place, f"not YAML: {said}", hint)]) from None
     return Located(path, data, walk.keys, walk.values)
+
+
+def written(path: Path, longest: int = _MOST_BYTES) -> Any:
+    """The content of a YAML file that a program wrote.
+
+    Args:
+        longest: bytes that it may have.
+
+    Raises:
+        OSError: if it cannot be read. ValueError: if it is too large or not YAML, in one line.
+    """
+    content = path.read_bytes()
+    if len(content) > longest:
+        raise ValueError(f"it is larger than {longest / 1e6:g} MB")
+    try:
+        return yaml.load(content, _LOADER)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(first_line(error)) from None
 
 
 def _text(path: Path) -> str:
