@@ -178,11 +178,11 @@ def verify(with_runs: bool, as_json: bool, quiet: bool) -> None:
     store, runs = Cache(cache_root()), Runs(project_folder())
     with watching(quiet or as_json) as watch:
         watch.stage(f"reading {store.root}")
-        checked = verify_cache(store, lambda done, total: watch.advance(done, total, "files"))
+        checked = verify_cache(store, watch)
         damaged_runs: dict[str, str] = {}
         if with_runs:
             watch.stage(f"reading {runs.folder}")
-            damaged_runs = check_runs(runs, lambda done, all_: watch.advance(done, all_, "runs"))
+            damaged_runs = check_runs(runs, watch)
     read_runs = len(runs.ids()) if with_runs else None
     if as_json:
         print_json(

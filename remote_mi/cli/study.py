@@ -17,6 +17,7 @@ from remote_mi.backends.registry import named
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.common.errors import BackendUnavailable, first_line, harmless
 from remote_mi.common.paths import project_folder
+from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
@@ -299,8 +300,8 @@ class Unseen:
     def point(self, point: PointRecord) -> None:
         pass
 
-    def busy(self, point: PointRecord, what: str) -> None:
-        pass
+    def watch(self, point: PointRecord) -> Watch:
+        return Silent()
 
 
 class LineOverview(Unseen):

@@ -192,12 +192,8 @@ class Waiter:
         limit = results.limit_for(entry.expected)
         self.watch.stage("fetching the result")
 
-        def progress(done: int, total: int | None) -> None:
-            if total:
-                self.watch.advance(done, total, "bytes")
-
         try:
-            size = self.client.download(answer.get("data"), partial, limit, progress)
+            size = self.client.download(answer.get("data"), partial, limit, self.watch)
             partial.replace(target)
         except ResultExpired:
             raise self._expired() from None

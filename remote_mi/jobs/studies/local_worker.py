@@ -58,7 +58,7 @@ class _Reports:
         self.say(stage=text)
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        self.say(done=done, total=total)
+        self.say(done=done, total=total, unit=unit)
 
     def note(self, text: str) -> None:
         pass
