@@ -17,6 +17,7 @@ from remote_mi.common.errors import UsageError, first_line, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic_core import PydanticCustomError
 
 #: Keys and indices that lead to a part of the data.
 Where = tuple[Any, ...]
@@ -283,6 +284,18 @@ def model_problems(found: Located, model: type[BaseModel]) -> dict[Where, Proble
     return {}
 
 
+def misplaced(said: str, hint: str = "", *inside: Any) -> PydanticCustomError:
+    """What a check of ours raises in a pydantic model, to be told as it is and at a key.
+
+    Args:
+        inside: keys and indices that lead to it from what is checked.
+    """
+    from pydantic_core import PydanticCustomError
+
+    context = {"said": said, "hint": hint, "inside": inside}
+    return PydanticCustomError("misplaced", "{said}", context)
+
+
 #: pydantic's kind of error → what was expected.
 _EXPECTED = {
     "string_type": "a text",
@@ -303,6 +316,9 @@ def _translated(
     """One of pydantic's errors in our words: its place, and the problem there."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     where = _place_in(found.data, detail["loc"])
+    if kind == "misplaced":
+        where = (*where, *context["inside"])
+        return where, found.key_problem(where, context["said"], context["hint"])
     name = f"{where[-1]!r}: " if where and isinstance(where[-1], str) else ""
     if kind == "missing":
         key = detail["loc"][-1]
