@@ -212,16 +212,8 @@ class _Walk:
     def node(self, node: yaml.Node, where: Where, depth: int) -> None:
         self.count += 1
         if self.count > _MOST_NODES:
-            raise refused(
-                self.path,
-                [
-                    _marked(
-                        node,
-                        f"more than {_MOST_NODES:,} entries, "
-                        "those of its aliases counted each time",
-                    )
-                ],
-            )
+            said = f"more than {_MOST_NODES:,} entries, those of its aliases counted each time"
+            raise refused(self.path, [_marked(node, said)])
         if depth > _DEEPEST:
             raise refused(self.path, [_marked(node, _TOO_DEEP)])
         if isinstance(node, yaml.MappingNode):
