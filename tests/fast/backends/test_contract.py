@@ -57,7 +57,9 @@ def lens(model, prompt="Hello world", **more):
 # --- every kind -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["local", "ndif", "ndif:here", "ndif:http://127.0.0.1:9", "box"])
+@pytest.mark.parametrize(
+    "name", ["local", "ndif", "ndif:here", "ndif:http://127.0.0.1:9", "box", "crate"]
+)
 def test_a_kind_answers_what_the_package_asks(box, name, monkeypatch, tiny_llama):
     monkeypatch.setattr("remote_mi.backends.checking.QUICK_S", 0.5)
     kind, _ = registry.named(name)
@@ -110,7 +112,7 @@ def test_a_name_that_is_no_backend_is_told_with_those_that_are(box):
     with pytest.raises(UsageError) as refused:
         registry.named("bx")
     assert "did you mean 'box'" in str(refused.value)
-    assert "auto, local, ndif, ndif:here, ndif:URL, box, box:NAME" in str(refused.value)
+    assert "auto, local, ndif, ndif:here, ndif:URL, box, box:NAME, crate" in str(refused.value)
     for wrong, said in (("local:2", "there is one local"), ("box:a b", "the name of no box")):
         with pytest.raises(UsageError, match=said):
             registry.backend_name(wrong)
@@ -237,6 +239,19 @@ def test_a_study_an_order_of_auto_and_the_commands_take_it(box, tiny_llama, cli)
     assert [option.backend for option in plan.options] == ["box", "local"]
     assert plan.chosen.backend == "box"
     assert "box:NAME" in cli("run", "logit_lens", "--help")[1]
+
+
+def test_a_kind_that_runs_while_it_is_waited_for_has_lanes_of_a_study(box, tiny_llama, cli):
+    (box / "boxed.yaml").write_text(STUDY.format(model=tiny_llama).replace("box:two", "crate"))
+    code, out, err = cli("study", "run", "boxed.yaml", "-q")
+    assert code == 0, err
+    runs = [mi.load_run(name).provenance for name in out.split()]
+    assert [run["backend"] for run in runs] == ["crate", "crate"]
+    assert {run["environment"]["kind"] for run in runs} == {"crate"}
+    code, out, err = cli("run", "logit_lens", "-p", "prompt=a", "--backend", "crate", "--detach")
+    assert code == 2 and "crate runs a job only while it is waited for" in err
+    code, out, _ = cli("study", "plan", "boxed.yaml", "--json")
+    assert {point["run"] is not None for point in json.loads(out)["points"]} == {True}
 
 
 def test_the_help_of_the_program_and_a_hit_import_no_plug_in(box, tiny_llama):

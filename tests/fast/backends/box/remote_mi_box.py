@@ -21,6 +21,7 @@ from remote_mi.backends.detached import COMPLETED, DetachedBackend
 from remote_mi.backends.errors import JobFailed
 from remote_mi.backends.kind import BackendKind, ModelColumn, ModelList
 from remote_mi.backends.ledger import Entry
+from remote_mi.backends.local.backend import LocalBackend
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.models.spec import ModelSpec
@@ -53,6 +54,30 @@ class BoxKind(BackendKind):
     def models(self, where: str) -> ModelList:
         columns = (ModelColumn("model"), ModelColumn("size", 8, right=True))
         return ModelList([("any", "?")], {"models": ["any"]}, "remote-mi demo", columns)
+
+
+class CrateKind(BackendKind):
+    """The least that a kind can be: it runs while it is waited for, and there is one of it."""
+
+    name = "crate"
+
+    def backend(self, where: str, project: Path, rows_bytes: int | None = None) -> Backend:
+        return Crate(rows_bytes)
+
+
+class Crate(LocalBackend):
+    """Executes here, under a name of its own, where its results are no others'."""
+
+    name = "crate"
+
+    def environment(self, spec: ModelSpec) -> Environment:
+        return Environment("crate", *(installed(package) for package in PACKAGES))
+
+    def environments(self, spec: ModelSpec) -> list[Environment]:
+        return [self.environment(spec)]
+
+    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+        return self.environment(spec)
 
 
 class Box(DetachedBackend):
