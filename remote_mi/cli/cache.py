@@ -20,7 +20,7 @@ from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.explain import Explanation
 from remote_mi.jobs.explain import explain as why
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.lookup import places
+from remote_mi.jobs.lookup import homes, places
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.cache_upkeep import plan_sweep, sweep
@@ -118,7 +118,9 @@ def explain_options() -> list[click.Option]:
 
 def explain_job(job: Job, options: Options) -> None:
     """What `cache explain` does with the job that its words describe."""
-    found = why(job, places(job, Dispatcher(job.project).backends(options["backend"])))
+    found = why(
+        job, places(job, homes(job.model, Dispatcher(job.project).backends(options["backend"])))
+    )
     if options["as_json"]:
         print_json(found.to_json())
         return

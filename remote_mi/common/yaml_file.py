@@ -133,14 +133,14 @@ def written(path: Path, longest: int = _MOST_BYTES) -> Any:
         longest: bytes that it may have.
 
     Raises:
-        OSError: if it cannot be read. ValueError: if it is too large or not YAML, in one line.
+        OSError: if it cannot be read. ValueError: if it is too large or no YAML in UTF-8, in one line.
     """
     content = path.read_bytes()
     if len(content) > longest:
         raise ValueError(f"it is larger than {longest / 1e6:g} MB")
     try:
-        return yaml.load(content, _LOADER)
-    except (yaml.YAMLError, RecursionError) as error:
+        return yaml.load(content.decode(), _LOADER)
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(first_line(error)) from None
 
 

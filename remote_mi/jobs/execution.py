@@ -115,7 +115,7 @@ class Execution:
             try:
                 return finish(self.backend, started, self.job.project, timeout, self.watch)
             except FinishedElsewhere:
-                result = look_up(self.job, {self.plan.chosen.backend: self.backend})
+                result = look_up(self.job, [(self.backend.name, self.backend)])
                 if result is not None:
                     return result
                 # It is gone again. What was done before now does not count from here on.

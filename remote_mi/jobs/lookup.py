@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from remote_mi.backends.base import Backend
 from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import event
+from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.code_identity import EARLIER, SCHEMA
 from remote_mi.store.cache import Cache, CacheEntry
 from remote_mi.store.cache_index import CacheIndex
@@ -53,38 +54,47 @@ class ResultPlace:
         return f"there is no result in {self.environment}"
 
 
+#: What `--backend` takes, and the backend that it stands for.
+Backends = Iterable[tuple[str, Backend]]
+#: A backend, as `--backend` takes it, and where it would run a model; None if that is not known yet.
+Home = tuple[str, Environment | None]
+
+
+def homes(spec: ModelSpec, backends: Backends, every: bool = False) -> Iterator[Home]:
+    """Where backends would run a model, in the order in which they are tried.
+
+    Args:
+        every: each environment that a backend may have run it in, not only the one of now.
+    """
+    for name, backend in backends:
+        found = backend.environments(spec) if every else [backend.environment(spec)]
+        yield from ((name, environment) for environment in found)
+
+
 def places(
-    job: Job, backends: Mapping[str, Backend], listed: Mapping[tuple[str, str], str] | None = None
+    job: Job, homes: Iterable[Home], listed: Mapping[tuple[str, str], str] | None = None
 ) -> Iterator[ResultPlace]:
     """The places where the result of a job is taken from, in the order in which they are tried.
 
     Never imports torch.
 
     Args:
-        backends: those that would run it, by what `--backend` takes.
         listed: the runs of the project, as `Runs.done` gives them. Then no result is read, which
-            is quick enough for thousands of jobs, and every environment of a backend is a place,
-            not only the one that it would take now.
+            is quick enough for thousands of jobs.
     """
     runs, cache = Runs(job.project), Cache(job.cache)
-    for name, backend in backends.items():
-        if listed is not None:
-            for environment in backend.environments(job.model):
-                run = listed.get((job.key, environment.id), "")
-                yield ResultPlace(
-                    name, environment, run, not run and cache.holds(job.key, environment)
-                )
-            continue
-        environment = backend.environment(job.model)
+    for name, environment in homes:
         if environment is None:
             yield ResultPlace(name, None)
-            continue
-        result = runs.lookup(job.key, environment)
-        if result is not None:
+        elif listed is not None:
+            run = listed.get((job.key, environment.id), "")
+            cached = not run and cache.holds(job.key, environment)
+            yield ResultPlace(name, environment, run, cached)
+        elif (result := runs.lookup(job.key, environment)) is not None:
             yield ResultPlace(name, environment, result.run_id, kept=result)
-            continue
-        entry = cache.get(job.key, environment)
-        yield ResultPlace(name, environment, cached=entry is not None, kept=entry)
+        else:
+            entry = cache.get(job.key, environment)
+            yield ResultPlace(name, environment, cached=entry is not None, kept=entry)
 
 
 def other_places(job: Job) -> Iterator[ResultPlace]:
@@ -95,10 +105,16 @@ def other_places(job: Job) -> Iterator[ResultPlace]:
         yield ResultPlace("", environment, cached=True)
 
 
-def look_up(job: Job, backends: Mapping[str, Backend]) -> Result | None:
+def look_up(job: Job, backends: Backends) -> Result | None:
     """The result of the same job in the environment of one of the backends, or None."""
-    place = next((place for place in places(job, backends) if place.has_it), None)
+    place = first_with_it(job, backends)
     return None if place is None else _taken(job, place)
+
+
+def first_with_it(job: Job, backends: Backends) -> ResultPlace | None:
+    """The first place that has the result, or None."""
+    found = places(job, homes(job.model, backends))
+    return next((place for place in found if place.has_it), None)
 
 
 def computed_elsewhere(job: Job) -> Result | None:

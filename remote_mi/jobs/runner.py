@@ -13,7 +13,7 @@ from remote_mi.common.progress import Watch
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, needs_a_yes
 from remote_mi.jobs.execution import Execution
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.lookup import ResultPlace, computed_elsewhere, earlier, look_up, places
+from remote_mi.jobs.lookup import ResultPlace, computed_elsewhere, earlier, first_with_it, look_up
 from remote_mi.store.result import Result
 
 #: Whether a download that a plan wants is allowed.
@@ -82,8 +82,7 @@ def survey(job: Job, asked: str, everything: bool = True) -> tuple[Plan, ResultP
         everything: look at every backend, also after one was found that has it or can run it.
     """
     planner = Dispatcher(job.project)
-    found = places(job, planner.backends(asked))
-    place = next((place for place in found if place.has_it), None)
+    place = first_with_it(job, planner.backends(asked))
     if place is None:
         return (planner.survey if everything else planner.plan)(job, asked), None
     there = Option(place.backend, True, f"already computed there: {place.said}", model=job.model)
@@ -115,4 +114,4 @@ def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tup
 
 def _there(job: Job, where: Plan) -> Result | None:
     """The result that is there already, of the backend that a plan has chosen."""
-    return look_up(job, {where.chosen.backend: where.open(job.project)})
+    return look_up(job, [(where.chosen.backend, where.open(job.project))])

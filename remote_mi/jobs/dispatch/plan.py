@@ -6,7 +6,7 @@ backend: one that was asked for and cannot serve is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,9 @@ class Dispatcher:
             names += [preferred] if where else kind.of_auto(self.settings)
         return list(dict.fromkeys(names))
 
-    def backends(self, asked: str) -> dict[str, Backend]:
-        """The same, opened; errors as `candidates`."""
-        return {name: self.backend(name) for name in self.candidates(asked)}
+    def backends(self, asked: str) -> Iterator[tuple[str, Backend]]:
+        """The same with what each is, made when its turn comes; errors as `candidates`."""
+        return ((name, self.backend(name)) for name in self.candidates(asked))
 
     # --- deciding ---
 

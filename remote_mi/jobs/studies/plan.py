@@ -15,8 +15,9 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
 from remote_mi.jobs.job import Job, Memo
-from remote_mi.jobs.lookup import places
+from remote_mi.jobs.lookup import Home, homes, places
 from remote_mi.jobs.studies import Point, Study
+from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.store.runs import Runs
@@ -142,13 +143,14 @@ class _Places:
     def __init__(self, project: Path) -> None:
         self.planner = Dispatcher(project)
         self.done = Runs(project).done()
+        self.homes: dict[str, list[Home]] = {}
         self.plans: dict[str, Plan | RemoteMIError] = {}
 
     def find(self, point: PlannedPoint) -> None:
         """Fill in where a point's result is or would be computed."""
         job, asked = point.job, point.point.backend
         assert job is not None
-        for place in places(job, self.planner.backends(asked), self.done):
+        for place in places(job, self._homes(job.model, asked), self.done):
             if place.run:
                 point.run = place.run
                 return
@@ -159,6 +161,13 @@ class _Places:
                 point.problem = str(plan)
             return
         point.where = plan
+
+    def _homes(self, model: ModelSpec, asked: str) -> list[Home]:
+        return _once(
+            self.homes,
+            repr((model, asked)),
+            lambda: list(homes(model, self.planner.backends(asked), every=True)),
+        )
 
     def _plan(self, job: Job, asked: str) -> Plan | RemoteMIError:
         """The plan for a job; jobs that are alike in what matters to it share one."""
