@@ -83,8 +83,10 @@ class LiveOverview:
         rows = Table.grid(padding=(0, 2, 0, 0))
         for index, what in list(self._busy.items())[:_MOST_ROWS]:
             point = record.points[index]
+            # A record says where a point is only if that is elsewhere.
+            where = point.where or point.backend.replace("auto", "local")
             rows.add_row(
-                Text(point.where, style="dim"),
+                Text(where, style="dim"),
                 Text(point.recipe),
                 Text(line(point.prompts)),
                 Text(line(what), style="dim"),

@@ -188,7 +188,6 @@ class _StudyRun:
             if point is None:
                 continue
             entry = self._entry(point)
-            entry.where = point.where.chosen.backend if point.where else entry.where
             if "state" in said:
                 del self.lane.told[said["job"]]
                 self.end(point, said.get("run"), said.get("error"))
