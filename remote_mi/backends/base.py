@@ -1,4 +1,4 @@
-"""The protocol between the runner and whatever executes a job.
+"""The protocol between the runner and whatever executes a job; a kind of them is `backends.kind`.
 
 ticket = backend.resume(key, watch)              # the same job, if it is under way already
 if ticket is None:
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from remote_mi.backends.options import Option, Question
 from remote_mi.common.errors import RemoteMIError, RunFailed, line_in
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
@@ -94,22 +95,37 @@ class FinishedElsewhere(Exception):
 
 
 class Backend(Protocol):
-    """Executes work where a model is.
+    """Executes work where a model is. `environment`, `open`, `submit` and `collect` must be given.
 
     Attributes:
-        name: as runs record it. detaches: whether a job goes on while nobody waits for it.
+        name: as runs record it: the kind's name, or that, a space and which one of the kind.
     """
 
     name: str
-    detaches: bool
 
     def environment(self, spec: ModelSpec) -> Environment | None:
         """Where this spec would run, without torch or network; None if it is not yet known."""
         ...
 
+    def environments(self, spec: ModelSpec) -> list[Environment]:
+        """Every environment in which it may have run this spec, the first choice first."""
+        found = self.environment(spec)
+        return [] if found is None else [found]
+
+    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+        """Where it really runs. `record`: of the model that was opened."""
+        found = self.environment(spec)
+        return found or Environment(self.name, "unknown", "unknown", "unknown")
+
+    def consider(self, question: Question) -> Option:
+        """Whether a job can run here, and why; asked before it is sent."""
+        return Option(
+            self.name.replace(" ", ":", 1), True, "it takes any job", model=question.model
+        )
+
     def resume(self, key: str, watch: Watch) -> Ticket | None:
         """The ticket of the same job where it is under way already, in whatever process."""
-        ...
+        return None
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         """The model as this backend needs it to describe or execute work."""
@@ -145,7 +161,6 @@ class Backend(Protocol):
         Args:
             error: why no run can be made of the job's outputs, now or ever.
         """
-        ...
 
 
 def labelled(card: Card) -> str:

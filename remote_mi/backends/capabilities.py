@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from remote_mi.common.versions import is_from
 
 PlaceKind = Literal["local", "trusted", "sandboxed"]
 
@@ -46,11 +47,7 @@ def lacking(needs: Sequence[str], place: Place) -> list[str]:
 def _can(answer: str, version: str) -> bool:
     if answer in ("yes", "no"):
         return answer == "yes"
-    return _numbers(version) >= _numbers(answer)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+    return is_from(version, answer)
 
 
 def depends_on_trust(needs: Sequence[str]) -> bool:

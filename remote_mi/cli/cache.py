@@ -16,10 +16,11 @@ from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import cache_root, project_folder
 from remote_mi.common.sizes import format_size, parse_size
 from remote_mi.common.text import line
+from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.explain import Explanation
 from remote_mi.jobs.explain import explain as why
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import dispatcher
+from remote_mi.jobs.lookup import homes, places
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.cache_upkeep import plan_sweep, sweep
@@ -117,10 +118,9 @@ def explain_options() -> list[click.Option]:
 
 def explain_job(job: Job, options: Options) -> None:
     """What `cache explain` does with the job that its words describe."""
-    planner = dispatcher(job.project)
-    names = planner.candidates(options["backend"])
-    known = [planner.backend(name).environment(job.model) for name in names]
-    found = why(job, [environment for environment in known if environment is not None])
+    found = why(
+        job, places(job, homes(job.model, Dispatcher(job.project).backends(options["backend"])))
+    )
     if options["as_json"]:
         print_json(found.to_json())
         return
@@ -180,11 +180,11 @@ def verify(with_runs: bool, as_json: bool, quiet: bool) -> None:
     store, runs = Cache(cache_root()), Runs(project_folder())
     with watching(quiet or as_json) as watch:
         watch.stage(f"reading {store.root}")
-        checked = verify_cache(store, lambda done, total: watch.advance(done, total, "files"))
+        checked = verify_cache(store, watch)
         damaged_runs: dict[str, str] = {}
         if with_runs:
             watch.stage(f"reading {runs.folder}")
-            damaged_runs = check_runs(runs, lambda done, all_: watch.advance(done, all_, "runs"))
+            damaged_runs = check_runs(runs, watch)
     read_runs = len(runs.ids()) if with_runs else None
     if as_json:
         print_json(

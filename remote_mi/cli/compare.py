@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
+from remote_mi.backends.registry import is_backend
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import project_folder
 from remote_mi.store.comparison import Comparison
 from remote_mi.store.run_folder import RunFolder
-
-BACKENDS = ("local", "ndif")
 
 
 @click.command()
@@ -46,7 +45,7 @@ def compare(
     """Hold two runs against each other: first how they were made, then their numbers.
 
     A and B are runs: name, id, first digits of an id, or the path of a run's folder. B may be a
-    backend (local, ndif, ndif:here, ndif:URL): then A's job is run there, or its result taken
+    backend (local, ndif, ndif:here, ndif:URL …): then A's job is run there, or its result taken
     where it is there already.
 
     \b
@@ -80,7 +79,7 @@ def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
     project = project_folder()
     folder = find_run(a, project).path
     first = load_run(folder)
-    if b.partition(":")[0] not in BACKENDS or RunFolder(Path(b)).is_run:
+    if not is_backend(b) or RunFolder(Path(b)).is_run:
         return comparison.compare(first, b, project=project)
     from remote_mi.jobs.reproduction.reproduce import run_elsewhere
 

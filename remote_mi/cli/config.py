@@ -11,9 +11,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from remote_mi.backends.settings import FILE, Settings, load
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.common.paths import cache_root, project_folder
-from remote_mi.common.settings import FILE, Settings, load
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
 

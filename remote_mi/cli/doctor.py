@@ -8,8 +8,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from remote_mi.backends.doctor import Check, diagnose
-from remote_mi.backends.ndif.hosts import server_named
+from remote_mi.backends.checking import Check
+from remote_mi.backends.doctor import diagnose
+from remote_mi.backends.registry import server_named, words
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.common.text import line
 
@@ -23,7 +24,7 @@ _NAME_WIDTH = 18
     default="ndif",
     show_default=True,
     metavar="NAME",
-    help="ndif, ndif:here, ndif:URL.",
+    help=f"{', '.join(words(servers=True))}.",
 )
 @click.option(
     "--model", metavar="ID|FOLDER", help="See, too, whether this model can be used there."
@@ -36,7 +37,7 @@ def doctor(backend: str, model: str | None, as_json: bool) -> int:
     """
     console = stdout_console()
     checks = []
-    for check in diagnose(server_named(backend), model):
+    for check in diagnose(*server_named(backend), model):
         checks.append(check)
         if not as_json:
             console.print(_row(check))

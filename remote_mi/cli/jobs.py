@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from remote_mi.backends.ndif.errors import from_record
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.registry import error_of
 from remote_mi.cli.output import print_json, say, watching
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.paths import project_folder
@@ -222,7 +222,8 @@ def _advice(entry: Entry) -> str:
             "the server keeps a result for an hour, and nobody fetched it; the same command "
             "submits the job again"
         )
-    if entry.state == "failed" and entry.error and from_record(entry.error).retryable:
+    error = error_of(entry)
+    if entry.state == "failed" and error is not None and error.retryable:
         return "the same command submits it again"
     return "its result was given up" if entry.state == "forgotten" else ""
 

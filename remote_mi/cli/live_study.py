@@ -11,10 +11,27 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.common.console import on_terminal
+from remote_mi.common.progress import Watch
 from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord
 
 _MOST_ROWS = 10
+
+
+class _RowWatch:
+    """The last thing that was done about one point, in its row."""
+
+    def __init__(self, rows: dict[int, str], index: int) -> None:
+        self._rows, self._index = rows, index
+
+    def stage(self, text: str) -> None:
+        self._rows[self._index] = text
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        self._rows[self._index] = f"{done} of {total}"
+
+    def note(self, text: str) -> None:
+        pass
 
 
 class LiveOverview:
@@ -45,8 +62,8 @@ class LiveOverview:
         if point.state in ("done", "failed"):
             self._busy.pop(point.index, None)
 
-    def busy(self, point: PointRecord, what: str) -> None:
-        self._busy[point.index] = what
+    def watch(self, point: PointRecord) -> Watch:
+        return _RowWatch(self._busy, point.index)
 
     def _drawn(self) -> Group:
         record = self._record
@@ -66,8 +83,10 @@ class LiveOverview:
         rows = Table.grid(padding=(0, 2, 0, 0))
         for index, what in list(self._busy.items())[:_MOST_ROWS]:
             point = record.points[index]
+            # A record says where a point is only if that is elsewhere.
+            where = point.where or point.backend.replace("auto", "local")
             rows.add_row(
-                Text(point.where or "local", style="dim"),
+                Text(where, style="dim"),
                 Text(point.recipe),
                 Text(line(point.prompts)),
                 Text(line(what), style="dim"),

@@ -15,7 +15,7 @@ from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
 from remote_mi.jobs.dispatch.plan import Plan, asked_for_download
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import Permit, dispatcher
+from remote_mi.jobs.runner import Permit, survey
 
 
 def plan_options() -> list[click.Option]:
@@ -28,9 +28,9 @@ def plan_options() -> list[click.Option]:
 
 def plan_job(job: Job, options: Options) -> None:
     """What `plan` does with the job that its words describe."""
-    found = dispatcher(job.project).survey(job, options["backend"])
+    found, place = survey(job, options["backend"])
     if options["as_json"]:
-        print_json({"key": job.key, **found.to_json()})
+        print_json({"key": job.key, "hit": place and place.said, **found.to_json()})
     elif options["quiet"]:
         print(found.chosen.backend)
     else:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
+from remote_mi.backends.registry import words
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
+from remote_mi.common.yaml_file import located
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
@@ -116,7 +117,7 @@ def job_options() -> list[click.Option]:
             ["--backend"],
             default="auto",
             metavar="NAME",
-            help="auto, local, ndif, ndif:here, ndif:URL.",
+            help=f"{', '.join(words())}.",
         ),
         option(["--debug"], is_flag=True, hidden=True),
     ]
@@ -155,10 +156,7 @@ def _spec(options: Options) -> ModelSpec:
     names: dict[str, str] = {}
     if options["names"]:
         path = Path(options["names"])
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise UsageError(f"cannot read the names mapping {path}: {error}") from None
+        loaded = located(path).data
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
             raise UsageError(f"{path}: a names mapping is 'module path: portable name' lines")
         names = {str(k): v for k, v in loaded.items()}

@@ -13,7 +13,7 @@ from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import dispatcher, execute, look_anywhere
+from remote_mi.jobs.runner import execute, look_anywhere, survey
 from remote_mi.store.result import Result
 
 
@@ -173,12 +173,11 @@ def _finite(value: Any) -> Any:
 
 def dry_run(job: Job, backend: str, json_wanted: bool) -> None:
     """Say what a job is, where it would run and whether its result is already there."""
-    plan = dispatcher(job.project).plan(job, backend)
-    state = f"already there: {plan.hit}" if plan.hit else "not computed yet"
+    plan, place = survey(job, backend, everything=False)
+    hit = place and place.said
+    state = f"already there: {hit}" if hit else "not computed yet"
     if json_wanted:
-        print_json(
-            {"key": job.key, "hit": plan.hit or None, "plan": plan.to_json(), "job": job.described}
-        )
+        print_json({"key": job.key, "hit": hit, "plan": plan.to_json(), "job": job.described})
         return
     shown = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
     examples = job.prompts.examples

@@ -13,9 +13,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from remote_mi.backends.registry import named
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.common.errors import BackendUnavailable, first_line, harmless
 from remote_mi.common.paths import project_folder
+from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
 from remote_mi.store.run_folder import id8_in
@@ -107,7 +109,7 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
 
     The same command goes on where it was interrupted. The exit code is 1 if a point failed.
     """
-    from remote_mi.common.settings import load
+    from remote_mi.backends.settings import load
     from remote_mi.jobs.studies.run import run_study
 
     plan, text = _planned(name)
@@ -191,12 +193,9 @@ def _show_plan(plan: Any, everything: bool) -> None:
             why = point.where.reason
         if not why and point.problem:
             why = first_line(RuntimeError(point.problem))
-        need = point.where.need if point.where else None
-        traffic += (
-            (need.bytes_up + (need.bytes_down or 0))
-            if need and state not in ("local", "there", "cached")
-            else 0
-        )
+        need = point.where.need if point.where and state == point.where.chosen.backend else None
+        if need is not None and named(state)[0].is_server:
+            traffic += need.bytes_up + (need.bytes_down or 0)
         reasons[state] = (known + 1, traffic, why)
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
@@ -302,8 +301,8 @@ class Unseen:
     def point(self, point: PointRecord) -> None:
         pass
 
-    def busy(self, point: PointRecord, what: str) -> None:
-        pass
+    def watch(self, point: PointRecord) -> Watch:
+        return Silent()
 
 
 class LineOverview(Unseen):

@@ -1,7 +1,7 @@
-"""Reading YAML files so that every mistake can be named with its file, line and column.
+"""Reading YAML files: what a person wrote, so that every mistake can be named with its place.
 
 `located` reads a file and remembers where everything stands, `model_problems` holds it against a
-pydantic model, and `refused` makes one error of all mistakes.
+pydantic model, and `refused` makes one error of all mistakes. `written` reads what a program wrote.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from remote_mi.common.errors import UsageError, first_line, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic_core import PydanticCustomError
 
 #: Keys and indices that lead to a part of the data.
 Where = tuple[Any, ...]
@@ -125,6 +126,24 @@ def located(path: Path) -> Located:
     return Located(path, data, walk.keys, walk.values)
 
 
+def written(path: Path, longest: int = _MOST_BYTES) -> Any:
+    """The content of a YAML file that a program wrote.
+
+    Args:
+        longest: bytes that it may have.
+
+    Raises:
+        OSError: if it cannot be read. ValueError: if it is too large or no YAML in UTF-8, in one line.
+    """
+    content = path.read_bytes()
+    if len(content) > longest:
+        raise ValueError(f"it is larger than {longest / 1e6:g} MB")
+    try:
+        return yaml.load(content.decode(), _LOADER)
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(first_line(error)) from None
+
+
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -193,16 +212,8 @@ class _Walk:
     def node(self, node: yaml.Node, where: Where, depth: int) -> None:
         self.count += 1
         if self.count > _MOST_NODES:
-            raise refused(
-                self.path,
-                [
-                    _marked(
-                        node,
-                        f"more than {_MOST_NODES:,} entries, "
-                        "those of its aliases counted each time",
-                    )
-                ],
-            )
+            said = f"more than {_MOST_NODES:,} entries, those of its aliases counted each time"
+            raise refused(self.path, [_marked(node, said)])
         if depth > _DEEPEST:
             raise refused(self.path, [_marked(node, _TOO_DEEP)])
         if isinstance(node, yaml.MappingNode):
@@ -265,6 +276,18 @@ def model_problems(found: Located, model: type[BaseModel]) -> dict[Where, Proble
     return {}
 
 
+def misplaced(said: str, hint: str = "", *inside: Any) -> PydanticCustomError:
+    """What a check of ours raises in a pydantic model, to be told as it is and at a key.
+
+    Args:
+        inside: keys and indices that lead to it from what is checked.
+    """
+    from pydantic_core import PydanticCustomError
+
+    context = {"said": said, "hint": hint, "inside": inside}
+    return PydanticCustomError("misplaced", "{said}", context)
+
+
 #: pydantic's kind of error → what was expected.
 _EXPECTED = {
     "string_type": "a text",
@@ -285,6 +308,9 @@ def _translated(
     """One of pydantic's errors in our words: its place, and the problem there."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     where = _place_in(found.data, detail["loc"])
+    if kind == "misplaced":
+        where = (*where, *context["inside"])
+        return where, found.key_problem(where, context["said"], context["hint"])
     name = f"{where[-1]!r}: " if where and isinstance(where[-1], str) else ""
     if kind == "missing":
         key = detail["loc"][-1]

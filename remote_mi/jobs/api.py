@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
@@ -16,7 +16,7 @@ from remote_mi.jobs.building import make_job
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.remote import RemoteJob, hand_over_detached
-from remote_mi.jobs.runner import dispatcher, execute, look_anywhere
+from remote_mi.jobs.runner import execute, look_anywhere, survey
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.card import INPUTS
@@ -29,7 +29,7 @@ class UserJob(Job):
 
     def plan(self, backend: str = "auto") -> Plan:
         """Where it would run, and why; nothing is run. Errors as `remote_mi.plan`."""
-        return dispatcher(self.project).survey(self, backend)
+        return survey(self, backend)[0]
 
     def run(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.jobs.job import Job
+from remote_mi.jobs.job import Job, Memo
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
@@ -58,6 +58,7 @@ def job_on(
     *,
     function: Callable[..., Any] | None = None,
     drop_invalid: bool = False,
+    memo: Memo | None = None,
 ) -> Job:
     """A validated job of a recipe and prompts that were found; errors as `make_job`."""
     if "attention_weights" in card.needs:
@@ -86,4 +87,13 @@ def job_on(
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:
         given.setdefault("metric", prompts.metric)
-    return Job(card, spec, prompts, card.resolve(given), project, function, drop_invalid)
+    return Job(
+        card,
+        spec,
+        prompts,
+        card.resolve(given),
+        project,
+        function,
+        drop_invalid,
+        memo=memo or Memo(),
+    )

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.detached import DetachedBackend
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.registry import backend_of
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 
 #: Jobs older than this are left to whoever asks for them.
 GIVE_UP_S = 7 * 24 * 3600.0
-#: How long a server may be gone: one of this machine has lost its jobs by then.
-GONE_HERE_S, GONE_S = 120.0, 24 * 3600.0
 PAUSE_S, LONGEST_PAUSE_S, OUTAGE_PAUSE_S = 0.5, 5.0, 15.0
 
 
@@ -30,7 +29,7 @@ class Collector:
     def __init__(self, project: Path) -> None:
         self.project = project
         self.ledger = Ledger(project)
-        self.backends: dict[str, NdifBackend] = {}
+        self.backends: dict[str, DetachedBackend] = {}
         self.next_look: dict[str, float] = {}
         self.pauses: dict[str, float] = {}
         self.gone_since: dict[str, float] = {}
@@ -47,14 +46,10 @@ class Collector:
             time.sleep(PAUSE_S)
 
     def _is_worth_it(self, entry: Entry) -> bool:
-        backend = self._backend(entry)
         gone = time.monotonic() - self.gone_since.get(entry.url, time.monotonic())
-        limit = GONE_HERE_S if backend.host.is_loopback else GONE_S
-        return gone < limit and time.time() - entry.created < GIVE_UP_S
+        return gone < self._backend(entry).patience_s and time.time() - entry.created < GIVE_UP_S
 
-    def _backend(self, entry: Entry) -> NdifBackend:
-        from remote_mi.jobs.remote import backend_of
-
+    def _backend(self, entry: Entry) -> DetachedBackend:
         if entry.url not in self.backends:
             self.backends[entry.url] = backend_of(entry, self.project)
         return self.backends[entry.url]
@@ -69,7 +64,7 @@ class Collector:
         try:
             entry = backend.look(self.ledger.get(entry.id), Silent())
             self.gone_since.pop(entry.url, None)
-            ready = entry.is_open and (entry.state == "fetched" or entry.status == "COMPLETED")
+            ready = backend.is_ready(entry)
         except RemoteMIError as error:
             closed = not self.ledger.get(entry.id).is_open
             if closed or entry.url not in self.gone_since:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import loading
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
-from remote_mi.store.environment import Environment, local_environment
+from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
 from remote_mi.store.run_record import id8_of
 
@@ -38,26 +37,31 @@ if TYPE_CHECKING:
     from remote_mi.prompts.tokens import Tokenized
 
 
+@dataclass
+class Started:
+    """A job that is under way.
+
+    Attributes:
+        ticket: the backend's. draft: the run so far.
+        tokenizer: the model's, where it is at hand.
+    """
+
+    ticket: Ticket
+    draft: Draft
+    tokenizer: Any = None
+
+
 def finish(
-    backend: Backend,
-    ticket: Ticket,
-    draft: Draft,
-    project: Path,
-    timeout: float | None,
-    watch: Watch,
-    *,
-    tokenizer: Any = None,
+    backend: Backend, started: Started, project: Path, timeout: float | None, watch: Watch
 ) -> Result:
     """Wait for a submitted job and make the run of it, in whatever process it was submitted.
-
-    Args:
-        tokenizer: the model's, where it is at hand.
 
     Raises:
         FinishedElsewhere: if another process was quicker. Others as `Backend.collect`; a job that
         failed leaves a failed run behind.
     """
-    finisher = Finisher(draft, project, watch, tokenizer)
+    ticket, draft = started.ticket, started.draft
+    finisher = Finisher(draft, project, watch, started.tokenizer)
     try:
         computed = backend.collect(ticket, watch, timeout, lambda: start_collector.start(project))
         for index, outputs in zip(draft.missing, computed, strict=True):
@@ -86,46 +90,34 @@ class Execution:
     """One execution of a job that is not there yet."""
 
     def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
-        self.job, self.plan, self.backend, self.watch = job, plan, plan.backend, watch
-        self.events = [event("planned", backend=plan.backend.name, reason=plan.reason)]
+        self.job, self.plan, self.watch = job, plan, watch
+        self.backend = plan.open(job.project)
+        self.events = [event("planned", backend=self.backend.name, reason=plan.reason)]
         self.together: list[Any] = []
 
-    def ticket(self) -> Result | Ticket:
-        """The job's ticket: of the same job if it is under way already, else submitted now."""
+    def start(self) -> Result | Started:
+        """The job under way: the same if it is already, else submitted now; its result if all
+        parts of it are in the cache."""
         ticket = self.backend.resume(self.job.key, self.watch)
-        if ticket is None:
-            model, draft, calls = self._prepare()
-            if not draft.missing:
-                return Finisher(draft, self.job.project, self.watch, model.tokenizer).result({})
-            ticket = self._submit(model, draft, calls)
-        return ticket
+        if ticket is not None:
+            return Started(ticket, Draft.from_json(ticket.draft))
+        model, draft, calls = self._prepare()
+        if not draft.missing:
+            return Finisher(draft, self.job.project, self.watch, model.tokenizer).result({})
+        ticket = self._submit(model, draft, calls)
+        draft = Draft.from_json(ticket.draft) if ticket.draft else draft
+        return Started(ticket, draft, model.tokenizer)
 
     def result(self, timeout: float | None) -> Result:
         """The job's result, waited for."""
         while True:
-            tokenizer = None
-            ticket = self.backend.resume(self.job.key, self.watch)
-            if ticket is not None:
-                draft = Draft.from_json(ticket.draft)
-            else:
-                model, draft, calls = self._prepare()
-                tokenizer = model.tokenizer
-                if not draft.missing:
-                    return Finisher(draft, self.job.project, self.watch, tokenizer).result({})
-                ticket = self._submit(model, draft, calls)
-                draft = Draft.from_json(ticket.draft) if ticket.draft else draft
+            started = self.start()
+            if isinstance(started, Result):
+                return started
             try:
-                return finish(
-                    self.backend,
-                    ticket,
-                    draft,
-                    self.job.project,
-                    timeout,
-                    self.watch,
-                    tokenizer=tokenizer,
-                )
+                return finish(self.backend, started, self.job.project, timeout, self.watch)
             except FinishedElsewhere:
-                result = look_up(self.job, self.backend)
+                result = look_up(self.job, [(self.backend.name, self.backend)])
                 if result is not None:
                     return result
                 # It is gone again. What was done before now does not count from here on.
@@ -166,7 +158,7 @@ class Execution:
         record = dict(model.record)
         if not reuses_prefix(model.lm):
             record["sweeps"] = "in full: its attention does not let rows share a prefix"
-        environment = self._environment(record)
+        environment = self.backend.environment_of(job.model, record)
         cache = Cache(job.cache)
         missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
         self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
@@ -193,13 +185,6 @@ class Execution:
                 )
                 parameters[param.name] = made.prompts[0]
         return parameters
-
-    def _environment(self, record: Mapping[str, Any]) -> Environment:
-        """Where it is computed: for a local run the device that is really used."""
-        if "device" in record:
-            return local_environment(record["device"])
-        found = self.backend.environment(self.job.model)
-        return found or Environment(self.backend.name, "unknown", "unknown", "unknown")
 
     def _draft(
         self,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from remote_mi.common.versions import minor
 from remote_mi.jobs.job import Job
+from remote_mi.jobs.lookup import ResultPlace, other_places
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.environment import PACKAGES, Environment
-from remote_mi.store.run_record import environment_of
-from remote_mi.store.runs import Runs
 
 #: Differences of one kind that are told one by one.
 _MOST = 4
@@ -66,23 +66,22 @@ class Explanation:
         }
 
 
-def explain(job: Job, environments: Sequence[Environment]) -> Explanation:
-    """Look for a job's result as a run would, and say what is found instead.
+def explain(job: Job, places: Iterable[ResultPlace]) -> Explanation:
+    """Say where a job's result is, or what is found instead.
 
     Args:
-        environments: where a result would be taken from; a miss is told of the first.
+        places: where a run would take it from; a miss is told of the first.
     """
-    cache, runs = Cache(job.cache), Runs(job.project)
-    for environment in environments:
-        kept = runs.lookup(job.key, environment)
-        if kept is not None or cache.get(job.key, environment) is not None:
-            return Explanation(job.key, environment, kept.run_id if kept else "", kept is None)
-    here = environments[0] if environments else None
-    others = [environment_of(kept.provenance) for kept in runs.of_key(job.key)]
-    others += cache.environments(job.key)
-    elsewhere = [in_words(other, here) for other in dict.fromkeys(others)]
+    here: Environment | None = None
+    for place in places:
+        here = here or place.environment
+        if place.has_it:
+            return Explanation(job.key, place.environment, place.run, place.cached)
+    others = dict.fromkeys(place.environment for place in other_places(job))
+    elsewhere = [in_words(other, here) for other in others if other is not None]
     if elsewhere or here is None:
         return Explanation(job.key, here, elsewhere=elsewhere)
+    cache = Cache(job.cache)
     there = sum(cache.holds(key, here) for key in job.part_keys)
     near, differ = _nearest(job, cache)
     return Explanation(
@@ -97,13 +96,9 @@ def in_words(other: Environment, here: Environment | None) -> str:
     if other.kind != here.kind:
         why = f"this is {here.kind}"
     else:
-        differ = [name for name in PACKAGES if _minor(other, name) != _minor(here, name)]
+        differ = [n for n in PACKAGES if minor(getattr(other, n)) != minor(getattr(here, n))]
         why = "here are " + ", ".join(f"{name} {getattr(here, name)}" for name in differ)
     return f"{other}: not taken, because numbers may differ; {why}"
-
-
-def _minor(environment: Environment, package: str) -> str:
-    return ".".join(getattr(environment, package).split("+")[0].split(".")[:2])
 
 
 def _nearest(job: Job, cache: Cache) -> tuple[EntryRow | None, list[str]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from remote_mi.common.digests import canonical, digest, digest_of
 from remote_mi.common.paths import cache_root
@@ -23,8 +23,23 @@ from remote_mi.recipes.code_identity import (
     local_modules,
 )
 
+T = TypeVar("T")
+
 #: Characters of a prompt that are kept beside a result, to tell which one it was.
 _BEGINNING = 60
+
+
+class Memo:
+    """What many jobs have in common, each thing found once; handed in by whoever makes them."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def once(self, name: Any, find: Callable[[], T]) -> T:
+        """What was found under a name, or is found now."""
+        if name not in self._known:
+            self._known[name] = find()
+        return self._known[name]
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class Job:
         project: the user's project folder (for local modules; not part of the key).
         store: a results cache of its own, which no other job answers from; None is the user's.
         schema: of its key; an earlier one only to tell whether a run is what was recorded then.
+        memo: what it has in common with other jobs.
     """
 
     card: Card
@@ -52,6 +68,7 @@ class Job:
     drop_invalid: bool = False
     store: Path | None = None
     schema: int = SCHEMA
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property
     def cache(self) -> Path:
@@ -65,8 +82,11 @@ class Job:
 
     def _digest_of(self, name: str) -> str:
         """Digest of the project code that the recipe, its setup or its analysis reaches."""
-        if self.card.path is not None:
-            return code_digest(self.card.path, name, self.project)
+        path = self.card.path
+        if path is not None:
+            return self.memo.once(
+                ("code", path, name), lambda: code_digest(path, name, self.project)
+            )
         assert self.function is not None
         return live_code_digest(self.function, self.project)
 
@@ -89,7 +109,7 @@ class Job:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """Which model, as the key has it."""
-        return self.model.identity()
+        return self.memo.once(("identity", repr(self.model)), self.model.identity)
 
     @functools.cached_property
     def key(self) -> str:

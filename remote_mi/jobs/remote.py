@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.base import FinishedElsewhere
-from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.errors import from_record
-from remote_mi.backends.ndif.hosts import Host
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.registry import backend_of, error_of
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs import start_collector
-from remote_mi.jobs.execution import finish
+from remote_mi.jobs.execution import Started, finish
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.runner import hand_over
 from remote_mi.store.draft import Draft
@@ -45,7 +43,7 @@ class RemoteJob(Displayed):
 
     @property
     def state(self) -> str:
-        """One of `remote_mi.backends.ndif.ledger.STATES`."""
+        """One of `remote_mi.backends.ledger.STATES`."""
         return self.entry.state if self.id else "done"
 
     @property
@@ -87,30 +85,18 @@ def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) ->
     if entry.is_open:
         backend = backend_of(entry, project)
         try:
-            return finish(
-                backend,
-                backend.ticket_of(entry),
-                Draft.from_json(entry.draft),
-                project,
-                timeout,
-                watch,
-            )
+            started = Started(backend.ticket_of(entry), Draft.from_json(entry.draft))
+            return finish(backend, started, project, timeout, watch)
         except FinishedElsewhere:
             entry = Ledger(project).get(entry.id)
     if entry.state == "done" and entry.run:
         return load_run(entry.run, project)
-    if entry.error:
-        raise from_record(entry.error)
+    error = error_of(entry)
+    if error is not None:
+        raise error
     raise NotFound(f"job {entry.id[:8]} is {entry.state}", "run the same command again")
 
 
-def backend_of(entry: Entry, project: Path) -> NdifBackend:
-    """The server of an entry, at the address it had."""
-    return NdifBackend(Host(entry.url, entry.host), project)
-
-
 def forget(entry: Entry, project: Path) -> None:
-    """Give up a job's result; the server goes on with it, since it has no way to be stopped."""
-    ledger = Ledger(project)
-    ledger.update(entry.id, state="forgotten")
-    ledger.clean(entry.id)
+    """Give up a job's result; a backend that can stop it does."""
+    backend_of(entry, project).forget(entry)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from remote_mi.backends.base import Ticket
+from remote_mi.backends.options import Option
+from remote_mi.backends.registry import named
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, needs_a_yes
 from remote_mi.jobs.execution import Execution
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.lookup import computed_elsewhere, earlier, found, look_up
+from remote_mi.jobs.lookup import ResultPlace, computed_elsewhere, earlier, first_with_it, look_up
 from remote_mi.store.result import Result
 
 #: Whether a download that a plan wants is allowed.
@@ -22,11 +23,6 @@ Permit = Callable[[Plan], bool]
 def nobody(plan: Plan) -> bool:
     """Where nobody can be asked, no large download is made."""
     return False
-
-
-def dispatcher(project: Path) -> Dispatcher:
-    """Plans the jobs of a project; it knows what was computed before."""
-    return Dispatcher(project, found)
 
 
 def execute(
@@ -60,37 +56,45 @@ def hand_over_planned(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
     """As `hand_over`, where it is decided already by which backend, and why."""
     if where.model != job.model:
         job = replace(job, model=where.model)
-    hit = look_up(job, where.backend)
-    return hit or _submitted(job, where, watch)
+    return _there(job, where) or _submitted(job, where, watch)
 
 
 def _submitted(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
-    if not where.backend.detaches:
+    kind, _ = named(where.chosen.backend)
+    if not kind.detaches:
         raise UsageError(
-            f"{where.backend.name} runs a job only while it is waited for",
+            f"{kind.name} runs a job only while it is waited for",
             "leave --detach out, or name a server: --backend ndif",
         )
-    return Execution(job, where, watch).ticket()
+    started = Execution(job, where, watch).start()
+    return started if isinstance(started, Result) else started.ticket
 
 
 def look_anywhere(job: Job, asked: str) -> Result | None:
     """As a run with this backend would find it, else what was computed in any other environment."""
-    return _hit(job, dispatcher(job.project), asked) or computed_elsewhere(job)
+    return look_up(job, Dispatcher(job.project).backends(asked)) or computed_elsewhere(job)
 
 
-def _hit(job: Job, planner: Dispatcher, asked: str) -> Result | None:
-    """The result that is there, of the first backend that has it."""
-    for name in planner.candidates(asked):
-        hit = look_up(job, planner.backend(name))
-        if hit is not None:
-            return hit
-    return None
+def survey(job: Job, asked: str, everything: bool = True) -> tuple[Plan, ResultPlace | None]:
+    """Where `execute` would find or compute the result, and the place that has it already.
+
+    Args:
+        everything: look at every backend, also after one was found that has it or can run it.
+    """
+    planner = Dispatcher(job.project)
+    place = first_with_it(job, planner.backends(asked))
+    if place is None:
+        return (planner.survey if everything else planner.plan)(job, asked), None
+    there = Option(place.backend, True, f"already computed there: {place.said}", model=job.model)
+    if not everything:
+        return Plan(there, (there,)), place
+    return planner.survey(job, asked, there), place
 
 
 def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tuple[Job, Plan]:
     """The result that is there, or the job with the model as it is to be run, and where."""
-    planner = Dispatcher(job.project, lambda job, backend: None)  # hits are looked for here
-    hit = _hit(job, planner, asked)
+    planner = Dispatcher(job.project)
+    hit = look_up(job, planner.backends(asked))
     if hit is not None:
         return hit
     note = earlier(job)
@@ -100,9 +104,14 @@ def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tup
     watch.note(where.line())
     if where.model != job.model:
         job = replace(job, model=where.model)
-        hit = look_up(job, where.backend)  # of a device that was not the first choice
+        hit = _there(job, where)  # of a device that was not the first choice
         if hit is not None:
             return hit
     if where.download and not permit(where):
         raise needs_a_yes(where)
     return job, where
+
+
+def _there(job: Job, where: Plan) -> Result | None:
+    """The result that is there already, of the backend that a plan has chosen."""
+    return look_up(job, [(where.chosen.backend, where.open(job.project))])

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
+from remote_mi.backends.registry import kinds
 
 _MODULE = "remote_mi.jobs.collector"
 
@@ -15,10 +16,11 @@ _MODULE = "remote_mi.jobs.collector"
 def start(project: Path) -> None:
     """See to it that a collector runs for the project; of several, all but one end at once.
 
-    It gets no key: what it asks a server for needs none.
+    It gets no key that a backend can do without there.
     """
     folder = Ledger(project).folder
-    environment = {k: v for k, v in os.environ.items() if k != "NDIF_API_KEY"}
+    secrets = {name for kind in kinds() for name in kind.secrets}
+    environment = {k: v for k, v in os.environ.items() if k not in secrets}
     try:
         with (folder / "collector.log").open("ab") as log:
             subprocess.Popen(

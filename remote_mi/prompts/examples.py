@@ -11,6 +11,7 @@ A dataset's columns are the fields of a JSON line; columns of other names are le
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 from remote_mi.common.digests import canonical
 from remote_mi.common.errors import UsageError
 
+#: A place in a template of prompts: `{slot}`, `{slot.field}`, each optionally with `:label`.
+SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
 #: What a JSON line, or a row of a dataset, may say.
 FIELDS = (
     "prompt",

@@ -28,10 +28,10 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.named_files import find_file, named_files
-from remote_mi.prompts.examples import Example, PromptSet
+from remote_mi.prompts.examples import SLOT, Example, PromptSet
 from remote_mi.prompts.phenomenon_file import OPTIONAL as _OPTIONAL
 from remote_mi.prompts.phenomenon_file import REQUIRED as _REQUIRED
-from remote_mi.prompts.phenomenon_file import SLOT, read
+from remote_mi.prompts.phenomenon_file import read
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from remote_mi.common.errors import Mismatch
+from remote_mi.common.progress import Watch
 from remote_mi.store.cache import Cache, Damaged
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.runs import Runs
-
-#: Called with how many files are done, of how many.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Checked:
     damaged: dict[str, str]
 
 
-def verify(cache: Cache, progress: Progress = lambda done, total: None) -> Checked:
+def verify(cache: Cache, watch: Watch) -> Checked:
     """Read and hash every file of a cache; what does not match goes to quarantine.
 
     An entry that names bytes which are gone or damaged is damaged, too.
@@ -44,7 +42,7 @@ def verify(cache: Cache, progress: Progress = lambda done, total: None) -> Check
     blobs, entries = sorted(cache.blob_paths()), sorted(cache.entry_paths())
     total, damaged = len(blobs) + len(entries), {}
     for number, path in enumerate(blobs, 1):
-        progress(number, total)
+        watch.advance(number, total, "files")
         try:
             with path.open("rb") as handle:
                 sha = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -56,7 +54,7 @@ def verify(cache: Cache, progress: Progress = lambda done, total: None) -> Check
             damaged[_below(cache, path)] = "its bytes are not those of its name"
             cache.quarantine(path)
     for number, path in enumerate(entries, len(blobs) + 1):
-        progress(number, total)
+        watch.advance(number, total, "files")
         try:
             cache.read_checked(path)
         except FileNotFoundError:
@@ -67,11 +65,11 @@ def verify(cache: Cache, progress: Progress = lambda done, total: None) -> Check
     return Checked(len(entries), len(blobs), damaged)
 
 
-def verify_runs(runs: Runs, progress: Progress = lambda done, total: None) -> dict[str, str]:
+def verify_runs(runs: Runs, watch: Watch) -> dict[str, str]:
     """Read every run of a project and check its hashes: name → what is wrong with it."""
     names, damaged = runs.ids(), {}
     for number, name in enumerate(names, 1):
-        progress(number, len(names))
+        watch.advance(number, len(names), "runs")
         try:
             runs.run(name).check()
         except Mismatch as error:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remote_mi.common.digests import digest
+from remote_mi.common.versions import minor
 
 PACKAGES = ("nnsight", "transformers", "torch")
 
@@ -28,7 +29,7 @@ class Environment:
     @functools.cached_property
     def id(self) -> str:
         """Short identity by kind and minor versions."""
-        minors = [".".join(getattr(self, name).split("+")[0].split(".")[:2]) for name in PACKAGES]
+        minors = [minor(getattr(self, name)) for name in PACKAGES]
         return digest([self.kind, *minors])[:16]
 
     def to_json(self) -> dict[str, Any]:

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 LOCK = "config.lock.yaml"
-_LONGEST = 16 << 20
+#: Bytes that it may have.
+LONGEST = 16 << 20
 
 
 def read_lock(folder: Path) -> Mapping[str, Any]:
     """The lock of a run's folder; {} where there is none that can be read."""
-    import yaml  # slow to import, and opening a run does without
+    # Slow to import, and opening a run does without.
+    from remote_mi.common.yaml_file import written
 
-    path = folder / LOCK
     try:
-        if path.stat().st_size > _LONGEST:
-            return {}
-        # A safe loader, in C where PyYAML was built with it.
-        found = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        found = written(folder / LOCK, LONGEST)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -70,16 +70,16 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
     Raises:
         NotFound: if it is there, and was never run. Mismatch: if its folder is damaged.
     """
-    import yaml  # slow to import, and opening a run does without
+    # Slow to import, and opening a run does without.
+    from remote_mi.common.yaml_file import written
 
     given, records = Path(wanted), StudyRecords(project)
     if (given / "study.json").is_file():
         return read_folder(given.absolute())
     if given.suffix in (".yaml", ".yml"):
         try:
-            data = yaml.safe_load(given.read_bytes())
-            wanted = str(data["study"])
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+            wanted = str(written(given)["study"])
+        except (OSError, ValueError, KeyError, TypeError):
             wanted = given.stem
     name = wanted.removeprefix("study-")
     known = name in records.names() or name in named_files("studies", project)

@@ -74,7 +74,9 @@ def main() -> None:
     found = conditions("nnsight", "torch", "transformers")
     folder = ensure_embedded(Silent())
     with tempfile.TemporaryDirectory() as state:
-        server = Server(Path(state) / "server", venv=ensure_venv(server_folder(), print), threads=2)
+        server = Server(
+            Path(state) / "server", venv=ensure_venv(server_folder(), Silent()), threads=2
+        )
         with server.start({SERVED_EMBEDDED: folder}):
             # Before the libraries are imported, which read it then.
             os.environ.update(server.client_env())

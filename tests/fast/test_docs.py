@@ -202,7 +202,11 @@ def run_command_line(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
-def test_the_snippets_of_a_page_work(page, project, substituted, capsys):
+def test_the_snippets_of_a_page_work(page, project, substituted, capsys, monkeypatch):
+    from remote_mi.backends import registry
+
+    monkeypatch.setattr(registry, "BACKENDS", dict(registry.BACKENDS))
+    monkeypatch.syspath_prepend(str(project))  # as in a notebook
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         where = f"<{page.name}:{block.line}>"

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif_server import Server, ServerUnavailable, ensure_venv
 from remote_mi.common.paths import server_folder
+from remote_mi.common.progress import Silent
 
 #: Repository id under which the servers know the tiny model.
 TINY_LLAMA = "remote-mi/tiny-llama"
@@ -26,7 +27,7 @@ TINY_LLAMA = "remote-mi/tiny-llama"
 def ndif_venv() -> Path:
     """The environment NDIF is installed in, built first where that has not been done (minutes)."""
     try:
-        return ensure_venv(server_folder(), print)
+        return ensure_venv(server_folder(), Silent())
     except ServerUnavailable as error:
         _unavailable(error)
 

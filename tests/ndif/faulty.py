@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import torch
 
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif import client, waiting
-from remote_mi.backends.ndif.ledger import Entry, Ledger
 from remote_mi.backends.ndif_server import personal
 from remote_mi.jobs import start_collector
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
 from remote_mi.backends.ndif_server import Server
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords

@@ -154,7 +154,7 @@ print(json.dumps({str(i): (r["top_prob"].values.tolist() if hasattr(r, "provenan
     assert len(found) == 50
     for values in found.values():
         assert isinstance(values, list), values
-    from remote_mi.backends.ndif.ledger import Ledger
+    from remote_mi.backends.ledger import Ledger
 
     entries = Ledger(project).all()
     assert Counter(e.state for e in entries) == {"done": len({e.key for e in entries})}

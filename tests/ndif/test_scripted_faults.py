@@ -11,9 +11,9 @@ import threading
 import pytest
 
 import remote_mi as mi
+from remote_mi.backends.ledger import Ledger
 from remote_mi.backends.ndif.backend import NdifBackend
 from remote_mi.backends.ndif.hosts import find_host
-from remote_mi.backends.ndif.ledger import Ledger
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 

@@ -115,11 +115,12 @@ def main() -> None:
 
     from remote_mi.backends.ndif_server import Server, ensure_venv
     from remote_mi.common.paths import server_folder
+    from remote_mi.common.progress import Silent
     from tests.conftest import _configuration, save_tokenizer
     from tests.ndif.conftest import TINY_LLAMA, Terminal
     from tests.ndif.surgery import Slow
 
-    venv = ensure_venv(server_folder(), print)
+    venv = ensure_venv(server_folder(), Silent())
     with tempfile.TemporaryDirectory() as folder:
         model, project = Path(folder) / "tiny-llama", Path(folder) / "project"
         torch.manual_seed(0)

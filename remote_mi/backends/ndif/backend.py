@@ -7,68 +7,53 @@ process can go on where one ended.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_mi.backends.base import FinishedElsewhere, Outputs, Ticket, Work, checked, nobody_left
+from remote_mi.backends.base import Outputs, Ticket, Work
+from remote_mi.backends.detached import DetachedBackend
+from remote_mi.backends.errors import ServerDown, SubmissionUnknown
+from remote_mi.backends.ledger import Entry
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
-from remote_mi.backends.ndif.errors import (
-    NotNdif,
-    ResultExpired,
-    ServerDown,
-    SubmissionUnknown,
-    from_record,
-    to_record,
-)
+from remote_mi.backends.ndif.errors import NotNdif
+from remote_mi.backends.ndif.hosting import may_deploy, on_server
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
-from remote_mi.backends.ndif.job_locks import JobLocks
-from remote_mi.backends.ndif.ledger import Entry, Ledger, typed
 from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
-from remote_mi.backends.ndif.waiting import Waiter, add_way_back
+from remote_mi.backends.ndif.servers import ServerFacts, learn
+from remote_mi.backends.ndif.waiting import Waiter
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.errors import (
-    BackendUnavailable,
-    Detached,
-    RemoteMIError,
-    RunFailed,
-    StoreError,
-    UsageError,
-)
+from remote_mi.backends.options import Option, Question
+from remote_mi.common.errors import BackendUnavailable, RunFailed, UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.surroundings import at_work
 from remote_mi.recipes.loading import at_home
-from remote_mi.recipes.outputs import outputs_from_json
 from remote_mi.store.environment import PACKAGES, Environment
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
 
-#: How long a job is waited for when nobody says otherwise.
-DEFAULT_TIMEOUT_S = 3600.0
 
-
-class NdifBackend:
+class NdifBackend(DetachedBackend):
     """Executes on an NDIF server.
 
     Args:
         host: the server. project: the user's project, which keeps the ledger.
+        word: what `--backend` takes for it.
     """
 
-    detaches = True
-
-    def __init__(self, host: Host, project: Path) -> None:
-        self.host, self.project = host, project
-        self.name = host.name
+    def __init__(self, host: Host, project: Path, word: str = "ndif") -> None:
+        super().__init__(host.name, project, host.url)
+        self.host, self.word = host, word
         self.client = Client(host)
-        self.ledger = Ledger(project)
-        self.locks = JobLocks(self.ledger)
+        # One of this machine has lost its jobs when it has been gone for minutes.
+        self.patience_s = 120.0 if host.is_loopback else super().patience_s
+        self._learnt: dict[str, ServerFacts] = {}
         self._absent: BackendUnavailable | None = None
 
     @classmethod
@@ -78,10 +63,11 @@ class NdifBackend:
         A personal server that does not run is an error only when something is to run there: what
         was computed on it before needs none.
         """
+        word = f"ndif:{host}" if host else "ndif"
         try:
-            return cls(find_host(host), project)
+            return cls(find_host(host), project, word)
         except BackendUnavailable as error:
-            backend = cls(HERE, project)
+            backend = cls(HERE, project, word)
             backend._absent = error
             return backend
 
@@ -91,6 +77,25 @@ class NdifBackend:
         if not known:
             return None
         return Environment(self.name, *(known[0].get(name, "unknown") for name in PACKAGES))
+
+    def consider(self, question: Question) -> Option:
+        """Whether the server hosts the model and can do what the recipe needs."""
+        spec, asked_for = question.model, Option(self.word, True, "asked for", model=question.model)
+        if question.asked and not question.survey:
+            # What it says when the job comes to it is better than what it says before.
+            return asked_for
+        facts = self.facts(spec, question.needs)
+        option = on_server(facts, question.needs, question.need, question.limits, spec)
+        if not option.can and question.asked and may_deploy(facts):
+            return replace(asked_for, why=f"asked for, though {option.why}")
+        return option
+
+    def facts(self, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
+        """What the server says of a model and recipes of these needs; asked once."""
+        about = repr((spec, needs))
+        if about not in self._learnt:
+            self._learnt[about] = learn(self.word, spec, needs)
+        return self._learnt[about]
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         from remote_mi.models.load import build_weightless
@@ -125,29 +130,7 @@ class NdifBackend:
     def resume(self, key: str, watch: Watch) -> Ticket | None:
         if self._absent is not None:
             raise self._absent
-        entry = self.ledger.latest_of(key, self.name)
-        if entry is None:
-            return None
-        if entry.is_open and self.locks.take(entry.id):
-            try:
-                entry = self.look(self.ledger.get(entry.id), watch)
-            except ResultExpired:
-                entry = self.ledger.get(entry.id)
-            except RemoteMIError as error:
-                if self.ledger.get(entry.id).is_open:
-                    add_way_back(entry.id, error)
-                raise
-            finally:
-                self.locks.release(entry.id)
-        if entry.state == "expired":
-            watch.note(
-                f"the result of job {entry.id[:8]} was not fetched within the time that "
-                f"{entry.url} keeps it; submitting the job again"
-            )
-        if not entry.is_open:
-            return None
-        watch.note(f"job {entry.id[:8]} of the same run is under way already")
-        return self.ticket_of(entry)
+        return super().resume(key, watch)
 
     def look(self, entry: Entry, watch: Watch) -> Entry:
         """Bring an open entry up to date, asking the server once; holding its lock.
@@ -167,10 +150,6 @@ class NdifBackend:
             waiter.look()
         return entry
 
-    def ticket_of(self, entry: Entry) -> Ticket:
-        """The ticket of an entry of the ledger."""
-        return Ticket(self.name, entry.id, draft=entry.draft)
-
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
         """Check, write down and send the work. An open job with the same key is shared instead.
 
@@ -180,41 +159,23 @@ class NdifBackend:
             KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif: as
             the server answers.
         """
-        begun = work.draft["events"][0]["time"]
         entry, blob, envelope = self._prepared(model, work, watch)
-        ticket = self._sent(entry, blob, envelope, begun, watch)
+        first, again = entry, replace(entry, id=str(uuid.uuid4()), replaces=entry.id)
+        ticket = self.written_down(
+            first, work, watch, lambda: self._send(first, blob, envelope, watch)
+        )
         if ticket is None:
             watch.note("submitting it once more")
-            entry = replace(entry, id=str(uuid.uuid4()), state="submitting", replaces=entry.id)
-            ticket = self._sent(entry, blob, {**envelope, "id": entry.id}, begun, watch)
+            envelope = {**envelope, "id": again.id}
+            ticket = self.written_down(
+                again, work, watch, lambda: self._send(again, blob, envelope, watch)
+            )
         if ticket is None:
             raise SubmissionUnknown(
                 f"{self.host.url} was sent the job twice and has heard of it neither time",
                 "the same command submits it again; `remote-mi doctor` looks at the server",
             )
         return ticket
-
-    def _sent(
-        self, entry: Entry, blob: bytes, envelope: dict[str, Any], since: float, watch: Watch
-    ) -> Ticket | None:
-        """Write an entry down and send its work; None if the reply was lost and the work, too.
-
-        The same job under another entry, open or done since then, takes its place.
-        """
-        self.locks.take(entry.id)  # first: nobody may see the entry and take its job for lost
-        try:
-            claimed = self.ledger.claim(entry, since)
-            if claimed.id != entry.id:
-                watch.note(f"job {claimed.id[:8]} of the same run is under way already")
-                self.ledger.clean(entry.id)
-                return self.ticket_of(claimed)
-            return self.ticket_of(entry) if self._send(entry, blob, envelope, watch) else None
-        except RemoteMIError as error:
-            if not isinstance(error, (SubmissionUnknown, StoreError)):
-                self.ledger.update(entry.id, state="failed", error=to_record(error))
-            raise
-        finally:
-            self.locks.release(entry.id)
 
     def _prepared(
         self, model: LoadedModel, work: Work, watch: Watch
@@ -232,19 +193,7 @@ class NdifBackend:
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
-        entry = Entry(
-            str(uuid.uuid4()),
-            work.key,
-            self.name,
-            self.host.url,
-            work.card.name,
-            work.spec.name,
-            len(work.calls),
-            dict(work.draft),
-            expected,
-            bytes_up=len(blob),
-            command=typed(),
-        )
+        entry = self.entry_for(work, expected=expected, bytes_up=len(blob))
         envelope = {
             "id": entry.id,
             "model_key": key,
@@ -276,96 +225,40 @@ class NdifBackend:
         entry.state, entry.server_id = "submitted", server_id
         return True
 
-    def collect(
-        self,
-        ticket: Ticket,
-        watch: Watch,
-        timeout: float | None = None,
-        on_leave: Callable[[], None] = nobody_left,
-    ) -> Iterator[Outputs]:
-        deadline = time.monotonic() + (timeout or DEFAULT_TIMEOUT_S)
-        try:
-            entry = self._hold(ticket.id, watch, deadline)
-            yield from self._collected(entry, ticket, watch, deadline, on_leave)
-        except KeyboardInterrupt:
-            on_leave()
-            self.locks.release(ticket.id)
-            short = ticket.id[:8]
-            raise Detached(
-                f"job {short} goes on at {self.host.url}, and its result will be fetched: "
-                f"`remote-mi jobs wait {short}` or the same command picks it up\n"
-                f"  a server cannot be told to stop it; `remote-mi jobs forget {short}` "
-                "gives up its result"
-            ) from None
-        except BaseException as error:
-            if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
-                on_leave()
-                add_way_back(ticket.id, error)
-            self.locks.release(ticket.id)
-            raise
+    def left(self, entry: Entry) -> str:
+        short = entry.id[:8]
+        return (
+            f"job {short} goes on at {self.host.url}, and its result will be fetched: "
+            f"`remote-mi jobs wait {short}` or the same command picks it up\n"
+            f"  a server cannot be told to stop it; `remote-mi jobs forget {short}` "
+            "gives up its result"
+        )
 
-    def _hold(self, job_id: str, watch: Watch, deadline: float) -> Entry:
-        """Wait until this process is the one that collects the job."""
-        while not self.locks.take(job_id):
-            entry = self.ledger.get(job_id)
-            if entry.state == "done":
-                raise FinishedElsewhere
-            watch.stage(
-                f"{entry.url} · {entry.status.lower() or 'submitting'} "
-                "(another process fetches the result)"
-            )
-            if time.monotonic() > deadline:
-                Waiter(self.client, self.ledger, entry, watch).out_of_patience()
-            time.sleep(0.1)
-        entry = self.ledger.get(job_id)
-        if entry.state == "done":
-            raise FinishedElsewhere
-        if not entry.is_open:
-            raise from_record(entry.error or {"message": f"job {job_id[:8]} is {entry.state}"})
-        return entry
-
-    def _collected(
-        self,
-        entry: Entry,
-        ticket: Ticket,
-        watch: Watch,
-        deadline: float,
-        on_leave: Callable[[], None],
+    def collected(
+        self, entry: Entry, watch: Watch, deadline: float, on_leave: Callable[[], None]
     ) -> Iterator[Outputs]:
         waiter = Waiter(self.client, self.ledger, entry, watch)
         path = self.ledger.result_path(entry.id)
-        try:
-            if entry.state in ("submitting", "unknown") and not waiter.is_known():
-                raise SubmissionUnknown(
-                    f"job {entry.id[:8]} did not reach {self.host.url}",
-                    "the same command submits it again",
-                )
-            if entry.state != "fetched" or not path.exists():
-                answer = waiter.completed(deadline, on_leave)
-                path = waiter.fetch(answer)
-            yield from self._read(waiter, path)
-        finally:
-            ticket.record.update(self._record(entry))
-
-    def _read(self, waiter: Waiter, path: Path) -> Iterator[Outputs]:
-        entry, draft = waiter.entry, waiter.entry.draft
-        recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"
-        declared = outputs_from_json(draft["recipe"]["returns"])
-        once = draft["recipe"]["over"] not in ("prompt", "pair")
-        examples = len(draft["parts"]) if once else None
-        try:
-            outputs = read_outputs(
-                path, entry.calls, bool(entry.compress), limit_for(entry.expected)
+        if entry.state in ("submitting", "unknown") and not waiter.is_known():
+            raise SubmissionUnknown(
+                f"job {entry.id[:8]} did not reach {self.host.url}",
+                "the same command submits it again",
             )
-            for index, returned in enumerate(outputs):
-                found = checked(recipe, declared, returned, examples)
+        if entry.state != "fetched" or not path.exists():
+            answer = waiter.completed(deadline, on_leave)
+            path = waiter.fetch(answer)
+        try:
+            limit = limit_for(entry.expected)
+            returned = read_outputs(path, entry.calls, bool(entry.compress), limit)
+            for index, found in enumerate(self.declared(entry, iter(returned))):
+                recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"
                 check_expected(recipe, index, found, entry.expected)
                 yield found
         except RunFailed as error:
             path.unlink(missing_ok=True)
             raise waiter.refused(error) from None
 
-    def _record(self, entry: Entry) -> dict[str, Any]:
+    def record_of(self, entry: Entry) -> dict[str, Any]:
         """What the provenance of a run keeps of its job."""
         seen = self.ledger.timeline(entry.id)
         packages = recall(self.host).get("packages", [{}])[0]
@@ -380,16 +273,3 @@ class NdifBackend:
             "bytes_down": entry.bytes_down,
             "meta": entry.meta,
         }
-
-    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
-        """The run is kept: the entry is done. One that could not be kept stays open."""
-        try:
-            if error is not None:
-                self.ledger.update(ticket.id, state="failed", error=to_record(error))
-            elif run is not None:
-                self.ledger.update(ticket.id, state="done", run=run, finished=time.time())
-            if error is not None or run is not None:
-                self.ledger.clean(ticket.id)
-        except StoreError:
-            pass  # a result that is there is shown; the next command finds the entry as it was
-        self.locks.release(ticket.id)

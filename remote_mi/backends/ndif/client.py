@@ -11,22 +11,17 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from remote_mi.backends.ndif.errors import (
-    NotNdif,
-    ResultExpired,
-    ResultRefused,
-    ServerDown,
-    refusal,
-)
+from remote_mi.backends.errors import ResultExpired, ResultRefused, ServerDown
+from remote_mi.backends.ndif.errors import NotNdif, refusal
 from remote_mi.backends.ndif.hosts import Host
 from remote_mi.common.errors import StoreError, first_line
+from remote_mi.common.progress import Watch
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=120.0)
 #: How long the answer to the question after a job is waited for.
@@ -133,14 +128,12 @@ class Client:
             raise self._not_ndif("/request")
         return job_id
 
-    def download(
-        self, url: Any, target: Path, limit: int, progress: Callable[[int, int | None], None]
-    ) -> int:
+    def download(self, url: Any, target: Path, limit: int, watch: Watch) -> int:
         """Stream a result into a file; returns its size in bytes. A cut download is tried again.
 
         Args:
             url: what COMPLETED carried. limit: bytes it may have.
-            progress: told how many bytes are here, and of how many, where that is known.
+            watch: shows how many bytes are here, where it is known of how many.
 
         Raises:
             ResultExpired: if the address is no longer good. ResultRefused: if it is too large,
@@ -151,7 +144,7 @@ class Client:
         pause = DOWNLOAD_PAUSE_S
         for attempt in range(DOWNLOAD_TRIES):
             try:
-                return self._download_once(url, target, limit, progress)
+                return self._download_once(url, target, limit, watch)
             except (httpx.InvalidURL, UnicodeError):
                 raise ResultRefused(f"{self.host.url} gave no address for the result") from None
             except OSError as error:
@@ -177,9 +170,7 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
             return False
 
-    def _download_once(
-        self, url: str, target: Path, limit: int, progress: Callable[[int, int | None], None]
-    ) -> int:
+    def _download_once(self, url: str, target: Path, limit: int, watch: Watch) -> int:
         with self._client().stream("GET", url) as response:
             if response.status_code in _GONE:
                 raise ResultExpired(
@@ -202,7 +193,8 @@ class Client:
                     if passed > STALL_S and received < passed * SLOWEST_BYTES_S:
                         raise httpx.ReadTimeout("it comes too slowly")
                     file.write(chunk)
-                    progress(received, total)
+                    if total:
+                        watch.advance(received, total, "bytes")
         return received
 
     def _get(

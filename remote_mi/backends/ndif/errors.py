@@ -13,13 +13,20 @@ from typing import Any
 
 import httpx
 
+from remote_mi.backends.errors import (
+    Evicted,
+    ExecutionTimeout,
+    JobFailed,
+    OutOfMemory,
+    RecipeFailed,
+    ServerDown,
+    carrying,
+)
 from remote_mi.common.errors import (
     AuthenticationError,
     BackendUnavailable,
     RemoteMIError,
-    RunFailed,
     UsageError,
-    WaitTimeout,
     harmless,
 )
 
@@ -38,12 +45,6 @@ class NotHosted(BackendUnavailable):
     """The server does not have the model and will not deploy it."""
 
 
-class ServerDown(BackendUnavailable):
-    """The server cannot be reached, or says that it cannot work now."""
-
-    retryable = True
-
-
 class NotNdif(BackendUnavailable):
     """Something answers at the address, and it is not an NDIF server."""
 
@@ -56,52 +57,6 @@ class RequestRefused(UsageError):
     """The server does not take the request as it was sent."""
 
 
-class SubmissionUnknown(BackendUnavailable):
-    """The server's reply was lost, and whether it has the job could not be found out."""
-
-    retryable = True
-
-
-class QueueTimeout(WaitTimeout):
-    """The wait ended before the job began to run."""
-
-    retryable = True
-
-
-class StillRunning(WaitTimeout):
-    """The wait ended while the job runs, or is not heard of."""
-
-    retryable = True
-
-
-class JobFailed(RunFailed):
-    """The job failed on the server.
-
-    Attributes:
-        said: the server's own words.
-    """
-
-    said = ""
-
-
-class RecipeFailed(JobFailed):
-    """The recipe raised an error on the server; the message has the recipe's own file and line."""
-
-
-class OutOfMemory(JobFailed):
-    """The server's memory did not hold the job; the message says by how much, where known."""
-
-
-class ExecutionTimeout(JobFailed):
-    """The job ran for longer than the server lets jobs run."""
-
-
-class Evicted(JobFailed):
-    """The server took the model away from the running job, or lost the process that ran it."""
-
-    retryable = True
-
-
 class ModulesDiffer(JobFailed):
     """The server builds the model from other modules than this machine: versions differ."""
 
@@ -110,16 +65,6 @@ class PayloadRefused(JobFailed):
     """What was sent could not be read there."""
 
     retryable = True
-
-
-class ResultExpired(JobFailed):
-    """The server keeps a result for an hour, and nobody fetched it in time."""
-
-    retryable = True
-
-
-class ResultRefused(JobFailed):
-    """What came back is damaged, too large, not what was declared, or not plain data."""
 
 
 #: What NDIF says, and what it means. The first that is found counts.
@@ -178,25 +123,19 @@ def failure(
     for sentence, kind, advice in _SENTENCES:
         if sentence in said:
             extra = _shortfall(answer.get("meta")) if kind is OutOfMemory else ""
-            return _carrying(kind(f"{where}: {last}{extra}", advice), said)
+            return carrying(kind(f"{where}: {last}{extra}", advice), said)
     in_recipe = _line_in(said, recipe_file)
     if in_recipe is not None:
-        return _carrying(
+        return carrying(
             RecipeFailed(
                 f"{recipe_file}:{in_recipe}: {last}",
                 f"on {host}; the server's traceback: remote-mi jobs show {job_id[:8]}",
             ),
             said,
         )
-    return _carrying(
+    return carrying(
         JobFailed(f"{where}: {last}", f"all of it: remote-mi jobs show {job_id[:8]}"), said
     )
-
-
-def _carrying(error: RemoteMIError, said: str) -> RemoteMIError:
-    if isinstance(error, JobFailed):
-        error.said = said
-    return error
 
 
 def _line_in(said: str, recipe_file: str | None) -> int | None:
@@ -250,23 +189,3 @@ def _detail(response: httpx.Response) -> str:
 def _without_key(text: str) -> str:
     """A server repeats a malformed key in its answer; it must not go on from here."""
     return re.sub(r"(key format): .*?(\. API keys|$)", r"\1\2", text)
-
-
-def to_record(error: RemoteMIError) -> dict[str, Any]:
-    """An error as the ledger keeps it."""
-    return {
-        "kind": type(error).__name__,
-        "message": error.message,
-        "hint": error.hint,
-        "said": getattr(error, "said", ""),
-    }
-
-
-def from_record(record: Mapping[str, Any]) -> RemoteMIError:
-    """An error that `to_record` wrote."""
-    kind = globals().get(str(record.get("kind")), JobFailed)
-    if not (isinstance(kind, type) and issubclass(kind, RemoteMIError)):
-        kind = JobFailed
-    return _carrying(
-        kind(str(record.get("message")), record.get("hint")), str(record.get("said") or "")
-    )

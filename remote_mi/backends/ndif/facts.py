@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from remote_mi.backends.errors import ServerDown
 from remote_mi.backends.ndif.client import Client
-from remote_mi.backends.ndif.errors import NotNdif, ServerDown
+from remote_mi.backends.ndif.errors import NotNdif
 from remote_mi.backends.ndif.hosts import recall, remember
 
 #: How long what a server said is taken for true, in seconds.

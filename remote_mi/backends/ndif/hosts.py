@@ -22,9 +22,10 @@ import yaml
 
 from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.errors import BackendUnavailable, UsageError, nearest
+from remote_mi.common.errors import BackendUnavailable, UsageError
 from remote_mi.common.paths import cache_root
 from remote_mi.common.whole_files import write_whole
+from remote_mi.common.yaml_file import written
 
 DEFAULT_HOST = "https://api.ndif.us"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -171,10 +172,10 @@ def keep_key(key: str) -> Path:
 def _holds_something(path: Path) -> bool:
     """Whether a file has content other than empty settings, readable or not."""
     try:
-        return yaml.safe_load(path.read_text()) not in (None, {})
+        return written(path) not in (None, {})
     except FileNotFoundError:
         return False
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return True
 
 
@@ -185,8 +186,8 @@ def _nnsight_settings() -> Mapping[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = written(path)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -221,20 +222,6 @@ def _memory_file() -> Path:
 
 
 _KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-
-
-def server_named(backend: str) -> str | None:
-    """What `find_host` takes, of a backend's name: `ndif`, `ndif:here` or `ndif:URL`.
-
-    Raises:
-        UsageError: if it names no server.
-    """
-    name, _, host = backend.partition(":")
-    if name != "ndif":
-        close = nearest(name, ("ndif",))
-        hint = f"did you mean {close!r}? " if close else ""
-        raise UsageError(f"{backend!r} is no server", f"{hint}there are: ndif, ndif:here, ndif:URL")
-    return host or None
 
 
 def has_form_of_a_key(key: str) -> bool:

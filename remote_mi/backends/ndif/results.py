@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.ndif.errors import ResultRefused
+from remote_mi.backends.errors import ResultRefused
 from remote_mi.common.errors import first_line
 
 #: What a result may have where nothing was known beforehand, in bytes.

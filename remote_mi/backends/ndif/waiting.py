@@ -6,27 +6,32 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from remote_mi.backends.ndif import results
-from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
-from remote_mi.backends.ndif.errors import (
+from remote_mi.backends.detached import (
+    POLL_FIRST_S,
+    POLL_GROWTH,
+    POLL_LAST_S,
+    out_of_patience,
+    way_back,
+)
+from remote_mi.backends.errors import (
     Evicted,
-    QueueTimeout,
     ResultExpired,
     ResultRefused,
     ServerDown,
     StillRunning,
     SubmissionUnknown,
-    failure,
     to_record,
 )
-from remote_mi.backends.ndif.ledger import Entry, Ledger
-from remote_mi.common.errors import BackendUnavailable, RemoteMIError, RunFailed
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.ndif import results
+from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
+from remote_mi.backends.ndif.errors import failure
+from remote_mi.common.errors import RunFailed
 from remote_mi.common.progress import Watch
 
-POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.05
 #: How long a server may be unreachable while a job is waited for.
 OUTAGE_LIMIT_S = 90.0
 #: How long a submission whose reply was lost is looked for on the server.
@@ -35,30 +40,6 @@ LOOKUP_S = 5.0
 UNHEARD_LIMIT_S = 120.0
 #: What a server keeps results for, where their address does not say.
 KEPT_S = 3600.0
-_WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
-
-
-def way_back(job_id: str) -> str:
-    """What to type for a job that is not waited for any more."""
-    short = job_id[:8]
-    return (
-        f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
-        f"`remote-mi jobs forget {short}` gives it up"
-    )
-
-
-def add_way_back(job_id: str, error: BaseException) -> None:
-    """Make an error that ends the wait for an open job name the job and say how to come back."""
-    if not isinstance(error, RemoteMIError):
-        return
-    name, back = f"job {job_id[:8]}", way_back(job_id)
-    if name not in error.message:
-        error.message = f"{name}: {error.message}"
-    if back not in (error.hint or ""):
-        looks = isinstance(error, BackendUnavailable) or not error.hint
-        error.hint = (
-            f"{back}; `remote-mi doctor` looks at the server" if looks else f"{error.hint}; {back}"
-        )
 
 
 class Waiter:
@@ -194,19 +175,7 @@ class Waiter:
                 )
             )
         if deadline is not None and now >= deadline:
-            self.out_of_patience()
-
-    def out_of_patience(self) -> NoReturn:
-        """The wait has ended before the job.
-
-        Raises:
-            QueueTimeout: if it has not begun to run. StillRunning: if it has.
-        """
-        status = self.entry.status
-        kind = QueueTimeout if status in _WAITING else StillRunning
-        raise kind(
-            *self._still(f"the wait for {self.entry.url} ended at status {status or 'none yet'}")
-        )
+            out_of_patience(self.entry)
 
     def _still(self, problem: str) -> tuple[str, str]:
         return f"job {self.entry.id[:8]}: {problem}", way_back(self.entry.id)
@@ -223,12 +192,8 @@ class Waiter:
         limit = results.limit_for(entry.expected)
         self.watch.stage("fetching the result")
 
-        def progress(done: int, total: int | None) -> None:
-            if total:
-                self.watch.advance(done, total, "bytes")
-
         try:
-            size = self.client.download(answer.get("data"), partial, limit, progress)
+            size = self.client.download(answer.get("data"), partial, limit, self.watch)
             partial.replace(target)
         except ResultExpired:
             raise self._expired() from None

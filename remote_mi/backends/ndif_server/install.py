@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from remote_mi.backends.ndif_server.errors import ServerUnavailable
 from remote_mi.backends.ndif_server.record import lock
+from remote_mi.common.progress import Watch
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 """Everything NDIF needs, pinned exactly; NDIF itself is the last line."""
@@ -23,7 +23,7 @@ _COMPLETE = "complete"
 _MINUTES = 30
 
 
-def ensure_venv(state: Path, progress: Callable[[str], None]) -> Path:
+def ensure_venv(state: Path, watch: Watch) -> Path:
     """The environment NDIF is installed in, built first if that has not been done yet.
 
     A build takes about two minutes and 1.7 GB. It is kept under `state` by a digest of the
@@ -34,7 +34,7 @@ def ensure_venv(state: Path, progress: Callable[[str], None]) -> Path:
 
     Args:
         state: folder to keep it in.
-        progress: told, in a few words, what is being done.
+        watch: shows, in a few words, what is being done.
 
     Raises:
         ServerUnavailable: it cannot be built; the message ends in what pip said.
@@ -49,7 +49,7 @@ def ensure_venv(state: Path, progress: Callable[[str], None]) -> Path:
     if not _is_complete(venv):
         with lock(venv.parent, timeout=_MINUTES * 60):
             if not _is_complete(venv):  # or another process has built it meanwhile
-                _build(venv, progress)
+                _build(venv, watch)
     return venv
 
 
@@ -63,9 +63,9 @@ def _is_complete(venv: Path) -> bool:
     return (venv / _COMPLETE).exists()
 
 
-def _build(venv: Path, progress: Callable[[str], None]) -> None:
+def _build(venv: Path, watch: Watch) -> None:
     begun = time.monotonic()
-    progress("building the environment of the NDIF server (once; about two minutes, 1.7 GB)")
+    watch.stage("building the environment of the NDIF server (once; about two minutes, 1.7 GB)")
     # A venv knows its own place and cannot be moved into it: what tells a finished one from an
     # interrupted one is the marker, written last.
     shutil.rmtree(venv, ignore_errors=True)
@@ -76,7 +76,7 @@ def _build(venv: Path, progress: Callable[[str], None]) -> None:
     pip += ["--disable-pip-version-check", "--no-input"]
     pins = [line for line in REQUIREMENTS.read_text().splitlines() if line[:1].isalpha()]
     (ndif,) = (pin for pin in pins if pin.startswith("ndif=="))
-    progress("installing torch, Ray and the rest")
+    watch.stage("installing torch, Ray and the rest")
     rest = venv / "requirements.txt"
     rest.write_text("\n".join(pin for pin in pins if pin != ndif) + "\n")
     _run([*pip, "-r", str(rest)], log)
@@ -85,7 +85,7 @@ def _build(venv: Path, progress: Callable[[str], None]) -> None:
     waived = ["--ignore-requires-python"] if sys.version_info < (3, 12) else []
     _run([*pip, "--no-deps", *waived, ndif], log)
     (venv / _COMPLETE).write_text("")
-    progress(f"built in {time.monotonic() - begun:.0f} s")
+    watch.stage(f"built in {time.monotonic() - begun:.0f} s")
 
 
 def _run(command: list[str], log: Path) -> None:

@@ -63,7 +63,7 @@ def personal_server(**options: Any) -> Server:
     """The personal server, running or not.
 
     Args:
-        options: as of `Server`: `threads`, `auth`, `execution_timeout`, `progress`, …
+        options: as of `Server`: `threads`, `auth`, `execution_timeout`, `watch`, …
 
     Raises:
         ServerUnavailable: NDIF does not run on this operating system.
@@ -91,7 +91,7 @@ def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
     """
     from remote_mi.models.served_folder import ensure_folder
 
-    server = personal_server(progress=watch.stage, **options)
+    server = personal_server(watch=watch, **options)
     named = _named(models)
     running = served(HERE)
     if running:

@@ -14,19 +14,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MARK = "REMOTE_MI_NDIF_SERVER"
 """Environment variable that every process of a server carries."""
-
-_PROC = Path("/proc")
 
 
 def mark_of(state: Path) -> str:
@@ -37,10 +34,15 @@ def mark_of(state: Path) -> str:
 
 def started_at(pid: int) -> str | None:
     """When a process started, as an opaque string; None if there is no such living process."""
-    if sys.platform != "linux":
-        return _ps("-o", "lstart=", "-p", str(pid)).strip() or None
-    stat = _stat(pid)
-    return None if stat is None or stat[0] == "Z" else stat[19]
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # Since the system's start: the time of day of both moves when a clock is set.
+        since = process.create_time() - psutil.boot_time()
+    except (psutil.Error, ValueError, OverflowError):
+        return None
+    return str(round(since * os.sysconf("SC_CLK_TCK")))
 
 
 def is_alive(pid: int, started: str | None) -> bool:
@@ -64,37 +66,20 @@ class Family:
     def find(self) -> dict[int, str]:
         """Process id → command line of every living member; the calling process is left out."""
         leaders = {pid for pid, started in self.services.items() if is_alive(pid, started)}
-        found = self._in_proc(leaders) if sys.platform == "linux" else self._with_ps(leaders)
-        found.pop(os.getpid(), None)
-        return found
-
-    def _in_proc(self, leaders: set[int]) -> dict[int, str]:
-        marked = f"{MARK}={self.mark}".encode()
         found: dict[int, str] = {}
-        for entry in _PROC.iterdir():
-            stat = _stat(int(entry.name)) if entry.name.isdigit() else None
-            if stat is None or stat[0] == "Z":
-                continue
+        for process in psutil.process_iter():
             try:
-                ours = int(stat[3]) in leaders  # its session
-                if not ours and marked not in (entry / "environ").read_bytes().split(b"\0"):
-                    continue
-                command = (entry / "cmdline").read_bytes()
-            except OSError:  # it ended meanwhile, or it belongs to somebody else
-                continue
-            found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+                if process.pid != os.getpid() and self._has(process, leaders):
+                    found[process.pid] = " ".join(process.cmdline()).strip()
+            except (psutil.Error, OSError):
+                continue  # it ended meanwhile, or it belongs to somebody else
         return found
 
-    def _with_ps(self, leaders: set[int]) -> dict[int, str]:
-        """The same where there is no `/proc`: macOS lists environments with `ps -E`."""
-        found: dict[int, str] = {}
-        for line in _ps("-axwwE", "-o", "pid=,command=").splitlines():
-            pid, _, command = line.strip().partition(" ")
-            if not pid.isdigit():
-                continue
-            if int(pid) in leaders or f"{MARK}={self.mark}" in command.split():
-                found[int(pid)] = command
-        return found
+    def _has(self, process: psutil.Process, leaders: set[int]) -> bool:
+        """Whether a process is a living member."""
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return os.getsid(process.pid) in leaders or process.environ().get(MARK) == self.mark
 
     def end(self, *, grace: float = 1.0, timeout: float = 15.0) -> dict[int, str]:
         """End every member; return those still alive after `timeout` seconds.
@@ -120,14 +105,11 @@ class Family:
 
 def memory(pids: Iterable[int]) -> int:
     """The bytes of main memory these processes hold; what several share is counted once."""
-    if sys.platform != "linux":
-        listed = ",".join(map(str, pids))
-        return sum(int(size) for size in _ps("-o", "rss=", "-p", listed).split()) << 10
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError):  # it ended meanwhile, or it belongs to somebody else
-            rollup = (_PROC / str(pid) / "smaps_rollup").read_text()
-            total += sum(int(size) for size in re.findall(r"^Pss:\s+(\d+)", rollup, re.M)) << 10
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile, or it is somebody else's
+            found = psutil.Process(pid).memory_full_info()
+            total += getattr(found, "pss", found.rss)
     return total
 
 
@@ -135,20 +117,3 @@ def signal_to(pid: int, number: signal.Signals) -> None:
     """Send a signal to a process that may be gone already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of `/proc/PID/stat` from the third (the state) on."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    # The second field, the name, may hold blanks and brackets: count from behind it.
-    return stat.rpartition(")")[2].split()
-
-
-def _ps(*options: str) -> str:
-    shown = subprocess.run(
-        ["ps", *options], capture_output=True, text=True, errors="replace", timeout=20, check=False
-    )
-    return shown.stdout

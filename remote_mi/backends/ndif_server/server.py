@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,11 +28,8 @@ from remote_mi.backends.ndif_server.ports import reserve
 from remote_mi.backends.ndif_server.record import Record, lock
 from remote_mi.backends.ndif_server.settings import ServerPlan, redis_server
 from remote_mi.common.errors import UsageError
+from remote_mi.common.progress import Silent, Watch
 from remote_mi.models.spec import folder_digest
-
-
-def _silent(message: str) -> None:
-    """Progress that nobody asked to see."""
 
 
 class Server:
@@ -58,7 +55,7 @@ class Server:
         auth: bool = False,
         execution_timeout: float | None = None,
         settings: Mapping[str, str] | None = None,
-        progress: Callable[[str], None] = _silent,
+        watch: Watch = Silent(),  # noqa: B008 - it holds nothing
     ) -> None:
         """Describe a server; `start` starts it.
 
@@ -72,7 +69,7 @@ class Server:
                 the public service does. Needs PostgreSQL.
             execution_timeout: seconds a job may run; None for no limit.
             settings: further environment variables of NDIF, e.g. a version gate.
-            progress: told, in a few words, what is being done.
+            watch: shows, in a few words, what is being done.
         """
         self.state = state.expanduser().absolute()
         self._venv = venv
@@ -81,7 +78,7 @@ class Server:
         self._auth = auth
         self._execution_timeout = execution_timeout
         self._settings = dict(settings or {})
-        self._progress = progress
+        self._watch = watch
         self._children: dict[str, subprocess.Popen[Any]] = {}
         self._launcher: Launcher | None = None
 
@@ -213,7 +210,7 @@ class Server:
         self.check_programs()  # what is missing is said at once, not after minutes of building
         with lock(self.state, timeout=5):
             self._refuse_a_second()
-            venv = self._venv or ensure_venv(self._venvs, self._progress)
+            venv = self._venv or ensure_venv(self._venvs, self._watch)
             tear_down(self.state, keep_logs=False)
             try:
                 self._start(venv, folders, time.monotonic() + timeout)
@@ -258,7 +255,7 @@ class Server:
             threads=self._threads,
         )
         record.write(self.state)  # first of all, so that even a start cut short can be cleaned up
-        self._progress("starting NDIF")
+        self._watch.stage("starting NDIF")
         launcher = Launcher(plan, record)
         self._children, self._launcher = launcher.children, launcher
         launcher.launch()
@@ -266,7 +263,7 @@ class Server:
         record.phase = "running"
         record.seconds = round(time.monotonic() - begun, 2)
         record.write(self.state)
-        self._progress(f"NDIF is up at {record.url} ({record.seconds:.0f} s)")
+        self._watch.stage(f"NDIF is up at {record.url} ({record.seconds:.0f} s)")
 
     def restart(self, service: str, wait: float = 120) -> None:
         """Kill one service ("api", "redis" or "store") and start it again.

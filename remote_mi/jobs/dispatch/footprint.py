@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from remote_mi.backends.options import Footprint
 from remote_mi.jobs.job import Job
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS
@@ -40,27 +40,6 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim")
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What a job needs beside the weights.
-
-    Attributes:
-        activations: bytes of memory; None where the model's configuration is not known.
-        tokens: of the longest prompt, about.
-        bytes_up, bytes_down: to a server and back; None where it is not known.
-        measured: whether by a run without weights, not by arithmetic.
-    """
-
-    activations: int | None
-    tokens: int
-    bytes_up: int
-    bytes_down: int | None
-    measured: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def estimate(job: Job, config: Mapping[str, Any], dtype: str) -> Footprint:

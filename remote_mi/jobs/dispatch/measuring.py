@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from remote_mi.backends.base import Work
+from remote_mi.backends.options import Footprint
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
-from remote_mi.jobs.dispatch.footprint import Footprint
 from remote_mi.jobs.job import Job
 from remote_mi.models.surroundings import at_work
 from remote_mi.recipes import loading

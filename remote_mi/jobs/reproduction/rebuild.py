@@ -15,16 +15,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from remote_mi.common.errors import FormerVersion, Mismatch, NotFound, UsageError
+from remote_mi.common.yaml_file import written
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec, folder_digest
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
-from remote_mi.store.lock import LOCK
+from remote_mi.store.lock import LOCK, LONGEST
 from remote_mi.store.run_folder import SOURCE as SOURCE
 from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.run_info import RunInfo
@@ -63,10 +62,10 @@ def read_kept(folder: Path) -> KeptRun:
     info = RunFolder(folder).info
     path = folder / LOCK
     try:
-        lock = yaml.safe_load(path.read_bytes())
+        lock = written(path, LONGEST)
     except FileNotFoundError:
         raise Mismatch(f"{folder} has no {LOCK}, so its job is not known") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise Mismatch(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     wanted = ("key", "recipe", "model", "model_identity", "parameters", "prompts")
     lacking = [name for name in wanted if not isinstance(lock, dict) or name not in lock]

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from remote_mi.backends.registry import asked_as, named
 from remote_mi.common.errors import (
-    BackendUnavailable,
     Mismatch,
     RemoteMIError,
     StoreError,
@@ -36,7 +36,7 @@ from remote_mi.jobs.reproduction.rebuild import (
 )
 from remote_mi.jobs.reproduction.verify import verify
 from remote_mi.jobs.runner import execute
-from remote_mi.models.spec import ModelSpec, local_device
+from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.code_identity import EARLIER
 from remote_mi.store.comparison import TOLERANCE, Comparison, compare
 from remote_mi.store.opening import find_run
@@ -227,9 +227,7 @@ def source_of(kept: KeptRun, home: Path) -> Iterator[Path]:
 
 def backend_of(kept: KeptRun) -> str:
     """The backend a run was computed by, as it is asked for."""
-    name = kept.info.made.backend or "local"
-    kind, _, host = name.partition(" ")
-    return f"ndif:{host}" if kind == "ndif" and host else "local"
+    return asked_as(kept.info.made.backend or "local")
 
 
 def _trusted(kept: KeptRun) -> list[str]:
@@ -267,22 +265,12 @@ def _code_notes(kept: KeptRun, job: Job) -> list[str]:
 
 
 def _model(kept: KeptRun, asked: Asked, backend: str) -> ModelSpec:
-    """The model to load: the recorded commit and kind of device, unless another place is named."""
+    """The model to load, as the backend takes it to be the one of then."""
     spec = model_here(kept, asked.model)
-    if backend.startswith("ndif"):
-        return spec  # a server knows a model by the revision that it was asked for with
-    if "content" not in kept.identity:
-        spec = replace(spec, revision=commit_of(kept) or spec.revision)
-    kind = kept.info.made.kind
-    if asked.backend is None and spec.device == "auto" and kind.startswith("local-"):
-        device = kind.removeprefix("local-")
-        if device not in ("cpu", local_device()):
-            raise BackendUnavailable(
-                f"{kept.name} was computed on {device}, which is not here",
-                "--backend local   computes it on what is here",
-            )
-        spec = replace(spec, device=device)
-    return spec
+    commit = None if "content" in kept.identity else commit_of(kept)
+    environment = kept.info.made.kind
+    kind, _ = named(backend)
+    return kind.spec_again(spec, commit, environment if asked.backend is None else None, kept.name)
 
 
 def _kept(result: Result, keep: Path | None) -> Path | None:

@@ -64,9 +64,16 @@ class StudyGrid:
                     key = (spec_key, recipe.path, choice_key, backend, _hashable(full))
                     if key not in seen:
                         seen.add(key)
-                        points.append(
-                            Point(len(points), recipe.path, model.spec, choice, parameters, backend)
+                        point = Point(
+                            len(points),
+                            recipe.path,
+                            model.spec,
+                            choice,
+                            parameters,
+                            backend,
+                            recipe.card,
                         )
+                        points.append(point)
         self._check(points)
         return tuple(points)
 

@@ -20,32 +20,27 @@ from typing import Any, TextIO
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.runner import execute
+from remote_mi.jobs.studies.points import Point
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 
 MODULE = "remote_mi.jobs.studies.local_worker"
 
 
-def order(
-    number: int,
-    recipe: str,
-    model: ModelSpec,
-    choice: PromptChoice,
-    parameters: dict[str, Any],
-    key: str,
-) -> dict[str, Any]:
-    """What a lane is told of a job.
+def order(point: Point, key: str, backend: str) -> dict[str, Any]:
+    """What a lane is told of a point.
 
     Args:
-        number: by which it names the job. key: that the job should have.
+        key: that its job should have. backend: where it runs.
     """
     return {
-        "job": number,
-        "recipe": recipe,
-        "model": asdict(model),
-        "choice": asdict(choice),
-        "parameters": parameters,
+        "job": point.index,
+        "recipe": f"{point.card.path}:{point.card.name}",
+        "model": asdict(point.model),
+        "choice": asdict(point.choice),
+        "parameters": dict(point.parameters),
         "key": key,
+        "backend": backend,
     }
 
 
@@ -63,7 +58,7 @@ class _Reports:
         self.say(stage=text)
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        self.say(done=done, total=total)
+        self.say(done=done, total=total, unit=unit)
 
     def note(self, text: str) -> None:
         pass
@@ -95,11 +90,11 @@ def serve(project: Path, out: TextIO) -> None:
             if job.key != told["key"]:
                 reports.say(
                     state="failed",
-                    error=f"{told['recipe']} changed since the study was "
+                    error=f"{job.card.name} changed since the study was "
                     "planned; run the study again",
                 )
                 continue
-            result = execute(job, "local", None, reports)
+            result = execute(job, told["backend"], None, reports)
             reports.say(state="done", run=result.run_id)
         except RemoteMIError as error:
             reports.say(state="failed", error=str(error))

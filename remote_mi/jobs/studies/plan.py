@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
-from remote_mi.jobs.job import Job
+from remote_mi.jobs.job import Job, Memo
+from remote_mi.jobs.lookup import Home, homes, places
 from remote_mi.jobs.studies import Point, Study
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
-from remote_mi.recipes import catalog
-from remote_mi.recipes.card import Card
-from remote_mi.store.cache import Cache
-from remote_mi.store.environment import Environment
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord
 
@@ -126,51 +123,38 @@ class _Maker:
 
     def __init__(self, project: Path) -> None:
         self.project = project
-        self.cards: dict[str, Card] = {}
         self.prompts: dict[str, PromptSet] = {}
-        self.codes: dict[tuple[str, str], str] = {}
-        self.identities: dict[str, dict[str, Any]] = {}
+        self.memo = Memo()
 
     def __call__(self, point: Point) -> Job:
-        card = _once(self.cards, point.recipe, lambda: catalog.find(point.recipe, self.project))
-        name = repr((card.over == "none", point.choice))
+        card, choice = point.card, point.choice
+        asked = card.over != "none"
         prompts = _once(
             self.prompts,
-            name,
-            lambda: (
-                point.choice.none(card.name)
-                if card.over == "none"
-                else point.choice.resolve(self.project)
-            ),
+            repr((asked, choice)),
+            lambda: choice.resolve(self.project) if asked else choice.none(card.name),
         )
-        job = job_on(card, point.model, prompts, point.parameters, self.project)
-        # What is asked of every job alike is put where it keeps what it has found.
-        source = (str(card.path), card.name)
-        job.__dict__["code"] = _once(self.codes, source, lambda: job.code)
-        model = repr(job.model)
-        job.__dict__["identity"] = _once(self.identities, model, lambda: job.identity)
-        return job
+        return job_on(card, point.model, prompts, point.parameters, self.project, memo=self.memo)
 
 
 class _Places:
     """Where the results of jobs are, and where those that are not there would be computed."""
 
     def __init__(self, project: Path) -> None:
-        self.planner = Dispatcher(project, lambda job, backend: None)
+        self.planner = Dispatcher(project)
         self.done = Runs(project).done()
-        self.environments: dict[str, list[Environment]] = {}
+        self.homes: dict[str, list[Home]] = {}
         self.plans: dict[str, Plan | RemoteMIError] = {}
 
     def find(self, point: PlannedPoint) -> None:
         """Fill in where a point's result is or would be computed."""
         job, asked = point.job, point.point.backend
         assert job is not None
-        for environment in self._environments(job.model, asked):
-            point.run = self.done.get((job.key, environment.id))
-            if point.run:
+        for place in places(job, self._homes(job.model, asked), self.done):
+            if place.run:
+                point.run = place.run
                 return
-            if Cache(job.cache).holds(job.key, environment):
-                point.cached = True
+            point.cached |= place.cached
         plan = self._plan(job, asked)
         if isinstance(plan, RemoteMIError):
             if not point.cached:
@@ -178,16 +162,12 @@ class _Places:
             return
         point.where = plan
 
-    def _environments(self, model: ModelSpec, asked: str) -> list[Environment]:
-        def learn() -> list[Environment]:
-            names = self.planner.candidates(asked)
-            found = [self.planner.backend(name).environment(model) for name in names]
-            cpu = self.planner.backend("local").environment(replace(model, device="cpu"))
-            # A model that did not fit on the GPU may have run on the CPU.
-            extra = [cpu] if "local" in names and model.device == "auto" else []
-            return list(dict.fromkeys(e for e in [*found, *extra] if e is not None))
-
-        return _once(self.environments, repr((model, asked)), learn)
+    def _homes(self, model: ModelSpec, asked: str) -> list[Home]:
+        return _once(
+            self.homes,
+            repr((model, asked)),
+            lambda: list(homes(model, self.planner.backends(asked), every=True)),
+        )
 
     def _plan(self, job: Job, asked: str) -> Plan | RemoteMIError:
         """The plan for a job; jobs that are alike in what matters to it share one."""

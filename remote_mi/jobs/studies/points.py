@@ -9,6 +9,7 @@ from typing import Any
 
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
+from remote_mi.recipes.declaration import Card
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Point:
         recipe: name, or absolute file (`/…/mine.py:name`).
         model, choice: the model and the prompts; an empty choice for a recipe that takes none.
         parameters: those that the study gives, as the recipe gets them.
-        backend: auto, local, ndif, ndif:here or ndif:URL.
+        backend: as `--backend` takes it. card: of the recipe, as it was found.
     """
 
     index: int
@@ -29,6 +30,7 @@ class Point:
     choice: PromptChoice
     parameters: Mapping[str, Any]
     backend: str
+    card: Card
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
+from remote_mi.backends.registry import named
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
-from remote_mi.common.progress import Silent
+from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
+from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.runner import execute, hand_over_planned
 from remote_mi.jobs.studies import local_worker
 from remote_mi.jobs.studies.plan import PlannedPoint, StudyPlan
@@ -34,6 +36,11 @@ from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 PAUSE_S = 0.1
 #: Jobs that a lane is told of beforehand, so that it need not wait for the next.
 _AHEAD = 2
+
+
+def goes_on_alone(plan: Plan) -> bool:
+    """Whether a job runs on while nobody waits for it, and is not to be done in a lane."""
+    return named(plan.chosen.backend)[0].detaches
 
 
 class Overview(Protocol):
@@ -47,8 +54,8 @@ class Overview(Protocol):
         """A point's state has changed."""
         ...
 
-    def busy(self, point: PointRecord, what: str) -> None:
-        """What is being done about a point now."""
+    def watch(self, point: PointRecord) -> Watch:
+        """Something that shows what is being done about a point."""
         ...
 
 
@@ -114,7 +121,7 @@ class _StudyRun:
             same = first.setdefault(point.job.key + point.point.backend, point)
             if same is not point:
                 self.twins.setdefault(same.point.index, []).append(point)
-            elif point.where is not None and point.where.chosen.backend != "local":
+            elif point.where is not None and goes_on_alone(point.where):
                 self.remote.append(point)
             else:
                 lanes.setdefault(repr(point.point.model), []).append(point)
@@ -165,7 +172,8 @@ class _StudyRun:
             points.remove(point)
             assert point.job is not None
             try:
-                self.end(point, execute(point.job, point.point.backend, None, Silent()).run_id)
+                watch = self.overview.watch(self._entry(point))
+                self.end(point, execute(point.job, point.point.backend, None, watch).run_id)
             except RemoteMIError as error:
                 self.end(point, error=str(error))
 
@@ -184,9 +192,9 @@ class _StudyRun:
                 del self.lane.told[said["job"]]
                 self.end(point, said.get("run"), said.get("error"))
             elif "stage" in said:
-                self.overview.busy(entry, said["stage"])
+                self.overview.watch(entry).stage(said["stage"])
             elif "total" in said:
-                self.overview.busy(entry, f"{said['done']} of {said['total']}")
+                self.overview.watch(entry).advance(said["done"], said["total"], said["unit"])
         if self.lane.is_over:
             self._lane_is_over(self.lane)
 
@@ -214,9 +222,10 @@ class _StudyRun:
         assert point.job is not None and point.where is not None
         entry = self._entry(point)
         entry.where = point.where.chosen.backend
-        self.overview.busy(entry, f"submitting to {entry.where}")
+        watch = self.overview.watch(entry)
+        watch.stage(f"submitting to {entry.where}")
         try:
-            handed = hand_over_planned(point.job, point.where, Silent())
+            handed = hand_over_planned(point.job, point.where, watch)
         except RemoteMIError as error:
             self.end(point, error=str(error))
             return
@@ -235,7 +244,8 @@ class _StudyRun:
         for job_id, point in list(self.in_flight.items()):
             found = self.ledger.get(job_id)
             if found.is_open:
-                self.overview.busy(self._entry(point), found.status.lower() or "submitted")
+                said = found.status.lower() or "submitted"
+                self.overview.watch(self._entry(point)).stage(said)
                 continue
             del self.in_flight[job_id]
             if found.state == "done":
@@ -283,16 +293,8 @@ class _Lane:
             point = self.points.popleft()
             self.told[point.point.index] = point
             assert point.job is not None
-            self._write(
-                local_worker.order(
-                    point.point.index,
-                    point.point.recipe,
-                    point.point.model,
-                    point.point.choice,
-                    dict(point.point.parameters),
-                    point.job.key,
-                )
-            )
+            where = point.where.chosen.backend if point.where else point.point.backend
+            self._write(local_worker.order(point.point, point.job.key, where))
         if not self.points and not self.told and not self.closed:
             self.closed = True
             self._write({})

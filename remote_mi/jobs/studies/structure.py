@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
+from remote_mi.backends.registry import backend_name
 from remote_mi.common.errors import UsageError, nearest
-from remote_mi.common.settings import backend_name
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, Bos
 from remote_mi.recipes.card import INPUTS

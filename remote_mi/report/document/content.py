@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_mi.backends.registry import asked_as
+from remote_mi.backends.settings.values import Settings
 from remote_mi.common.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.common.text import line, prose
 from remote_mi.common.version import __version__
@@ -302,9 +304,8 @@ def _folder(result: Result, project: Path) -> str:
 def _command(result: Result) -> str | None:
     """The command that makes the run, where it was made: on this machine or that server."""
     assert result.path is not None
-    kind, host = result.made.backend.partition(" ")[0], result.made.host
-    server = f"{kind}:{host}" if kind == "ndif" and host else ""
-    return made_by(result.path, server)
+    backend = asked_as(result.made.backend)
+    return made_by(result.path, "" if backend == Settings.prefer[0] else backend)
 
 
 def _methods(results: Sequence[Result]) -> list[Method]:

@@ -19,7 +19,7 @@ from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord, StudyRecords
 
 if TYPE_CHECKING:
-    from remote_mi.backends.ndif.ledger import Entry
+    from remote_mi.backends.ledger import Entry
 
 _SIGNS = {"done": "✓", "failed": "✗", "damaged": "!", "": " "}
 #: Finished jobs that are listed below those under way.
@@ -184,7 +184,7 @@ def jobs(project: Path) -> list[Entry]:
     Raises:
         StoreError: if the ledger cannot be read.
     """
-    from remote_mi.backends.ndif.ledger import Ledger  # slow to import, and most have no jobs
+    from remote_mi.backends.ledger import Ledger  # slow to import, and most have no jobs
 
     every = Ledger(project).all()[::-1]
     going = [e for e in every if e.is_open]

@@ -11,8 +11,9 @@ import uuid
 
 import pytest
 
-from remote_mi.backends.ndif.errors import Evicted, RecipeFailed, failure, from_record, to_record
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.errors import Evicted, RecipeFailed, from_record, to_record
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.ndif.errors import failure
 from remote_mi.common.errors import NotFound, StoreError, UsageError
 from remote_mi.store.draft import Draft
 
@@ -51,6 +52,14 @@ def test_a_job_that_is_open_or_just_done_is_shared_and_another_host_is_another_j
     assert ledger.claim(entry(), since=time.time() + 1).id != first.id, "it was done long ago"
 
 
+def test_a_forgotten_job_stays_forgotten_whoever_was_just_finishing_it(tmp_path):
+    ledger = Ledger(tmp_path)
+    job = ledger.claim(entry(), since=0)
+    ledger.update(job.id, state="forgotten")
+    ledger.update(job.id, state="done", run="r")
+    assert ledger.get(job.id).state == "forgotten" and ledger.latest_of(job.key, job.host) is None
+
+
 def test_of_many_threads_one_claims(tmp_path):
     claimed: list[str] = []
 
@@ -68,7 +77,7 @@ def test_of_many_threads_one_claims(tmp_path):
 def test_of_many_processes_one_claims_in_a_new_project(tmp_path):
     script = (
         "import sys, time, uuid\nfrom pathlib import Path\n"
-        "from remote_mi.backends.ndif.ledger import Entry, Ledger\n"
+        "from remote_mi.backends.ledger import Entry, Ledger\n"
         "e = Entry(str(uuid.uuid4()), 'k', 'h', 'u', 'r', 'm', 1, {})\n"
         "print(Ledger(Path(sys.argv[1])).claim(e, since=time.time()).id)"
     )
@@ -85,7 +94,7 @@ def test_a_lock_is_held_by_one_and_given_back_when_its_holder_dies(tmp_path):
     made = ledger.claim(entry(), since=0)
     script = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from remote_mi.backends.ndif.ledger import Ledger\n"
+        "from remote_mi.backends.ledger import Ledger\n"
         "lock = Ledger(Path(sys.argv[1])).lock(sys.argv[2])\nlock.acquire(blocking=False)\n"
         "print('held', flush=True)\ntime.sleep(60)"
     )

@@ -14,8 +14,9 @@ import pytest
 import torch
 import zstandard
 
+from remote_mi.backends.errors import ResultRefused, ServerDown
 from remote_mi.backends.ndif.backend import NdifBackend
-from remote_mi.backends.ndif.errors import KeyRefused, ResultRefused, ServerDown
+from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif.hosts import Host, find_host
 from remote_mi.backends.ndif.results import limit_for, load
 from remote_mi.common.errors import UsageError

@@ -17,8 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from remote_mi.backends import doctor
+from remote_mi.backends.ndif import checks as of_servers
 from remote_mi.backends.ndif.hosts import api_key, find_host
+from remote_mi.common.deadline import within
 from remote_mi.common.errors import BackendUnavailable, UsageError
 
 from .test_commands import assert_torch_free
@@ -292,7 +293,7 @@ def test_doctor_where_nobody_listens_or_nobody_answers(cli, monkeypatch):
     code, found = checks(cli, "--backend", NOBODY)
     assert code == 5 and "cannot be reached" in found["server"]["found"]
     assert found["key"]["state"] == "note"
-    monkeypatch.setattr(doctor, "QUICK_S", 0.5)
+    monkeypatch.setattr(of_servers, "QUICK_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
         backend = f"ndif:http://127.0.0.1:{silent.getsockname()[1]}"
@@ -332,11 +333,11 @@ def test_doctor_looks_at_a_model(cli, answering, tiny_llama, project):
 
 
 def test_work_is_waited_for_no_longer_than_said():
-    assert doctor.within(5, lambda: 3) == 3
+    assert within(5, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        doctor.within(5, lambda: 1 // 0)
+        within(5, lambda: 1 // 0)
     with pytest.raises(BackendUnavailable, match=r"within 0\.05 seconds"):
-        doctor.within(0.05, lambda: time.sleep(1))
+        within(0.05, lambda: time.sleep(1))
 
 
 # --- what is deployed -----------------------------------------------------------------------------

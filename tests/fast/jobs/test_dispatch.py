@@ -9,15 +9,19 @@ from dataclasses import replace
 import pytest
 
 from remote_mi.backends.capabilities import TABLE, Place, depends_on_trust, lacking
+from remote_mi.backends.local.backend import LocalBackend
+from remote_mi.backends.local.resources import Device, Resources, visible_gpus
+from remote_mi.backends.ndif.backend import NdifBackend
 from remote_mi.backends.ndif.facts import Deployment
+from remote_mi.backends.ndif.servers import ServerFacts, is_exact
+from remote_mi.backends.registry import open_backend
+from remote_mi.backends.settings import Limits, Settings
 from remote_mi.common.errors import BackendUnavailable, NotFound, UsageError
-from remote_mi.common.settings import Limits, Settings
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.dispatch.footprint import estimate
 from remote_mi.jobs.dispatch.measuring import measured
 from remote_mi.jobs.dispatch.plan import Dispatcher
-from remote_mi.jobs.dispatch.resources import Device, Resources, visible_gpus
-from remote_mi.jobs.dispatch.servers import ServerFacts, is_exact
+from remote_mi.jobs.runner import survey
 from remote_mi.models import checkpoint as room
 from remote_mi.models.checkpoint import Checkpoint, weights_bytes
 from remote_mi.models.spec import ModelSpec
@@ -97,16 +101,17 @@ def planned(
     server=NO_KEY,
     settings=None,
     asked="auto",
-    found=None,
     verb="plan",
 ):
-    made = Dispatcher(
-        project,
-        lambda job, backend: found,
-        settings or Settings(),
-        machine,
-        lambda name, spec, needs: replace(server, backend=name),
-    )
+    def opened(name, project):
+        if name == "local":
+            return LocalBackend(machine=machine)
+        backend = open_backend(name, project)
+        assert isinstance(backend, NdifBackend)
+        backend.facts = lambda spec, needs: replace(server, backend=name)
+        return backend
+
+    made = Dispatcher(project, settings or Settings(), opened)
     made._checkpoints[repr(job.model)] = checkpoint
     return getattr(made, verb)(job, asked)
 
@@ -163,11 +168,6 @@ DECISIONS = {
         {"server": THERE, "settings": Settings(limits=Limits(memory=GB // 2))},
         "ndif",
         "RUNNING",
-    ),
-    "a result that is there": (
-        {"found": "20260101T000000Z-x-12345678", "server": THERE},
-        "local",
-        "already computed",
     ),
     "asked for, without asking the server first": (
         {"asked": "ndif", "server": THERE},
@@ -300,6 +300,18 @@ def test_every_rejection_is_reachable_and_says_what_would_help(project, case, mo
     text = str(caught.value)
     assert said in text and advice in text, text
     assert "Traceback" not in text and caught.value.exit_code == 5
+
+
+def test_a_result_that_is_there_goes_before_every_backend(project, tiny_llama):
+    import remote_mi as mi
+
+    made = mi.job("logit_lens", model=tiny_llama, prompt="Hello world", project=project)
+    run = made.run("local")
+    for everything in (False, True):
+        plan, place = survey(made, "auto", everything)
+        assert place.run == run.run_id and plan.chosen.backend == "local"
+        assert plan.reason == f"already computed there: run {run.run_id}"
+        assert str(plan) in plan.line() and len(plan.options) == (3 if everything else 1)
 
 
 def test_a_survey_looks_at_every_backend_and_a_plan_stops_at_the_first(project):

@@ -17,7 +17,7 @@ import torch
 import remote_mi as mi
 from remote_mi import Bars, Json, Table, Text, Texts, Tokens
 from remote_mi.backends.base import checked
-from remote_mi.backends.ndif.errors import ResultRefused
+from remote_mi.backends.errors import ResultRefused
 from remote_mi.backends.ndif.results import LIMIT_BYTES, limit_for, load, read_outputs
 from remote_mi.common.errors import NotFound, RunFailed, UsageError
 from remote_mi.interventions import Prompt

@@ -276,7 +276,7 @@ def test_a_digest_of_an_unchanged_folder_is_remembered(tmp_path, tiny_llama, cac
 def test_a_model_that_changes_between_job_and_loading_is_refused(
     project, tiny_llama, tmp_path, monkeypatch
 ):
-    from remote_mi.backends.local import LocalBackend
+    from remote_mi.backends.local.backend import LocalBackend
 
     folder = tmp_path / "moving"
     shutil.copytree(tiny_llama, folder)

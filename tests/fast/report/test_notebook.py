@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import remote_mi as mi
+from remote_mi.backends.options import Option
 from remote_mi.jobs.dispatch.plan import Plan
-from remote_mi.jobs.dispatch.policy import Option
 
 from .pages import Page
 from .shown import HOSTILE, kept, result
@@ -111,7 +111,7 @@ def harmless_page(html: str) -> Page:
 
 
 def test_results_and_jobs_show_themselves_in_a_notebook(project):
-    from remote_mi.backends.ndif.ledger import Ledger
+    from remote_mi.backends.ledger import Ledger
     from remote_mi.jobs.remote import RemoteJob
 
     found = result(HOSTILE)
@@ -147,7 +147,7 @@ def test_runs_are_a_list_that_shows_itself(project):
 
 def test_a_plan_shows_its_options_and_a_servers_words_do_nothing(project):
     chosen = Option("local", True, "it fits")
-    plan = Plan(chosen, (chosen, Option("ndif:far", False, HOSTILE[1] + HOSTILE[5])), project)
+    plan = Plan(chosen, (chosen, Option("ndif:far", False, HOSTILE[1] + HOSTILE[5])))
     page = harmless_page(plan._repr_html_())
     assert page.tables[0][1][:3] == ["→", "local", "it fits"]
     assert page.tables[0][2][:2] == ["✗", "ndif:far"] and "</script><img" in page.tables[0][2][2]

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from remote_mi.backends.ndif.ledger import Entry, Ledger
+from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.report.document.commands import made_by
 from remote_mi.report.viewer import opened_run
 from remote_mi.report.viewer.app import Viewer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from remote_mi.common.errors import UsageError, nearest
+from remote_mi.common.errors import UsageError
 
 FILE = "remote-mi.yaml"
 #: Entry of `hosts`: the personal server.
@@ -50,7 +50,7 @@ class Settings:
 
     Attributes:
         prefer: backends that `auto` tries, in this order: local, ndif (all of `hosts`),
-            ndif:here, ndif:URL. What is left out is never taken by `auto`.
+            ndif:here, ndif:URL, those of other packages. What is left out is never taken by `auto`.
         hosts: servers that "ndif" in `prefer` stands for: here, or URLs. None is the personal one
             where it runs, and the one that nnsight is configured for.
         limits, studies: see there.
@@ -68,25 +68,6 @@ class Settings:
     def origin(self, name: str) -> str:
         """Where a setting comes from: "remote-mi.yaml:3", or "default"."""
         return f"{FILE}:{self.lines[name]}" if name in self.lines else "default"
-
-
-def backend_name(word: str) -> str:
-    """The name of a backend as `--backend` takes it, an address without its last slash.
-
-    Raises:
-        UsageError: if there is no such backend.
-    """
-    name, colon, host = word.partition(":")
-    if word in ("auto", "local", "ndif"):
-        return word
-    if name == "ndif" and colon:
-        return f"ndif:{host_name(host)}"
-    close = nearest(name, ("auto", "local", "ndif"))
-    raise UsageError(
-        f"no backend {word!r}",
-        (f"did you mean {close!r}? " if close else "")
-        + "there are: auto, local, ndif, ndif:here, ndif:URL",
-    )
 
 
 def host_name(word: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from filelock import FileLock, Timeout
 
-from remote_mi.backends.ndif.ledger import Ledger
+from remote_mi.backends.ledger import Ledger
 from remote_mi.common.errors import StoreError
 
 

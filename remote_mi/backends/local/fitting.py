@@ -1,26 +1,19 @@
-"""The policy: from what is known of a job, this machine and the servers to where the job runs.
+"""Whether and how a job fits on this machine: its weights and what it needs beside them.
 
-Plain functions of plain data, so that every decision can be tested and read. In order: a cached
-result; a local device where the job fits and whose model is here; a server that hosts the model
-and can do what the recipe needs; this machine after a download. Settings change the order.
+Plain functions of plain data, so that every decision can be tested and read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from remote_mi.backends.capabilities import lacking
-from remote_mi.common.settings import Limits
+from remote_mi.backends.local.resources import Device, Resources
+from remote_mi.backends.options import Footprint, Option, Question
+from remote_mi.backends.settings.values import Limits
 from remote_mi.common.sizes import format_size
-from remote_mi.jobs.dispatch.footprint import Footprint
-from remote_mi.jobs.dispatch.resources import Device, Resources
 from remote_mi.models.checkpoint import BITS, QUANTIZED_BITS, Checkpoint
 from remote_mi.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from remote_mi.jobs.dispatch.servers import ServerFacts
 
 #: Share of the free memory that a job may take; the rest is for what allocators and the system need.
 SHARE = 0.9
@@ -30,30 +23,30 @@ CPU_ROWS_BYTES = 1 << 30
 LEAST_ROWS_BYTES = 32 << 20
 
 
-@dataclass(frozen=True)
-class Option:
-    """A backend that was considered.
+def consider(question: Question, machine: Resources) -> Option:
+    """Whether a job runs on this machine, and, unless it was asked for, after which download."""
+    model, checkpoint, limits = question.model, question.checkpoint, question.limits
+    need = question.need
+    option = locally(model, checkpoint, need, machine, limits)
+    if not option.can and only_activations(model, checkpoint, need, machine, limits):
+        need = question.measured(LEAST_ROWS_BYTES)
+        option = locally(model, checkpoint, need, machine, limits)
+    if not option.can and question.asked and _might_fit(model, checkpoint, machine):
+        # It was asked for, and what is free now is not all there is: the system may give more.
+        return Option("local", True, f"asked for, though {option.why}", option.hint, model)
+    if option.can and not checkpoint.present and not question.asked:
+        option = fetched_first(option, limits, machine.disk_free)
+        return replace(option, not_yet="the model is not on this machine")
+    return option
 
-    Attributes:
-        backend: what `--backend` takes. can: whether the job can run there.
-        why: the reason, in words. hint: what would make it possible; "" where it is.
-        model: the model as it would run there: device, device map.
-        rows_bytes: what the rows of a sweep may take there.
-        download: bytes to fetch first.
-    """
 
-    backend: str
-    can: bool
-    why: str
-    hint: str = ""
-    model: ModelSpec = field(default_factory=ModelSpec)
-    rows_bytes: int | None = None
-    download: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        shown = asdict(self)
-        shown["model"] = {"device": self.model.device, "device_map": self.model.device_map}
-        return shown
+def _might_fit(spec: ModelSpec, checkpoint: Checkpoint, machine: Resources) -> bool:
+    """Whether the weights alone fit into all memory there is, or their size is not known."""
+    if checkpoint.weights is None or spec.device_map is not None:
+        return True
+    kinds = {spec.device.split(":")[0]} - {"auto"} or {d.kind for d in machine.devices}
+    sizes = [sum(d.total for d in machine.of_kind(kind)) for kind in kinds]
+    return not any(sizes) or checkpoint.weights <= max(sizes)
 
 
 def locally(
@@ -202,100 +195,6 @@ def smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: int) -> 
     if checkpoint.weights < room:
         ideas.append("fewer or shorter prompts (-n) take less beside the weights")
     return "; ".join(ideas)
-
-
-def on_server(
-    facts: ServerFacts, needs: Sequence[str], need: Footprint, limits: Limits, spec: ModelSpec
-) -> Option:
-    """Whether a server hosts the model and can do what the recipe needs."""
-
-    def no(why: str, hint: str = "") -> Option:
-        return Option(facts.backend, False, why, hint, spec)
-
-    if facts.problem:
-        return no(facts.problem, facts.hint)
-    lacks = lacking(needs, facts.place)
-    if lacks:
-        what = " and ".join(need.replace("_", " ") for need in lacks)
-        return no(
-            f"it runs the jobs of this key in its sandbox, where {what} cannot be read",
-            "use a key with the tag 'trusted', or a server of your own (`remote-mi ndif up`)",
-        )
-    problem, hint = _hosting(facts, spec)
-    if problem:
-        return no(problem, hint)
-    differs = _dtype_differs(facts, spec)
-    if differs:
-        return no(*differs)
-    for what, size, limit in (
-        ("upload", need.bytes_up, limits.upload),
-        ("results", need.bytes_down, limits.results),
-    ):
-        if limit is not None and size is not None and size > limit:
-            return no(
-                f"about {format_size(size)} would travel, and the limit 'limits.{what}' is "
-                f"{format_size(limit)}",
-                "raise it in remote-mi.yaml, or take fewer prompts",
-            )
-    down = "?" if need.bytes_down is None else format_size(need.bytes_down)
-    traffic = f"about {format_size(need.bytes_up)} up and {down} down"
-    return Option(facts.backend, True, f"{_hosted(facts)}; {traffic}", model=spec)
-
-
-def _hosting(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str]:
-    """Why the model is not ready there, and what to do; ("", "") if it is."""
-    there = facts.deployment
-    if there is None and facts.loads:
-        return "", ""
-    if there is None:
-        same = [o for o in facts.others if o.lower().partition("@")[0] == spec.name.lower()]
-        if same:
-            return (
-                f"{spec.name} is deployed there under another revision: {', '.join(same)}",
-                "name it as deployed with --revision, or ask for this one: "
-                f"--backend {facts.backend}",
-            )
-        hosted = ", ".join(facts.others[:4]) or "nothing"
-        more = f" and {len(facts.others) - 4} more" if len(facts.others) > 4 else ""
-        return (
-            f"{spec.name} is not deployed there",
-            f"deployed are {hosted}{more}; --backend {facts.backend} asks it to deploy this one",
-        )
-    if there.state == "UNHEALTHY":
-        return f"the process of {spec.name} died there", "try again later"
-    if there.state == "DEPLOYING":
-        return (
-            f"{spec.name} is being deployed there",
-            f"wait, or --backend {facts.backend} waits for it",
-        )
-    return "", ""
-
-
-def may_deploy(facts: ServerFacts) -> bool:
-    """Whether the only thing in the way is that the server does not have the model ready yet."""
-    there = facts.deployment
-    return not facts.problem and (there is None or there.state == "DEPLOYING")
-
-
-def _dtype_differs(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str] | None:
-    """Whether the weights there are held otherwise than was asked for; a reason and a hint."""
-    there = facts.deployment.dtype if facts.deployment else None
-    asked = spec.quantization or spec.dtype
-    if there is None or asked in ("auto", there):
-        return None
-    return (
-        f"{spec.name} is held there in {there}, and {asked} was asked for",
-        "leave --dtype out to take it as it is there",
-    )
-
-
-def _hosted(facts: ServerFacts) -> str:
-    there = facts.deployment
-    if there is None:
-        return f"{facts.url} serves the model; the first job loads it"
-    limit = "no limit on time" if there.timeout_s is None else f"{there.timeout_s:g} s a job"
-    level = there.level if there.state == "unknown" else f"{there.state} {there.level}"
-    return f"{facts.url} has the model: {level}, {there.dtype or 'dtype not said'}, {limit}"
 
 
 def fetched_first(local: Option, limits: Limits, disk_free: int) -> Option:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remote_mi.common.settings.values import (
+from remote_mi.backends.settings.values import (
     FILE,
     HERE,
     Limits,
     Settings,
     StudySettings,
-    backend_name,
     host_name,
 )
 
@@ -29,7 +28,6 @@ __all__ = [
     "Limits",
     "Settings",
     "StudySettings",
-    "backend_name",
     "host_name",
     "load",
 ]
@@ -44,6 +42,6 @@ def load(project: Path) -> Settings:
     path = project / FILE
     if not path.exists() and not path.is_symlink():
         return Settings()
-    from remote_mi.common.settings.file import read  # not above: it imports pydantic
+    from remote_mi.backends.settings.file import read  # not above: it imports pydantic
 
     return read(path)

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from remote_mi.common.errors import UsageError
-from remote_mi.common.settings.values import (
+from remote_mi.backends.registry import backend_name, words
+from remote_mi.backends.settings.values import (
     Limits,
     Settings,
     StudySettings,
-    backend_name,
     host_name,
 )
+from remote_mi.common.errors import UsageError
 from remote_mi.common.sizes import parse_size
 from remote_mi.common.yaml_file import located, model_problems, refused
 
@@ -40,9 +40,7 @@ def _checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _preferred(word: str) -> str:
     if word == "auto":
-        raise UsageError(
-            "'auto' is what 'prefer' decides", "name local, ndif, ndif:here or ndif:URL"
-        )
+        raise UsageError("'auto' is what 'prefer' decides", f"name one of {', '.join(words()[1:])}")
     return backend_name(word)
 
 

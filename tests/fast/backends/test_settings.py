@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_mi.common import settings
+from remote_mi.backends import settings
 from remote_mi.common.errors import UsageError
 from remote_mi.common.sizes import format_size, parse_size
 
@@ -38,7 +38,7 @@ def test_a_project_without_a_file_has_the_defaults_and_imports_no_pydantic(tmp_p
     assert found.limits.ask_above == 200_000_000 and found.limits.memory is None
     assert found.studies.max_remote == 8
     code = (
-        "import sys; from pathlib import Path; from remote_mi.common import settings; "
+        "import sys; from pathlib import Path; from remote_mi.backends import settings; "
         "settings.load(Path('.')); assert not {'pydantic', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)

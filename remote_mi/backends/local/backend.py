@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from remote_mi.backends.base import (
+    Backend,
     Outputs,
     Ticket,
     Work,
@@ -19,36 +20,48 @@ from remote_mi.backends.base import (
     nobody_left,
     recipe_error,
 )
+from remote_mi.backends.local.fitting import consider
+from remote_mi.backends.local.resources import Resources, measure
+from remote_mi.backends.options import Option, Question
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Watch
+from remote_mi.models.checkpoint import model_cache
 from remote_mi.models.load import LoadedModel, load, out_of_memory
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.models.surroundings import at_work, noted_settings
 from remote_mi.store.environment import Environment, local_environment
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Executes on this machine. `submit` only takes the work; `collect` does it, call by call.
 
     Args:
         rows_bytes: what the rows of a sweep may take, in bytes; None leaves it to the kit.
+        machine: what this machine has; measured when it is asked for, and once.
     """
 
     name = "local"
-    detaches = False
 
-    def __init__(self, rows_bytes: int | None = None) -> None:
-        self.rows_bytes = rows_bytes
+    def __init__(self, rows_bytes: int | None = None, machine: Resources | None = None) -> None:
+        self.rows_bytes, self._machine = rows_bytes, machine
         self._waiting: dict[str, tuple[LoadedModel, Work]] = {}
 
     def environment(self, spec: ModelSpec) -> Environment:
         return local_environment(local_device(spec.device))
 
-    def resume(self, key: str, watch: Watch) -> Ticket | None:
-        return None  # what a process does here ends with it
+    def environments(self, spec: ModelSpec) -> list[Environment]:
+        found = [self.environment(spec)]
+        if spec.device == "auto":  # a model that did not fit on the GPU may have run on the CPU
+            found.append(local_environment("cpu"))
+        return list(dict.fromkeys(found))
 
-    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
-        pass
+    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+        return local_environment(record["device"])
+
+    def consider(self, question: Question) -> Option:
+        if self._machine is None:
+            self._machine = measure(model_cache())
+        return consider(question, self._machine)
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         return load(spec, watch)

@@ -134,7 +134,7 @@ class Ledger:
         return entry
 
     def update(self, job_id: str, **changes: Any) -> None:
-        """Change columns of an entry.
+        """Change columns of an entry; one that is forgotten stays so, whatever becomes of its job.
 
         Raises:
             StoreError: if the project cannot be written.
@@ -143,7 +143,8 @@ class Ledger:
         sets = ", ".join(f"{name} = ?" for name in changes)
         values = [json.dumps(v) if k in _JSON and v is not None else v for k, v in changes.items()]
         with self._writing() as db:
-            db.execute(f"UPDATE jobs SET {sets} WHERE id = ?", (*values, job_id))
+            kept = "id = ? AND state != 'forgotten'"
+            db.execute(f"UPDATE jobs SET {sets} WHERE {kept}", (*values, job_id))
 
     def note_status(self, job_id: str, status: str, description: str) -> None:
         """Write down a status that the server gave."""

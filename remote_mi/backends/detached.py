@@ -1,0 +1,375 @@
+"""A backend whose jobs go on while nobody waits for them, and whose results any process can fetch.
+
+The ledger knows of each step before it is taken. What is left to a backend of this kind: to send a
+job, to ask after it, and to read what it gave.
+
+    class Mine(DetachedBackend):
+        def environment(self, spec): ...                       # under which its results are kept
+        def send(self, entry, model, work, watch): ...         # start it; returns at once
+        def ask(self, entry, watch): ...                       # note what is new; raise if it failed
+        def outputs(self, entry): ...                          # of a job that is ready
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from remote_mi.backends.base import (
+    Backend,
+    FinishedElsewhere,
+    Outputs,
+    Ticket,
+    Work,
+    checked,
+    nobody_left,
+)
+from remote_mi.backends.errors import (
+    QueueTimeout,
+    ResultExpired,
+    StillRunning,
+    SubmissionUnknown,
+    from_record,
+    to_record,
+)
+from remote_mi.backends.job_locks import JobLocks
+from remote_mi.backends.ledger import Entry, Ledger, typed
+from remote_mi.common.errors import BackendUnavailable, Detached, RemoteMIError, StoreError
+from remote_mi.common.progress import Watch
+from remote_mi.models.spec import ModelSpec
+from remote_mi.recipes.outputs import outputs_from_json
+
+if TYPE_CHECKING:
+    from remote_mi.models.load import LoadedModel
+
+#: How long a job is waited for when nobody says otherwise.
+DEFAULT_TIMEOUT_S = 3600.0
+POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.05
+#: A wait of so long is left to the collector, too.
+_A_WHILE_S = 2.0
+#: Statuses of a job that has not begun, in the words of NDIF.
+WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
+#: Status of a job whose result is there.
+COMPLETED = "COMPLETED"
+
+
+class DetachedBackend(Backend):
+    """See the module.
+
+    Args:
+        name: as runs and the ledger have it. project: the user's project, which keeps the ledger.
+        url: where it is, for people.
+
+    Attributes:
+        patience_s: how long it may be gone before nobody looks for its jobs any more.
+    """
+
+    patience_s = 24 * 3600.0
+
+    def __init__(self, name: str, project: Path, url: str = "") -> None:
+        self.name, self.project, self.url = name, project, url or name
+        self.ledger = Ledger(project)
+        self.locks = JobLocks(self.ledger)
+
+    # --- what a backend of this kind gives ---
+
+    def send(self, entry: Entry, model: LoadedModel, work: Work, watch: Watch) -> None:
+        """Start the work of an entry that is written down. An error means that it did not start."""
+        raise NotImplementedError
+
+    def ask(self, entry: Entry, watch: Watch) -> None:
+        """Find out how a job is, which was sent and may still give a result; its lock is held.
+
+        A new status goes into the ledger with `note`; COMPLETED is that of a job whose outputs
+        can be read.
+
+        Raises:
+            JobFailed: if it failed there; `failed` writes that down, too.
+        """
+        raise NotImplementedError
+
+    def has(self, entry: Entry) -> bool:
+        """Whether a job whose submission was cut off has arrived."""
+        return False
+
+    def outputs(self, entry: Entry) -> Iterator[Mapping[str, Any]]:
+        """What each call returned, of a job that is ready, as arrays or nested lists."""
+        raise NotImplementedError
+
+    def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
+        """The model's configuration and tokenizer; its weights are where it runs."""
+        from remote_mi.models.load import NOWHERE, build_weightless
+
+        watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
+        return build_weightless(spec, watch, NOWHERE)
+
+    def record_of(self, entry: Entry) -> dict[str, Any]:
+        """What the provenance of a run keeps of its job."""
+        seen = self.ledger.timeline(entry.id)
+        return {
+            "job_id": entry.id,
+            "timeline": [[s["status"], s["time"]] for s in seen],
+            "seconds": round(seen[-1]["time"] - entry.created, 3) if seen else None,
+        }
+
+    def stop(self, entry: Entry) -> None:
+        """Do what can be done about a job whose result nobody wants any more."""
+
+    # --- for its use ---
+
+    def note(self, entry: Entry, status: str, description: str = "") -> None:
+        """Write a new status of a job down."""
+        if status != entry.status:
+            entry.status = status
+            self.ledger.note_status(entry.id, status, description)
+
+    def failed(self, entry: Entry, error: RemoteMIError) -> RemoteMIError:
+        """The error, after the entry says that it ended so."""
+        entry.state = "failed"
+        self.ledger.update(entry.id, state="failed", error=to_record(error))
+        return error
+
+    def entry_for(self, work: Work, **more: Any) -> Entry:
+        """A new entry for some work, not yet written down."""
+        return Entry(
+            str(uuid.uuid4()),
+            work.key,
+            self.name,
+            self.url,
+            work.card.name,
+            work.spec.name,
+            len(work.calls),
+            dict(work.draft),
+            command=typed(),
+            **more,
+        )
+
+    # --- the protocol ---
+
+    def look(self, entry: Entry, watch: Watch) -> Entry:
+        """Bring an open entry up to date; its lock is held. Errors as `ask`."""
+        if entry.state in ("submitting", "unknown"):
+            if not self.has(entry):
+                error = SubmissionUnknown(
+                    f"job {entry.id[:8]}: {entry.url} has not heard of it",
+                    "run the same command again",
+                )
+                self.failed(entry, error)
+                watch.note(f"{error.message}; it counts as not submitted")
+                return entry
+            entry.state = "submitted"
+            self.ledger.update(entry.id, state="submitted")
+        if entry.is_open and entry.state != "fetched":
+            self.ask(entry, watch)
+        return entry
+
+    def ticket_of(self, entry: Entry) -> Ticket:
+        """The ticket of an entry of the ledger."""
+        return Ticket(self.name, entry.id, draft=entry.draft)
+
+    def is_ready(self, entry: Entry) -> bool:
+        """Whether an entry's outputs can be collected without waiting."""
+        return entry.is_open and (entry.state == "fetched" or entry.status == COMPLETED)
+
+    def resume(self, key: str, watch: Watch) -> Ticket | None:
+        entry = self.ledger.latest_of(key, self.name)
+        if entry is None:
+            return None
+        if entry.is_open and self.locks.take(entry.id):
+            try:
+                entry = self.look(self.ledger.get(entry.id), watch)
+            except ResultExpired:
+                entry = self.ledger.get(entry.id)
+            except RemoteMIError as error:
+                if self.ledger.get(entry.id).is_open:
+                    add_way_back(entry.id, error)
+                raise
+            finally:
+                self.locks.release(entry.id)
+        if entry.state == "expired":
+            watch.note(
+                f"the result of job {entry.id[:8]} was not fetched within the time that "
+                f"{entry.url} keeps it; submitting the job again"
+            )
+        if not entry.is_open:
+            return None
+        watch.note(f"job {entry.id[:8]} of the same run is under way already")
+        return self.ticket_of(entry)
+
+    def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
+        entry = self.entry_for(work)
+
+        def send() -> bool:
+            self.send(entry, model, work, watch)
+            self.ledger.update(entry.id, state="submitted")
+            return True
+
+        ticket = self.written_down(entry, work, watch, send)
+        assert ticket is not None
+        return ticket
+
+    def written_down(
+        self, entry: Entry, work: Work, watch: Watch, send: Callable[[], bool]
+    ) -> Ticket | None:
+        """Write an entry down and send its work; None where `send` says that it did not arrive.
+
+        The same job under another entry, open or done since it was looked for, takes its place.
+        """
+        self.locks.take(entry.id)  # first: nobody may see the entry and take its job for lost
+        try:
+            claimed = self.ledger.claim(entry, work.draft["events"][0]["time"])
+            if claimed.id != entry.id:
+                watch.note(f"job {claimed.id[:8]} of the same run is under way already")
+                self.ledger.clean(entry.id)
+                return self.ticket_of(claimed)
+            return self.ticket_of(entry) if send() else None
+        except RemoteMIError as error:
+            if not isinstance(error, (SubmissionUnknown, StoreError)):
+                self.ledger.update(entry.id, state="failed", error=to_record(error))
+            raise
+        finally:
+            self.locks.release(entry.id)
+
+    def collect(
+        self,
+        ticket: Ticket,
+        watch: Watch,
+        timeout: float | None = None,
+        on_leave: Callable[[], None] = nobody_left,
+    ) -> Iterator[Outputs]:
+        deadline = time.monotonic() + (timeout or DEFAULT_TIMEOUT_S)
+        try:
+            entry = self._hold(ticket.id, watch, deadline)
+            try:
+                yield from self.collected(entry, watch, deadline, on_leave)
+            finally:
+                ticket.record.update(self.record_of(entry))
+        except KeyboardInterrupt:
+            on_leave()
+            self.locks.release(ticket.id)
+            raise Detached(self.left(self.ledger.get(ticket.id))) from None
+        except BaseException as error:
+            if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
+                on_leave()
+                add_way_back(ticket.id, error)
+            self.locks.release(ticket.id)
+            raise
+
+    def left(self, entry: Entry) -> str:
+        """What is said to somebody who stops waiting."""
+        short = entry.id[:8]
+        return (
+            f"job {short} goes on at {self.url}, and its result will be fetched: "
+            f"`remote-mi jobs wait {short}` or the same command picks it up\n"
+            f"  `remote-mi jobs forget {short}` gives up its result"
+        )
+
+    def _hold(self, job_id: str, watch: Watch, deadline: float) -> Entry:
+        """Wait until this process is the one that collects the job."""
+        while not self.locks.take(job_id):
+            entry = self.ledger.get(job_id)
+            if entry.state == "done":
+                raise FinishedElsewhere
+            watch.stage(
+                f"{entry.url} · {entry.status.lower() or 'submitting'} "
+                "(another process fetches the result)"
+            )
+            if time.monotonic() > deadline:
+                out_of_patience(entry)
+            time.sleep(0.1)
+        entry = self.ledger.get(job_id)
+        if entry.state == "done":
+            raise FinishedElsewhere
+        if not entry.is_open:
+            raise from_record(entry.error or {"message": f"job {job_id[:8]} is {entry.state}"})
+        return entry
+
+    def collected(
+        self, entry: Entry, watch: Watch, deadline: float, on_leave: Callable[[], None]
+    ) -> Iterator[Outputs]:
+        """The outputs of each call of an entry that is held, waited for.
+
+        Args:
+            deadline: on the monotonic clock. on_leave: called once if it takes seconds.
+        """
+        pause, begun, told = POLL_FIRST_S, time.monotonic(), False
+        while not self.is_ready(self.look(entry, watch)):
+            if not entry.is_open:
+                raise from_record(self.ledger.get(entry.id).error or {})
+            watch.stage(f"{entry.url} · {entry.status.lower() or 'submitted'}")
+            if time.monotonic() >= deadline:
+                out_of_patience(entry)
+            if not told and time.monotonic() - begun > _A_WHILE_S:
+                told = True
+                on_leave()
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(pause * POLL_GROWTH, POLL_LAST_S)
+        yield from self.declared(entry, self.outputs(entry))
+
+    def declared(self, entry: Entry, calls: Iterator[Mapping[str, Any]]) -> Iterator[Outputs]:
+        """What each call gave, checked against what the recipe declares."""
+        recipe, draft = f"job {entry.id[:8]}: recipe {entry.recipe!r}", entry.draft
+        outputs = outputs_from_json(draft["recipe"]["returns"])
+        once = draft["recipe"]["over"] not in ("prompt", "pair")
+        examples = len(draft["parts"]) if once else None
+        for returned in calls:
+            yield checked(recipe, outputs, returned, examples)
+
+    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
+        """The run is kept: the entry is done. One that could not be kept stays open."""
+        try:
+            if error is not None:
+                self.ledger.update(ticket.id, state="failed", error=to_record(error))
+            elif run is not None:
+                self.ledger.update(ticket.id, state="done", run=run, finished=time.time())
+            if error is not None or run is not None:
+                self.ledger.clean(ticket.id)
+        except StoreError:
+            pass  # a result that is there is shown; the next command finds the entry as it was
+        self.locks.release(ticket.id)
+
+    def forget(self, entry: Entry) -> None:
+        """Give up a job's result."""
+        self.ledger.update(entry.id, state="forgotten")
+        self.ledger.clean(entry.id)
+        if entry.is_open:
+            self.stop(entry)
+
+
+def out_of_patience(entry: Entry) -> NoReturn:
+    """The wait has ended before the job.
+
+    Raises:
+        QueueTimeout: if it has not begun to run. StillRunning: if it has.
+    """
+    kind = QueueTimeout if entry.status in WAITING else StillRunning
+    raise kind(
+        f"job {entry.id[:8]}: the wait for {entry.url} ended at status {entry.status or 'none yet'}",
+        way_back(entry.id),
+    )
+
+
+def way_back(job_id: str) -> str:
+    """What to type for a job that is not waited for any more."""
+    short = job_id[:8]
+    return (
+        f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
+        f"`remote-mi jobs forget {short}` gives it up"
+    )
+
+
+def add_way_back(job_id: str, error: BaseException) -> None:
+    """Make an error that ends the wait for an open job name the job and say how to come back."""
+    if not isinstance(error, RemoteMIError):
+        return
+    name, back = f"job {job_id[:8]}", way_back(job_id)
+    if name not in error.message:
+        error.message = f"{name}: {error.message}"
+    if back not in (error.hint or ""):
+        looks = isinstance(error, BackendUnavailable) or not error.hint
+        error.hint = (
+            f"{back}; `remote-mi doctor` looks at the server" if looks else f"{error.hint}; {back}"
+        )

@@ -1,0 +1,1 @@
+"""This machine: whether a job fits here, and running it."""

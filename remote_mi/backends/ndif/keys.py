@@ -1,0 +1,56 @@
+"""Keeping the key for NDIF, once a server knows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from remote_mi.backends.checking import QUICK_S
+from remote_mi.backends.kind import KeyKeeper
+from remote_mi.backends.ndif import facts
+from remote_mi.backends.ndif.client import Client
+from remote_mi.backends.ndif.errors import KeyRefused, NotNdif
+from remote_mi.backends.ndif.hosts import find_host, has_form_of_a_key, keep_key
+from remote_mi.common.deadline import within
+from remote_mi.common.errors import BackendUnavailable, UsageError
+from remote_mi.common.text import line
+
+
+class NdifKeys(KeyKeeper):
+    """The key that nnsight sends to NDIF servers.
+
+    Args:
+        asked: the server that is asked whether it knows a key, as `find_host` takes it.
+    """
+
+    name = "NDIF"
+    source = "https://login.ndif.us gives one"
+    variable = "NDIF_API_KEY"
+
+    def __init__(self, asked: str | None) -> None:
+        self.host = find_host(asked)
+        if self.host.served is not None:
+            raise UsageError(
+                "a personal server makes its own keys, and they are used by themselves",
+                "nothing is to be kept for it",
+            )
+
+    def misshapen(self, key: str) -> str:
+        return "" if has_form_of_a_key(key) else "one has 8-4-4-4-12 hexadecimal digits"
+
+    def ask(self, key: str) -> str:
+        client, url = Client(replace(self.host, key=key)), self.host.url
+        try:
+            who = within(QUICK_S, lambda: facts.caller(client))
+        except NotNdif:
+            raise
+        except BackendUnavailable as error:
+            return f"whether {url} knows it could not be asked: {line(error.message)}"
+        if not who.checks_keys:
+            return f"{url} checks no keys"
+        if not who.known:
+            raise KeyRefused(f"{url} does not know this key; it is not kept", self.source)
+        return f"{url}: {line(facts.described(who))}"
+
+    def keep(self, key: str) -> Path:
+        return keep_key(key)

@@ -1,0 +1,74 @@
+"""NDIF servers as a kind of backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_mi.backends.kind import BackendKind, KeyKeeper, ModelList
+from remote_mi.backends.ndif_server import personal
+from remote_mi.backends.settings.values import host_name
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from remote_mi.backends.checking import Check
+    from remote_mi.backends.detached import DetachedBackend
+    from remote_mi.backends.ledger import Entry
+    from remote_mi.backends.ndif.backend import NdifBackend
+    from remote_mi.backends.settings.values import Settings
+
+
+class NdifKind(BackendKind):
+    """NDIF servers: the one that nnsight is configured for, the personal one, any by its address."""
+
+    name = "ndif"
+    detaches = True
+    is_server = True
+    secrets = ("NDIF_API_KEY",)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return ("ndif", "ndif:here", "ndif:URL")
+
+    def place(self, where: str) -> str:
+        return host_name(where)
+
+    def of_auto(self, settings: Settings) -> list[str]:
+        """Those of the settings; else the personal one where it runs, and the one of the key."""
+        if settings.hosts is not None:
+            return [f"ndif:{host}" for host in settings.hosts]
+        running = [f"ndif:{personal.HERE}"] if personal.served(personal.HERE) else []
+        return [*running, "ndif"]
+
+    def backend(self, where: str, project: Path, rows_bytes: int | None = None) -> NdifBackend:
+        from remote_mi.backends.ndif.backend import NdifBackend
+
+        return NdifBackend.asked_for(where or None, project)
+
+    def backend_of(self, entry: Entry, project: Path) -> DetachedBackend:
+        from remote_mi.backends.ndif.backend import NdifBackend
+        from remote_mi.backends.ndif.hosts import Host
+
+        return NdifBackend(Host(entry.url, entry.host), project)
+
+    def error_of(self, record: Mapping[str, Any]) -> RemoteMIError:
+        import remote_mi.backends.ndif.errors  # noqa: F401 - from here on its kinds are known
+
+        return super().error_of(record)
+
+    def checks(self, where: str, spec: ModelSpec | None) -> Iterator[Check]:
+        from remote_mi.backends.ndif.checks import checks
+
+        return checks(where or None, spec)
+
+    def models(self, where: str) -> ModelList:
+        from remote_mi.backends.ndif.models import deployed
+
+        return deployed(where or None)
+
+    def keys(self, where: str) -> KeyKeeper:
+        from remote_mi.backends.ndif.keys import NdifKeys
+
+        return NdifKeys(where or None)
