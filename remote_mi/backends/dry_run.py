@@ -72,7 +72,7 @@ class Expected:
         return {"outputs": outputs, "bytes": self.bytes, "reason": self.reason}
 
 
-def expect(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected:
+def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected:
     """What the calls of a job will return, by running them without weights.
 
     Calls that are alike in all but the ids of their tokens are run once.

@@ -52,7 +52,7 @@ def compare(
     remote-mi compare a1b2 c3d4
     remote-mi compare a1b2 ndif --tolerance 1e-3
     """
-    found = compared(a, b, timeout, as_json)
+    found = make_comparison(a, b, timeout, as_json)
     held = found.only(only)
     if as_json:
         within = None if tolerance is None else held.within(tolerance)
@@ -71,7 +71,7 @@ def compare(
         say("\nnext: --tolerance T   exits with 7 where they are further apart")
 
 
-def compared(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
+def make_comparison(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
     """The comparison of two runs, or of a run with what another backend gives."""
     from remote_mi.store import comparison
     from remote_mi.store.opening import find_run, load_run

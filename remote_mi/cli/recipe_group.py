@@ -14,7 +14,7 @@ import click
 from remote_mi.backends.registry import words
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
-from remote_mi.common.yaml_file import located
+from remote_mi.common.yaml_file import read_with_positions
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
@@ -156,7 +156,7 @@ def _spec(options: Options) -> ModelSpec:
     names: dict[str, str] = {}
     if options["names"]:
         path = Path(options["names"])
-        loaded = located(path).data
+        loaded = read_with_positions(path).data
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
             raise UsageError(f"{path}: a names mapping is 'module path: portable name' lines")
         names = {str(k): v for k, v in loaded.items()}

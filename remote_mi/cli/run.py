@@ -81,10 +81,10 @@ def run() -> None:
 
 def detach(job: Job, options: dict[str, Any]) -> None:
     """Submit and print the job's id, or show the result that is already there."""
-    from remote_mi.jobs.remote import hand_over_detached
+    from remote_mi.jobs.remote import submit_job
 
     with watching(options["quiet"]) as watch:
-        handed = hand_over_detached(job, options["backend"], watch)
+        handed = submit_job(job, options["backend"], watch)
     if handed.id is None:
         say("the result was there already")
         present(handed.wait(), options)

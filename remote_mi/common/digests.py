@@ -20,7 +20,7 @@ def canonical(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def digest_of(members: Mapping[str, str]) -> str:
+def digest_of_members(members: Mapping[str, str]) -> str:
     """As `digest` of an object, of which the canonical text of every member is known already."""
     text = ",".join(f"{canonical(name)}:{members[name]}" for name in sorted(members))
     return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()

@@ -58,7 +58,7 @@ def prose(text: str) -> str:
     return harmless(" ".join(text.split()))
 
 
-def fit(text: str, width: int) -> str:
+def pad_or_cut(text: str, width: int) -> str:
     """The text cut or padded to a number of terminal cells, wide characters measured."""
     if cell_len(text) > width:
         text = set_cell_size(text, max(0, width - 1)).rstrip() + "…"

@@ -1,6 +1,6 @@
 """Reading YAML files: what a person wrote, so that every mistake can be named with its place.
 
-`located` reads a file and remembers where everything stands, `model_problems` holds it against a
+`read_with_positions` reads a file and remembers where everything stands, `model_problems` holds it against a
 pydantic model, and `refused` makes one error of all mistakes. `written` reads what a program wrote.
 """
 
@@ -96,7 +96,7 @@ class Located:
         return Problem(*self.keys.get(where, (0, 0)), said, hint)
 
 
-def located(path: Path) -> Located:
+def read_with_positions(path: Path) -> Located:
     """The content of a YAML file, and where everything stands in it.
 
     Raises:

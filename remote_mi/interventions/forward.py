@@ -116,6 +116,10 @@ def first_difference(lm: Any, one: Run, other: Run) -> int:
     Attention that looks both ways lets every position see the first difference.
     """
     length = len(one.ids[0])
+    if len(other.ids[0]) != length:
+        raise ValueError(
+            f"runs of {length} and of {len(other.ids[0])} tokens have no positions in common"
+        )
     same = [a == b for a, b in zip(one.ids[0], other.ids[0], strict=True)]
     starts = [same.index(False)] if False in same else []
     starts += [run.changed for run in (one, other) if run.changed is not None]
@@ -129,7 +133,12 @@ def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
     Returns:
         of each layer [row, position, width], float32; exactly 0 before the first position that
         the prompts' difference can reach.
+
+    Raises:
+        ValueError: for runs of different lengths or sites.
     """
+    if base.site != other.site:
+        raise ValueError(f"one run keeps {base.site}, the other {other.site}")
     first = first_difference(lm, base, other)
     found = []
     for own, there in zip(base.values, other.values, strict=True):

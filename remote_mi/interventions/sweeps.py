@@ -19,7 +19,7 @@ import torch
 from remote_mi.interventions.dealing import PASS_TOKENS, Load, deal, rows_of_a_pass
 from remote_mi.interventions.forward import Run, first_difference, run
 from remote_mi.interventions.growing_batch import Cell, GrowingBatch
-from remote_mi.interventions.model_info import reuses_prefix
+from remote_mi.interventions.model_info import info, reuses_prefix
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.sites import Stream, part_count
 
@@ -84,14 +84,18 @@ def sweep(
         seed: of the random directions.
 
     Raises:
-        ValueError: for heads at a site that has none, a site that does not exist in this model, or
-            a base of several prompts.
+        ValueError: for heads at a site that has none, a site, layer or position that does not
+            exist, a run that keeps another site or has another length, or a base of several
+            prompts.
     """
-    chosen = list(range(len(lm.layers)) if layers is None else layers)
+    chosen = info(lm).chosen(layers)
     if chosen != sorted(set(chosen)):
         raise ValueError(f"the layers {chosen} are not in ascending order, each once")
+    if by not in ("position", "layer", "head"):
+        raise ValueError(f'by={by!r} is not one of "position", "layer", "head"')
     sweeper = _Sweeper(lm, base, site, by, window)
     sweeper.layers = chosen
+    sweeper.refuse_another_site(put, control)
     sweeper.put_in(put, control, seed)
     return sweeper.swept(measure, at)
 
@@ -143,6 +147,16 @@ class _Sweeper:
         if by == "head" and self.heads == 1:
             raise ValueError(f'{site} has no heads; by="head" needs a site that has them')
 
+    def refuse_another_site(self, *puts: Any) -> None:
+        """Refuse runs whose activations are not those that are replaced."""
+        for put in puts:
+            if not isinstance(put, Run):
+                continue
+            if put.site != self.batch.site:
+                raise ValueError(f"the run that is put in keeps {put.site}, not {self.batch.site}")
+            if len(put.ids) not in (1, len(self.base.ids)):
+                raise ValueError(f"the run that is put in has {len(put.ids)} rows")
+
     def put_in(self, put: Any, control: Any, seed: int) -> None:
         """Say what is put in place, and what in the control."""
         self.donor = put if isinstance(put, Run) else None
@@ -175,6 +189,10 @@ class _Sweeper:
         if self.donor is not None:
             first = first_difference(self.lm, self.base, self.donor)
         positions = list(range(self.length) if at is None else at)
+        if any(not 0 <= place < self.length for place in positions):
+            raise ValueError(
+                f"positions {positions} do not lie in a prompt of {self.length} tokens"
+            )
         cells = self._cells([place for place in positions if place >= first])
         self._share_prefix(first, cells)
         self.batch.measure = self._measured(measure)

@@ -15,7 +15,7 @@ from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.remote import RemoteJob, hand_over_detached
+from remote_mi.jobs.remote import RemoteJob, submit_job
 from remote_mi.jobs.runner import execute, look_anywhere, survey
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
@@ -46,7 +46,7 @@ class UserJob(Job):
 
     def submit(self, backend: str = "ndif", *, watch: Watch | None = None) -> RemoteJob:
         """Send it to a server and return at once. Args and errors as `remote_mi.submit`."""
-        return hand_over_detached(self, backend, watch or Silent())
+        return submit_job(self, backend, watch or Silent())
 
     def __repr__(self) -> str:
         count = len(self.prompts.examples)

@@ -21,7 +21,7 @@ from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.keep import Finisher, event
+from remote_mi.jobs.keep import Finisher, event_line
 from remote_mi.jobs.lookup import look_up
 from remote_mi.models.abilities import refuse_by_model
 from remote_mi.prompts.examples import Example, PromptSet
@@ -71,7 +71,7 @@ def finish(
     except RemoteMIError as error:
         finisher.failure(error, ticket.record)
         raise
-    draft.events.append(event("collected", record=ticket.record))
+    draft.events.append(event_line("collected", record=ticket.record))
     try:
         result = finisher.result(ticket.record)
     except Mismatch as error:
@@ -92,7 +92,7 @@ class Execution:
     def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
         self.job, self.plan, self.watch = job, plan, watch
         self.backend = plan.open(job.project)
-        self.events = [event("planned", backend=self.backend.name, reason=plan.reason)]
+        self.events = [event_line("planned", backend=self.backend.name, reason=plan.reason)]
         self.together: list[Any] = []
 
     def start(self) -> Result | Started:
@@ -121,7 +121,7 @@ class Execution:
                 if result is not None:
                     return result
                 # It is gone again. What was done before now does not count from here on.
-                self.events = [event("planned", backend=self.backend.name, reason="once more")]
+                self.events = [event_line("planned", backend=self.backend.name, reason="once more")]
 
     def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
         """The opened model, the run so far, and what the recipe is to be called with."""
@@ -161,7 +161,7 @@ class Execution:
         environment = self.backend.environment_of(job.model, record)
         cache = Cache(job.cache)
         missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
-        self.events.append(event("looked up", parts=len(keys), missing=len(missing)))
+        self.events.append(event_line("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
         self.together = tokenized.prompts if job.card.setup else []
         return model, draft, [calls[i] for i in missing]
@@ -251,7 +251,7 @@ class Execution:
             self.together,
         )
         ticket = self.backend.submit(model, work, self.watch)
-        draft.events.append(event("submitted", id=ticket.id))
+        draft.events.append(event_line("submitted", id=ticket.id))
         return ticket
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from remote_mi.common.digests import canonical, digest, digest_of
+from remote_mi.common.digests import canonical, digest, digest_of_members
 from remote_mi.common.paths import cache_root
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import PromptSet
@@ -123,7 +123,7 @@ class Job:
         members.update(prompts=known["prompts"], templates=known["templates"])
         if self.card.analysis:
             members["classes"] = known["classes"]
-        return digest_of(members)
+        return digest_of_members(members)
 
     @functools.cached_property
     def part_keys(self) -> list[str]:

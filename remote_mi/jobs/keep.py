@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part
 
 
-def event(what: str, **more: Any) -> dict[str, Any]:
+def event_line(what: str, **more: Any) -> dict[str, Any]:
     """One line of events.jsonl."""
     return {"time": round(time.time(), 3), "event": what, **more}
 
@@ -83,7 +83,7 @@ class Finisher:
         if self.unsaved is not None:
             self.watch.note(f"warning: not cached: {self.unsaved}")
             result.provenance = {**result.provenance, "cache": "miss (not cached)"}
-        draft.events.append(event("finished"))
+        draft.events.append(event_line("finished"))
         try:
             return self._write(result, None)
         except StoreError as error:
@@ -94,7 +94,7 @@ class Finisher:
         """Leave a failed run behind; returns its name, "" if it cannot be written."""
         said = getattr(error, "said", "")
         self._noted({**record, "server_said": said} if said else record)
-        self.draft.events.append(event("failed", error=str(error)))
+        self.draft.events.append(event_line("failed", error=str(error)))
         empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}, "texts": {}}
         result = Result(self.draft.recipe, empty, {}, self._provenance())
         try:

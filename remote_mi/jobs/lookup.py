@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from remote_mi.backends.base import Backend
 from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.keep import event
+from remote_mi.jobs.keep import event_line
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.code_identity import EARLIER, SCHEMA
 from remote_mi.store.cache import Cache, CacheEntry
@@ -170,7 +170,7 @@ def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
     id8 = id8_of(job.key, entry.environment)
     try:
         result = Runs(job.project).write(
-            RunRecord(id8, result, job.lock(), job.sources(), [event("taken from the cache")])
+            RunRecord(id8, result, job.lock(), job.sources(), [event_line("taken from the cache")])
         )
     except StoreError:
         pass  # a project that cannot be written still shows what the cache has

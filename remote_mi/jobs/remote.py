@@ -67,7 +67,7 @@ class RemoteJob(Displayed):
         )
 
 
-def hand_over_detached(job: Job, backend: str, watch: Watch) -> RemoteJob:
+def submit_job(job: Job, backend: str, watch: Watch) -> RemoteJob:
     """Submit a job and leave it to the collector; errors as `remote_mi.run`."""
     handed = hand_over(job, backend, watch)
     if isinstance(handed, Result):

@@ -102,9 +102,9 @@ def describe(spec: ModelSpec) -> Checkpoint:
                 "float32",
                 WHEEL_BYTES,
             )
-        return in_folder(embedded_folder(), spec)
+        return read_checkpoint(embedded_folder(), spec)
     if spec.folder is not None:
-        return in_folder(spec.folder.expanduser(), spec)
+        return read_checkpoint(spec.folder.expanduser(), spec)
     try:
         return _of_hub(spec)
     except Exception as error:  # the hub's client has many, and most must not stop a plan
@@ -118,7 +118,7 @@ def describe(spec: ModelSpec) -> Checkpoint:
         )
 
 
-def in_folder(folder: Path, spec: ModelSpec) -> Checkpoint:
+def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     """The checkpoint in a folder; one without safetensors is measured by its files."""
     config = _json(folder / "config.json")
     try:
@@ -240,7 +240,7 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
     """The checkpoint of a hub id: what is in the local cache of the hub, else what the hub says."""
     snapshot = _snapshot(spec)
     if snapshot is not None and _is_whole(snapshot):
-        return in_folder(snapshot, spec)
+        return read_checkpoint(snapshot, spec)
     from huggingface_hub import HfApi
 
     api = HfApi()

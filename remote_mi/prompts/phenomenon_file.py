@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.paths import builtin_folder
-from remote_mi.common.yaml_file import located, model_problems, refused
+from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
 
 REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
 OPTIONAL = ("description", "order", "metric", "size", "seed", "label", "group", "baseline")
@@ -22,7 +22,7 @@ def read(path: Path, trust_builtin: bool = True) -> dict[str, Any]:
     Raises:
         UsageError: naming file, line, column and what is wrong.
     """
-    found = located(path)
+    found = read_with_positions(path)
     if trust_builtin and path.resolve().is_relative_to(builtin_folder().resolve()):
         return found.data
     from remote_mi.prompts.phenomenon_checks import PhenomenonFile  # slow: it imports pydantic

@@ -155,7 +155,7 @@ def between(stops: Stops, share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def rules() -> str:
+def css_rules() -> str:
     """The style sheet's rules for all levels, light and dark."""
     dark = "\n".join(_rules(DARK))
     return "\n".join(

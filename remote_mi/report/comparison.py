@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from remote_mi.common.console import captured, text_of
-from remote_mi.common.text import fit, line
+from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.report.kinds.registry import kind_of
@@ -95,7 +95,7 @@ def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
     for setting in comparison.configuration:
         a, b = (_value(v) for v in (setting.a, setting.b))
         yield Text(
-            f" {fit(line(setting.path), left)}  {fit(a, room)}  → {fit(b, room)}".rstrip(),
+            f" {pad_or_cut(line(setting.path), left)}  {pad_or_cut(a, room)}  → {pad_or_cut(b, room)}".rstrip(),
             no_wrap=True,
         )
     if not prompts.equal:
@@ -105,7 +105,9 @@ def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
         for name, (a, b) in list(prompts.first["fields"].items())[:3]:
             yield Text(f"   the first that differs is prompt {number}, in its {name}:")
             for letter, value in (("a", a), ("b", b)):
-                yield Text(f"     {letter}  {fit(_value(value), width - 9)}".rstrip(), no_wrap=True)
+                yield Text(
+                    f"     {letter}  {pad_or_cut(_value(value), width - 9)}".rstrip(), no_wrap=True
+                )
 
 
 def _value(value: Any) -> str:
@@ -114,7 +116,7 @@ def _value(value: Any) -> str:
 
 def _numbers(comparison: Comparison, width: int, tolerance: float | None) -> Iterator[Text]:
     """One row an output: how far apart, and where."""
-    head = f" {fit('output', _NAME)} {fit('of', _OF)}{'largest':>8} {'mean':>8} {'scale':>8}  where"
+    head = f" {pad_or_cut('output', _NAME)} {pad_or_cut('of', _OF)}{'largest':>8} {'mean':>8} {'scale':>8}  where"
     yield Text(head, "bold", no_wrap=True)
     beyond = [] if tolerance is None else comparison.beyond(tolerance)
     for found in comparison.outputs:
@@ -134,7 +136,7 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
     """The lines of one output: its numbers, and below them where they do not fit beside."""
     count = len(comparison.a.prompts)
     of = f"each of {count}" if found.each else "all" if count > 1 else ""
-    left = f"{fit(line(found.name), _NAME)} {fit(of, _OF)}"
+    left = f"{pad_or_cut(line(found.name), _NAME)} {pad_or_cut(of, _OF)}"
     if found.why_not:
         yield left
         yield f"   not comparable: {line(found.why_not)}"
@@ -159,7 +161,7 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
         yield f"{row}  {place}"
     else:
         yield row
-        yield f"   {fit(place, width - 5).rstrip()}"
+        yield f"   {pad_or_cut(place, width - 5).rstrip()}"
 
 
 def _place(comparison: Comparison, found: Difference) -> str:
@@ -171,7 +173,7 @@ def _place(comparison: Comparison, found: Difference) -> str:
     parts += [at] if at else []
     if found.values is not None:
         shown = [
-            fit(value_text(result, found.kind, value), _VALUE).rstrip()
+            pad_or_cut(value_text(result, found.kind, value), _VALUE).rstrip()
             for result, value in zip((comparison.a, comparison.b), found.values, strict=True)
         ]
         parts.append(f"{shown[0]} → {shown[1]}")

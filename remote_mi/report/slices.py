@@ -12,7 +12,7 @@ from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.report.wording import EXPLAINED, Slice, amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -48,7 +48,7 @@ class Shown:
         """A value with its unit, where it is, its interval and its control: for a list of some."""
         index = tuple(index)
         unit = f" {self.unit}" if self.unit else ""
-        return f"{amount(self.array.values[index])}{unit} at {where(self.array, index)}" + (
+        return f"{format_amount(self.array.values[index])}{unit} at {where(self.array, index)}" + (
             self._beside(index, "")
         )
 
@@ -56,7 +56,7 @@ class Shown:
         """A value by name, with its interval, how many prompts it rests on, and its control."""
         index = tuple(index)
         unit = f" {self.unit}" if self.unit else ""
-        return f"{self.array.name} {amount(self.array.values[index])}{unit}" + (
+        return f"{self.array.name} {format_amount(self.array.values[index])}{unit}" + (
             self._beside(index, f", n={self.count}" if self.count else "")
         )
 
@@ -68,10 +68,10 @@ class Shown:
     def _beside(self, index: tuple[Any, ...], count: str) -> str:
         low, high, text = self.array.low, self.array.high, ""
         if low is not None and high is not None:
-            text = f", 95% CI [{amount(low[index])}, {amount(high[index])}]"
+            text = f", 95% CI [{format_amount(low[index])}, {format_amount(high[index])}]"
         text += count
         if self.control is not None:
-            text += f", control up to {amount(self.control[index])}"
+            text += f", control up to {format_amount(self.control[index])}"
         return text
 
     def largest(self, most: int) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ import numpy as np
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.registry import laid_out
-from remote_mi.report.wording import Slice, amount, where
+from remote_mi.report.wording import Slice, format_amount, where
 from remote_mi.store.result import Result
 
 ALL = Slice()
@@ -42,5 +42,5 @@ def headline(result: Result) -> str:
         best = (free if (free > 0).any() else size).argmax()
         at = np.unravel_index(int(best), array.shape)
         place = where(array, at)
-        return f"{figure.output} {amount(array.values[at])}{' at ' + place if place else ''}"
+        return f"{figure.output} {format_amount(array.values[at])}{' at ' + place if place else ''}"
     return ""

@@ -109,7 +109,7 @@ def where(array: NamedArray, index: Sequence[Any]) -> str:
     return " · ".join(parts)
 
 
-def amount(number: Any) -> str:
+def format_amount(number: Any) -> str:
     """A number for a sentence: two decimals, or two significant digits of what is small."""
     value = float(number)
     size = abs(value)

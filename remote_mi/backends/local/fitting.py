@@ -79,7 +79,7 @@ def locally(
         "local",
         False,
         f"{wanted} do not fit into {', nor into '.join(map(str, tried))}",
-        smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)),
+        suggest_smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)),
         spec,
     )
 
@@ -179,7 +179,7 @@ def _rows(device: Device, left: int) -> int:
     return max(LEAST_ROWS_BYTES, min(CPU_ROWS_BYTES, left // 2))
 
 
-def smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: int) -> str:
+def suggest_smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: int) -> str:
     """What would make a job fit: another dtype, or fewer and shorter prompts; "" if nothing."""
     if checkpoint.weights is None:
         return ""

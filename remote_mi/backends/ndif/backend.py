@@ -22,7 +22,7 @@ from remote_mi.backends.ndif.client import Client, ReplyLost
 from remote_mi.backends.ndif.errors import NotNdif
 from remote_mi.backends.ndif.hosting import may_deploy, on_server
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
-from remote_mi.backends.ndif.results import check_expected, limit_for, read_outputs
+from remote_mi.backends.ndif.results import check_expected, max_result_bytes, read_outputs
 from remote_mi.backends.ndif.servers import ServerFacts, learn
 from remote_mi.backends.ndif.waiting import Waiter
 from remote_mi.backends.ndif_server import personal
@@ -248,7 +248,7 @@ class NdifBackend(DetachedBackend):
             answer = waiter.completed(deadline, on_leave)
             path = waiter.fetch(answer)
         try:
-            limit = limit_for(entry.expected)
+            limit = max_result_bytes(entry.expected)
             returned = read_outputs(path, entry.calls, bool(entry.compress), limit)
             for index, found in enumerate(self.declared(entry, iter(returned))):
                 recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"

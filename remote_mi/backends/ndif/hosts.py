@@ -115,7 +115,7 @@ def find_host(asked: str | None) -> Host:
     return Host(url, f"ndif {url}", served)
 
 
-def config_file() -> Path:
+def nnsight_config_file() -> Path:
     """Where nnsight keeps its settings, the key among them."""
     given = os.environ.get("NNSIGHT_CONFIG")
     if given:
@@ -143,7 +143,7 @@ def keep_key(key: str) -> Path:
         UsageError: if the file is there and holds no settings: it is not overwritten.
         BackendUnavailable: if the file cannot be written.
     """
-    path = config_file()
+    path = nnsight_config_file()
     settings = _read(path)
     api = settings.get("API")
     api = {} if api is None else api
@@ -180,7 +180,7 @@ def _holds_something(path: Path) -> bool:
 
 
 def _nnsight_settings() -> Mapping[str, Any]:
-    api = _read(config_file()).get("API")
+    api = _read(nnsight_config_file()).get("API")
     return api if isinstance(api, dict) else {}
 
 
@@ -231,4 +231,4 @@ def has_form_of_a_key(key: str) -> bool:
 
 def key_source() -> str:
     """Where the key comes from, in words."""
-    return "NDIF_API_KEY" if os.environ.get("NDIF_API_KEY") else str(config_file())
+    return "NDIF_API_KEY" if os.environ.get("NDIF_API_KEY") else str(nnsight_config_file())

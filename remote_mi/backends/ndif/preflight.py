@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Work
 from remote_mi.backends.capabilities import Place, depends_on_trust, lacking
-from remote_mi.backends.dry_run import expect
+from remote_mi.backends.dry_run import expected_outputs
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import CannotDo
@@ -35,7 +35,7 @@ def check(
     """
     refuse(check_source(work.card, work.function, work.project, packages))
     watch.stage(f"checking {work.card.name} without weights")
-    expected = expect(model, work)
+    expected = expected_outputs(model, work)
     if expected.outputs is None:
         return None, f"how much comes back is not known beforehand: {expected.reason}"
     return expected.to_json()["outputs"], f"expecting {expected.bytes:,} bytes of numbers back"

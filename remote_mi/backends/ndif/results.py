@@ -25,7 +25,7 @@ _ADVICE = (
 )
 
 
-def limit_for(expected: Any) -> int:
+def max_result_bytes(expected: Any) -> int:
     """Bytes that a result may have, unpacked.
 
     Args:

@@ -76,7 +76,7 @@ def _asked(
     client = Client(host)
     deployed = facts.deployments(client)
     packages = facts.packages(client)
-    found = next((d for d in deployed if is_exact(d, repo_id, spec)), None)
+    found = next((d for d in deployed if serves(d, repo_id, spec)), None)
     kind = "trusted"
     if depends_on_trust(needs) and facts.sandboxes(client, found.model_key if found else ""):
         kind = "sandboxed"
@@ -97,7 +97,7 @@ def _asked(
     )
 
 
-def is_exact(deployment: Deployment, repo_id: str, spec: ModelSpec) -> bool:
+def serves(deployment: Deployment, repo_id: str, spec: ModelSpec) -> bool:
     """Whether a deployment is what a job on this model would ask for.
 
     The key holds repository, revision and task. No revision and the revision "main" are two keys,

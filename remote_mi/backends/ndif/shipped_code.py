@@ -102,7 +102,7 @@ class Shipped:
             return
         for inner in typing.get_args(value):
             self._value(inner, path, line, fix)
-        if name != self.home and not travels(name):
+        if name != self.home and not is_sent_as_source(name):
             root = name.split(".")[0]
             self.needed.setdefault((path, root), Use(path, line, root, fix))
         elif isinstance(value, types.ModuleType):
@@ -161,7 +161,7 @@ class Shipped:
         return file if Path(file).is_file() else f"the cell of {function.__name__!r}"
 
 
-def travels(module: str) -> bool:
+def is_sent_as_source(module: str) -> bool:
     """Whether functions of a module are sent as source, and not as a name in a library."""
     from cloudpickle import list_registry_pickle_by_value
 

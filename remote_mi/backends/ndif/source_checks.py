@@ -20,7 +20,7 @@ from remote_mi.backends.ndif.shipped_code import (
     Use,
     bound_names,
     home_of,
-    travels,
+    is_sent_as_source,
 )
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card import Card
@@ -182,7 +182,7 @@ def _is_change(value: Any, steps: str, method: str) -> bool:
 def _is_own(value: Any) -> bool:
     """Whether it is a module, class or function that travels, not one of a library."""
     kind = isinstance(value, (types.ModuleType, types.FunctionType, type))
-    return kind and travels(home_of(value))
+    return kind and is_sent_as_source(home_of(value))
 
 
 def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator[SourceMistake]:

@@ -189,7 +189,7 @@ class Waiter:
         entry = self.entry
         target = self.ledger.result_path(entry.id)
         partial = target.with_suffix(".part")
-        limit = results.limit_for(entry.expected)
+        limit = results.max_result_bytes(entry.expected)
         self.watch.stage("fetching the result")
 
         try:

@@ -19,7 +19,7 @@ from remote_mi.backends.settings.values import (
 )
 from remote_mi.common.errors import UsageError
 from remote_mi.common.sizes import parse_size
-from remote_mi.common.yaml_file import located, model_problems, refused
+from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
 
 _SECRET = re.compile(r"(^|[_-])(api)?_?-?(key|token|secret|password)s?$", re.IGNORECASE)
 
@@ -87,7 +87,7 @@ def read(path: Path) -> Settings:
     Raises:
         UsageError: naming every mistake with file, line and column.
     """
-    found = located(path)
+    found = read_with_positions(path)
     problems = model_problems(found, _File)
     for where in found.keys:
         if isinstance(where[-1], str) and _SECRET.search(where[-1]):

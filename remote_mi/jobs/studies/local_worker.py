@@ -27,7 +27,7 @@ from remote_mi.prompts.choice import PromptChoice
 MODULE = "remote_mi.jobs.studies.local_worker"
 
 
-def order(point: Point, key: str, backend: str) -> dict[str, Any]:
+def job_message(point: Point, key: str, backend: str) -> dict[str, Any]:
     """What a lane is told of a point.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remote_mi.common.yaml_file import located, model_problems, refused
+from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
 from remote_mi.jobs.studies.entries import Block, ModelEntry
 from remote_mi.jobs.studies.entry_reader import Reader
 from remote_mi.jobs.studies.grid import StudyGrid
@@ -16,7 +16,7 @@ from remote_mi.models.spec import ModelSpec
 
 def study_of(path: Path, project: Path) -> Study:
     """The study that a file describes; see `remote_mi.jobs.studies.read`."""
-    found = located(path)
+    found = read_with_positions(path)
     reader = Reader(found, project, model_problems(found, StudyFile))
     blocks = _blocks(reader)
     reader.shared_parameters(blocks)

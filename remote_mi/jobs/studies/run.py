@@ -294,7 +294,7 @@ class _Lane:
             self.told[point.point.index] = point
             assert point.job is not None
             where = point.where.chosen.backend if point.where else point.point.backend
-            self._write(local_worker.order(point.point, point.job.key, where))
+            self._write(local_worker.job_message(point.point, point.job.key, where))
         if not self.points and not self.told and not self.closed:
             self.closed = True
             self._write({})

@@ -257,7 +257,7 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
             numbers[noun] += 1
             label = f"{noun} {numbers[noun]}"
             shown.append(_shown(numbers.total(), label, figure, result, said))
-        differs = run_facts.differs_in(result, results)
+        differs = run_facts.differences_of(result, results)
         name = run_facts.prompts_name(result)
         heading = f"{result.name} on {name}" if name else result.name
         if differs:

@@ -134,7 +134,7 @@ def figure_style() -> str:
 
 @functools.cache
 def _levels() -> str:
-    return colors.rules() + "\n"
+    return colors.css_rules() + "\n"
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def _to_find_out(summary_line: str) -> str:
     return text
 
 
-def differs_in(result: Result, results: Sequence[Result]) -> dict[str, str]:
+def differences_of(result: Result, results: Sequence[Result]) -> dict[str, str]:
     """Model, seed, size and parameters that are not the same in all runs of the recipe and prompts."""
     mine = _settings(result)
     others = [

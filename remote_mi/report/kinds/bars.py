@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import fit, line
+from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Bars
 from remote_mi.report.drawing import measured, note
 from remote_mi.report.kinds.kind import Kind, Layout
@@ -21,7 +21,7 @@ from remote_mi.report.kinds.words import largest
 from remote_mi.report.listing import Item, Listing, of_lines
 from remote_mi.report.markup import PagePlace, asset, figure_markup
 from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import EXPLAINED, Slice, amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class BarsKind(Kind[Bars, BarsLayout]):
         long = max(_BAR, min(_LONGEST_BAR, width - left - 11 - (18 if ends else 0)))
         for bar in bars:
             sign = EXPLAINED if bar.marked else " "
-            text = Text(f"{sign}{fit(bar.name, left)} {bar.value:+7.2f} ")
+            text = Text(f"{sign}{pad_or_cut(bar.name, left)} {bar.value:+7.2f} ")
             text.append(
-                fit("█" * min(long, round(abs(bar.value) / reach * long)), long), _look(bar)
+                pad_or_cut("█" * min(long, round(abs(bar.value) / reach * long)), long), _look(bar)
             )
             if bar.ends:
                 text.append(f" [{bar.ends[0]:+.2f}, {bar.ends[1]:+.2f}]", "dim")
@@ -211,7 +211,7 @@ def _row(bar: Bar, share: Any) -> dict[str, Any]:
     zero, end = share(0.0), share(bar.value)
     row = {
         "label": bar.name,
-        "value": amount(bar.value),
+        "value": format_amount(bar.value),
         "x": min(zero, end),
         "width": round(abs(end - zero), 2),
         "css": "x" if bar.marked else "up" if bar.value > 0 else "down",
@@ -220,5 +220,9 @@ def _row(bar: Bar, share: Any) -> dict[str, Any]:
     }
     if bar.ends:
         low, high = bar.ends
-        row.update(low=share(low), high=share(high), interval=f"[{amount(low)}, {amount(high)}]")
+        row.update(
+            low=share(low),
+            high=share(high),
+            interval=f"[{format_amount(low)}, {format_amount(high)}]",
+        )
     return row

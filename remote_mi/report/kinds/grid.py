@@ -12,11 +12,11 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.text import fit, visible
+from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report import colors
 from remote_mi.report.colors import Shades
-from remote_mi.report.wording import amount
+from remote_mi.report.wording import format_amount
 from remote_mi.store.named_array import NamedArray
 
 #: More rows than this are thinned out, and the reader is told.
@@ -120,7 +120,7 @@ def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, in
 
 
 def _right(text: str, width: int) -> str:
-    text = fit(text, width).rstrip()
+    text = pad_or_cut(text, width).rstrip()
     return " " * (width - cell_len(text)) + text
 
 
@@ -185,7 +185,7 @@ def draw(grid: Grid, width: int) -> Iterator[Text]:
         yield Text(f"{len(grid.rows)} rows: every {step}th and the last are shown", style="dim")
     for start in range(0, len(grid.columns), per_block):
         block = range(start, min(start + per_block, len(grid.columns)))
-        header = f" {name} │ " + " ".join(fit(grid.column_labels[c], each) for c in block)
+        header = f" {name} │ " + " ".join(pad_or_cut(grid.column_labels[c], each) for c in block)
         yield Text(header.rstrip(), style="bold", no_wrap=True)
         for row in shown:
             text = Text(f" {labels[row]} │ ", no_wrap=True)
@@ -228,5 +228,5 @@ def page_legend(scale: Shades) -> dict[str, Any]:
     return {
         "letter": scale.letter,
         "levels": range(0, 33, 4),
-        "ends": [amount(v) for v in (scale.low, middle, scale.high)],
+        "ends": [format_amount(v) for v in (scale.low, middle, scale.high)],
     }

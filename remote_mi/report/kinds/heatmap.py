@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.text import fit, line
+from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Figure, Heatmap
 from remote_mi.report import colors
 from remote_mi.report.drawing import CellAxes, color_map, measured, note, size_of_cells
@@ -30,7 +30,7 @@ from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.words import largest
 from remote_mi.report.markup import PagePlace, asset, figure_markup
 from remote_mi.report.slices import Shown, cuts, shown
-from remote_mi.report.wording import EXPLAINED, Slice, amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
             )
             yield (
                 f"Shown at {part.taken}; the largest of all is at {where(full, at)}: "
-                f"{amount(full.values[at])}."
+                f"{format_amount(full.values[at])}."
             )
         yield from largest(part, layout.center)
 
@@ -133,7 +133,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
                 sign, style = EXPLAINED, Style(dim=True)
             else:
                 sign = colors.ramp(strength)
-            return fit(sign + number(values[row, column], wide - 1), wide), style
+            return pad_or_cut(sign + number(values[row, column], wide - 1), wide), style
 
         rows, columns = array.dims
         grid = Grid(rows, columns, array.coords[rows], array.coords[columns], cell, _least(values))

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from rich.cells import cell_len
 from rich.text import Text
 
-from remote_mi.common.text import fit, line
+from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Lines
 from remote_mi.report.drawing import LABEL, measured, note
 from remote_mi.report.kinds.curves import LETTERS, Curves, curves
@@ -19,7 +19,7 @@ from remote_mi.report.kinds.plot import HEIGHT, plot
 from remote_mi.report.kinds.words import MOST, explained, some_dims
 from remote_mi.report.listing import Item, Listing
 from remote_mi.report.markup import PagePlace, asset, figure_markup
-from remote_mi.report.wording import EXPLAINED, Slice, amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class LinesKind(Kind[Lines, Curves]):
         def shown(i: int) -> Text:
             sign = EXPLAINED if layout.marked[i, point] else " "
             return Text(
-                f" {letters.get(i, ' ')}{sign}{fit(names[i], left)}  {layout.said(i, point)}",
+                f" {letters.get(i, ' ')}{sign}{pad_or_cut(names[i], left)}  {layout.said(i, point)}",
                 no_wrap=True,
             )
 
@@ -188,8 +188,8 @@ def _course(found: Curves, line: int) -> Iterator[str]:
     free = np.where(marked, -1.0, np.abs(np.nan_to_num(row)))
     best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
     said = (
-        f"{head}{array.name} {verb} from {amount(row[first])} ({where(points, (first,))}) "
-        f"to {amount(row[last])}{unit} ({where(points, (last,))}); "
+        f"{head}{array.name} {verb} from {format_amount(row[first])} ({where(points, (first,))}) "
+        f"to {format_amount(row[last])}{unit} ({where(points, (last,))}); "
         f"largest at {where(points, (best,))}: {found.said(line, best)}"
     )
     sure = np.flatnonzero(np.isfinite(row) & ~marked)  # a sign that chance gives changes by chance

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.text import fit, visible
+from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.report.kinds.curves import LETTERS, Curves
 
 _EMPTY, _ZERO, _BAND, _HERE = " ", "╌", "░", "│"
@@ -126,7 +126,7 @@ class _Drawing:
             names += " " * (start - cell_len(names)) + label
             rule[column] = "┴"
         yield Text(f"{'':10} └─" + "".join(rule), no_wrap=True)
-        name = fit(visible(self.found.x_name), _LEFT - 1).rstrip()
+        name = pad_or_cut(visible(self.found.x_name), _LEFT - 1).rstrip()
         yield Text(f"{' ' * (_LEFT - 1 - cell_len(name))}{name} {names}", no_wrap=True)
 
     def _ticks(self) -> list[tuple[int, int, str]]:
@@ -147,7 +147,8 @@ class _Drawing:
 
     def _labels(self) -> Sequence[str]:
         return [
-            fit(label, 8).rstrip() if cell_len(label) > 8 else label for label in self.found.labels
+            pad_or_cut(label, 8).rstrip() if cell_len(label) > 8 else label
+            for label in self.found.labels
         ]
 
 

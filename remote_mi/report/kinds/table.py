@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import fit, line
+from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
 from remote_mi.report.kinds.cells import Row, plain_number, there
@@ -20,7 +20,7 @@ from remote_mi.report.kinds.words import MOST, short
 from remote_mi.report.listing import Item, Listing, of_lines
 from remote_mi.report.markup import PagePlace, figure_markup
 from remote_mi.report.values import value_text
-from remote_mi.report.wording import Slice, amount
+from remote_mi.report.wording import Slice, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -84,7 +84,7 @@ class TableLayout(Layout):
         """A cell of a terminal's table."""
         if column.numbers:
             return f"{self.cell(column, index):>{wide}}"
-        return fit(" ".join(self._texts(column, index)).replace("␠", " "), wide)
+        return pad_or_cut(" ".join(self._texts(column, index)).replace("␠", " "), wide)
 
 
 class TableKind(Kind[Table, TableLayout]):
@@ -116,14 +116,16 @@ class TableKind(Kind[Table, TableLayout]):
         wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(columns) - 1))
         left = max(_PROMPT_WIDTH, width - (wide + 1) * len(columns))
         heads = "".join(
-            f" {fit(c.name, wide).rstrip():>{wide}}" if c.numbers else f" {fit(c.name, wide)}"
+            f" {pad_or_cut(c.name, wide).rstrip():>{wide}}"
+            if c.numbers
+            else f" {pad_or_cut(c.name, wide)}"
             for c in columns
         )
-        yield Text(fit(" prompt", left) + heads, "bold", no_wrap=True)
+        yield Text(pad_or_cut(" prompt", left) + heads, "bold", no_wrap=True)
         for index in range(layout.count):
             text = f" {layout.name(index)}"
             cells = "".join(f" {layout.narrow(column, index, wide)}" for column in columns)
-            yield Text(fit(text, left) + cells, no_wrap=True)
+            yield Text(pad_or_cut(text, left) + cells, no_wrap=True)
 
     def words(self, layout: TableLayout) -> Iterator[str]:
         yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one a prompt."
@@ -213,14 +215,14 @@ def _in_words(layout: TableLayout, column: Column) -> str:
     if not np.isfinite(numbers).any():
         return f"{name}: no values."
     unit = f" {figure.unit}" if figure.unit and name == figure.output else ""
-    text = f"{name}: mean {amount(float(np.nanmean(numbers)))}{unit}"
+    text = f"{name}: mean {format_amount(float(np.nanmean(numbers)))}{unit}"
     over = layout.result[name] if name in layout.result.arrays else None
     if over is not None and over.low is not None and over.high is not None:
-        text += f", 95% CI [{amount(over.low)}, {amount(over.high)}]"
+        text += f", 95% CI [{format_amount(over.low)}, {format_amount(over.high)}]"
     if len(numbers) > 1:
         low, high = int(np.nanargmin(numbers)), int(np.nanargmax(numbers))
         text += (
-            f", from {amount(numbers[low])} (prompt {low + 1}) "
-            f"to {amount(numbers[high])} (prompt {high + 1})"
+            f", from {format_amount(numbers[low])} (prompt {low + 1}) "
+            f"to {format_amount(numbers[high])} (prompt {high + 1})"
         )
     return text + "."

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rich.style import Style
 from rich.text import Text
 
-from remote_mi.common.text import fit, visible
+from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.recipes.figures import TokenGrid
 from remote_mi.report import colors
 from remote_mi.report.colors import Shades
@@ -22,7 +22,7 @@ from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.words import quoted, short, some_dims
 from remote_mi.report.markup import PagePlace, figure_markup
 from remote_mi.report.slices import ShownExample, example
-from remote_mi.report.wording import Slice, amount, where
+from remote_mi.report.wording import Slice, format_amount, where
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -125,7 +125,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         others = np.flatnonzero(top[:, -1] != final)
         since = int(others[-1]) + 1 if others.size else 0
         named = layout.figure.shade
-        strength = f" ({named} {amount(layout.strength[-1, -1])})" if named else ""
+        strength = f" ({named} {format_amount(layout.strength[-1, -1])})" if named else ""
         place = where(some_dims(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
         yield (
             f"At the last position ({place}) the last {rows} gives "
@@ -136,7 +136,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
             yield f"It is on top from the first {rows} on."
             return
         before = quoted(result, top[since - 1, -1])
-        begins = f" ({named} {amount(layout.strength[since, -1])} there)" if named else ""
+        begins = f" ({named} {format_amount(layout.strength[since, -1])} there)" if named else ""
         yield (
             f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
             f"it is {before}."
@@ -150,7 +150,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
 
         def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
             strength = float(distance[row, column])
-            text = colors.ramp(strength) + fit(texts[row][column], wide - 1)
+            text = colors.ramp(strength) + pad_or_cut(texts[row][column], wide - 1)
             return text, colors.sequential(strength, palette)
 
         def explain(row: int, column: int) -> list[str]:
@@ -183,7 +183,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
             for c in range(layout.top.shape[1]):
                 level = scale.level(float(layout.strength[r, c])) if shaded else None
                 ranked = layout.ranked(r, c)
-                said = [text + ("" if p is None else f" {amount(p)}") for text, p in ranked]
+                said = [text + ("" if p is None else f" {format_amount(p)}") for text, p in ranked]
                 cells[-1].append(
                     {
                         "css": "" if level is None else f"s{level}",

@@ -8,7 +8,7 @@ import numpy as np
 
 from remote_mi.common.text import visible
 from remote_mi.report.slices import Shown
-from remote_mi.report.wording import EXPLAINED, amount
+from remote_mi.report.wording import EXPLAINED, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -33,7 +33,7 @@ def largest(part: Shown, center: float) -> Iterator[str]:
     best = [np.unravel_index(int(i), values.shape) for i in order[:MOST]]
     best = [at for at in best if distance[at] > 0]
     if not best:
-        yield f"Every {array.name} is {amount(center)}."
+        yield f"Every {array.name} is {format_amount(center)}."
         return
     count = f" (n={part.count})" if part.count else ""
     parts = [part.value(at) + (" (explained by its control)" if marked[at] else "") for at in best]
@@ -43,7 +43,7 @@ def largest(part: Shown, center: float) -> Iterator[str]:
     known = f"The other {finite.sum()}" if missing else f"All {values.size}"
     yield (
         (f"{missing} of {values.size} cells have no value. " if missing else "")
-        + f"{known} cells lie between {amount(low)} and {amount(high)}."
+        + f"{known} cells lie between {format_amount(low)} and {format_amount(high)}."
     )
     yield from explained(part)
 

@@ -16,7 +16,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Static
 
-from remote_mi.common.text import fit
+from remote_mi.common.text import pad_or_cut
 from remote_mi.report import colors
 from remote_mi.report.viewer.keys import brief
 
@@ -89,7 +89,7 @@ class PanelLine(Widget):
         numbered = [f"{i + 1} {name}" if i < 9 else name for i, name in enumerate(self.names)]
         if sum(cell_len(x) + 2 for x in numbered) > room:  # the names beside are cut first
             numbered = [
-                x if i == self.current or cell_len(x) <= _CUT else fit(x, _CUT)
+                x if i == self.current or cell_len(x) <= _CUT else pad_or_cut(x, _CUT)
                 for i, x in enumerate(numbered)
             ]
         return [f"[{x}]" if i == self.current else f" {x} " for i, x in enumerate(numbered)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from remote_mi.common.errors import RemoteMIError
-from remote_mi.common.text import ago, fit, line
+from remote_mi.common.text import ago, line, pad_or_cut
 from remote_mi.report.listing import Item, Listing, of_lines
 from remote_mi.report.viewer.opened_run import named
 from remote_mi.store.run_index import RunRow
@@ -68,7 +68,9 @@ class RunTable:
         sign = _SIGNS.get(row.status if row else "", "?")
         mark = "●" if self.room.folder / name in self.marked else " "
         date, wide = _columns(width)
-        text = Text(f" {mark}{sign}{id8}  {stamp[date:]}  {fit(line(recipe), wide)} ", no_wrap=True)
+        text = Text(
+            f" {mark}{sign}{id8}  {stamp[date:]}  {pad_or_cut(line(recipe), wide)} ", no_wrap=True
+        )
         if row is not None:
             text.append(_about(row), "" if row.status == "done" else "bold")
         return text
@@ -125,7 +127,7 @@ def study_listing(records: StudyRecords) -> Listing:
         counts = {state: many for state, many in record.counts().items() if many}
         said = ", ".join(f"{many} {state}" for state, many in counts.items())
         text = Text(
-            f"    {fit(line(name), 24)} {len(record.points):>5} points: {said}", no_wrap=True
+            f"    {pad_or_cut(line(name), 24)} {len(record.points):>5} points: {said}", no_wrap=True
         )
         words = [line(x) for x in (record.title, record.question) if x]
         item = Item(
@@ -201,7 +203,7 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
             state = entry.status.lower() or state
         sign = "▶" if entry.is_open else "✓" if entry.state == "done" else "✗"
         text = Text(
-            f"  {sign}{entry.id[:8]}  {ago(entry.created):>8}  {fit(line(state), 12)} "
+            f"  {sign}{entry.id[:8]}  {ago(entry.created):>8}  {pad_or_cut(line(state), 12)} "
             f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}",
             no_wrap=True,
         )

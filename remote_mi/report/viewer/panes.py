@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from remote_mi.common.text import fit
+from remote_mi.common.text import pad_or_cut
 from remote_mi.report.colors import softened
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.listing import NOTHING, Item, Listing
@@ -216,7 +216,7 @@ class GridPane(Pane):
         assert self.map is not None
         grid = self.map.grid
         if row < 0:
-            name = fit(grid.column_labels[column], self._each)
+            name = pad_or_cut(grid.column_labels[column], self._each)
             here = column == self.column
             return [Segment(name, base + (_HERE if here else _BOLD)), Segment(" ", base)]
         if (row, column) == (self.row, self.column):

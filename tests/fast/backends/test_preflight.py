@@ -262,10 +262,10 @@ CALLS = {
 
 
 def expected(model, card, function, calls=None, **parameters):
-    from remote_mi.backends.dry_run import expect
+    from remote_mi.backends.dry_run import expected_outputs
 
     calls = calls or CALLS[card.over][:1]
-    return expect(model, Work(card, function, calls, card.resolve(parameters), "key"))
+    return expected_outputs(model, Work(card, function, calls, card.resolve(parameters), "key"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -368,11 +368,11 @@ def test_a_dry_run_ends_in_time_and_is_remembered(llama, tmp_path, monkeypatch):
         tmp_path, "return {'x': run(lm, prompt, 'resid_post').values[-1].sum()}\n"
     )
     work = Work(card, function, CALLS["prompt"], card.resolve({}), "key")
-    assert dry_run.expect(llama, work, budget=0).reason == dry_run.TooLong.said
-    found = dry_run.expect(llama, work)
+    assert dry_run.expected_outputs(llama, work, budget=0).reason == dry_run.TooLong.said
+    found = dry_run.expected_outputs(llama, work)
     assert found.to_json() == {"outputs": [{"x": [[], "float32"]}] * 3, "bytes": 12, "reason": ""}
     monkeypatch.setattr(dry_run, "run_session", lambda *_: pytest.fail("it is run again"))
-    assert dry_run.expect(llama, work) == found
+    assert dry_run.expected_outputs(llama, work) == found
     other = Work(card, function, CALLS["prompt"], card.resolve({"k": 2}), "key")
     with pytest.raises(pytest.fail.Exception):
-        dry_run.expect(SimpleNamespace(lm=llama.lm), other)
+        dry_run.expected_outputs(SimpleNamespace(lm=llama.lm), other)

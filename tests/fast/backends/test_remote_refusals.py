@@ -18,7 +18,7 @@ from remote_mi.backends.errors import ResultRefused, ServerDown
 from remote_mi.backends.ndif.backend import NdifBackend
 from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif.hosts import Host, find_host
-from remote_mi.backends.ndif.results import limit_for, load
+from remote_mi.backends.ndif.results import load, max_result_bytes
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent
 from remote_mi.models.spec import ModelSpec
@@ -72,8 +72,8 @@ def test_an_archive_that_unpacks_to_more_than_it_has_is_refused():
 
 def test_the_limit_follows_what_is_expected():
     expected = [{"effect": [[30, 14], "float32"]}]
-    assert 30 * 14 * 4 < limit_for(expected) < 2 << 20
-    assert limit_for(None) > 1 << 30
+    assert 30 * 14 * 4 < max_result_bytes(expected) < 2 << 20
+    assert max_result_bytes(None) > 1 << 30
 
 
 def test_a_good_result_is_taken():

@@ -423,9 +423,23 @@ def test_in_an_encoder_positions_before_the_first_difference_count_too(tiny, cel
 def test_what_a_sweep_cannot_do_is_refused(tiny_llama):
     lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
     one, other = Prompt([5, 6, 7], {}, None), Prompt([5, 6, 8], {}, None)
+    longer = Prompt([5, 6, 8, 9], {}, None)
 
     def at_end(hidden):
         return hidden[:, -1, 0]
+
+    for message, put_in, asked in (
+        ("keeps attn_out, not resid_pre", (other, "attn_out"), {}),
+        ("keeps None, not resid_pre", (other, None), {}),
+        ("runs of 3 and of 4 tokens", (longer, "resid_pre"), {}),
+        ("has 2 rows", ([one, other], "resid_pre"), {}),
+        ("positions .3. do not lie in a prompt of 3 tokens", (other, "resid_pre"), {"at": [3]}),
+        ("positions .-1. do not lie", (other, "resid_pre"), {"at": [-1]}),
+        ("there is no layer -1", (other, "resid_pre"), {"layers": [-1]}),
+        ("by='token' is not one of", (other, "resid_pre"), {"by": "token"}),
+    ):
+        with pytest.raises(ValueError, match=message), torch.no_grad(), lm.session():
+            sweep(lm, one, "resid_pre", run(lm, *put_in), at_end, **asked)
 
     for message, base, site, asked in (
         ("resid_pre has no heads", one, "resid_pre", {"by": "head"}),

@@ -13,7 +13,7 @@ from remote_mi.backends.local.backend import LocalBackend
 from remote_mi.backends.local.resources import Device, Resources, visible_gpus
 from remote_mi.backends.ndif.backend import NdifBackend
 from remote_mi.backends.ndif.facts import Deployment
-from remote_mi.backends.ndif.servers import ServerFacts, is_exact
+from remote_mi.backends.ndif.servers import ServerFacts, serves
 from remote_mi.backends.registry import open_backend
 from remote_mi.backends.settings import Limits, Settings
 from remote_mi.common.errors import BackendUnavailable, NotFound, UsageError
@@ -375,10 +375,10 @@ def test_the_capability_table_has_every_need_and_knows_versions():
 
 
 def test_a_deployment_is_the_model_only_under_the_exact_key():
-    assert is_exact(deployed(), BIG.lower(), ModelSpec(BIG))
-    assert not is_exact(deployed(revision="v2"), BIG, ModelSpec(BIG))
-    assert not is_exact(deployed(), BIG, ModelSpec(BIG, revision="main"))
-    assert is_exact(deployed(revision="v2"), BIG, ModelSpec(BIG, revision="v2"))
+    assert serves(deployed(), BIG.lower(), ModelSpec(BIG))
+    assert not serves(deployed(revision="v2"), BIG, ModelSpec(BIG))
+    assert not serves(deployed(), BIG, ModelSpec(BIG, revision="main"))
+    assert serves(deployed(revision="v2"), BIG, ModelSpec(BIG, revision="v2"))
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -411,9 +411,9 @@ def test_quantised_sizes_count_matrices_and_keep_the_rest():
 
 def test_a_folder_that_cannot_be_measured_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
-    assert "no weights" in room.in_folder(tmp_path, ModelSpec(str(tmp_path))).unknown
+    assert "no weights" in room.read_checkpoint(tmp_path, ModelSpec(str(tmp_path))).unknown
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
-    assert "no safetensors" in room.in_folder(tmp_path, ModelSpec(str(tmp_path))).unknown
+    assert "no safetensors" in room.read_checkpoint(tmp_path, ModelSpec(str(tmp_path))).unknown
     with pytest.raises(NotFound, match="smollm2-135m-q4_1"):
         room.describe(ModelSpec("smollm2-135m"))
 

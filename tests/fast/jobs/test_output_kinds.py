@@ -18,7 +18,7 @@ import remote_mi as mi
 from remote_mi import Bars, Json, Table, Text, Texts, Tokens
 from remote_mi.backends.base import checked
 from remote_mi.backends.errors import ResultRefused
-from remote_mi.backends.ndif.results import LIMIT_BYTES, limit_for, load, read_outputs
+from remote_mi.backends.ndif.results import LIMIT_BYTES, load, max_result_bytes, read_outputs
 from remote_mi.common.errors import NotFound, RunFailed, UsageError
 from remote_mi.interventions import Prompt
 from remote_mi.interventions.session import settled
@@ -400,7 +400,7 @@ def test_what_a_server_sends_is_texts_and_never_code(tmp_path):
 
 def test_how_long_texts_are_is_not_foreseen_and_mistakes_beside_them_are(project, tiny_llama):
     from remote_mi.backends.base import Work
-    from remote_mi.backends.dry_run import expect
+    from remote_mi.backends.dry_run import expected_outputs
     from remote_mi.models.load import LoadedModel, _wrap
 
     lm = _wrap(ModelSpec(str(tiny_llama)), str(tiny_llama), with_weights=False, device="meta")
@@ -410,12 +410,12 @@ def test_how_long_texts_are_is_not_foreseen_and_mistakes_beside_them_are(project
         card = cards_in(path)[0]
         function = load_function(card, project)
         call = Prompt(list(range(5, 12)), {"end": 6}, None)
-        return expect(model, Work(card, function, [call], card.resolve({}), "key"))
+        return expected_outputs(model, Work(card, function, [call], card.resolve({}), "key"))
 
     path = Path(recipe_file(project, PLAIN))
     found = foreseen()
     assert found.outputs is None and found.reason == "it returns texts of any length"
-    assert limit_for(found.outputs) == LIMIT_BYTES
+    assert max_result_bytes(found.outputs) == LIMIT_BYTES
     path.write_text(path.read_text().replace('"effect": effect', '"effect": effect[0]'))
     with pytest.raises(RunFailed, match=r"declared as \(layer, feature\) and has shape \(3,\)"):
         foreseen()

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.common.yaml_file import located
+from remote_mi.common.yaml_file import read_with_positions
 from remote_mi.jobs import studies
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.prompts.choice import PromptChoice
@@ -247,7 +247,7 @@ def test_the_schema_for_editors_is_up_to_date_and_describes_every_key():
         for name, field in part.get("properties", {}).items():
             assert field.get("description"), name
     for path in (IOI, FACTS):
-        StudyFile.model_validate(located(path).data)
+        StudyFile.model_validate(read_with_positions(path).data)
         assert path.read_text().startswith("# yaml-language-server: $schema=study.schema.json\n")
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import remote_mi as mi
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import fit, visible
+from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.jobs.aggregation import Part, assemble
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Bars, Heatmap, Table, TokenGrid, from_json
@@ -218,8 +218,8 @@ def test_hostile_tokens_are_shown_and_never_obeyed():
 def test_visible_and_fit():
     assert visible(" a\n") == "␠a↵"
     assert visible("") == "∅"
-    assert fit("日本語", 4) == "日…" + " "
-    assert fit("ab", 4) == "ab  "
+    assert pad_or_cut("日本語", 4) == "日…" + " "
+    assert pad_or_cut("ab", 4) == "ab  "
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from remote_mi.backends.base import Work
-from remote_mi.backends.dry_run import expect
+from remote_mi.backends.dry_run import expected_outputs
 from remote_mi.backends.ndif.source_checks import check_source
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Pair, Prompt, readout
@@ -263,7 +263,7 @@ def test_the_shapes_are_known_before_it_is_sent(tiny, recipe, family):
     assert check_source(card, function, Path(), SERVER) == []
     together = model.pairs if card.setup else ()
     work = Work(card, function, model.pairs[:1], given, "key", together=together)
-    found = expect(weightless(tiny(family)), work)
+    found = expected_outputs(weightless(tiny(family)), work)
     assert found.outputs is not None, found.reason
     outputs = ran(model.lm, recipe, model.pairs, **given)
     for name, values in outputs.items():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from remote_mi.backends.base import Work
-from remote_mi.backends.dry_run import expect
+from remote_mi.backends.dry_run import expected_outputs
 from remote_mi.backends.ndif.source_checks import check_source
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Prompt, dealing, readout
@@ -270,7 +270,7 @@ def test_the_shapes_are_known_before_it_is_sent(few, tiny, site):
     given = card.resolve({"site": site, "window": 2})
     assert check_source(card, function, Path(), SERVER) == []
     work = Work(card, function, [few.prompt], given, "key")
-    found = expect(weightless(tiny(few.family)), work)
+    found = expected_outputs(weightless(tiny(few.family)), work)
     assert found.outputs is not None, found.reason
     outputs = ran(few.lm, few.prompt, **given)
     for name, value in outputs.items():
