@@ -41,7 +41,8 @@ def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
         said = str(error)
         if "ValueError: " not in said and error.exit_code != 2:
             return f"FAILED: {said}"
-        return said.splitlines()[0].rpartition("ValueError: ")[2]
+        reason = said.splitlines()[0].rpartition("ValueError: ")[2]
+        return reason.rpartition(f" cannot run on {folder}: ")[2]
     for name, values in result.arrays.items():
         output = name.partition("@")[0].partition(":")[0]
         if "correlation" not in output and values.size:
