@@ -55,7 +55,7 @@ class RecipeGroup(click.Group):
         for param in card.parameters:
             flag = f"--{param.name.replace('_', '-')}"
             if flag not in taken:
-                default = "" if param.required else f" [default: {param.default}]"
+                default = "" if param.required else f" [default: {param.default_text}]"
                 options.append(
                     click.Option(
                         [flag, f"recipe_{param.name}"],

@@ -69,7 +69,7 @@ def show(name: str, as_json: bool) -> None:
     print(f"Works on: {_OVER[card.over]}\n")
     print("Parameters:" if card.parameters else "Parameters: none")
     for param in card.parameters:
-        default = "required" if param.required else f"default {param.default}"
+        default = "required" if param.required else f"default {param.default_text}"
         print(f"  --{param.name.replace('_', '-'):12} {param.expected}; {default}")
         print(f"  {'':14} {param.help}")
     print("\nOutputs:")

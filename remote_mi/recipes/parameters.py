@@ -45,6 +45,11 @@ class Param:
         return self._expected + (", or none" if self.optional else "")
 
     @property
+    def default_text(self) -> str:
+        """The default as the command line takes it."""
+        return "none" if self.default is None else str(self.default)
+
+    @property
     def _expected(self) -> str:
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
