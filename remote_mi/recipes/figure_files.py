@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +38,8 @@ def import_kind(name: str) -> None:
     if name.isidentifier() and path.is_file():
         _import_file(path)
         return
+    from importlib.metadata import entry_points  # slow to import: help and lists need none of it
+
     for point in entry_points(group=ENTRY_POINTS, name=name):
         _import_module(point.module)
 
@@ -61,6 +62,8 @@ def module_of(dotted: str) -> ModuleType | None:
 @functools.cache
 def _installed() -> frozenset[str]:
     """The modules of installed packages that declare kinds of figures."""
+    from importlib.metadata import entry_points
+
     return frozenset(point.module for point in entry_points(group=ENTRY_POINTS))
 
 
