@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import sys
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from remote_mi.backends.kind import BackendKind
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line, nearest
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from remote_mi.backends.base import Backend
     from remote_mi.backends.detached import DetachedBackend
     from remote_mi.backends.ledger import Entry
@@ -46,16 +47,22 @@ def kind_named(name: str) -> BackendKind:
     Raises:
         UsageError: if there is none, or it cannot be imported.
     """
-    if name in BACKENDS:
-        return _own(name)
-    points = _plugged_in(tuple(sys.path))
-    if name not in points:
-        close = nearest(name, (AUTO, *kind_names()))
-        raise UsageError(
-            f"no backend {name!r}",
-            (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(words())}",
-        )
-    return _plugged(points[name])
+    if not _is_kind(name):
+        raise _no_backend(name, name)
+    return _own(name) if name in BACKENDS else _plugged(_plugged_in(tuple(sys.path))[name])
+
+
+def _is_kind(name: str) -> bool:
+    """Whether there is a kind of that name; for the package's own, other packages are not asked."""
+    return name in BACKENDS or name in _plugged_in(tuple(sys.path))
+
+
+def _no_backend(word: str, name: str) -> UsageError:
+    close = nearest(name, (AUTO, *kind_names()))
+    return UsageError(
+        f"no backend {word!r}",
+        (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(words())}",
+    )
 
 
 @functools.cache
@@ -71,6 +78,8 @@ def _plugged_in(path: tuple[str, ...]) -> dict[str, EntryPoint]:
     Args:
         path: where packages are looked for, as it is now.
     """
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
@@ -112,7 +121,7 @@ def words(servers: bool = False) -> list[str]:
 
 def is_backend(word: str) -> bool:
     """Whether a word begins as the name of a backend does, `auto` not among them."""
-    return word.partition(":")[0] in kind_names()
+    return _is_kind(word.partition(":")[0])
 
 
 def named(word: str) -> tuple[BackendKind, str]:
@@ -122,12 +131,8 @@ def named(word: str) -> tuple[BackendKind, str]:
         UsageError: if there is no such backend.
     """
     name, colon, where = word.partition(":")
-    if name not in kind_names():
-        close = nearest(name, (AUTO, *kind_names()))
-        raise UsageError(
-            f"no backend {word!r}",
-            (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(words())}",
-        )
+    if not _is_kind(name):
+        raise _no_backend(word, name)
     kind = kind_named(name)
     return kind, kind.place(where) if colon else ""
 
@@ -139,7 +144,7 @@ def server_named(word: str) -> tuple[BackendKind, str]:
         UsageError: if it names no server.
     """
     name, _, where = word.partition(":")
-    kind = kind_named(name) if name in kind_names() else None
+    kind = kind_named(name) if _is_kind(name) else None
     if kind is None or not kind.is_server:
         close = nearest(name, [kind.name for kind in kinds() if kind.is_server])
         raise UsageError(
