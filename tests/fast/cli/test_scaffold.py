@@ -64,7 +64,7 @@ def test_the_test_of_a_new_recipe_fails_when_the_recipe_is_wrong(project, cli):
     assert cli("recipes", "new", "my_try")[0] == 0
     recipe = project / "recipes" / "my_try.py"
     text = recipe.read_text()
-    wrong = text.replace("scores[0]", "scores[1]")
+    wrong = text.replace("whole[0]", "whole[1]")
     assert wrong != text
     recipe.write_text(wrong)
     found = checked("pytest", "-q", "-p", "no:cacheprovider", "tests", folder=project)
