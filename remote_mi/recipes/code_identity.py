@@ -15,10 +15,11 @@ import inspect
 import textwrap
 import types
 import typing
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from remote_mi.common.digests import digest
 from remote_mi.common.errors import UsageError
@@ -35,6 +36,7 @@ EARLIER = (
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KIT = "remote_mi.interventions"
+N = TypeVar("N", bound=ast.AST)
 
 
 def code_digest(path: Path, function: str, project: Path) -> str:
@@ -116,6 +118,18 @@ class _Module:
     imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
+    _bare: dict[str, list[ast.stmt]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def effects_bare(self) -> list[ast.stmt]:
+        """`effects` without docstrings."""
+        return [_bare(node) for node in self.effects]
+
+    def definitions(self, symbol: str) -> list[ast.stmt]:
+        """What defines a symbol, without docstrings; of most symbols nobody ever asks."""
+        if symbol not in self._bare:
+            self._bare[symbol] = [_bare(node) for node in self.symbols[symbol]]
+        return self._bare[symbol]
 
 
 class _Closure:
@@ -163,13 +177,13 @@ class _Closure:
             if symbol not in module.imports:
                 self._follow_stars(module, symbol)
             return
-        nodes = module.symbols[symbol]
+        nodes = module.definitions(symbol)
         self.parts[label] = "\n".join(normalised(node) for node in nodes)
         self._reach(module, nodes)
         effects = f"{module.name}:"
         if module.effects and effects not in self.parts:
-            self.parts[effects] = "\n".join(normalised(node) for node in module.effects)
-            self._reach(module, module.effects)
+            self.parts[effects] = "\n".join(normalised(node) for node in module.effects_bare)
+            self._reach(module, module.effects_bare)
 
     def visit_all(self, module: _Module) -> None:
         for symbol in module.symbols:
@@ -222,9 +236,12 @@ def _read_module(path: Path, name: str) -> _Module:
 def _module_of(path: Path, name: str, text: str) -> _Module:
     """The module that a text is; remembered, since nothing changes it afterwards."""
     module = _Module(name, path)
-    parse_file(path)  # a mistake is located there; the tree below is this module's own to change
-    tree = _bare(ast.parse(text))
-    for node in ast.walk(tree):  # imports count wherever they stand, in functions too
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        parse_file(path)  # says where the mistake is
+        raise
+    for node in _statements(tree):  # imports count wherever they stand, in functions too
         if isinstance(node, ast.Import):
             for alias in node.names:
                 # `import a.b` binds `a`; what is used of it is found in a.b, taken as a whole.
@@ -281,15 +298,16 @@ def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
     attributes: dict[str, set[str] | None] = {}
     owners: set[int] = set()
     for root in map(_without_declaration, nodes):
-        for node in ast.walk(root):
+        bare = []
+        for node in ast.walk(root):  # what owns a name comes before it
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 owners.add(id(node.value))
                 known = attributes.setdefault(node.value.id, set())
                 if known is not None:
                     known.add(node.attr)
-        for node in ast.walk(root):
-            if isinstance(node, ast.Name) and id(node) not in owners:
-                attributes[node.id] = None
+            elif isinstance(node, ast.Name) and id(node) not in owners:
+                bare.append(node.id)
+        attributes.update(dict.fromkeys(bare))
     return list(attributes.items())
 
 
@@ -307,20 +325,24 @@ def _without_declaration(node: ast.stmt) -> ast.stmt:
     return bare
 
 
-class _DropDocstrings(ast.NodeTransformer):
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and body:
-            first = body[0]
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements within it; expressions, which hold none, are passed by."""
+    waiting = deque([node])
+    while waiting:
+        found = waiting.popleft()
+        yield found
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting.extend(getattr(found, name, ()))
+
+
+def _bare(node: N) -> N:
+    """The node without docstrings, changed in place."""
+    for inner in _statements(node):
+        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            first = inner.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = body[1:] or [ast.Pass()]
-        return node
-
-
-def _bare(tree: ast.Module) -> ast.Module:
-    """The tree without docstrings, changed in place."""
-    return ast.fix_missing_locations(_DropDocstrings().visit(tree))
+                inner.body = inner.body[1:] or [ast.Pass()]
+    return node
 
 
 def normalised(node: ast.stmt) -> str:

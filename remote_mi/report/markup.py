@@ -6,14 +6,16 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from remote_mi.common.errors import harmless
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _HERE = Path(__file__).parent
 #: Of pages, and of the kinds of figures, beside the code that fills them.
@@ -44,6 +46,8 @@ class PagePlace:
 
 def environment(**filters: Callable[..., Any]) -> Environment:
     """Templates with some filters of their own."""
+    from jinja2 import Environment, FileSystemLoader  # no terminal needs it
+
     made = Environment(
         loader=FileSystemLoader(_FOLDERS),
         autoescape=True,

@@ -24,7 +24,7 @@ from remote_mi.report import colors
 from remote_mi.report.document.content import HOW, Numbered, Report, overview
 from remote_mi.report.document.run_facts import computed, in_short
 from remote_mi.report.document.written import PLACES
-from remote_mi.report.kinds.registry import KINDS, kind_of, laid_out
+from remote_mi.report.kinds.registry import kind_of, kinds, laid_out
 from remote_mi.report.markup import PagePlace, asset, environment
 from remote_mi.report.slices import cuts
 from remote_mi.report.wording import Slice
@@ -128,8 +128,8 @@ def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
 
 def figure_style() -> str:
     """The style sheet of figures."""
-    kinds = dict.fromkeys(kind.style() for kind in KINDS.values())  # some share theirs
-    return asset("figures.css") + "".join(kinds) + _levels()
+    styles = dict.fromkeys(kind.style() for kind in kinds().values())  # some share theirs
+    return asset("figures.css") + "".join(styles) + _levels()
 
 
 @functools.cache

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
-from remote_mi.report.kinds.bars import BarsKind
-from remote_mi.report.kinds.heatmap import HeatmapKind
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.lines import LinesKind
-from remote_mi.report.kinds.table import TableKind
-from remote_mi.report.kinds.texts import TextKind
-from remote_mi.report.kinds.token_grid import TokenGridKind
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
-KINDS: dict[type[Figure], Kind[Any, Any]] = {
-    Heatmap: HeatmapKind(),
-    TokenGrid: TokenGridKind(),
-    Bars: BarsKind(),
-    Table: TableKind(),
-    Lines: LinesKind(),
-    Text: TextKind(),
+#: Class of figures → its kind, or where it is: the package's own are imported when first shown.
+_KINDS: dict[type[Figure], Kind[Any, Any] | str] = {
+    Heatmap: "remote_mi.report.kinds.heatmap:HeatmapKind",
+    TokenGrid: "remote_mi.report.kinds.token_grid:TokenGridKind",
+    Bars: "remote_mi.report.kinds.bars:BarsKind",
+    Table: "remote_mi.report.kinds.table:TableKind",
+    Lines: "remote_mi.report.kinds.lines:LinesKind",
+    Text: "remote_mi.report.kinds.texts:TextKind",
 }
 
 
@@ -36,7 +32,20 @@ def register(figure: type[Figure], kind: Kind[Any, Any]) -> None:
         raise TypeError(f"{figure!r} is no class of figures")
     if not isinstance(kind, Kind):
         raise TypeError(f"{kind!r} is no kind of figure; is it a class that was not called?")
-    KINDS[figure] = kind
+    _KINDS[figure] = kind
+
+
+def kinds() -> dict[type[Figure], Kind[Any, Any]]:
+    """Each class of figures that can be shown, and its kind."""
+    return {figure: _kind(figure) for figure in _KINDS}
+
+
+def _kind(figure: type[Figure]) -> Kind[Any, Any]:
+    found = _KINDS[figure]
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        found = _KINDS[figure] = getattr(import_module(module), name)()
+    return found
 
 
 def kind_of(figure: Figure) -> Kind[Any, Any]:
@@ -46,8 +55,8 @@ def kind_of(figure: Figure) -> Kind[Any, Any]:
         UsageError: if none is registered for its class.
     """
     for base in type(figure).__mro__:
-        if base in KINDS:
-            return KINDS[base]
+        if base in _KINDS:
+            return _kind(base)
     raise UsageError(
         f"nothing shows a figure of the kind {figure.kind!r}",
         f"register(…) one for {type(figure).__name__}; see docs/extending.md",

@@ -35,7 +35,7 @@ from remote_mi.report.document.content import make
 from remote_mi.report.document.html import figure_html, html
 from remote_mi.report.document.markdown import markdown
 from remote_mi.report.images import save
-from remote_mi.report.kinds.registry import KINDS, kind_of
+from remote_mi.report.kinds.registry import kind_of, kinds
 from remote_mi.report.summary import summary
 from remote_mi.report.tables import formatted, table
 from remote_mi.report.terminal import figure_lines, plain_text
@@ -125,9 +125,9 @@ def acting(text: str) -> list[str]:
 
 
 def test_every_kind_is_tried_here():
-    own = [kind for kind in KINDS if kind.__module__ == figures.__name__]
+    own = [kind for kind in kinds() if kind.__module__ == figures.__name__]
     assert {kind.__name__ for kind in own} == set(FIGURES)
-    assert all(kind_of(FIGURES[kind.__name__]) is KINDS[kind] for kind in own)
+    assert all(kind_of(FIGURES[kind.__name__]) is kinds()[kind] for kind in own)
     assert {kind.kind for kind in own} <= set(figures.KINDS)
 
 
