@@ -269,7 +269,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 def process() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in a process of its own."""
 
-    def run(*arguments: object, timeout: float = 120, **environment: str):
+    def run(*arguments: object, timeout: float = 480, **environment: str):
         return subprocess.run(
             [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
             capture_output=True,

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif_server import Server, ServerUnavailable, ensure_venv
 from remote_mi.common.paths import server_folder
 from remote_mi.common.progress import Silent
+
+from ..warm import python
 
 #: Repository id under which the servers know the tiny model.
 TINY_LLAMA = "remote-mi/tiny-llama"
@@ -51,13 +52,13 @@ def sandbox_server(
 
 def _running(server: Server, model: Path) -> Iterator[Server]:
     try:
-        server.start({TINY_LLAMA: model}, timeout=180)
+        server.start({TINY_LLAMA: model}, timeout=600)
     except ServerUnavailable as error:
         _unavailable(error)
     try:
         yield server
     finally:
-        server.stop(timeout=30)
+        server.stop(timeout=120)
 
 
 def _unavailable(error: ServerUnavailable) -> NoReturn:
@@ -75,7 +76,7 @@ def _state(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     status = Server(state).status()
     if status["running"] and status["owner_alive"]:
         return tmp_path_factory.mktemp("ndif-server")
-    Server(state).stop(timeout=30)
+    Server(state).stop(timeout=120)
     return state
 
 
@@ -97,9 +98,9 @@ def sandbox_client(sandbox_server: Server, project: Path) -> Callable[..., Any]:
 def client_of(server: Server, project: Path) -> Callable[..., Any]:
     """Runs scripts in processes of their own that talk to a server."""
 
-    def run(script: str, *arguments: object, timeout: float = 120, **environment: str) -> Any:
+    def run(script: str, *arguments: object, timeout: float = 480, **environment: str) -> Any:
         done = subprocess.run(
-            [sys.executable, "-c", script, *(str(a) for a in arguments)],
+            [*python(), "-c", script, *(str(a) for a in arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -123,7 +124,7 @@ class Terminal:
     def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         """Start a command and do not wait for it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
+            [*python(), "-m", "remote_mi", *(str(a) for a in arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -132,7 +133,7 @@ class Terminal:
         )
 
     def run(
-        self, *arguments: object, timeout: float = 90, **environment: str
+        self, *arguments: object, timeout: float = 360, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         process = self.start(*arguments, **environment)
@@ -140,11 +141,11 @@ class Terminal:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=60)
             pytest.fail(f"{arguments} took longer than {timeout} s:\n{out}\n{err}")
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def until(self, state: str, timeout: float = 60) -> list[Entry]:
+    def until(self, state: str, timeout: float = 240) -> list[Entry]:
         """Wait until every entry of the ledger is in a state, and there is one."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -123,7 +123,7 @@ class Proxy:
         with self._lock:
             return [s for s in self.requests if s.method == method and s.path.startswith(path)]
 
-    def wait_for(self, method: str, path: str, times: int = 1, timeout: float = 60) -> None:
+    def wait_for(self, method: str, path: str, times: int = 1, timeout: float = 240) -> None:
         """Return once that many such requests have arrived.
 
         Raises:

@@ -75,7 +75,7 @@ class Slow:
         """How often it has started."""
         return len(self.note.read_text().splitlines()) if self.note.exists() else 0
 
-    def wait(self, runs: int = 1, timeout: float = 60) -> None:
+    def wait(self, runs: int = 1, timeout: float = 240) -> None:
         """Return once it has started that often: the job is RUNNING, and not yet at its end."""
         wait_until(lambda: self.runs >= runs, timeout, f"{runs} runs of slow")
 
@@ -119,7 +119,7 @@ def answer(server: Server, job_id: str) -> dict[str, Any] | None:
 
 
 def wait_for_status(
-    server: Server, job_id: str, *names: str, timeout: float = 60
+    server: Server, job_id: str, *names: str, timeout: float = 240
 ) -> dict[str, Any]:
     """The stored answer, once its status is one of these."""
 
@@ -130,7 +130,7 @@ def wait_for_status(
     return wait_until(found, timeout, f"{job_id} is {' or '.join(names)}")
 
 
-def settle(server: Server, timeout: float = 90) -> None:
+def settle(server: Server, timeout: float = 360) -> None:
     """Return once the API, the dispatcher, Ray and the controller work together."""
 
     def settled() -> bool:
@@ -163,7 +163,7 @@ def dispatcher(server: Server) -> int:
     return found
 
 
-def model_actor(server: Server, timeout: float = 30) -> int:
+def model_actor(server: Server, timeout: float = 120) -> int:
     """The process that holds the model; there is one once a job has come, and Ray restarts it."""
 
     def found() -> int | None:

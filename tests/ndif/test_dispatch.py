@@ -46,7 +46,6 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
         "--backend",
         "ndif",
         "-q",
-        timeout=180,
     )
     assert first.returncode == 0, first.stderr
     plan = here.run("plan", "activation_patching", *WORDS, "--json")
@@ -54,11 +53,11 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
     shown = json.loads(plan.stdout)
     assert shown["backend"] == f"ndif:{ndif_server.url}"
     assert "the limit set" in next(o["why"] for o in shown["options"] if o["backend"] == "local")
-    there = here.run("run", "activation_patching", *WORDS, "-q", timeout=180)
+    there = here.run("run", "activation_patching", *WORDS, "-q")
     assert there.returncode == 0, there.stderr
     assert len(Ledger(project).all()) == 2
     # Parity in one command: the same job here, held against the run from there.
-    same = here.run("compare", there.stdout.strip(), "local", "--tolerance", "1e-5", timeout=180)
+    same = here.run("compare", there.stdout.strip(), "local", "--tolerance", "1e-5")
     assert same.returncode == 0, same.stdout + same.stderr
     study = {
         "study": "auto",
@@ -68,7 +67,7 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
         "recipes": ["baseline"],
     }
     (project / "auto.yaml").write_text(yaml.safe_dump(study))
-    done = here.run("study", "run", "auto.yaml", "-q", timeout=180)
+    done = here.run("study", "run", "auto.yaml", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     sent = Runs(project).read(done.stdout.split()[-1]).provenance
     assert sent["backend"].startswith("ndif") and sent["reason"] != "asked for", sent["reason"]
@@ -100,7 +99,7 @@ def test_a_study_split_over_both_gives_the_numbers_of_all_local(
         }
         text = yaml.safe_dump({"study": name, "backend": backend, **common, **more})
         (project / f"{name}.yaml").write_text(text)
-        done = here.run("study", "run", f"{name}.yaml", "--max-remote", "2", timeout=300)
+        done = here.run("study", "run", f"{name}.yaml", "--max-remote", "2")
         assert done.returncode == 0, done.stdout + done.stderr
     far, near = (StudyRecords(project).read(name) for name in ("far", "near"))
     assert {p.where for p in far.points} == {"", f"ndif:{ndif_server.url}"}
@@ -110,6 +109,6 @@ def test_a_study_split_over_both_gives_the_numbers_of_all_local(
         a, b = runs.read(ours.run), runs.read(theirs.run)
         for name in a.arrays:
             np.testing.assert_allclose(a.arrays[name], b.arrays[name], atol=1e-5, rtol=1e-5)
-    again = here.run("study", "run", "far.yaml", "-q", timeout=60)
+    again = here.run("study", "run", "far.yaml", "-q")
     assert again.returncode == 0 and len(again.stdout.split()) == 4
     assert len(Ledger(project).all()) == 3

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 from ..fast.test_docs import ROOT, blocks
+from ..warm import python
 from .conftest import TINY_LLAMA, slow_job
 
 PAGE = ROOT / "docs" / "ndif.md"
@@ -20,10 +20,10 @@ def examples(language: str) -> list[str]:
 def test_the_python_examples_work(terminal):
     for example in examples("python"):
         done = subprocess.run(
-            [sys.executable, "-c", example.replace("org/model", TINY_LLAMA)],
+            [*python(), "-c", example.replace("org/model", TINY_LLAMA)],
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=360,
             cwd=terminal.project,
             env=terminal.environment,
         )

@@ -37,13 +37,13 @@ def server(ndif_venv, tiny_llama, tmp_path_factory) -> Iterator[Server]:
     (broken / "model.safetensors").unlink()
     made = Server(_state("tests-faults", tmp_path_factory), venv=ndif_venv, execution_timeout=LIMIT)
     try:
-        made.start({TINY_LLAMA: tiny_llama, WITHOUT_WEIGHTS: broken}, timeout=180)
+        made.start({TINY_LLAMA: tiny_llama, WITHOUT_WEIGHTS: broken}, timeout=600)
     except ServerUnavailable as error:
         _unavailable(error)
     try:
         yield made
     finally:
-        made.stop(timeout=30)
+        made.stop(timeout=120)
 
 
 class Clients:
@@ -95,13 +95,13 @@ class Clients:
         return [entry.state for entry in self.ledger.all()]
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 90) -> subprocess.CompletedProcess[str]:
+def ended(process: subprocess.Popen[str], timeout: float = 360) -> subprocess.CompletedProcess[str]:
     """A command that was started, at its end."""
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
-        pytest.fail(f"it hangs: {process.communicate(timeout=10)}")
+        pytest.fail(f"it hangs: {process.communicate(timeout=60)}")
     return subprocess.CompletedProcess([], process.returncode, out, err)
 
 

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -16,6 +15,7 @@ import pytest
 
 import remote_mi as mi
 
+from ..warm import python
 from .conftest import TINY_LLAMA, slow_job
 
 
@@ -53,7 +53,7 @@ def test_the_collector_makes_the_run_while_nobody_waits(terminal):
     assert [r["run"] for r in runs_of(terminal)] == [entry.run]
     same = terminal.run(*slow_job("--seconds", 1, "-q"))
     assert same.stdout.strip() == entry.run, "the same command is a hit"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (
         "remote_mi.jobs.collector" in os.popen("ps -eo args").read().split(str(terminal.project))[0]
     ):
@@ -63,12 +63,12 @@ def test_the_collector_makes_the_run_while_nobody_waits(terminal):
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(terminal):
     process = terminal.start(*slow_job("--seconds", 4))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not any(e.status == "RUNNING" for e in terminal.ledger.all()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     (entry,) = terminal.ledger.all()
     assert process.returncode == 130, err
     assert f"jobs wait {entry.id[:8]}" in err and f"jobs forget {entry.id[:8]}" in err
@@ -89,7 +89,7 @@ def test_a_wait_that_ends_first_exits_6_and_the_same_command_goes_on(terminal):
 
 def test_the_same_job_in_two_terminals_is_submitted_once(terminal):
     both = [terminal.start(*slow_job("--seconds", 3, "--json")) for _ in range(2)]
-    answers = [process.communicate(timeout=90) for process in both]
+    answers = [process.communicate(timeout=360) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
     values = [json.loads(out)["outputs"]["first"]["values"] for out, _ in answers]
     assert values[0] == values[1]
@@ -110,9 +110,14 @@ def test_a_failed_recipe_names_its_line_and_keeps_the_servers_words(terminal):
 
 
 def test_forgotten_jobs_are_not_fetched(terminal):
-    job = terminal.run(*slow_job("--seconds", 3, "--detach", "-q")).stdout.strip()
-    gone = terminal.run("jobs", "forget", job[:8])
-    assert gone.returncode == 0 and "server may still finish" in gone.stderr
+    for seconds in (3, 15, 60):  # until one is not done before it is forgotten
+        job = terminal.run(*slow_job("--seconds", seconds, "--detach", "-q")).stdout.strip()
+        gone = terminal.run("jobs", "forget", job[:8])
+        assert gone.returncode == 0, gone.stderr
+        if "server may still finish" in gone.stderr:
+            break
+    else:
+        pytest.fail(f"each was done before it was forgotten: {gone.stderr}")
     assert terminal.ledger.get(job).state == "forgotten"
     missing = terminal.run("jobs", "wait", "ffffffff-nothing")
     assert missing.returncode == 3 and "jobs ls" in missing.stderr
@@ -122,9 +127,9 @@ def test_forgotten_jobs_are_not_fetched(terminal):
 def test_a_client_killed_at_any_moment_loses_nothing(terminal, seed):
     """Kills fall between the start of the process and the end of the job."""
     process = terminal.start(*slow_job("--seconds", 1))
-    time.sleep(random.Random(seed).uniform(1.0, 9.0))
+    time.sleep(random.Random(seed).uniform(0.3, 4.0))
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     done = terminal.run(*slow_job("--seconds", 1, "--json"))
     assert done.returncode == 0, done.stderr
     entries = terminal.ledger.all()
@@ -139,7 +144,7 @@ import json, threading, time, sys
 import remote_mi as mi
 def one(i):
     try:
-        results[i] = mi.run("logit_lens", model=sys.argv[1], backend="ndif", timeout=200,
+        results[i] = mi.run("logit_lens", model=sys.argv[1], backend="ndif", timeout=480,
                             prompt=("When Mary and John went to the store, " * 3)[: 20 + i])
     except Exception as error:
         results[i] = error
@@ -150,7 +155,7 @@ threads = [threading.Thread(target=one, args=(i,)) for i in range(50)]
 print(json.dumps({str(i): (r["top_prob"].values.tolist() if hasattr(r, "provenance") else str(r))
                   for i, r in results.items()}))
 """
-    found = client(script, TINY_LLAMA, timeout=280)
+    found = client(script, TINY_LLAMA, timeout=540)
     assert len(found) == 50
     for values in found.values():
         assert isinstance(values, list), values
@@ -169,12 +174,12 @@ import remote_mi as mi
 texts = sys.argv[2:]
 random.Random(int(sys.argv[1])).shuffle(texts)
 for text in texts:
-    mi.run("logit_lens", model="remote-mi/tiny-llama", backend="ndif", timeout=150, prompt=text)
+    mi.run("logit_lens", model="remote-mi/tiny-llama", backend="ndif", timeout=480, prompt=text)
 """
     texts = [f"When {a} and {b} went to the store" for a in names[:5] for b in names[3:]]
     clients = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(i), *texts],
+            [*python(), "-c", script, str(i), *texts],
             cwd=terminal.project,
             env=terminal.environment,
             stderr=subprocess.PIPE,
@@ -182,7 +187,7 @@ for text in texts:
         )
         for i in range(5)
     ]
-    errors = [process.communicate(timeout=250)[1] for process in clients]
+    errors = [process.communicate(timeout=540)[1] for process in clients]
     assert [p.returncode for p in clients] == [0] * 5, errors
     entries = terminal.ledger.all()
     assert Counter(e.state for e in entries) == {"done": 10}

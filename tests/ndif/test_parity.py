@@ -20,7 +20,7 @@ REMOTE = """
 import json, sys
 import remote_mi as mi
 recipe, model, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-result = mi.run(recipe, model=model, backend="ndif", timeout=90, **given)
+result = mi.run(recipe, model=model, backend="ndif", timeout=360, **given)
 outputs = {name: result[name].values.tolist() for name in result.names() if name in result.arrays}
 print(json.dumps({"outputs": outputs, "record": result.provenance["record"],
                   "environment": result.provenance["environment"],
@@ -72,7 +72,7 @@ def same_as_local(remote: dict[str, Any], recipe: str, model: Path, given: dict[
 def every(ndif_server, tmp_path_factory):
     """What the server gave for each case."""
     client = client_of(ndif_server, tmp_path_factory.mktemp("every"))
-    return client(EVERY, REMOTE, TINY_LLAMA, json.dumps(CASES), timeout=400)
+    return client(EVERY, REMOTE, TINY_LLAMA, json.dumps(CASES), timeout=580)
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=NAMES)

@@ -23,7 +23,7 @@ from remote_mi.backends.ndif_server.record import Record
 def environment(ndif_venv: Path, project: Path) -> Iterator[dict[str, str]]:
     """A cache of the test's own, so that nobody's server is touched; nothing is built again."""
     yield {"REMOTE_MI_NDIF_VENV": str(ndif_venv)}
-    personal.personal_server().stop(timeout=30)
+    personal.personal_server().stop(timeout=120)
 
 
 def nothing_is_left(folders: list[str]) -> None:
@@ -42,10 +42,10 @@ def proxied(commands: Iterable[str]) -> list[int]:
 
 
 def test_up_status_down(environment, process, tiny_llama):
-    def command(*words: object, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def command(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return process("ndif", *words, timeout=timeout, **environment)
 
-    up = command("up", "--model", tiny_llama, "--threads", "1", timeout=240)
+    up = command("up", "--model", tiny_llama, "--threads", "1", timeout=580)
     assert up.returncode == 0, up.stderr
     repo_id = personal.repo_id_of(str(tiny_llama))
     assert "--backend ndif:here" in up.stderr and "remote-mi ndif down" in up.stderr
@@ -97,7 +97,7 @@ def test_an_interrupted_start_leaves_nothing(environment, tiny_llama, number):
     try:
         record = started(up)
         up.send_signal(number)
-        out, err = up.communicate(timeout=60)
+        out, err = up.communicate(timeout=240)
     finally:
         up.kill()
     assert up.returncode == 130, err
@@ -107,7 +107,7 @@ def test_an_interrupted_start_leaves_nothing(environment, tiny_llama, number):
 
 def started(up: subprocess.Popen[str]) -> Record:
     """The record as soon as all services have been started, none of which is up by then."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and up.poll() is None:
         record = Record.read(personal.state_folder())
         if record and "store" in record.pids:

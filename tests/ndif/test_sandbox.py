@@ -33,7 +33,7 @@ def test_jobs_of_either_key_equal_the_local_run(
     key = {"plain": sandbox_server.plain_key, "trusted": sandbox_server.trusted_key}[trust]
     cases = SANDBOXED if trust == "plain" else CASES
     found = sandbox_client(
-        EVERY, REMOTE, TINY_LLAMA, json.dumps(cases), NDIF_API_KEY=key, timeout=500
+        EVERY, REMOTE, TINY_LLAMA, json.dumps(cases), NDIF_API_KEY=key, timeout=580
     )
     for (recipe, given), remote in zip(cases, found, strict=True):
         same_as_local(remote, recipe, tiny_llama, given)

@@ -212,7 +212,9 @@ def test_the_one_who_waits_for_another_gets_the_same_error(faulty, tiny_llama):
 
     def one(url: str) -> None:
         try:
-            mi.run("first", model=str(tiny_llama), backend=f"ndif:{url}", prompt=PROMPT, timeout=30)
+            mi.run(
+                "first", model=str(tiny_llama), backend=f"ndif:{url}", prompt=PROMPT, timeout=120
+            )
         except RemoteMIError as error:
             said.append(error.message)
 

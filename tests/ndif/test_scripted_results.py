@@ -102,7 +102,7 @@ def test_the_machine_was_off_until_the_result_was_gone(faulty, answer):
         server.response = [answer or status("COMPLETED", data=old)]
         if answer is not None:
             faulty.ledger.update(job.id, status="COMPLETED", deadline=time.time() - 60)
-        waited = faulty.wait("--timeout", 20)
+        waited = faulty.wait("--timeout", 240)
         assert waited.code == 1 and "remote-mi run first" in waited.err, waited.err
         assert server.count("POST") == 1 and faulty.states == ["expired"]
         server.response, server.result = ["COMPLETED"], RIGHT

@@ -71,7 +71,7 @@ def test_a_server_that_takes_the_question_and_never_answers(faulty):
     with Scripted(response=["RUNNING", slow("RUNNING", 30)], result=RIGHT) as server:
         said = faulty.run(server.url, "--timeout", 1)
         assert said.code == 6 and "jobs wait" in said.err, said.err
-        assert said.seconds < 8
+        assert said.seconds < 25
         server.response = ["COMPLETED"]
         assert faulty.wait().values == VALUES
 
@@ -95,7 +95,7 @@ def test_a_job_that_stays_as_it_is(faulty, status):
 def test_a_job_that_the_server_does_not_know(faulty, monkeypatch, before):
     monkeypatch.setattr(waiting, "UNHEARD_LIMIT_S", 0.4)
     with Scripted(response=[*before, missing], result=RIGHT) as server:
-        said = faulty.run(server.url, "--timeout", 60)
+        said = faulty.run(server.url, "--timeout", 240)
         short = faulty.entries[0].id[:8]
         assert said.code == 6 and said.seconds < 20, said.err
         assert f"jobs wait {short}" in said.err and f"jobs forget {short}" in said.err

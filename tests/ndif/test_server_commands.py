@@ -52,7 +52,7 @@ def on_sandbox(sandbox_server, project):
             input=given,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=360,
             env={**environment, **more},
         )
 

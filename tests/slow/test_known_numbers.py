@@ -201,7 +201,7 @@ def test_several_pairs_equal_the_same_pairs_one_by_one(embedded):
 
 
 def test_the_demo_runs_and_ends_with_the_next_command(embedded_cache, tmp_path, process):
-    done = process("demo", REMOTE_MI_PROJECT=str(tmp_path), timeout=300)
+    done = process("demo", REMOTE_MI_PROJECT=str(tmp_path), timeout=600)
     assert done.returncode == 0, done.stderr
     assert "largest: layer" in done.stdout and "position 9 [s2]" in done.stdout
     assert "next: remote-mi run head_patching" in done.stderr

@@ -60,7 +60,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, tiny_llama) -> dict[str, l
     before_env = {name: os.environ.get(name) for name in held}
     os.environ.update(held)
     try:
-        NotebookClient(book, timeout=300, kernel_name="here", resources={}).execute(cwd=str(folder))
+        NotebookClient(book, timeout=600, kernel_name="here", resources={}).execute(cwd=str(folder))
     finally:
         for name, value in before_env.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -30,7 +30,7 @@ class Terminal:
             ["tmux", "-L", self.name, "-f", "/dev/null", *words],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=240,
         )
         return done.stdout
 

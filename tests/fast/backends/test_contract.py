@@ -150,7 +150,7 @@ def test_a_plug_in_runs_jobs_and_gives_the_numbers_of_this_machine(box, tiny_lla
     job = lens(tiny_llama)
     plan = job.plan("box")
     assert plan.chosen.backend == "box" and plan.reason == "it takes any job"
-    result = job.run("box", timeout=120)
+    result = job.run("box", timeout=360)
     assert result.provenance["backend"] == "box"
     assert result.provenance["environment"]["kind"] == "box"
     assert [status for status, _ in result.provenance["record"]["timeline"]][-1] == "COMPLETED"
@@ -207,7 +207,7 @@ def test_a_job_that_fails_or_is_given_up_says_so(box, tiny_llama, cli):
         "    raise ValueError('on purpose')\n"
     )
     with pytest.raises(RunFailed, match="on purpose"):
-        mi.run("failing.py", model=tiny_llama, backend="box", timeout=120)
+        mi.run("failing.py", model=tiny_llama, backend="box", timeout=360)
     code, out, _ = cli("jobs", "ls")
     assert code == 0 and "failed" in out
 
@@ -263,5 +263,5 @@ def test_the_help_of_the_program_and_a_hit_import_no_plug_in(box, tiny_llama):
             "assert run_command(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
         )
         subprocess.run(
-            [sys.executable, "-c", code, *arguments], check=True, timeout=60, capture_output=True
+            [sys.executable, "-c", code, *arguments], check=True, timeout=240, capture_output=True
         )

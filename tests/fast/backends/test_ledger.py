@@ -85,7 +85,7 @@ def test_of_many_processes_one_claims_in_a_new_project(tmp_path):
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
         for _ in range(4)
     ]
-    ids = {process.communicate(timeout=60)[0] for process in made}
+    ids = {process.communicate(timeout=240)[0] for process in made}
     assert len(ids) == 1 and len(Ledger(tmp_path).all()) == 1
 
 

@@ -183,6 +183,6 @@ def test_help_and_lookup_are_quick_and_import_no_machine_learning(cache):
         "assert not heavy, heavy\nassert seconds < 2, seconds\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr

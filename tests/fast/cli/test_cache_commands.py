@@ -180,7 +180,7 @@ def test_gc_and_a_writer_at_once_leave_only_whole_entries(cache):
             sweep(store, plan_sweep(store, 0, 0, ["tmp"]))
     finally:
         stop.set()
-        writer.join(timeout=30)
+        writer.join(timeout=240)
     assert kept(store) == sorted(kept(store))
 
 
@@ -379,6 +379,6 @@ assert not heavy, heavy
         env={**os.environ},
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ def checked(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *map(str, command)],
         cwd=folder,
-        timeout=300,
+        timeout=600,
         capture_output=True,
         text=True,
     )

@@ -39,7 +39,7 @@ asyncio.run(main())
 print(sorted({m.partition(".")[0] for m in sys.modules} & {"torch", "nnsight", "transformers",
       "scipy", "sklearn", "pandas", "matplotlib"}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "[]", done.stderr
     shown = process("view", "demo", "--only", "recovery")
     assert shown.returncode == 0 and "largest: layer 19" in shown.stdout
@@ -63,7 +63,7 @@ def test_view_prints_several_runs_and_takes_ids_from_a_pipe(project, process):
         input="\n".join(ids),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert [x for x in ids if f"everything  {x} ✓" in done.stdout] == ids
@@ -73,7 +73,7 @@ def test_view_prints_several_runs_and_takes_ids_from_a_pipe(project, process):
         input="",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert empty.returncode == 2 and "no ids on stdin" in empty.stderr
 

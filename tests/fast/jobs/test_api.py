@@ -61,5 +61,5 @@ def test_help_names_every_argument_of_a_job_and_of_the_verb():
 )
 def test_jobs_is_a_function_and_a_package_in_any_order(project, first):
     code = f"import remote_mi as mi; {first}print(mi.jobs()); import remote_mi.jobs.api as api; api.job"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -516,6 +516,6 @@ def test_plan_imports_no_torch(project, process, tiny_llama):
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0 and done.stdout == "local\n", done.stderr

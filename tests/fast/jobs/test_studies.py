@@ -192,7 +192,7 @@ def killed_at_random(project: Path, model: Path, times: int, seed: int) -> None:
     for _ in range(times):
         before = sum(calls(project).values())
         process = start()
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         goal = before + generator.randint(1, 8)  # moments in which something runs
         while sum(calls(project).values()) < min(goal, 40) and time.monotonic() < deadline:
             if process.poll() is not None:
@@ -200,9 +200,9 @@ def killed_at_random(project: Path, model: Path, times: int, seed: int) -> None:
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=240)
     process = start()
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=480)
     assert process.returncode == 0, err
     runs = Runs(project)
     for name in runs.ids():

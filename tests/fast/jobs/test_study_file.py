@@ -287,7 +287,7 @@ assert "pydantic" not in sys.modules
 studies.read(Path({str(IOI)!r}), Path("."))
 assert not {{"torch", "nnsight", "transformers"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=240)
 
 
 # -- mistakes ------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_recipe_in_a_cell_runs_and_its_result_displays_itself(project, tiny_ll
         [sys.executable, "-c", SCRIPT, str(tiny_llama), json.dumps(CELLS)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=360,
         env={**os.environ, "IPYTHONDIR": str(project / "ipython")},
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -200,7 +200,7 @@ def test_comparing_imports_no_torch(project, tiny_llama):
             [sys.executable, "-c", script, *command],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             env=os.environ,
         )
         assert done.returncode == 0, done.stderr

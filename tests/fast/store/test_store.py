@@ -332,7 +332,7 @@ def everything_readable(cache):
 
 def test_two_processes_running_one_job_at_once_both_succeed(project, cache, tiny_llama):
     both = [start(tiny_llama, project, cache) for _ in range(2)]
-    said = [p.communicate(timeout=120) for p in both]
+    said = [p.communicate(timeout=360) for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     everything_readable(cache)
     result = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=24)
@@ -357,13 +357,13 @@ def killed_at_random(project, cache, model, times, seed):
     generator = random.Random(seed)
     begun = time.monotonic()
     whole = start(model, project / "timed", cache / "timed")
-    assert whole.wait(timeout=120) == 0
+    assert whole.wait(timeout=360) == 0
     duration = time.monotonic() - begun
     for _ in range(times):
         process = start(model, project, cache)
         time.sleep(generator.uniform(0.5, 1.0) * duration)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=240)
         everything_readable(cache)
         for name in Runs(project).ids():
             mi.load_run(name, project)  # whatever is listed is whole

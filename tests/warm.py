@@ -1,0 +1,166 @@
+"""Starts Python processes that have torch imported already.
+
+A command that needs torch spends three of its four seconds on importing it. Here one process has
+imported it, and each command is a fork of that one: a process of its own, with its own arguments,
+environment, folder, streams, signals and exit code. Only libraries that read no variable of the
+environment at import are imported before.
+
+    python warm.py serve SOCKET          until its stdin ends
+    python warm.py start SOCKET -m remote_mi --help
+
+`python()` is what stands before `-m` or `-c`. The second stands for the command: it hands its streams over, passes signals on, and ends as the
+command does; if it is killed, the command is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+
+_serving: list[list[str]] = []
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def python() -> list[str]:
+    """The beginning of a command line, in place of the interpreter alone."""
+    if not _serving:
+        import atexit
+        import subprocess
+        import tempfile
+
+        folder = tempfile.TemporaryDirectory(prefix="remote-mi-warm-")
+        address = os.path.join(folder.name, "socket")
+        server = subprocess.Popen(
+            [sys.executable, __file__, "serve", address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is for the tests
+        )
+        assert server.stdin and server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        atexit.register(folder.cleanup)
+        atexit.register(server.stdin.close)
+        _serving.append([sys.executable, "-S", "-E", __file__, "start", address])
+    return _serving[0]
+
+
+def start(address: str, command: list[str]) -> None:
+    """Have a command run, and end as it ends."""
+    request = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
+    request["ignored"] = [n for n in PASSED_ON if signal.getsignal(n) is signal.SIG_IGN]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        socket.send_fds(server, [b"+"], [0, 1, 2])
+        server.sendall(json.dumps(request).encode() + b"\n")
+        for fd in range(3):
+            os.close(fd)  # the command's alone: who reads them is told when it ends
+        answers = server.makefile()
+        pid = int(answers.readline())
+        for number in PASSED_ON:
+            signal.signal(number, lambda passed, _frame: os.kill(pid, passed))
+        code = os.waitstatus_to_exitcode(int(answers.readline()))
+    if code < 0:
+        if -code in PASSED_ON:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def serve(address: str) -> None:
+    """Wait for commands, and run each in a fork; in that process, returns to run it."""
+    import gc
+
+    import numpy  # noqa: F401
+    import torch  # noqa: F401
+
+    gc.freeze()  # what a fork collects is its own
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(64)
+        print("ready", flush=True)
+        waiting = selectors.DefaultSelector()
+        waiting.register(listening, selectors.EVENT_READ)
+        waiting.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            if any(key.fileobj is sys.stdin for key, _ in waiting.select()):
+                os._exit(0)
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                waiting.close()
+                listening.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                keep(connection)
+                return
+            connection.close()
+
+
+def keep(client: socket.socket) -> None:
+    """Run one command in a fork and say how it ended; returns in the fork."""
+    _, streams, _, _ = socket.recv_fds(client, 1, 3)
+    request = json.loads(client.makefile().readline())
+    pid = os.fork()
+    if pid == 0:
+        client.close()
+        become(request, streams)
+        return
+    for fd in streams:
+        os.close(fd)
+    client.sendall(b"%d\n" % pid)
+    ended = os.pidfd_open(pid)
+    waiting = selectors.DefaultSelector()
+    waiting.register(ended, selectors.EVENT_READ)
+    waiting.register(client, selectors.EVENT_READ)  # readable only when it is gone
+    if all(key.fileobj is client for key, _ in waiting.select()):
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    try:
+        client.sendall(b"%d\n" % status)
+    except OSError:
+        pass  # it was killed
+    os._exit(0)
+
+
+def become(request: dict, streams: list[int]) -> None:
+    """Make this process what the command's own would be at its start."""
+    for target, fd in enumerate(streams):
+        os.dup2(fd, target)
+        os.close(fd)
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_IGN if number in request["ignored"] else signal.SIG_DFL)
+    if signal.SIGINT not in request["ignored"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    sys.argv = ["-c", *request["command"]]
+
+
+def run(command: list[str]) -> None:
+    """As `python -m module …` and `python -c program …` do."""
+    import runpy
+
+    kind, what, *arguments = command
+    sys.argv = [kind, *arguments]
+    sys.path[0] = "" if kind == "-c" else os.getcwd()
+    if kind == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        main = type(sys)("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(what, "<string>", "exec"), main.__dict__)
+
+
+if __name__ == "__main__":
+    role, address, *rest = sys.argv[1:]
+    if role == "start":
+        start(address, rest)
+    serve(address)
+    run(sys.argv[1:])
