@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, watching
+from remote_mi.cli.output import print_json, say, show_progress
 from remote_mi.common.errors import NotFound, not_found
 from remote_mi.models.embedded import EMBEDDED
 
@@ -70,7 +70,7 @@ def up(
     from remote_mi.backends.ndif_server.personal import bring_up
 
     _end_like_ctrl_c()
-    with watching(quiet) as watch:
+    with show_progress(quiet) as watch:
         server = bring_up(
             models or (EMBEDDED,),
             watch,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remote_mi.cli.output import in_a_folder, print_json, say, watching
+from remote_mi.cli.output import check_folder_exists, print_json, say, show_progress
 from remote_mi.common.errors import StoreError, UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Watch
@@ -70,7 +70,7 @@ def report(
     ending = _ENDINGS.get(path.suffix.lower())
     if ending is None:
         raise UsageError(f"{output}: a report is .html or .md", "-o report.html")
-    in_a_folder(path)
+    check_folder_exists(path)
     if path.exists() and not force:
         raise UsageError(
             f"{output} is there already, and may hold what you wrote",
@@ -80,7 +80,7 @@ def report(
     project = project_folder()
     folders, about = chosen(runs, project)
     about = replace(about, title=title or about.title, author=author or "")
-    with watching(quiet or as_json) as watch:
+    with show_progress(quiet or as_json) as watch:
         made = make(project, folders, about)
         files = _write(made, path, ending, texts, watch)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import Mismatch, RemoteMIError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
@@ -115,7 +115,7 @@ def again(folders: Iterable[Path], options: dict[str, Any]) -> None:
 
     model, keep = (Path(options[n]) if options[n] else None for n in ("model", "keep"))
     asked = Asked(options["backend"], model, options["tolerance"], options["timeout"], keep)
-    with watching(options["quiet"] or options["as_json"]) as watch:
+    with show_progress(options["quiet"] or options["as_json"]) as watch:
         outcomes = reproduce_all(list(folders), asked, watch)
     if len(outcomes) == 1 and isinstance(outcomes[0][1], RemoteMIError):
         raise outcomes[0][1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import StoreError
@@ -61,7 +61,7 @@ def run_job(job: Job, options: Options) -> None:
     if options["detach"]:
         detach(job, options)
         return
-    with watching(options["quiet"]) as watch:
+    with show_progress(options["quiet"]) as watch:
         permit = ask_for_download(options["yes"], watch)
         result = execute(job, options["backend"], options["timeout"], watch, permit)
     present(result, options)
@@ -83,7 +83,7 @@ def detach(job: Job, options: dict[str, Any]) -> None:
     """Submit and print the job's id, or show the result that is already there."""
     from remote_mi.jobs.remote import submit_job
 
-    with watching(options["quiet"]) as watch:
+    with show_progress(options["quiet"]) as watch:
         handed = submit_job(job, options["backend"], watch)
     if handed.id is None:
         say("the result was there already")

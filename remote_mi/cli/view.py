@@ -58,7 +58,7 @@ def view(
     remote-mi view demo                  a recorded run that comes with the package
     remote-mi runs ls -q | remote-mi view -
     """
-    slice_ = Slice(item - 1, dict(coordinate(text) for text in at))
+    slice_ = Slice(item - 1, dict(parse_coordinate(text) for text in at))
     folders = [_folder(run) for run in _named(runs)]
     if plain or width is not None or not _terminal():
         _print(folders, only, slice_, width)
@@ -164,8 +164,8 @@ def _failure(opened: Opened) -> RunFailed:
     return RunFailed("\n".join(parts), opened.advice)
 
 
-def coordinate(text: str) -> tuple[str, str]:
-    """A dimension and the coordinate at which it is cut."""
+def parse_coordinate(text: str) -> tuple[str, str]:
+    """A dimension and the parse_coordinate at which it is cut."""
     dim, equals, value = text.partition("=")
     if not equals or not dim or not value:
         raise UsageError(f"--at {text!r} is not DIM=VALUE", "e.g. --at layer=18 --at head=6")
