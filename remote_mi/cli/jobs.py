@@ -130,14 +130,14 @@ def fetch(job: str | None, **options: Any) -> None:
 
 
 def _collect(job: str | None, timeout: float | None, options: dict[str, Any]) -> None:
-    from remote_mi.cli.run import present
+    from remote_mi.cli.run import show_result
     from remote_mi.jobs.remote import collect
 
     project = project_folder()
     entry = Ledger(project).find(job)
     with show_progress(options["quiet"]) as watch:
         result = collect(entry, project, timeout, watch)
-    present(result, options)
+    show_result(result, options)
 
 
 @jobs.command()

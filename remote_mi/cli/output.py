@@ -35,6 +35,14 @@ def print_json(data: Any) -> None:
     print(json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False))
 
 
+def shorten_path(path: Path) -> str:
+    """A path relative to the working directory if it lies below it, else unchanged."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def check_folder_exists(path: Path) -> None:
     """Check that the folder of an output file exists: a missing one may be a typo.
 

@@ -1,4 +1,4 @@
-"""`remote-mi phenomena`: the prompts that can be run on."""
+"""`remote-mi phenomena`: the sets of prompts to run recipes on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import click
 from remote_mi.cli.output import print_json, say
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
-from remote_mi.prompts import phenomena as room
+from remote_mi.prompts import phenomena as phenomenon_files
 
 
 @click.group()
 def phenomena() -> None:
-    """List, show and begin sets of prompts."""
+    """List, show and create sets of prompts."""
 
 
 @phenomena.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_phenomena(as_json: bool, quiet: bool) -> None:
-    """All phenomena: the project's own and the built-in ones."""
-    found = [room.load(path) for path in room.available(project_folder()).values()]
+    """List all phenomena, the project's own and the built-in ones."""
+    paths = phenomenon_files.available(project_folder()).values()
+    found = [phenomenon_files.load(path) for path in paths]
     if as_json:
         print_json(
             {
@@ -48,13 +49,13 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
 
 @phenomena.command()
 @click.argument("name")
-@click.option("-n", "size", type=int, metavar="N", help="How many pairs.")
-@click.option("--seed", type=int, metavar="N")
+@click.option("-n", "size", type=int, metavar="N", help="Number of pairs.")
+@click.option("--seed", type=int, metavar="N", help="Seed that pairs are drawn with.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
-    """A phenomenon and its pairs; NAME, NAME:TEMPLATE or a file."""
+    """Show a phenomenon and its pairs; NAME may be NAME:TEMPLATE or a file."""
     file, _, template = name.partition(":")
-    found = room.find(file, project_folder())
+    found = phenomenon_files.find(file, project_folder())
     prompts = found.prompts(size, seed, template or None)
     if as_json:
         pairs = [
@@ -80,7 +81,7 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
 @phenomena.command("new")
 @click.argument("name")
 def new_phenomenon(name: str) -> None:
-    """Begin a phenomenon of your own: a working file, with comments, to change."""
+    """Create a phenomenon of your own: a working file, with comments, to edit."""
     from remote_mi.prompts.scaffold import new_phenomenon as write
 
     print(write(name, project_folder()))
