@@ -135,9 +135,10 @@ def explain_job(job: Job, options: Options) -> None:
 
 @cache.group("explain", cls=RecipeGroup, act=explain_job, options=explain_options)
 def explain() -> None:
-    """Say whether a result exists already and, if not, what differs from the nearest one.
+    """Say whether a result exists already and, if not, why.
 
-    Takes the same arguments as `remote-mi run`, and runs nothing.
+    A miss is explained by what differs from the nearest result. Takes the same arguments as
+    `remote-mi run`, and runs nothing.
     """
 
 
@@ -175,7 +176,7 @@ def _explanation_lines(found: Explanation) -> Iterable[str]:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only what is damaged.")
 def verify(with_runs: bool, as_json: bool, quiet: bool) -> None:
-    """Read and hash every entry; files that do not match their hash are quarantined.
+    """Read and hash every entry, and quarantine damaged files.
 
     The exit code is 7 if anything is damaged. A damaged entry is recomputed when next needed.
     """
@@ -252,9 +253,10 @@ def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def gc(max_size: int | None, spare: float, quarantine: bool, dry_run: bool, as_json: bool) -> None:
-    """Free space: the least recently used results are removed first. Runs keep their own copy.
+    """Free space, removing the least recently used results first.
 
-    Without --max-size, only files that no result refers to any more are removed.
+    Runs keep their own copy. Without --max-size, only files that no result refers to any more are
+    removed.
     """
     store = Cache(cache_root())
     leftovers = ["tmp", "quarantine"] if quarantine else ["tmp"]

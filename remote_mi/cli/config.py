@@ -26,9 +26,10 @@ def config() -> None:
 @config.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(as_json: bool) -> None:
-    """Show the settings in effect, and whether each comes from `remote-mi.yaml` or is the default.
+    """Show the settings in effect, and where each comes from.
 
-    The NDIF key is not a setting; `remote-mi doctor` reports whether there is one.
+    That is `remote-mi.yaml`, an environment variable, or the default. The NDIF key is not a
+    setting; `remote-mi doctor` reports whether there is one.
     """
     settings = load(project_folder())
     rows = list(_rows(settings))

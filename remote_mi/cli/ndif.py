@@ -112,7 +112,15 @@ def down() -> None:
 
 @ndif.command()
 @click.argument("service", default="api")
-@click.option("-n", "lines", type=click.IntRange(1), default=40, show_default=True, metavar="LINES")
+@click.option(
+    "-n",
+    "lines",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    metavar="LINES",
+    help="Number of lines.",
+)
 def logs(service: str, lines: int) -> None:
     """Show the end of a service's log.
 

@@ -19,7 +19,7 @@ def phenomena() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_phenomena(as_json: bool, quiet: bool) -> None:
-    """List all phenomena, the project's own and the built-in ones."""
+    """List the phenomena of the project and the built-in ones."""
     paths = phenomenon_files.available(project_folder()).values()
     found = [phenomenon_files.load(path) for path in paths]
     if as_json:
@@ -53,7 +53,10 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
 @click.option("--seed", type=int, metavar="N", help="Seed that pairs are drawn with.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
-    """Show a phenomenon and its pairs; NAME may be NAME:TEMPLATE or a file."""
+    """Show a phenomenon and its pairs.
+
+    NAME may also be NAME:TEMPLATE or a file.
+    """
     file, _, template = name.partition(":")
     found = phenomenon_files.find(file, project_folder())
     prompts = found.prompts(size, seed, template or None)
@@ -81,7 +84,10 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
 @phenomena.command("new")
 @click.argument("name")
 def new_phenomenon(name: str) -> None:
-    """Create a phenomenon of your own: a working file, with comments, to edit."""
+    """Create a phenomenon of your own.
+
+    Writes a working file with comments, to edit.
+    """
     from remote_mi.prompts.scaffold import new_phenomenon as write
 
     print(write(name, project_folder()))

@@ -42,7 +42,7 @@ def recipes() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_recipes(as_json: bool, quiet: bool) -> None:
-    """List all recipes: the project's own, those from plug-ins, and the built-in ones."""
+    """List the recipes of the project, of plug-ins, and the built-in ones."""
     cards = catalog.all_cards(project_folder())
     if as_json:
         print_json(
@@ -104,7 +104,10 @@ def show(name: str, as_json: bool) -> None:
     help="What the recipe is called with.",
 )
 def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
-    """Create a recipe of your own: a working file and its test, with comments, to edit."""
+    """Create a recipe of your own, and its test.
+
+    Writes working files with comments, to edit.
+    """
     from remote_mi.recipes.scaffold import new_recipe as write
 
     recipe, test = write(name, over, project_folder())

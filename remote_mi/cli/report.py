@@ -56,7 +56,7 @@ def report(
 ) -> None:
     """Write a report of runs, or of a study: method, data, results, controls, reproduction.
 
-    Without arguments, of the newest run. The report marks what only you can write; put that in a
+    By default, the report covers the newest run. It marks what only you can write; put that in a
     separate file (--text), and the report can be regenerated at any time.
 
     \b

@@ -64,7 +64,7 @@ def _row_to_json(row: RunRow) -> dict[str, Any]:
 @runs.command()
 @click.argument("run", required=False)
 def show(run: str | None) -> None:
-    """Show all the data recorded about a run, except its numbers, as JSON."""
+    """Show everything recorded about a run, except its numbers, as JSON."""
     project_runs = Runs(project_folder())
     name = project_runs.find(run)
     folder, tags = project_runs.run(name), project_runs.tags(name)
@@ -77,7 +77,7 @@ def show(run: str | None) -> None:
 @click.argument("tags", nargs=-1, required=True, metavar="TAG...")
 @click.option("--remove", "removing", is_flag=True, help="Remove the tags.")
 def tag(run: str, tags: tuple[str, ...], removing: bool) -> None:
-    """Add tags to a run, or remove them; `runs ls --tag` finds it by them."""
+    """Tag a run, to find it again."""
     project_runs = Runs(project_folder())
     name = project_runs.find(run)
     old = project_runs.tags(name)
@@ -93,7 +93,10 @@ def tag(run: str, tags: tuple[str, ...], removing: bool) -> None:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(runs: tuple[str, ...], yes: bool) -> None:
-    """Delete runs permanently. Their numbers stay in the cache until its space is needed."""
+    """Delete runs permanently.
+
+    Their numbers stay in the cache until its space is needed.
+    """
     project_runs = Runs(project_folder())
     names = list(dict.fromkeys(project_runs.find(run) for run in runs))
     if not yes:

@@ -40,7 +40,7 @@ def study() -> None:
 @study.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def list_studies(as_json: bool) -> None:
-    """List the studies, built-in and of the project, and the progress of the started ones."""
+    """List the project's and the built-in studies, with their progress."""
     from remote_mi.jobs import studies
 
     project = project_folder()
@@ -70,7 +70,10 @@ def list_studies(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--all", "everything", is_flag=True, help="List every point, however many.")
 def plan_command(name: str, as_json: bool, everything: bool) -> None:
-    """Show what a study would run, where, and which results exist already; nothing is run."""
+    """Show what a study would run, where, and what exists already.
+
+    Nothing is run.
+    """
     plan, _ = _read_plan(name)
     if as_json:
         print_json(
@@ -105,9 +108,10 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids of the runs only.")
 def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool) -> int:
-    """Run the points of a study that have no result yet; NAME is a study's name or file.
+    """Run the points of a study that have no result yet.
 
-    After an interruption, the same command resumes. The exit code is 1 if a point failed.
+    NAME is a study's name or file. After an interruption, the same command resumes. The exit code
+    is 1 if a point failed.
     """
     from remote_mi.backends.settings import load
     from remote_mi.jobs.studies.run import run_study

@@ -166,7 +166,7 @@ def _run_error(opened: Opened) -> RunFailed:
 
 
 def parse_coordinate(text: str) -> tuple[str, str]:
-    """A dimension and the parse_coordinate at which it is cut."""
+    """Parse DIM=VALUE into a dimension and the coordinate to slice it at."""
     dim, equals, value = text.partition("=")
     if not equals or not dim or not value:
         raise UsageError(f"--at {text!r} is not DIM=VALUE", "e.g. --at layer=18 --at head=6")
