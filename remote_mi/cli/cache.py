@@ -128,8 +128,8 @@ def explain_job(job: Job, options: Options) -> None:
     for text in _explanation_lines(found):
         print(line(text) if text else "")
     say(
-        "\nnext: the same arguments after `remote-mi run` "
-        + ("show it" if found.hit else "compute it")
+        "\nnext: `remote-mi run` with the same arguments "
+        + ("shows it" if found.hit else "computes it")
     )
 
 
@@ -164,7 +164,7 @@ def _explanation_lines(found: Explanation) -> Iterable[str]:
     near = found.nearest
     if near is not None:
         what = "prompt" if near.part else "result"
-        yield f"nearest      a {what} from {_format_time(near.time)}, {near.environment}; it differs in:"
+        yield f"nearest      a {what} from {_format_time(near.time)}, {near.environment}; differences:"
         for difference in found.differences or ["nothing that was recorded"]:
             yield f"             - {difference}"
     elif not found.hit and not found.elsewhere:
