@@ -18,7 +18,7 @@ from remote_mi.common.sizes import format_size, parse_size
 from remote_mi.common.text import line
 from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.explain import Explanation
-from remote_mi.jobs.explain import explain as why
+from remote_mi.jobs.explain import explain as explain_result
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.lookup import homes, places
 from remote_mi.store.cache import Cache
@@ -42,27 +42,27 @@ def cache() -> None:
 def info(as_json: bool) -> None:
     """Show where the cache is, what it holds, and how large it is."""
     store = Cache(cache_root())
-    found = _collect_info(store)
+    summary = _collect_info(store)
     if as_json:
-        print_json(found)
+        print_json(summary)
         return
-    used = " to ".join(_format_time(found[name]) for name in ("oldest_use", "newest_use"))
+    used = " to ".join(_format_time(summary[name]) for name in ("oldest_use", "newest_use"))
     rows = [
-        ("folder", found["folder"]),
+        ("folder", summary["folder"]),
         (
             "entries",
-            f"{found['entries']:,} ({found['results']:,} results, "
-            f"{found['parts']:,} of single prompts)",
+            f"{summary['entries']:,} ({summary['results']:,} results, "
+            f"{summary['parts']:,} of single prompts)",
         ),
-        ("size", format_size(found["bytes"])),
-        ("last used", used if found["entries"] else "never"),
-        ("quarantine", f"{found['quarantine']} files"),
-        ("models", format_size(found["model_bytes"])),
+        ("size", format_size(summary["bytes"])),
+        ("last used", used if summary["entries"] else "never"),
+        ("quarantine", f"{summary['quarantine']} files"),
+        ("models", format_size(summary["model_bytes"])),
     ]
     for name, text in rows:
         print(f"{name:>12}  {text}")
     for kind in ("recipes", "environments", "models"):
-        groups = found["by"][kind]
+        groups = summary["by"][kind]
         for number, group in enumerate(groups[:_MAX_GROUPS]):
             head = f"by {kind[:-1]}" if number == 0 else ""
             print(
@@ -73,7 +73,7 @@ def info(as_json: bool) -> None:
             print(f"{'':>12}  and {len(groups) - _MAX_GROUPS} more; --json lists them")
     say(
         "\nnext: remote-mi cache verify   checks it; remote-mi cache gc --max-size 5GB shrinks it"
-        if found["entries"]
+        if summary["entries"]
         else "\nthe cache is empty; next: remote-mi demo"
     )
 
@@ -119,17 +119,17 @@ def explain_options() -> list[click.Option]:
 
 def explain_job(job: Job, options: Options) -> None:
     """Explain the cache hit or miss of the job described on the command line."""
-    found = why(
+    explanation = explain_result(
         job, places(job, homes(job.model, Dispatcher(job.project).backends(options["backend"])))
     )
     if options["as_json"]:
-        print_json(found.to_json())
+        print_json(explanation.to_json())
         return
-    for text in _explanation_lines(found):
+    for text in _explanation_lines(explanation):
         print(line(text) if text else "")
     say(
         "\nnext: `remote-mi run` with the same arguments "
-        + ("shows it" if found.hit else "computes it")
+        + ("shows it" if explanation.hit else "computes it")
     )
 
 

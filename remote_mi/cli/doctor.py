@@ -61,10 +61,10 @@ def _row(check: Check) -> Table:
     row.add_column(width=len("problem"))
     row.add_column(width=_NAME_WIDTH)
     row.add_column(overflow="fold")
-    found = Text(line(check.found))
+    details = Text(line(check.found))
     if check.advice and check.state != "ok":
-        found.append(f"\n→ {line(check.advice)}", style="dim")
-    row.add_row(Text(check.state, style=_STYLES[check.state]), Text(check.name), found)
+        details.append(f"\n→ {line(check.advice)}", style="dim")
+    row.add_row(Text(check.state, style=_STYLES[check.state]), Text(check.name), details)
     return row
 
 

@@ -41,7 +41,7 @@ def models(ctx: click.Context, backend: str, as_json: bool) -> None:
     To use any other model, pass its hub id or folder to --model.
     """
     if ctx.invoked_subcommand is None:
-        _list(backend, as_json)
+        _print_list(backend, as_json)
     elif as_json or backend != LOCAL:
         raise UsageError(
             f"put the options of `models` after `{ctx.invoked_subcommand}`",
@@ -56,7 +56,7 @@ def list_models(backend: str, as_json: bool) -> None:
 
     With --backend, list the models deployed on a server instead.
     """
-    _list(backend, as_json)
+    _print_list(backend, as_json)
 
 
 @models.command()
@@ -77,30 +77,30 @@ def fetch(wheel: Path | None, quiet: bool) -> None:
     say("\nnext: remote-mi demo")
 
 
-def _list(backend: str, as_json: bool) -> None:
+def _print_list(backend: str, as_json: bool) -> None:
     kind, where = named(LOCAL if backend == AUTO else backend)
-    found = kind.models(where)
+    listing = kind.models(where)
     if as_json:
-        print_json(found.document)
+        print_json(listing.document)
         return
-    if not found.rows:
-        say(found.none)
-    elif found.columns:
-        stdout_console().print(_table(found))
+    if not listing.rows:
+        say(listing.none)
+    elif listing.columns:
+        stdout_console().print(_build_table(listing))
     else:
-        for row in found.rows:
+        for row in listing.rows:
             print(*row, sep="  ")
-    say(f"\nnext: {found.next}")
+    say(f"\nnext: {listing.next}")
 
 
-def _table(found: ModelList) -> Table:
+def _build_table(listing: ModelList) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for column in found.columns:
+    for column in listing.columns:
         if column.width is None:
             table.add_column(column.name, overflow="fold")
         else:
             justify = "right" if column.right else "left"
             table.add_column(column.name, no_wrap=True, max_width=column.width, justify=justify)
-    for row in found.rows:
+    for row in listing.rows:
         table.add_row(*(Text(line(cell)) for cell in row))
     return table

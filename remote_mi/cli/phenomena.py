@@ -21,7 +21,7 @@ def phenomena() -> None:
 def list_phenomena(as_json: bool, quiet: bool) -> None:
     """List the phenomena of the project and the built-in ones."""
     paths = phenomenon_files.available(project_folder()).values()
-    found = [phenomenon_files.load(path) for path in paths]
+    items = [phenomenon_files.load(path) for path in paths]
     if as_json:
         print_json(
             {
@@ -35,13 +35,13 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
                         "metric": p.metric,
                         "path": str(p.path),
                     }
-                    for p in found
+                    for p in items
                 ]
             }
         )
         return
-    width = max(len(item.name) for item in found)
-    for item in found:
+    width = max(len(item.name) for item in items)
+    for item in items:
         print(item.name if quiet else f"{item.name:{width}} {item.size:3} pairs  {item.title}")
     if not quiet:
         say("\nnext: remote-mi phenomena show NAME")
@@ -58,25 +58,26 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
     NAME may also be NAME:TEMPLATE or a file.
     """
     file, _, template = name.partition(":")
-    found = phenomenon_files.find(file, project_folder())
-    prompts = found.prompts(size, seed, template or None)
+    phenomenon = phenomenon_files.find(file, project_folder())
+    prompts = phenomenon.prompts(size, seed, template or None)
     if as_json:
         pairs = [
             {**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
             for e in prompts.examples
         ]
-        print_json({"name": found.name, **prompts.details, "pairs": pairs})
+        print_json({"name": phenomenon.name, **prompts.details, "pairs": pairs})
         return
-    print(f"{found.name}: {found.title}\n{found.description.strip()}\nsource: {found.source}")
-    print(f"templates: {', '.join(found.templates)}   metric: {found.metric}")
+    print(f"{phenomenon.name}: {phenomenon.title}\n{phenomenon.description.strip()}")
+    print(f"source: {phenomenon.source}")
+    print(f"templates: {', '.join(phenomenon.templates)}   metric: {phenomenon.metric}")
     labels = sorted({label for example in prompts.examples for label in example.labels})
     print(f"labels: {', '.join([*labels, 'end'])}")
-    if found.baseline:
-        print("baseline: " + ", ".join(f"{k} {v}" for k, v in found.baseline.items()))
+    if phenomenon.baseline:
+        print("baseline: " + ", ".join(f"{k} {v}" for k, v in phenomenon.baseline.items()))
     for number, example in enumerate(prompts.examples, 1):
         print(f"\n{number:3} clean    {line(example.clean)} →{line('|'.join(example.answers))}")
         print(f"    corrupt  {line(example.corrupt or '')} →{line('|'.join(example.wrongs))}")
-        if found.label:
+        if phenomenon.label:
             print(f"    label    {line(example.label)}")
     say(f"\nnext: remote-mi run activation_patching --phenomenon {name}")
 

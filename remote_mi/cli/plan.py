@@ -34,7 +34,7 @@ def plan_job(job: Job, options: Options) -> None:
     elif options["quiet"]:
         print(found.chosen.backend)
     else:
-        _show(found)
+        _print_plan(found)
         say(f"\nnext: remote-mi run {job.card.name} … with the same arguments runs it there")
 
 
@@ -50,7 +50,7 @@ def plan() -> None:
     """
 
 
-def _show(found: Plan) -> None:
+def _print_plan(found: Plan) -> None:
     console = stdout_console()
     console.print(Text(f"{found.chosen.backend}: {line(found.reason)}", style="bold"))
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)

@@ -115,20 +115,20 @@ def reproduce_folders(folders: Iterable[Path], options: dict[str, Any]) -> None:
     from remote_mi.jobs.reproduction.reproduce import Asked, reproduce_all
 
     model, keep = (Path(options[n]) if options[n] else None for n in ("model", "keep"))
-    asked = Asked(options["backend"], model, options["tolerance"], options["timeout"], keep)
+    request = Asked(options["backend"], model, options["tolerance"], options["timeout"], keep)
     with show_progress(options["quiet"] or options["as_json"]) as watch:
-        outcomes = reproduce_all(list(folders), asked, watch)
+        outcomes = reproduce_all(list(folders), request, watch)
     if len(outcomes) == 1 and isinstance(outcomes[0][1], RemoteMIError):
         raise outcomes[0][1]
     if options["as_json"]:
-        print_json({"runs": [_as_json(name, found) for name, found in outcomes]})
+        print_json({"runs": [_outcome_to_json(name, outcome) for name, outcome in outcomes]})
     else:
-        _show(outcomes, options)
-    errors = [found for _, found in outcomes if isinstance(found, RemoteMIError)]
+        _print_outcomes(outcomes, options)
+    errors = [outcome for _, outcome in outcomes if isinstance(outcome, RemoteMIError)]
     mismatched = [
         name
-        for name, found in outcomes
-        if not isinstance(found, RemoteMIError) and not found.matches
+        for name, outcome in outcomes
+        if not isinstance(outcome, RemoteMIError) and not outcome.matches
     ]
     changed = [error for error in errors if isinstance(error, Mismatch)]
     if mismatched:
@@ -145,12 +145,12 @@ def reproduce_folders(folders: Iterable[Path], options: dict[str, Any]) -> None:
     if not options["as_json"] and not options["quiet"]:
         say(
             "\nnext: --keep FOLDER   keeps the new run"
-            if asked.keep is None
-            else f"\nkept in {asked.keep}"
+            if request.keep is None
+            else f"\nkept in {request.keep}"
         )
 
 
-def _show(outcomes: Sequence[tuple[str, Any]], options: dict[str, Any]) -> None:
+def _print_outcomes(outcomes: Sequence[tuple[str, Any]], options: dict[str, Any]) -> None:
     if len(outcomes) == 1 and not options["quiet"]:
         from remote_mi.report.comparison import show
 
@@ -158,16 +158,16 @@ def _show(outcomes: Sequence[tuple[str, Any]], options: dict[str, Any]) -> None:
             outcomes[0][1].comparison, stdout_console(options["width"]), None, options["tolerance"]
         )
         print()
-    for name, found in outcomes:
-        if isinstance(found, RemoteMIError):
-            print(f"{name}  not run: {line(found.message)}")
+    for name, outcome in outcomes:
+        if isinstance(outcome, RemoteMIError):
+            print(f"{name}  not run: {line(outcome.message)}")
             continue
-        print(f"{name}  {line(found.verdict)}")
-        for note in found.notes:
+        print(f"{name}  {line(outcome.verdict)}")
+        for note in outcome.notes:
             say(f"  note: {note}")
 
 
-def _as_json(name: str, found: Any) -> dict[str, Any]:
-    if isinstance(found, RemoteMIError):
-        return {"run": name, "matches": None, "error": found.message}
-    return found.to_json()
+def _outcome_to_json(name: str, outcome: Any) -> dict[str, Any]:
+    if isinstance(outcome, RemoteMIError):
+        return {"run": name, "matches": None, "error": outcome.message}
+    return outcome.to_json()

@@ -46,19 +46,19 @@ def list_studies(as_json: bool) -> None:
     project = project_folder()
     records = StudyRecords(project)
     started = {name: records.read(name).counts() for name in records.names()}
-    found = studies.available(project)
+    paths = studies.available(project)
     if as_json:
         print_json(
             {
                 "studies": [
                     {"name": name, "path": str(path), "points": started.get(name)}
-                    for name, path in found.items()
+                    for name, path in paths.items()
                 ]
             }
         )
         return
-    width = max((len(name) for name in found), default=1)
-    for name, path in found.items():
+    width = max((len(name) for name in paths), default=1)
+    for name, path in paths.items():
         counts = started.get(name)
         state = _format_counts(counts) if counts else "not started"
         print(f"{line(name):{width}}  {state}  {line(str(path))}")
@@ -92,7 +92,7 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
             }
         )
         return
-    _show_plan(plan, everything)
+    _print_plan(plan, everything)
     say(f"\nnothing was run; next: remote-mi study run {name}")
 
 
@@ -119,7 +119,7 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
     plan, text = _read_plan(name)
     project = project_folder()
     if not quiet and not as_json:
-        _show_plan(plan, everything=False)
+        _print_plan(plan, everything=False)
     if plan.download and not _confirm_download(plan.download, yes):
         raise BackendUnavailable(
             f"the study needs models that are not on this machine, {format_size(plan.download)} "
@@ -136,7 +136,7 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
             if point.run:
                 print(point.run)
     else:
-        _show_end(record)
+        _print_outcome(record)
     return 1 if record.counts()["failed"] else 0
 
 
@@ -158,9 +158,9 @@ def show_command(
     console.print(Text(line(record.title), style="bold"))
     if record.question:
         console.print(Text(line(record.question)))
-    console.print(_points_table(record.points, everything))
+    console.print(_build_points_table(record.points, everything))
     if figures:
-        _show_figures(record, width)
+        _print_figures(record, width)
     say(f"\n{_format_counts(record.counts())}")
     say(f"next: remote-mi study run {record.name}   runs what is left")
 
@@ -185,7 +185,7 @@ def _read_plan(name: str) -> Any:
     return plan_study(studies.read(path, project), project), path.read_bytes()
 
 
-def _show_plan(plan: Any, everything: bool) -> None:
+def _print_plan(plan: Any, everything: bool) -> None:
     from remote_mi.jobs.studies.plan import state_of
 
     console = stdout_console()
@@ -212,10 +212,10 @@ def _show_plan(plan: Any, everything: bool) -> None:
         table.add_row(str(count), Text(state), Text(line(texts.get(state, why) + size)))
     console.print(table)
     if len(plan.points) <= _MAX_ROWS or everything:
-        console.print(_points_table([p.record for p in plan.points], True))
+        console.print(_build_points_table([p.record for p in plan.points], True))
 
 
-def _points_table(points: list[PointRecord], everything: bool) -> Table:
+def _build_points_table(points: list[PointRecord], everything: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for column in ("", "recipe", "prompts", "parameters", "model", "run"):
         table.add_column(column, overflow="fold", no_wrap=column == "run")
@@ -235,7 +235,7 @@ def _points_table(points: list[PointRecord], everything: bool) -> Table:
     return table
 
 
-def _show_figures(record: StudyRecord, width: int | None) -> None:
+def _print_figures(record: StudyRecord, width: int | None) -> None:
     from remote_mi.report.terminal import show
     from remote_mi.store.runs import Runs
 
@@ -250,8 +250,8 @@ def _show_figures(record: StudyRecord, width: int | None) -> None:
             show(result, console, only)
 
 
-def _show_end(record: StudyRecord) -> None:
-    stdout_console().print(_points_table(record.points, everything=False))
+def _print_outcome(record: StudyRecord) -> None:
+    stdout_console().print(_build_points_table(record.points, everything=False))
     for point in record.points:
         if point.error:
             say(f"failed: {point.recipe} on {point.prompts}: {point.error}")
