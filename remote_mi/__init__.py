@@ -1,4 +1,4 @@
-"""remote_mi: run interpretability experiments on language models, near or far.
+"""remote_mi: run interpretability experiments on language models, locally or on a server.
 
     import remote_mi as mi
 
@@ -6,7 +6,7 @@
     result["top_prob"]          # an array with named dimensions
     result.to_pandas()
 
-Names are imported on first use, so that `import remote_mi` is quick and needs no torch.
+Names are imported on first use, so that `import remote_mi` is fast and does not load torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ RENDERERS |= {
     "Result": ("remote_mi.report.terminal:plain_text", "remote_mi.report.notebook:html"),
 }
 
-_HOMES = {
+#: Public name → the module that defines it, below `remote_mi`.
+_MODULES = {
     "Bars": "recipes.figures",
     "Heatmap": "recipes.figures",
     "Lines": "recipes.figures",
@@ -102,8 +103,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "jobs":
         return importlib.import_module("remote_mi.jobs")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

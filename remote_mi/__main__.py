@@ -1,4 +1,4 @@
-"""`python -m remote_mi` is `remote-mi`."""
+"""`python -m remote_mi` runs the `remote-mi` command."""
 
 from __future__ import annotations
 

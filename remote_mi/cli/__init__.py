@@ -1,1 +1,1 @@
-"""The command line: one file a command group, loaded when it is called; no logic of its own."""
+"""The command line: one file per command group, imported on demand; no logic of its own."""

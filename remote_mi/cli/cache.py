@@ -1,4 +1,4 @@
-"""`remote-mi cache`: what is kept, why a result was not found, is it whole, and making room."""
+"""`remote-mi cache`: inspect the cache, explain misses, verify entries, and free space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, watching
+from remote_mi.cli.output import print_json, say, show_progress
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import cache_root, project_folder
@@ -18,7 +18,7 @@ from remote_mi.common.sizes import format_size, parse_size
 from remote_mi.common.text import line
 from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.explain import Explanation
-from remote_mi.jobs.explain import explain as why
+from remote_mi.jobs.explain import explain as explain_result
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.lookup import homes, places
 from remote_mi.store.cache import Cache
@@ -28,60 +28,61 @@ from remote_mi.store.cache_upkeep import verify as verify_cache
 from remote_mi.store.cache_upkeep import verify_runs as check_runs
 from remote_mi.store.runs import Runs
 
-_MOST = 10
+#: More recipes, environments or models than this are not listed by `info`.
+_MAX_GROUPS = 10
 
 
 @click.group()
 def cache() -> None:
-    """The results that all projects share."""
+    """Inspect, verify or shrink the cache of results, which all projects share."""
 
 
 @cache.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def info(as_json: bool) -> None:
-    """What is kept, where, and how large it is."""
+    """Show where the cache is, what it holds, and how large it is."""
     store = Cache(cache_root())
-    found = _info(store)
+    summary = _collect_info(store)
     if as_json:
-        print_json(found)
+        print_json(summary)
         return
-    used = " to ".join(_day(found[name]) for name in ("oldest_use", "newest_use"))
+    used = " to ".join(_format_time(summary[name]) for name in ("oldest_use", "newest_use"))
     rows = [
-        ("folder", found["folder"]),
+        ("folder", summary["folder"]),
         (
             "entries",
-            f"{found['entries']:,} ({found['results']:,} results, "
-            f"{found['parts']:,} of single prompts)",
+            f"{summary['entries']:,} ({summary['results']:,} results, "
+            f"{summary['parts']:,} of single prompts)",
         ),
-        ("size", format_size(found["bytes"])),
-        ("last used", used if found["entries"] else "never"),
-        ("quarantine", f"{found['quarantine']} files"),
-        ("models", format_size(found["model_bytes"])),
+        ("size", format_size(summary["bytes"])),
+        ("last used", used if summary["entries"] else "never"),
+        ("quarantine", f"{summary['quarantine']} files"),
+        ("models", format_size(summary["model_bytes"])),
     ]
     for name, text in rows:
         print(f"{name:>12}  {text}")
     for kind in ("recipes", "environments", "models"):
-        groups = found["by"][kind]
-        for number, group in enumerate(groups[:_MOST]):
+        groups = summary["by"][kind]
+        for number, group in enumerate(groups[:_MAX_GROUPS]):
             head = f"by {kind[:-1]}" if number == 0 else ""
             print(
                 f"{head:>12}  {group['entries']:>7,}  {format_size(group['bytes']):>8}  "
                 f"{line(group['name'])}".rstrip()
             )
-        if len(groups) > _MOST:
-            print(f"{'':>12}  and {len(groups) - _MOST} more; --json lists them")
+        if len(groups) > _MAX_GROUPS:
+            print(f"{'':>12}  and {len(groups) - _MAX_GROUPS} more; --json lists them")
     say(
-        "\nnext: remote-mi cache verify   reads it all; remote-mi cache gc --max-size 5GB makes room"
-        if found["entries"]
-        else "\nnothing is kept yet; next: remote-mi demo"
+        "\nnext: remote-mi cache verify   checks it; remote-mi cache gc --max-size 5GB shrinks it"
+        if summary["entries"]
+        else "\nthe cache is empty; next: remote-mi demo"
     )
 
 
-def _info(store: Cache) -> dict[str, Any]:
+def _collect_info(store: Cache) -> dict[str, Any]:
     rows = CacheIndex(store).rows()
     used = [row.used for row in rows]
-    blobs = sum(_size(path) for path in store.blob_paths())
-    files = sum(_size(path) for path in store.entry_paths())
+    blobs = sum(_file_size(path) for path in store.blob_paths())
+    files = sum(_file_size(path) for path in store.entry_paths())
     parts = sum(row.part for row in rows)
     return {
         "folder": str(store.root),
@@ -92,17 +93,17 @@ def _info(store: Cache) -> dict[str, Any]:
         "oldest_use": min(used, default=None),
         "newest_use": max(used, default=None),
         "quarantine": sum(1 for path in (store.root / "quarantine").glob("*")),
-        "model_bytes": sum(_size(path) for path in (store.root / "models").rglob("*")),
+        "model_bytes": sum(_file_size(path) for path in (store.root / "models").rglob("*")),
         "by": {
-            "recipes": _grouped(rows, lambda row: row.recipe),
-            "environments": _grouped(rows, lambda row: str(row.environment)),
-            "models": _grouped(rows, lambda row: row.model),
+            "recipes": _group_by(rows, lambda row: row.recipe),
+            "environments": _group_by(rows, lambda row: str(row.environment)),
+            "models": _group_by(rows, lambda row: row.model),
         },
     }
 
 
-def _grouped(rows: list[EntryRow], name: Callable[[EntryRow], str]) -> list[dict[str, Any]]:
-    """Entries and bytes by name, the largest first; bytes that entries share count in each."""
+def _group_by(rows: list[EntryRow], name: Callable[[EntryRow], str]) -> list[dict[str, Any]]:
+    """Entries and bytes by name, largest first; bytes shared between entries count in each."""
     entries, sizes = Counter(map(name, rows)), Counter[str]()
     for row in rows:
         sizes[name(row)] += row.size
@@ -112,73 +113,75 @@ def _grouped(rows: list[EntryRow], name: Callable[[EntryRow], str]) -> list[dict
 
 
 def explain_options() -> list[click.Option]:
-    """The options of `cache explain` itself."""
+    """The options specific to `cache explain`."""
     return [click.Option(["--json", "as_json"], is_flag=True, help="As one JSON document.")]
 
 
 def explain_job(job: Job, options: Options) -> None:
-    """What `cache explain` does with the job that its words describe."""
-    found = why(
+    """Explain the cache hit or miss of the job described on the command line."""
+    explanation = explain_result(
         job, places(job, homes(job.model, Dispatcher(job.project).backends(options["backend"])))
     )
     if options["as_json"]:
-        print_json(found.to_json())
+        print_json(explanation.to_json())
         return
-    for said in _in_words(found):
-        print(line(said) if said else "")
+    for text in _explanation_lines(explanation):
+        print(line(text) if text else "")
     say(
-        "\nnext: the same words after `remote-mi run` " + ("show it" if found.hit else "compute it")
+        "\nnext: `remote-mi run` with the same arguments "
+        + ("shows it" if explanation.hit else "computes it")
     )
 
 
 @cache.group("explain", cls=RecipeGroup, act=explain_job, options=explain_options)
 def explain() -> None:
-    """Whether there is a result already, and if not, what differs from the nearest one.
+    """Say whether a result exists already and, if not, why.
 
-    It takes the same words as `remote-mi run`, and runs nothing.
+    A miss is explained by what differs from the nearest result. Takes the same arguments as
+    `remote-mi run`, and runs nothing.
     """
 
 
-def _in_words(found: Explanation) -> Iterable[str]:
+def _explanation_lines(found: Explanation) -> Iterable[str]:
     yield f"key          {found.key}"
-    yield f"environment  {found.environment or 'not known before the server was asked once'}"
+    yield f"environment  {found.environment or 'not known until the server has been asked once'}"
     if found.run:
         yield f"hit          run {found.run} is its result"
     elif found.cached:
-        yield "hit          the cache has its result, from another project"
+        yield "hit          its result is in the cache, from another project"
     else:
         where = " in this environment" if found.environment else ""
-        yield f"miss         there is no result of this key{where}"
+        yield f"miss         there is no result with this key{where}"
     for other in found.elsewhere if not found.hit else ():
         yield f"             same key, computed in another environment: {other}"
     if found.elsewhere and not found.hit:
-        yield "             --reuse-any takes it all the same, and says so in the provenance"
+        yield "             --reuse-any takes it anyway, and records that in the provenance"
     if found.parts_there:
         yield (
-            f"             {found.parts_there} of {found.parts} parts are there; "
-            "only the others would be computed"
+            f"             {found.parts_there} of {found.parts} parts are cached; "
+            "only the rest would be computed"
         )
     near = found.nearest
     if near is not None:
         what = "prompt" if near.part else "result"
-        yield f"nearest      a {what} of {_day(near.time)}, {near.environment}; what differs:"
-        for said in found.differences or ["nothing that was written down"]:
-            yield f"             - {said}"
+        yield f"nearest      a {what} from {_format_time(near.time)}, {near.environment}; differences:"
+        for difference in found.differences or ["nothing that was recorded"]:
+            yield f"             - {difference}"
     elif not found.hit and not found.elsewhere:
         yield "nearest      none: the cache has no result of this recipe"
 
 
 @cache.command()
-@click.option("--runs", "with_runs", is_flag=True, help="The runs of this project, too.")
+@click.option("--runs", "with_runs", is_flag=True, help="Verify the runs of this project, too.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what is damaged.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only what is damaged.")
 def verify(with_runs: bool, as_json: bool, quiet: bool) -> None:
-    """Read and hash everything that is kept; what does not match is set aside.
+    """Read and hash every entry, and quarantine damaged files.
 
-    Exit code 7 if something was damaged. A damaged entry is computed again when it is asked for.
+    The exit code is 7 if anything is damaged. A damaged entry is recomputed when next needed.
     """
     store, runs = Cache(cache_root()), Runs(project_folder())
-    with watching(quiet or as_json) as watch:
+    with show_progress(quiet or as_json) as watch:
         watch.stage(f"reading {store.root}")
         checked = verify_cache(store, watch)
         damaged_runs: dict[str, str] = {}
@@ -200,41 +203,43 @@ def verify(with_runs: bool, as_json: bool, quiet: bool) -> None:
         for name, problem in {**checked.damaged, **damaged_runs}.items():
             print(f"{line(name)}  {line(problem)}")
     if checked.damaged or damaged_runs:
-        raise _damage(len(checked.damaged), damaged_runs)
+        raise _damage_error(len(checked.damaged), damaged_runs)
     if not quiet:
         say(
             f"{checked.entries:,} entries and their {checked.blobs:,} files"
             + (f", and {read_runs:,} runs," if with_runs else "")
-            + " are whole"
+            + " are intact"
             + ("" if with_runs else "; next: remote-mi cache verify --runs")
         )
 
 
-def _damage(files: int, runs: dict[str, str]) -> Mismatch:
-    """The error that ends a `verify` which found something."""
-    said, advice = [], []
+def _damage_error(files: int, runs: dict[str, str]) -> Mismatch:
+    """The error with which `verify` ends if anything is damaged."""
+    problems, advice = [], []
     if files:
-        said.append(f"{files} damaged files of the cache were moved to quarantine/")
+        problems.append(f"{files} damaged files of the cache were moved to quarantine/")
         advice.append(
-            "what they held is computed again when it is asked for; if the disk is at "
-            "fault, this will come again"
+            "their contents are computed again when next needed; if the disk is at fault, "
+            "this will happen again"
         )
     if runs:
-        said.append(f"{len(runs)} runs of this project are damaged")
+        problems.append(f"{len(runs)} runs of this project are damaged")
         advice.append(
-            f"`remote-mi runs rm {next(iter(runs))[-8:]}` removes one, and its command "
-            "makes it again"
+            f"`remote-mi runs rm {next(iter(runs))[-8:]}` removes one, and its command recreates it"
         )
-    return Mismatch("; ".join(said), "\n  ".join(advice))
+    return Mismatch("; ".join(problems), "\n  ".join(advice))
 
 
-def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     return None if value is None else parse_size(value)
 
 
 @cache.command()
 @click.option(
-    "--max-size", callback=_bytes, metavar="SIZE", help="What may stay, e.g. 5GB, 500MB, 2GiB."
+    "--max-size",
+    callback=_parse_size,
+    metavar="SIZE",
+    help="Largest size of the cache, e.g. 5GB, 500MB, 2GiB.",
 )
 @click.option(
     "--spare",
@@ -242,15 +247,16 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     default=60,
     show_default=True,
     metavar="MINUTES",
-    help="What was written or used so lately stays: a job under way may need it.",
+    help="Keep what was written or used this recently: a running job may need it.",
 )
-@click.option("--quarantine", is_flag=True, help="Remove what `verify` has set aside.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--quarantine", is_flag=True, help="Also remove what `verify` has quarantined.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def gc(max_size: int | None, spare: float, quarantine: bool, dry_run: bool, as_json: bool) -> None:
-    """Make room: the least recently used results go first. Runs keep their own copy.
+    """Free space, removing the least recently used results first.
 
-    Without --max-size only bytes that no result names any more go.
+    Runs keep their own copy. Without --max-size, only files that no result refers to any more are
+    removed.
     """
     store = Cache(cache_root())
     leftovers = ["tmp", "quarantine"] if quarantine else ["tmp"]
@@ -270,22 +276,22 @@ def gc(max_size: int | None, spare: float, quarantine: bool, dry_run: bool, as_j
             }
         )
     else:
-        verb = "would go" if dry_run else "are gone"
+        verb = "would be removed" if dry_run else "removed"
         print(
             f"{len(plan.entries):,} entries and {files:,} other files {verb}: "
             f"{format_size(plan.frees)} of {format_size(plan.before)}"
         )
     if plan.spared:
-        say(f"{plan.spared:,} more entries stay: they were used in the last {spare:g} minutes")
+        say(f"kept {plan.spared:,} more entries, used in the last {spare:g} minutes")
     say("next: the same without --dry-run" if dry_run else "next: remote-mi cache info")
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0
 
 
-def _day(moment: float | None) -> str:
+def _format_time(moment: float | None) -> str:
     return "never" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

@@ -1,4 +1,4 @@
-"""`remote-mi compare A B`: two runs held against each other, or a run against another backend."""
+"""`remote-mi compare A B`: compare two runs, or a run with the same job on another backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from remote_mi.backends.registry import is_backend
-from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import project_folder
 from remote_mi.store.comparison import Comparison
@@ -21,14 +21,14 @@ from remote_mi.store.run_folder import RunFolder
     "--tolerance",
     type=click.FloatRange(0),
     metavar="T",
-    help="Exit with 7 if an output differs by more than T × max(1, its largest value).",
+    help="Exit with code 7 if an output differs by more than T × max(1, its largest value).",
 )
 @click.option("--only", metavar="OUTPUT", help="Compare one output or summary.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Longest wait, where B is a server.",
+    help="Longest wait, if B is a server.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
@@ -42,37 +42,37 @@ def compare(
     as_json: bool,
     width: int | None,
 ) -> None:
-    """Hold two runs against each other: first how they were made, then their numbers.
+    """Compare two runs: first how they were made, then their numbers.
 
-    A and B are runs: name, id, first digits of an id, or the path of a run's folder. B may be a
-    backend (local, ndif, ndif:here, ndif:URL …): then A's job is run there, or its result taken
-    where it is there already.
+    A and B are runs: a name, an id, the first digits of an id, or the path of a run's folder. B
+    may be a backend (local, ndif, ndif:here, ndif:URL …): A's job is then run there, unless its
+    result already exists.
 
     \b
     remote-mi compare a1b2 c3d4
     remote-mi compare a1b2 ndif --tolerance 1e-3
     """
-    found = make_comparison(a, b, timeout, as_json)
-    held = found.only(only)
+    comparison = make_comparison(a, b, timeout, as_json)
+    selected = comparison.only(only)
     if as_json:
-        within = None if tolerance is None else held.within(tolerance)
-        print_json({**held.to_json(), "tolerance": tolerance, "within": within})
+        within = None if tolerance is None else selected.within(tolerance)
+        print_json({**selected.to_json(), "tolerance": tolerance, "within": within})
     else:
         from remote_mi.report.comparison import show
 
-        show(found, stdout_console(width), only, tolerance)
-    if tolerance is not None and not held.within(tolerance):
-        names = dict.fromkeys(d.name for d in held.beyond(tolerance))
+        show(comparison, stdout_console(width), only, tolerance)
+    if tolerance is not None and not selected.within(tolerance):
+        names = dict.fromkeys(d.name for d in selected.beyond(tolerance))
         raise Mismatch(
             f"beyond the tolerance of {tolerance:g}: {', '.join(names)}",
             "remote-mi compare A B --only OUTPUT   shows one of them",
         )
     if tolerance is None and not as_json:
-        say("\nnext: --tolerance T   exits with 7 where they are further apart")
+        say("\nnext: --tolerance T   exits with code 7 if they differ by more")
 
 
 def make_comparison(a: str, b: str, timeout: float | None, quiet: bool) -> Comparison:
-    """The comparison of two runs, or of a run with what another backend gives."""
+    """Compare two runs, or a run with the same job on another backend."""
     from remote_mi.store import comparison
     from remote_mi.store.opening import find_run, load_run
 
@@ -83,5 +83,5 @@ def make_comparison(a: str, b: str, timeout: float | None, quiet: bool) -> Compa
         return comparison.compare(first, b, project=project)
     from remote_mi.jobs.reproduction.reproduce import run_elsewhere
 
-    with watching(quiet) as watch:
+    with show_progress(quiet) as watch:
         return comparison.compare(first, run_elsewhere(folder, b, project, timeout, watch))

@@ -1,4 +1,4 @@
-"""`remote-mi config`: the settings in force, and where each comes from."""
+"""`remote-mi config`: show the settings in effect, and where each comes from."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from remote_mi.common.text import line
 
 @click.group()
 def config() -> None:
-    """Settings of a project."""
+    """Show the settings of a project."""
 
 
 @config.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(as_json: bool) -> None:
-    """The settings in force, and where each comes from: `remote-mi.yaml`, or the default.
+    """Show the settings in effect, and where each comes from.
 
-    The key for NDIF is none of them; `remote-mi doctor` says whether there is one.
+    That is `remote-mi.yaml`, an environment variable, or the default. The NDIF key is not a
+    setting; `remote-mi doctor` reports whether there is one.
     """
     settings = load(project_folder())
     rows = list(_rows(settings))
@@ -47,13 +48,13 @@ def show(as_json: bool) -> None:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold", style="dim")
     for name, value, origin in rows:
-        table.add_row(name, Text(line(_words(name, value))), Text(line(origin)))
+        table.add_row(name, Text(line(_format_value(name, value))), Text(line(origin)))
     stdout_console().print(table)
     say(f"\nnext: {'change' if settings.path else 'write'} {project_folder() / FILE}")
 
 
 def _rows(settings: Settings) -> Iterator[tuple[str, Any, str]]:
-    """(name, value, where it comes from) of every setting."""
+    """The name, value and origin of every setting."""
     for name, value, variable in (
         ("project", project_folder(), "REMOTE_MI_PROJECT"),
         ("cache", cache_root(), "REMOTE_MI_CACHE"),
@@ -68,9 +69,9 @@ def _rows(settings: Settings) -> Iterator[tuple[str, Any, str]]:
             yield name, getattr(part, item.name), settings.origin(name)
 
 
-def _words(name: str, value: Any) -> str:
+def _format_value(name: str, value: Any) -> str:
     if name == "hosts" and value is None:
-        return "the personal one where it runs, and the one that nnsight is configured for"
+        return "the personal server if it is running, and the one nnsight is configured for"
     if isinstance(value, tuple):
         return ", ".join(value)
     if name.startswith("limits."):

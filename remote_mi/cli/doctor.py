@@ -1,4 +1,4 @@
-"""`remote-mi doctor`: is everything right, here and on a server?"""
+"""`remote-mi doctor`: check this machine, the key and a server."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ _NAME_WIDTH = 18
     help=f"{', '.join(words(servers=True))}.",
 )
 @click.option(
-    "--model", metavar="ID|FOLDER", help="See, too, whether this model can be used there."
+    "--model", metavar="ID|FOLDER", help="Also check whether this model can be used there."
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def doctor(backend: str, model: str | None, as_json: bool) -> int:
-    """Check this machine, the key, a server, and a model there, and say what to do.
+    """Check this machine, the key, a server and a model there, and say what to fix.
 
-    Each check is ok, a note or a problem. The exit code is that of the first problem: 4 for the key, 5 for the server, 1 for anything else.
+    Each check is ok, a note or a problem. The exit code is that of the first problem: 4 for the
+    key, 5 for the server, 1 for anything else.
     """
     console = stdout_console()
     checks = []
@@ -44,7 +45,7 @@ def doctor(backend: str, model: str | None, as_json: bool) -> int:
     problems = [check for check in checks if check.state == "problem"]
     code = problems[0].exit_code if problems else 0
     if as_json:
-        print_json({"checks": [_as_json(check) for check in checks], "exit_code": code})
+        print_json({"checks": [_check_to_json(check) for check in checks], "exit_code": code})
     elif problems:
         say(
             f"\n{len(problems)} problem{'s' if len(problems) > 1 else ''}: "
@@ -60,15 +61,15 @@ def _row(check: Check) -> Table:
     row.add_column(width=len("problem"))
     row.add_column(width=_NAME_WIDTH)
     row.add_column(overflow="fold")
-    found = Text(line(check.found))
+    details = Text(line(check.found))
     if check.advice and check.state != "ok":
-        found.append(f"\n→ {line(check.advice)}", style="dim")
-    row.add_row(Text(check.state, style=_STYLES[check.state]), Text(check.name), found)
+        details.append(f"\n→ {line(check.advice)}", style="dim")
+    row.add_row(Text(check.state, style=_STYLES[check.state]), Text(check.name), details)
     return row
 
 
-def _as_json(check: Check) -> dict[str, object]:
-    shown = asdict(check)
+def _check_to_json(check: Check) -> dict[str, object]:
+    fields = asdict(check)
     if check.state != "problem":
-        del shown["exit_code"]
-    return shown
+        del fields["exit_code"]
+    return fields

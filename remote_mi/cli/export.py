@@ -1,4 +1,4 @@
-"""`remote-mi export RUN`: one figure or table of a run as a file for a paper."""
+"""`remote-mi export RUN`: save one figure or table of a run to a file, for a paper."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import in_a_folder, print_json, say
-from remote_mi.cli.view import coordinate
+from remote_mi.cli.output import check_folder_exists, print_json, say
+from remote_mi.cli.view import parse_coordinate
 from remote_mi.common.errors import StoreError, UsageError
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.wording import Slice
@@ -20,31 +20,31 @@ from remote_mi.store.result import Result
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--figure", metavar="NAME", help="A figure, or an output: to .svg, .pdf or .png.")
+@click.option("--figure", metavar="NAME", help="A figure or an output, as .svg, .pdf or .png.")
 @click.option(
-    "--table", metavar="NAME", help="A figure, an output or a summary: to .csv, .json or .tex."
+    "--table", metavar="NAME", help="A figure, an output or a summary, as .csv, .json or .tex."
 )
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
-    help="Where to; its ending says the format. A table goes to stdout as CSV without it.",
+    help="File to write; its extension sets the format. Default for a table: CSV to stdout.",
 )
 @click.option(
     "--item",
     type=click.IntRange(1),
     metavar="N",
-    help="Which prompt: of a figure of one prompt, or a table's own values of it.",
+    help="Prompt to use, for a figure of a single prompt or for a table.",
 )
-@click.option("--each", is_flag=True, help="A table of the values of every prompt by itself.")
+@click.option("--each", is_flag=True, help="Give a table the values of every single prompt.")
 @click.option(
     "--at",
     multiple=True,
     metavar="DIM=VALUE",
-    help="Where a figure with too many dimensions is cut, e.g. --at layer=18.",
+    help="Where to slice a figure that has too many dimensions, e.g. --at layer=18.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say what was written as one JSON document.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
+@click.option("--json", "as_json", is_flag=True, help="Report what was written as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the file name only.")
 def export(
     *,
     run: str | None,
@@ -57,8 +57,7 @@ def export(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Save a figure or a table of a run; the newest run by default. A file that is there is
-    written over.
+    """Save a figure or a table of a run, by default the newest. An existing file is overwritten.
 
     \b
     remote-mi export a1b2 --figure recovery -o recovery.pdf
@@ -67,41 +66,44 @@ def export(
     result = load_run(run)
     if (each and (item or figure)) or (at and table):
         raise UsageError(
-            "--each is of a table and without --item; --at is of a figure",
+            "--each goes with --table and without --item; --at goes with --figure",
             "remote-mi export --help",
         )
     if (figure is None) == (table is None):
         raise UsageError(
-            "choose --figure NAME or --table NAME", f"there are: {', '.join(_names(result))}"
+            "choose --figure NAME or --table NAME",
+            f"there are: {', '.join(_available_names(result))}",
         )
     if figure is not None:
         if output is None:
             raise UsageError("a figure needs a file", f"-o {figure.replace(' ', '-')}.svg")
-        _figure(result, figure, Path(output), item, dict(coordinate(text) for text in at))
+        _save_figure(result, figure, Path(output), item, dict(parse_coordinate(x) for x in at))
     else:
         assert table is not None
-        every = range(len(result.prompts)) if each else None
+        items = [item - 1] if item else range(len(result.prompts)) if each else None
         if output is None and as_json:
-            raise UsageError("--json says what was written", "-o FILE.csv")
+            raise UsageError("--json reports the file written, and needs one", "-o FILE.csv")
         if output is None:
-            sys.stdout.write(_table(result, table, ".csv", [item - 1] if item else every))
+            sys.stdout.write(_format_table(result, table, ".csv", items))
             return
-        text = _table(result, table, Path(output).suffix, [item - 1] if item else every)
-        _keep(Path(output), text)
+        text = _format_table(result, table, Path(output).suffix, items)
+        _write_text(Path(output), text)
     if as_json:
         print_json({"run": result.run_id, "file": output, "shows": figure or table})
         return
     print(output)
     if not quiet:
-        say("\nnext: remote-mi report   sets all figures, with the method and how to repeat it")
+        say("\nnext: remote-mi report   presents all figures, with method and reproduction")
 
 
-def _names(result: Result) -> list[str]:
+def _available_names(result: Result) -> list[str]:
     return list(dict.fromkeys([*(f.name for f in result.figures), *result.names()]))
 
 
-def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping[str, Any]) -> None:
-    """Save a figure; a choice that it has no use for is refused rather than passed over."""
+def _save_figure(
+    result: Result, name: str, path: Path, item: int | None, at: Mapping[str, Any]
+) -> None:
+    """Save a figure; an option that does not apply to it is an error rather than ignored."""
     from remote_mi.report.images import save
     from remote_mi.report.kinds.registry import kind_of
     from remote_mi.report.slices import check_cut
@@ -112,24 +114,24 @@ def _figure(result: Result, name: str, path: Path, item: int | None, at: Mapping
         ratio = result.card.summaries.get(figure.output)
         effect = ratio.effect if isinstance(ratio, Ratio) else figure.output
         raise UsageError(
-            f"{figure.name!r} is of all prompts together",
-            f"the values of one: --table {effect} --item {item}",
+            f"{figure.name!r} shows all prompts together",
+            f"for the values of one: --table {effect} --item {item}",
         )
     slice_ = Slice((item or 1) - 1, at)
     check_cut([figure], result, slice_)
-    in_a_folder(path)
+    check_folder_exists(path)
     save(figure, result, path, slice_)
 
 
-def _table(result: Result, name: str, ending: str, each: range | list[int] | None) -> str:
+def _format_table(result: Result, name: str, suffix: str, items: range | list[int] | None) -> str:
     from remote_mi.report.tables import formatted, table
 
-    heads, rows = table(result, name, each)
-    return formatted(heads, rows, ending, f"{name}, {result.name}")
+    heads, rows = table(result, name, items)
+    return formatted(heads, rows, suffix, f"{name}, {result.name}")
 
 
-def _keep(path: Path, text: str) -> None:
-    in_a_folder(path)
+def _write_text(path: Path, text: str) -> None:
+    check_folder_exists(path)
     try:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`remote-mi jobs`: jobs on servers, from any terminal and at any time."""
+"""`remote-mi jobs`: manage jobs on servers, from any terminal and at any time."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ import click
 
 from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.registry import error_of
-from remote_mi.cli.output import print_json, say, watching
+from remote_mi.cli.output import print_json, say, show_progress
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.paths import project_folder
-from remote_mi.common.text import ago
-from remote_mi.common.text import line as shown
+from remote_mi.common.text import ago, line
 
 
 @click.group()
 def jobs() -> None:
-    """Jobs on servers: what is under way, waiting for it, giving it up.
+    """List, wait for, fetch or forget jobs on servers.
 
     A server cannot be told to stop a job; `forget` gives up its result.
     """
 
 
 @jobs.command("ls")
-@click.option("--all", "with_all", is_flag=True, help="Finished and forgotten ones, too.")
+@click.option("--all", "with_all", is_flag=True, help="Include finished and forgotten jobs.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
-    """Jobs that are under way or need attention, newest last."""
+    """List jobs that are running or need attention, newest last."""
     entries = [
         e
         for e in Ledger(project_folder()).all()
         if with_all or e.state not in ("done", "forgotten")
     ]
     if as_json:
-        print_json({"jobs": [described(e) for e in entries]})
+        print_json({"jobs": [entry_to_json(e) for e in entries]})
         return
     for entry in entries:
         if quiet:
@@ -45,13 +44,13 @@ def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
         state = entry.state if entry.state != "submitted" else entry.status.lower() or "submitted"
         print(
             f"{entry.id[:8]}  {ago(entry.created):>8}  {state:10}  {entry.recipe}  "
-            f"{shown(entry.model)}  {entry.url}{_deadline(entry)}"
+            f"{line(entry.model)}  {entry.url}{_format_deadline(entry)}"
         )
     if not quiet:
         say(
             "\nnext: remote-mi jobs wait ID"
             if any(e.is_open for e in entries)
-            else "nothing is under way; `remote-mi jobs ls --all` lists what was"
+            else "no jobs are running; `remote-mi jobs ls --all` lists past ones"
         )
 
 
@@ -59,25 +58,25 @@ def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
 @click.argument("job", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(job: str | None, as_json: bool) -> None:
-    """Everything known of a job: statuses, sizes, the server's words. The newest by default."""
+    """Show everything known about a job, by default the newest."""
     ledger = Ledger(project_folder())
     entry = ledger.find(job)
     if as_json:
-        print_json({**described(entry), "timeline": ledger.timeline(entry.id)})
+        print_json({**entry_to_json(entry), "timeline": ledger.timeline(entry.id)})
         return
     rows = [
         ("job", entry.id),
         ("state", entry.state),
         ("server", f"{entry.url} ({entry.host})"),
         ("recipe", f"{entry.recipe}, {entry.calls} calls"),
-        ("model", shown(entry.model)),
-        ("submitted", _clock(entry.created)),
+        ("model", line(entry.model)),
+        ("submitted", _format_time(entry.created)),
         ("sent", f"{entry.bytes_up:,} bytes"),
         (
             "received",
             f"{entry.bytes_down:,} bytes" if entry.bytes_down is not None else "nothing yet",
         ),
-        ("result until", _clock(entry.deadline) if entry.deadline else "not known yet"),
+        ("result until", _format_time(entry.deadline) if entry.deadline else "not known yet"),
         ("run", entry.run or "none yet"),
         ("repeats", entry.replaces),
         ("command", entry.command),
@@ -86,15 +85,15 @@ def show(job: str | None, as_json: bool) -> None:
     for name, value in rows:
         if value is not None:
             print(f"{name:>12}  {value}")
-    for seen in ledger.timeline(entry.id):
-        said = shown(seen["description"].splitlines()[0]) if seen["description"] else ""
-        print(f"{_clock(seen['time']):>12}  {seen['status']}  {said}".rstrip())
+    for event in ledger.timeline(entry.id):
+        description = line(event["description"].splitlines()[0]) if event["description"] else ""
+        print(f"{_format_time(event['time']):>12}  {event['status']}  {description}".rstrip())
     if entry.error:
-        print(f"\nerror: {shown(entry.error['message'])}")
+        print(f"\nerror: {line(entry.error['message'])}")
         if entry.error.get("said"):
-            print("\nthe server's words:")
-            for said in entry.error["said"].splitlines():
-                print(f"  {shown(said)}")
+            print("\nthe server's message:")
+            for text in entry.error["said"].splitlines():
+                print(f"  {line(text)}")
     advice = _advice(entry)
     if advice:
         say(f"\n{advice}" + (f":\n  {entry.command}" if entry.command else ""))
@@ -103,9 +102,11 @@ def show(job: str | None, as_json: bool) -> None:
 def _waiting_options(command: Any) -> Any:
     for option in (
         click.option("--only", metavar="FIGURE", help="Show one figure."),
-        click.option("--width", type=click.IntRange(40), metavar="N", help="Columns."),
+        click.option(
+            "--width", type=click.IntRange(40), metavar="N", help="Columns of the output."
+        ),
         click.option("--json", "as_json", is_flag=True, help="The result as one JSON document."),
-        click.option("-q", "--quiet", is_flag=True, help="Print the run's id only."),
+        click.option("-q", "--quiet", is_flag=True, help="Print the run id only."),
     ):
         command = option(command)
     return command
@@ -118,7 +119,7 @@ def _waiting_options(command: Any) -> Any:
 )
 @_waiting_options
 def wait(job: str | None, timeout: float | None, **options: Any) -> None:
-    """Wait for a job and show its result. The newest by default."""
+    """Wait for a job, by default the newest, and show its result."""
     _collect(job, timeout, options)
 
 
@@ -126,39 +127,42 @@ def wait(job: str | None, timeout: float | None, **options: Any) -> None:
 @click.argument("job", required=False)
 @_waiting_options
 def fetch(job: str | None, **options: Any) -> None:
-    """Show the result of a job that is done; exit code 6 if it is not yet."""
+    """Show the result of a finished job, by default the newest.
+
+    The exit code is 6 if the job is not finished yet.
+    """
     _collect(job, 0.5, options)
 
 
 def _collect(job: str | None, timeout: float | None, options: dict[str, Any]) -> None:
-    from remote_mi.cli.run import present
+    from remote_mi.cli.run import show_result
     from remote_mi.jobs.remote import collect
 
     project = project_folder()
     entry = Ledger(project).find(job)
-    with watching(options["quiet"]) as watch:
+    with show_progress(options["quiet"]) as watch:
         result = collect(entry, project, timeout, watch)
-    present(result, options)
+    show_result(result, options)
 
 
 @jobs.command()
 @click.argument("job", required=False)
 def logs(job: str | None) -> None:
-    """What the server said of a job, line by line, and what the collector did.
+    """Show what the server reported about a job, and what the collector did.
 
-    A server passes on what a recipe prints only to jobs that hold a connection open; these do not.
+    A server forwards what a recipe prints only to jobs that hold a connection open; these do not.
     """
     ledger = Ledger(project_folder())
     entry = ledger.find(job)
-    for seen in ledger.timeline(entry.id):
-        for index, said in enumerate(seen["description"].splitlines() or [""]):
-            head = f"{_clock(seen['time'])}  {seen['status']:12}" if index == 0 else ""
-            print(f"{head:33}  {shown(said)}".rstrip())
+    for event in ledger.timeline(entry.id):
+        for index, text in enumerate(event["description"].splitlines() or [""]):
+            head = f"{_format_time(event['time'])}  {event['status']:12}" if index == 0 else ""
+            print(f"{head:33}  {line(text)}".rstrip())
     try:
-        noted = (ledger.folder / "collector.log").read_text(errors="replace").splitlines()
-        for said in noted:
-            if entry.id[:8] in said:
-                print(f"collector: {shown(said)}")
+        collector_log = (ledger.folder / "collector.log").read_text(errors="replace").splitlines()
+        for text in collector_log:
+            if entry.id[:8] in text:
+                print(f"collector: {line(text)}")
     except OSError:
         pass
 
@@ -166,8 +170,11 @@ def logs(job: str | None) -> None:
 @jobs.command()
 @click.argument("jobs", nargs=-1, required=True)
 def forget(jobs: tuple[str, ...]) -> None:
-    """Give up the results of jobs. The server goes on with them: it has no way to be stopped."""
-    from remote_mi.jobs.remote import forget as give_up
+    """Give up the results of jobs.
+
+    The server keeps running them: it cannot be told to stop.
+    """
+    from remote_mi.jobs.remote import forget as forget_job
 
     project = project_folder()
     failed: RemoteMIError | None = None
@@ -179,17 +186,21 @@ def forget(jobs: tuple[str, ...]) -> None:
             say(f"error: {error}")
             continue
         was_open = entry.is_open
-        give_up(entry, project)
+        forget_job(entry, project)
         say(
             f"job {entry.id[:8]} is forgotten"
-            + ("; the server may still finish it, and nobody will fetch it" if was_open else "")
+            + (
+                "; the server may still finish it, but its result is not fetched"
+                if was_open
+                else ""
+            )
         )
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)
 
 
-def described(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON, without its draft."""
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """A ledger entry as JSON, without its draft."""
     return {
         "id": entry.id,
         "server_id": entry.server_id,
@@ -219,8 +230,8 @@ def _advice(entry: Entry) -> str:
         return ""
     if entry.state == "expired":
         return (
-            "the server keeps a result for an hour, and nobody fetched it; the same command "
-            "submits the job again"
+            "the server keeps a result for an hour, and it was not fetched in time; the same "
+            "command submits the job again"
         )
     error = error_of(entry)
     if entry.state == "failed" and error is not None and error.retryable:
@@ -228,11 +239,11 @@ def _advice(entry: Entry) -> str:
     return "its result was given up" if entry.state == "forgotten" else ""
 
 
-def _clock(moment: float) -> str:
+def _format_time(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-def _deadline(entry: Entry) -> str:
+def _format_deadline(entry: Entry) -> str:
     if not entry.is_open or entry.deadline is None:
         return ""
     left = entry.deadline - time.time()

@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line that is redrawn."""
+"""Progress on a terminal: one line, redrawn in place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from remote_mi.common.errors import harmless
 
 
 class LiveWatch:
-    """A line that is redrawn: spinner, stage, bar, time."""
+    """Shows progress as one line redrawn in place: spinner, stage, bar, time."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -31,7 +31,7 @@ class LiveWatch:
         self._progress.stop()
 
     def stage(self, text: str) -> None:
-        # A reset, not an update: a task that once was full would count as finished for good.
+        # Reset rather than update: a task that was once complete would stay finished.
         self._progress.reset(self._task, total=None, description=harmless(text), count="")
 
     def advance(self, done: int, total: int, unit: str) -> None:

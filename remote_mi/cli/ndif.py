@@ -11,17 +11,17 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, watching
+from remote_mi.cli.output import print_json, say, show_progress
 from remote_mi.common.errors import NotFound, not_found
 from remote_mi.models.embedded import EMBEDDED
 
-_DOWN = "remote-mi ndif down"
+_STOP_COMMAND = "remote-mi ndif down"
 _MOST_THREADS = 8
 
 
 @click.group()
 def ndif() -> None:
-    """A personal, genuine NDIF server: a preview on this machine's CPU, for one user.
+    """Run a personal, genuine NDIF server: a preview on this machine's CPU, for one user.
 
     \b
     remote-mi ndif up
@@ -36,13 +36,13 @@ def ndif() -> None:
     "models",
     multiple=True,
     metavar="ID|FOLDER",
-    help=f"What to serve; may be repeated.  [default: {EMBEDDED}]",
+    help=f"Model to serve; may be repeated.  [default: {EMBEDDED}]",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1),
     metavar="N",
-    help="Threads a model computes with.  [default: one a CPU, at most 8]",
+    help="Threads per model.  [default: one per CPU, at most 8]",
 )
 @click.option(
     "--auth", is_flag=True, help="Check API keys and sandbox jobs, as the public service does."
@@ -65,12 +65,13 @@ def up(
 ) -> None:
     """Start the server; it runs until it is stopped.
 
-    It goes on when this terminal is closed; `remote-mi ndif down` stops it. The first time, this builds an environment of its own for it: two minutes and 1.7 GB.
+    It keeps running when this terminal is closed; `remote-mi ndif down` stops it. The first start
+    builds a separate environment for it: two minutes and 1.7 GB.
     """
     from remote_mi.backends.ndif_server.personal import bring_up
 
-    _end_like_ctrl_c()
-    with watching(quiet) as watch:
+    _interrupt_on_signals()
+    with show_progress(quiet) as watch:
         server = bring_up(
             models or (EMBEDDED,),
             watch,
@@ -78,31 +79,31 @@ def up(
             auth=auth,
             execution_timeout=execution_timeout,
         )
-    _show(server.status(), as_json)
-    named = f"--model {shlex.quote(models[0])} " if models else ""
+    _print_status(server.status(), as_json)
+    model = f"--model {shlex.quote(models[0])} " if models else ""
     say(
-        f"\nnext: remote-mi run activation_patching --phenomenon ioi {named}--backend ndif:here"
-        f"\n      {_DOWN}"
+        f"\nnext: remote-mi run activation_patching --phenomenon ioi {model}--backend ndif:here"
+        f"\n      {_STOP_COMMAND}"
     )
 
 
 @ndif.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def status(as_json: bool) -> None:
-    """Whether the server runs, where, and what it serves."""
+    """Show whether the server is running, where, and what it serves."""
     from remote_mi.backends.ndif_server.personal import personal_server
 
     found = personal_server().status()
-    _show(found, as_json)
+    _print_status(found, as_json)
     if found["running"] and not found["healthy"]:
-        say(f"\nnext: remote-mi ndif logs\n      {_DOWN}")
-    elif not found["running"] and not _starting(found):
-        say(f"\nnext: {_DOWN}" if found["processes"] else "\nnext: remote-mi ndif up")
+        say(f"\nnext: remote-mi ndif logs\n      {_STOP_COMMAND}")
+    elif not found["running"] and not _is_starting(found):
+        say(f"\nnext: {_STOP_COMMAND}" if found["processes"] else "\nnext: remote-mi ndif up")
 
 
 @ndif.command()
 def down() -> None:
-    """Stop the server; its logs stay."""
+    """Stop the server; its logs are kept."""
     from remote_mi.backends.ndif_server.personal import personal_server
 
     server = personal_server()
@@ -111,11 +112,19 @@ def down() -> None:
 
 @ndif.command()
 @click.argument("service", default="api")
-@click.option("-n", "lines", type=click.IntRange(1), default=40, show_default=True, metavar="LINES")
+@click.option(
+    "-n",
+    "lines",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    metavar="LINES",
+    help="Number of lines.",
+)
 def logs(service: str, lines: int) -> None:
-    """The end of a service's log.
+    """Show the end of a service's log.
 
-    SERVICE is api (which is meant without it), hub, ray, redis, store or postgres.
+    SERVICE is api (the default), hub, ray, redis, store or postgres.
     """
     from remote_mi.backends.ndif_server.personal import personal_server
 
@@ -132,26 +141,26 @@ def logs(service: str, lines: int) -> None:
 
 
 def default_threads() -> int:
-    """One a CPU this process may use; more than a few make a small model no quicker."""
+    """One thread per CPU this process may use; more than a few do not speed up a small model."""
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(_MOST_THREADS, usable)
 
 
-def _end_like_ctrl_c() -> None:
-    """Let a closed terminal or a `kill` interrupt the start, which then takes all down again."""
+def _interrupt_on_signals() -> None:
+    """Make a closed terminal or a `kill` interrupt the start, which then stops everything again."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
 
 
-def _show(found: dict[str, Any], as_json: bool) -> None:
-    """What is known of the server, as JSON or as lines."""
+def _print_status(found: dict[str, Any], as_json: bool) -> None:
+    """Print what is known about the server, as JSON or as lines."""
     if as_json:
         print_json(found)
     elif not found["running"]:
-        print(_not_running(found))
+        print(_describe_stopped(found))
     else:
         state = "running" if found["healthy"] else "running, but not answering"
         since = datetime.fromtimestamp(found["since"]).strftime("%Y-%m-%d %H:%M")
@@ -160,7 +169,7 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
             print(f"model    {repo_id}  {folder}")
         print(
             f"uses     {found['memory_mb']} MB in {found['processes']} processes, "
-            f"{found['threads']} threads a model"
+            f"{found['threads']} threads per model"
         )
         pids = ", ".join(f"{name} {entry['pid']}" for name, entry in found["services"].items())
         print(f"pids     {pids}")
@@ -169,16 +178,16 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         print(f"logs     {found['log_dir']}")
 
 
-def _not_running(found: dict[str, Any]) -> str:
-    if _starting(found):
+def _describe_stopped(found: dict[str, Any]) -> str:
+    if _is_starting(found):
         return "starting"
     left = (
-        f"; {found['processes']} processes are left of one that did" if found["processes"] else ""
+        f"; {found['processes']} processes of an earlier one are left" if found["processes"] else ""
     )
     return f"not running{left}"
 
 
-def _starting(found: dict[str, Any]) -> bool:
+def _is_starting(found: dict[str, Any]) -> bool:
     return found.get("phase") == "starting" and found["owner_alive"]
 
 

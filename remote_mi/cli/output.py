@@ -1,4 +1,4 @@
-"""Where a command's words go: data to stdout, everything else to stderr."""
+"""Where a command's output goes: data to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -19,39 +19,47 @@ SCHEMA = 1
 
 
 def stdout_console(width: int | None = None) -> Console:
-    """A console on stdout; no colour when piped or with NO_COLOR, 80 columns when unknown."""
+    """A console on stdout; without colour when piped or with NO_COLOR, 80 columns when piped."""
     if width is None and not sys.stdout.isatty():
         width = 80
     return on_terminal(width=width, highlight=False)
 
 
 def say(text: str) -> None:
-    """A line for the user on stderr; what a server or a file said in it cannot move the cursor."""
+    """Print a message to stderr; text in it from a server or a file cannot move the cursor."""
     print(harmless(text), file=sys.stderr, flush=True)
 
 
 def print_json(data: Any) -> None:
-    """One JSON document on stdout, with the schema's version."""
+    """Print one JSON document to stdout, with the schema version."""
     print(json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False))
 
 
-def in_a_folder(path: Path) -> None:
-    """Refuse a file whose folder is not there: it may be a slip of the pen.
+def shorten_path(path: Path) -> str:
+    """A path relative to the working directory if it lies below it, else unchanged."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def check_folder_exists(path: Path) -> None:
+    """Check that the folder of an output file exists: a missing one may be a typo.
 
     Raises:
-        NotFound: if there is none.
+        NotFound: if it does not.
     """
     if not path.parent.is_dir():
-        raise NotFound(f"there is no folder {path.parent}", "make it first")
+        raise NotFound(f"there is no folder {path.parent}", "create it first")
 
 
 @contextmanager
-def watching(quiet: bool) -> Iterator[Watch]:
+def show_progress(quiet: bool) -> Iterator[Watch]:
     """A watch for long work: a live line on a terminal, plain lines otherwise, or nothing.
 
-    What a recipe prints meanwhile goes to stderr: stdout is for the data of the command.
+    Whatever a recipe prints meanwhile goes to stderr: stdout is for the command's data.
     """
-    with redirect_stdout(sys.stderr):  # a command has its process for itself
+    with redirect_stdout(sys.stderr):  # safe: nothing else runs in a command's process
         if quiet:
             yield Silent()
         elif sys.stderr.isatty():
@@ -64,7 +72,7 @@ def watching(quiet: bool) -> Iterator[Watch]:
 
 
 class LineWatch:
-    """One line a stage; for logs and pipes."""
+    """One line per stage, for logs and pipes."""
 
     def __init__(self) -> None:
         self._last = ""

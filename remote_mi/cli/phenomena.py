@@ -1,4 +1,4 @@
-"""`remote-mi phenomena`: the prompts that can be run on."""
+"""`remote-mi phenomena`: the sets of prompts to run recipes on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import click
 from remote_mi.cli.output import print_json, say
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
-from remote_mi.prompts import phenomena as room
+from remote_mi.prompts import phenomena as phenomenon_files
 
 
 @click.group()
 def phenomena() -> None:
-    """List, show and begin sets of prompts."""
+    """List, show and create sets of prompts."""
 
 
 @phenomena.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_phenomena(as_json: bool, quiet: bool) -> None:
-    """All phenomena: the project's own and the built-in ones."""
-    found = [room.load(path) for path in room.available(project_folder()).values()]
+    """List the phenomena of the project and the built-in ones."""
+    paths = phenomenon_files.available(project_folder()).values()
+    items = [phenomenon_files.load(path) for path in paths]
     if as_json:
         print_json(
             {
@@ -34,13 +35,13 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
                         "metric": p.metric,
                         "path": str(p.path),
                     }
-                    for p in found
+                    for p in items
                 ]
             }
         )
         return
-    width = max(len(item.name) for item in found)
-    for item in found:
+    width = max(len(item.name) for item in items)
+    for item in items:
         print(item.name if quiet else f"{item.name:{width}} {item.size:3} pairs  {item.title}")
     if not quiet:
         say("\nnext: remote-mi phenomena show NAME")
@@ -48,31 +49,35 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
 
 @phenomena.command()
 @click.argument("name")
-@click.option("-n", "size", type=int, metavar="N", help="How many pairs.")
-@click.option("--seed", type=int, metavar="N")
+@click.option("-n", "size", type=int, metavar="N", help="Number of pairs.")
+@click.option("--seed", type=int, metavar="N", help="Seed that pairs are drawn with.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
-    """A phenomenon and its pairs; NAME, NAME:TEMPLATE or a file."""
+    """Show a phenomenon and its pairs.
+
+    NAME may also be NAME:TEMPLATE or a file.
+    """
     file, _, template = name.partition(":")
-    found = room.find(file, project_folder())
-    prompts = found.prompts(size, seed, template or None)
+    phenomenon = phenomenon_files.find(file, project_folder())
+    prompts = phenomenon.prompts(size, seed, template or None)
     if as_json:
         pairs = [
             {**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
             for e in prompts.examples
         ]
-        print_json({"name": found.name, **prompts.details, "pairs": pairs})
+        print_json({"name": phenomenon.name, **prompts.details, "pairs": pairs})
         return
-    print(f"{found.name}: {found.title}\n{found.description.strip()}\nsource: {found.source}")
-    print(f"templates: {', '.join(found.templates)}   metric: {found.metric}")
+    print(f"{phenomenon.name}: {phenomenon.title}\n{phenomenon.description.strip()}")
+    print(f"source: {phenomenon.source}")
+    print(f"templates: {', '.join(phenomenon.templates)}   metric: {phenomenon.metric}")
     labels = sorted({label for example in prompts.examples for label in example.labels})
     print(f"labels: {', '.join([*labels, 'end'])}")
-    if found.baseline:
-        print("baseline: " + ", ".join(f"{k} {v}" for k, v in found.baseline.items()))
+    if phenomenon.baseline:
+        print("baseline: " + ", ".join(f"{k} {v}" for k, v in phenomenon.baseline.items()))
     for number, example in enumerate(prompts.examples, 1):
         print(f"\n{number:3} clean    {line(example.clean)} →{line('|'.join(example.answers))}")
         print(f"    corrupt  {line(example.corrupt or '')} →{line('|'.join(example.wrongs))}")
-        if found.label:
+        if phenomenon.label:
             print(f"    label    {line(example.label)}")
     say(f"\nnext: remote-mi run activation_patching --phenomenon {name}")
 
@@ -80,7 +85,10 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
 @phenomena.command("new")
 @click.argument("name")
 def new_phenomenon(name: str) -> None:
-    """Begin a phenomenon of your own: a working file, with comments, to change."""
+    """Create a phenomenon of your own.
+
+    Writes a working file with comments, to edit.
+    """
     from remote_mi.prompts.scaffold import new_phenomenon as write
 
     print(write(name, project_folder()))

@@ -1,4 +1,4 @@
-"""`remote-mi plan RECIPE`: where a job would run, why, and why not elsewhere."""
+"""`remote-mi plan RECIPE`: show where a job would run, why, and why not elsewhere."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from remote_mi.jobs.runner import Permit, survey
 
 
 def plan_options() -> list[click.Option]:
-    """The options of `plan` itself."""
+    """The options specific to `plan`."""
     return [
         click.Option(["--json", "as_json"], is_flag=True, help="As one JSON document."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Print the backend's name only."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print the backend name only."),
     ]
 
 
 def plan_job(job: Job, options: Options) -> None:
-    """What `plan` does with the job that its words describe."""
+    """Plan the job described on the command line, and print the plan."""
     found, place = survey(job, options["backend"])
     if options["as_json"]:
         print_json({"key": job.key, "hit": place and place.said, **found.to_json()})
     elif options["quiet"]:
         print(found.chosen.backend)
     else:
-        _show(found)
-        say(f"\nnext: remote-mi run {job.card.name} … with the same words runs it there")
+        _print_plan(found)
+        say(f"\nnext: remote-mi run {job.card.name} … with the same arguments runs it there")
 
 
 @click.group(cls=RecipeGroup, act=plan_job, options=plan_options)
 def plan() -> None:
-    """Say where a job would run and why, and why not elsewhere; nothing is run.
+    """Show where a job would run and why, and why not elsewhere; nothing is run.
 
-    Takes the words that `remote-mi run` takes. Servers are asked what they have deployed.
+    Takes the same arguments as `remote-mi run`. Servers are asked what they have deployed.
 
     \b
     remote-mi plan activation_patching --phenomenon ioi
@@ -50,7 +50,7 @@ def plan() -> None:
     """
 
 
-def _show(found: Plan) -> None:
+def _print_plan(found: Plan) -> None:
     console = stdout_console()
     console.print(Text(f"{found.chosen.backend}: {line(found.reason)}", style="bold"))
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
@@ -59,17 +59,17 @@ def _show(found: Plan) -> None:
     table.add_column(overflow="fold")
     for option in found.options:
         sign = "→" if option is found.chosen else "·" if option.can else "✗"
-        said = Text(line(option.why))
+        reason = Text(line(option.why))
         if option.hint and not option.can:
-            said.append(f"\n{line(option.hint)}", style="dim")
-        table.add_row(Text(sign), Text(line(option.backend)), said)
+            reason.append(f"\n{line(option.hint)}", style="dim")
+        table.add_row(Text(sign), Text(line(option.backend)), reason)
     console.print(table)
-    for name, text in _figures(found):
+    for name, text in _resource_rows(found):
         console.print(Text(f"{name:>10}  {line(text)}"))
 
 
-def _figures(found: Plan) -> list[tuple[str, str]]:
-    """What was measured, in words."""
+def _resource_rows(found: Plan) -> list[tuple[str, str]]:
+    """The sizes that the plan is based on, as rows of a name and a text."""
     rows = []
     weights, need = found.checkpoint, found.need
     if weights is not None:
@@ -80,20 +80,17 @@ def _figures(found: Plan) -> list[tuple[str, str]]:
         where = "on this machine" if weights.present else "not on this machine"
         rows.append(("weights", f"{size} in {weights.dtype}{count}, {where}"))
     if need is not None:
-        beside = "not known" if need.activations is None else format_size(need.activations)
+        size = "not known" if need.activations is None else format_size(need.activations)
         how = "measured without weights" if need.measured else "by arithmetic"
-        rows.append(
-            ("beside", f"{beside} for prompts of at most about {need.tokens} tokens, {how}")
-        )
+        prompts = f"for prompts of at most about {need.tokens} tokens"
+        rows.append(("memory", f"{size} besides the weights, {prompts}, {how}"))
     if found.chosen.rows_bytes:
-        rows.append(
-            ("rows", f"those of a sweep are packed into {format_size(found.chosen.rows_bytes)}")
-        )
+        rows.append(("sweep", f"rows are packed into {format_size(found.chosen.rows_bytes)}"))
     return rows
 
 
 def ask_for_download(yes: bool, watch: Watch) -> Permit:
-    """What is asked before a large download: nothing after --yes, a person at a terminal, else no."""
+    """A function that permits a large download: yes with --yes, else asks on a terminal, else no."""
 
     def permit(found: Plan) -> bool:
         if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):

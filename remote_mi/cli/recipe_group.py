@@ -1,6 +1,6 @@
-"""Commands that describe a job as `run` does: each recipe is a command, its parameters options.
+"""Command groups in which each recipe is a command and its parameters are options.
 
-`remote-mi run RECIPE …`, `plan RECIPE …` and `cache explain RECIPE …` take the same words.
+`remote-mi run RECIPE …`, `plan RECIPE …` and `cache explain RECIPE …` take the same arguments.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Options = dict[str, Any]
 
 
 class RecipeGroup(click.Group):
-    """A group that makes a command of each recipe from its card.
+    """A group that builds a command for each recipe from its card.
 
     Args:
-        act: what a command does with its job and the values of all options.
-        options: of the verb itself, beside those that describe a job; a list of them anew for
-            each command.
+        act: called with the job that a command line describes and the values of all options.
+        options: returns the group's own options, besides the ones that describe a job; called
+            for each command, as click options cannot be shared.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RecipeGroup(click.Group):
         text = card.doc.replace("\n\n", "\n\n\b\n")
 
         def command(**given: Any) -> Any:
-            return self.act(job_of(card, given), given)
+            return self.act(build_job(card, given), given)
 
         return click.Command(
             card.name, params=options, callback=command, help=text, short_help=card.summary
@@ -81,7 +81,7 @@ class RecipeGroup(click.Group):
 
 
 def job_options() -> list[click.Option]:
-    """The options that describe a job, whatever its recipe."""
+    """The options that describe a job, for any recipe."""
     option = click.Option
     return [
         option(
@@ -94,47 +94,64 @@ def job_options() -> list[click.Option]:
         option(
             ["--pairs"],
             metavar="FILE",
-            help="Prompts or pairs, one JSON object a line, or hf:… for a data set.",
+            help="Prompts or pairs, one JSON object per line, or hf:… for a dataset.",
         ),
-        option(["-n", "size"], type=int, metavar="N", help="How many prompts."),
+        option(["-n", "size"], type=int, metavar="N", help="Number of prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
         option(
             ["--drop-invalid"],
             is_flag=True,
-            help="Leave out prompts that do not fit the tokenizer, and say which.",
+            help="Leave out prompts that do not fit the tokenizer, and report them.",
         ),
-        option(["--model"], default=EMBEDDED, show_default=True, metavar="ID|FOLDER"),
+        option(
+            ["--model"],
+            default=EMBEDDED,
+            show_default=True,
+            metavar="ID|FOLDER",
+            help="Model to run on.",
+        ),
         option(["--revision"], metavar="REV", help="Branch, tag or commit of a hub id."),
-        option(["--dtype"], default="auto", metavar="|".join(DTYPES), help="Of the weights."),
-        option(["--quantization"], metavar="NAME", help="e.g. nf4, int8."),
-        option(["--attention"], default="auto", metavar="|".join(ATTENTION)),
+        option(["--dtype"], default="auto", metavar="|".join(DTYPES), help="Dtype of the weights."),
+        option(["--quantization"], metavar="NAME", help="Quantization of the weights: nf4, int8."),
+        option(
+            ["--attention"],
+            default="auto",
+            metavar="|".join(ATTENTION),
+            help="Attention implementation.",
+        ),
         option(["--device"], default="auto", metavar="DEV", help="auto, cpu, cuda, cuda:1, mps."),
         option(["--device-map"], metavar="MAP", help="auto: spread over several devices."),
         option(["--names"], metavar="FILE", help="Module names of an unknown architecture."),
-        option(["--bos"], default="auto", metavar="auto|always|never"),
+        option(
+            ["--bos"],
+            default="auto",
+            metavar="auto|always|never",
+            help="Whether a BOS token is prepended.",
+        ),
         option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
         option(
             ["--backend"],
             default="auto",
             metavar="NAME",
-            help=f"{', '.join(words())}.",
+            help=f"Where to run: {', '.join(words())}.",
         ),
         option(["--debug"], is_flag=True, hidden=True),
     ]
 
 
-def job_of(card: Card, options: Options) -> Job:
-    """The job that a command line describes; errors as `remote_mi.jobs.building.make_job`."""
-    given = _given(options)
+def build_job(card: Card, options: Options) -> Job:
+    """Build the job that a command line describes; raises as `remote_mi.jobs.building.make_job`."""
+    given = _collect_values(options)
     texts = {k: given.pop(k) for k in INPUTS if k in given}
     choice = PromptChoice(
         options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
     )
-    return make_job(card, _spec(options), choice, given, project_folder(), options["drop_invalid"])
+    spec = _build_model_spec(options)
+    return make_job(card, spec, choice, given, project_folder(), options["drop_invalid"])
 
 
-def _given(options: Options) -> dict[str, Any]:
-    """Parameters and texts, from -p and from options of their own; none given twice."""
+def _collect_values(options: Options) -> dict[str, Any]:
+    """Parameters and texts, from -p and from their own options; none may be given twice."""
     given: dict[str, Any] = {}
     for item in options["param"]:
         name, equals, value = item.partition("=")
@@ -152,13 +169,13 @@ def _given(options: Options) -> dict[str, Any]:
     return given
 
 
-def _spec(options: Options) -> ModelSpec:
+def _build_model_spec(options: Options) -> ModelSpec:
     names: dict[str, str] = {}
     if options["names"]:
         path = Path(options["names"])
         loaded = read_with_positions(path).data
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
-            raise UsageError(f"{path}: a names mapping is 'module path: portable name' lines")
+            raise UsageError(f"{path}: a names file has lines of 'module path: portable name'")
         names = {str(k): v for k, v in loaded.items()}
     return ModelSpec(
         options["model"],

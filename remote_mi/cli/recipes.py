@@ -1,4 +1,4 @@
-"""`remote-mi recipes`: what can be run."""
+"""`remote-mi recipes`: list, explain and create recipes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from remote_mi.recipes import catalog
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.document.bibliography import cited
 
-#: What outputs hold that are no numbers.
-_SAID = {"token": "token ids", "text": "texts", "json": "JSON values"}
-_OVER = {
+#: Contents of outputs that are not numbers.
+_CONTENTS = {"token": "token ids", "text": "texts", "json": "JSON values"}
+#: What a recipe is called with.
+_CALLED_WITH = {
     "prompt": "one prompt at a time",
-    "pair": "a pair at a time",
+    "pair": "one pair at a time",
     "prompts": "all prompts together",
     "pairs": "all pairs together",
     "none": "no prompts",
 }
-_PROMPTS = {
+#: Arguments of an example command.
+_EXAMPLE_ARGUMENTS = {
     "prompt": "-p prompt='…'",
     "pair": "--phenomenon ioi",
     "prompts": "--phenomenon ioi",
@@ -33,14 +35,14 @@ _PROMPTS = {
 
 @click.group()
 def recipes() -> None:
-    """List, explain and begin recipes."""
+    """List, explain and create recipes."""
 
 
 @recipes.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_recipes(as_json: bool, quiet: bool) -> None:
-    """All recipes: the project's own, those of plug-ins, and the built-in ones."""
+    """List the recipes of the project, of plug-ins, and the built-in ones."""
     cards = catalog.all_cards(project_folder())
     if as_json:
         print_json(
@@ -58,7 +60,7 @@ def list_recipes(as_json: bool, quiet: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show(name: str, as_json: bool) -> None:
-    """What a recipe measures, its parameters, outputs and references."""
+    """Show what a recipe measures, its parameters, outputs and references."""
     card = catalog.find(name, project_folder())
     if as_json:
         parameters = [vars(p) for p in card.parameters]
@@ -66,7 +68,7 @@ def show(name: str, as_json: bool) -> None:
         return
     print(f"{card.name}  ({card.origin}, {card.path})\n")
     print(card.doc.split("\nArgs:")[0].rstrip() + "\n")
-    print(f"Works on: {_OVER[card.over]}\n")
+    print(f"Works on: {_CALLED_WITH[card.over]}\n")
     print("Parameters:" if card.parameters else "Parameters: none")
     for param in card.parameters:
         default = "required" if param.required else f"default {param.default_text}"
@@ -74,8 +76,8 @@ def show(name: str, as_json: bool) -> None:
         print(f"  {'':14} {param.help}")
     print("\nOutputs:")
     for output, declared in card.returns.items():
-        kind = _SAID.get(declared.kind, "")
-        print(f"  {output:14} ({', '.join(declared.dims)}) {kind}".rstrip())
+        contents = _CONTENTS.get(declared.kind, "")
+        print(f"  {output:14} ({', '.join(declared.dims)}) {contents}".rstrip())
     for summary, declared in card.summaries.items():
         if isinstance(declared, Ratio):
             how = f"mean {declared.effect} / mean {declared.gap}, over all pairs, with interval"
@@ -83,13 +85,13 @@ def show(name: str, as_json: bool) -> None:
             how = f"({', '.join(declared.dims)}) of {card.analysis}, from all examples"
         print(f"  {summary:14} {how}")
     for effect, control in card.controls.items():
-        print(f"  {effect:14} is held against its control, {control}")
+        print(f"  {effect:14} is compared with its control, {control}")
     print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
     if card.references:
         print("References:")
     for entry in cited(card.references, project_folder()):
         print(f"  {line(str(entry))}")
-    say(f"\nnext: remote-mi run {card.name} {_PROMPTS[card.over]}".rstrip())
+    say(f"\nnext: remote-mi run {card.name} {_EXAMPLE_ARGUMENTS[card.over]}".rstrip())
 
 
 @recipes.command("new")
@@ -102,13 +104,16 @@ def show(name: str, as_json: bool) -> None:
     help="What the recipe is called with.",
 )
 def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
-    """Begin a recipe of your own: a working file and its test, with comments, to change."""
+    """Create a recipe of your own, and its test.
+
+    Writes working files with comments, to edit.
+    """
     from remote_mi.recipes.scaffold import new_recipe as write
 
     recipe, test = write(name, over, project_folder())
     print(recipe)
     print(test)
     say(
-        f"\nnext: remote-mi run {name} {_PROMPTS[over]}\n"
+        f"\nnext: remote-mi run {name} {_EXAMPLE_ARGUMENTS[over]}\n"
         f"then: python -m pytest {test.relative_to(project_folder())}"
     )

@@ -1,4 +1,4 @@
-"""`remote-mi report RUN…|STUDY`: a project report of runs, to be completed by its author."""
+"""`remote-mi report RUN…|STUDY`: write a report of runs, to be completed by its author."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remote_mi.cli.output import in_a_folder, print_json, say, watching
+from remote_mi.cli.output import check_folder_exists, print_json, say, show_progress
 from remote_mi.common.errors import StoreError, UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Watch
@@ -31,18 +31,18 @@ _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "ma
     default="report.html",
     show_default=True,
     metavar="FILE",
-    help="report.html, one file with everything in it, or report.md with its pictures beside it.",
+    help="report.html, a single self-contained file, or report.md, with its images next to it.",
 )
 @click.option(
     "--text",
     metavar="FILE",
-    help="What you wrote: Markdown with the headings Question and Discussion, put in its places.",
+    help="Your own text to insert: Markdown with the headings Question and Discussion.",
 )
 @click.option("--title", metavar="TEXT", help="Title of the report.")
-@click.option("--author", metavar="TEXT", help="Who hands it in.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--author", metavar="TEXT", help="Author of the report.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the file's name only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the file name only.")
 def report(
     *,
     runs: tuple[str, ...],
@@ -54,10 +54,10 @@ def report(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write a report of runs, or of a study: method, data, results, controls, how to repeat it.
+    """Write a report of runs, or of a study: method, data, results, controls, reproduction.
 
-    The newest run by default. What only you can say is marked in the report; write it in a file of
-    its own (--text) and the report can be made again at any time.
+    By default, the report covers the newest run. It marks what only you can write; put that in a
+    separate file (--text), and the report can be regenerated at any time.
 
     \b
     remote-mi report a1b2 c3d4 -o report.html
@@ -70,17 +70,17 @@ def report(
     ending = _ENDINGS.get(path.suffix.lower())
     if ending is None:
         raise UsageError(f"{output}: a report is .html or .md", "-o report.html")
-    in_a_folder(path)
+    check_folder_exists(path)
     if path.exists() and not force:
         raise UsageError(
-            f"{output} is there already, and may hold what you wrote",
-            "another name with -o, or --force to write over it",
+            f"{output} already exists, and may contain what you wrote",
+            "choose another name with -o, or --force to overwrite it",
         )
     texts = written.read(Path(text)) if text else {}
     project = project_folder()
-    folders, about = chosen(runs, project)
+    folders, about = find_folders(runs, project)
     about = replace(about, title=title or about.title, author=author or "")
-    with watching(quiet or as_json) as watch:
+    with show_progress(quiet or as_json) as watch:
         made = make(project, folders, about)
         files = _write(made, path, ending, texts, watch)
     if as_json:
@@ -98,31 +98,31 @@ def report(
         _say_next(made, path, texts)
 
 
-def chosen(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
-    """Folders of the runs that are named, or of a study's, and what the study says of itself.
+def find_folders(names: Sequence[str], project: Path) -> tuple[list[Path], About]:
+    """The folders of the given runs, or of a study's runs, and how the study describes itself.
 
     Raises:
-        UsageError: if a study is named together with anything else.
+        UsageError: if a study is given together with anything else.
     """
     from remote_mi.report.document.content import About
 
-    found: list[Path] = []
+    folders: list[Path] = []
     for name in names or [None]:
-        one = find_run_or_study(name, project)
-        if isinstance(one, RunFolder):
-            found.append(one.path)
+        found = find_run_or_study(name, project)
+        if isinstance(found, RunFolder):
+            folders.append(found.path)
         elif len(names) > 1:
             raise UsageError(
-                f"{name!r} is a study, and a report is of one study or of runs",
+                f"{name!r} is a study, and a report covers one study, or runs",
                 f"remote-mi report {name}",
             )
         else:
-            return _of_study(one)
-    return list(dict.fromkeys(found)), About()
+            return _study_folders(found)
+    return list(dict.fromkeys(folders)), About()
 
 
-def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
-    """The runs of a study in its order, and its points that have none."""
+def _study_folders(study: StudyRecord) -> tuple[list[Path], About]:
+    """The folders of a study's runs, in its order, and its points without a run as failures."""
     from remote_mi.report.document.content import About, Failure
 
     folders, failures = [], []
@@ -131,7 +131,7 @@ def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
         if folder is not None and point.state == "done":
             folders.append(folder)
             continue
-        reason = point.error or {"waiting": "not run yet", "submitted": "still runs"}.get(
+        reason = point.error or {"waiting": "not run yet", "submitted": "still running"}.get(
             point.state, point.state
         )
         failures.append(
@@ -150,8 +150,8 @@ def _of_study(study: StudyRecord) -> tuple[list[Path], About]:
 def _write(
     made: Report, path: Path, ending: str, written: dict[str, str], watch: Watch
 ) -> list[Path]:
-    """Set the report and write it; gives the files that were made."""
-    drawn: list[Path] = []
+    """Render the report and write it; returns the files written."""
+    images: list[Path] = []
     try:
         if ending == "html":
             from remote_mi.report.document.html import html
@@ -160,40 +160,40 @@ def _write(
         else:
             from remote_mi.report.document.markdown import markdown
 
-            content = markdown(made, written, _pictures(made, path, drawn, watch))
+            content = markdown(made, written, _image_writer(made, path, images, watch))
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or path}: {error.strerror}") from None
-    return [path, *drawn]
+    return [path, *images]
 
 
-def _pictures(
-    made: Report, path: Path, drawn: list[Path], watch: Watch
+def _image_writer(
+    made: Report, path: Path, images: list[Path], watch: Watch
 ) -> Callable[[Section, Numbered], str]:
-    """Draws the figures of a Markdown report beside it, one after another; `drawn` has them."""
+    """A function that draws a figure next to a Markdown report, and adds its path to `images`."""
     from remote_mi.report.document.markdown import pictures
 
     draw = pictures(path.with_name(f"{path.stem}_files"))
     total = sum(len(section.shown) for section in made.sections)
     watch.stage("drawing figures")
 
-    def counted(section: Section, shown: Numbered) -> str:
-        name = draw(section, shown)
-        drawn.extend([path.parent / name] if name else [])
-        watch.advance(shown.number, total, "figures")
+    def draw_and_advance(section: Section, figure: Numbered) -> str:
+        name = draw(section, figure)
+        images.extend([path.parent / name] if name else [])
+        watch.advance(figure.number, total, "figures")
         return name
 
-    return counted
+    return draw_and_advance
 
 
 def _say_next(made: Report, path: Path, written: dict[str, Any]) -> None:
     from remote_mi.report.document.written import PLACES
 
     for failure in made.failures:
-        say(f"without a result: {failure.name} ({failure.recipe}): {failure.reason}")
+        say(f"no result for {failure.name} ({failure.recipe}): {failure.reason}")
     missing = [name for name in PLACES if name not in written]
     if missing:
         say(
-            f"\nto be written by you: {' and '.join(missing)} (marked in the report; or --text FILE)"
+            f"\nleft for you to write: {' and '.join(missing)} (marked in the report; or --text FILE)"
         )
     say(f"next: open {path}")

@@ -1,14 +1,13 @@
-"""`remote-mi run RECIPE`: run a recipe on a model and prompts, or show what is already there."""
+"""`remote-mi run RECIPE`: run a recipe on a model and prompts, or show an existing result."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, stdout_console, watching
+from remote_mi.cli.output import print_json, say, shorten_path, show_progress, stdout_console
 from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import StoreError
@@ -18,58 +17,58 @@ from remote_mi.store.result import Result
 
 
 def run_options() -> list[click.Option]:
-    """The options of `run` itself."""
+    """The options specific to `run`."""
     option = click.Option
     return [
         option(
             ["--timeout"],
             type=click.FloatRange(0, min_open=True),
             metavar="SECONDS",
-            help="Longest wait for a remote job; it goes on without you.",
+            help="Longest wait for a remote job; the job continues after it.",
         ),
         option(
             ["--detach"],
             is_flag=True,
-            help="Submit to a server, print the job's id and do not wait.",
+            help="Submit to a server, print the job id and do not wait.",
         ),
         option(["-y", "--yes"], is_flag=True, help="Fetch a model of any size without asking."),
-        option(["--dry-run"], is_flag=True, help="Say what would run, and run nothing."),
+        option(["--dry-run"], is_flag=True, help="Show what would run, and run nothing."),
         option(
             ["--reuse-any"],
             is_flag=True,
-            help="Take a result that was computed in another environment, if there is one.",
+            help="Accept a result computed in another environment, if there is one.",
         ),
         option(["--json", "as_json"], is_flag=True, help="The result as one JSON document."),
-        option(["-q", "--quiet"], is_flag=True, help="Print the run's id only."),
+        option(["-q", "--quiet"], is_flag=True, help="Print the run id only."),
         option(["--only"], metavar="FIGURE", help="Show one figure."),
         option(["--width"], type=click.IntRange(40), metavar="N", help="Columns of the output."),
     ]
 
 
 def run_job(job: Job, options: Options) -> None:
-    """What `run` does with the job that its words describe."""
+    """Run the job described on the command line, and show its result."""
     if options["dry_run"]:
-        dry_run(job, options["backend"], options["as_json"])
+        print_dry_run(job, options["backend"], options["as_json"])
         return
     if options["reuse_any"]:
         found = look_anywhere(job, options["backend"])
         if found is not None:
             if found.made.reused:
                 say(f"note: {found.made.reused}")
-            present(found, options)
+            show_result(found, options)
             return
     if options["detach"]:
-        detach(job, options)
+        submit_detached(job, options)
         return
-    with watching(options["quiet"]) as watch:
+    with show_progress(options["quiet"]) as watch:
         permit = ask_for_download(options["yes"], watch)
         result = execute(job, options["backend"], options["timeout"], watch, permit)
-    present(result, options)
+    show_result(result, options)
 
 
 @click.group(cls=RecipeGroup, act=run_job, options=run_options)
 def run() -> None:
-    """Run a recipe on a model and prompts, or show the result that is already there.
+    """Run a recipe on a model and prompts, or show its result if that already exists.
 
     RECIPE is a name or a file: my.py, my.py:name.
 
@@ -79,73 +78,65 @@ def run() -> None:
     """
 
 
-def detach(job: Job, options: dict[str, Any]) -> None:
-    """Submit and print the job's id, or show the result that is already there."""
+def submit_detached(job: Job, options: dict[str, Any]) -> None:
+    """Submit a job and print its id, or show its result if that already exists."""
     from remote_mi.jobs.remote import submit_job
 
-    with watching(options["quiet"]) as watch:
-        handed = submit_job(job, options["backend"], watch)
-    if handed.id is None:
-        say("the result was there already")
-        present(handed.wait(), options)
+    with show_progress(options["quiet"]) as watch:
+        submitted = submit_job(job, options["backend"], watch)
+    if submitted.id is None:
+        say("the result already exists")
+        show_result(submitted.wait(), options)
         return
     if options["as_json"]:
-        print_json({"job": handed.id, "state": handed.state, "project": str(job.project)})
+        print_json({"job": submitted.id, "state": submitted.state, "project": str(job.project)})
     else:
-        print(handed.id)
+        print(submitted.id)
     if not options["quiet"]:
-        say(f"its result will be fetched; next: remote-mi jobs wait {handed.id[:8]}")
+        say(f"its result will be fetched; next: remote-mi jobs wait {submitted.id[:8]}")
 
 
-def present(result: Result, options: dict[str, Any]) -> None:
-    """Show a result as asked: figures, JSON, or only the run's id."""
+def show_result(result: Result, options: dict[str, Any]) -> None:
+    """Show a result in the form that the options ask for: figures, JSON, or the run id only."""
     if options["as_json"]:
-        print_json(as_json(result))
+        print_json(result_to_json(result))
     elif options["quiet"]:
         print(result.run_id, end="\n" if result.run_id else "")
     else:
-        _show(result, options)
+        _show_figures(result, options)
     if result.path is None:
-        raise StoreError("the result is not kept", "make room and run the same command again")
+        raise StoreError("the result was not saved", "free some space and run the command again")
 
 
-def _show(result: Result, options: dict[str, Any]) -> None:
+def _show_figures(result: Result, options: dict[str, Any]) -> None:
     from remote_mi.report.terminal import show
 
     show(result, stdout_console(options["width"]), options["only"])
     if result.path is not None:
         id8 = result.id8
-        say(f"\nkept in {_short(result.path)}")
+        say(f"\nsaved in {shorten_path(result.path)}")
         say(f"next: remote-mi view {id8}     remote-mi report {id8}")
         say(f"      or in Python: remote_mi.load_run({id8!r})")
 
 
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def as_json(result: Result) -> dict[str, Any]:
-    """A result as JSON: every output over all prompts and, of several, of each by itself."""
+def result_to_json(result: Result) -> dict[str, Any]:
+    """A result as JSON: every output over all prompts and, if there are several, for each one."""
 
     def plain(array: Any) -> Any:
-        values = array.tolist()
-        return _finite(values)
+        return _replace_non_finite(array.tolist())
 
     outputs = {}
     for name in result.names():
         if name not in result.arrays:
             continue
-        found = result[name]
+        array = result[name]
         outputs[name] = {
-            "dims": list(found.dims),
-            "coords": dict(found.coords),
-            "values": plain(found.values),
+            "dims": list(array.dims),
+            "coords": dict(array.coords),
+            "values": plain(array.values),
         }
-        if found.low is not None and found.high is not None:
-            outputs[name].update(low=plain(found.low), high=plain(found.high))
+        if array.low is not None and array.high is not None:
+            outputs[name].update(low=plain(array.low), high=plain(array.high))
     return {
         "run": result.run_id or None,
         "path": str(result.path) if result.path else None,
@@ -162,29 +153,29 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """Nested lists with null in place of NaN and infinities, which JSON does not have."""
+def _replace_non_finite(value: Any) -> Any:
+    """Nested lists with None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
 
 
-def dry_run(job: Job, backend: str, json_wanted: bool) -> None:
-    """Say what a job is, where it would run and whether its result is already there."""
+def print_dry_run(job: Job, backend: str, as_json: bool) -> None:
+    """Print what a job is, where it would run, and whether its result already exists."""
     plan, place = survey(job, backend, everything=False)
     hit = place and place.said
-    state = f"already there: {hit}" if hit else "not computed yet"
-    if json_wanted:
+    state = f"already exists: {hit}" if hit else "not computed yet"
+    if as_json:
         print_json({"key": job.key, "hit": hit, "plan": plan.to_json(), "job": job.described})
         return
-    shown = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
+    parameters = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
     examples = job.prompts.examples
     first = f", the first: {examples[0].clean!r}" if examples else ""
     rows = [
         ("recipe", f"{job.card.name} ({job.card.origin}, {job.card.path})"),
-        ("parameters", shown),
+        ("parameters", parameters),
         ("model", job.model.name),
         ("prompts", f"{len(examples)} from {job.prompts.origin}{first}"),
         ("backend", str(plan)),

@@ -1,4 +1,4 @@
-"""`remote-mi runs`: what this project has run."""
+"""`remote-mi runs`: list, tag or remove the runs of this project."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ from remote_mi.store.runs import Runs
 
 @click.group()
 def runs() -> None:
-    """List, tag and remove the runs of this project."""
+    """List, tag or remove the runs of this project."""
 
 
 @runs.command("ls")
-@click.option("-n", "--last", type=click.IntRange(1), metavar="N", help="The newest N only.")
-@click.option("--tag", metavar="TAG", help="Those with this tag only.")
+@click.option("-n", "--last", type=click.IntRange(1), metavar="N", help="Only the newest N runs.")
+@click.option("--tag", metavar="TAG", help="Only runs with this tag.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 def list_runs(last: int | None, tag: str | None, as_json: bool, quiet: bool) -> None:
-    """All runs, newest last."""
-    room = Runs(project_folder())
-    found = [row for row in room.rows() if tag is None or tag in row.tags]
-    found = found[-last:] if last else found
+    """List runs, newest last."""
+    rows = [row for row in Runs(project_folder()).rows() if tag is None or tag in row.tags]
+    rows = rows[-last:] if last else rows
     if as_json:
-        print_json({"runs": [_row_json(row) for row in found]})
+        print_json({"runs": [_row_to_json(row) for row in rows]})
         return
-    for row in found:
+    for row in rows:
         print(row.id8 if quiet else text(row))
     if not quiet:
         say(
             "\nnext: remote-mi view ID"
-            if found
+            if rows
             else "no runs yet; next: remote-mi demo"
             if tag is None
             else f"no run has the tag {tag!r}; next: remote-mi runs ls"
         )
 
 
-def _row_json(row: RunRow) -> dict[str, Any]:
+def _row_to_json(row: RunRow) -> dict[str, Any]:
     if row.status == DAMAGED:
         return {"run": row.name, "status": row.status, "problem": row.problem}
     return {
@@ -65,30 +64,27 @@ def _row_json(row: RunRow) -> dict[str, Any]:
 @runs.command()
 @click.argument("run", required=False)
 def show(run: str | None) -> None:
-    """Everything known about a run, as JSON, without its numbers."""
-    room = Runs(project_folder())
-    name = room.find(run)
-    folder = room.run(name)
-    print(
-        json.dumps(
-            {"run": name, "folder": str(folder.path), "tags": room.tags(name), **folder.data},
-            indent=1,
-        )
-    )
+    """Show everything recorded about a run, except its numbers, as JSON."""
+    project_runs = Runs(project_folder())
+    name = project_runs.find(run)
+    folder, tags = project_runs.run(name), project_runs.tags(name)
+    document = {"run": name, "folder": str(folder.path), "tags": tags, **folder.data}
+    print(json.dumps(document, indent=1))
 
 
 @runs.command()
 @click.argument("run")
 @click.argument("tags", nargs=-1, required=True, metavar="TAG...")
-@click.option("--remove", "removing", is_flag=True, help="Take the tags off.")
+@click.option("--remove", "removing", is_flag=True, help="Remove the tags.")
 def tag(run: str, tags: tuple[str, ...], removing: bool) -> None:
-    """Call a run something, to find it again."""
-    room = Runs(project_folder())
-    name = room.find(run)
-    now = room.tags(name)
-    room.set_tags(name, [t for t in now if t not in tags] if removing else [*now, *tags])
+    """Tag a run, to find it again."""
+    project_runs = Runs(project_folder())
+    name = project_runs.find(run)
+    old = project_runs.tags(name)
+    new = [t for t in old if t not in tags] if removing else [*old, *tags]
+    project_runs.set_tags(name, new)
     say(
-        f"{name}: {' '.join('#' + t for t in room.tags(name)) or 'no tags'}\n"
+        f"{name}: {' '.join('#' + t for t in project_runs.tags(name)) or 'no tags'}\n"
         "next: remote-mi runs ls"
     )
 
@@ -97,16 +93,19 @@ def tag(run: str, tags: tuple[str, ...], removing: bool) -> None:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(runs: tuple[str, ...], yes: bool) -> None:
-    """Delete runs for good. The cache keeps their numbers, as long as there is room."""
-    room = Runs(project_folder())
-    names = list(dict.fromkeys(room.find(wanted) for wanted in runs))
+    """Delete runs permanently.
+
+    Their numbers stay in the cache until its space is needed.
+    """
+    project_runs = Runs(project_folder())
+    names = list(dict.fromkeys(project_runs.find(run) for run in runs))
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError(f"{len(names)} runs would be deleted for good", "add --yes")
+            raise UsageError(f"{len(names)} runs would be deleted permanently", "add --yes")
         for name in names:
             say(name)
-        click.confirm(f"Delete {len(names)} runs for good?", abort=True, err=True)
+        click.confirm(f"Delete {len(names)} runs permanently?", abort=True, err=True)
     for name in names:
-        room.remove(name)
+        project_runs.remove(name)
         print(name)
-    say(f"{len(names)} runs are deleted; next: remote-mi runs ls")
+    say(f"deleted {len(names)} runs; next: remote-mi runs ls")

@@ -1,4 +1,4 @@
-"""`remote-mi study`: grids of jobs in a YAML file."""
+"""`remote-mi study`: run grids of jobs described in a YAML file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.backends.registry import named
-from remote_mi.cli.output import print_json, say, stdout_console
+from remote_mi.cli.output import print_json, say, shorten_path, stdout_console
 from remote_mi.common.errors import BackendUnavailable, first_line, harmless
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
@@ -23,13 +23,13 @@ from remote_mi.common.text import line
 from remote_mi.store.run_folder import id8_in
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
-#: More points than this are not listed one by one, unless asked for.
-_MOST_ROWS = 60
+#: More points than this are listed only with --all.
+_MAX_ROWS = 60
 
 
 @click.group()
 def study() -> None:
-    """Run many jobs that are described in one file, and go on where it was left.
+    """Run many jobs described in one file, resuming where an earlier run stopped.
 
     \b
     remote-mi study plan facts_small
@@ -40,27 +40,27 @@ def study() -> None:
 @study.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def list_studies(as_json: bool) -> None:
-    """The studies there are, built-in and of the project, and how far those are that were begun."""
+    """List the project's and the built-in studies, with their progress."""
     from remote_mi.jobs import studies
 
     project = project_folder()
     records = StudyRecords(project)
-    begun = {name: records.read(name).counts() for name in records.names()}
-    found = studies.available(project)
+    started = {name: records.read(name).counts() for name in records.names()}
+    paths = studies.available(project)
     if as_json:
         print_json(
             {
                 "studies": [
-                    {"name": name, "path": str(path), "points": begun.get(name)}
-                    for name, path in found.items()
+                    {"name": name, "path": str(path), "points": started.get(name)}
+                    for name, path in paths.items()
                 ]
             }
         )
         return
-    width = max((len(name) for name in found), default=1)
-    for name, path in found.items():
-        counts = begun.get(name)
-        state = _in_words(counts) if counts else "not begun"
+    width = max((len(name) for name in paths), default=1)
+    for name, path in paths.items():
+        counts = started.get(name)
+        state = _format_counts(counts) if counts else "not started"
         print(f"{line(name):{width}}  {state}  {line(str(path))}")
     say("\nnext: remote-mi study plan NAME")
 
@@ -70,8 +70,11 @@ def list_studies(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--all", "everything", is_flag=True, help="List every point, however many.")
 def plan_command(name: str, as_json: bool, everything: bool) -> None:
-    """Say what a study would run, where, and what is there already; nothing is run."""
-    plan, _ = _planned(name)
+    """Show what a study would run, where, and what exists already.
+
+    Nothing is run.
+    """
+    plan, _ = _read_plan(name)
     if as_json:
         print_json(
             {
@@ -89,7 +92,7 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
             }
         )
         return
-    _show_plan(plan, everything)
+    _print_plan(plan, everything)
     say(f"\nnothing was run; next: remote-mi study run {name}")
 
 
@@ -99,39 +102,41 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
     "--max-remote",
     type=click.IntRange(1),
     metavar="N",
-    help="The most jobs on servers at one time.",
+    help="Largest number of jobs on servers at a time.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Fetch models of any size without asking.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids of the runs only.")
 def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool) -> int:
-    """Run what of a study is not there yet; NAME is a study's name or file.
+    """Run the points of a study that have no result yet.
 
-    The same command goes on where it was interrupted. The exit code is 1 if a point failed.
+    NAME is a study's name or file. After an interruption, the same command resumes. The exit code
+    is 1 if a point failed.
     """
     from remote_mi.backends.settings import load
     from remote_mi.jobs.studies.run import run_study
 
-    plan, text = _planned(name)
+    plan, text = _read_plan(name)
     project = project_folder()
     if not quiet and not as_json:
-        _show_plan(plan, everything=False)
-    if plan.download and not _may_fetch(plan.download, yes):
+        _print_plan(plan, everything=False)
+    if plan.download and not _confirm_download(plan.download, yes):
         raise BackendUnavailable(
-            f"the study wants models that are not here, {format_size(plan.download)} in all",
-            "--yes allows it",
+            f"the study needs models that are not on this machine, {format_size(plan.download)} "
+            "in all",
+            "--yes fetches them",
         )
-    most = max_remote or load(project).studies.max_remote
-    with _overview(quiet) as overview:
-        record = run_study(plan, project, overview, most, text)
+    max_jobs = max_remote or load(project).studies.max_remote
+    with _open_overview(quiet) as overview:
+        record = run_study(plan, project, overview, max_jobs, text)
     if as_json:
-        print_json(_as_json(record))
+        print_json(_record_to_json(record))
     elif quiet:
         for point in record.points:
             if point.run:
                 print(point.run)
     else:
-        _show_end(record)
+        _print_outcome(record)
     return 1 if record.counts()["failed"] else 0
 
 
@@ -144,25 +149,25 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
 def show_command(
     name: str, figures: bool, everything: bool, width: int | None, as_json: bool
 ) -> None:
-    """How far a study is, and what its runs show."""
+    """Show the progress of a study, and the figures of its runs."""
     record = StudyRecords(project_folder()).read(Path(name).stem)
     if as_json:
-        print_json(_as_json(record))
+        print_json(_record_to_json(record))
         return
     console = stdout_console(width)
     console.print(Text(line(record.title), style="bold"))
     if record.question:
         console.print(Text(line(record.question)))
-    console.print(_points_table(record.points, everything))
+    console.print(_build_points_table(record.points, everything))
     if figures:
-        _show_figures(record, width)
-    say(f"\n{_in_words(record.counts())}")
-    say(f"next: remote-mi study run {record.name}   goes on where it was left")
+        _print_figures(record, width)
+    say(f"\n{_format_counts(record.counts())}")
+    say(f"next: remote-mi study run {record.name}   runs what is left")
 
 
 @study.command("schema")
 def schema_command() -> None:
-    """The JSON schema of study files, for editors."""
+    """Print the JSON schema of study files, for editors."""
     import json
 
     from remote_mi.jobs.studies import schema
@@ -170,8 +175,8 @@ def schema_command() -> None:
     print(json.dumps(schema(), indent=1))
 
 
-def _planned(name: str) -> Any:
-    """The plan of a study and the text of its file."""
+def _read_plan(name: str) -> Any:
+    """The plan of a study, and the content of its file."""
     from remote_mi.jobs import studies
     from remote_mi.jobs.studies.plan import plan_study
 
@@ -180,7 +185,7 @@ def _planned(name: str) -> Any:
     return plan_study(studies.read(path, project), project), path.read_bytes()
 
 
-def _show_plan(plan: Any, everything: bool) -> None:
+def _print_plan(plan: Any, everything: bool) -> None:
     from remote_mi.jobs.studies.plan import state_of
 
     console = stdout_console()
@@ -188,7 +193,7 @@ def _show_plan(plan: Any, everything: bool) -> None:
     reasons: dict[str, tuple[int, int, str]] = {}
     for point in plan.points:
         state = state_of(point)
-        known, traffic, why = reasons.get(state, (0, 0, ""))
+        count, traffic, why = reasons.get(state, (0, 0, ""))
         if not why and point.where is not None:
             why = point.where.reason
         if not why and point.problem:
@@ -196,26 +201,26 @@ def _show_plan(plan: Any, everything: bool) -> None:
         need = point.where.need if point.where and state == point.where.chosen.backend else None
         if need is not None and named(state)[0].is_server:
             traffic += need.bytes_up + (need.bytes_down or 0)
-        reasons[state] = (known + 1, traffic, why)
+        reasons[state] = (count + 1, traffic, why)
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, max_width=24)
     table.add_column(overflow="fold")
-    words = {"there": "done before; nothing to do", "cached": "taken from the cache"}
+    texts = {"there": "done already; nothing to do", "cached": "taken from the cache"}
     for state, (count, traffic, why) in reasons.items():
-        said = words.get(state, why) + (f"; about {format_size(traffic)} in all" if traffic else "")
-        table.add_row(str(count), Text(state), Text(line(said)))
+        size = f"; about {format_size(traffic)} in all" if traffic else ""
+        table.add_row(str(count), Text(state), Text(line(texts.get(state, why) + size)))
     console.print(table)
-    if len(plan.points) <= _MOST_ROWS or everything:
-        console.print(_points_table([p.record for p in plan.points], True))
+    if len(plan.points) <= _MAX_ROWS or everything:
+        console.print(_build_points_table([p.record for p in plan.points], True))
 
 
-def _points_table(points: list[PointRecord], everything: bool) -> Table:
+def _build_points_table(points: list[PointRecord], everything: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for column in ("", "recipe", "prompts", "parameters", "model", "run"):
         table.add_column(column, overflow="fold", no_wrap=column == "run")
-    shown = points if everything or len(points) <= _MOST_ROWS else points[:_MOST_ROWS]
-    for point in shown:
+    listed = points if everything or len(points) <= _MAX_ROWS else points[:_MAX_ROWS]
+    for point in listed:
         sign = {"done": "✓", "failed": "✗", "submitted": "…"}.get(point.state, "·")
         given = ", ".join(f"{k}={v}" for k, v in point.parameters.items())
         prompts = point.prompts + (f" seed {point.seed}" if point.seed is not None else "")
@@ -225,12 +230,12 @@ def _points_table(points: list[PointRecord], everything: bool) -> Table:
         )
         if point.error:
             table.add_row("", Text(line(first_line(RuntimeError(point.error))), style="red"))
-    if len(shown) < len(points):
-        table.add_row("", f"… and {len(points) - len(shown)} more (--all)")
+    if len(listed) < len(points):
+        table.add_row("", f"… and {len(points) - len(listed)} more (--all)")
     return table
 
 
-def _show_figures(record: StudyRecord, width: int | None) -> None:
+def _print_figures(record: StudyRecord, width: int | None) -> None:
     from remote_mi.report.terminal import show
     from remote_mi.store.runs import Runs
 
@@ -245,44 +250,36 @@ def _show_figures(record: StudyRecord, width: int | None) -> None:
             show(result, console, only)
 
 
-def _show_end(record: StudyRecord) -> None:
-    stdout_console().print(_points_table(record.points, everything=False))
+def _print_outcome(record: StudyRecord) -> None:
+    stdout_console().print(_build_points_table(record.points, everything=False))
     for point in record.points:
         if point.error:
             say(f"failed: {point.recipe} on {point.prompts}: {point.error}")
-    say(f"\n{_in_words(record.counts())}; kept in {_short(record.path)}")
+    say(f"\n{_format_counts(record.counts())}; saved in {shorten_path(record.path)}")
     say(f"next: remote-mi study show {record.name} --figures")
     if record.counts()["failed"]:
-        say(f"      remote-mi study run {record.name}   tries again what failed")
+        say(f"      remote-mi study run {record.name}   retries what failed")
 
 
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def _format_counts(counts: dict[str, int]) -> str:
+    labels = {"done": "done", "failed": "failed", "submitted": "on a server", "waiting": "to do"}
+    return ", ".join(f"{counts[state]} {text}" for state, text in labels.items() if counts[state])
 
 
-def _in_words(counts: dict[str, int]) -> str:
-    words = {"done": "done", "failed": "failed", "submitted": "on a server", "waiting": "to do"}
-    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+def _record_to_json(record: StudyRecord) -> dict[str, Any]:
+    return {**asdict(record), "path": str(record.path), "counts": record.counts()}
 
 
-def _as_json(record: StudyRecord) -> dict[str, Any]:
-    shown = asdict(record)
-    return {**shown, "path": str(record.path), "counts": record.counts()}
-
-
-def _may_fetch(size: int, yes: bool) -> bool:
+def _confirm_download(size: int, yes: bool) -> bool:
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return yes
     return click.confirm(f"fetch models of {format_size(size)}?", default=False, err=True)
 
 
 @contextmanager
-def _overview(quiet: bool) -> Iterator[Any]:
+def _open_overview(quiet: bool) -> Iterator[Any]:
     if quiet:
-        yield Unseen()
+        yield SilentOverview()
     elif sys.stderr.isatty():
         from remote_mi.cli.live_study import LiveOverview
 
@@ -292,7 +289,7 @@ def _overview(quiet: bool) -> Iterator[Any]:
         yield LineOverview()
 
 
-class Unseen:
+class SilentOverview:
     """Shows nothing."""
 
     def begin(self, record: StudyRecord) -> None:
@@ -305,8 +302,8 @@ class Unseen:
         return Silent()
 
 
-class LineOverview(Unseen):
-    """A line for each point that ends; for logs and pipes."""
+class LineOverview(SilentOverview):
+    """Prints one line per finished point, for logs and pipes."""
 
     def begin(self, record: StudyRecord) -> None:
         self.left = sum(p.state != "done" for p in record.points)
@@ -317,12 +314,12 @@ class LineOverview(Unseen):
             say(f"… {point.recipe} on {point.prompts}: submitted to {point.where}")
             return
         self.left -= 1
-        how = (
+        outcome = (
             point.run
             if point.state == "done"
             else f"failed: {first_line(RuntimeError(point.error))}"
         )
         say(
             f"[{self.total - self.left}/{self.total}] {point.recipe} on {point.prompts}: "
-            f"{harmless(str(how))}"
+            f"{harmless(str(outcome))}"
         )

@@ -1,4 +1,4 @@
-"""`remote-mi view`: the figures of a run, full-screen or as text."""
+"""`remote-mi view`: show the figures of runs, full-screen or as text."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from remote_mi.store.opening import find_run
 if TYPE_CHECKING:
     from remote_mi.report.viewer.opened_run import Opened
 
-#: A recorded run that comes with the package.
+#: Stands for the recorded run that comes with the package.
 DEMO = "demo"
 
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--plain", is_flag=True, help="As text, as into a pipe.")
-@click.option("--only", metavar="FIGURE", help="Show one figure; full-screen: start with it.")
+@click.option("--plain", is_flag=True, help="Print text, as into a pipe.")
+@click.option("--only", metavar="FIGURE", help="Show one figure; full-screen, start with it.")
 @click.option(
     "--item",
     type=click.IntRange(1),
     default=1,
     metavar="N",
-    help="Which prompt a figure of a single prompt shows.",
+    help="Prompt to show in figures of a single prompt.",
 )
 @click.option(
     "--at",
     multiple=True,
     metavar="DIM=VALUE",
-    help="Where a figure with too many dimensions is cut, e.g. --at layer=18.",
+    help="Where to slice a figure that has too many dimensions, e.g. --at layer=18.",
 )
 @click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the text.")
 def view(
@@ -51,36 +51,36 @@ def view(
 ) -> None:
     """Show runs: full names, ids, first digits of ids, or folders; the newest by default.
 
-    On a terminal the first opens full-screen, and the others are marked in the list of runs; `?`
-    explains the keys. Into a pipe, and with --plain, their figures are printed.
+    On a terminal, the first opens full-screen and the others are marked in the list of runs; `?`
+    explains the keys. Into a pipe, or with --plain, their figures are printed.
 
     \b
     remote-mi view demo                  a recorded run that comes with the package
     remote-mi runs ls -q | remote-mi view -
     """
-    slice_ = Slice(item - 1, dict(coordinate(text) for text in at))
-    folders = [_folder(run) for run in _named(runs)]
-    if plain or width is not None or not _terminal():
-        _print(folders, only, slice_, width)
+    slice_ = Slice(item - 1, dict(parse_coordinate(text) for text in at))
+    folders = [_find_folder(run) for run in _expand_names(runs)]
+    if plain or width is not None or not _has_terminal():
+        _print_figures(folders, only, slice_, width)
     else:
-        _open(folders, only, slice_)
+        _open_viewer(folders, only, slice_)
 
 
-def _named(runs: tuple[str, ...]) -> list[str | None]:
-    """The runs that were asked for; `-` stands for the words on stdin."""
+def _expand_names(runs: tuple[str, ...]) -> list[str | None]:
+    """The names of the runs to show, with `-` replaced by the names read from stdin."""
     if not runs:
         return [None]
-    named: list[str | None] = []
+    names: list[str | None] = []
     for run in runs:
-        named += sys.stdin.read().split() if run == "-" else [run]
-    if not named:
+        names += sys.stdin.read().split() if run == "-" else [run]
+    if not names:
         raise UsageError(
             "there are no ids on stdin", "e.g. remote-mi runs ls -q | remote-mi view -"
         )
-    return named
+    return names
 
 
-def _folder(run: str | None) -> Path:
+def _find_folder(run: str | None) -> Path:
     if run == DEMO:
         from remote_mi.report.viewer.demo import demo_run
 
@@ -93,65 +93,66 @@ def _folder(run: str | None) -> Path:
         raise NotFound(error.message, "remote-mi view demo   shows a recorded one") from None
 
 
-def _terminal() -> bool:
-    """Whether there is a screen to open the viewer on."""
+def _has_terminal() -> bool:
+    """Whether stdout is a terminal that can show the viewer."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def _open(folders: list[Path], only: str | None, slice_: Slice) -> None:
+def _open_viewer(folders: list[Path], only: str | None, slice_: Slice) -> None:
     from remote_mi.report.viewer.app import INTERRUPTED, Viewer
     from remote_mi.store.opening import runs_beside
     from remote_mi.store.runs import Runs
 
-    if not sys.stdin.isatty():  # the ids came on it; the keys come from the terminal
+    if not sys.stdin.isatty():  # it held the run ids: read keys from the terminal instead
         try:
             os.dup2(os.open("/dev/tty", os.O_RDONLY), 0)
         except OSError:
             raise UsageError("there is no terminal to read keys from", "add --plain") from None
-    for name in ("COLUMNS", "LINES"):  # exported by a shell, they would outlast a change of size
+    for name in ("COLUMNS", "LINES"):  # if exported by a shell, they would override a resize
         os.environ.pop(name, None)
     project = project_folder()
-    room = Runs(project) if folders[0].parent == project / "runs" else runs_beside(folders[0])
-    app = Viewer(folders[0], project, room, folders[:2] if len(folders) > 1 else [], only, slice_)
+    runs = Runs(project) if folders[0].parent == project / "runs" else runs_beside(folders[0])
+    app = Viewer(folders[0], project, runs, folders[:2] if len(folders) > 1 else [], only, slice_)
     app.run()
-    if app.return_code in (None, 0, INTERRUPTED):  # else a mistake of ours that Textual has told
-        say(f"next: {_again(app.opened)} --plain   prints the same figures")
+    if app.return_code in (None, 0, INTERRUPTED):  # else Textual has reported a bug of ours
+        say(f"next: {_view_command(app.opened)} --plain   prints the same figures")
     if app.return_code:
         raise click.exceptions.Exit(app.return_code)
 
 
-def _again(opened: Opened) -> str:
+def _view_command(opened: Opened) -> str:
     """The command that shows a run."""
     from remote_mi.report.viewer.demo import demo_run
 
     return f"remote-mi view {DEMO if opened.folder == demo_run() else opened.named}"
 
 
-def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
-    """The figures of every run; the first that failed decides the exit code, after the others."""
+def _print_figures(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
+    """Print the figures of every run; afterwards, raise the error of the last failed one, if any."""
     from remote_mi.report.terminal import show
     from remote_mi.report.viewer.opened_run import open_run
 
     console = stdout_console(width)
-    wrong: RunFailed | Mismatch | None = None
+    failure: RunFailed | Mismatch | None = None
     for index, folder in enumerate(folders):
         opened = open_run(folder)
         if opened.result is None:
-            error = _failure(opened) if opened.failed else Mismatch(opened.problem, opened.advice)
-            if wrong is not None:
-                say(f"error: {wrong}")
-            wrong = error
+            if failure is not None:
+                say(f"error: {failure}")
+            failure = (
+                _run_error(opened) if opened.failed else Mismatch(opened.problem, opened.advice)
+            )
             continue
         if index:
             console.print()
         show(opened.result, console, only, slice_)
-    if wrong is not None:
-        raise wrong
+    if failure is not None:
+        raise failure
     say("\nnext: remote-mi runs ls   lists the others")
 
 
-def _failure(opened: Opened) -> RunFailed:
-    """Why a run failed: the message, the recipe's lines, the server's words."""
+def _run_error(opened: Opened) -> RunFailed:
+    """Why a run failed: the message, the recipe's lines, the server's message."""
     from remote_mi.report.viewer.opened_run import excerpt
 
     parts = [
@@ -160,12 +161,12 @@ def _failure(opened: Opened) -> RunFailed:
     ]
     parts += [f"  {text}" for text in excerpt(opened)]
     if opened.said:
-        parts += ["the server's words:", *(f"  {line(x)}" for x in opened.said.splitlines()[:40])]
+        parts += ["the server's message:", *(f"  {line(x)}" for x in opened.said.splitlines()[:40])]
     return RunFailed("\n".join(parts), opened.advice)
 
 
-def coordinate(text: str) -> tuple[str, str]:
-    """A dimension and the coordinate at which it is cut."""
+def parse_coordinate(text: str) -> tuple[str, str]:
+    """Parse DIM=VALUE into a dimension and the coordinate to slice it at."""
     dim, equals, value = text.partition("=")
     if not equals or not dim or not value:
         raise UsageError(f"--at {text!r} is not DIM=VALUE", "e.g. --at layer=18 --at head=6")

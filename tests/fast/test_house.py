@@ -15,7 +15,7 @@ from remote_mi import interventions
 
 from .test_docs import PACKAGE, ROOT, first_cells
 
-ROOMS = [room.strip("/") for room in first_cells("architecture.md", "Room")]
+ROOMS = [room.strip("/") for room in first_cells("architecture.md", "Subpackage")]
 
 
 def named_modules(path: Path) -> set[str]:

@@ -118,7 +118,7 @@ def test_gc_takes_the_least_recently_used_first_and_bytes_only_when_nobody_names
     after = sum(p.stat().st_size for p in [*filled.entry_paths(), *filled.blob_paths()])
     assert after <= total // 2 and after == total + 5000 - said["bytes"]
     assert not loose.exists()
-    assert cli("cache", "gc")[1].startswith("0 entries and 0 other files are gone")
+    assert cli("cache", "gc")[1].startswith("0 entries and 0 other files removed")
 
 
 def test_gc_spares_what_was_used_lately_and_says_so(filled, cli):
@@ -127,7 +127,7 @@ def test_gc_spares_what_was_used_lately_and_says_so(filled, cli):
     young.parent.mkdir(parents=True, exist_ok=True)
     young.write_bytes(b"of a write under way")
     code, _, err = cli("cache", "gc", "--max-size", "0")
-    assert code == 0 and kept(filled) == [0] and "1 more entries stay" in err and young.exists()
+    assert code == 0 and kept(filled) == [0] and "kept 1 more entries" in err and young.exists()
     time.sleep(0.02)
     assert cli("cache", "gc", "--max-size", "0", "--spare", "0")[0] == 0
     assert kept(filled) == [] and not list(filled.blob_paths())
@@ -267,7 +267,7 @@ def test_explain_tells_which_prompts_are_there_already(project, tiny_llama, cli)
     words = ["head_patching", "--model", tiny_llama, "--phenomenon", "ioi:store"]
     assert cli("run", *words, "-n", "2", "-q")[0] == 0
     out = cli("cache", "explain", *words, "-n", "3")[1]
-    assert "2 of 3 parts are there" in out and "- 2 prompts there, 3 here; 2 are the same" in out
+    assert "2 of 3 parts are cached" in out and "- 2 prompts there, 3 here; 2 are the same" in out
 
 
 def test_a_result_of_another_environment_is_named_and_taken_on_request_only(

@@ -222,7 +222,7 @@ def test_quiet_prints_the_id_only_and_dry_run_runs_nothing(project, cli, tiny_ll
     code, out, err = cli(*arguments, "-q")
     assert code == 0 and out.strip().count("\n") == 0 and err == ""
     code, said, _ = cli(*arguments, "--dry-run")
-    assert f"already there: run {out.strip()}" in said
+    assert f"already exists: run {out.strip()}" in said
 
 
 def test_a_run_ends_with_what_to_type_next(project, cli, tiny_llama):

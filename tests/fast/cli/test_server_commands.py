@@ -209,7 +209,7 @@ def test_on_a_terminal_the_key_is_asked_for_and_not_shown(settings):
         shown += found
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, shown
-    assert KEY.encode() not in shown and b"kept" in shown
+    assert KEY.encode() not in shown and b"saved" in shown
     assert yaml.safe_load(settings.read_text())["API"]["APIKEY"] == KEY
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import remote_mi as mi
-from remote_mi.cli.view import _again
+from remote_mi.cli.view import _view_command
 from remote_mi.common.errors import RunFailed
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.demo import demo_run
@@ -27,7 +27,7 @@ import asyncio, sys
 from pathlib import Path
 from remote_mi.store.opening import runs_beside
 from remote_mi.report.viewer.app import Viewer
-from remote_mi.cli.view import _again
+from remote_mi.cli.view import _view_command
 from remote_mi.report.viewer.demo import demo_run
 async def main():
     app = Viewer(demo_run(), Path("."), runs_beside(demo_run()))
@@ -87,11 +87,11 @@ def test_without_a_run_it_says_where_one_can_be_looked_at(project, cli):
 def test_what_is_typed_next_names_the_run_that_was_left(project, monkeypatch):
     folder = kept(project, result_of(["a", "b"]))
     id8 = folder.name.rsplit("-", 1)[-1]
-    assert _again(open_run(folder)) == f"remote-mi view {id8}"
+    assert _view_command(open_run(folder)) == f"remote-mi view {id8}"
     assert command_of(open_run(folder)) == f"remote-mi reproduce {id8}"
-    assert _again(open_run(demo_run())) == "remote-mi view demo"
+    assert _view_command(open_run(demo_run())) == "remote-mi view demo"
     monkeypatch.setenv("REMOTE_MI_PROJECT", str(project / "elsewhere"))
-    assert _again(open_run(folder)) == f"remote-mi view {folder}"
+    assert _view_command(open_run(folder)) == f"remote-mi view {folder}"
     assert command_of(open_run(folder)) == f"remote-mi reproduce {folder}"
 
 

@@ -228,9 +228,9 @@ def test_what_cannot_be_exported_is_said(project, cli, tmp_path):
         (["--figure", "effect", "--item", "2", "-o", "f.svg"], "--table effect --item 2"),
         (["--figure", "effect", "--at", "head=1", "-o", "f.svg"], "cannot be cut at 'head'"),
         (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave --at out"),
-        (["--figure", "pattern", "--each", "-o", "f.svg"], "--each is of a table"),
+        (["--figure", "pattern", "--each", "-o", "f.svg"], "--each goes with --table"),
         (["--table", "effect", "--each", "--item", "2"], "without --item"),
-        (["--table", "pattern", "--at", "layer=1"], "--at is of a figure"),
+        (["--table", "pattern", "--at", "layer=1"], "--at goes with --figure"),
         (["--table", "effect", "-o", "t.xls"], ".csv, .json, .tex"),
     ):
         code, _, err = cli("export", *words)

@@ -258,7 +258,7 @@ def test_what_was_written_stands_in_its_place_and_is_never_written_over(project,
     assert "To be written" not in text and "<h1>My &lt;title&gt;</h1>" in text
     assert '<p class="author">Ada &lt;b&gt;</p>' in text
     code, _, err = cli("report", "-o", "r.html")
-    assert code == 2 and "may hold what you wrote" in err
+    assert code == 2 and "may contain what you wrote" in err
     assert cli("report", "-o", "r.html", "--force", "-q")[0] == 0
     (project / "mine.md").write_text("## Discusion\nIt is.\n")
     with pytest.raises(UsageError, match="no place 'Discusion'") as caught:
