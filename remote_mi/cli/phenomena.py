@@ -20,7 +20,7 @@ def phenomena() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_phenomena(as_json: bool, quiet: bool) -> None:
     """All phenomena: the project's own and the built-in ones."""
-    found = [room.load(path) for path in room.available(project_folder()).values()]
+    found = [room.load(path) for path in room.phenomenon_files(project_folder()).values()]
     if as_json:
         print_json(
             {

@@ -30,7 +30,7 @@ _HINTS = {
 }
 
 
-def refuse_by_config(
+def check_needs_by_config(
     recipe: str, needs: Sequence[str], model: str, config: Mapping[str, Any]
 ) -> None:
     """Refuse a model for a recipe by its configuration, as far as that tells; {} tells nothing.
@@ -38,26 +38,28 @@ def refuse_by_config(
     Raises:
         UsageError: with the need that is not met, and the reason.
     """
-    _refuse(recipe, needs, model, lambda need: _lack_by_config(need, config) if config else "")
+    _check_needs(
+        recipe, needs, model, lambda need: _missing_by_config(need, config) if config else ""
+    )
 
 
-def refuse_by_model(recipe: str, needs: Sequence[str], model: str, lm: Any) -> None:
+def check_needs_by_model(recipe: str, needs: Sequence[str], model: str, lm: Any) -> None:
     """Refuse a model for a recipe, with its modules at hand; it may be without weights.
 
     Raises:
         UsageError: with the need that is not met, and the reason.
     """
-    _refuse(recipe, needs, model, lambda need: _lack(need, lm))
+    _check_needs(recipe, needs, model, lambda need: _missing_by_model(need, lm))
 
 
-def _refuse(recipe: str, needs: Sequence[str], model: str, lack: Callable[[str], str]) -> None:
+def _check_needs(recipe: str, needs: Sequence[str], model: str, lack: Callable[[str], str]) -> None:
     for need in needs:
         why = lack(need) if need in _HINTS else ""
         if why:
             raise UsageError(f"{recipe} cannot run on {model}: {why}", _HINTS[need])
 
 
-def _lack_by_config(need: str, config: Mapping[str, Any]) -> str:
+def _missing_by_config(need: str, config: Mapping[str, Any]) -> str:
     made_as = str((config.get("architectures") or [""])[0])
     encoder = config.get("model_type") in _ENCODERS and not config.get("is_decoder")
     if need == "causal" and (encoder or made_as.endswith("ForMaskedLM")):
@@ -72,7 +74,7 @@ def _lack_by_config(need: str, config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _lack(need: str, lm: Any) -> str:
+def _missing_by_model(need: str, lm: Any) -> str:
     from remote_mi.interventions.model_info import has_unembedding, is_causal, text_config
 
     if need == "causal" and not is_causal(lm):

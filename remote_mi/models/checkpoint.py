@@ -91,10 +91,10 @@ def describe(spec: ModelSpec) -> Checkpoint:
         NotFound: for a misspelt name of the embedded model, and for what the hub does not have or
             does not give.
     """
-    spec.refuse_misspelt()
+    spec.check_spelling()
     if spec.name == EMBEDDED:
         if not is_ready():
-            bits = _asked_bits(spec) or 32
+            bits = _requested_bits(spec) or 32
             return Checkpoint(
                 False,
                 int(_EMBEDDED_WEIGHTS * bits / 32),
@@ -106,11 +106,11 @@ def describe(spec: ModelSpec) -> Checkpoint:
     if spec.folder is not None:
         return read_checkpoint(spec.folder.expanduser(), spec)
     try:
-        return _of_hub(spec)
+        return _hub_checkpoint(spec)
     except Exception as error:  # the hub's client has many, and most must not stop a plan
-        from remote_mi.models.load import explain
+        from remote_mi.models.load import explain_load_error
 
-        meant = explain(spec, error)
+        meant = explain_load_error(spec, error)
         if isinstance(meant, NotFound):
             raise meant from None
         return Checkpoint(
@@ -120,9 +120,9 @@ def describe(spec: ModelSpec) -> Checkpoint:
 
 def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     """The checkpoint in a folder; one without safetensors is measured by its files."""
-    config = _json(folder / "config.json")
+    config = _read_json(folder / "config.json")
     try:
-        tensors = [t for path in sorted(folder.glob("*.safetensors")) for t in tensors_in(path)]
+        tensors = [t for path in sorted(folder.glob("*.safetensors")) for t in read_tensors(path)]
     except (OSError, ValueError) as error:
         return Checkpoint(True, config=config, unknown=f"{folder}: {first_line(error)}")
     if not tensors:
@@ -134,16 +134,16 @@ def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
         count = size * 8 // BITS.get(held, 32)
         return Checkpoint(
             True,
-            int(count * (_asked_bits(spec) or BITS.get(held, 32)) / 8),
+            int(count * (_requested_bits(spec) or BITS.get(held, 32)) / 8),
             count,
-            _asked_name(spec, held),
+            _requested_dtype(spec, held),
             0,
             config,
         )
-    return _measured(tensors, spec, True, 0, config)
+    return _measure(tensors, spec, True, 0, config)
 
 
-def tensors_in(path: Path) -> Iterator[Tensor]:
+def read_tensors(path: Path) -> Iterator[Tensor]:
     """Name, type and shape of every tensor of a safetensors file, from its header alone.
 
     Raises:
@@ -162,7 +162,7 @@ def tensors_in(path: Path) -> Iterator[Tensor]:
             yield name, tensor["dtype"], tuple(tensor["shape"])
 
 
-def weights_bytes(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
+def weights_size(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
     """Bytes of weights as a spec asks for them, and how many numbers they are.
 
     Tensors of integers are a checkpoint's own quantisation and stay as they are. Floating-point
@@ -187,14 +187,14 @@ def weights_bytes(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]
     return int(bits / 8), count
 
 
-def _measured(
+def _measure(
     tensors: list[Tensor],
     spec: ModelSpec,
     present: bool,
     download: int | None,
     config: Mapping[str, Any],
 ) -> Checkpoint:
-    size, count = weights_bytes(tensors, spec)
+    size, count = weights_size(tensors, spec)
     held: dict[str, int] = {}
     for _, kind, shape in tensors:
         numbers = 1
@@ -204,21 +204,21 @@ def _measured(
     most = max(held, key=lambda kind: held[kind])
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
     return Checkpoint(
-        present, size, count, _asked_name(spec, names.get(most, most)), download, config
+        present, size, count, _requested_dtype(spec, names.get(most, most)), download, config
     )
 
 
-def _asked_bits(spec: ModelSpec) -> float | None:
+def _requested_bits(spec: ModelSpec) -> float | None:
     if spec.quantization:
         return QUANTIZED_BITS.get(spec.quantization, _REST_BITS)
     return BITS.get(spec.dtype)
 
 
-def _asked_name(spec: ModelSpec, held: str) -> str:
+def _requested_dtype(spec: ModelSpec, held: str) -> str:
     return spec.quantization or (spec.dtype if spec.dtype != "auto" else held)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -236,10 +236,10 @@ def model_cache() -> Path:
     return Path(HF_HUB_CACHE)
 
 
-def _of_hub(spec: ModelSpec) -> Checkpoint:
+def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
     """The checkpoint of a hub id: what is in the local cache of the hub, else what the hub says."""
-    snapshot = _snapshot(spec)
-    if snapshot is not None and _is_whole(snapshot):
+    snapshot = _cached_snapshot(spec)
+    if snapshot is not None and _is_complete(snapshot):
         return read_checkpoint(snapshot, spec)
     from huggingface_hub import HfApi
 
@@ -254,12 +254,12 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
         held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
         size = sum(sizes[name] for name in wanted)
         count = size * 8 // BITS.get(held, 32)
-        bits = _asked_bits(spec) or BITS.get(held, 32)
+        bits = _requested_bits(spec) or BITS.get(held, 32)
         return Checkpoint(
             False,
             int(count * bits / 8) or None,
             count or None,
-            _asked_name(spec, held),
+            _requested_dtype(spec, held),
             size or None,
             config,
             "" if size else "the hub lists no weights",
@@ -270,7 +270,7 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
         for file in parsed.files_metadata.values()
         for name, tensor in file.tensors.items()
     ]
-    return _measured(tensors, spec, False, sum(sizes[name] for name in wanted), config)
+    return _measure(tensors, spec, False, sum(sizes[name] for name in wanted), config)
 
 
 def _weight_files(sizes: Mapping[str, int]) -> list[str]:
@@ -283,17 +283,17 @@ def _weight_files(sizes: Mapping[str, int]) -> list[str]:
     return []
 
 
-def _snapshot(spec: ModelSpec) -> Path | None:
+def _cached_snapshot(spec: ModelSpec) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
     return Path(file).parent if isinstance(file, str) else None
 
 
-def _is_whole(snapshot: Path) -> bool:
+def _is_complete(snapshot: Path) -> bool:
     """Whether all files of the weights are there; an index names those it wants."""
     for index in snapshot.glob("*.index.json"):
-        wanted = set(_json(index).get("weight_map", {}).values())
+        wanted = set(_read_json(index).get("weight_map", {}).values())
         if wanted and all((snapshot / name).exists() for name in wanted):
             return True
     whole = ("model.safetensors", "pytorch_model.bin")
@@ -302,7 +302,7 @@ def _is_whole(snapshot: Path) -> bool:
 
 def _hub_config(spec: ModelSpec, snapshot: Path | None) -> dict[str, Any]:
     if snapshot is not None:
-        return _json(snapshot / "config.json")
+        return _read_json(snapshot / "config.json")
     from huggingface_hub import hf_hub_download
 
-    return _json(Path(hf_hub_download(spec.name, "config.json", revision=spec.revision)))
+    return _read_json(Path(hf_hub_download(spec.name, "config.json", revision=spec.revision)))

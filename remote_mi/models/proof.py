@@ -16,7 +16,7 @@ from remote_mi.interventions.model_info import has_unembedding, head_count
 from remote_mi.interventions.readout import logits as read_logits
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import edit_stream, read, read_stream
-from remote_mi.models.layouts import HOW
+from remote_mi.models.layouts import NAMES_HINT
 
 _ROOT = ("layers", "ln_final", "embed_tokens")
 
@@ -36,7 +36,7 @@ def prove(lm: Any) -> None:
     """
     for name in _ROOT:
         if not hasattr(lm, name):
-            raise UsageError(f"the names mapping gives no {name!r}", HOW)
+            raise UsageError(f"the names mapping gives no {name!r}", NAMES_HINT)
     table = lm.embed_tokens.weight
     size = int(table.shape[0])
     clean = [token % size for token in (17, 5, 11, 7)]
@@ -52,16 +52,18 @@ def prove(lm: Any) -> None:
     except Exception as error:  # a name that points elsewhere fails in any way it likes
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: {first_line(error)}",
-            HOW,
+            NAMES_HINT,
         ) from error
 
 
-def _hold(lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed: float) -> None:
+def _require_equal(
+    lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed: float
+) -> None:
     got, expected = got.float(), expected.float().to(got.device)
     # Not the other way round: nothing is greater than NaN.
     if got.shape != expected.shape or not (got - expected).norm() <= allowed:
         raise UsageError(
-            f"the portable names do not hold for {type(lm._module).__name__}: {what}", HOW
+            f"the portable names do not hold for {type(lm._module).__name__}: {what}", NAMES_HINT
         )
 
 
@@ -102,9 +104,9 @@ def _prove_effect(
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: two "
             "prompts of different tokens have the same stream",
-            HOW,
+            NAMES_HINT,
         )
-    _hold(
+    _require_equal(
         lm,
         "patching the first layer's input at the only token that differs does not turn one "
         "run into the other",
@@ -116,12 +118,12 @@ def _prove_effect(
 
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Check what holds within one run; returns its stream before the first and after the last layer."""
-    seen, after, final, hidden, logits = _run_seen(lm, ids)
+    seen, after, final, hidden, logits = _run_sites(lm, ids)
 
     def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         if got.numel() == expected.numel():  # rows and positions may be in one dimension
             expected = expected.reshape(got.shape)
-        _hold(lm, what, got, expected, float(tolerance * expected.float().norm()))
+        _require_equal(lm, what, got, expected, float(tolerance * expected.float().norm()))
 
     for index, found in enumerate(seen):
         _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
@@ -142,7 +144,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
     return seen[0]["resid_pre"], after
 
 
-def _run_seen(lm: Any, ids: list[int]) -> Any:
+def _run_sites(lm: Any, ids: list[int]) -> Any:
     """One run: the sites of each layer, the stream after the last, and what reads it."""
     with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
         seen = []
@@ -186,7 +188,7 @@ def _check_layer(
         raise UsageError(
             f"{name}: head_z has {found['head_z'].shape[-1]} numbers, "
             f"which {heads} heads do not divide",
-            HOW,
+            NAMES_HINT,
         )
     total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
     if "before_norm" in found:

@@ -41,7 +41,7 @@ def ensure_folder(model: str, watch: Watch) -> Path:
                 f"did you mean {EMBEDDED!r}? "
                 "Other models are named by hub id (org/model) or folder",
             )
-        folder = _snapshot(model, watch)
+        folder = _fetch_snapshot(model, watch)
     folder = folder.expanduser().resolve()  # what a link names may change while it is served
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
@@ -53,7 +53,7 @@ def ensure_folder(model: str, watch: Watch) -> Path:
     return folder
 
 
-def _snapshot(repo_id: str, watch: Watch) -> Path:
+def _fetch_snapshot(repo_id: str, watch: Watch) -> Path:
     """Where the files of a hub id lie in the ordinary cache."""
     import httpx
     from huggingface_hub import snapshot_download

@@ -71,7 +71,7 @@ class ModelSpec:
         )
         return path if looks_like_path or path.is_dir() else None
 
-    def refuse_misspelt(self) -> None:
+    def check_spelling(self) -> None:
         """Refuse what is neither hub id nor folder, and looks like the embedded model's name.
 
         Raises:
@@ -123,7 +123,7 @@ def folder_digest(folder: Path) -> str:
 def file_digests(folder: Path) -> dict[str, str]:
     """Name → SHA-256, in hex, of every file in a folder, by name; hidden ones left out.
 
-    A digest is remembered under all that the system says of the file (`state_of`), once that is old
+    A digest is remembered under all that the system says of the file (`file_state`), once that is old
     enough for no later change to look the same.
     """
     memory_file = cache_root() / "folder-digests-2.json"
@@ -133,12 +133,12 @@ def file_digests(folder: Path) -> dict[str, str]:
         memory = {}
     fresh, digests = dict(memory), {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        state = state_of(path)
+        state = file_state(path)
         stamp = f"{path.resolve()}|{state}"
         found = fresh.get(stamp)
         if found is None:
             found = sha256_of(path)
-            if state_of(path) == state and _is_settled(path):
+            if file_state(path) == state and _is_settled(path):
                 fresh[stamp] = found
         digests[path.name] = found
     if fresh != memory:
@@ -152,7 +152,7 @@ def file_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
-def state_of(path: Path) -> str:
+def file_state(path: Path) -> str:
     """What the system says of a file: no program can change its content and leave all of it alone.
 
     Size and time of change can be kept by a copy (`cp -p`, `rsync -t`); the time at which the

@@ -46,17 +46,17 @@ def load_weights(
         ignore_mismatched_sizes=True,  # they are listed below instead
         **resolve_load_kwargs(dict(options)),
     )
-    _refuse_other_shapes(info["mismatched_keys"], named)
+    _check_shapes(info["mismatched_keys"], named)
     unexpected = [name for name in info["unexpected_keys"] if not _is_constant(module, name)]
     missing = sorted(info["missing_keys"])
     if missing or unexpected:
-        unexpected = sorted(_without_other_heads(module, unexpected))
+        unexpected = sorted(_exclude_other_heads(module, unexpected))
     if missing or unexpected:
-        raise UsageError(_in_words(missing, unexpected, named), _advice(missing, unexpected))
+        raise UsageError(_message(missing, unexpected, named), _hint(missing, unexpected))
     return module
 
 
-def _refuse_other_shapes(mismatched: Iterable[tuple[str, Any, Any]], named: str) -> None:
+def _check_shapes(mismatched: Iterable[tuple[str, Any, Any]], named: str) -> None:
     found = sorted(mismatched)
     if not found:
         return
@@ -78,7 +78,7 @@ def _is_constant(module: Any, name: str) -> bool:
     )
 
 
-def _without_other_heads(module: Any, names: list[str]) -> Iterator[str]:
+def _exclude_other_heads(module: Any, names: list[str]) -> Iterator[str]:
     """The names that do not belong to a part that other classes of the model's family have.
 
     A checkpoint may hold heads that are not used here: BERT's pooler and its next-sentence head.
@@ -117,21 +117,23 @@ def _family_names(module: Any) -> set[str]:
     return names
 
 
-def _in_words(missing: list[str], unexpected: list[str], named: str) -> str:
+def _message(missing: list[str], unexpected: list[str], named: str) -> str:
     said = [f"the weights of {named} are not those of its configuration"]
     if missing:
-        said.append(f"  {len(missing)} missing: {_listed(missing)}")
+        said.append(f"  {len(missing)} missing: {_join_names(missing)}")
     if unexpected:
-        said.append(f"  {len(unexpected)} that no part of the model takes: {_listed(unexpected)}")
+        said.append(
+            f"  {len(unexpected)} that no part of the model takes: {_join_names(unexpected)}"
+        )
     return "\n".join(said)
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     more = f", and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return ", ".join(names[:_MOST]) + more
 
 
-def _advice(missing: list[str], unexpected: list[str]) -> str:
+def _hint(missing: list[str], unexpected: list[str]) -> str:
     for sign, advice in _PREFIXES.items():
         if any(sign in name if sign[0] == "." else name.startswith(sign) for name in unexpected):
             return advice

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from remote_mi.common.errors import UsageError
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.datasets import from_source
-from remote_mi.prompts.examples import PromptSet, from_fields
+from remote_mi.prompts.datasets import read_prompts
+from remote_mi.prompts.examples import PromptSet, parse_example
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PromptChoice:
     size: int | None = None
     seed: int | None = None
 
-    def none(self, recipe: str) -> PromptSet:
+    def check_none(self, recipe: str) -> PromptSet:
         """No prompts, for a recipe that takes none.
 
         Raises:
@@ -61,13 +61,13 @@ class PromptChoice:
         if self.seed is not None:
             raise UsageError("--seed belongs to a phenomenon", "leave it out")
         if self.texts:
-            return PromptSet((from_fields(self.texts),), "command line")
+            return PromptSet((parse_example(self.texts),), "command line")
         if isinstance(self.pairs, list):
-            examples = tuple(from_fields(fields) for fields in self.pairs)
+            examples = tuple(parse_example(fields) for fields in self.pairs)
             prompts = PromptSet(examples, "list")
         else:
             assert self.pairs is not None
-            prompts = from_source(self.pairs, self.size)
+            prompts = read_prompts(self.pairs, self.size)
         if self.size is not None and not 1 <= self.size <= len(prompts.examples):
             raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
         return PromptSet(prompts.examples[: self.size], prompts.origin)

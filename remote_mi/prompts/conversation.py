@@ -33,15 +33,15 @@ class Conversation:
         self._times = frame.count(_MARK)
         self._before, _, self._after = frame.partition(_MARK)
 
-    def put(self, text: str) -> tuple[str, TextPlace]:
+    def render_turn(self, text: str) -> tuple[str, TextPlace]:
         """The text in the template, and where it is there.
 
         Where it was put in, not where it is found: what stands before it may hold the same words.
         """
         whole = self._render(text)
-        return whole, self._place(whole, text)
+        return whole, self._locate(whole, text)
 
-    def _place(self, whole: str, text: str) -> TextPlace:
+    def _locate(self, whole: str, text: str) -> TextPlace:
         if self._times > 1:
             return TextPlace(0, f"the chat template puts the text in {self._times} times")
         before, after = self._before, self._after

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
-from remote_mi.prompts.examples import FIELDS, PromptSet, from_fields
+from remote_mi.prompts.examples import FIELDS, PromptSet, parse_example
 
 DATASET = "hf:"
 _LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-def from_source(source: str | Path, most: int | None = None) -> PromptSet:
+def read_prompts(source: str | Path, most: int | None = None) -> PromptSet:
     """Prompts from a JSONL file, or from a dataset (`hf:…`).
 
     Args:
@@ -27,11 +27,11 @@ def from_source(source: str | Path, most: int | None = None) -> PromptSet:
         RemoteMIError: if the hub cannot be reached.
     """
     if str(source).startswith(DATASET):
-        return from_dataset(str(source), most)
-    return from_jsonl(Path(source))
+        return read_dataset(str(source), most)
+    return read_jsonl(Path(source))
 
 
-def from_jsonl(path: Path) -> PromptSet:
+def read_jsonl(path: Path) -> PromptSet:
     """Prompts from a file with one JSON object a line.
 
     A line has `clean`, `corrupt`, `answer`, `wrong`, or `prompt` and optionally `target`;
@@ -51,7 +51,7 @@ def from_jsonl(path: Path) -> PromptSet:
         if not line.strip():
             continue
         try:
-            examples.append(from_fields(json.loads(line)))
+            examples.append(parse_example(json.loads(line)))
         except ValueError as error:
             raise UsageError(
                 f"{path}:{number}: not JSON: {error}", "one object a line, with double quotes"
@@ -63,7 +63,7 @@ def from_jsonl(path: Path) -> PromptSet:
     return PromptSet(tuple(examples), path.name)
 
 
-def from_dataset(source: str, most: int | None = None) -> PromptSet:
+def read_dataset(source: str, most: int | None = None) -> PromptSet:
     """Prompts from a Hugging Face dataset; `source` as at the top of this file.
 
     A column of class numbers gives the classes' names. Empty cells count as not there.
@@ -82,7 +82,7 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
                 f"{source}: {change!r} is not FIELD=COLUMN", "fields: " + ", ".join(FIELDS)
             )
         columns[name] = column
-    table = _table(source, address, split)
+    table = _load_split(source, address, split)
     for change in renamed:
         column = change.partition("=")[2]
         if column not in table.column_names:
@@ -101,12 +101,12 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
     rows = table if most is None or most < 1 else islice(table, most)
     for number, row in enumerate(rows, 1):
         given = {
-            name: _named(table.features[column], row[column])
+            name: _class_name(table.features[column], row[column])
             for name, column in columns.items()
             if row[column] is not None
         }
         try:
-            examples.append(from_fields(given))
+            examples.append(parse_example(given))
         except UsageError as error:
             raise UsageError(f"{source}: row {number}: {error.message}", error.hint) from None
     if not examples:
@@ -114,12 +114,12 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
     return PromptSet(tuple(examples), source)
 
 
-def _named(feature: Any, value: Any) -> Any:
+def _class_name(feature: Any, value: Any) -> Any:
     """The name of a class number, any other value as it is."""
     return feature.int2str(value) if hasattr(feature, "int2str") and value >= 0 else value
 
 
-def _table(source: str, address: str, split: str) -> Any:
+def _load_split(source: str, address: str, split: str) -> Any:
     """One split of the dataset at an address."""
     try:
         datasets = importlib.import_module("datasets")
@@ -128,7 +128,7 @@ def _table(source: str, address: str, split: str) -> Any:
             f"{source}: datasets need the package `datasets`", 'pip install "remote_mi[datasets]"'
         ) from None
     try:
-        found = _local_table(datasets, address) if _is_local(address) else None
+        found = _load_local(datasets, address) if _is_local(address) else None
         if found is None:
             name, _, config = address.partition(":")
             found = datasets.load_dataset(name, config or None)
@@ -162,7 +162,7 @@ def _is_local(address: str) -> bool:
     return address.startswith((".", "/", "~"))
 
 
-def _local_table(datasets: Any, address: str) -> Any:
+def _load_local(datasets: Any, address: str) -> Any:
     """What a folder of `save_to_disk`, a folder of files, or one file holds."""
     path = Path(address).expanduser()
     if path.is_file():

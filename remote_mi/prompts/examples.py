@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from remote_mi.common.digests import canonical
+from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
 
 #: A place in a template of prompts: `{slot}`, `{slot.field}`, each optionally with `:label`.
@@ -125,21 +125,21 @@ class PromptSet:
         object.__setattr__(self, "examples", grouped)
 
     @functools.cached_property
-    def described(self) -> list[dict[str, Any]]:
+    def examples_json(self) -> list[dict[str, Any]]:
         """Of every example what enters a key."""
         return [example.to_json() for example in self.examples]
 
     @functools.cached_property
-    def canonical(self) -> dict[str, str]:
+    def canonical_members(self) -> dict[str, str]:
         """The canonical texts of what keys hold of the examples."""
         return {
-            "prompts": canonical(self.described),
-            "templates": canonical([e.template for e in self.examples]),
-            "classes": canonical([[e.label, e.group] for e in self.examples]),
+            "prompts": canonical_json(self.examples_json),
+            "templates": canonical_json([e.template for e in self.examples]),
+            "classes": canonical_json([[e.label, e.group] for e in self.examples]),
         }
 
 
-def from_fields(data: Any) -> Example:
+def parse_example(data: Any) -> Example:
     """One example from its fields, as on the command line or in a JSON line.
 
     Raises:
@@ -147,7 +147,7 @@ def from_fields(data: Any) -> Example:
     """
     if not isinstance(data, Mapping):
         raise UsageError(f"{data!r} is not an object with a prompt or a pair")
-    values = {str(name): _checked(name, value) for name, value in data.items()}
+    values = {str(name): _parse_field(name, value) for name, value in data.items()}
     named = {name: values[name] for name in ("template", *_NAMES) if name in values}
     if "prompt" in values:
         if "clean" in values or "corrupt" in values:
@@ -155,7 +155,7 @@ def from_fields(data: Any) -> Example:
         for name in ("answer", "answers", "wrong", "wrongs"):
             if name in values:
                 raise UsageError(f"{name!r} belongs to a pair", "a prompt has a 'target'")
-        prompt = _filled(values, "prompt")
+        prompt = _require_text(values, "prompt")
         labels = _spans(values.get("labels", {}), prompt, "prompt")
         return Example(prompt, answer=values.get("target"), labels=labels, **named)
     if "target" in values:
@@ -166,9 +166,9 @@ def from_fields(data: Any) -> Example:
     for name in ("clean", "corrupt", "answer", "wrong"):
         if name not in values and f"{name}s" not in values:
             raise UsageError(f"a pair needs {name!r}", "give clean, corrupt, answer and wrong")
-    clean, corrupt = _filled(values, "clean"), _filled(values, "corrupt")
+    clean, corrupt = _require_text(values, "clean"), _require_text(values, "corrupt")
     answers, wrongs = (
-        values[several] if several in values else (_filled(values, one),)
+        values[several] if several in values else (_require_text(values, one),)
         for several, one in _LISTS.items()
     )
     wanted = values.get("labels", {})
@@ -202,7 +202,7 @@ def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[i
     return found
 
 
-def _checked(name: Any, value: Any) -> Any:
+def _parse_field(name: Any, value: Any) -> Any:
     """The value of a field: a text, a tuple of texts (`answers`, `wrongs`), a dict (`labels`)."""
     if name not in FIELDS:
         raise UsageError(f"unknown field {name!r}", "known: " + ", ".join(sorted(FIELDS)))
@@ -226,7 +226,7 @@ def _checked(name: Any, value: Any) -> Any:
     return value
 
 
-def _filled(values: Mapping[str, str], name: str) -> str:
+def _require_text(values: Mapping[str, str], name: str) -> str:
     if not values[name].strip():
         raise UsageError(f"the {name} text is empty")
     return values[name]

@@ -14,7 +14,7 @@ class MaskMisfit(Exception):
     """A prompt or an answer does not fit the mask."""
 
 
-def with_mask(tokenizer: Any, text: str, role: str) -> str:
+def add_mask(tokenizer: Any, text: str, role: str) -> str:
     """The text with exactly one mask token: its own, or one appended as a word.
 
     Raises:

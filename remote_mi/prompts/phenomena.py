@@ -74,18 +74,18 @@ class Phenomenon:
                 )
             names = [template]
         if size is None:
-            size = min(self.size, self._most(names)) if self.order == "list" else self.size
+            size = min(self.size, self._max_pairs(names)) if self.order == "list" else self.size
         if size < 1:
             raise UsageError(f"phenomenon {self.name!r}: size {size} is not at least 1")
         if self.order == "list":
-            examples = self._ordered(size, names)
+            examples = self._ordered_examples(size, names)
         else:
-            draws = self._drawn(size, seed)
+            draws = self._random_draws(size, seed)
             examples = [self._example(names[i % len(names)], d) for i, d in enumerate(draws)]
         details = {"seed": seed, "size": size, "template": template, "source": self.source}
         return PromptSet(tuple(examples), self.name, details, self.metric)
 
-    def _drawn(self, size: int, seed: int) -> list[dict[str, Any]]:
+    def _random_draws(self, size: int, seed: int) -> list[dict[str, Any]]:
         generator = random.Random(f"{self.name}/{seed}")
         draws = []
         for _ in range(size):
@@ -93,17 +93,17 @@ class Phenomenon:
             draws.append({slot: pools[name].pop() for slot, name in self.draw.items()})
         return draws
 
-    def _most(self, templates: Sequence[str]) -> int:
+    def _max_pairs(self, templates: Sequence[str]) -> int:
         """How many pairs the order "list" can give: each entry once with each template."""
         return min(len(self.lists[name]) for name in self.draw.values()) * len(templates)
 
-    def _ordered(self, size: int, templates: Sequence[str]) -> list[Example]:
+    def _ordered_examples(self, size: int, templates: Sequence[str]) -> list[Example]:
         """Each entry in turn; the second slot of a list takes the next entry, and so on.
 
         Templates take turns. When all entries were used they come again, each with the next
         template.
         """
-        most = self._most(templates)
+        most = self._max_pairs(templates)
         if size > most:
             raise UsageError(
                 f"phenomenon {self.name!r} has {most} pairs, not {size}", f"ask for -n {most}"
@@ -131,14 +131,14 @@ class Phenomenon:
             labels=labels,
             corrupt_labels=corrupt_labels,
             template=template,
-            answers=_answers(self.answer, drawn),
-            wrongs=_answers(self.wrong, drawn),
+            answers=_fill_answers(self.answer, drawn),
+            wrongs=_fill_answers(self.wrong, drawn),
             label=_fill(self.label, drawn)[0],
             group=_fill(self.group, drawn)[0],
         )
 
 
-def _answers(template: str, drawn: Mapping[str, Any]) -> tuple[str, ...]:
+def _fill_answers(template: str, drawn: Mapping[str, Any]) -> tuple[str, ...]:
     """The template filled once, or once for each item of the list that one of its slots holds."""
     for match in SLOT.finditer(template):
         slot, part = match[1], match[2]
@@ -175,7 +175,7 @@ def load(path: Path) -> Phenomenon:
     return Phenomenon(**{k: data[k] for k in (*_REQUIRED, *_OPTIONAL) if k in data}, path=path)
 
 
-def available(project: Path) -> dict[str, Path]:
+def phenomenon_files(project: Path) -> dict[str, Path]:
     """Name → file of every phenomenon; a project's own hides a built-in one of the same name."""
     return named_files("phenomena", project)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.paths import builtin_folder
-from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
+from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
 
 REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
 OPTIONAL = ("description", "order", "metric", "size", "seed", "label", "group", "baseline")
@@ -29,8 +29,8 @@ def read(path: Path, trust_builtin: bool = True) -> dict[str, Any]:
 
     if not isinstance(found.data, dict):
         said = f"a phenomenon file is a mapping with the keys {', '.join(REQUIRED)}"
-        raise refused(path, [found.key_problem((), said)])
+        raise file_error(path, [found.key_problem_at((), said)])
     problems = model_problems(found, PhenomenonFile)
     if problems:
-        raise refused(path, problems.values())
+        raise file_error(path, problems.values())
     return found.data

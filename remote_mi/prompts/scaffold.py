@@ -17,7 +17,7 @@ def new_phenomenon(name: str, project: Path) -> Path:
         StoreError: if the project cannot be written.
     """
     check_name(name, "phenomenon")
-    known = phenomena.available(project)
+    known = phenomena.phenomenon_files(project)
     if name in known:
         raise UsageError(
             f"there is a phenomenon {name!r}: {known[name]}",

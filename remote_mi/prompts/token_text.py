@@ -38,34 +38,34 @@ class TokenTexts:
         self._by_piece = hasattr(tokenizer, "wordpiece_tokenizer") or (
             backend is not None and type(backend.model).__name__ == "WordPiece"
         )
-        self._front = self._ordinary_token()
+        self._front = self._find_ordinary_token()
         self._front_text = self._decode([self._front])
 
-    def one(self, token: int) -> str:
+    def token(self, token: int) -> str:
         """A token's text, with the space before it; `<ID>` where the vocabulary does not have it."""
         if token not in self._known:
-            self._known[token] = self._one(token)
+            self._known[token] = self._token_text(token)
         return self._known[token]
 
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens decoded together, as what goes on after another text."""
         ids = list(tokens)
-        return self._behind(ids) if ids else ""
+        return self._decode_in_context(ids) if ids else ""
 
-    def _one(self, token: int) -> str:
+    def _token_text(self, token: int) -> str:
         piece = self._tokenizer.convert_ids_to_tokens(token) if token < self._size else None
         if piece is None:
             return f"<{token}>"
         piece = str(piece)
         if token in self._special:
             return piece
-        text = self._decode([token]) if self._by_piece else self._behind([token])
+        text = self._decode([token]) if self._by_piece else self._decode_in_context([token])
         if _REPLACED in text and _REPLACED not in piece:
             content = _bytes_of(piece)
             text = piece if content is None else _with_bytes(content)
         return text or piece or f"<{token}>"
 
-    def _behind(self, ids: list[int]) -> str:
+    def _decode_in_context(self, ids: list[int]) -> str:
         together = self._decode([self._front, *ids])
         if together.startswith(self._front_text):
             return together[len(self._front_text) :]
@@ -74,7 +74,7 @@ class TokenTexts:
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
-    def _ordinary_token(self) -> int:
+    def _find_ordinary_token(self) -> int:
         for text in _ORDINARY:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             if ids and ids[-1] not in self._special:
@@ -117,7 +117,7 @@ def _with_bytes(content: bytes) -> str:
     return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in found)
 
 
-def _letters_of_bytes() -> dict[str, int]:
+def _byte_alphabet() -> dict[str, int]:
     """How byte-level vocabularies write bytes: printable ones as they are, the others shifted."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {chr(byte): byte for byte in printable}
@@ -126,4 +126,4 @@ def _letters_of_bytes() -> dict[str, int]:
     return letters
 
 
-_LETTERS = _letters_of_bytes()
+_LETTERS = _byte_alphabet()

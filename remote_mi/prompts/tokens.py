@@ -15,7 +15,7 @@ from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.conversation import Conversation, TextPlace
 from remote_mi.prompts.examples import Example, PromptSet
-from remote_mi.prompts.masked import MaskMisfit, mask_position, token_at_mask, with_mask
+from remote_mi.prompts.masked import MaskMisfit, add_mask, mask_position, token_at_mask
 from remote_mi.prompts.token_text import TokenTexts, closing_tokens
 
 
@@ -71,7 +71,7 @@ def tokenize(
     *,
     drop: bool = False,
     masked: bool = False,
-    both_ways: bool = False,
+    bidirectional: bool = False,
 ) -> Tokenized:
     """All prompts of a job, tokenized and checked.
 
@@ -80,14 +80,14 @@ def tokenize(
         context: the longest prompt the model takes, in tokens.
         drop: leave out the examples that fail instead of refusing all.
         masked: the answer is read at a mask token, which is appended to a prompt without one.
-        both_ways: the model attends to what follows, too: what the tokenizer closes a text with
+        bidirectional: the model attends to what follows, too: what the tokenizer closes a text with
             is a part of it. A text that is to go on is not closed.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
         UsageError: if the tokenizer has no BOS or chat template that was asked for.
     """
-    encoder = _Encoder(tokenizer, spec, context, masked, both_ways)
+    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional)
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}
@@ -99,7 +99,7 @@ def tokenize(
             )
             kept.append(index)
         except (_DoesNotFit, MaskMisfit) as error:
-            failures[index] = f"{what} {index + 1} ({_short(example.clean)}): {error}"
+            failures[index] = f"{what} {index + 1} ({_quote(example.clean)}): {error}"
     if failures and (not drop or not made):
         raise PromptErrors(failures, len(prompts.examples))
     return Tokenized(
@@ -117,7 +117,7 @@ class _DoesNotFit(Exception):
     """One example does not fit the tokenizer."""
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 
@@ -147,7 +147,7 @@ class _Encoder:
     """Text to ids with one policy for BOS, chat template, mask, and what closes a text."""
 
     def __init__(
-        self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, both_ways: bool
+        self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, bidirectional: bool
     ) -> None:
         self.tokenizer = tokenizer
         self.masked = masked
@@ -165,7 +165,7 @@ class _Encoder:
         self._special = spec.bos == "auto" and not spec.chat
         closing = closing_tokens(tokenizer) if self._special else []
         #: Kept where the model reads both ways; a text that is to go on is not closed.
-        self.kept_at_end = len(closing) if masked or both_ways else 0
+        self.kept_at_end = len(closing) if masked or bidirectional else 0
         self.left_out = closing[self.kept_at_end :]
 
     def record(self) -> dict[str, Any]:
@@ -220,9 +220,9 @@ class _Encoder:
             raise _DoesNotFit(f"the {role} prompt is empty")
         text, place = own, TextPlace(0)
         if self.conversation is not None:
-            text, place = self.conversation.put(own)
+            text, place = self.conversation.render_turn(own)
         if self.masked:
-            text = with_mask(self.tokenizer, text, role)
+            text = add_mask(self.tokenizer, text, role)
         ids, offsets = self._tokens(text)
         if len(ids) <= self.kept_at_end:
             raise _DoesNotFit(f"the {role} prompt has no tokens")
@@ -245,14 +245,14 @@ class _Encoder:
         if text not in self.doubts:
             self.doubts.append(text)
 
-    def _answer(self, prompt: _Encoded, answer: str, role: str) -> int:
+    def _answer_token(self, prompt: _Encoded, answer: str, role: str) -> int:
         """The one token that the answer adds to the prompt."""
         if not answer:
             raise _DoesNotFit(f"the {role} is empty")
         if self.masked:
             token = token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)
         else:
-            token = self._answer_after(prompt, answer, role)
+            token = self._next_token(prompt, answer, role)
         unknown = self.tokenizer.unk_token
         if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
             raise _DoesNotFit(
@@ -261,7 +261,7 @@ class _Encoder:
             )
         return token
 
-    def _answer_after(self, prompt: _Encoded, answer: str, role: str) -> int:
+    def _next_token(self, prompt: _Encoded, answer: str, role: str) -> int:
         """The token that stands after the prompt when the answer is appended to it."""
         longer, ids = self._ids(prompt.text + answer), prompt.ids
         stop = len(longer) - self.kept_at_end
@@ -280,7 +280,7 @@ class _Encoder:
             )
         if answer[0].isalpha() and prompt.text[-1].isalpha():
             self._doubt(
-                f"the {role} {answer!r} of {_short(prompt.text)} continues its last "
+                f"the {role} {answer!r} of {_quote(prompt.text)} continues its last "
                 f"word; {self._space_hint(answer)}"
             )
         return added[0]
@@ -291,13 +291,13 @@ class _Encoder:
 
     def text(self, token: int) -> str:
         """A token as text."""
-        return self.texts.one(token)
+        return self.texts.token(token)
 
     def prompt(self, example: Example) -> tuple[Prompt, list[str], dict[str, int]]:
         found = self._encode(example.clean, "clean" if example.corrupt else "given")
         target = None
         if example.answer is not None:
-            target = self._answer(found, example.answer, "target")
+            target = self._answer_token(found, example.answer, "target")
         labels, spans = self._positions(found, example.labels)
         return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels)
 
@@ -319,8 +319,8 @@ class _Encoder:
                 f"part at position {where}, {self.text(ids[where])!r} against "
                 f"{self.text(other[where])!r}"
             )
-        answers = [self._answer(clean, a, "answer") for a in example.answers]
-        wrongs = [self._answer(clean, w, "wrong answer") for w in example.wrongs]
+        answers = [self._answer_token(clean, a, "answer") for a in example.answers]
+        wrongs = [self._answer_token(clean, w, "wrong answer") for w in example.wrongs]
         for token in answers:
             if token in wrongs:
                 raise _DoesNotFit(

@@ -116,11 +116,11 @@ class Card:
         }
 
     @functools.cached_property
-    def declared(self) -> dict[str, Any]:
+    def cached_json(self) -> dict[str, Any]:
         """As `shown`, made once; not to be changed."""
-        return self.shown()
+        return self.to_json()
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The part of the card that a run keeps to be shown later, as JSON."""
         return {
             "name": self.name,

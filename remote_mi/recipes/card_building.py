@@ -49,13 +49,13 @@ def build_card(
     if over not in typing.get_args(Over):
         known = ", ".join(repr(word) for word in typing.get_args(Over))
         raise refuse(f"over={over!r} is not one of {known}")
-    returns, summaries, controls, figures = _shown(declaration, over, refuse)
+    returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
         if need not in NEEDS:
             raise refuse(f"needs {need!r}, which is not one of {', '.join(NEEDS)}")
     setup = declaration.get("setup") or ""
-    first = _positional(name, over, setup, signature, refuse)
+    first = _count_positional(name, over, setup, signature, refuse)
     card = Card(
         name,
         over,
@@ -64,7 +64,7 @@ def build_card(
         figures,
         needs,
         tuple(declaration.get("references") or ()),
-        _parameters(signature[first:], doc, refuse),
+        _parse_parameters(signature[first:], doc, refuse),
         inspect.cleandoc(doc),
         path,
         line,
@@ -83,7 +83,7 @@ def build_card(
     return card
 
 
-def _positional(
+def _count_positional(
     name: str, over: str, setup: str, signature: Sequence[_Argument], refuse: _Refuse
 ) -> int:
     """How many arguments come before the parameters: the model, and what it is called with."""
@@ -100,18 +100,18 @@ def _positional(
     raise refuse(f"its {what}", f"def {name}({', '.join(['lm', over, 'shared'][:first])}, *, ...)")
 
 
-def _shown(
+def _parse_outputs(
     declaration: Mapping[str, Any], over: str, refuse: _Refuse
 ) -> tuple[dict[str, Output], dict[str, Ratio | Output], dict[str, str], tuple[Figure, ...]]:
     """Outputs, summaries, controls and figures of a declaration, which name each other."""
     if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
         raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
-    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
+    returns = {key: _parse_output(value, over) for key, value in declaration["returns"].items()}
     controls = dict(declaration.get("controls") or {})
     _add_outputs_of(controls, returns, declaration.get("summaries") or {})
     summaries: dict[str, Ratio | Output] = {}
     for key, value in (declaration.get("summaries") or {}).items():
-        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
+        summaries[key] = value if isinstance(value, Ratio) else _parse_output(value, "none")
         analysis = declaration.get("analysis") or ""
         problem = _summary_problem(key, summaries[key], returns, analysis)
         if problem:
@@ -144,7 +144,9 @@ def _add_ratios_of(controls: dict[str, str], summaries: dict[str, Ratio | Output
             controls[name] = control
 
 
-def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tuple[Param, ...]:
+def _parse_parameters(
+    signature: Sequence[_Argument], doc: str, refuse: _Refuse
+) -> tuple[Param, ...]:
     """The parameters of a signature, with what the docstring says of them."""
     found = []
     helps = argument_docs(doc)
@@ -161,7 +163,7 @@ def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tu
     return tuple(found)
 
 
-def _declared(value: Any, over: str) -> Output:
+def _parse_output(value: Any, over: str) -> Output:
     """An output as declared, with what it is of: each example, or the whole set."""
     output = value if isinstance(value, Output) else Output(tuple(value))
     if over in ("prompt", "pair"):

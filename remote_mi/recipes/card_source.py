@@ -22,7 +22,7 @@ from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.figure_files import module_of
+from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Json, Output, Ratio, Texts, Tokens
 from remote_mi.recipes.parameters import Range
@@ -145,7 +145,7 @@ def cards_in(path: Path, origin: str = "file", lenient: bool = False) -> list[Ca
 
 def _refuse_former_names(tree: ast.Module, path: Path) -> None:
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and _is_of_former_kit(node):
+        if isinstance(node, ast.ImportFrom) and _imports_former_kit(node):
             names = ", ".join(alias.name for alias in node.names)
             raise FormerVersion(
                 f"{path}:{node.lineno}: written for an earlier version of remote_mi, whose kit "
@@ -163,7 +163,7 @@ def _refuse_former_names(tree: ast.Module, path: Path) -> None:
             )
 
 
-def _is_of_former_kit(node: ast.ImportFrom) -> bool:
+def _imports_former_kit(node: ast.ImportFrom) -> bool:
     of_face = node.module in ("remote_mi.interventions", "remote_mi.interventions.sites")
     names = {alias.name for alias in node.names}
     return node.module in _FORMER_MODULES or (of_face and bool(names & _FORMER_KIT))
@@ -186,7 +186,7 @@ def _card(
 ) -> Card:
     try:
         declaration = {
-            k.arg or "**": _known_ones(k.value, names)
+            k.arg or "**": _evaluate_known(k.value, names)
             if lenient and k.arg == "figures"
             else _evaluate(k.value, names)
             for k in decorator.keywords
@@ -204,7 +204,7 @@ def _card(
     return build_card(node.name, doc, signature, declaration, path, node.lineno, origin=origin)
 
 
-def _known_ones(node: ast.expr, names: dict[str, Any]) -> list[Any]:
+def _evaluate_known(node: ast.expr, names: dict[str, Any]) -> list[Any]:
     """Those elements of a list that can be evaluated."""
     if not isinstance(node, (ast.List, ast.Tuple)):
         return _evaluate(node, names)
@@ -246,7 +246,7 @@ def _top_level_names(tree: ast.Module) -> dict[str, Any]:
                     names[alias.asname or alias.name] = _Namespace(f"{node.module}.{alias.name}")
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
-                names[alias.asname or alias.name] = _Foreign(node.module, alias.name)
+                names[alias.asname or alias.name] = _ImportedName(node.module, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in _KNOWN:
@@ -269,7 +269,7 @@ class _Namespace:
         return _KNOWN[self._module][name]
 
 
-class _Foreign:
+class _ImportedName:
     """A name that the file imports from elsewhere: looked up only where a declaration uses it."""
 
     def __init__(self, module: str, name: str) -> None:
@@ -277,7 +277,7 @@ class _Foreign:
 
     def figure(self) -> type[Figure] | None:
         """The class of figures that it stands for; None if it stands for anything else."""
-        module = module_of(self._module)
+        module = figure_module(self._module)
         found = vars(module).get(self._name) if module else None  # and no lazy import by getattr
         return found if isinstance(found, type) and issubclass(found, Figure) else None
 
@@ -289,7 +289,7 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
             return node.value
         case ast.Name() if node.id in names:
             value = names[node.id]
-            if not isinstance(value, _Foreign):
+            if not isinstance(value, _ImportedName):
                 return value
             figure = value.figure()
             if figure is not None:
@@ -324,7 +324,7 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
                 return owner[of]
         case ast.Call():
             function = _evaluate(node.func, names)
-            if _declares(function):
+            if _is_declaration(function):
                 positional = [_evaluate(a, names) for a in node.args]
                 keywords = {k.arg or "": _evaluate(k.value, names) for k in node.keywords}
                 try:
@@ -334,7 +334,7 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
     raise _CannotEvaluate(node)
 
 
-def _declares(function: Any) -> bool:
+def _is_declaration(function: Any) -> bool:
     """Whether a call to this is a declaration that may be evaluated."""
     if isinstance(function, type) and issubclass(function, Figure):
         return True

@@ -30,7 +30,7 @@ from remote_mi.recipes.card_source import parse_file
 #: and long ropes could give wrong numbers under keys of 1.
 SCHEMA = 2
 #: What is said of a result under a key of an earlier schema.
-EARLIER = (
+EARLIER_SCHEMA_NOTE = (
     "an earlier version of remote_mi made it, whose numbers can be wrong "
     "(docs/results.md, Earlier versions)"
 )
@@ -48,7 +48,7 @@ def code_digest(path: Path, function: str, project: Path) -> str:
     Raises:
         UsageError: if the file or a local module of it cannot be parsed.
     """
-    return _closure_of(path, function, project).digest()
+    return _build_closure(path, function, project).digest()
 
 
 def code_parts(path: Path, function: str, project: Path) -> dict[str, str]:
@@ -58,10 +58,10 @@ def code_parts(path: Path, function: str, project: Path) -> dict[str, str]:
         "module:name" of each definition reached → a short digest of it. The recipe's own file is
         the module "recipe"; "module:" is what a file does on import.
     """
-    return _closure_of(path, function, project).digests()
+    return _build_closure(path, function, project).digests()
 
 
-def _closure_of(path: Path, function: str, project: Path) -> _Closure:
+def _build_closure(path: Path, function: str, project: Path) -> _Closure:
     closure = _Closure([path.resolve().parent, project.resolve()])
     closure.visit(closure.module(path.resolve(), "recipe"), function)
     return closure
@@ -73,15 +73,15 @@ def live_code_digest(function: Callable[..., Any], project: Path) -> str:
     Raises:
         UsageError: if its source is not available, or it reads a global that has no stable text.
     """
-    return _live_closure(function, project).digest()
+    return _build_live_closure(function, project).digest()
 
 
 def live_code_parts(function: Callable[..., Any], project: Path) -> dict[str, str]:
     """As `code_parts`; what the notebook itself defines is of the module "live"."""
-    return _live_closure(function, project).digests()
+    return _build_live_closure(function, project).digests()
 
 
-def _live_closure(function: Callable[..., Any], project: Path) -> _Closure:
+def _build_live_closure(function: Callable[..., Any], project: Path) -> _Closure:
     closure = _Closure([project.resolve()])
     _visit_live(closure, function, set())
     return closure
@@ -118,18 +118,20 @@ class _Module:
     imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
-    _bare: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    _strip_docstrings: dict[str, list[ast.stmt]] = field(default_factory=dict)
 
     @functools.cached_property
     def effects_bare(self) -> list[ast.stmt]:
         """`effects` without docstrings."""
-        return [_bare(node) for node in self.effects]
+        return [_strip_docstrings(node) for node in self.effects]
 
     def definitions(self, symbol: str) -> list[ast.stmt]:
         """What defines a symbol, without docstrings; of most symbols nobody ever asks."""
-        if symbol not in self._bare:
-            self._bare[symbol] = [_bare(node) for node in self.symbols[symbol]]
-        return self._bare[symbol]
+        if symbol not in self._strip_docstrings:
+            self._strip_docstrings[symbol] = [
+                _strip_docstrings(node) for node in self.symbols[symbol]
+            ]
+        return self._strip_docstrings[symbol]
 
 
 class _Closure:
@@ -178,11 +180,11 @@ class _Closure:
                 self._follow_stars(module, symbol)
             return
         nodes = module.definitions(symbol)
-        self.parts[label] = "\n".join(normalised(node) for node in nodes)
+        self.parts[label] = "\n".join(normalised_source(node) for node in nodes)
         self._reach(module, nodes)
         effects = f"{module.name}:"
         if module.effects and effects not in self.parts:
-            self.parts[effects] = "\n".join(normalised(node) for node in module.effects_bare)
+            self.parts[effects] = "\n".join(normalised_source(node) for node in module.effects_bare)
             self._reach(module, module.effects_bare)
 
     def visit_all(self, module: _Module) -> None:
@@ -229,11 +231,11 @@ def _read_module(path: Path, name: str) -> _Module:
     except (OSError, UnicodeDecodeError):
         parse_file(path)  # says where the mistake is
         raise
-    return _module_of(path, name, text)
+    return _parse_module(path, name, text)
 
 
 @functools.lru_cache(maxsize=256)
-def _module_of(path: Path, name: str, text: str) -> _Module:
+def _parse_module(path: Path, name: str, text: str) -> _Module:
     """The module that a text is; remembered, since nothing changes it afterwards."""
     module = _Module(name, path)
     try:
@@ -248,7 +250,7 @@ def _module_of(path: Path, name: str, text: str) -> _Module:
                 bound = alias.asname or alias.name.split(".")[0]
                 module.imports.setdefault(bound, []).append((alias.name, None))
         elif isinstance(node, ast.ImportFrom):
-            origin = _absolute(name, path, node)
+            origin = _absolute_module(name, path, node)
             for alias in node.names:
                 if alias.name == "*":
                     module.stars.append(origin)
@@ -259,7 +261,7 @@ def _module_of(path: Path, name: str, text: str) -> _Module:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.symbols.setdefault(node.name, []).append(node)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            for target in _assigned(node):
+            for target in _assigned_names(node):
                 module.symbols.setdefault(target, []).append(node)
         elif not isinstance(node, (ast.Import, ast.ImportFrom)) and not (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -277,7 +279,7 @@ def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield node
 
 
-def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
+def _absolute_module(name: str, path: Path, node: ast.ImportFrom) -> str:
     if not node.level:
         return node.module or ""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
@@ -285,7 +287,7 @@ def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def _assigned(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]:
+def _assigned_names(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     for target in targets:
         for part in ast.walk(target):
@@ -335,7 +337,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             waiting.extend(getattr(found, name, ()))
 
 
-def _bare(node: N) -> N:
+def _strip_docstrings(node: N) -> N:
     """The node without docstrings, changed in place."""
     for inner in _statements(node):
         if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -345,7 +347,7 @@ def _bare(node: N) -> N:
     return node
 
 
-def normalised(node: ast.stmt) -> str:
+def normalised_source(node: ast.stmt) -> str:
     """A statement of a bare tree as source, without layout, comments and recipe declaration."""
     return ast.unparse(_without_declaration(node))
 
@@ -356,12 +358,12 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
     seen.add(id(function))
     name = getattr(function, "__name__", "?")
     try:
-        tree = _bare(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        tree = _strip_docstrings(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):
         raise UsageError(
             f"the source of {name!r} is not available", "define it in a file or a notebook cell"
         ) from None
-    closure.parts[f"live:{name}"] = normalised(tree.body[0])
+    closure.parts[f"live:{name}"] = normalised_source(tree.body[0])
     scope = getattr(function, "__globals__", {})
     for used, _ in _names_in([tree.body[0]]):
         if used not in scope or used == name:
@@ -382,7 +384,7 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
             value, (str, int, float, bool, type(None), tuple, list, dict)
         ) or typing.get_origin(value):
             closure.parts[f"live:{used}"] = repr(value)
-        elif not _of_a_library(value):
+        elif not _is_from_library(value):
             raise UsageError(
                 f"recipe {name!r} reads the global {used!r} ({type(value).__name__}), which "
                 "cannot be part of its key",
@@ -390,6 +392,6 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
             )
 
 
-def _of_a_library(value: Any) -> bool:
+def _is_from_library(value: Any) -> bool:
     """Whether a global is a function or class that a library defines; its version is in the entry."""
     return isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__"))

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from remote_mi.common.errors import UsageError, line_in
+from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.common.paths import project_folder
 
 ENTRY_POINTS = "remote_mi.figures"
@@ -44,7 +44,7 @@ def import_kind(name: str) -> None:
         _import_module(point.module)
 
 
-def module_of(dotted: str) -> ModuleType | None:
+def figure_module(dotted: str) -> ModuleType | None:
     """The module that a recipe imports a class of figures from; None if it declares none.
 
     Raises:
@@ -84,8 +84,8 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        line = getattr(error, "lineno", None) or line_in(error, path)
-        raise _failed(f"{path}:{line}", error) from error
+        line = getattr(error, "lineno", None) or line_number_in(error, path)
+        raise _import_error(f"{path}:{line}", error) from error
     return module
 
 
@@ -93,10 +93,10 @@ def _import_module(dotted: str) -> ModuleType:
     try:
         return importlib.import_module(dotted)
     except Exception as error:
-        raise _failed(dotted, error) from error
+        raise _import_error(dotted, error) from error
 
 
-def _failed(where: str, error: Exception) -> UsageError:
+def _import_error(where: str, error: Exception) -> UsageError:
     if isinstance(error, UsageError):
         return error
     return UsageError(f"{where}: importing the figure failed: {type(error).__name__}: {error}")

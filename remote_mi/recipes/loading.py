@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from remote_mi.common.errors import UsageError, line_in
+from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import local_modules
 
@@ -46,7 +46,7 @@ class _FromSource(SourceFileLoader):
         raise OSError
 
 
-class _Home(MetaPathFinder):
+class _ImportScope(MetaPathFinder):
     """Where a recipe's imports lead: its local modules, and the folders that they lie in.
 
     Attributes:
@@ -75,7 +75,7 @@ class _Home(MetaPathFinder):
         )
 
     @contextmanager
-    def lived_in(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         """A context in which imports lead here, and these modules travel to servers as source.
 
         One at a time: two recipes may have different modules of one name.
@@ -136,7 +136,7 @@ class _Home(MetaPathFinder):
 
 
 #: Module name of a recipe file → where its imports lead.
-_homes: dict[str, _Home] = {}
+_scopes: dict[str, _ImportScope] = {}
 
 
 def load_function(card: Card, project: Path) -> Callable[..., Any]:
@@ -148,10 +148,10 @@ def load_function(card: Card, project: Path) -> Callable[..., Any]:
         UsageError: if the import fails, with the file's own line.
     """
     with _importing:
-        return _load(card, project)
+        return _import_recipe(card, project)
 
 
-def _load(card: Card, project: Path) -> Callable[..., Any]:
+def _import_recipe(card: Card, project: Path) -> Callable[..., Any]:
     assert card.path is not None
     path = card.path.resolve()
     companions = local_modules(path, project)
@@ -161,36 +161,36 @@ def _load(card: Card, project: Path) -> Callable[..., Any]:
     name = f"{NAMESPACE}.{path.stem}_{mark.hexdigest()[:12]}"
     if name not in sys.modules:
         ship_by_value()
-        home = _Home(companions, [path.parent, project])
+        home = _ImportScope(companions, [path.parent, project])
         home.refuse_names_of_libraries(path)
         for file in (path, *companions.values()):
-            _forget(file)
+            _clear_source_caches(file)
         spec = importlib.util.spec_from_file_location(
             name, path, loader=_FromSource(name, str(path))
         )
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        _homes[name] = home
+        _scopes[name] = home
         try:
-            with home.lived_in():
+            with home.active():
                 spec.loader.exec_module(module)
         except Exception as error:
-            del sys.modules[name], _homes[name]
-            line = line_in(error, path)
+            del sys.modules[name], _scopes[name]
+            line = line_number_in(error, path)
             raise UsageError(
                 f"{path}:{line}: importing the recipe failed: {type(error).__name__}: {error}"
             ) from error
     return getattr(sys.modules[name], card.name)
 
 
-def at_home(function: Callable[..., Any]) -> Any:
+def recipe_imports(function: Callable[..., Any]) -> Any:
     """A context in which a recipe's function runs: with its own local modules, by their names."""
-    home = _homes.get(getattr(function, "__module__", None) or "")
-    return nullcontext() if home is None else home.lived_in()
+    home = _scopes.get(getattr(function, "__module__", None) or "")
+    return nullcontext() if home is None else home.active()
 
 
-def _forget(path: Path) -> None:
+def _clear_source_caches(path: Path) -> None:
     """Drop what Python and nnsight remember of a file's text, so that it runs as it is now."""
     from nnsight.tracing import globals as traced
 

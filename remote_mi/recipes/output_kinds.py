@@ -31,7 +31,7 @@ class OutputKind:
     """
 
     name: ClassVar[str]
-    said: ClassVar[str]
+    plural: ClassVar[str]
     averaged: ClassVar[bool] = False
     sized: ClassVar[bool] = True
     bytes: ClassVar[int] = 8
@@ -61,7 +61,7 @@ class OutputKind:
 
 
 class _Numbers(OutputKind):
-    name, said, averaged = "number", "numbers", True
+    name, plural, averaged = "number", "numbers", True
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
         try:
@@ -85,7 +85,7 @@ class _Numbers(OutputKind):
 
 
 class _TokenIds(_Numbers):
-    name, said, averaged = "token", "tokens", False
+    name, plural, averaged = "token", "tokens", False
     gap = OutputKind.gap
 
 
@@ -96,8 +96,8 @@ class _Packed(OutputKind):
     bytes = 256
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
-        shape, values = _flat(value, dims)
-        rows = [self.encoded(one).encode("utf-8", "surrogatepass") for one in values]
+        shape, values = _flatten(value, dims)
+        rows = [self.encode(one).encode("utf-8", "surrogatepass") for one in values]
         packed = np.full((len(rows), max(map(len, rows), default=0)), _FILL, np.uint8)
         for row, content in zip(packed, rows, strict=True):
             row[: len(content)] = np.frombuffer(content, np.uint8)
@@ -107,40 +107,40 @@ class _Packed(OutputKind):
         found = np.empty(packed.shape[:-1], object)
         for index in np.ndindex(*found.shape):
             content = packed[index].tobytes().rstrip(bytes([_FILL]))
-            found[index] = self.decoded(content.decode("utf-8", "surrogatepass"))
+            found[index] = self.decode(content.decode("utf-8", "surrogatepass"))
         return found
 
-    def encoded(self, value: Any) -> str:
+    def encode(self, value: Any) -> str:
         """A value as text; a ValueError says why it is none of this kind."""
         raise NotImplementedError
 
-    def decoded(self, text: str) -> Any:
-        """The value that `encoded` made the text of."""
+    def decode(self, text: str) -> Any:
+        """The value that `encode` made the text of."""
         raise NotImplementedError
 
 
 class _TextValues(_Packed):
-    name, said = "text", "texts"
+    name, plural = "text", "texts"
 
-    def encoded(self, value: Any) -> str:
+    def encode(self, value: Any) -> str:
         if not isinstance(value, str):
             raise ValueError(f"is declared as text and holds {type(value).__name__}")
         return value
 
-    def decoded(self, text: str) -> str:
+    def decode(self, text: str) -> str:
         return text
 
 
 class _JsonValues(_Packed):
-    name, said = "json", "JSON values"
+    name, plural = "json", "JSON values"
 
-    def encoded(self, value: Any) -> str:
+    def encode(self, value: Any) -> str:
         try:
             return json_text(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"is no JSON: {error}") from None
 
-    def decoded(self, text: str) -> Any:
+    def decode(self, text: str) -> Any:
         return json.loads(text)
 
 
@@ -161,17 +161,17 @@ def json_text(value: Any) -> str:
     Raises:
         TypeError, ValueError: for what JSON cannot say, NaN and infinities among it.
     """
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_listed)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_to_list)
 
 
-def _listed(value: Any) -> Any:
+def _to_list(value: Any) -> Any:
     """A tensor or array within a JSON value as numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def _flat(value: Any, dims: Sequence[str]) -> tuple[list[int], list[Any]]:
+def _flatten(value: Any, dims: Sequence[str]) -> tuple[list[int], list[Any]]:
     """The shape of nested lists, as deep as there are dimensions, and what they hold, in order."""
     shape: list[int] = []
     values = [value]

@@ -95,7 +95,7 @@ class Param:
             return value
         if self.kind in ("ints", "floats", "strs"):
             parts = value.split(",") if isinstance(value, str) else list(value)
-            convert = {"ints": _whole, "floats": float, "strs": str}[self.kind]
+            convert = {"ints": _to_int, "floats": float, "strs": str}[self.kind]
             return [convert(part) for part in parts]
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -104,7 +104,7 @@ class Param:
             return value if isinstance(value, str) else _fail()
         if isinstance(value, bool):
             raise ValueError
-        number = _whole(value) if self.kind == "int" else float(value)
+        number = _to_int(value) if self.kind == "int" else float(value)
         return number if number == number and abs(number) != float("inf") else _fail()
 
     def _refuse(self, value: Any) -> UsageError:
@@ -116,7 +116,7 @@ class Param:
         return UsageError(f"parameter {self.name!r}: {shown} is not {self.expected}", hint)
 
 
-def _whole(value: Any) -> int:
+def _to_int(value: Any) -> int:
     return int(value) if int(value) == float(value) else _fail()
 
 

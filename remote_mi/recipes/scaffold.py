@@ -33,7 +33,7 @@ def new_recipe(name: str, over: Scaffold, project: Path) -> list[Path]:
         StoreError: if the project cannot be written.
     """
     check_name(name, "recipe")
-    if _importable(name):
+    if _is_importable(name):
         raise UsageError(
             f"the recipe name {name!r} is that of a Python module, which it would hide",
             f"choose another, e.g. {name}_recipe",
@@ -68,7 +68,7 @@ def check_name(name: str, what: str) -> None:
         raise UsageError(f"{name!r} is a word of Python and cannot be the name of a {what}", hint)
 
 
-def _importable(name: str) -> bool:
+def _is_importable(name: str) -> bool:
     """Whether Python or an installed package has a module of this name.
 
     A recipe's folder comes first on Python's path, so its file would be found instead.

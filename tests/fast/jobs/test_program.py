@@ -266,7 +266,7 @@ def test_a_run_that_fails_gives_its_turn_back(project, tiny_llama):
 
 
 def test_whoever_waits_for_another_run_is_told(project, tiny_llama):
-    from remote_mi.models.surroundings import at_work
+    from remote_mi.models.isolation import exclusive_model_use
 
     told, entered = [], threading.Event()
 
@@ -280,7 +280,7 @@ def test_whoever_waits_for_another_run_is_told(project, tiny_llama):
         def note(self, text: str) -> None: ...
 
     with ThreadPoolExecutor(1) as pool:
-        with at_work():
+        with exclusive_model_use():
             found = pool.submit(
                 mi.run, "logit_lens", model=tiny_llama, prompt="Mary and Tom", watch=Watch()
             )

@@ -292,7 +292,7 @@ def test_the_phenomena_that_ship_have_no_mistake(tmp_path):
     """Taken unchecked when they are used, they are checked here."""
     from remote_mi.prompts import phenomena, phenomenon_file
 
-    for name, path in phenomena.available(tmp_path).items():
+    for name, path in phenomena.phenomenon_files(tmp_path).items():
         assert phenomenon_file.read(path, trust_builtin=False)["name"] == name
 
 

@@ -25,11 +25,11 @@ def tokenized(
     text: str,
     spec: ModelSpec | None = None,
     over: str = "prompt",
-    both_ways: bool = False,
+    bidirectional: bool = False,
     **more: Any,
 ) -> Tokenized:
     prompts = PromptSet((Example(text, **more),), "a test")
-    return tokenize(tokenizer, prompts, spec or ModelSpec(), over, 512, both_ways=both_ways)
+    return tokenize(tokenizer, prompts, spec or ModelSpec(), over, 512, bidirectional=bidirectional)
 
 
 # --- tokens as text -------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_a_word_with_a_space_before_it_is_not_the_word_without(kind):
     labels = tokenized(tokenizer, MARY["clean"]).tokens[0]
     assert "".join(labels).lstrip() == MARY["clean"], "labels put together are the text"
     assert all(labels), "no label is empty"
-    vocabulary = [texts.one(token) for token in range(len(tokenizer))]
+    vocabulary = [texts.token(token) for token in range(len(tokenizer))]
     whole = [text for text in vocabulary if not text.startswith("<0x") and len(text) > 1]
     assert len(set(whole)) == len(whole), "two tokens, two texts"
 
@@ -65,7 +65,7 @@ def test_what_is_no_whole_character_keeps_its_bytes():
         tokenizer = wrapped(kind)
         labels = tokenized(tokenizer, "the é").tokens[0]
         assert labels[-2:] == ["<0xC3>", "<0xA9>"], kind
-    assert TokenTexts(tokenizer).one(len(tokenizer) + 7) == f"<{len(tokenizer) + 7}>"
+    assert TokenTexts(tokenizer).token(len(tokenizer) + 7) == f"<{len(tokenizer) + 7}>"
 
 
 def test_wordpieces_are_written_as_its_vocabulary_writes_them():
@@ -105,7 +105,7 @@ def test_the_answer_is_read_after_the_last_token_of_the_text(kind, template):
 
 
 def test_a_model_that_reads_both_ways_keeps_what_closes_a_text():
-    found = tokenized(wrapped("WordPiece", "<s> $A </s>"), MARY["clean"], both_ways=True)
+    found = tokenized(wrapped("WordPiece", "<s> $A </s>"), MARY["clean"], bidirectional=True)
     (prompt,) = found.prompts
     assert prompt.ids[-1] == 2 and prompt.end == len(prompt.ids) - 2
     assert "closing_left_out" not in found.record

@@ -2,7 +2,7 @@
 
 remote_mi runs in other people's programs: notebooks, threads, servers, test suites. There
 
-- one thing at a time is done with models in a process (`at_work`). nnsight's tracing is not made for
+- one thing at a time is done with models in a process (`exclusive_model_use`). nnsight's tracing is not made for
   threads: of two runs side by side one would read the other's activations;
 - torch computes as in a fresh process, whatever the caller has set: default dtype, autocast,
   inference and gradient mode, default device, precision of matrix products;
@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.common.process_state import Held, Ignored, Setting
+from remote_mi.common.process_state import IgnoredWarnings, Setting, SharedSettings
 from remote_mi.common.progress import Watch
 
 
@@ -54,7 +54,7 @@ class _Turns:
 _turns = _Turns()
 
 
-def _settings_of_torch() -> list[Setting | Ignored]:
+def _torch_settings() -> list[Setting | IgnoredWarnings]:
     import torch
 
     return [
@@ -63,7 +63,7 @@ def _settings_of_torch() -> list[Setting | Ignored]:
     ]
 
 
-def _settings_of_libraries() -> list[Setting | Ignored]:
+def _library_settings() -> list[Setting | IgnoredWarnings]:
     import huggingface_hub.utils as hub
     import transformers.utils.logging as bars
     from huggingface_hub import logging as hub_logging
@@ -79,7 +79,7 @@ def _settings_of_libraries() -> list[Setting | Ignored]:
     nnsight = logging.getLogger("nnsight")
     return [
         # nnsight's way to say that BERT has modules called `output`.
-        Ignored(UserWarning, message="Module '.*' has a submodule named"),
+        IgnoredWarnings(UserWarning, message="Module '.*' has a submodule named"),
         Setting(bars.get_verbosity, bars.set_verbosity, logging.ERROR),
         Setting(hub_logging.get_verbosity, hub_logging.set_verbosity, logging.ERROR),
         Setting(lambda: nnsight.level, nnsight.setLevel, logging.ERROR),
@@ -87,8 +87,8 @@ def _settings_of_libraries() -> list[Setting | Ignored]:
     ]
 
 
-_torch = Held(_settings_of_torch)
-_libraries = Held(_settings_of_libraries)
+_torch = SharedSettings(_torch_settings)
+_libraries = SharedSettings(_library_settings)
 
 
 def quiet_libraries() -> Any:
@@ -97,7 +97,7 @@ def quiet_libraries() -> Any:
 
 
 @contextmanager
-def own_settings() -> Iterator[None]:
+def default_torch_settings() -> Iterator[None]:
     """A context in which torch computes as in a fresh process, whatever its caller has set."""
     import torch
 
@@ -115,7 +115,7 @@ def own_settings() -> Iterator[None]:
 
 
 @contextmanager
-def at_work(watch: Watch | None = None) -> Iterator[None]:
+def exclusive_model_use(watch: Watch | None = None) -> Iterator[None]:
     """A context for all that loads or traces a model: alone, with settings of its own, quiet.
 
     Args:
@@ -124,11 +124,11 @@ def at_work(watch: Watch | None = None) -> Iterator[None]:
     Raises:
         UsageError: inside of another one in the same thread.
     """
-    with _turns.take(watch), own_settings(), quiet_libraries():
+    with _turns.take(watch), default_torch_settings(), quiet_libraries():
         yield
 
 
-def noted_settings() -> dict[str, Any]:
+def settings_to_record() -> dict[str, Any]:
     """Settings of the caller that are left as they are and can change numbers within rounding."""
     import torch
 
