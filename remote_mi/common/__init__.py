@@ -1,1 +1,1 @@
-"""Shared foundations: errors, paths, process settings, safe text, consoles. Nothing model-specific, no torch."""
+"""Shared foundations: errors, paths, process settings, safe text, consoles. No models, no torch."""

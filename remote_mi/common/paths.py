@@ -31,7 +31,7 @@ def project_folder() -> Path:
 
 
 def builtin_folder() -> Path:
-    """The recipes that come with the package: inside it when installed, next to it in a checkout."""
+    """The recipes that come with the package: inside it if installed, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "_builtin"
     return inside if inside.is_dir() else package.parent / "recipes"

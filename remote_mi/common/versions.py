@@ -6,13 +6,13 @@ from packaging.version import InvalidVersion, Version
 
 
 def major_minor(version: str) -> str:
-    """The major and minor number: "2.13" for "2.13.0+cpu"; text that is no version is returned as is."""
+    """The major and minor number, "2.13" for "2.13.0+cpu"; an invalid version is returned as is."""
     parsed = _parse(version)
     return version if parsed is None else f"{parsed.major}.{parsed.minor}"
 
 
 def is_at_least(version: str, least: str) -> bool:
-    """Whether a version's release number is at least `least`; False for text that is no version."""
+    """Whether a version's release number is at least `least`; False for an invalid version."""
     parsed = _parse(version)
     return parsed is not None and parsed.release >= Version(least).release
 

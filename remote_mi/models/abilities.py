@@ -1,4 +1,4 @@
-"""What a recipe needs of a model, and whether the model has it: asked before anything is computed."""
+"""Checking, before anything is computed, that a model has what a recipe needs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 
-#: Families whose every position sees the whole text, by the model_type of their configuration.
+#: Families in which every position sees the whole text, by the model_type of their configuration.
 _ENCODERS = ("albert", "bert", "camembert", "deberta", "distilbert", "electra", "modernbert")
-_ENCODER = "it is an encoder, which fills masks and continues no text"
+_ENCODER = "it is an encoder, which fills masks and does not continue text"
 _NO_UNEMBEDDING = (
     "this model has no unembedding: it gives representations and no logits, so nothing can be read "
     "from it as tokens"
 )
 _NORMALISED = (
-    "it normalises its stream in every layer, so its final state is no sum of what the components "
-    "added"
+    "it normalises its stream in every layer, so its final state is not the sum of what the "
+    "components added"
 )
 _PROJECTED = (
     "it projects the final norm's output before the unembedding, which direct attribution does not "
@@ -33,10 +33,10 @@ _HINTS = {
 def check_needs_by_config(
     recipe: str, needs: Sequence[str], model: str, config: Mapping[str, Any]
 ) -> None:
-    """Refuse a model for a recipe by its configuration, as far as that tells; {} tells nothing.
+    """Check a recipe's needs as far as the model's configuration allows; {} passes every check.
 
     Raises:
-        UsageError: with the need that is not met, and the reason.
+        UsageError: naming the unmet need and the reason.
     """
     _check_needs(
         recipe, needs, model, lambda need: _missing_by_config(need, config) if config else ""
@@ -44,10 +44,10 @@ def check_needs_by_config(
 
 
 def check_needs_by_model(recipe: str, needs: Sequence[str], model: str, lm: Any) -> None:
-    """Refuse a model for a recipe, with its modules at hand; it may be without weights.
+    """Check a recipe's needs against the model's modules, which may be without weights.
 
     Raises:
-        UsageError: with the need that is not met, and the reason.
+        UsageError: naming the unmet need and the reason.
     """
     _check_needs(recipe, needs, model, lambda need: _missing_by_model(need, lm))
 

@@ -1,7 +1,7 @@
-"""What a model's checkpoint says of itself: how large its weights are, and whether they are here.
+"""Describing a model's checkpoint: the size of its weights, and whether they are on this machine.
 
-Read from the headers of safetensors files and from config.json, on this machine or at the hub;
-no weights are downloaded and torch is not imported.
+This reads the headers of safetensors files and config.json, locally or on the hub; it downloads no
+weights and does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from remote_mi.common.errors import NotFound, first_line
 from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
 from remote_mi.models.spec import ModelSpec
 
-#: Bits of a number, by the name that safetensors or transformers has for its type.
+#: Bits per number, by the name of its type in safetensors or transformers.
 BITS = {
     "F64": 64,
     "F32": 32,
@@ -37,7 +37,7 @@ BITS = {
     "bfloat16": 16,
 }
 _FLOATS = ("F64", "F32", "F16", "BF16")
-#: nnsight's names of quantisations → bits of a weight of a linear layer, scales included.
+#: nnsight's names of quantisations → bits per weight of a linear layer, scales included.
 QUANTIZED_BITS = {
     "nf4": 4.5,
     "fp4": 4.5,
@@ -47,11 +47,11 @@ QUANTIZED_BITS = {
     "8bit": 8.1,
     "fp8": 8.1,
 }
-#: What a quantised model holds the rest of its weights in.
+#: Bits per number of the weights that quantisation leaves alone.
 _REST_BITS = 16
 #: Parts of a module's name that quantisation leaves alone.
 _NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")
-#: Of the embedded model before it is fetched: float32 weights, and the longest side of its layers.
+#: Size of the embedded model, for use before it is fetched: bytes in float32, and numbers.
 _EMBEDDED_WEIGHTS = 538_060_032
 _EMBEDDED_PARAMETERS = 134_515_008
 _HEADER_LIMIT = 100 << 20
@@ -63,16 +63,16 @@ Tensor = tuple[str, str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a checkpoint.
+    """What is known about a checkpoint.
 
     Attributes:
         present: whether the weights are on this machine.
-        weights: bytes of the weights as they are asked for (dtype, quantisation); None if unknown.
-        parameters: how many numbers they are; None if unknown.
-        dtype: what most of them are held in, as asked for.
-        download: bytes that would have to be fetched first; 0 where present, None if unknown.
-        config: the model's configuration; {} where it is not known.
-        unknown: why something is not known.
+        weights: size in bytes in the requested dtype and quantisation; None if unknown.
+        parameters: how many numbers the weights have; None if unknown.
+        dtype: the dtype of most of them, as requested.
+        download: bytes that would have to be fetched first; 0 if present, None if unknown.
+        config: the model's configuration; {} if unknown.
+        unknown: why something is unknown.
     """
 
     present: bool
@@ -85,11 +85,11 @@ class Checkpoint:
 
 
 def describe(spec: ModelSpec) -> Checkpoint:
-    """The checkpoint of a model, without its weights; what cannot be found out is unknown.
+    """Describe a model's checkpoint without its weights; what cannot be determined is unknown.
 
     Raises:
-        NotFound: for a misspelt name of the embedded model, and for what the hub does not have or
-            does not give.
+        NotFound: for a misspelt name of the embedded model, and for a model that the hub does not
+            have or does not give access to.
     """
     spec.check_spelling()
     if spec.name == EMBEDDED:
@@ -107,7 +107,7 @@ def describe(spec: ModelSpec) -> Checkpoint:
         return read_checkpoint(spec.folder.expanduser(), spec)
     try:
         return _hub_checkpoint(spec)
-    except Exception as error:  # the hub's client has many, and most must not stop a plan
+    except Exception as error:  # of many kinds, most of which must not stop a plan
         from remote_mi.models.load import explain_load_error
 
         meant = explain_load_error(spec, error)
@@ -119,7 +119,7 @@ def describe(spec: ModelSpec) -> Checkpoint:
 
 
 def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
-    """The checkpoint in a folder; one without safetensors is measured by its files."""
+    """Describe the checkpoint in a folder; without safetensors, by the size of its files."""
     config = _read_json(folder / "config.json")
     try:
         tensors = [t for path in sorted(folder.glob("*.safetensors")) for t in read_tensors(path)]
@@ -144,30 +144,30 @@ def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
 
 
 def read_tensors(path: Path) -> Iterator[Tensor]:
-    """Name, type and shape of every tensor of a safetensors file, from its header alone.
+    """Name, type and shape of every tensor in a safetensors file, read from its header only.
 
     Raises:
-        OSError, ValueError: if it cannot be read or is no such file.
+        OSError, ValueError: if it cannot be read or is not a safetensors file.
     """
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT + 1
         if length > _HEADER_LIMIT:
-            raise ValueError(f"{path.name} is no safetensors file")
+            raise ValueError(f"{path.name} is not a safetensors file")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError(f"{path.name} is no safetensors file")
+        raise ValueError(f"{path.name} is not a safetensors file")
     for name, tensor in header.items():
         if name != "__metadata__":
             yield name, tensor["dtype"], tuple(tensor["shape"])
 
 
 def weights_size(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
-    """Bytes of weights as a spec asks for them, and how many numbers they are.
+    """The size of weights in bytes, in the dtype a spec requests, and how many numbers they are.
 
-    Tensors of integers are a checkpoint's own quantisation and stay as they are. Floating-point
-    ones take the dtype that is asked for; quantised, matrices of layers take
-    `QUANTIZED_BITS` a number and the rest 16.
+    Integer tensors are a checkpoint's own quantisation and stay unchanged. Floating-point ones
+    take the requested dtype; if quantised, matrices of layers take `QUANTIZED_BITS` per number
+    and the rest 16.
     """
     bits, count = 0.0, 0
     asked = BITS.get(spec.dtype)
@@ -230,14 +230,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def model_cache() -> Path:
-    """Where downloaded models of the hub are kept."""
+    """The folder in which models downloaded from the hub are cached."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
 def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
-    """The checkpoint of a hub id: what is in the local cache of the hub, else what the hub says."""
+    """Describe the checkpoint of a hub id, from the hub's local cache if complete, else online."""
     snapshot = _cached_snapshot(spec)
     if snapshot is not None and _is_complete(snapshot):
         return read_checkpoint(snapshot, spec)
@@ -274,7 +274,7 @@ def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
 
 
 def _weight_files(sizes: Mapping[str, int]) -> list[str]:
-    """The files of the weights that transformers would fetch: safetensors where there are any."""
+    """The weight files that transformers would fetch: safetensors if there are any."""
     top = [name for name in sizes if "/" not in name]
     for end in (".safetensors", ".bin"):
         found = [n for n in top if n.endswith(end) and not n.startswith(("training_", "adapter"))]
@@ -291,7 +291,7 @@ def _cached_snapshot(spec: ModelSpec) -> Path | None:
 
 
 def _is_complete(snapshot: Path) -> bool:
-    """Whether all files of the weights are there; an index names those it wants."""
+    """Whether all weight files are present; an index lists the files it needs."""
     for index in snapshot.glob("*.index.json"):
         wanted = set(_read_json(index).get("weight_map", {}).values())
         if wanted and all((snapshot / name).exists() for name in wanted):

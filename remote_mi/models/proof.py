@@ -1,6 +1,6 @@
-"""The proof that a model's portable names are right: by shape, by sums, and by effect.
+"""Proving that a model's portable names are right: by shape, by sums, and by effect.
 
-Sums must hold in the residual stream; a patch must move what it is to move.
+Sums must hold in the residual stream, and a patch must have exactly the intended effect.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prove(lm: Any) -> None:
     - head_z divides into the heads;
     - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre; where the
       stream is normalised after each addition, the norms take these sums and give the streams;
-    - unembedding the final norm's output gives the model's own logits, where it gives any;
+    - unembedding the final norm's output gives the model's own logits, if it has any;
     - patching the first layer's input at the only token that differs turns one run into the other.
 
     Raises:
@@ -49,7 +49,7 @@ def prove(lm: Any) -> None:
             _prove_effect(lm, corrupt, embedded, after)
     except UsageError:
         raise
-    except Exception as error:  # a name that points elsewhere fails in any way it likes
+    except Exception as error:  # a wrong name may fail in any way
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: {first_line(error)}",
             NAMES_HINT,
@@ -68,7 +68,7 @@ def _require_equal(
 
 
 def _require_finite(what: str, values: torch.Tensor) -> None:
-    """Refuse a model whose numbers are none: every comparison with NaN would let it pass."""
+    """Refuse a model with NaN or infinite values, which some comparisons would let pass."""
     count = int((~torch.isfinite(values)).sum())
     if count:
         raise UsageError(
@@ -97,7 +97,7 @@ def _prove_effect(
         edit_stream(lm, 0, put_in)
         patched = nnsight.save(read_stream(lm, len(lm.layers)))
         skip_unembedding(lm)
-    # Where the token differs: the first position may be longer than all others together.
+    # Only where the token differs: the norm of the first position may dwarf all others.
     last, patched, expected = (x[:, -1].float() for x in (after, patched, other_after))
     gap = float((last - expected.to(last.device)).norm())
     if gap == 0:
@@ -117,7 +117,8 @@ def _prove_effect(
 
 
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check what holds within one run; returns its stream before the first and after the last layer."""
+    """Check what must hold within one run; returns its stream before the first and after the
+    last layer."""
     seen, after, final, hidden, logits = _run_sites(lm, ids)
 
     def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
@@ -145,7 +146,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
 
 
 def _run_sites(lm: Any, ids: list[int]) -> Any:
-    """One run: the sites of each layer, the stream after the last, and what reads it."""
+    """Run once and save the sites of each layer, the stream after the last, and what reads it."""
     with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
         seen = []
         for index, layer in enumerate(lm.layers):
@@ -159,7 +160,7 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
                 found["resid_mid"] = read(lm, index, "resid_mid")
             if not hasattr(layer, "ln_after_mlp"):
                 found["mlp_out"] = read(lm, index, "mlp_out")
-            else:  # as it comes: its shape is known only where the norm has run already
+            else:  # unreshaped: its shape is known only once the norm has run
                 found["mlp_out"] = layer.mlp_add.output
                 found["before_last_norm"] = layer.ln_after_mlp.input
                 found["after"] = layer.ln_after_mlp.output

@@ -1,4 +1,4 @@
-"""Which prompts a job takes, from however they were given."""
+"""Which prompts a job uses, however they are given."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from remote_mi.prompts.examples import PromptSet, parse_example
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """Which prompts a job takes: exactly one of a phenomenon, a file, or texts.
+    """Which prompts a job uses: exactly one of a phenomenon, a file, or texts.
 
     Attributes:
         phenomenon: name or file, optionally `name:template`.
-        pairs: JSONL file, or a list of dicts as its lines.
+        pairs: JSONL file, or a list of dicts like its lines.
         texts: prompt/target or clean/corrupt/answer/wrong.
-        size, seed: of a phenomenon; None takes the phenomenon's own.
+        size, seed: for a phenomenon; None for the phenomenon's own.
     """
 
     phenomenon: str | None = None
@@ -30,10 +30,10 @@ class PromptChoice:
     seed: int | None = None
 
     def check_none(self, recipe: str) -> PromptSet:
-        """No prompts, for a recipe that takes none.
+        """The empty set of prompts, for a recipe that takes none.
 
         Raises:
-            UsageError: if some are given.
+            UsageError: if prompts are given.
         """
         given = [self.phenomenon, self.pairs, self.texts or None, self.size, self.seed]
         if any(value is not None for value in given):
@@ -56,8 +56,8 @@ class PromptChoice:
             )
         if self.phenomenon is not None:
             name, _, template = self.phenomenon.partition(":")
-            found = phenomena.find(name, project)
-            return found.prompts(self.size, self.seed, template or None)
+            phenomenon = phenomena.find(name, project)
+            return phenomenon.prompts(self.size, self.seed, template or None)
         if self.seed is not None:
             raise UsageError("--seed belongs to a phenomenon", "leave it out")
         if self.texts:

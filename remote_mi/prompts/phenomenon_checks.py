@@ -1,4 +1,4 @@
-"""What a phenomenon file has to be, as a pydantic model: each key by itself, then all together."""
+"""Validation of phenomenon files with a pydantic model: each key by itself, then all together."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _check_mapping(value: Any, info: ValidationInfo) -> Any:
         raise field_error(f"{info.field_name!r} must be a mapping with at least one entry")
     for name in value:
         if not isinstance(name, str):
-            said = f"{info.field_name!r}: the name {name!r} is no text"
-            raise field_error(said, "put it in quotes", name)
+            message = f"{info.field_name!r}: the name {name!r} is not a text"
+            raise field_error(message, "put it in quotes", name)
     return value
 
 
@@ -44,7 +44,7 @@ def _check_size(value: Any, info: ValidationInfo) -> Any:
 def _check_lists(value: Any, info: ValidationInfo) -> Any:
     for name, entries in _check_mapping(value, info).items():
         if not isinstance(entries, list) or not entries:
-            raise field_error(f"'lists', entry {name!r}: not a list with content", "", name)
+            raise field_error(f"'lists', entry {name!r}: not a list, or empty", "", name)
         for index, entry in enumerate(entries):
             fields = entry if isinstance(entry, dict) else {None: entry}
             for part, inner in fields.items():
@@ -53,16 +53,16 @@ def _check_lists(value: Any, info: ValidationInfo) -> Any:
                     isinstance(w, bool) or not isinstance(w, (str, int)) for w in words or [None]
                 ):
                     what = f"field {part!r}" if part else "entry"
-                    said = f"{what} of {name!r} is no text: {inner!r}"
+                    message = f"{what} of {name!r} is not a text: {inner!r}"
                     raise field_error(
-                        said, "put it in quotes", name, index, *([part] if part else [])
+                        message, "put it in quotes", name, index, *([part] if part else [])
                     )
     return value
 
 
 def _check_order(value: Any) -> Any:
     if value not in ("random", "list"):
-        raise field_error("'order' is 'random' or 'list'")
+        raise field_error("'order' must be 'random' or 'list'")
     return value
 
 
@@ -78,7 +78,7 @@ _Mapping = Annotated[Any, BeforeValidator(_check_mapping)]
 
 
 class PhenomenonFile(BaseModel):
-    """The keys of a phenomenon file; where each is sound, they are held against each other."""
+    """The keys of a phenomenon file; if each is valid, they are also checked for consistency."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -105,8 +105,8 @@ class PhenomenonFile(BaseModel):
         for name, texts in self.templates.items():
             where = ("templates", name)
             if not isinstance(texts, dict) or set(texts) != {"clean", "corrupt"}:
-                said = f"template {name!r} must have exactly 'clean' and 'corrupt'"
-                raise field_error(said, "", *where)
+                message = f"template {name!r} must have exactly 'clean' and 'corrupt'"
+                raise field_error(message, "", *where)
             for part, text in texts.items():
                 self._check_slots((*where, part), text)
         for key in ("answer", "wrong", "label", "group"):
@@ -119,8 +119,8 @@ class PhenomenonFile(BaseModel):
             if not isinstance(name, str):
                 raise field_error(f"slot {slot!r}: {name!r} is not a list's name", "", "draw", slot)
             if name not in self.lists:
-                said = f"slot {slot!r} draws from {name!r}, which is not in 'lists'"
-                raise field_error(said, "", "draw", slot)
+                message = f"slot {slot!r} draws from {name!r}, which is not in 'lists'"
+                raise field_error(message, "", "draw", slot)
         names = list(self.draw.values())
         for name in names:
             if len(self.lists[name]) < names.count(name):
@@ -140,7 +140,7 @@ class PhenomenonFile(BaseModel):
             )
 
     def _check_slots(self, where: KeyPath, text: Any, several: bool = False) -> None:
-        """The slots of a text.
+        """Check the slots of a text.
 
         Args:
             several: whether one of its slots may hold a list.
@@ -166,17 +166,17 @@ class PhenomenonFile(BaseModel):
             )
 
     def _uses_lists(self, where: KeyPath, text: str, match: re.Match[str]) -> bool:
-        """Whether some entries hold a list there; refuses slots and fields that do not exist."""
+        """Whether some entries have a list there; refuses slots and fields that do not exist."""
         slot, part = match[1], match[2]
         if slot not in self.draw:
             known = ", ".join(self.draw)
-            said = f"{text!r} uses the slot {slot!r}, which is not drawn ({known})"
-            raise field_error(said, "", *where)
+            message = f"{text!r} uses the slot {slot!r}, which is not drawn ({known})"
+            raise field_error(message, "", *where)
         name, values = self.draw[slot], []
         for index, entry in enumerate(self.lists[name]):
             if part and (not isinstance(entry, dict) or part not in entry):
-                said = f"the entry {entry!r} has no field {part!r}"
-                raise field_error(said, "", "lists", name, index)
+                message = f"the entry {entry!r} has no field {part!r}"
+                raise field_error(message, "", "lists", name, index)
             if not part and isinstance(entry, dict):
                 raise field_error(
                     f"{text!r}: the slot {slot!r} needs a field",

@@ -1,7 +1,7 @@
-"""Prompts as tokens: BOS and chat template made explicit, answers and positions checked.
+"""Tokenizing prompts, with explicit BOS and chat template, and checking answers and positions.
 
 Answer tokens are the tokens that prompt + answer adds to the prompt, so that neither BOS nor a
-merge across the boundary can pass for an answer.
+merge across the boundary can be mistaken for an answer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from remote_mi.prompts.token_text import TokenTexts, closing_tokens
 
 
 class PromptErrors(UsageError):
-    """Prompts that do not fit the tokenizer; one line each, with the pair and the token.
+    """Prompts that do not fit the tokenizer; one line for each, with the pair and the token.
 
     Attributes:
-        failures: index of the example → what is wrong with it.
+        failures: index of the example → the problem.
     """
 
     def __init__(self, failures: dict[int, str], total: int) -> None:
@@ -32,7 +32,7 @@ class PromptErrors(UsageError):
         more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
         hint = None
         if len(failures) < total:
-            hint = "mend them, or run the others with --drop-invalid"
+            hint = "fix them, or run the others with --drop-invalid"
         super().__init__(
             f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {shown}{more}", hint
         )
@@ -40,7 +40,7 @@ class PromptErrors(UsageError):
 
 @dataclass(frozen=True)
 class Tokenized:
-    """The prompts of a job as a recipe's body gets them, and what is needed to label them.
+    """The prompts of a job in the form a recipe's body takes, with the data to label results.
 
     Attributes:
         prompts: one `Prompt` or `Pair` per example that was kept.
@@ -48,9 +48,9 @@ class Tokenized:
         labels: per example, label → position; "end" is where the answer is read: the last
             token of the text, or the mask.
         kept: indices of the examples that were kept.
-        dropped: index → why, for examples left out on request.
-        doubts: what fits but may not be meant, one line each.
-        record: how prompts were made, for the run's provenance.
+        dropped: index → reason, for examples left out on request.
+        doubts: what is valid but may be unintended, one line each.
+        record: how the prompts were made, for the run's provenance.
     """
 
     prompts: list[Any]
@@ -73,19 +73,19 @@ def tokenize(
     masked: bool = False,
     bidirectional: bool = False,
 ) -> Tokenized:
-    """All prompts of a job, tokenized and checked.
+    """Tokenize and check all prompts of a job.
 
     Args:
-        over: what the recipe takes; pairs are needed for "pair" and "pairs".
+        over: what the recipe takes; "pair" and "pairs" need pairs.
         context: the longest prompt the model takes, in tokens.
-        drop: leave out the examples that fail instead of refusing all.
+        drop: leave out examples that fail instead of refusing all.
         masked: the answer is read at a mask token, which is appended to a prompt without one.
-        bidirectional: the model attends to what follows, too: what the tokenizer closes a text with
-            is a part of it. A text that is to go on is not closed.
+        bidirectional: the model also attends to later tokens, so the end token that a tokenizer
+            appends is part of the text. In a text to be continued it is left out.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
-        UsageError: if the tokenizer has no BOS or chat template that was asked for.
+        UsageError: if the tokenizer lacks the requested BOS token or chat template.
     """
     encoder = _Encoder(tokenizer, spec, context, masked, bidirectional)
     made: list[tuple[Any, list[str], dict[str, int]]] = []
@@ -122,12 +122,12 @@ def _quote(text: str) -> str:
 
 
 class _Encoded:
-    """One text as tokens, and where the user's own text is in it.
+    """A tokenized text, and the position of the user's own text in it.
 
     Attributes:
-        text: as it was tokenized: in the chat template, with the mask. ids: its tokens.
-        end: where the answer is read. own: what the user gave. place: where that is in `text`.
-        offsets: of each token in `text`; None where the tokenizer cannot tell.
+        text: as tokenized: in the chat template, with the mask. ids: its tokens.
+        end: where the answer is read. own: the user's text. place: its position in `text`.
+        offsets: of each token in `text`; None if the tokenizer does not report them.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class _Encoded:
 
 
 class _Encoder:
-    """Text to ids with one policy for BOS, chat template, mask, and what closes a text."""
+    """Encodes texts with one policy for BOS, chat template, mask, and end tokens."""
 
     def __init__(
         self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, bidirectional: bool
@@ -161,15 +161,15 @@ class _Encoder:
         if spec.chat and not getattr(tokenizer, "chat_template", None):
             raise UsageError("--chat: this tokenizer has no chat template", "leave --chat out")
         self.conversation = Conversation(tokenizer) if spec.chat else None
-        # A chat template writes its own special tokens; they are not added twice.
+        # A chat template writes its own special tokens, which must not be added twice.
         self._special = spec.bos == "auto" and not spec.chat
         closing = closing_tokens(tokenizer) if self._special else []
-        #: Kept where the model reads both ways; a text that is to go on is not closed.
+        #: How many end tokens are kept: none in a text to be continued.
         self.kept_at_end = len(closing) if masked or bidirectional else 0
         self.left_out = closing[self.kept_at_end :]
 
     def record(self) -> dict[str, Any]:
-        """What was done to the prompts."""
+        """How the prompts were tokenized, for the run's provenance."""
         closed = {"closing_left_out": [self.text(t) for t in self.left_out]}
         return {
             "bos": self.spec.bos,
@@ -181,12 +181,12 @@ class _Encoder:
         }
 
     def notes(self) -> list[str]:
-        """What fits but may not be meant, and what was done unasked."""
+        """What is valid but may be unintended, and what was done without being requested."""
         if not self.left_out:
             return self.doubts
         closing = " ".join(self.text(t) for t in self.left_out)
         return [
-            f"this tokenizer closes a text with {closing}, which is left out: the answer is "
+            f"this tokenizer ends every text with {closing}, which is left out: the answer is "
             "read after the last token of the text",
             *self.doubts,
         ]
@@ -195,7 +195,7 @@ class _Encoder:
         return self._tokens(text)[0]
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """The ids of a text, and the part of it that each stands for."""
+        """The ids of a text, and the (start, end) of each in characters of the text."""
         fast = bool(self.tokenizer.is_fast)
         found = self.tokenizer(text, add_special_tokens=self._special, return_offsets_mapping=fast)
         ids = list(found["input_ids"])
@@ -203,7 +203,7 @@ class _Encoder:
         if self.left_out:
             if ids[-len(self.left_out) :] != self.left_out:
                 raise UsageError(
-                    "this tokenizer does not close every text in the same way",
+                    "this tokenizer does not end every text in the same way",
                     "give --bos never, which adds nothing to a text",
                 )
             ids = ids[: -len(self.left_out)]
@@ -256,13 +256,13 @@ class _Encoder:
         unknown = self.tokenizer.unk_token
         if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
             raise _DoesNotFit(
-                f"the {role} {answer!r} is no word of this tokenizer: it becomes "
-                f"{unknown}, as every unknown word does"
+                f"the {role} {answer!r} is unknown to this tokenizer, which encodes it as "
+                f"{unknown}, like every unknown word"
             )
         return token
 
     def _next_token(self, prompt: _Encoded, answer: str, role: str) -> int:
-        """The token that stands after the prompt when the answer is appended to it."""
+        """The token that follows the prompt when the answer is appended to it."""
         longer, ids = self._ids(prompt.text + answer), prompt.ids
         stop = len(longer) - self.kept_at_end
         before = ids[: len(ids) - self.kept_at_end]
@@ -316,7 +316,7 @@ class _Encoder:
             )
             raise _DoesNotFit(
                 f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
-                f"part at position {where}, {self.text(ids[where])!r} against "
+                f"first differ at position {where}, {self.text(ids[where])!r} against "
                 f"{self.text(other[where])!r}"
             )
         answers = [self._answer_token(clean, a, "answer") for a in example.answers]
@@ -335,7 +335,7 @@ class _Encoder:
             )
         pair = Pair(
             Prompt(ids, labels, answers[0], spans),
-            # A label that the corrupt text does not carry is where the clean one has it.
+            # A label missing from the corrupt text has the position of the clean one.
             Prompt(other, {**labels, **own}, wrongs[0], {**spans, **own_spans}),
             answers,
             wrongs,

@@ -242,7 +242,7 @@ def test_a_run_inside_of_a_run_is_refused(project, tiny_llama):
         f"    mi.run('logit_lens', model={str(tiny_llama)!r}, prompt='Mary and John')\n"
         '    return {"x": 1.0}\n'
     )
-    with pytest.raises(UsageError, match="a run was started inside of a run"):
+    with pytest.raises(UsageError, match="a run was started inside a run"):
         mi.run("nested.py", model=tiny_llama, prompt="Mary and John")
     assert mi.run("logit_lens", model=tiny_llama, prompt="Mary and John")["kl"].shape
 

@@ -306,7 +306,7 @@ def test_all_mistakes_of_a_phenomenon_file_are_told_at_once(tmp_path):
     said = str(refused.value)
     assert f"{path}:1:1: 'name' must be a text" in said
     assert f"{path}:2:1: unknown key 'titel'\n  did you mean 'title'? known: name, title" in said
-    assert f"{path}:3:17: field 'c' of 'a' is no text: True\n  put it in quotes" in said
+    assert f"{path}:3:17: field 'c' of 'a' is not a text: True\n  put it in quotes" in said
     assert f"{path}:4:1: 'size' 0 is not at least 1" in said
     assert said.count("is missing") == 6
 

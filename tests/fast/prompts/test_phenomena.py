@@ -221,7 +221,7 @@ def test_label_and_group_do_not_enter_the_key(tmp_path):
         ("draw:\n  one: facts", "draw:\n  one: fact", 12, "draws from 'fact'"),
         ("  two: facts\n", "  two: [facts]\n", 13, "not a list's name"),
         ("    - {x: B, good: [d]", "    - {y: B, good: [d]", 9, "no field 'x'"),
-        ("good: [d]", "good: []", 9, "field 'good' of 'facts' is no text"),
+        ("good: [d]", "good: []", 9, "field 'good' of 'facts' is not a text"),
         ("{x: C, good: g", "{x: No, good: g", 10, "put it in quotes"),
         ("{x: C, good: g", "{x: 1.50, good: g", 10, "put it in quotes"),
         ("{x: C, good: g", "{x: 2020-13-45, good: g", 10, "not YAML"),

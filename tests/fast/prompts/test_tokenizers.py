@@ -101,7 +101,7 @@ def test_the_answer_is_read_after_the_last_token_of_the_text(kind, template):
     assert prompt.ids == [*begins, *plain] and prompt.end == len(prompt.ids) - 1
     closed = "</s>" in template
     assert bool(found.record.get("closing_left_out")) == closed
-    assert any("closes a text with </s>" in note for note in found.doubts) == closed
+    assert any("ends every text with </s>" in note for note in found.doubts) == closed
 
 
 def test_a_model_that_reads_both_ways_keeps_what_closes_a_text():
@@ -118,7 +118,7 @@ def test_numbers_do_not_depend_on_what_a_tokenizer_appends(project, tmp_path):
         save_model(tmp_path / name, wrapped("byte-level BPE", template))
         results.append(mi.run("baseline", model=tmp_path / name, pairs=[MARY]))
     assert float(results[0]["logit_diff"]) == float(results[1]["logit_diff"])
-    assert not results[0].notes and "closes a text with </s>" in results[1].notes[0]
+    assert not results[0].notes and "ends every text with </s>" in results[1].notes[0]
 
 
 def test_a_text_that_itself_ends_with_an_end_token_keeps_it():
@@ -159,7 +159,7 @@ def test_a_label_stands_where_the_text_was_put_in(kind, template, text):
     [
         (
             "{{ messages[0]['content'] + ' and ' + messages[0]['content'] }}",
-            "puts the text in 2 times",
+            "inserts the text 2 times",
         ),
         ("{{ messages[0]['content'] | upper }}", "changes the text"),
         ("{{ 'user ' + messages[0]['content'] | replace('Mary', 'John') }}", "changes the text"),
@@ -185,7 +185,9 @@ def test_a_template_that_fails_or_ends_a_text_is_said():
 
 
 def test_an_answer_that_the_tokenizer_does_not_know_is_refused():
-    with pytest.raises(PromptErrors, match="' é' is no word of this tokenizer: it becomes <unk>"):
+    with pytest.raises(
+        PromptErrors, match="' é' is unknown to this tokenizer, which encodes it as <unk>"
+    ):
         tokenized(wrapped("WordPiece"), "When Mary went to", answer=" é")
     known = tokenized(wrapped("byte-level BPE"), "When Mary went to", answer="<unk>")
     assert known.prompts[0].target == 0, "asked for by its name it is meant"
@@ -202,7 +204,7 @@ def test_an_unknown_answer_is_refused_before_anything_runs(project, tiny_llama, 
         "-p",
         "target= Zanzibar",
     )
-    assert code == 2 and out == "" and "no word of this tokenizer" in err
+    assert code == 2 and out == "" and "unknown to this tokenizer" in err
 
 
 def test_a_tokenizer_that_cannot_be_seen_through_is_refused():
@@ -219,7 +221,7 @@ def test_a_tokenizer_that_cannot_be_seen_through_is_refused():
         def decode(self, ids: list[int], **_: Any) -> str:
             return "".join(map(str, ids))
 
-    with pytest.raises(UsageError, match="cannot be told what this tokenizer adds"):
+    with pytest.raises(UsageError, match="cannot determine what this tokenizer adds"):
         tokenized(Odd(), "a")
 
 

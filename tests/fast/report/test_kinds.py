@@ -299,7 +299,7 @@ def test_what_is_wrong_with_a_projects_figure_is_said_with_its_line(project, cli
 
 
 def test_two_classes_of_one_kind_are_refused():
-    with pytest.raises(UsageError, match="two classes of figures are of the kind 'heatmap'"):
+    with pytest.raises(UsageError, match="two figure classes have the kind 'heatmap'"):
         type("Other", (Figure,), {"kind": "heatmap", "__module__": __name__})
     assert figures.KINDS["heatmap"] is Heatmap
 
