@@ -105,7 +105,7 @@ def test_a_new_phenomenon_is_found_and_fits_a_tokenizer(project, cli, tiny_llama
         ("recipes", "My Recipe", "e.g. my_recipe"),
         ("recipes", "2nd", "e.g. my_recipe"),
         ("recipes", "_hidden", "e.g. hidden"),
-        ("recipes", "class", "a word of Python"),
+        ("recipes", "class", "a Python keyword"),
         ("recipes", "torch", "e.g. torch_recipe"),
         ("recipes", "random", "e.g. random_recipe"),
         ("recipes", "../escape", "e.g. escape"),

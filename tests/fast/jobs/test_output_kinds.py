@@ -357,7 +357,7 @@ def test_numbers_and_tokens_name_coordinates_too(project, tiny_llama, declared, 
             'returns={"x": Texts(), "y": ()}, summaries={"z": Ratio("x", "y")}',
             "which is not numeric",
         ),
-        ('returns={"x": ()}, summaries={"z": Texts()}, analysis="a"', "summaries are numbers"),
+        ('returns={"x": ()}, summaries={"z": Texts()}, analysis="a"', "summaries must be numbers"),
         ('returns={"x": (), "y": Texts()}, controls={"x": "y"}', "which is not numeric"),
     ],
 )

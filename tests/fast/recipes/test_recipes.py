@@ -110,7 +110,7 @@ def test_two_recipes_of_one_name_are_refused(tmp_path):
         ),
         (
             GOOD.replace("k: Annotated", "prompt: Annotated"),
-            "duplicate argument|name of a prompt input",
+            "duplicate argument|name as a prompt input",
         ),
         (GOOD.replace("*, k", "k"), "not keyword-only"),
         (
