@@ -9,7 +9,7 @@ from remote_mi.common.paths import builtin_folder
 
 
 def named_files(kind: str, project: Path) -> dict[str, Path]:
-    """All files of a kind, by name; a project's file hides a built-in one of the same name.
+    """All files of a kind, by name; a project's file hides a built-in singular of the same name.
 
     Args:
         kind: "phenomena" or "studies", which is also the folder's name.
@@ -21,20 +21,20 @@ def named_files(kind: str, project: Path) -> dict[str, Path]:
     return found
 
 
-def find_file(kind: str, one: str, name: str, project: Path) -> Path:
+def find_file(kind: str, singular: str, name: str, project: Path) -> Path:
     """Find a file by name, or by a path relative to the working folder or the project.
 
     Args:
-        kind: as for `named_files`. one: the singular, e.g. "study".
+        kind: as for `named_files`. singular: the singular of kind, e.g. "study".
 
     Raises:
         NotFound: suggesting the nearest name.
     """
-    listed = f"remote-mi {kind if kind == 'phenomena' else one} ls"
+    listed = f"remote-mi {kind if kind == 'phenomena' else singular} ls"
     if not name.endswith((".yaml", ".yml")):
         known = named_files(kind, project)
         if name not in known:
-            raise not_found(one, name, known, listed)
+            raise not_found(singular, name, known, listed)
         return known[name]
     try:
         given = Path(name).expanduser()

@@ -25,12 +25,12 @@ def visible(text: str, most: int = _LOOK_AT) -> str:
     """
     if not text:
         return _NAMED[""]
-    shown = []
+    parts = []
     for character in text[:most]:
         if character in _NAMED:
-            shown.append(_NAMED[character])
+            parts.append(_NAMED[character])
         elif ord(character) < 32:
-            shown.append(chr(0x2400 + ord(character)))
+            parts.append(chr(0x2400 + ord(character)))
         elif unicodedata.category(character) in (
             "Cc",
             "Cf",
@@ -42,10 +42,10 @@ def visible(text: str, most: int = _LOOK_AT) -> str:
             "Mn",
             "Me",
         ):
-            shown.append(f"\\u{ord(character):04x}")
+            parts.append(f"\\u{ord(character):04x}")
         else:
-            shown.append(character)
-    return "".join(shown) + ("…" if len(text) > most else "")
+            parts.append(character)
+    return "".join(parts) + ("…" if len(text) > most else "")
 
 
 def line(text: str, most: int = _LOOK_AT) -> str:

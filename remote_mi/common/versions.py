@@ -11,10 +11,10 @@ def major_minor(version: str) -> str:
     return version if parsed is None else f"{parsed.major}.{parsed.minor}"
 
 
-def is_at_least(version: str, least: str) -> bool:
-    """Whether a version's release number is at least `least`; False for an invalid version."""
+def is_at_least(version: str, minimum: str) -> bool:
+    """Whether a version's release number is at least `minimum`; False for an invalid version."""
     parsed = _parse(version)
-    return parsed is not None and parsed.release >= Version(least).release
+    return parsed is not None and parsed.release >= Version(minimum).release
 
 
 def _parse(version: str) -> Version | None:

@@ -207,7 +207,7 @@ class Execution:
             "parameters": dict(job.parameters),
             "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
-        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
+        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.warnings
         sources = {name: text.decode() for name, text in job.sources().items()}
         return Draft(
             job.card.to_json(),

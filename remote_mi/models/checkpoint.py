@@ -130,13 +130,13 @@ def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
         size = sum(path.stat().st_size for path in files)
         if not size:
             return Checkpoint(bool(files), config=config, unknown=f"{folder} holds no weights")
-        held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        count = size * 8 // BITS.get(held, 32)
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        count = size * 8 // BITS.get(dtype, 32)
         return Checkpoint(
             True,
-            int(count * (_requested_bits(spec) or BITS.get(held, 32)) / 8),
+            int(count * (_requested_bits(spec) or BITS.get(dtype, 32)) / 8),
             count,
-            _requested_dtype(spec, held),
+            _requested_dtype(spec, dtype),
             0,
             config,
         )
@@ -170,19 +170,19 @@ def weights_size(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
     and the rest 16.
     """
     bits, count = 0.0, 0
-    asked = BITS.get(spec.dtype)
-    for name, held, shape in tensors:
+    requested = BITS.get(spec.dtype)
+    for name, dtype, shape in tensors:
         numbers = 1
         for side in shape:
             numbers *= side
         count += numbers
-        if held not in _FLOATS:
-            each: float = BITS.get(held, 32)
+        if dtype not in _FLOATS:
+            each: float = BITS.get(dtype, 32)
         elif spec.quantization:
             matrix = len(shape) > 1 and not any(part in name for part in _NOT_QUANTIZED)
             each = QUANTIZED_BITS.get(spec.quantization, _REST_BITS) if matrix else _REST_BITS
         else:
-            each = asked or BITS[held]
+            each = requested or BITS[dtype]
         bits += numbers * each
     return int(bits / 8), count
 
@@ -195,13 +195,13 @@ def _measure(
     config: Mapping[str, Any],
 ) -> Checkpoint:
     size, count = weights_size(tensors, spec)
-    held: dict[str, int] = {}
+    numbers_of: dict[str, int] = {}
     for _, kind, shape in tensors:
         numbers = 1
         for side in shape:
             numbers *= side
-        held[kind] = held.get(kind, 0) + numbers
-    most = max(held, key=lambda kind: held[kind])
+        numbers_of[kind] = numbers_of.get(kind, 0) + numbers
+    most = max(numbers_of, key=lambda kind: numbers_of[kind])
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
     return Checkpoint(
         present, size, count, _requested_dtype(spec, names.get(most, most)), download, config
@@ -214,8 +214,8 @@ def _requested_bits(spec: ModelSpec) -> float | None:
     return BITS.get(spec.dtype)
 
 
-def _requested_dtype(spec: ModelSpec, held: str) -> str:
-    return spec.quantization or (spec.dtype if spec.dtype != "auto" else held)
+def _requested_dtype(spec: ModelSpec, stored: str) -> str:
+    return spec.quantization or (spec.dtype if spec.dtype != "auto" else stored)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -248,18 +248,18 @@ def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
         spec.name, revision=spec.revision, files_metadata=True, timeout=_HUB_TIMEOUT_S
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    wanted = _weight_files(sizes)
+    files = _weight_files(sizes)
     config = _hub_config(spec, snapshot)
-    if not any(name.endswith(".safetensors") for name in wanted):
-        held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        size = sum(sizes[name] for name in wanted)
-        count = size * 8 // BITS.get(held, 32)
-        bits = _requested_bits(spec) or BITS.get(held, 32)
+    if not any(name.endswith(".safetensors") for name in files):
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        size = sum(sizes[name] for name in files)
+        count = size * 8 // BITS.get(dtype, 32)
+        bits = _requested_bits(spec) or BITS.get(dtype, 32)
         return Checkpoint(
             False,
             int(count * bits / 8) or None,
             count or None,
-            _requested_dtype(spec, held),
+            _requested_dtype(spec, dtype),
             size or None,
             config,
             "" if size else "the hub lists no weights",
@@ -267,10 +267,10 @@ def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
     parsed = api.get_safetensors_metadata(spec.name, revision=spec.revision)
     tensors = [
         (name, tensor.dtype, tuple(tensor.shape))
-        for file in parsed.files_metadata.values()
-        for name, tensor in file.tensors.items()
+        for parsed_file in parsed.files_metadata.values()
+        for name, tensor in parsed_file.tensors.items()
     ]
-    return _measure(tensors, spec, False, sum(sizes[name] for name in wanted), config)
+    return _measure(tensors, spec, False, sum(sizes[name] for name in files), config)
 
 
 def _weight_files(sizes: Mapping[str, int]) -> list[str]:

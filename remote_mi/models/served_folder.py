@@ -66,7 +66,7 @@ def _fetch_snapshot(repo_id: str, watch: Watch) -> Path:
     )
 
     watch.stage(f"fetching {repo_id} from the hub")
-    shown = not hub.are_progress_bars_disabled()
+    bars_enabled = not hub.are_progress_bars_disabled()
     hub.disable_progress_bars()  # our own bar uses the same line
     try:
         snapshot = Path(
@@ -87,7 +87,7 @@ def _fetch_snapshot(repo_id: str, watch: Watch) -> Path:
             f"check the network, or name a folder or the embedded model: --model {EMBEDDED}",
         ) from None
     finally:
-        if shown:
+        if bars_enabled:
             hub.enable_progress_bars()
     if not any(snapshot.glob("*.safetensors")):
         raise UsageError(

@@ -58,14 +58,14 @@ def load_weights(
 
 
 def _check_shapes(mismatched: Iterable[tuple[str, Any, Any]], named: str) -> None:
-    found = sorted(mismatched)
-    if not found:
+    mismatches = sorted(mismatched)
+    if not mismatches:
         return
-    name, there, here = found[0]
+    name, actual, expected = mismatches[0]
     raise UsageError(
         f"the weights of {named} do not match its configuration: {name} has the shape "
-        f"{tuple(there)} and should have {tuple(here)}"
-        + (f", and {len(found) - 1} more have the wrong shape" if len(found) > 1 else ""),
+        f"{tuple(actual)} and should have {tuple(expected)}"
+        + (f", and {len(mismatches) - 1} more have the wrong shape" if len(mismatches) > 1 else ""),
         "use config.json and weights from the same `save_pretrained`",
     )
 

@@ -28,13 +28,13 @@ class PromptErrors(UsageError):
 
     def __init__(self, failures: dict[int, str], total: int) -> None:
         self.failures = failures
-        shown = "\n  ".join(list(failures.values())[:8])
+        lines = "\n  ".join(list(failures.values())[:8])
         more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
         hint = None
         if len(failures) < total:
             hint = "fix them, or run the others with --drop-invalid"
         super().__init__(
-            f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {shown}{more}", hint
+            f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {lines}{more}", hint
         )
 
 
@@ -49,7 +49,7 @@ class Tokenized:
             token of the text, or the mask.
         kept: indices of the examples that were kept.
         dropped: index → reason, for examples left out on request.
-        doubts: what is valid but may be unintended, one line each.
+        warnings: what is valid but may be unintended, one line each.
         record: how the prompts were made, for the run's provenance.
     """
 
@@ -58,7 +58,7 @@ class Tokenized:
     labels: list[dict[str, int]]
     kept: list[int]
     dropped: dict[int, str]
-    doubts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,7 +108,7 @@ def tokenize(
         labels=[m[2] for m in made],
         kept=kept,
         dropped=failures,
-        doubts=encoder.notes(),
+        warnings=encoder.notes(),
         record=encoder.record(),
     )
 
@@ -154,7 +154,7 @@ class _Encoder:
         self.spec = spec
         self.context = context
         self.bos_seen: bool | None = None
-        self.doubts: list[str] = []
+        self.warnings: list[str] = []
         self.texts = TokenTexts(tokenizer)
         if spec.bos == "always" and tokenizer.bos_token_id is None:
             raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
@@ -183,12 +183,12 @@ class _Encoder:
     def notes(self) -> list[str]:
         """What is valid but may be unintended, and what was done without being requested."""
         if not self.left_out:
-            return self.doubts
+            return self.warnings
         closing = " ".join(self.text(t) for t in self.left_out)
         return [
             f"this tokenizer ends every text with {closing}, which is left out: the answer is "
             "read after the last token of the text",
-            *self.doubts,
+            *self.warnings,
         ]
 
     def _ids(self, text: str) -> list[int]:
@@ -236,14 +236,14 @@ class _Encoder:
         if self.masked:
             end = mask_position(self.tokenizer, ids, "given")
         elif self.spec.chat and ids[-1] == self.tokenizer.eos_token_id:
-            self._doubt(
+            self._warn(
                 f"the chat template ends with {self.text(ids[-1])}, after which the answer is read"
             )
         return _Encoded(text, ids, end, own, place, offsets)
 
-    def _doubt(self, text: str) -> None:
-        if text not in self.doubts:
-            self.doubts.append(text)
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def _answer_token(self, prompt: _Encoded, answer: str, role: str) -> int:
         """The one token that the answer adds to the prompt."""
@@ -279,7 +279,7 @@ class _Encoder:
                 + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
             )
         if answer[0].isalpha() and prompt.text[-1].isalpha():
-            self._doubt(
+            self._warn(
                 f"the {role} {answer!r} of {_quote(prompt.text)} continues its last "
                 f"word; {self._space_hint(answer)}"
             )

@@ -200,5 +200,6 @@ def _control_problem(card: Card, key: str, control: str) -> str:
             return f"controls names {name!r}, which is not numeric"
     own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
     if own[: len(other)] != other:
-        return f"the control {control!r} has the dimensions {other}, which are not the leading ones of {own}"
+        leading = f"which are not the leading ones of {own}"
+        return f"the control {control!r} has the dimensions {other}, {leading}"
     return ""

@@ -193,9 +193,9 @@ def _card(
         }
         signature = list(_signature(node, names))
     except _CannotEvaluate as error:
-        shown = ast.unparse(error.node)
+        source = ast.unparse(error.node)
         raise UsageError(
-            f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {shown!r} without "
+            f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {source!r} without "
             f"importing the file",
             "in the decorator, annotations and defaults of a recipe use literals, typing forms "
             "and names bound to them at the top of the file",

@@ -101,7 +101,7 @@ def test_the_answer_is_read_after_the_last_token_of_the_text(kind, template):
     assert prompt.ids == [*begins, *plain] and prompt.end == len(prompt.ids) - 1
     closed = "</s>" in template
     assert bool(found.record.get("closing_left_out")) == closed
-    assert any("ends every text with </s>" in note for note in found.doubts) == closed
+    assert any("ends every text with </s>" in note for note in found.warnings) == closed
 
 
 def test_a_model_that_reads_both_ways_keeps_what_closes_a_text():
@@ -177,7 +177,7 @@ def test_a_template_that_fails_or_ends_a_text_is_said():
     with pytest.raises(RemoteMIError, match="chat template failed"):
         tokenized(failing, "When Mary went", ModelSpec(chat=True))
     ending = wrapped("byte-level BPE", chat="{{ messages[0]['content'] + '</s>' }}")
-    (note,) = tokenized(ending, "When Mary went", ModelSpec(chat=True)).doubts
+    (note,) = tokenized(ending, "When Mary went", ModelSpec(chat=True)).warnings
     assert "the chat template ends with </s>" in note
 
 
