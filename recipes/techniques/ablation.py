@@ -58,10 +58,10 @@ def ablation(
         share           = Σ effect / Σ clean over the pairs (a ratio of means); layer_share alike
 
     Variant: Wang et al. 2023 average, position by position, over a set of other prompts of the
-    same template. Here the set is that of the clean prompts themselves, and one mean serves all
-    positions, the first one (where activations are often very large) counted as any other.
+    same template. Here the set consists of the clean prompts themselves, and one mean is used for
+    all positions, including the first one (where activations are often very large).
     Sign: what the answer needs has a negative effect; share −1 removes all of m. A positive
-    loss_change is a worse model.
+    loss_change means a worse model.
     Units: those of the metric (nats, or a probability). The loss is the mean next-token
     cross-entropy over the prompt, in nats; for an encoder, that of the answer.
     Control: the activation x becomes x + ‖v − x‖·u, with u a random direction of length 1 for each
@@ -73,7 +73,7 @@ def ablation(
     Not implemented: means by position, windows of layers.
 
     Args:
-        kind: what is put in place of the activation.
+        kind: what replaces the activation.
         site: what is replaced: what attention or the MLP adds, the stream, queries, keys, values
             or heads' outputs, or the MLP's neurons.
         metric: what is measured at the answer's position.

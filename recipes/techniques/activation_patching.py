@@ -27,7 +27,7 @@ def activation_patching(
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Which layer and position carries what tells the clean from the corrupt prompt.
+    """Which layer and position carries what distinguishes the clean from the corrupt prompt.
 
     Run the base prompt with the activation of one site, one layer and one position replaced by
     that of the other prompt, and read the metric m at the answer's position.
@@ -37,8 +37,8 @@ def activation_patching(
         gap       = m(clean run) − m(corrupt run)
         recovery  = Σ effect / Σ gap over the pairs (a ratio of means)
 
-    Sign: denoising, 1 restores the clean behaviour and 0 changes nothing; noising, −1 destroys
-    it. The metric is always of the clean prompt's answer.
+    Sign: when denoising, 1 restores the clean behaviour and 0 changes nothing; when noising, −1
+    destroys it. The metric is always that of the clean prompt's answer.
     Exact: every cell is its own forward pass (no gradient approximation). Positions before the
     first difference are 0 by causality (an encoder has no such zeros).
     Units: nats for logits and log-probabilities, or a probability.

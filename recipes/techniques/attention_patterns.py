@@ -34,25 +34,25 @@ from remote_mi.interventions import Prompt, info, read, stack
 def attention_patterns(
     lm: Any, prompt: Prompt, *, layers: list[int] | None = None
 ) -> dict[str, Any]:
-    """What every attention head looks at.
+    """What every attention head attends to.
 
-    Run the prompt and read the attention weights a as the model computed them: each head's
-    softmax over the keys that a query sees, a[query, key], 1 in sum. Averaged over the queries
-    after the first (which, in a causal model, sees itself only):
+    Run the prompt and read the attention weights a as computed by the model: each head's softmax
+    over the keys that a query sees, a[query, key], which sums to 1. Averaged over the queries
+    after the first (which, in a causal model, sees only itself):
 
         first    = a[q, 0]                      attention to the first position (an attention sink)
-        entropy  = −Σ_k a[q, k] log a[q, k]     0: one key; log(keys): all alike
-        distance = Σ_k a[q, k] · |q − k|        how far it looks
+        entropy  = −Σ_k a[q, k] log a[q, k]     0: one key; log(keys): all keys equally
+        distance = Σ_k a[q, k] · |q − k|        how far away it attends
 
-    Entropy in nats, distance in positions. How much is attended is not how much is moved: a head
-    that rests on the first position often adds almost nothing.
-    Control: `uniform_…` is the same of a head that attends to all keys that a query sees alike
+    Entropy in nats, distance in positions. Attention is not the amount of information moved: a
+    head that attends to the first position often adds almost nothing.
+    Control: `uniform_…` is the same for a head that attends equally to all keys that a query sees
     (in a layer with a sliding window: those within it).
     Cost: 1 forward pass, with eager attention.
     Not implemented: weighting by the size of what is moved (value-weighted patterns).
 
     Args:
-        layers: which layers to return, from 0; none given: all.
+        layers: which layers to return, counted from 0; all by default.
     """
     wanted = info(lm).chosen(layers)
     with lm.backbone.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
@@ -68,7 +68,7 @@ def attention_patterns(
 
 
 def summaries(pattern: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Means over the queries after the first; [..., query, key] → three times [...]."""
+    """Means over the queries after the first: from [..., query, key] to three tensors [...]."""
     place = torch.arange(pattern.shape[-1], device=pattern.device)
     apart = (place[:, None] - place[None]).abs()
     by_query = {

@@ -49,7 +49,7 @@ def attribution_patching(
     control_draws: Annotated[int, Range(0, 1000)] = 20,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Which layer and position carries what tells the clean from the corrupt prompt, estimated.
+    """An estimate of which layer and position carries what distinguishes clean from corrupt.
 
     The first-order estimate of activation patching, for all cells at once. x[l, p] is the
     activation of a site, m the metric where the answer is read, and both differ between the base
@@ -60,16 +60,17 @@ def attribution_patching(
         recovery     = Σ effect / Σ gap over the pairs (a ratio of means)
 
     denoise: the base is the corrupt run, the other the clean run; noise: the other way round.
-    Sign and units as in activation_patching, which is exact: denoising, 1 restores the clean
-    behaviour; noising, −1 destroys it. The metric is always of the clean prompt's answer.
-    An estimate is good where m is near linear over the difference. It is poor where attention
-    or a norm saturates, so for early layers of the stream, where the two runs are far apart.
+    Sign and units as in activation_patching, which is exact: when denoising, 1 restores the clean
+    behaviour; when noising, −1 destroys it. The metric is always that of the clean prompt's answer.
+    An estimate is good where m is nearly linear over the difference. It is poor where attention
+    or a norm saturates, and so in early layers of the stream, where the two runs are far apart.
     In causal models positions before the first difference are exactly 0.
     Control: the size |r · ∂m/∂x| of the same estimate for a random direction r of the length of
-    x_other − x_base at the cell (without its sign, which is random and would average away). What does not exceed it says that the runs differ there and
-    that the metric is sensitive there, not that they differ in what the metric reads.
-    correlation: Pearson's, of effect with the exact effect over all cells of the map, those that
-    are 0 by causality among them; none unless compare is "exact".
+    x_other − x_base at the cell (without its sign, which is random and would average out). An
+    effect that does not exceed it shows that the runs differ there and that the metric is sensitive
+    there, not that they differ in what the metric reads.
+    correlation: Pearson's, of effect with the exact effect over all cells of the map, including
+    those that are 0 by causality; none unless compare is "exact".
     Cost: 2 forward passes and 1 backward pass; comparing adds an exact sweep.
     Not implemented: the corrections of AtP* (attention saturation, cancellation in backward
     paths); edges between components.
@@ -79,7 +80,7 @@ def attribution_patching(
             adds, queries, keys, values or heads' outputs, or the MLP's neurons.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured where the answer is read, in nats, or a probability.
-        compare: "exact" also runs activation_patching and gives the correlation with it.
+        compare: "exact" also runs activation_patching and computes the correlation with it.
         control_draws: random directions of the control.
         seed: of the random directions.
     """

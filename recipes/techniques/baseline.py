@@ -56,7 +56,7 @@ from remote_mi.interventions import Metric, Pair, logits, rank_of, run, top_toke
 def baseline(
     lm: Any, pair: Pair, *, metric: Metric = "logit_diff", top: Annotated[int, Range(1, 50)] = 5
 ) -> dict[str, Any]:
-    """Whether the model gives the right answer, and how clearly: what any study runs first.
+    """Whether the model gives the right answer, and how clearly: the first step of any study.
 
     Run both prompts and read the next-token distribution p = softmax(logits) where the answer is
     read (with several answers A or wrong answers B: mean logits, summed probabilities):
@@ -64,25 +64,25 @@ def baseline(
         logit_diff = mean logit(A) − mean logit(B)
         prob       = Σ p(A)                   prob_diff = Σ p(A) − Σ p(B)
         accuracy   = 1 if the difference is > 0, else 0: prob_diff with the metric prob_diff,
-                     logit_diff with every other
+                     logit_diff with any other
         top1       = 1 if the most probable of all tokens is in A, else 0
         rank       = how many tokens are more probable than the best of A (0: none)
 
     Their means over the pairs are the model's accuracy and so on. Logits in nats, with the
-    model's own soft-cap. Pairs of accuracy 0 are the ones at fault: the table shows what the
-    model says instead.
+    model's own soft-cap. Pairs with accuracy 0 are the failures: the table shows what the model
+    predicts instead.
     Control: `corrupt_…` is the same, with the same A and B, on the corrupt prompt. There the
     wrong answer is the right one: a model that reads the prompt has a negative difference and an
     accuracy near 0. A difference has a control that keeps its sign: the mean of both prompts,
 
         prior_logit_diff = (logit_diff + corrupt_logit_diff) / 2
 
-    which is how much the model prefers A whichever of the two prompts it gets.
+    which is how much the model prefers A regardless of which of the two prompts it gets.
     Cost: 2 forward passes (one batch of two rows).
     Not implemented: answers of several tokens (the first token counts).
 
     Args:
-        metric: which difference decides on accuracy; prob_diff, or else logit_diff.
+        metric: which difference determines accuracy: prob_diff, or else logit_diff.
         top: how many of the most probable tokens to keep.
     """
     both = run(lm, [pair.clean, pair.corrupt])
@@ -94,7 +94,7 @@ def baseline(
     top_token, top_prob = top_tokens(probs, top)
     rank = rank_of(of_all, of_all[:, pair.answers].amax(-1, keepdim=True))
     difference = prob_diff if metric == "prob_diff" else logit_diff
-    unknown = rank.isnan()  # the logits are no numbers: neither right nor wrong
+    unknown = rank.isnan()  # the logits are NaN or infinite: neither right nor wrong
     outputs = {
         "accuracy": (difference > 0).float().masked_fill(unknown, torch.nan),
         "logit_diff": logit_diff,

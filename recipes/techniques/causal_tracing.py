@@ -37,7 +37,7 @@ def causal_tracing(
     subject_end: Annotated[int, Range(0, 1_000_000)] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Which states, put back into a run with a noised subject, bring the answer back.
+    """Which states, restored in a run with a noised subject, bring the answer back.
 
     Run the prompt with Gaussian noise added to the token embeddings of its subject. Run it again
     with the state of one site, one layer (or a window of layers) and one position restored to
@@ -48,31 +48,31 @@ def causal_tracing(
         gap             = p(clean run) − mean over draws of p(noise draw d) (the total effect)
         recovery        = Σ effect / Σ gap over prompts and draws (a ratio of means)
 
-    The mean of effect over draws is the indirect effect of Meng et al. 2022, over prompts the
-    average one. Variants: they take σ from the embeddings of the subjects of their data; here it
-    is that of the embedding of the whole vocabulary (2,048 evenly spaced tokens). They restore
-    single layers of the stream after a block (resid_post, window 1), and windows of 10 layers of
-    mlp_out and attn_out: give window 10 for these. A window of w layers at l is l − ⌊w/2⌋ to
-    l − ⌊w/2⌋ + w − 1, cut at the ends of the model.
-    Sign: positive where the clean state helps the answer; gap is all there is to restore.
+    The mean of effect over draws is the indirect effect of Meng et al. 2022, and its mean over
+    prompts the average indirect effect. Variants: they take σ from the embeddings of the subjects
+    in their data; here it is that of the embedding of the whole vocabulary (2,048 evenly spaced
+    tokens). They restore single layers of the stream after a block (resid_post, window 1), and
+    windows of 10 layers of mlp_out and attn_out: use window 10 for these. A window of w layers at l
+    is l − ⌊w/2⌋ to l − ⌊w/2⌋ + w − 1, clipped at the ends of the model.
+    Sign: positive where the clean state helps the answer; gap is the most that can be restored.
     Positions before the subject are 0 by causality (an encoder has no such zeros).
     Units: those of the score (a probability, or nats).
-    Control: the state that is put in is that of another noised run, draw d + 1 (the first one
-    for the last draw), instead of the clean one. With one draw there is none.
+    Control: the restored state is that of another noised run, draw d + 1 (the first one for the
+    last draw), instead of the clean one. With a single draw there is none.
     Exact. Cost: 1 clean forward pass, and for each draw 1, and one of each cell from its layer
-    and position on; as many again for the control.
+    and position on; the same again for the control.
     Not implemented: restoring a state with the MLPs or the attention of later layers severed;
     noise that replaces the embedding; uniform noise.
 
     Args:
         site: what is restored: the stream after a block, or what the MLP or attention adds.
-        window: how many layers are restored at once, around the one that is named.
+        window: how many layers are restored at once, around the layer of the cell.
         noise: in standard deviations of the token embeddings.
         draws: how many times noise is drawn.
         score: what is measured of the target: probability, log-probability or logit.
         control: the state of another noised run, or none, at half the cost.
-        subject_start: position of the subject's first token; without it the label "subject".
-        subject_end: position of its last token; without it subject_start.
+        subject_start: position of the subject's first token; by default from the label "subject".
+        subject_end: position of its last token; by default subject_start.
         seed: of the noise.
     """
     of_target, span = measure(lm, score, prompt), prompt.span("subject", subject_start, subject_end)

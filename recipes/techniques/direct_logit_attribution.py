@@ -38,25 +38,25 @@ def direct_logit_attribution(
     """How much each component adds directly to the logit difference of the clean prompt.
 
     The final residual stream is the sum of what the embedding, every attention head and every MLP
-    layer added to it. With the final norm's scale as it is in this run, norm and unembedding are
-    linear, so the logit difference where the answer is read is a sum over components c:
+    layer added to it. With the final norm's scale fixed to that of this run, norm and unembedding
+    are linear, so the logit difference where the answer is read is a sum over components c:
 
         contribution[c] = (W_U[answer] − W_U[wrong]) · (scale · weight ∘ (x_c − mean(x_c)))
         logit_diff      = Σ_c contribution[c] + the biases' own contributions = sum
 
-    without the mean where the norm subtracts none (RMS norm). Of several answers the mean logit
-    counts. Components, none twice: the embedding (token and position, in the model's scale);
-    each query head (its part of the output projection); each layer's attention bias (the
+    without the mean if the norm does not subtract it (RMS norm). For several answers, the mean
+    logit counts. The components do not overlap: the embedding (token and position, in the model's
+    scale); each query head (its part of the output projection); each layer's attention bias (the
     projection's); each MLP layer with its bias (all experts together); the final norm's bias; the
-    unembedding's bias. Where a norm follows attention (Gemma 2), its scale is kept, too. Weights
-    are taken as they are: nothing is folded or centred. `sum` equals `logit_diff` up to rounding,
+    unembedding's bias. If a norm follows attention (Gemma 2), its scale is fixed, too. Weights
+    are used unchanged: nothing is folded or centred. `sum` equals `logit_diff` up to rounding,
     both before a final soft-cap.
 
     Sign: positive supports the answer, negative the wrong one. Unit: logits (nats).
-    Only what goes straight to the output is seen: a component that acts through later ones has a
-    contribution of 0 here.
+    Only direct effects on the output are measured: a component that acts only through later ones
+    has a contribution of 0 here.
     Control: the size |contribution| of the same component to the logit difference of two other
-    tokens of the prompts, over several draws, in the same run.
+    tokens from the prompts, over several draws, in the same run.
     Cost: 1 forward pass.
     Not implemented: contributions by source position; encoders and models whose stream is
     normalised between layers or projected before the unembedding.
@@ -71,7 +71,7 @@ def direct_logit_attribution(
     split = [len(pair.answers), len(pair.wrongs), control_draws, control_draws]
 
     def differences(of_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Between answers and wrong ones, [...]; the size between random tokens, [draw, ...]."""
+        """Answers minus wrong answers, [...]; the size of that of random tokens, [draw, ...]."""
         answers, wrongs, one, other = of_tokens.split(split, -1)
         return answers.mean(-1) - wrongs.mean(-1), (one - other).abs().movedim(-1, 0)
 
@@ -87,7 +87,7 @@ def direct_logit_attribution(
 def random_pairs(pair: Pair, count: int, seed: int) -> torch.Tensor:
     """Pairs of different tokens of the prompts, none of them an answer.
 
-    Rare tokens of the vocabulary would not do: what any component adds to their logits is large.
+    Rare tokens of the vocabulary would not work: every component adds a lot to their logits.
 
     Returns:
         [2 × count]: the first of every pair, then the second of every pair.

@@ -53,10 +53,10 @@ def head_ablation(
         share             = Σ effect / Σ clean over the pairs (a ratio of means)
 
     Variant: Wang et al. 2023 average, position by position, over a set of other prompts of the
-    same template. Here the set is that of the clean prompts themselves, and one mean serves all
-    positions. Resampling is the noising of `head_patching`.
+    same template. Here the set consists of the clean prompts themselves, and one mean is used for
+    all positions. Resampling is the noising of `head_patching`.
     Sign: a head that the answer needs has a negative effect; share −1 removes all of m. A positive
-    loss_change is a worse model.
+    loss_change means a worse model.
     Units: those of the metric (nats, or a probability). The loss is the mean next-token
     cross-entropy over the prompt, in nats; for an encoder, that of the answer.
     Control: the head's output x becomes x + ‖v − x‖·u, with u a random direction of length 1 for
@@ -66,7 +66,7 @@ def head_ablation(
     Not implemented: means by position, several heads at once, single positions of a head.
 
     Args:
-        kind: what is put in place of the head's output.
+        kind: what replaces the head's output.
         metric: what is measured at the answer's position.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.

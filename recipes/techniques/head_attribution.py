@@ -48,7 +48,7 @@ def head_attribution(
     control_draws: Annotated[int, Range(0, 1000)] = 20,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Which attention head carries what tells the clean from the corrupt prompt, estimated.
+    """An estimate of which attention head carries what distinguishes clean from corrupt.
 
     The first-order estimate of head_patching, for all heads at once. z[l, h] is one head's
     output (head_z: what that query head hands to the output projection) at all positions p, m
@@ -62,8 +62,8 @@ def head_attribution(
     Sign and units as in head_patching, which is exact. Heads of late layers, whose output is
     read by the norm and little else, are estimated well; a head whose effect saturates is not.
     Control: the size |Σ_p r[p] · ∂m/∂z[p]| of the same estimate for random directions r[p] of
-    the lengths of z_other − z_base. What does not exceed it says that the head's outputs differ
-    and that the metric is sensitive to it, not that they differ in what the metric reads.
+    the lengths of z_other − z_base. An effect that does not exceed it shows that the head's outputs
+    differ and that the metric is sensitive to it, not that they differ in what the metric reads.
     correlation: Pearson's, of effect with the exact effect over all heads; not a number unless
     compare is "exact".
     Cost: 2 forward passes and 1 backward pass; comparing adds an exact sweep.
@@ -73,7 +73,7 @@ def head_attribution(
     Args:
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured where the answer is read, in nats, or a probability.
-        compare: "exact" also runs head_patching and gives the correlation with it.
+        compare: "exact" also runs head_patching and computes the correlation with it.
         control_draws: random directions of the control.
         seed: of the random directions.
     """

@@ -44,24 +44,24 @@ def head_detectors(
     highest: Annotated[float, Range(0.0, 1.0)] = 0.8,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Which heads attend to the previous token, to the same token before, or to what followed it.
+    """Which heads attend to the previous token, the same token earlier, or the one after that.
 
     Sequences of random tokens, each repeated once: [BOS] t_1 … t_L t_1 … t_L (BOS where the model
     has one). The mean attention a[q, k] at fixed offsets, of every head and sequence:
 
-        induction       = mean of a[q, q − L + 1]   q in the second half: to the token that
-                                                    followed the same token before
-        duplicate_token = mean of a[q, q − L]       q in the second half: to the same token before
-        previous_token  = mean of a[q, q − 1]       all q but the first
-        loss_first, loss_second = mean −log p of the tokens of each half but its first
+        induction       = mean of a[q, q − L + 1]   q in the second half: to the token after the
+                                                    earlier occurrence of the same token
+        duplicate_token = mean of a[q, q − L]       q in the second half: to the earlier occurrence
+        previous_token  = mean of a[q, q − 1]       all q except the first
+        loss_first, loss_second = mean −log p of the tokens of each half except its first
 
-    Scores are between 0 and 1, losses in nats a token. Random tokens, so that nothing but the
+    Scores are between 0 and 1, losses in nats per token. The tokens are random, so that only the
     repetition can be predicted: a model with induction heads has a much smaller loss_second.
     The induction score is the prefix matching score of Olsson et al. (2022), who average over
     whole sequences of 25 tokens repeated four times; here the tokens come twice.
-    Control: for induction, duplicate token and loss_second the same at the same offsets, of
-    sequences whose second half is other random tokens. The previous token is the previous token
-    there, too: its control is a head that attends to every visible token alike, mean of 1/(q + 1).
+    Control: for induction, duplicate token and loss_second, the same at the same offsets in
+    sequences whose second half consists of other random tokens. That would not change the previous
+    token, so its control is a head that attends equally to all visible tokens, mean of 1/(q + 1).
     Draws are the sequences.
     Cost: 2 · sequences forward passes of 2·length tokens, with eager attention.
     Not implemented: the copying score (whether the head also raises the logit of what it attends
@@ -70,8 +70,8 @@ def head_detectors(
     Args:
         length: L, tokens in one half.
         sequences: how many sequences.
-        lowest: tokens are drawn from this fraction of the vocabulary on (the first ids are often
-            special or bytes).
+        lowest: tokens are drawn from this fraction of the vocabulary upwards (the first ids are
+            often special tokens or bytes).
         highest: tokens are drawn up to this fraction of the vocabulary.
         seed: of the random tokens.
     """
@@ -99,7 +99,7 @@ def head_detectors(
 
 
 def scores_of(lm: Any, ids: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
-    """Scores [layer, head, sequence] and losses [sequence] of [BOS] and two halves of tokens."""
+    """Scores [layer, head, sequence] and losses [sequence] for [BOS] and two halves of tokens."""
     tokens = ids.shape[1]
     second = tokens - length  # where the second half begins
     row = 4 * (3 * info(lm).heads * tokens**2 + tokens * info(lm).vocabulary)
@@ -108,7 +108,7 @@ def scores_of(lm: Any, ids: torch.Tensor, length: int) -> dict[str, torch.Tensor
         with lm.backbone.trace(input_ids=rows, use_cache=False):
             patterns = [read(lm, layer, "attn_pattern") for layer in range(len(lm.layers))]
             hidden = lm.ln_final.output[:, :-1]
-        losses = token_losses(lm, hidden, rows[:, 1:])  # entry i is of the token at i + 1
+        losses = token_losses(lm, hidden, rows[:, 1:])  # entry i belongs to the token at i + 1
         part = {
             "induction": mean_back(patterns, length - 1, second),
             "duplicate_token": mean_back(patterns, length, second),
@@ -121,11 +121,11 @@ def scores_of(lm: Any, ids: torch.Tensor, length: int) -> dict[str, torch.Tensor
 
 
 def mean_back(patterns: list[torch.Tensor], offset: int, since: int) -> torch.Tensor:
-    """Mean attention from q to q − offset, from the query `since` on; [layer, head, row].
+    """Mean attention from q to q − offset, for queries from `since` on; [layer, head, row].
 
     Args:
-        patterns: of each layer, [row, head, query, key].
+        patterns: for each layer, [row, head, query, key].
     """
-    # Entry i of this diagonal is of the query i + offset.
+    # Entry i of this diagonal belongs to the query i + offset.
     diagonals = [pattern.float().diagonal(-offset, -2, -1) for pattern in patterns]
     return stack([diagonal[..., since - offset :].mean(-1).T for diagonal in diagonals])

@@ -26,7 +26,7 @@ def head_patching(
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Which attention head carries what tells the clean from the corrupt prompt.
+    """Which attention head carries what distinguishes the clean from the corrupt prompt.
 
     Run the base prompt with one head's output (head_z: what that query head hands to the output
     projection, at all positions) replaced by that of the other prompt, and read the metric m at
@@ -37,8 +37,8 @@ def head_patching(
         gap       = m(clean run) − m(corrupt run)
         recovery  = Σ effect / Σ gap over the pairs (a ratio of means)
 
-    Sign: denoising, a positive head restores the clean behaviour; noising, a negative head is
-    one that the behaviour needs, and a positive one works against it.
+    Sign: when denoising, a positive head restores the clean behaviour; when noising, a negative
+    head is one that the behaviour needs, and a positive one works against it.
     With grouped keys and values the heads are still the query heads. Exact, no approximation.
     Units: nats for logits and log-probabilities, or a probability.
     Control: a head's output x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random

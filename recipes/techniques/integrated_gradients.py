@@ -42,7 +42,7 @@ def integrated_gradients(
     control_draws: Annotated[int, Range(0, 100)] = 4,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How much each token of the clean prompt adds to the answer, against a baseline input.
+    """How much each token of the clean prompt adds to the answer, relative to a baseline input.
 
     x are the token embeddings of the clean prompt, x′ those of the baseline, m the metric where
     the answer is read. Along the straight line from x′ to x:
@@ -51,21 +51,21 @@ def integrated_gradients(
         completeness_error = Σ_p attribution[p] − (m(x) − m(x′))
         clean = m(x), at_baseline = m(x′)
 
-    Sign: positive speaks for the answer, against the baseline; in the unit of the metric.
+    Sign: positive supports the answer, relative to the baseline; in the unit of the metric.
     The integral is a Gauss–Legendre sum of `steps` points, which converges faster than midpoint
-    or trapezoid sums. The error says whether it did: where it is not small, add steps.
+    or trapezoid sums. The error shows whether it has converged: if it is not small, add steps.
     The baseline "corrupt" is the other prompt: tokens that both prompts share get exactly 0, and
     a pair that differs in one token gives that token all of m(x) − m(x′). "zero" is the vector
     of zeros at every position (the paper's choice for text): it compares tokens of one prompt,
-    but lies far from all text, and models that normalise the embeddings at once change abruptly
-    on the way, so that even hundreds of steps may not do.
+    but lies far from all text, and models that normalise the embeddings first change abruptly
+    along the line, so that even hundreds of steps may not suffice.
     The input is the output of the token embedding (Gemma's scale included); position embeddings
-    (GPT-2, OPT, BERT) are those of the prompt all along.
-    Control: the size of the attribution of random metrics, the logit of one random token less
+    (GPT-2, OPT, BERT) are those of the prompt throughout.
+    Control: the size of the attribution of random metrics, the logit of one random token minus
     that of another, scaled to be as sensitive to the final state as m. A token that does not
-    exceed it moves any output as much as this one.
-    Cost: 1 forward pass for both ends; for each step 1 forward and 1 + control_draws backward passes,
-    many steps at a time as rows of a batch.
+    exceed it affects any output as much as this one.
+    Cost: 1 forward pass for both ends; for each step 1 forward and 1 + control_draws backward
+    passes, many steps at a time as rows of a batch.
     Not implemented: other paths and baselines (blur, expected gradients), layers other than the
     input.
 
@@ -73,7 +73,7 @@ def integrated_gradients(
         baseline: the input that counts as the absence of the prompt.
         metric: what is measured where the answer is read, in nats, or a probability.
         steps: points of the integral.
-        control_draws: pairs of random tokens of the control; 0 leaves it out, and its cost.
+        control_draws: pairs of random tokens of the control; 0 omits it and its cost.
         seed: of the random tokens.
     """
     x, of_answer = embeddings(lm, pair.clean), measure(lm, metric, pair)

@@ -42,10 +42,10 @@ def linear_probe(
     control_draws: Annotated[int, Range(1, 50)] = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """At which layers a linear classifier can read a prompt's label off its activations.
+    """At which layers a linear classifier can read a prompt's label from its activations.
 
     For each layer and place, a logistic regression with an L2 penalty is fitted to the activations
-    x at one site, each number standardised by the training part:
+    x at one site, each dimension standardised on the training part:
 
         p(class | x) = softmax(W z + b),   z = (x − mean) / standard deviation
         accuracy     = share of prompts whose label is the most probable class
@@ -59,20 +59,20 @@ def linear_probe(
     Control: shuffled_accuracy, the same with shuffled labels, each draw fitted and scored anew;
     its band is the smallest and the largest draw. Groups of one class exchange their classes;
     in groups of several classes the prompts exchange theirs. selectivity = accuracy −
-    shuffled_accuracy. In the control tasks of Hewitt & Liang 2019 random labels belong to word
-    types that return in the test set, so that a probe which memorises does well on them; here
-    nothing returns in another group, so the control is about at chance, and says how far chance
-    goes. With few prompts it lies somewhat below: a class that is frequent in what is held out is
-    rarer in what the probe is fitted to. selectivity is then larger than accuracy − chance.
-    majority is the accuracy of always saying the most frequent class.
-    Cost: 1 forward pass a prompt; the probes are fitted on this machine, with scikit-learn.
+    shuffled_accuracy. In the control tasks of Hewitt & Liang 2019, random labels belong to word
+    types that recur in the test set, so that a probe which memorises does well on them; here
+    nothing recurs in another group, so the control is about at chance, and shows how far chance
+    goes. With few prompts it is somewhat lower: a class that is frequent in the held-out part is
+    rarer in the training part. selectivity is then larger than accuracy − chance.
+    majority is the accuracy of always predicting the most frequent class.
+    Cost: 1 forward pass per prompt; the probes are fitted on this machine, with scikit-learn.
     Not implemented: non-linear probes, control tasks over word types, amnesic probing. A probe
     finds what can be read, not what the model uses.
 
     Args:
         site: whose activations are read: the stream before, in or after a block, what attention or
             the MLP adds, queries, keys, values or heads' outputs, or the MLP's neurons.
-        places: labels of the positions that are read, each with probes of its own.
+        places: labels of the positions that are read, each with its own probes.
         folds: parts of the cross-validation.
         control_draws: shuffles of the labels.
         seed: of the folds, the shuffles and the intervals.
@@ -108,7 +108,7 @@ def fit_probes(
 
 
 def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any, Any]:
-    """The number of each prompt's class and of its group; one without a group is one of its own."""
+    """The index of each prompt's class and of its group; one without a group gets its own."""
     import numpy as np
 
     for index, example in enumerate(examples):
@@ -131,7 +131,7 @@ def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any,
 
 
 def shuffled(y: Any, group: Any, rng: Any) -> Any:
-    """Labels exchanged between the groups of one class, and inside the groups of several."""
+    """Labels shuffled between the groups of one class, and within the groups of several."""
     members = [(group == g).nonzero()[0] for g in sorted(set(group.tolist()))]
     pure = [m for m in members if len(set(y[m].tolist())) == 1]
     new = y.copy()
@@ -144,10 +144,10 @@ def shuffled(y: Any, group: Any, rng: Any) -> Any:
 
 
 def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
-    """Whether a probe that has not seen a prompt's group gets its class, [layer, place, prompt]."""
+    """Whether a probe without a prompt's group predicts its class, [layer, place, prompt]."""
     import numpy as np
 
-    right = np.zeros((*x.shape[1:3], len(y)))  # a prompt that no probe is tried on is not right
+    right = np.zeros((*x.shape[1:3], len(y)))  # a prompt without any probe counts as wrong
     for train, test in splits(y, group, folds, seed):
         inner = splits(y[train], group[train], INNER_FOLDS, seed)
         for cell in np.ndindex(x.shape[1:3]):
@@ -156,7 +156,7 @@ def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
             for fit, held_out in inner:
                 found = predicted(own[train][fit], y[train][fit], own[train][held_out], STRENGTHS)
                 scores += [(classes == y[train][held_out]).sum() for classes in found]
-            best = [STRENGTHS[int(scores.argmax())]]  # the stronger penalty of equals
+            best = [STRENGTHS[int(scores.argmax())]]  # the strongest penalty in case of a tie
             right[cell][test] = predicted(own[train], y[train], own[test], best)[0] == y[test]
     return right
 
@@ -165,7 +165,7 @@ def splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:
     """(training, held-out) indices: whole groups, classes spread evenly.
 
     As many folds as every class has groups, at most `folds`; splits whose training part lacks a
-    class are left out. [] where there are none.
+    class are left out. [] if none remain.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -179,7 +179,7 @@ def splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:
 def predicted(x: Any, y: Any, held_out: Any, strengths: Sequence[float]) -> list[Any]:
     """The most probable class of each held-out prompt, for each strength.
 
-    The fit depends on inner products only, so it is done in the space the training part spans.
+    The fit depends only on inner products, so it is done in the space spanned by the training part.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression

@@ -30,18 +30,18 @@ from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed
     references=["nostalgebraist2020lens"],
 )
 def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5) -> dict[str, Any]:
-    """What the model would say if it stopped after each layer.
+    """What the model would predict if it stopped after each layer.
 
-    The residual stream after layer l is put through the final norm and the unembedding:
+    The residual stream after layer l is passed through the final norm and the unembedding:
 
         p_l = softmax(W_U · norm(resid_post_l))
         kl[l] = KL(p_final ‖ p_l) = Σ p_final (log p_final − log p_l)
         entropy[l] = −Σ p_l log p_l
 
     The last layer is the model's own output, so its KL is 0. Entropy and KL are in nats.
-    The target is the token given; without one, the final layer's own top token at each position.
-    Rank 0 is the most probable token. Cost: 1 forward pass, and one unembedding a layer.
-    Not implemented: the tuned lens (a learned translation a layer); the plain lens reads early
+    The target is the given token; without one, the final layer's own top token at each position.
+    Rank 0 is the most probable token. Cost: 1 forward pass, and one unembedding per layer.
+    Not implemented: the tuned lens (a learned translation per layer); the plain lens reads early
     layers in the basis of the last, which they need not use.
 
     Args:

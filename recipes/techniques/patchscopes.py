@@ -57,28 +57,28 @@ def patchscopes(
 
     The state h_l(p) of the prompt, before layer l at position p (resid_pre), replaces the state of
     the last token of the inspection prompt, its placeholder, before layer l' (by default l' = l,
-    as in the paper), and the model goes on from there:
+    as in the paper), and the model continues from there:
 
         p[l, p] = softmax(logits of the inspection prompt, h_l'(placeholder) ← h_l(p))
 
     target_prob is p of the target; top_token are the most probable tokens. The default inspection
-    prompt is the paper's few-shot prompt for the identity of a token. The target is the token
-    given; without one, what the model itself predicts after each position of the prompt, which
+    prompt is the paper's few-shot prompt for the identity of a token. The target is the given
+    token; without one, what the model itself predicts after each position of the prompt, which
     is what the paper's next-token experiment scores.
     Layers are counted by the stream before them; the paper's layer is the one after which it
     takes the state, here the next one.
     Control: random_prob, the same with a random direction of the state's length instead of the
-    state. unpatched_prob is the target's probability in the inspection prompt as it is.
+    state. unpatched_prob is the target's probability in the unmodified inspection prompt.
     The text continues the inspection prompt greedily with the state of one position, from each
     layer; its first token is that position's top token.
-    Cost: 1 forward pass of the prompt, 1 of the inspection prompt; of each layer × position ×
+    Cost: 1 forward pass of the prompt, 1 of the inspection prompt; for each layer × position ×
     (1 + control_draws) one of its last token from layer l' on; `steps` passes of the text.
     Not implemented: mappings between states, other models as readers, several placeholders.
 
     Args:
         inspection: the prompt that reads the state; its last token is the placeholder.
-        into: layer l' before which the state is put in; without it the layer it comes from.
-        at: label of the position whose state the text is read from.
+        into: layer l' before which the state is inserted; by default the layer it comes from.
+        at: label of the position whose state gives the text.
         top: how many of the most probable tokens to keep.
         steps: tokens of the text.
         control_draws: random directions of the control.

@@ -45,18 +45,18 @@ def saliency(
         gradient_x_input[p] = x[p] · ∂s/∂x[p]
         value               = s
 
-    The target is the token given, else the most probable one; `token` is its id.
+    The target is the given token, else the most probable one; `token` is its id.
     Sign: the norm has none; gradient × input is positive where a longer x[p] raises s. Units:
-    gradient × input that of s; the norm that of s for one unit of the embedding, so norms of
+    gradient × input has that of s; the norm has that of s per unit of the embedding, so norms of
     different models cannot be compared.
     The norm is over d_model (the paper takes the largest absolute value over three colours).
     Both are first-order and local: a token that s depends on strongly but in a saturated way
-    gets little. integrated_gradients mends that.
+    gets little. integrated_gradients avoids that.
     The input is the output of the token embedding (Gemma's scale included), before position
     embeddings are added (GPT-2, OPT, BERT).
-    Control: the same, without sign, of random scores: the logit of one random token less that
+    Control: the same, without sign, for random scores: the logit of one random token minus that
     of another, scaled to be as sensitive to the final state as s. A token that does not exceed
-    it moves any output as much as this one.
+    it affects any output as much as this one.
     Cost: 1 forward and 1 + control_draws backward passes.
     Not implemented: SmoothGrad, guided backpropagation, positions other than the answer's.
 

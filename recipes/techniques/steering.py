@@ -58,46 +58,47 @@ def steering(
     metric: Metric = "logit_diff",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How far a direction, read off contrasting prompts, moves the model towards their behaviour.
+    """How far a direction, read from contrasting prompts, moves the model towards their behaviour.
 
-    The wanted behaviour is that of the clean prompts. A vector is made of pairs, and added to the
-    stream before layer l (resid_pre) in the run of the corrupt prompt of another pair:
+    The desired behaviour is that of the clean prompts. A vector is computed from pairs, and added
+    to the stream before layer l (resid_pre) in the run of the corrupt prompt of another pair:
 
-        mean_difference (Rimsky et al. 2024): one vector a layer,
+        mean_difference (Rimsky et al. 2024): one vector per layer,
             v[l] = mean over pairs of h_l(clean, end) − h_l(corrupt, end),
             added at the end of the prompt and at every token generated after it
-        activation_addition (Turner et al. 2023): one pair, one vector a position,
+        activation_addition (Turner et al. 2023): one pair, one vector per position,
             v[l, p] = h_l(clean, p) − h_l(corrupt, p),
             added to the same positions of the prompt, counted from its front, and nowhere later
         effect[l, c] = m(corrupt run + c · v) − m(corrupt run)
         gap          = m(clean run) − m(corrupt run)
         recovery     = Σ effect / Σ gap over the pairs (a ratio of means)
 
-    The vector is used raw: coefficient 1 is the difference itself, whatever its length. Their
-    layer is the one after which they add, here the next one. A pair whose right and wrong answer
-    are the first pair's the other way round counts with the opposite sign, in the vector and
-    where it is evaluated (a phenomenon whose clean prompts are of either class).
-    Sign: a positive effect is towards the clean answer. The metric is always of it.
-    Held out: the pairs are dealt into folds at random; each is evaluated with a vector of the
-    pairs of the other folds (activation_addition: of the first of them). With folds = 1, the
-    vector comes from the very pairs on which it is evaluated. Intervals are over evaluated pairs,
-    with the vectors as they are.
+    The vector is not normalised: coefficient 1 is the difference itself, whatever its length. The
+    papers' layer is the one after which they add it, here the next one. A pair whose right and
+    wrong answers are those of the first pair swapped counts with the opposite sign, in the vector
+    and where it is evaluated (for a phenomenon whose clean prompts are of either class).
+    Sign: a positive effect is towards the clean answer. The metric is always that of the clean
+    answer.
+    Held out: the pairs are split into folds at random; each is evaluated with a vector from the
+    pairs of the other folds (activation_addition: from the first of them). With folds = 1, the
+    vector comes from the same pairs on which it is evaluated. Intervals are over evaluated pairs,
+    with the vectors fixed.
     Control: random_effect[l, c], the size of the effect, |…|, of random directions of the same
-    length at the same positions. Sizes, for the effects of random directions of either sign would
-    cancel in a mean.
+    length at the same positions. Sizes are used because effects of random directions of either
+    sign would cancel in a mean.
     The text continues the corrupt prompt of one pair, greedily, without and with the vector.
-    Cost: 3 forward passes a pair; of each layer × coefficient × (1 + control_draws) one from its layer
-    and its first changed position on; `steps` passes of the text.
+    Cost: 3 forward passes per pair; for each layer × coefficient × (1 + control_draws) one from its
+    layer and its first changed position on; `steps` passes of the text.
     Not implemented: a search for layer and coefficient, other positions, sampling.
 
     Args:
-        method: how the vector is made, and where it is added.
-        layers: layers before which the vector is added, one at a time; none given: all.
+        method: how the vector is computed, and where it is added.
+        layers: layers before which the vector is added, one at a time; all by default.
         coefficients: multiples of the vector.
-        folds: parts the pairs are dealt into; 1 evaluates on the pairs that gave the vector.
+        folds: parts the pairs are split into; 1 evaluates on the pairs that gave the vector.
         control_draws: random directions of the control.
         steps: tokens of the text.
-        text_layer: layer of the text, one of `layers`; without it the one at two thirds of them.
+        text_layer: layer of the text, one of `layers`; by default the one two thirds through them.
         metric: what is measured where the answer is read, in nats, or a probability.
         seed: of the folds and of the random directions.
     """
@@ -181,7 +182,7 @@ def by_position(
 
     Args:
         directions: [direction, layer, place, d_model]. first: position of the first place; None
-            for one place that is the end of the prompt and all that follows it.
+            for a single place: the end of the prompt and everything after it.
 
     Returns:
         [direction, layer, position, d_model]; its last position stands for all later ones.

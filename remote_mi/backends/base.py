@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from remote_mi.backends.options import Option, Question
-from remote_mi.common.errors import RemoteMIError, RunFailed, line_in
+from remote_mi.common.errors import RemoteMIError, RunFailed, line_number_in
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.card import Card
@@ -171,7 +171,7 @@ def labelled(card: Card) -> str:
 def line_in_recipe(work: Work, error: BaseException) -> int:
     """The last line of the recipe's own file or cell that an error passed through."""
     own = work.card.path.resolve() if work.card.path else Path(work.function.__code__.co_filename)
-    return line_in(error, own, otherwise=work.card.line)
+    return line_number_in(error, own, otherwise=work.card.line)
 
 
 def recipe_error(

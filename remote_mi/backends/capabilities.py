@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from remote_mi.common.versions import is_from
+from remote_mi.common.versions import is_at_least
 
 PlaceKind = Literal["local", "trusted", "sandboxed"]
 
@@ -47,7 +47,7 @@ def lacking(needs: Sequence[str], place: Place) -> list[str]:
 def _can(answer: str, version: str) -> bool:
     if answer in ("yes", "no"):
         return answer == "yes"
-    return is_from(version, answer)
+    return is_at_least(version, answer)
 
 
 def depends_on_trust(needs: Sequence[str]) -> bool:

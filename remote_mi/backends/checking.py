@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from remote_mi.common.deadline import within
+from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import RemoteMIError, first_line
 
 State = Literal["ok", "problem", "note"]
@@ -36,7 +36,7 @@ class Check:
 def guarded(name: str, seconds: float, work: Callable[[], list[Check]]) -> list[Check]:
     """What some work finds; where it fails or takes too long, that is what is found."""
     try:
-        return within(seconds, work)
+        return run_with_deadline(seconds, work)
     except Exception as error:
         return [problem(name, error)]
 

@@ -101,10 +101,10 @@ class DetachedBackend(Backend):
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         """The model's configuration and tokenizer; its weights are where it runs."""
-        from remote_mi.models.load import NOWHERE, build_weightless
+        from remote_mi.models.load import UNSENT_ID, build_weightless
 
         watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
-        return build_weightless(spec, watch, NOWHERE)
+        return build_weightless(spec, watch, UNSENT_ID)
 
     def record_of(self, entry: Entry) -> dict[str, Any]:
         """What the provenance of a run keeps of its job."""

@@ -9,7 +9,7 @@ import torch
 
 from remote_mi.backends.base import Work
 from remote_mi.interventions.session import settled, use_attention
-from remote_mi.recipes.loading import at_home
+from remote_mi.recipes.loading import recipe_imports
 
 
 def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
@@ -18,7 +18,7 @@ def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
     if setup is None:
         return ()
     shared: tuple[Any, ...] = ()
-    with at_home(work.function):
+    with recipe_imports(work.function):
         with lm.session(), torch.set_grad_enabled(work.gradients):
             shared = (setup(lm, together, **parameters),)
             nnsight.save(shared)
@@ -40,7 +40,7 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     shared, setup, together = work.shared, work.setup, list(work.together)
     gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
-    with at_home(function):
+    with recipe_imports(function):
         with lm.session(backend=backend):
             before = use_attention(lm, "eager") if weights else ""
             try:

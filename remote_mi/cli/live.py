@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from remote_mi.common.console import on_terminal
-from remote_mi.common.errors import harmless
+from remote_mi.common.console import terminal_console
+from remote_mi.common.errors import sanitize
 
 
 class LiveWatch:
@@ -18,7 +18,7 @@ class LiveWatch:
             BarColumn(24),
             TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            console=on_terminal(stderr=True),
+            console=terminal_console(stderr=True),
             transient=True,
         )
         self._task = self._progress.add_task("", total=None, count="")
@@ -32,11 +32,11 @@ class LiveWatch:
 
     def stage(self, text: str) -> None:
         # Reset rather than update: a task that was once complete would stay finished.
-        self._progress.reset(self._task, total=None, description=harmless(text), count="")
+        self._progress.reset(self._task, total=None, description=sanitize(text), count="")
 
     def advance(self, done: int, total: int, unit: str) -> None:
         count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"
         self._progress.update(self._task, total=total, completed=done, count=count)
 
     def note(self, text: str) -> None:
-        self._progress.console.print(harmless(text), markup=False)
+        self._progress.console.print(sanitize(text), markup=False)

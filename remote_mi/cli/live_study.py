@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from remote_mi.common.console import on_terminal
+from remote_mi.common.console import terminal_console
 from remote_mi.common.progress import Watch
 from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord
@@ -43,7 +43,7 @@ class LiveOverview:
         self._busy: dict[int, str] = {}
         self._started = time.monotonic()
         self._live = Live(
-            console=on_terminal(stderr=True),
+            console=terminal_console(stderr=True),
             get_renderable=self._render,
             transient=True,
             refresh_per_second=8,

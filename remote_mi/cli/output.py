@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from remote_mi.common.console import on_terminal
-from remote_mi.common.errors import NotFound, harmless
+from remote_mi.common.console import terminal_console
+from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.progress import Silent, Watch
 
 SCHEMA = 1
@@ -22,12 +22,12 @@ def stdout_console(width: int | None = None) -> Console:
     """A console on stdout; without colour when piped or with NO_COLOR, 80 columns when piped."""
     if width is None and not sys.stdout.isatty():
         width = 80
-    return on_terminal(width=width, highlight=False)
+    return terminal_console(width=width, highlight=False)
 
 
 def say(text: str) -> None:
     """Print a message to stderr; text in it from a server or a file cannot move the cursor."""
-    print(harmless(text), file=sys.stderr, flush=True)
+    print(sanitize(text), file=sys.stderr, flush=True)
 
 
 def print_json(data: Any) -> None:

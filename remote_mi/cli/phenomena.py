@@ -20,7 +20,7 @@ def phenomena() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def list_phenomena(as_json: bool, quiet: bool) -> None:
     """List the phenomena of the project and the built-in ones."""
-    paths = phenomenon_files.available(project_folder()).values()
+    paths = phenomenon_files.phenomenon_files(project_folder()).values()
     items = [phenomenon_files.load(path) for path in paths]
     if as_json:
         print_json(

@@ -46,7 +46,7 @@ def list_recipes(as_json: bool, quiet: bool) -> None:
     cards = catalog.all_cards(project_folder())
     if as_json:
         print_json(
-            {"recipes": [{**c.shown(), "origin": c.origin, "path": str(c.path)} for c in cards]}
+            {"recipes": [{**c.to_json(), "origin": c.origin, "path": str(c.path)} for c in cards]}
         )
         return
     width = max(len(card.name) for card in cards)
@@ -64,7 +64,7 @@ def show(name: str, as_json: bool) -> None:
     card = catalog.find(name, project_folder())
     if as_json:
         parameters = [vars(p) for p in card.parameters]
-        print_json({**card.shown(), "parameters": parameters, "path": str(card.path)})
+        print_json({**card.to_json(), "parameters": parameters, "path": str(card.path)})
         return
     print(f"{card.name}  ({card.origin}, {card.path})\n")
     print(card.doc.split("\nArgs:")[0].rstrip() + "\n")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from remote_mi.backends.registry import named
 from remote_mi.cli.output import print_json, say, shorten_path, stdout_console
-from remote_mi.common.errors import BackendUnavailable, first_line, harmless
+from remote_mi.common.errors import BackendUnavailable, first_line, sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
@@ -321,5 +321,5 @@ class LineOverview(SilentOverview):
         )
         say(
             f"[{self.total - self.left}/{self.total}] {point.recipe} on {point.prompts}: "
-            f"{harmless(str(outcome))}"
+            f"{sanitize(str(outcome))}"
         )

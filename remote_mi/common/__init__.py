@@ -1,1 +1,1 @@
-"""What every room stands on: errors, paths, settings, safe text, consoles. No torch, no word of the field."""
+"""Shared foundations: errors, paths, process settings, safe text, consoles. No models, no torch."""

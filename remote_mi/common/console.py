@@ -1,8 +1,7 @@
-"""Consoles of rich: on the terminal, and as text that goes elsewhere.
+"""Rich consoles: for the terminal, and for capturing output as text.
 
-In a notebook rich displays by itself whatever any console of the process is told, file or not, one
-output a line. What a notebook shows of ours is one HTML element, so every console is told that it
-is not there for that.
+In a notebook, rich displays everything printed to any console, even one with a file, as one output
+per line. We show a single HTML element there instead, so every console opts out of that.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from typing import Any
 from rich.console import Console
 
 
-def on_terminal(**options: Any) -> Console:
-    """A console on stdout or stderr, as the options say (those of rich)."""
+def terminal_console(**options: Any) -> Console:
+    """A console on stdout or stderr, depending on the options (rich's own)."""
     return Console(force_jupyter=False, **options)
 
 
-def captured(width: int, color: bool = False, **options: Any) -> Console:
-    """A console whose output is kept: `console.file.getvalue()`.
+def capturing_console(width: int, color: bool = False, **options: Any) -> Console:
+    """A console whose output is collected: see `captured_text`.
 
     Args:
         width: in columns. color: whether styles are kept, as escape codes.
-        options: others of rich.
+        options: rich's other options.
     """
     system: Any = "truecolor" if color else None
     return Console(
@@ -37,6 +36,6 @@ def captured(width: int, color: bool = False, **options: Any) -> Console:
     )
 
 
-def text_of(console: Console) -> str:
-    """What a captured console was told."""
+def captured_text(console: Console) -> str:
+    """Everything that was printed to a capturing console."""
     return console.file.getvalue()  # type: ignore[attr-defined]

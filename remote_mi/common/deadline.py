@@ -1,4 +1,4 @@
-"""Work that is given up after some seconds."""
+"""Work with a time limit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from remote_mi.common.errors import BackendUnavailable
 T = TypeVar("T")
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
-    """What a piece of work returns or raises, waited for no longer than this.
+def run_with_deadline(seconds: float, work: Callable[[], T]) -> T:
+    """Call `work` and return its result, or raise its error, waiting at most `seconds`.
 
     Raises:
-        BackendUnavailable: if it takes longer; it is left to itself then.
+        BackendUnavailable: if it takes longer; its thread is then left running.
     """
     done: list[T] = []
     failed: list[BaseException] = []

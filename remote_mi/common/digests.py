@@ -12,15 +12,15 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 def digest(value: Any) -> str:
     """SHA-256, in hex, of a JSON value in canonical form."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def canonical(value: Any) -> str:
-    """The one text of a JSON value that is digested."""
+def canonical_json(value: Any) -> str:
+    """The canonical text of a JSON value, which is what gets digested."""
     return _ENCODER.encode(value)
 
 
-def digest_of_members(members: Mapping[str, str]) -> str:
-    """As `digest` of an object, of which the canonical text of every member is known already."""
-    text = ",".join(f"{canonical(name)}:{members[name]}" for name in sorted(members))
+def digest_members(members: Mapping[str, str]) -> str:
+    """The `digest` of an object, given the canonical text of each member."""
+    text = ",".join(f"{canonical_json(name)}:{members[name]}" for name in sorted(members))
     return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()

@@ -1,15 +1,15 @@
-"""How values show themselves: by renderers that are named here and imported when they are asked.
+"""How values are displayed: by renderers that are named here and imported on first use.
 
-A result stands in a room above the renderers, so it cannot import them. Its class inherits from
-`Displayed`; the door of the package says which functions render it (`RENDERERS`).
+A result's package must not import the renderers. Its class inherits from `Displayed` instead, and
+the top-level package registers the functions that render it (`RENDERERS`).
 """
 
 from __future__ import annotations
 
 import importlib
 
-#: By the name of a class: the functions for its text and its HTML, as "module:function".
-#: Without one for its text, a class says itself how it is printed.
+#: Class name → the functions for its text and its HTML, as "module:function".
+#: A class without a text renderer defines its own `repr`.
 RENDERERS: dict[str, tuple[str | None, str]] = {}
 
 
@@ -19,13 +19,13 @@ def _render(address: str, value: object) -> str:
 
 
 class Displayed:
-    """What a console prints, and a notebook displays, by the class's renderers."""
+    """Base of classes that consoles and notebooks display with registered renderers."""
 
     def __repr__(self) -> str:
         text = RENDERERS.get(type(self).__name__, (None, ""))[0]
         return _render(text, self) if text else object.__repr__(self)
 
     def _repr_html_(self) -> str | None:
-        """HTML for a notebook; None where there is no renderer, and the text is taken."""
+        """HTML for a notebook; None if there is no renderer, so that the text is used."""
         html = RENDERERS.get(type(self).__name__, (None, ""))[1]
         return _render(html, self) if html else None

@@ -1,7 +1,7 @@
-"""Everything that can go wrong for a user, each with its exit code and what to type next.
+"""The errors a user can run into, each with its exit code and a hint about what to type next.
 
-An error of this family reaches the user as one message and no traceback (unless `--debug`).
-Anything else that escapes is a bug of ours.
+These errors reach the user as a single message without a traceback (unless `--debug`).
+Any other exception that escapes is a bug in remote_mi.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class RemoteMIError(Exception):
     """A problem the user can act on.
 
     Attributes:
-        exit_code: what the command line exits with.
-        retryable: whether the same command may succeed later, unchanged.
-        message: what is wrong. hint: what to type or change next; shown on a line of its own.
+        exit_code: exit code of the command line.
+        retryable: whether the same command may succeed if repeated unchanged.
+        message: what is wrong. hint: what to type or change next; shown on a separate line.
     """
 
     exit_code = 1
@@ -33,18 +33,18 @@ class RemoteMIError(Exception):
 
 
 class Detached(KeyboardInterrupt):
-    """Ctrl-C while a remote job was waited for: the job goes on, and the message says how to
-    come back to it."""
+    """Ctrl-C while waiting for a remote job: the job continues, and the message says how to
+    get back to it."""
 
 
 class RunFailed(RemoteMIError):
-    """The job was executed and failed: an error in the recipe, or no memory left."""
+    """The job ran and failed: an error in the recipe, or out of memory."""
 
     exit_code = 1
 
 
 class StoreError(RemoteMIError):
-    """A result could not be kept: no space, no permission."""
+    """A result could not be stored: no space, no permission."""
 
     exit_code = 1
 
@@ -56,7 +56,7 @@ class UsageError(RemoteMIError):
 
 
 class FormerVersion(UsageError):
-    """A file was written for an earlier version of remote_mi, which this one does not read."""
+    """A file was written for an earlier version of remote_mi and is no longer supported."""
 
 
 class NotFound(RemoteMIError):
@@ -78,19 +78,19 @@ class BackendUnavailable(RemoteMIError):
 
 
 class WaitTimeout(RemoteMIError):
-    """The wait ended while the job still runs."""
+    """The wait timed out while the job was still running."""
 
     exit_code = 6
 
 
 class Mismatch(RemoteMIError):
-    """Stored bytes or a reproduced result are not what they should be."""
+    """Stored bytes or a reproduced result differ from what is expected."""
 
     exit_code = 7
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `word`, or None when nothing is close."""
+    """The known name closest to `word`, or None if nothing is close."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return found[0] if found else None
 
@@ -109,8 +109,8 @@ def not_found(what: str, word: str, known: Iterable[str], listing: str) -> NotFo
     return NotFound(f"no {what} named {word!r}", f"{suggestion}`{listing}` lists them all")
 
 
-def line_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
-    """The last line of a file that an error passed through."""
+def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
+    """The innermost line of a file in an error's traceback, else `otherwise`."""
     line, trace = otherwise, error.__traceback__
     while trace is not None:
         if Path(trace.tb_frame.f_code.co_filename) == file:
@@ -120,13 +120,13 @@ def line_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line an error says, or its type where it says nothing."""
-    said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    """The first line of an error's message, or its type if the message is empty."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
-def harmless(text: str) -> str:
-    """The text without characters that a terminal would act on, newlines and tabs apart."""
+def sanitize(text: str) -> str:
+    """Replace characters that a terminal would act on, except newlines and tabs."""
     return "".join(
         c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
     )

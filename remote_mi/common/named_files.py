@@ -1,4 +1,4 @@
-"""YAML files that are known by a name: phenomena and studies, a project's own and the built-in."""
+"""YAML files that are referred to by name: phenomena and studies, from the project or built in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from remote_mi.common.paths import builtin_folder
 
 
 def named_files(kind: str, project: Path) -> dict[str, Path]:
-    """Name → file of every one; a project's own hides a built-in one of the same name.
+    """All files of a kind, by name; a project's file hides a built-in singular of the same name.
 
     Args:
-        kind: "phenomena" or "studies", the name of their folders.
+        kind: "phenomena" or "studies", which is also the folder's name.
     """
     found: dict[str, Path] = {}
     for parent in (project / "recipes", project, builtin_folder()):
@@ -21,24 +21,24 @@ def named_files(kind: str, project: Path) -> dict[str, Path]:
     return found
 
 
-def find_file(kind: str, one: str, name: str, project: Path) -> Path:
-    """The file of a name, or of a path: from the working folder, or the project.
+def find_file(kind: str, singular: str, name: str, project: Path) -> Path:
+    """Find a file by name, or by a path relative to the working folder or the project.
 
     Args:
-        kind: as for `named_files`. one: what one of them is called.
+        kind: as for `named_files`. singular: the singular of kind, e.g. "study".
 
     Raises:
-        NotFound: with the nearest name.
+        NotFound: suggesting the nearest name.
     """
-    listed = f"remote-mi {kind if kind == 'phenomena' else one} ls"
+    listed = f"remote-mi {kind if kind == 'phenomena' else singular} ls"
     if not name.endswith((".yaml", ".yml")):
         known = named_files(kind, project)
         if name not in known:
-            raise not_found(one, name, known, listed)
+            raise not_found(singular, name, known, listed)
         return known[name]
     try:
         given = Path(name).expanduser()
-    except RuntimeError:  # of a user that there is not
+    except RuntimeError:  # "~user" of an unknown user
         given = Path(name)
     for path in (given, project / name):
         if path.is_file():

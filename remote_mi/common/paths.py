@@ -1,4 +1,4 @@
-"""Where things lie: the user's cache, the project, and the recipes that come with the package."""
+"""Locations of the user's cache, the project, and the recipes that come with the package."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ CACHE_VERSION = "v1"
 
 
 def cache_root() -> Path:
-    """The cache folder, `REMOTE_MI_CACHE` or the platform's own, of this format version."""
+    """The cache folder for this format version, in `REMOTE_MI_CACHE` or the platform's default."""
     return _cache_folder() / CACHE_VERSION
 
 
 def server_folder() -> Path:
-    """Where the personal NDIF server keeps its state and its environment."""
+    """Path of the personal NDIF server's state and environment."""
     return _cache_folder() / "ndif-server"
 
 
@@ -26,12 +26,12 @@ def _cache_folder() -> Path:
 
 
 def project_folder() -> Path:
-    """The project: `REMOTE_MI_PROJECT`, or the working folder."""
+    """The project folder: `REMOTE_MI_PROJECT`, or the working folder."""
     return Path(os.environ.get("REMOTE_MI_PROJECT") or ".").absolute()
 
 
 def builtin_folder() -> Path:
-    """The recipes that come with the package: installed inside it, or beside it in a checkout."""
+    """The recipes that come with the package: inside it if installed, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "_builtin"
     return inside if inside.is_dir() else package.parent / "recipes"

@@ -1,8 +1,8 @@
-"""What belongs to the whole process, and is ours for as long as anybody of us needs it.
+"""Process-wide settings that are changed temporarily, in a way that is safe with threads.
 
-Python's own ways to change such things for a while (`warnings.catch_warnings`, saving a value and
-putting it back) are not for threads: the one that ends last restores what the other had set. Here
-the first who needs a setting notes what it was, and the last puts that back.
+Python's own ways to do this (`warnings.catch_warnings`, saving a value and restoring it) are not
+thread-safe: the thread that finishes last restores what the other one had set. Here the first user
+of a setting remembers its original value, and the last user restores it.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 
 
 class Setting:
-    """Something of the process: how it is read, how it is set, and what we want it to be."""
+    """A process-wide setting: how to read it, how to set it, and the value we need."""
 
     def __init__(self, read: Callable[[], Any], put: Callable[[Any], None], ours: Any) -> None:
         self._read, self._put, self._ours = read, put, ours
         self._theirs: Any = None
 
-    def take(self) -> None:
-        """Set it to ours."""
+    def apply(self) -> None:
+        """Set it to our value."""
         self._theirs = self._read()
         if self._theirs != self._ours:
             self._put(self._ours)
 
-    def give_back(self) -> None:
-        """As it was; what the program has set meanwhile stays."""
+    def restore(self) -> None:
+        """Restore the original value, unless the program has changed it in the meantime."""
         if self._theirs != self._ours and self._read() == self._ours:
             self._put(self._theirs)
 
 
-class Ignored:
-    """Warnings that are not shown; the program's own filters stay where they are.
+class IgnoredWarnings:
+    """Warnings to suppress; the program's own filters are left alone.
 
     Args:
-        category: of the warnings. message: how they begin, module: where they arise, both as
+        category: of the warnings. message: their beginning, module: their origin, both as
             regular expressions.
     """
 
@@ -47,39 +47,39 @@ class Ignored:
         self._what = {"category": category, "message": message, "module": module}
         self._entry: Any = None
 
-    def take(self) -> None:
-        """Put the filter in front of all others."""
+    def apply(self) -> None:
+        """Insert the filter before all others."""
         warnings.filterwarnings("ignore", **self._what)
         self._entry = warnings.filters[0]
 
-    def give_back(self) -> None:
-        """Remove that filter, and no other."""
+    def restore(self) -> None:
+        """Remove this filter only."""
         filters: Any = warnings.filters
         if self._entry in filters:
             filters.remove(self._entry)
-            warnings._filters_mutated()  # type: ignore[attr-defined] - or removed ones go on
+            warnings._filters_mutated()  # type: ignore[attr-defined] - else it stays in effect
 
 
-class Held:
-    """Settings that are ours while anybody holds them.
+class SharedSettings:
+    """Settings that are applied while at least one caller holds them.
 
     Args:
-        make: gives them; called when they are first held, so that it may import what they are of.
+        make: creates them; called when they are first held, so it can import lazily.
     """
 
-    def __init__(self, make: Callable[[], Sequence[Setting | Ignored]]) -> None:
+    def __init__(self, make: Callable[[], Sequence[Setting | IgnoredWarnings]]) -> None:
         self._make = make
-        self._taken: Sequence[Setting | Ignored] = ()
+        self._taken: Sequence[Setting | IgnoredWarnings] = ()
         self._mutex, self._holders = threading.Lock(), 0
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """A context in which they are ours."""
+        """A context in which the settings are applied."""
         with self._mutex:
             if not self._holders:
                 self._taken = self._make()
                 for setting in self._taken:
-                    setting.take()
+                    setting.apply()
             self._holders += 1
         try:
             yield
@@ -88,4 +88,4 @@ class Held:
                 self._holders -= 1
                 if not self._holders:
                     for setting in self._taken:
-                        setting.give_back()
+                        setting.restore()

@@ -1,4 +1,4 @@
-"""How long work reports what it is doing, without knowing who shows it."""
+"""The interface through which long-running work reports its progress."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ class Watch(Protocol):
     """Something that shows progress."""
 
     def stage(self, text: str) -> None:
-        """A new stage of the work begins."""
+        """Begin a new stage of the work."""
         ...
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        """`done` of `total` units of the present stage are finished."""
+        """Report that `done` of `total` units of the current stage are finished."""
         ...
 
     def note(self, text: str) -> None:
-        """Something the user should know and that stays on screen."""
+        """Report something the user should know, which stays on screen."""
         ...
 
 
 class Silent:
-    """Shows nothing."""
+    """A watch that shows nothing."""
 
     def stage(self, text: str) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Amounts of bytes as people write them: "5GB", "500 MB", "2GiB"."""
+"""Sizes in bytes as people write them: "5GB", "500 MB", "2GiB"."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b?)\s*", re.IGNORECASE
 
 
 def parse_size(value: str | int) -> int:
-    """The number of bytes that a text or a number says.
+    """The number of bytes given by a text or a number.
 
     kB, MB, GB and TB are powers of 1000, KiB, MiB, GiB and TiB of 1024; "B" may be left out.
 
     Raises:
-        UsageError: if it is no size.
+        UsageError: if it is not a size.
     """
     match = _SIZE.fullmatch(value) if isinstance(value, str) and len(value) <= 40 else None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
@@ -32,7 +32,7 @@ def parse_size(value: str | int) -> int:
 
 
 def format_size(size: float) -> str:
-    """A number of bytes in words, e.g. "540 MB", "1.1 GB": powers of 1000, two or three digits."""
+    """A number of bytes as text, e.g. "540 MB", "1.1 GB": powers of 1000, two or three digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if round(size, 0 if unit == "B" or size >= 10 else 1) < 1000:
             break

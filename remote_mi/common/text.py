@@ -1,4 +1,4 @@
-"""Untrusted text made fit for a screen: tokens and model output are shown, never obeyed."""
+"""Making untrusted text (tokens, model output) safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import unicodedata
 
 from rich.cells import cell_len, set_cell_size
 
-from remote_mi.common.errors import harmless
+from remote_mi.common.errors import sanitize
 
 _NAMED = {" ": "␠", "\n": "↵", "\t": "⇥", "\r": "␍", "\x1b": "␛", "\x7f": "␡", "": "∅"}
-#: Characters looked at before a text is cut; a token of a megabyte must not cost a second.
+#: Characters processed before a text is cut; a token of a megabyte must not cost a second.
 _LOOK_AT = 400
 
 
 def visible(text: str, most: int = _LOOK_AT) -> str:
-    """The text with spaces, newlines and everything that a terminal might act on made visible.
+    """The text with spaces, newlines and anything a terminal might act on made visible.
 
     Control characters, direction marks, zero-width and unassigned characters become visible
-    stand-ins, so that a token can neither move the cursor nor change what stands beside it.
+    stand-ins, so that a token can neither move the cursor nor alter the text around it.
 
     Args:
-        most: characters that are shown; what is cut ends in "…".
+        most: the maximum number of characters; a longer text is cut and ends in "…".
     """
     if not text:
         return _NAMED[""]
-    shown = []
+    parts = []
     for character in text[:most]:
         if character in _NAMED:
-            shown.append(_NAMED[character])
+            parts.append(_NAMED[character])
         elif ord(character) < 32:
-            shown.append(chr(0x2400 + ord(character)))
+            parts.append(chr(0x2400 + ord(character)))
         elif unicodedata.category(character) in (
             "Cc",
             "Cf",
@@ -42,31 +42,31 @@ def visible(text: str, most: int = _LOOK_AT) -> str:
             "Mn",
             "Me",
         ):
-            shown.append(f"\\u{ord(character):04x}")
+            parts.append(f"\\u{ord(character):04x}")
         else:
-            shown.append(character)
-    return "".join(shown) + ("…" if len(text) > most else "")
+            parts.append(character)
+    return "".join(parts) + ("…" if len(text) > most else "")
 
 
 def line(text: str, most: int = _LOOK_AT) -> str:
-    """As `visible`, but with plain spaces, for whole sentences."""
+    """Like `visible`, but with plain spaces, for whole sentences."""
     return visible(text, most).replace("␠", " ") if text else ""
 
 
 def prose(text: str) -> str:
-    """What a person wrote, of any length and in one line, without characters that act."""
-    return harmless(" ".join(text.split()))
+    """A person's text of any length, on one line and without control characters."""
+    return sanitize(" ".join(text.split()))
 
 
 def pad_or_cut(text: str, width: int) -> str:
-    """The text cut or padded to a number of terminal cells, wide characters measured."""
+    """The text cut or padded to a number of terminal cells, allowing for wide characters."""
     if cell_len(text) > width:
         text = set_cell_size(text, max(0, width - 1)).rstrip() + "…"
     return set_cell_size(text, width)
 
 
 def ago(moment: float) -> str:
-    """How long ago a moment was, in its largest unit; seconds since the epoch."""
+    """How long ago a moment (in seconds since the epoch) was, in the largest fitting unit."""
     seconds = max(0, time.time() - moment)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:

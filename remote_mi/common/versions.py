@@ -1,23 +1,23 @@
-"""Comparing versions of packages, as they are written by whoever built them."""
+"""Comparing package versions, which may be written in any form."""
 
 from __future__ import annotations
 
 from packaging.version import InvalidVersion, Version
 
 
-def minor(version: str) -> str:
-    """The major and minor number: "2.13" of "2.13.0+cpu"; what is no version stays as it is."""
-    found = _read(version)
-    return version if found is None else f"{found.major}.{found.minor}"
+def major_minor(version: str) -> str:
+    """The major and minor number, "2.13" for "2.13.0+cpu"; an invalid version is returned as is."""
+    parsed = _parse(version)
+    return version if parsed is None else f"{parsed.major}.{parsed.minor}"
 
 
-def is_from(version: str, least: str) -> bool:
-    """Whether a version is at least another, by its numbers; False for what is no version."""
-    found = _read(version)
-    return found is not None and found.release >= Version(least).release
+def is_at_least(version: str, minimum: str) -> bool:
+    """Whether a version's release number is at least `minimum`; False for an invalid version."""
+    parsed = _parse(version)
+    return parsed is not None and parsed.release >= Version(minimum).release
 
 
-def _read(version: str) -> Version | None:
+def _parse(version: str) -> Version | None:
     try:
         return Version(version)
     except InvalidVersion:

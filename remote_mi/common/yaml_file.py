@@ -1,7 +1,8 @@
-"""Reading YAML files: what a person wrote, so that every mistake can be named with its place.
+"""Reading YAML files that people write, so that every mistake is reported with its position.
 
-`read_with_positions` reads a file and remembers where everything stands, `model_problems` holds it against a
-pydantic model, and `refused` makes one error of all mistakes. `written` reads what a program wrote.
+`read_with_positions` reads a file and records where everything is, `model_problems` validates it
+with a pydantic model, and `file_error` combines all mistakes into one error. `read_generated` reads
+files written by programs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic_core import PydanticCustomError
 
-#: Keys and indices that lead to a part of the data.
-Where = tuple[Any, ...]
+#: The keys and indices leading to a part of the data.
+KeyPath = tuple[Any, ...]
 
-#: The safe loader, in C where PyYAML was built with it.
+#: The safe loader, the one in C if PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_BYTES = 2_000_000
-#: Keys and entries, counted again for each use of an alias: a few lines can stand for billions.
+#: Keys and entries, counted again for each use of an alias: a few lines can expand to billions.
 _MOST_NODES = 500_000
-#: Lists and mappings in each other; a file that refers to itself goes deeper.
+#: Maximum nesting of lists and mappings; a file that refers to itself exceeds any limit.
 _DEEPEST = 20
 _MOST_SHOWN = 40
 _TAG = "tag:yaml.org,2002:"
@@ -38,102 +39,104 @@ class Problem:
     """One mistake in a file.
 
     Attributes:
-        line, column: where it begins, from 1; 0 where it has no place.
-        said: what is wrong. hint: what to change.
+        line, column: where it begins, from 1; 0 if it has no position.
+        message: what is wrong. hint: what to change.
     """
 
     line: int
     column: int
-    said: str
+    message: str
     hint: str = ""
 
-    def text(self, path: Path) -> str:
-        """`file:line:column: what is wrong`, and the hint on a line of its own."""
+    def render(self, path: Path) -> str:
+        """`file:line:column: what is wrong`, with the hint on a separate line."""
         place = f"{path}:{self.line}:{self.column}" if self.line else str(path)
-        return f"{place}: {self.said}" + (f"\n  {self.hint}" if self.hint else "")
+        return f"{place}: {self.message}" + (f"\n  {self.hint}" if self.hint else "")
 
 
-def refused(path: Path, problems: Iterable[Problem]) -> UsageError:
-    """The error that names all problems of a file, in the order in which they stand there."""
+def file_error(path: Path, problems: Iterable[Problem]) -> UsageError:
+    """One error listing all problems of a file, in order of position."""
     ordered = sorted(set(problems))
     if len(ordered) == 1:
         only = ordered[0]
-        return UsageError(Problem(only.line, only.column, only.said).text(path), only.hint or None)
-    lines = [problem.text(path) for problem in ordered[:_MOST_SHOWN]]
+        message = Problem(only.line, only.column, only.message).render(path)
+        return UsageError(message, only.hint or None)
+    lines = [problem.render(path) for problem in ordered[:_MOST_SHOWN]]
     if len(ordered) > _MOST_SHOWN:
         lines.append(f"… and {len(ordered) - _MOST_SHOWN} more")
     return UsageError(f"{len(ordered)} mistakes in {path}\n" + "\n".join(lines))
 
 
 @dataclass(frozen=True)
-class Located:
-    """The data of a YAML file, with the place of every part.
+class YamlWithPositions:
+    """The data of a YAML file, with the position of every part.
 
     Attributes:
         path: the file.
-        data: what it holds; None for an empty file.
+        data: its content; None for an empty file.
         keys: (line, column) of every key and list entry.
         values: (line, column) of the value of every key, and of every list entry.
     """
 
     path: Path
     data: Any
-    keys: Mapping[Where, tuple[int, int]]
-    values: Mapping[Where, tuple[int, int]]
+    keys: Mapping[KeyPath, tuple[int, int]]
+    values: Mapping[KeyPath, tuple[int, int]]
 
-    def problem(self, where: Where, said: str, hint: str = "") -> Problem:
-        """A mistake in the value at a place, or in what it lies in."""
+    def problem_at(self, where: KeyPath, message: str, hint: str = "") -> Problem:
+        """A mistake in the value at a key path, or in the nearest part that exists."""
         while where and where not in self.keys:
             where = where[:-1]
         key, value = self.keys.get(where, (0, 0)), self.values.get(where, (0, 0))
-        # A list or mapping that begins below its key: the key says more.
-        return Problem(*(value if value[0] == key[0] else key), said, hint)
+        # For a list or mapping that begins below its key, the key is the better position.
+        return Problem(*(value if value[0] == key[0] else key), message, hint)
 
-    def key_problem(self, where: Where, said: str, hint: str = "") -> Problem:
-        """A mistake in the key at a place, or in what it lies in."""
+    def key_problem_at(self, where: KeyPath, message: str, hint: str = "") -> Problem:
+        """A mistake in the key at a key path, or in the nearest part that exists."""
         while where and where not in self.keys:
             where = where[:-1]
-        return Problem(*self.keys.get(where, (0, 0)), said, hint)
+        return Problem(*self.keys.get(where, (0, 0)), message, hint)
 
 
-def read_with_positions(path: Path) -> Located:
-    """The content of a YAML file, and where everything stands in it.
+def read_with_positions(path: Path) -> YamlWithPositions:
+    """Read a YAML file, recording the position of everything in it.
 
     Raises:
-        UsageError: if the file cannot be read, is not YAML, is too large, names a key twice, or
-            lies too deep in itself; with file, line and column.
+        UsageError: if the file cannot be read, is not YAML, is too large, repeats a key, or is
+            nested too deeply; with file, line and column.
     """
-    text = _text(path)
+    text = _read_text(path)
     try:
         _check_depth(path, text)
         loader = _LOADER(text)
         try:
             root = loader.get_single_node()
-            walk = _Walk(path, loader)
+            walk = _PositionRecorder(path, loader)
             if root is not None:
                 walk.node(root, (), 0)
             data = None if root is None else loader.construct_document(root)
         finally:
             loader.dispose()
     except yaml.reader.ReaderError as error:
-        raise refused(path, [_unreadable(text, error)]) from None
+        raise file_error(path, [_control_character_problem(text, error)]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        said = getattr(error, "problem", None) or first_line(error)
-        hint = "indent with spaces" if "cannot start any token" in said else ""
-        raise refused(path, [Problem(*place, f"not YAML: {said}", hint)]) from None
-    return Located(path, data, walk.keys, walk.values)
+        message = getattr(error, "problem", None) or first_line(error)
+        hint = "indent with spaces" if "cannot start any token" in message else ""
+        raise file_error(path, [Problem(*place, f"not YAML: {message}", hint)]) from None
+    return YamlWithPositions(path, data, walk.keys, walk.values)
 
 
-def written(path: Path, longest: int = _MOST_BYTES) -> Any:
-    """The content of a YAML file that a program wrote.
+def read_generated(path: Path, longest: int = _MOST_BYTES) -> Any:
+    """Read a YAML file that was written by a program.
 
     Args:
-        longest: bytes that it may have.
+        longest: maximum size in bytes.
 
     Raises:
-        OSError: if it cannot be read. ValueError: if it is too large or no YAML in UTF-8, in one line.
+        OSError: if it cannot be read.
+        ValueError: if it is too large or not YAML in UTF-8; the message is one line.
     """
     content = path.read_bytes()
     if len(content) > longest:
@@ -144,7 +147,7 @@ def written(path: Path, longest: int = _MOST_BYTES) -> Any:
         raise ValueError(first_line(error)) from None
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UsageError(f"{path}: the file is larger than {_MOST_BYTES // 1_000_000} MB")
@@ -156,80 +159,83 @@ def _text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8", "replace")
-        raise refused(path, [_at_end(before, "not a text in UTF-8")]) from None
+        raise file_error(path, [_problem_after(before, "not UTF-8 text")]) from None
 
 
-def _at_end(before: str, said: str) -> Problem:
-    """A problem right after a beginning of the file."""
-    return Problem(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1, said)
+def _problem_after(before: str, message: str) -> Problem:
+    """A problem right after the given beginning of the file."""
+    return Problem(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1, message)
 
 
-def _unreadable(text: str, error: yaml.reader.ReaderError) -> Problem:
-    """The character that no YAML file may hold."""
-    where = error.position
-    if _LOADER is not yaml.SafeLoader:  # in C, it is counted in bytes
-        return _at_end(text.encode()[:where].decode("utf-8", "replace"), _WRONG_CHARACTER)
-    return _at_end(text[:where], _WRONG_CHARACTER)
+def _control_character_problem(text: str, error: yaml.reader.ReaderError) -> Problem:
+    """The problem of a character that YAML does not allow."""
+    position = error.position
+    if _LOADER is not yaml.SafeLoader:  # the loader in C counts bytes
+        before = text.encode()[:position].decode("utf-8", "replace")
+        return _problem_after(before, _WRONG_CHARACTER)
+    return _problem_after(text[:position], _WRONG_CHARACTER)
 
 
 _WRONG_CHARACTER = "not YAML: a control character"
 
 
 def _check_depth(path: Path, text: str) -> None:
-    """Refuse what lies too deep, before anything recursive reads it, and tags.
+    """Refuse tags and deep nesting, before any recursive code reads the file.
 
-    Tags choose Python types, and a file of ours needs none.
+    Tags select Python types, which our files never need.
     """
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if getattr(event, "tag", None) is not None:
-            raise refused(path, [_marked(event, f"tags like {event.tag!r} are not used here")])
+            raise file_error(
+                path, [_problem_at_node(event, f"tags like {event.tag!r} are not allowed")]
+            )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _DEEPEST:
-                raise refused(path, [_marked(event, _TOO_DEEP)])
+                raise file_error(path, [_problem_at_node(event, _TOO_DEEP)])
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
-_TOO_DEEP = "lists and mappings lie too deep in each other"
+_TOO_DEEP = "lists and mappings are nested too deeply"
 
 
-def _marked(part: Any, said: str, hint: str = "") -> Problem:
-    """A problem where a node or event begins."""
-    return Problem(part.start_mark.line + 1, part.start_mark.column + 1, said, hint)
+def _problem_at_node(part: Any, message: str, hint: str = "") -> Problem:
+    """A problem at the beginning of a node or event."""
+    return Problem(part.start_mark.line + 1, part.start_mark.column + 1, message, hint)
 
 
-class _Walk:
-    """Notes the place of every key and entry, and refuses what cannot be read."""
+class _PositionRecorder:
+    """Records the position of every key and entry, and refuses what cannot be read."""
 
     def __init__(self, path: Path, loader: Any) -> None:
         self.path, self.loader = path, loader
-        self.keys: dict[Where, tuple[int, int]] = {}
-        self.values: dict[Where, tuple[int, int]] = {}
+        self.keys: dict[KeyPath, tuple[int, int]] = {}
+        self.values: dict[KeyPath, tuple[int, int]] = {}
         self.count = 0
 
-    def node(self, node: yaml.Node, where: Where, depth: int) -> None:
+    def node(self, node: yaml.Node, where: KeyPath, depth: int) -> None:
         self.count += 1
         if self.count > _MOST_NODES:
-            said = f"more than {_MOST_NODES:,} entries, those of its aliases counted each time"
-            raise refused(self.path, [_marked(node, said)])
+            message = f"more than {_MOST_NODES:,} entries, counting each use of an alias"
+            raise file_error(self.path, [_problem_at_node(node, message)])
         if depth > _DEEPEST:
-            raise refused(self.path, [_marked(node, _TOO_DEEP)])
+            raise file_error(self.path, [_problem_at_node(node, _TOO_DEEP)])
         if isinstance(node, yaml.MappingNode):
             self.mapping(node, where, depth)
         elif isinstance(node, yaml.SequenceNode):
             for index, entry in enumerate(node.value):
                 inner = (*where, index)
-                self.keys[inner] = self.values[inner] = _place(entry)
+                self.keys[inner] = self.values[inner] = _position(entry)
                 self.node(entry, inner, depth + 1)
         elif node.tag in (f"{_TAG}timestamp", f"{_TAG}int"):
             self.scalar(node)
 
-    def mapping(self, node: yaml.MappingNode, where: Where, depth: int) -> None:
+    def mapping(self, node: yaml.MappingNode, where: KeyPath, depth: int) -> None:
         own: dict[Any, int] = {}
         for key, value in node.value:
-            if key.tag == f"{_TAG}merge":  # its keys are the mapping's own, unless it has them
+            if key.tag == f"{_TAG}merge":  # its keys become the mapping's own, unless it has them
                 merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for part in merged:
                     self.node(part, where, depth + 1)
@@ -237,55 +243,52 @@ class _Walk:
             name = self.scalar(key) if isinstance(key, yaml.ScalarNode) else str(key.value)
             inner = (*where, name)
             if name in own:
-                raise refused(
-                    self.path,
-                    [_marked(key, f"the key {name!r} is here twice", f"first on line {own[name]}")],
-                )
-            own[name] = _place(key)[0]
-            self.keys[inner], self.values[inner] = _place(key), _place(value)
+                message, hint = f"the key {name!r} appears twice", f"first on line {own[name]}"
+                raise file_error(self.path, [_problem_at_node(key, message, hint)])
+            own[name] = _position(key)[0]
+            self.keys[inner], self.values[inner] = _position(key), _position(value)
             self.node(value, inner, depth + 1)
 
     def scalar(self, node: Any) -> Any:
-        """The value of a single word."""
+        """The value of a scalar node."""
         try:
             return self.loader.construct_object(node)
-        except ValueError as error:  # what looks like a date and is none; thousands of digits
-            said = first_line(error).partition(";")[0]
-            raise refused(
-                self.path, [_marked(node, f"not YAML: {said}", "put texts in quotes")]
-            ) from None
+        except ValueError as error:  # e.g. an impossible date, or thousands of digits
+            message = f"not YAML: {first_line(error).partition(';')[0]}"
+            problem = _problem_at_node(node, message, "put texts in quotes")
+            raise file_error(self.path, [problem]) from None
 
 
-def _place(node: Any) -> tuple[int, int]:
+def _position(node: Any) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-def model_problems(found: Located, model: type[BaseModel]) -> dict[Where, Problem]:
-    """What a pydantic model finds wrong in a file: place → mistake; {} if nothing."""
+def model_problems(found: YamlWithPositions, model: type[BaseModel]) -> dict[KeyPath, Problem]:
+    """The mistakes that a pydantic model finds in a file, by key path."""
     from pydantic import ValidationError
 
     try:
         model.model_validate({} if found.data is None else found.data)
     except ValidationError as error:
         schema = model.model_json_schema()
-        problems: dict[Where, Problem] = {}
+        problems: dict[KeyPath, Problem] = {}
         for detail in error.errors(include_url=False):
-            where, problem = _translated(found, detail, schema)
+            where, problem = _translate_error(found, detail, schema)
             problems.setdefault(where, problem)
         return problems
     return {}
 
 
-def misplaced(said: str, hint: str = "", *inside: Any) -> PydanticCustomError:
-    """What a check of ours raises in a pydantic model, to be told as it is and at a key.
+def field_error(message: str, hint: str = "", *inside: Any) -> PydanticCustomError:
+    """An error for our own pydantic validators, reported verbatim and at a key.
 
     Args:
-        inside: keys and indices that lead to it from what is checked.
+        inside: keys and indices leading from the validated value to the mistake.
     """
     from pydantic_core import PydanticCustomError
 
-    context = {"said": said, "hint": hint, "inside": inside}
-    return PydanticCustomError("misplaced", "{said}", context)
+    context = {"message": message, "hint": hint, "inside": inside}
+    return PydanticCustomError("field_error", "{message}", context)
 
 
 #: pydantic's kind of error → what was expected.
@@ -302,49 +305,49 @@ _EXPECTED = {
 }
 
 
-def _translated(
-    found: Located, detail: Mapping[str, Any], schema: dict[str, Any]
-) -> tuple[Where, Problem]:
-    """One of pydantic's errors in our words: its place, and the problem there."""
+def _translate_error(
+    found: YamlWithPositions, detail: Mapping[str, Any], schema: dict[str, Any]
+) -> tuple[KeyPath, Problem]:
+    """One of pydantic's errors in our own words: its key path, and the problem there."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
-    where = _place_in(found.data, detail["loc"])
-    if kind == "misplaced":
+    where = _resolve_path(found.data, detail["loc"])
+    if kind == "field_error":
         where = (*where, *context["inside"])
-        return where, found.key_problem(where, context["said"], context["hint"])
+        return where, found.key_problem_at(where, context["message"], context["hint"])
     name = f"{where[-1]!r}: " if where and isinstance(where[-1], str) else ""
     if kind == "missing":
         key = detail["loc"][-1]
-        return (*where, key), found.problem(where, f"the key {key!r} is missing")
+        return (*where, key), found.problem_at(where, f"the key {key!r} is missing")
     if kind in ("extra_forbidden", "invalid_key"):
         known = _known_keys(schema, where[:-1])
-        return where, found.key_problem(
-            where, f"unknown key {where[-1]!r}", suggestion(where[-1], known)
+        return where, found.key_problem_at(
+            where, f"unknown key {where[-1]!r}", name_hint(where[-1], known)
         )
     if kind in _EXPECTED:
         scalar = kind == "string_type" and not isinstance(given, (list, dict)) and given is not None
-        said = f"{name}{shown(given)} is not {_EXPECTED[kind]}"
+        message = f"{name}{describe_value(given)} is not {_EXPECTED[kind]}"
         if kind in ("model_type", "dict_type") and not where:
-            said, scalar = f"the file is {_EXPECTED[kind]} of keys, not {shown(given)}", False
-        return where, found.problem(where, said, "put it in quotes" if scalar else "")
+            message = f"the file is {_EXPECTED[kind]} of keys, not {describe_value(given)}"
+        return where, found.problem_at(where, message, "put it in quotes" if scalar else "")
     if kind == "literal_error":
         choices = [word.strip(" '") for word in context["expected"].replace(" or ", ",").split(",")]
-        said = f"{name}{shown(given)} is not one of {', '.join(choices)}"
+        message = f"{name}{describe_value(given)} is not one of {', '.join(choices)}"
         close = nearest(str(given), choices)
-        return where, found.problem(where, said, f"did you mean {close!r}?" if close else "")
+        return where, found.problem_at(where, message, f"did you mean {close!r}?" if close else "")
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
-        return where, found.problem(where, f"{name}{shown(given)} is not {bound}")
+        return where, found.problem_at(where, f"{name}{describe_value(given)} is not {bound}")
     if kind == "too_short":
-        return where, found.problem(where, f"{name}it is empty", "leave it out, or fill it")
-    return where, found.problem(where, f"{name}{detail['msg']}", context.get("hint", ""))
+        return where, found.problem_at(where, f"{name}it is empty", "leave it out, or fill it")
+    return where, found.problem_at(where, f"{name}{detail['msg']}", context.get("hint", ""))
 
 
-def _place_in(data: Any, steps: Sequence[Any]) -> Where:
-    """The place that pydantic means; it also counts the members of a union as steps."""
+def _resolve_path(data: Any, steps: Sequence[Any]) -> KeyPath:
+    """The key path of a pydantic location, which also has steps for members of unions."""
     where: list[Any] = []
     for step in steps:
         if isinstance(data, dict) and step not in data:
-            # It says keys that are no texts as texts.
+            # Pydantic turns keys that are not strings into strings.
             step = next((key for key in data if str(key) == str(step)), step)
         inside = step in data if isinstance(data, dict) else isinstance(data, list)
         if inside and (isinstance(data, dict) or (isinstance(step, int) and step < len(data))):
@@ -353,8 +356,8 @@ def _place_in(data: Any, steps: Sequence[Any]) -> Where:
     return tuple(where)
 
 
-def _known_keys(schema: dict[str, Any], where: Where) -> list[str]:
-    """The keys that a mapping at a place may have, by a JSON schema."""
+def _known_keys(schema: dict[str, Any], where: KeyPath) -> list[str]:
+    """The keys that a JSON schema allows in the mapping at a key path."""
     options = _alternatives(schema, schema)
     for step in where:
         inner = []
@@ -369,15 +372,15 @@ def _known_keys(schema: dict[str, Any], where: Where) -> list[str]:
 
 
 def _alternatives(part: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that a part of a schema stands for, one for each member of a union."""
+    """The schemas that a part of a schema refers to, one for each member of a union."""
     if "$ref" in part:
         return _alternatives(schema["$defs"][part["$ref"].rpartition("/")[2]], schema)
     members = [*part.get("anyOf", ()), *part.get("oneOf", ())]
     return [found for member in members for found in _alternatives(member, schema)] or [part]
 
 
-def suggestion(word: Any, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, and all of them."""
+def name_hint(word: Any, known: Iterable[str]) -> str:
+    """A hint with the nearest known name, and the list of all known names."""
     names = list(dict.fromkeys(known))
     close = nearest(str(word), names)
     return (f"did you mean {close!r}? " if close else "") + (
@@ -385,8 +388,8 @@ def suggestion(word: Any, known: Iterable[str]) -> str:
     )
 
 
-def shown(value: Any) -> str:
-    """A value of a file in a message: as Python writes it, cut when it is long."""
+def describe_value(value: Any) -> str:
+    """A value as it appears in a message: its `repr`, shortened if it is long."""
     if isinstance(value, (dict, list)):
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None:

@@ -1,11 +1,11 @@
-"""What recipes are made of. It travels to the server, so it imports torch, nnsight and
-transformers' cache class only, and holds plain functions and plain classes.
+"""The building blocks of recipes. The code is sent to the server, so it imports only torch,
+nnsight and transformers' cache class, and consists of plain functions and plain classes.
 
-One idea: *a sweep puts something in place of an activation and measures the end of the run.*
+One idea: *a sweep replaces an activation and measures the end of the run.*
 
 The names below are the kit. They are imported on first use, so that reading the vocabulary does
-not import torch. What stands in the modules beside them serves them and the session around a
-recipe, and may change; recipes are not declared, found or shipped here.
+not import torch. Everything else in these modules supports them and the session around a recipe,
+and may change; declaring, finding and sending recipes happens elsewhere.
 """
 
 from __future__ import annotations

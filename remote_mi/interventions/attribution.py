@@ -1,8 +1,8 @@
 """Gradients of a measure at activations and at the input, for attribution.
 
-The weights are frozen; what is differentiated is an activation. A pass keeps its graph only from
-a leaf on: the stream before layer 0, or the rows that stand in for the token embeddings. A recipe
-that uses these declares `needs=("gradients",)`.
+The weights are frozen; gradients are taken with respect to activations. A pass keeps its graph only
+from a leaf on: the stream before layer 0, or the rows that replace the token embeddings. A recipe
+that uses these functions declares `needs=("gradients",)`.
 
 The input is the output of the token embedding `lm.embed_tokens`: before position embeddings are
 added (GPT-2, OPT, BERT), after the scale that Gemma's embedding applies.
@@ -23,21 +23,21 @@ from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import logits, skip_unembedding
 from remote_mi.interventions.sites import Stream, edit_stream, row_of
 
-#: Numbers that the graph keeps of a token in a layer, in widths of the stream: about.
+#: Approximate numbers that the graph keeps per token and layer, in widths of the stream.
 WIDTHS_KEPT = 34
 
-#: From the final norm's output, [row, position, d_model], to one number a row.
+#: From the final norm's output, [row, position, d_model], to one number per row.
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
 def gradients(lm: Any, prompt: Prompt, site: str | Stream, measure: Score) -> Run:
-    """One forward and one backward pass: activations of a site, and the measure's gradient there.
+    """One forward and one backward pass: activations at a site, and the measure's gradient there.
 
     Args:
-        site: one of `SITES`, or a `Port`. measure: of `measure`.
+        site: one of `SITES`, or a `Port`. measure: made by `measure`.
 
     Returns:
-        The run, with `values` and `gradients` of each layer, shapes of `read`, float32.
+        The run, with `values` and `gradients` for each layer, in the shapes of `read`, float32.
 
     Raises:
         ValueError: for an unknown site, or one that does not exist in this model.
@@ -49,7 +49,7 @@ def gradients(lm: Any, prompt: Prompt, site: str | Stream, measure: Score) -> Ru
 
     with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
         start = edit_stream(lm, 0, leaf)
-        # The tensors with which the model goes on: on a view of one a measure does not depend.
+        # The tensors that the model itself uses: a measure does not depend on views of them.
         tensors = []
         for index in range(len(lm.layers)):
             tensors.append(start if site == "resid_pre" and not index else row.tensor(lm, index))
@@ -63,7 +63,7 @@ def gradients(lm: Any, prompt: Prompt, site: str | Stream, measure: Score) -> Ru
 
 
 def random_like(x: torch.Tensor, draws: int, generator: torch.Generator) -> torch.Tensor:
-    """Random vectors of the lengths that vectors have: what has the size and not the content.
+    """Random vectors with the lengths of the given vectors: the same size without the content.
 
     Args:
         x: [..., width]. generator: on the CPU.
@@ -76,7 +76,7 @@ def random_like(x: torch.Tensor, draws: int, generator: torch.Generator) -> torc
 
 
 def correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Pearson's correlation of two maps of one shape, over all their cells; NaN if one is flat."""
+    """Pearson's correlation of two maps of the same shape over all cells; NaN if one is flat."""
     rows = torch.stack([one.flatten(), other.to(one.device).flatten()]).double()
     return torch.corrcoef(rows)[0, 1]
 
@@ -98,8 +98,8 @@ def input_gradients(
     rows of a batch.
 
     Args:
-        start: in place of `embeddings`, [1, position, d_model]. measures: of `measure` or
-            `random_scores`.
+        start: the input to start from instead of `embeddings`, [1, position, d_model].
+        measures: made by `measure` or `random_scores`.
 
     Returns:
         [measure, position, d_model], float32.
@@ -137,13 +137,13 @@ def gauss_legendre(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def random_scores(
     lm: Any, measure: Measure, hidden: torch.Tensor, draws: int, seed: int
 ) -> list[Score]:
-    """Measures of random tokens, as sensitive to the final state as a measure.
+    """Measures of random tokens that are as sensitive to the final state as a given measure.
 
     Each is c · (logit of one random token − logit of another), with c such that its gradient at
-    `hidden` has the length of the measure's own.
+    `hidden` is as long as the measure's own.
 
     Args:
-        hidden: the final norm's output where the lengths are made equal, [1, position, d_model].
+        hidden: the final norm's output at which the lengths are equal, [1, position, d_model].
     """
     generator = torch.Generator().manual_seed(seed)
     at = hidden.detach().float().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""What single components add to the stream, and how much of a logit each addition is.
+"""What single components add to the stream, and how much each adds to a logit.
 
 Everything here is measured by calling the model's own modules inside a trace, so it needs no
 weights in this process: an output projection is linear, so each head's share is its output with
@@ -30,20 +30,20 @@ def direct_logits(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """How much each component adds directly to logits where the answer is read, in one pass.
 
-    The final norm is taken as the linear map it is with the scale that it has in this run, the
-    unembedding as the linear map it is before any soft-cap.
+    The final norm is treated as linear, with the scale that it has in this run, and the
+    unembedding is taken before any soft-cap.
 
     Args:
-        tokens: ids of the tokens whose logits are meant, [token].
+        tokens: ids of the tokens whose logits to decompose, [token].
 
     Returns:
-        by component, what it adds to the logits: "embedding" [token]: the stream before the first
+        what each component adds to the logits: "embedding" [token]: the stream before the first
         layer; "head" [layer, head, token]; "attention_bias" [layer, token]; "mlp" [layer, token];
         "final_norm_bias" [token]; "unembedding_bias" [token].
         Their sum as the model computes it: the logits, [token]. All float32.
 
     Raises:
-        ValueError: for a model whose final stream is no sum of what its components added.
+        ValueError: for a model whose final stream is not the sum of what its components added.
     """
     at = prompt.end
     with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
@@ -66,7 +66,7 @@ def _added_to_stream(lm: Any, position: int) -> dict[str, torch.Tensor]:
     """What every component adds to the final stream at one position of row 0, inside a trace.
 
     A norm between attention and the stream (Gemma 2) is applied to each head's share with the
-    scale it has here; its bias counts to the attention bias.
+    scale it has here; its bias counts as part of the attention bias.
 
     Returns:
         "embedding" [d_model], "head" [layer, head, d_model], "attention_bias" [layer, d_model],
@@ -103,7 +103,7 @@ def _split_heads(layer: Any, z: torch.Tensor, heads: int) -> tuple[torch.Tensor,
     """
     own = torch.eye(heads, dtype=torch.bool, device=z.device)
     own = own.repeat_interleave(z.shape[-1] // heads, 1)
-    rows = torch.cat([z * own, torch.zeros_like(z)[None]])  # of zeros it gives its bias
+    rows = torch.cat([z * own, torch.zeros_like(z)[None]])  # for zeros it returns its bias
     with no_autocast(z):
         out = layer.self_attn.o_proj(rows).float()
     return out[:-1] - out[-1], out[-1]
@@ -112,13 +112,13 @@ def _split_heads(layer: Any, z: torch.Tensor, heads: int) -> tuple[torch.Tensor,
 def freeze_norm(
     norm: Any, before: torch.Tensor, after: torch.Tensor
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
-    """A norm as the linear map it is at one position, with the scale it has there.
+    """A norm as a linear map at one position, with the scale it has there.
 
         norm(x) = scale · weight ∘ (x − mean(x)) + bias        without the mean for an RMS norm
 
-    Weight (Gemma's 1 + w, too), bias and whether the mean is subtracted are found from what the
-    norm makes of three vectors: alternating ±1, its negative, and all ones. The scale is the one
-    that leads from `before` to `after`.
+    The weight (also Gemma's 1 + w), the bias and whether the mean is subtracted are determined
+    from the norm's output for three vectors: alternating ±1, its negative, and all ones. The scale
+    is the one that turns `before` into `after`.
 
     Args:
         norm: the module, inside a trace.
@@ -147,17 +147,17 @@ def freeze_norm(
 
 
 def _holds(outer: Any, inner: Any) -> bool:
-    """Whether a module is another, or has it inside."""
+    """Whether a module is, or contains, another."""
     return any(module is inner._module for module in outer._module.modules())
 
 
 def _linear_logits(
     lm: Any, vectors: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The unembedding as the linear map it is, before any soft-cap, inside a trace.
+    """The unembedding as a linear map, before any soft-cap, inside a trace.
 
     Args:
-        vectors: of the size of the final norm's output, [row, d_model].
+        vectors: with the width of the final norm's output, [row, d_model].
         tokens: token ids, [token].
 
     Returns:
@@ -176,7 +176,7 @@ def _linear_logits(
 def _logits_by_the_module(
     lm: Any, vectors: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same where only the module can be asked: what it gives, less what it gives for zeros."""
+    """The same by calling the module: its output minus its output for zeros."""
     size, dtype = lm.lm_head.weight.shape[0], lm.lm_head.weight.dtype
 
     def read_out(rows: torch.Tensor) -> torch.Tensor:

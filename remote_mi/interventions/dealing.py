@@ -1,4 +1,4 @@
-"""How the cells of a sweep are dealt to passes: at the least cost that memory allows."""
+"""Distributing the cells of a sweep over passes, at the lowest cost that memory allows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from remote_mi.interventions.growing_batch import Cell
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import has_unembedding, head_count, text_config
 
-#: What one more pass costs (reading the weights, starting each layer), in tokens run.
+#: The fixed cost of a pass (reading the weights, starting each layer), in tokens run.
 PASS_TOKENS = 128
 
 
 class Load:
-    """What a sweep asks of its passes.
+    """The work that a sweep has to distribute over passes.
 
     Attributes:
-        layers: those whose cells join. n_layers: of the model. length: tokens of the prompt.
-        rows: of the base. joining: rows that join for a cell of a layer.
-        fit: from the tokens that a row runs to how many rows one pass may have.
+        layers: the layers whose cells join. n_layers: of the model. length: of the prompt.
+        rows: of the base run. joining: rows that join for each cell of a layer.
+        fit: from the tokens that each row runs to the maximum number of rows of a pass.
     """
 
     def __init__(
@@ -36,18 +36,18 @@ class Load:
 
 
 def deal(load: Load, cells: list[Cell], shared: int) -> tuple[float, list[tuple[int, Any, int]]]:
-    """How cells are dealt to passes at the least cost.
+    """Distribute cells over passes at the lowest cost.
 
-    A pass that starts at token s with C cells a layer runs (length − s) tokens of a base row in
-    every layer, and of each cell's rows from its layer on. A pass with later cells only runs fewer
-    tokens, but it is one more pass.
+    A pass that starts at token s with C cells per layer runs (length − s) tokens of a base row in
+    every layer, and of each cell's rows from its layer on. Later cells in a pass of their own run
+    fewer tokens, but it is one more pass.
 
     Args:
-        cells: by their first position. shared: how many first tokens a pass may leave out.
+        cells: sorted by first position. shared: how many initial tokens a pass may skip.
 
     Returns:
-        the cost in tokens × layers, and of each pass its first token, its cells, and how many
-        layers' cells it takes at a time.
+        the cost in tokens × layers, and for each pass its first token, its cells, and the number
+        of layers whose cells it takes at a time.
     """
     count, many = len(cells), len(load.layers)
     if not cells:
@@ -76,10 +76,10 @@ def deal(load: Load, cells: list[Cell], shared: int) -> tuple[float, list[tuple[
 
 
 def rows_of_a_pass(lm: Any, run: int, context: int) -> int:
-    """Rows of one pass that memory holds.
+    """The number of rows of a pass that fit into memory.
 
     Args:
-        run: tokens of a row that are run. context: tokens a row attends to.
+        run: tokens run per row. context: tokens that a row attends to.
     """
     config = text_config(lm)
     width = config.hidden_size

@@ -1,4 +1,4 @@
-"""One forward pass: what it goes in with, and what is kept of it."""
+"""A single forward pass: its inputs, and what is kept from it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from remote_mi.interventions.sites import Stream, row_of
 
 
 class Run:
-    """What is kept of a forward pass.
+    """What is kept from a forward pass.
 
     Attributes:
         ids: token ids of each row.
-        site: whose activations are kept; None for none.
-        values: the activation at the site of each layer, shapes of `read`.
+        site: the site whose activations are kept; None for none.
+        values: the activation at the site in each layer, in the shapes of `read`.
         hidden: the final norm's output, [row, position, d_model].
-        gradients: of a metric at the site of each layer, as `values`; of `gradients` only.
-        one: whether it is the run of one prompt as it is, whose results have no dimension of rows.
-        keys: keys and values of every layer, where rows of a sweep can share them; else None.
-        stream: the stream before the first layer, where it is not what the ids give; else None.
-        changed: the first position at which a row is not what its ids give; None for none.
+        gradients: of a metric at the site in each layer, like `values`; only from `gradients`.
+        one: whether it is an unmodified run of one prompt, whose results have no row dimension.
+        keys: keys and values of every layer, if rows of a sweep can share them; else None.
+        stream: the stream before the first layer, if it differs from that of the ids; else None.
+        changed: the first position at which a row differs from that of its ids; None for none.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ def run(
     noised: tuple[int, int] = (0, 0),
     inputs: torch.Tensor | None = None,
 ) -> Run:
-    """One forward pass of a prompt, or of several of one length as rows.
+    """One forward pass of a prompt, or of several prompts of equal length as rows.
 
     Args:
-        site: whose activations are kept, in every layer: one of `SITES`, or a `Port`.
-        noise: added to token embeddings of one prompt, [row, token, d_model]; as many rows are
-            run.
+        site: the site whose activations are kept, in every layer: one of `SITES`, or a `Port`.
+        noise: added to token embeddings of one prompt, [row, token, d_model]; one row is run for
+            each row of noise.
         noised: first and last position that it is added to, both included.
-        inputs: what stands in place of the token embeddings of one prompt, [row, position,
-            d_model]. It may require a gradient.
+        inputs: replaces the token embeddings of one prompt, [row, position, d_model]. It may
+            require a gradient.
 
     Raises:
         ValueError: for an unknown site, or one that does not exist in this model.
@@ -69,8 +69,8 @@ def run(
         given = torch.nn.functional.pad(noise, (0, 0, noised[0], after))
     ids = [list(prompt.ids) for prompt in of_each] * (1 if given is None else len(given))
     keep = len(of_each) == 1 and inputs is None and reuses_prefix(lm)
-    # Nothing reads a layer's own input where keys and values are kept: it comes with them, and a
-    # sandboxed job would get, and the layer go on with, a copy.
+    # A layer's own input is never read while keys and values are kept: they are among its
+    # arguments, and a sandboxed job would get, and the layer continue with, a copy.
     states = site == "resid_pre" or noise is not None
     row = None if site is None or site == "resid_pre" else row_of(site)
     with lm.trace(input_ids=torch.tensor(ids), use_cache=keep, output_hidden_states=states):
@@ -79,7 +79,7 @@ def run(
             there = given.to(own.device, own.dtype)
             lm.embed_tokens.output = there if noise is None else own + there
         values = [] if row is None else [row.read(lm, i) for i in range(len(lm.layers))]
-        # Without an unembedding the last norm is the last layer's own, and comes before its end.
+        # Without an unembedding the last norm is the last layer's own, and runs before its end.
         last = site == "resid_post" and not has_unembedding(lm)
         hidden = values[-1] if last else lm.ln_final.output
         skip_unembedding(lm)
@@ -100,7 +100,7 @@ def run(
 def mean_activations(lm: Any, prompts: Sequence[Prompt], site: str | Stream) -> list[torch.Tensor]:
     """The mean activation of each layer over all positions of all prompts, [width], float32.
 
-    Every position of every prompt counts the same.
+    Every position of every prompt has the same weight.
     """
     totals: list[torch.Tensor] = []
     for prompt in prompts:
@@ -111,9 +111,9 @@ def mean_activations(lm: Any, prompts: Sequence[Prompt], site: str | Stream) -> 
 
 
 def first_difference(lm: Any, one: Run, other: Run) -> int:
-    """The first position at which activations of two runs can differ; the length for none.
+    """The first position at which activations of two runs can differ; the length if none can.
 
-    Attention that looks both ways lets every position see the first difference.
+    With bidirectional attention, every position sees the first difference.
     """
     length = len(one.ids[0])
     if len(other.ids[0]) != length:
@@ -128,11 +128,11 @@ def first_difference(lm: Any, one: Run, other: Run) -> int:
 
 
 def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
-    """How far the activations of another run are from those of a base run: other − base.
+    """The differences between the activations of another run and of a base run: other − base.
 
     Returns:
-        of each layer [row, position, width], float32; exactly 0 before the first position that
-        the prompts' difference can reach.
+        for each layer [row, position, width], float32; exactly 0 before the first position that
+        the difference between the prompts can reach.
 
     Raises:
         ValueError: for runs of different lengths or sites.
@@ -149,9 +149,9 @@ def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
 
 
 def stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """One tensor of several, one a layer as a rule: in float32, on the device of the first.
+    """Stack tensors, usually one per layer, in float32 on the device of the first.
 
-    The layers of a large model are on several devices.
+    The layers of a large model may be on several devices.
     """
     first = tensors[0]
     return torch.stack([tensor.to(first.device, torch.float32) for tensor in tensors], dim)

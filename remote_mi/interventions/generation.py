@@ -1,8 +1,7 @@
-"""Greedy continuations of several rows at once, with activations edited on the way.
+"""Greedy continuation of several rows at once, with edited activations.
 
-Positions before those that edits change are the same in every row: where the attention allows it,
-their keys and values are computed once and shared (`reuses_prefix`). Nothing of this changes a
-number beyond rounding.
+Positions before the edited ones are the same in every row: if the attention allows it, their keys
+and values are computed once and shared (`reuses_prefix`). This affects numbers only by rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from remote_mi.interventions.model_info import (
 from remote_mi.interventions.readout import has_weights, skip_unembedding, top_tokens
 from remote_mi.interventions.sites import edit_stream
 
-#: From the stream before a layer, [row, position, d_model], and the places of these positions in
+#: From the stream before a layer, [row, position, d_model], and the indices of these positions in
 #: the text, [position], to its replacement of the same shape.
 Edit = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -36,24 +35,24 @@ def generate(
 ) -> torch.Tensor:
     """Continue rows of token ids greedily, with activations edited on the prompt and every step.
 
-    Keys and values are kept between the steps where the weights are in this process. Elsewhere
-    they would cross to another process and back at every step, so the whole rows are run again;
-    as they are where the text has become so long that they are others (`steady_length`).
+    Keys and values are kept between steps if the weights are in this process. Otherwise they would
+    have to be sent to another process and back at every step, so complete rows are run again; also
+    once the text is so long that its keys and values change with its length (`steady_length`).
 
     Args:
         lm: the model with portable names.
         ids: token ids, [row][position], rows of equal length.
         steps: how many tokens to add; each is one forward pass.
         edits: layer → `edit(stream, places)`, from the stream before it, [row, position, d_model],
-            and the places of these positions in the text, [position], to what is put in place.
+            and the indices of these positions in the text, [position], to its replacement.
         first: positions before this one are the same in all rows, and no edit changes them.
 
     Returns:
-        [row, step], token ids on the CPU; −1 after the end of a text: an end token, the end of what
-        the model takes, or logits that are no numbers.
+        [row, step], token ids on the CPU; −1 after the end of a text: after an end token, beyond
+        the model's context, or once logits are NaN or infinite.
 
     Raises:
-        ValueError: if the rows differ in length, or the model takes no token more.
+        ValueError: if the rows differ in length, or the model's context is already full.
     """
     length, context = len(ids[0]), context_length(lm)
     if any(len(row) != length for row in ids):
@@ -79,9 +78,9 @@ def generate(
 
 
 def _shared_prefix(lm: Any, ids: list[int], shared: int, rows: int) -> DynamicCache:
-    """Keys and values of the first `shared` tokens of a text, as they are in it, for many rows.
+    """Keys and values of the first `shared` tokens of a text, for many rows.
 
-    The whole text is run: there are models in which the prefix depends on its length.
+    The complete text is run, because in some models the prefix depends on its length.
     """
     with lm.trace(
         input_ids=torch.tensor([ids]), position_ids=torch.arange(len(ids))[None], use_cache=True
@@ -120,7 +119,7 @@ def _step(
 
 
 def _end_tokens(lm: Any) -> list[int]:
-    """All tokens that end a text: chat models name several, in `generation_config.json`."""
+    """All tokens that end a text: chat models list several in `generation_config.json`."""
     found: list[int] = []
     for config in (text_config(lm), getattr(lm._module, "generation_config", None)):
         ends = getattr(config, "eos_token_id", None)
@@ -129,7 +128,7 @@ def _end_tokens(lm: Any) -> list[int]:
 
 
 def _cut(tokens: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    """The tokens, [row, step], with −1 after the first that ends the text, or is none."""
+    """The tokens, [row, step], with −1 after the first one that ends the text or is −1."""
     is_end = (tokens < 0).long()
     for end in ends:
         is_end = is_end + (tokens == end)

@@ -1,12 +1,12 @@
-"""A forward pass over a batch that grows on the way.
+"""A forward pass over a batch that grows from layer to layer.
 
 A cell is a part of an activation that is replaced: some positions, and a head or all of the width.
 The pass starts with the rows of a base run. At each layer, rows join for the cells of that layer:
 copies of the base rows with the cell replaced. So every row runs exactly the layers, and only the
 tokens, that its replacement can change, in one pass over the weights.
 
-Nothing here reads a layer's own input where keys and values are shared: it comes with the cache,
-and a sandboxed job would get, and the layer go on with, a copy of it.
+A layer's own input is never read while keys and values are shared: the cache is among its
+arguments, and a sandboxed job would get, and the layer continue with, a copy of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from remote_mi.interventions.sites import Stream, edit_stream, part_count, row_o
 
 
 class Cell:
-    """What one row has replaced: an activation at some positions, of one head or of all of it."""
+    """What is replaced in one row: an activation at some positions, of one head or of all."""
 
     def __init__(self, positions: Sequence[int], head: int | None = None) -> None:
         self.positions, self.head = list(positions), head
@@ -31,19 +31,19 @@ class Cell:
 
 
 class GrowingBatch:
-    """What the passes of one sweep have in common.
+    """What the passes of a sweep have in common.
 
     Attributes:
-        base: the run whose activations are replaced; rows of one prompt.
-        shared: how many first tokens a pass may take from `keys`, the keys and values of another
+        base: the run whose activations are replaced; its rows belong to one prompt.
+        shared: how many initial tokens a pass may take from `keys`, the keys and values of another
             run, instead of running them.
-        site: whose activations are replaced.
+        site: the site whose activations are replaced.
         replace: from (layer, activation of the base rows from token `start` on [row, position,
-            width], `start`) to what is put in place, [variant, row, position, width].
+            width], `start`) to the replacement, [variant, row, position, width].
         variants: how many replacements each cell gets.
-        window: how many layers, around its own, a cell replaces.
+        window: how many layers around its own a cell replaces.
         measure: from the final norm's output, [row, position from `start` on, d_model], to numbers
-            of each row.
+            for each row.
     """
 
     def __init__(self, lm: Any, base: Run, site: str | Stream, window: int) -> None:
@@ -60,12 +60,13 @@ class GrowingBatch:
         """One pass in which the cells of some layers join the base rows.
 
         Args:
-            start: the first token that is run; those before it are taken from `keys`.
+            start: the first token that is run; earlier ones are taken from `keys`.
             cells: the cells of each layer, none of which begins before `start`.
-            layers: those whose cells join, ascending.
+            layers: the layers whose cells join, ascending.
 
         Returns:
-            what `measure` gives; rows are the base's, then [layer, cell, variant, base row] in one.
+            the result of `measure`; rows are the base's, then [layer, cell, variant, base row],
+            flattened.
         """
         one = _Pass(self, start, cells, layers)
         lm, row = self.lm, self.row
@@ -91,12 +92,12 @@ class GrowingBatch:
                 row.edit(lm, index, lambda act, i=index: one.put_in_site(act, i), stream)
             scores = self.measure(lm.ln_final.output)
             skip_unembedding(lm)
-            lm.output = None  # the cache in it is large, and nobody's
+            lm.output = None  # it contains the cache, which is large and unused
         return scores
 
 
 class _Pass:
-    """What one pass does to the stream before the first layer, to a layer's, to its site."""
+    """The edits of one pass: to the stream before the first layer, to a layer's, to its site."""
 
     def __init__(
         self, batch: GrowingBatch, start: int, cells: Sequence[Cell], layers: Sequence[int]
@@ -114,7 +115,7 @@ class _Pass:
         return sum(span.start == index for span in self.spans) * self.joining
 
     def enter(self, rows: torch.Tensor) -> torch.Tensor:
-        """The stream before the first layer: from here on there are all base rows."""
+        """The stream before the first layer, expanded to all base rows."""
         stream = self.batch.base.stream
         return rows if stream is None else stream[:, self.start :].to(rows.device, rows.dtype)
 
@@ -125,13 +126,13 @@ class _Pass:
         return torch.cat([rows, _copies(rows[:base], self.joining_at(index) // base)])
 
     def put_in_site(self, activation: torch.Tensor, index: int) -> torch.Tensor:
-        """As `put_in`, of an activation as the site gives it."""
+        """Like `put_in`, for an activation in the site's own shape."""
         row = self.batch.row
         swept = self.put_in(row.by_position(activation), index)
         return row.as_it_was(swept, activation.shape[1])
 
     def put_in(self, rows: torch.Tensor, index: int) -> torch.Tensor:
-        """The activation of all rows at layer `index`, replaced in those that have it replaced."""
+        """The activation of all rows at layer `index`, replaced in the rows of its cells."""
         batch = self.batch
         blocks = [place for place, span in enumerate(self.spans) if index in span]
         begin = batch.rows + blocks[0] * self.joining
@@ -148,7 +149,7 @@ class _Pass:
         return torch.cat([rows[:begin], new.flatten(0, 3), rows[end:]])
 
     def _where(self, run: int, width: int) -> torch.Tensor:
-        """Which numbers of an activation a cell is, [cell, position, 1 or width]."""
+        """Which numbers of an activation belong to each cell, [cell, position, 1 or width]."""
         inside = torch.zeros(len(self.cells), run, 1, dtype=torch.bool)
         for index, cell in enumerate(self.cells):
             inside[index, [position - self.start for position in cell.positions]] = True
@@ -159,9 +160,9 @@ class _Pass:
         return inside & torch.stack([column == head for head in heads])[:, None]
 
     def shared_prefix(self) -> DynamicCache:
-        """A fresh cache of the tokens before `start`, with as many rows as each layer will see.
+        """A new cache of the tokens before `start`, with as many rows as each layer will see.
 
-        The rows of a single base row are views of one.
+        If there is a single base row, all rows are views of it.
         """
         prefix, base = DynamicCache(), self.batch.rows
         for index, kept in enumerate(self.batch.keys.layers):
@@ -174,13 +175,13 @@ class _Pass:
 
 
 def window_around(layer: int, window: int, n_layers: int) -> range:
-    """The layers that a cell of `layer` replaces: `window` of them, that layer in their middle."""
+    """The layers that a cell of `layer` replaces: `window` of them, centred on that layer."""
     first = layer - window // 2
     return range(max(0, first), min(n_layers, first + window))
 
 
 def _copies(tensor: torch.Tensor, times: int) -> torch.Tensor:
-    """All rows, `times` times over; of a single row, views."""
+    """All rows repeated `times` times; a single row is repeated as views."""
     others = [-1] * (tensor.dim() - 1)
     if tensor.shape[0] == 1:
         return tensor.expand(times, *others)

@@ -1,4 +1,4 @@
-"""From the end of a run to the number that a technique is about, in float32."""
+"""Measures: from the end of a run to the number that a technique studies, in float32."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from remote_mi.interventions.readout import log_normalizer, logits, token_losses
 
 
 class Measure:
-    """What is measured of each row, from the final norm's output; made by `measure`.
+    """Computes metrics of each row from the final norm's output; made by `measure`.
 
     Called with [row, position, d_model], whose last position is the prompt's last (early ones may
-    be left out), it gives [row]; of several metrics [row, metric].
+    be left out), it returns [row], or [row, metric] for several metrics.
 
     Attributes:
-        last: how many last positions it looks at; 0 for all.
+        last: how many of the last positions it uses; 0 for all.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Measure:
     def _loss(self, hidden: torch.Tensor) -> torch.Tensor:
         """The mean cross-entropy of the prompt's tokens, or the last positions' share of it.
 
-        An encoder predicts none of its own tokens: its loss is that of the answer.
+        An encoder does not predict its own tokens, so its loss is that of the answer.
         """
         if not is_causal(self.lm):
             return -self._of_answers(hidden[:, self.end], "log_prob")
@@ -56,14 +56,14 @@ class Measure:
 def measure(
     lm: Any, metric: str | Sequence[str], of: Pair | Prompt, otherwise: int | None = None
 ) -> Measure:
-    """How strongly the end of a run says the answer.
+    """A measure of how strongly the end of a run favours the answer.
 
     Args:
         metric: one of `vocabulary.Metric`, or "loss", the mean next-token cross-entropy of the
             (clean) prompt in nats; or several of them.
-        of: a pair, whose answers and wrong answers are meant whichever of its prompts is run; or a
-            prompt, whose target is meant.
-        otherwise: the token that is meant where the prompt has no target.
+        of: a pair, whose answers and wrong answers are used for either of its prompts; or a
+            prompt, whose target is used.
+        otherwise: the token to use if the prompt has no target.
 
     Raises:
         ValueError: for an unknown metric, or a prompt without a target.
@@ -83,12 +83,12 @@ def measure(
 def answer_metric(
     lm: Any, hidden: torch.Tensor, metric: str, answers: list[int], wrongs: list[int]
 ) -> torch.Tensor:
-    """One number a row: how strongly it says the answer.
+    """One number per row: how strongly it favours the answer.
 
     Args:
         hidden: output of the final norm at the answer's position, [row, d_model].
         metric: one of `vocabulary.Metric`.
-        answers, wrongs: token ids; the wrong ones are used by the differences only.
+        answers, wrongs: token ids; the wrong ones are only used by the differences.
 
     Returns:
         [row], float32; logits and log-probabilities in nats.

@@ -1,4 +1,4 @@
-"""One budget for what runs at a time: the rows of a pass, the graph of one, logits held at once."""
+"""A memory budget for what runs at a time: the rows of a pass, its graph, its logits."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
-#: What the rows of one pass may take, in bytes, as somebody planned it; None where nobody did.
+#: The planned size in bytes of the rows of a pass; None without a plan.
 _planned: int | None = None
 
 
 @contextmanager
 def memory(size: int | None) -> Iterator[None]:
-    """Work in which the rows of a pass take so many bytes at most, as somebody planned it.
+    """A context in which the rows of a pass take at most the planned number of bytes.
 
-    Without a plan (None) it is half of a GPU's free memory, and 1 GiB elsewhere.
+    Without a plan (None), they take half of a GPU's free memory, or 1 GiB elsewhere.
     """
     global _planned
     before = _planned
@@ -27,9 +27,9 @@ def memory(size: int | None) -> Iterator[None]:
 
 
 def rows_that_fit(device: torch.device, row: int) -> int:
-    """How many rows of so many bytes each memory holds at a time, at least 1.
+    """How many rows of the given size in bytes fit into memory at a time, at least 1.
 
-    Of a GPU never more than leaves room beside what is planned.
+    On a GPU, the plan is limited to three quarters of the memory that is free.
     """
     if device.type != "cuda":
         budget = _planned or 1 << 30

@@ -1,4 +1,4 @@
-"""What a model is, as far as interventions depend on it: sizes, attention, read-out, positions."""
+"""Properties of a model that interventions depend on: sizes, attention, read-out, positions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Info:
     """Sizes and kind of a model.
 
     Attributes:
-        layers: number of blocks. heads: query heads of a layer. d_model: width of the stream.
-        vocabulary: how many tokens it tells apart.
-        causal: whether a position attends to those before it only. Encoders attend to all.
+        layers: number of blocks. heads: query heads per layer. d_model: width of the stream.
+        vocabulary: size of the vocabulary.
+        causal: whether positions attend only to themselves and earlier ones; encoders: to all.
         context: the longest text that it takes, in tokens; see `context_length`.
         begin: id of the token that begins every text; [] for none.
     """
@@ -31,10 +31,10 @@ class Info:
         self.begin = [] if begin is None else [int(begin)]
 
     def chosen(self, layers: Sequence[int] | None) -> list[int]:
-        """The layers that a parameter names, or all of them.
+        """The layers named by a parameter, or all of them for None.
 
         Raises:
-            ValueError: if there is no such layer.
+            ValueError: if a layer does not exist.
         """
         for layer in layers or ():
             if not 0 <= layer < self.layers:
@@ -55,17 +55,17 @@ def text_config(lm: Any) -> Any:
 
 
 def head_count(lm: Any) -> int:
-    """Number of query heads a layer has."""
+    """Number of query heads per layer."""
     return int(text_config(lm).num_attention_heads)
 
 
 def key_head_count(lm: Any) -> int:
-    """Number of heads that a layer's keys and values have; query heads may share them."""
+    """Number of key and value heads per layer; query heads may share them."""
     return int(getattr(text_config(lm), "num_key_value_heads", None) or head_count(lm))
 
 
 def is_causal(lm: Any) -> bool:
-    """Whether a position attends to those before it only. Encoders attend to all."""
+    """Whether positions attend only to earlier ones and themselves. Encoders attend to all."""
     for module in lm.layers[0]._module.modules():
         causal = getattr(module, "is_causal", None)
         if causal is not None:
@@ -74,7 +74,7 @@ def is_causal(lm: Any) -> bool:
 
 
 class NoUnembedding:
-    """Stands for `lm.lm_head` in a model that gives no logits; whatever is asked of it is refused.
+    """Replaces `lm.lm_head` in a model without logits; any use of it raises an error.
 
     An encoder may come without a language-model head.
     """
@@ -96,15 +96,15 @@ def has_unembedding(lm: Any) -> bool:
     return not isinstance(lm.lm_head, NoUnembedding)
 
 
-#: Rotary embeddings whose angles are the same however long the text is.
+#: Rotary embeddings whose angles do not depend on the length of the text.
 _STEADY_ROPES = ("default", "linear", "yarn", "llama3", "proportional")
 
 
 def context_length(lm: Any) -> int:
     """The longest text that a model takes, in tokens.
 
-    Where the angles of its rotary embedding grow with the longest text so far ("dynamic"), that is
-    the length up to which they do not: beyond it a text's numbers depend on earlier texts.
+    If the angles of its rotary embedding change with the longest text so far ("dynamic"), this is
+    the length up to which they do not: beyond it, a text's numbers depend on earlier texts.
     """
     config = text_config(lm)
     given = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -113,17 +113,17 @@ def context_length(lm: Any) -> int:
 
 
 def steady_length(lm: Any) -> int:
-    """Up to how many tokens a text's keys and values do not depend on how long it is.
+    """The number of tokens up to which a text's keys and values do not depend on its length.
 
-    Longer texts may have other angles in their rotary embedding, from the first token on: "longrope"
-    has two sets of them. A model that was proved otherwise when it was loaded has none (0).
+    Longer texts may have other rotary angles, from the first token on: "longrope" has two sets of
+    them. It is 0 for a model that failed the test on loading.
     """
     limits = [limit for kind, limit in _ropes(text_config(lm)) if kind not in _STEADY_ROPES]
     return min([1 << 30, *limits]) if getattr(lm, "prefix_proved", True) else 0
 
 
 def _ropes(config: Any) -> list[tuple[str, int]]:
-    """Kind of each rotary embedding, and the length up to which it is as it begins."""
+    """Kind of each rotary embedding, and the length up to which its angles stay the same."""
     given = getattr(config, "rope_parameters", None) or {}
     tables = [table for table in given.values() if isinstance(table, dict)] or [given]
     ropes = []
@@ -142,10 +142,10 @@ def _ropes(config: Any) -> list[tuple[str, int]]:
 def reuses_prefix(lm: Any) -> bool:
     """Whether keys and values of a shared prefix can be computed once and used by every row.
 
-    They are to come from a run of the whole text, or of one within `steady_length`. It holds for
-    causal models whose every layer attends to the full context, and is tried out when a model is
-    loaded. In an encoder the prefix depends on what follows it; sliding-window and hybrid caches
-    are run in full instead (same numbers, more work).
+    They must come from a run of the complete text, or of one within `steady_length`. This holds for
+    causal models in which every layer attends to the full context, and is tested when a model is
+    loaded. In an encoder the prefix depends on what follows it; models with sliding-window or
+    hybrid caches are run in full instead (same numbers, more work).
     """
     if not is_causal(lm) or not getattr(lm, "prefix_proved", True):
         return False

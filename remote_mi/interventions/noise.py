@@ -1,4 +1,4 @@
-"""Noise for the input, as causal tracing takes it."""
+"""Noise on the input, for causal tracing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from remote_mi.interventions.readout import has_weights, where_weights_are
 
-#: Rows of the embedding that its standard deviation is taken from, evenly spaced.
+#: Number of evenly spaced rows of the embedding used to estimate its standard deviation.
 EMBEDDING_SAMPLE = 2048
 
 
@@ -16,8 +16,8 @@ def embedding_noise(lm: Any, tokens: int, scale: float, draws: int, seed: int) -
     """Gaussian noise for the embeddings of some tokens.
 
     Args:
-        scale: in standard deviations of the numbers that the token embedding gives, over at most
-            2,048 evenly spaced tokens of the vocabulary.
+        scale: in standard deviations of the token embedding's values, over at most 2,048 evenly
+            spaced tokens of the vocabulary.
 
     Returns:
         [draw, token, d_model], float32.
@@ -30,11 +30,11 @@ def embedding_noise(lm: Any, tokens: int, scale: float, draws: int, seed: int) -
 
 
 def embedding_std(lm: Any) -> torch.Tensor:
-    """Standard deviation of the numbers that the token embedding gives, [].
+    """Standard deviation of the token embedding's values, [].
 
-    It is taken from at most `EMBEDDING_SAMPLE` evenly spaced tokens of the vocabulary, asked of
-    the module itself: where a job runs without weights in its process there is no other way, and
-    with the same sample everywhere the result is the same everywhere.
+    It is computed from at most `EMBEDDING_SAMPLE` evenly spaced tokens of the vocabulary, by
+    calling the module: a job without weights in its process has no other way, and using the same
+    sample everywhere gives the same result everywhere.
     """
     size = lm.embed_tokens.weight.shape[0]
     sample = min(size, EMBEDDING_SAMPLE)

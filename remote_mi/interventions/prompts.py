@@ -1,7 +1,7 @@
 """What a recipe's body is called with: token ids, answers and positions as plain Python ints.
 
-Plain classes, so that they travel as source: no dataclasses here (they would ship as bytecode).
-The text of the prompts stays at home; a recipe sees ids.
+Plain classes, so that they are sent as source: no dataclasses here (they would be sent as
+bytecode). The text of the prompts stays on the user's machine; a recipe sees only ids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class Prompt:
     """One tokenized prompt.
 
     Attributes:
-        ids: token ids, with whatever BOS or chat template was asked for.
+        ids: token ids, including the requested BOS token or chat template.
         positions: label → position, e.g. {"s2": 9, "end": 13}; "end" always exists. It is the
             last position of the label's span.
         target: id of the token of interest, or None when none was given.
@@ -47,14 +47,14 @@ class Prompt:
         return known[label]
 
     def wanted(self, otherwise: Any) -> Any:
-        """The target at every position, or these tokens, [...], where there is none."""
+        """The target at every position, or the given tokens, [...], if there is none."""
         return otherwise if self.target is None else otherwise * 0 + self.target
 
     def span(self, label: str, start: int | None, end: int | None) -> tuple[int, int]:
-        """First and last position, both included, that parameters give or else the label.
+        """First and last position, both included, from parameters or else from the label.
 
         Raises:
-            ValueError: if neither does, or they lie outside the prompt.
+            ValueError: if neither is given, or the positions lie outside the prompt.
         """
         if start is None and label in self.spans:
             return self.spans[label]
@@ -81,7 +81,7 @@ class Pair:
         answer: id of the clean prompt's right answer.
         wrong: id of the wrong answer, the one the corrupt prompt leads to.
         answers, wrongs: ids of all right and all wrong answers; `answer` and `wrong` come first.
-        first_difference: first position where the ids differ, None when they are identical.
+        first_difference: first position where the ids differ, None if they are identical.
         positions: label → position, of the clean prompt.
         end: where the answer is read; see `Prompt`.
     """
@@ -108,17 +108,17 @@ class Pair:
                 break
 
     def base_and_other(self, direction: str) -> tuple[Prompt, Prompt]:
-        """The prompt whose run is changed, and the one whose activations are put in.
+        """The prompt whose run is changed, and the one whose activations are patched in.
 
         "denoise" puts clean into corrupt, "noise" corrupt into clean.
         """
         return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
 
     def ends(self, direction: str, base: Any, other: Any) -> dict[str, Any]:
-        """The measures of both runs by what they are: "clean", "corrupt", and their "gap".
+        """The measures of both runs, by name: "clean", "corrupt", and their "gap".
 
         Args:
-            base, other: of the runs of `base_and_other`.
+            base, other: measures of the runs of `base_and_other`.
         """
         clean, corrupt = (other, base) if direction == "denoise" else (base, other)
         return {"clean": clean, "corrupt": corrupt, "gap": clean - corrupt}

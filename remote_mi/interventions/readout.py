@@ -1,12 +1,12 @@
 """From a final hidden state to numbers, in float32 whatever the model's dtype.
 
-Logits are not read from the model's output: bfloat16 logits near 20 move in steps of 0.125.
-The final norm's output is multiplied by the rows of the unembedding that are needed, plus bias
-and soft-cap, in float32 and outside any autocast that a server may have switched on.
+Logits are not read from the model's output: bfloat16 logits near 20 have a resolution of 0.125.
+Instead, the final norm's output is multiplied by the rows of the unembedding that are needed, plus
+bias and soft-cap, in float32 and outside any autocast that a server may have enabled.
 
-A sandboxed job has no weights in its process. There the rows come from the embedding, where it
-is the same matrix; else the unembedding itself is run, in the model's dtype. On a float32 server
-the numbers are the same.
+A sandboxed job has no weights in its process. There the rows come from the embedding, if it is the
+same matrix; else the unembedding itself is run, in the model's dtype. On a float32 server the
+numbers are the same.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def no_autocast(tensor: torch.Tensor) -> torch.autocast:
 
 
 def soft_cap(lm: Any, raw: torch.Tensor) -> torch.Tensor:
-    """The model's own final soft-cap (Gemma 2) of logits, or these as they are."""
+    """Apply the model's own final soft-cap (Gemma 2) to logits, if it has one."""
     cap = getattr(text_config(lm), "final_logit_softcapping", None)
     return torch.tanh(raw / cap) * cap if cap else raw
 
 
 def has_weights(lm: Any) -> bool:
-    """Whether this process has the weights. A sandboxed job runs in one that has not."""
+    """Whether this process has the weights; that of a sandboxed job does not."""
     module = lm.lm_head if has_unembedding(lm) else lm.embed_tokens
     return not module.weight.is_meta
 
@@ -53,8 +53,8 @@ def where_weights_are(
 ) -> torch.Tensor:
     """`compute(x)`, which calls modules of the model, inside a trace or outside.
 
-    Without weights here modules answer only inside a trace, so one of a single token is opened
-    where there is none.
+    Without weights in this process, modules only work inside a trace, so one of a single token is
+    opened if necessary.
     """
     traced = lm.interleaver.interleaving or lm.backbone.interleaver.interleaving
     if has_weights(lm) or traced:
@@ -95,23 +95,23 @@ def _some_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> to
 
 
 def unembedding_rows(lm: Any, tokens: list[int] | slice | torch.Tensor) -> torch.Tensor | None:
-    """Rows of the unembedding, [token, d_model]; None where they cannot be had."""
+    """Rows of the unembedding, [token, d_model]; None if they are not available."""
     head, table = lm.lm_head, lm.embed_tokens
     if has_weights(lm):
         on_device = isinstance(tokens, torch.Tensor)
         return head.weight[tokens.to(head.weight.device) if on_device else tokens]
     tied = head.weight is table.weight and getattr(head, "bias", None) is None
-    # An embedding of another class does not give its own rows; Gemma's are scaled.
+    # An embedding of another class may not return its own rows; Gemma's are scaled.
     if tied and type(table._module) is torch.nn.Embedding and not isinstance(tokens, slice):
         return where_weights_are(lm, table, torch.as_tensor(tokens))
     return None
 
 
 def _logits_of_the_module(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """What the unembedding itself gives, [row, vocabulary], float32.
+    """The output of the unembedding itself, [row, vocabulary], float32.
 
-    In half precision a row's logits are those of the first row plus those of the difference,
-    which move in smaller steps: what is rounded in the first row is the same in all of them.
+    In half precision, a row's logits are those of the first row plus those of the difference, which
+    have a finer resolution: the rounding error of the first row is common to all rows.
     """
     if hidden.dtype == torch.float32:
         return where_weights_are(lm, lm.lm_head, hidden)
@@ -123,7 +123,7 @@ def _logits_of_the_module(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _pieces(lm: Any) -> list[slice]:
-    """The vocabulary in pieces: of a head whose rows are cast here; another gives all at once."""
+    """The vocabulary in pieces if the head's rows are cast in this process, else in one piece."""
     size = int(lm.lm_head.weight.shape[0])
     step = VOCABULARY_CHUNK if has_weights(lm) else size
     return [slice(start, start + step) for start in range(0, size, step)]  # views; lists would copy
@@ -145,11 +145,11 @@ def log_normalizer(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def token_losses(lm: Any, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """How unlikely the model finds one token at each position: −log p.
+    """How unlikely one token is at each position, according to the model: −log p.
 
     Args:
         hidden: output of the final norm, [row, position, d_model].
-        tokens: the token that each position is to predict, [row, position] or [position].
+        tokens: the token that each position should predict, [row, position] or [position].
 
     Returns:
         [row, position], float32, in nats.
@@ -165,7 +165,7 @@ def token_losses(lm: Any, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.T
 
 
 def _own_logits(lm: Any, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The logit of one token a row, [row], float32."""
+    """The logit of one token per row, [row], float32."""
     weight = unembedding_rows(lm, tokens)
     if weight is None:
         wanted = tokens.to(hidden.device)[:, None]
@@ -184,8 +184,8 @@ def top_tokens(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tens
         scores: [..., vocabulary]: logits, probabilities or their logarithms.
 
     Returns:
-        token ids, [..., top], largest first; −1 where a row holds a score that is NaN or infinite,
-        beside which nothing is the largest; and their scores.
+        token ids, [..., top], largest first, or −1 in rows with a NaN or infinite score, where
+        nothing is the largest; and their scores.
     """
     best, token = scores.topk(min(top, scores.shape[-1]), dim=-1)
     return token.masked_fill(~scores.isfinite().all(-1, keepdim=True), -1), best
@@ -198,8 +198,8 @@ def rank_of(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         scores: [..., vocabulary]. own: [..., 1].
 
     Returns:
-        [...], float32; NaN where a row holds a score that is NaN or infinite: nothing is larger
-        than NaN, and what is would be of rank 0.
+        [...], float32; NaN for rows with a NaN or infinite score: nothing is larger than NaN,
+        which would therefore get rank 0.
     """
     rank = (scores > own).sum(-1).float()
     return rank.masked_fill(~scores.isfinite().all(-1), torch.nan)
@@ -208,7 +208,7 @@ def rank_of(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 def predictions(
     lm: Any, hidden: torch.Tensor, target: torch.Tensor, top: int
 ) -> dict[str, torch.Tensor]:
-    """What final states predict: the most probable tokens, and how probable a target is.
+    """What final states predict: the most probable tokens, and the probability of a target.
 
     Args:
         hidden: the final norm's output, [..., position, d_model]. target: ids, [position].

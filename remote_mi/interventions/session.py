@@ -1,4 +1,4 @@
-"""What the session around a recipe needs where the model is."""
+"""What the session around a recipe needs on the machine with the model."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 
 
 def use_attention(lm: Any, kind: str) -> str:
-    """Let the model run with an implementation of attention.
+    """Switch the model to an implementation of attention.
 
-    A server shares its model between jobs, so who changes it puts back what it was. Servers with
-    nnsight 0.8.0 do not change it themselves for a job that asks for another.
+    A server shares its model between jobs, so the caller must restore the previous one. Servers
+    with nnsight 0.8.0 do not switch by themselves for a job that requests another one.
 
     Args:
-        kind: as transformers names it, "eager", "sdpa" …; "eager" alone gives attention weights.
+        kind: transformers' name, "eager", "sdpa" …; only "eager" gives attention weights.
 
     Returns:
-        What it ran with before.
+        The previous implementation.
     """
     before = lm._module.config._attn_implementation
     if before != kind:
@@ -28,7 +28,7 @@ def use_attention(lm: Any, kind: str) -> str:
 def settled(value: Any) -> Any:
     """The outputs with every tensor detached, on the CPU and owning exactly its own numbers.
 
-    A view would take its whole storage along, and half-precision floats become float32.
+    A view would bring its whole storage along. Half-precision floats become float32.
     """
     if isinstance(value, torch.Tensor):
         tensor = value.detach().to("cpu")

@@ -1,4 +1,4 @@
-"""The table of sites: one row a site, by which it is read, edited, differentiated and swept.
+"""The table of sites: one row per site, which defines how to read, edit and differentiate it.
 
 `lm` is the nnsight model with portable names: `lm.backbone`, `lm.layers[i]`, `lm.ln_final`,
 `lm.embed_tokens`, `lm.lm_head`; on a layer `self_attn`, `self_attn.o_proj`, `mlp`, `ln_mlp` (its
@@ -6,7 +6,7 @@ input is resid_mid), `attn_add` and `mlp_add` (their outputs are what is added t
 `down_proj` (its input is mlp_hidden), and on `self_attn` the projections of queries, keys and
 values: `q_proj`, `k_proj`, `v_proj`, or `qkv_proj` for all three.
 
-Within a trace each value can be asked for once, in the order in which the model computes them.
+Within a trace each value can be accessed once, in the order in which the model computes them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def read(lm: Any, layer: int, site: str | Stream) -> torch.Tensor:
     """The activation at a site of one layer, inside a trace.
 
     Returns:
-        [row, position, width]; for "attn_pattern" [row, head, query, key], each row of keys 1 in
-        sum.
+        [row, position, width]; for "attn_pattern" [row, head, query, key], whose sum over keys is
+        1.
 
     Raises:
         ValueError: for an unknown site, or one that does not exist in this model.
@@ -38,7 +38,7 @@ def edit(lm: Any, layer: int, site: str | Stream, change: Change) -> None:
     """Replace the activation at a site of one layer by `change(activation)`, inside a trace.
 
     Args:
-        change: from the activation (shapes of `read`) to its replacement, of the same shape.
+        change: from the activation (in the shapes of `read`) to a replacement of the same shape.
 
     Raises:
         ValueError: for an unknown site, or one that does not exist in this model.
@@ -49,13 +49,13 @@ def edit(lm: Any, layer: int, site: str | Stream, change: Change) -> None:
 class Stream:
     """The residual stream before (`after` 0) or after (1) a block.
 
-    Every row of the table has what this class has.
+    Every row of the table has the interface of this class.
 
     Attributes:
         parts: "query" or "key" heads that the width divides into; "" for none.
         prefix: whether rows of a sweep may share the keys and values of earlier tokens.
-        dims: how many dimensions an activation has, that of rows among them.
-        after: which stream it is; None of a site that is none.
+        dims: number of dimensions of an activation, including that of rows.
+        after: which stream it is; None for a site that is not a stream.
     """
 
     parts, prefix, dims = "", True, 3
@@ -64,12 +64,12 @@ class Stream:
         self.after: int | None = after
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
-        """The tensor that the model goes on with, inside a trace."""
+        """The tensor that the model itself goes on with, inside a trace."""
         assert self.after is not None
         return read_stream(lm, layer + self.after)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
-        """The site in that tensor (or in its gradient): `rows` rows, shapes of `read`."""
+        """The site in that tensor (or in its gradient): `rows` rows, in the shapes of `read`."""
         return tensor
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Stream:
         """Replace the activation, inside a trace.
 
         Args:
-            stream: the stream before the block, where it was already asked for in this trace.
+            stream: the stream before the block, if it was already accessed in this trace.
         """
         assert self.after is not None
         edit_stream(lm, layer + self.after, change)
@@ -90,12 +90,12 @@ class Stream:
         return activation
 
     def as_it_was(self, swept: torch.Tensor, heads: int) -> torch.Tensor:
-        """Back from `by_position`."""
+        """The inverse of `by_position`."""
         return swept
 
 
 class Port(Stream):
-    """What a module takes or gives, [row, position, width]: a site of one's own is one of these.
+    """The input or output of a module, [row, position, width]; custom sites are made with this.
 
     Args:
         module: its portable name on a layer, or the model's own: "mlp.gate_proj".
@@ -125,7 +125,7 @@ class Port(Stream):
         return module.input if self.side == "input" else first_of(module.output)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
-        # Rows and positions may be in one dimension (OPT's MLP).
+        # Rows and positions may be merged into one dimension (OPT's MLP).
         return tensor.reshape(rows, -1, tensor.shape[-1]) if tensor.dim() == 2 else tensor
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
@@ -148,7 +148,7 @@ class Port(Stream):
 
 
 class Projection(Port):
-    """The queries, keys or values: a projection's output, or a part of one that gives all three."""
+    """The queries, keys or values: a projection's output, or a part of one that has all three."""
 
     def __init__(self, which: str, parts: str) -> None:
         super().__init__(
@@ -184,7 +184,7 @@ class Projection(Port):
         edit_output(self._module(lm, layer), change_part)
 
     def _split(self, whole: torch.Tensor, lm: Any) -> list[torch.Tensor]:
-        """Queries, keys and values of a projection that gives all three."""
+        """Queries, keys and values from the output of a projection that has all three."""
         queries, keys = head_count(lm), key_head_count(lm)
         if hasattr(lm.layers[0].self_attn, "qkv_by_head"):  # [head, (q, k, v), d_head]
             by_head = whole.unflatten(-1, (queries, 3, -1))
@@ -194,9 +194,9 @@ class Projection(Port):
 
 
 class Middle(Port):
-    """The stream between attention and MLP, which both the MLP and the stream read.
+    """The stream between attention and MLP, which both the MLP and the later stream read.
 
-    It is written through what was added to it: attn_out becomes change(resid_mid) − resid_pre.
+    It is edited through what attention adds: attn_out becomes change(resid_mid) − resid_pre.
     """
 
     def __init__(self) -> None:
@@ -225,11 +225,11 @@ class Middle(Port):
 
 
 class Pattern(Stream):
-    """The attention weights, as the model computed them; it needs eager attention.
+    """The attention weights, as computed by the model; this needs eager attention.
 
-    They are handed on to be read only. What a changed pattern gives is added to what attention
-    gives: with values v and their projection o, attention becomes o(z + (new − pattern) · v). So
-    the rows of `change` need not sum to 1.
+    The model only outputs them, without using them further. So the effect of a changed pattern is
+    added to attention's output: with values v and their projection o, attention becomes
+    o(z + (new − pattern) · v). The rows that `change` returns need not sum to 1.
     """
 
     parts, prefix, dims = "query", False, 4
@@ -247,7 +247,7 @@ class Pattern(Stream):
         return weights
 
     def by_position(self, activation: torch.Tensor) -> torch.Tensor:
-        return _by_position(activation)  # the query's position; the keys are its numbers
+        return _by_position(activation)  # the query's position; the keys become the width
 
     def as_it_was(self, swept: torch.Tensor, heads: int) -> torch.Tensor:
         return swept.unflatten(2, (heads, -1)).transpose(1, 2)
@@ -255,7 +255,7 @@ class Pattern(Stream):
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         attention = lm.layers[layer].self_attn
         values = SITES["v"].read(lm, layer).unflatten(-1, (key_head_count(lm), -1)).transpose(1, 2)
-        if hasattr(attention, "attends"):  # gives z and the weights, before the projection
+        if hasattr(attention, "attends"):  # outputs z and the weights, before the projection
             z, weights, *rest = attention.attends.output
             new, change_of_z = self._changed(weights, values, z, change)
             attention.attends.output = (z + change_of_z, new, *rest)
@@ -263,14 +263,14 @@ class Pattern(Stream):
         z, output = attention.o_proj.input, attention.output
         weights = self._weights(output)
         new, change_of_z = self._changed(weights, values, z, change)
-        both = attention.o_proj(torch.cat([z, z + change_of_z]))  # in one call: rounded alike
+        both = attention.o_proj(torch.cat([z, z + change_of_z]))  # in one call: same rounding
         plain, changed = both.split(len(z))
         attention.output = (output[0] + changed - plain, new, *output[2:])
 
     def _changed(
         self, weights: torch.Tensor, values: torch.Tensor, z: torch.Tensor, change: Change
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The new weights, and what they change in head_z."""
+        """The new weights, and the change they make to head_z."""
         values = values.repeat_interleave(weights.shape[1] // values.shape[1], 1)
         if values.shape[2] != weights.shape[3] or not _same(weights @ values, z):
             raise ValueError("attn_pattern cannot be edited here: pattern · v is not head_z")
@@ -284,13 +284,13 @@ def _by_position(z: torch.Tensor) -> torch.Tensor:
 
 
 def _same(by_head: torch.Tensor, z: torch.Tensor) -> bool:
-    """Whether two tensors of head_z are equal up to rounding."""
+    """Whether two tensors of head_z are equal except for rounding."""
     found, expected = _by_position(by_head).float(), z.float()
     half = z.dtype in (torch.float16, torch.bfloat16)
     return bool((found - expected).norm() <= (0.05 if half else 1e-3) * expected.norm())
 
 
-#: Site → how it is read, edited and differentiated; `vocabulary` says what each is.
+#: Site → how it is read, edited and differentiated; `vocabulary` describes each.
 SITES: dict[str, Any] = {
     "resid_pre": Stream(0),
     "resid_mid": Middle(),
@@ -311,7 +311,7 @@ SITES: dict[str, Any] = {
 
 
 def row_of(site: str | Stream) -> Any:
-    """The row of a site: that of the table, or one that a recipe brings along.
+    """The row of a site: from the table, or one that a recipe brings along.
 
     Raises:
         ValueError: for an unknown site.
@@ -330,12 +330,12 @@ def part_count(lm: Any, site: str | Stream) -> int:
 
 
 def first_of(output: Any) -> torch.Tensor:
-    """A module's activation, where its output may be a tuple that begins with it."""
+    """A module's activation, which may be the first element of its output."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def edit_output(module: Any, change: Change) -> torch.Tensor:
-    """Replace what a module gives by `change` of it; returns the replacement."""
+    """Replace a module's output by `change(output)`; returns the replacement."""
     output = module.output
     changed = change(first_of(output))
     module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -345,11 +345,11 @@ def edit_output(module: Any, change: Change) -> torch.Tensor:
 def read_stream(lm: Any, index: int) -> torch.Tensor:
     """The stream before layer `index`, or after the last one, inside a trace.
 
-    Index 0 is what the first layer reads: the embeddings of tokens with whatever a family adds to
-    them (positions, a scale, a norm), so not always `lm.embed_tokens.output`.
-    It is taken where it leaves the layer before. A layer's input comes with all its arguments,
-    the keys and values of every layer among them, and where a job runs in a process of its own
-    they would be copied along.
+    Index 0 is what the first layer reads: the token embeddings with whatever a family adds to them
+    (positions, a scale, a norm), so not always `lm.embed_tokens.output`.
+    Otherwise it is read from the output of the layer before. A layer's input comes with all its
+    arguments, including the keys and values of every layer, and if a job runs in a separate process
+    they would be copied as well.
 
     Returns:
         [row, position, d_model].

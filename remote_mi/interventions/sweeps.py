@@ -1,12 +1,12 @@
-"""The sweep: something put in place of an activation, and the end of the run measured.
+"""The sweep: replace an activation, and measure the end of the run.
 
-All techniques that replace an activation are one sweep: patching, ablation, causal tracing,
-steering, reading a state in another prompt. It is exact: every cell of the grid is a forward pass
-of its own, many of them at once. Each row of a pass runs only the layers that its replacement can
-change (`growing_batch`), and only the tokens: a replacement at position p leaves those before p as
-they are in the base run, whose keys and values are shared where the attention allows it
-(`reuses_prefix`). Nothing of this changes a number beyond rounding. The cells are dealt to passes
-by arithmetic: by what a pass costs, and by the memory there is.
+All techniques that replace an activation are sweeps: patching, ablation, causal tracing, steering,
+reading a state in another prompt. A sweep is exact: every cell of the grid is a forward pass of its
+own, many of them at once. Each row of a pass runs only the layers that its replacement can change
+(`growing_batch`), and only the tokens: a replacement at position p leaves earlier ones as they are
+in the base run, whose keys and values are shared if the attention allows it (`reuses_prefix`). This
+affects numbers only by rounding. The cells are distributed over passes by estimating the cost of a
+pass and the available memory.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from remote_mi.interventions.model_info import info, reuses_prefix
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.sites import Stream, part_count
 
-#: What is put in place: see `sweep`.
+#: The replacement: see `sweep`.
 Put = Run | float | Sequence[torch.Tensor] | Callable[[int], torch.Tensor]
 
 
 class Sweep:
-    """What a sweep found; every row of it a forward pass of its own.
+    """The result of a sweep; each of its rows is a forward pass of its own.
 
-    The cells are [layer, position], [layer] or [layer, head]. Before them stand the dimensions
-    variant (of what is put in place, where it has one) and row (of a base of several), after them
-    metric (where several are measured).
+    The cells are [layer, position], [layer] or [layer, head]. They are preceded by the dimensions
+    variant (if the replacement has one) and row (for a base with several), and followed by metric
+    (if several are measured).
 
     Attributes:
         effect: measure of the changed run − of the base run; exactly 0 where nothing can change.
         scores: measure of the changed run.
-        control: as `effect`, of what the control puts in place; of random directions with the
+        control: like `effect`, for the control's replacement; for random directions, with the
             dimension draw before all others.
-        base: measure of the base run. donor: of the run that is put in place, where it is a run;
-            both from one call, so that what is rounded is the same in both.
+        base: measure of the base run. donor: of the run that provides the replacement, if there is
+            one; both from one call, so that rounding is the same in both.
     """
 
     def __init__(self) -> None:
@@ -62,31 +62,30 @@ def sweep(
     control: int | Put = 0,
     seed: int = 0,
 ) -> Sweep:
-    """Put something in place of an activation, one cell at a time, and measure the end of the run.
+    """Replace an activation, one cell at a time, and measure the end of the run.
 
     Args:
-        base: the run of one prompt that is changed, or the prompt.
+        base: the run of one prompt to change, or the prompt.
         site: where in a layer: one of `SITES`, or a `Port`.
-        put: what is put in place: the same activations of another run of the same length; a
-            number; a tensor a layer, or a function from a layer to one, that broadcasts to the
-            shapes of `read`, or has the dimension variant before them.
-        measure: of `measure`; or a function from the final norm's output, [row, position, d_model],
-            whose last position is the prompt's last (early ones may be left out), to numbers of
-            each row.
+        put: the replacement: the same activations of another run of the same length; a number; a
+            tensor per layer, or a function from a layer to one, that broadcasts to the shapes of
+            `read`, or has the dimension variant before them.
+        measure: made by `measure`; or a function from the final norm's output, [row, position,
+            d_model], whose last position is the prompt's last (early ones may be left out), to
+            numbers for each row.
         by: "position": one position at a time; "layer": all positions at once; "head": all
             positions of one head at once, at a site that has heads.
-        at: the positions that are replaced; None for all that can differ.
+        at: the positions to replace; None for all that can differ.
         layers: layers whose activation is replaced, ascending; None for all.
-        window: how many layers at once, around each.
-        control: so many random directions: an activation x, to be replaced by v, becomes
+        window: how many layers are replaced at once, around each.
+        control: the number of random directions: an activation x, to be replaced by v, becomes
             x + ‖v − x‖·u instead, with u a random unit vector, one for each prompt, draw, layer
-            and position (and head, at a site that has heads). Or what else is to be put in place.
+            and position (and head, at a site that has heads). Or another replacement, like `put`.
         seed: of the random directions.
 
     Raises:
         ValueError: for heads at a site that has none, a site, layer or position that does not
-            exist, a run that keeps another site or has another length, or a base of several
-            prompts.
+            exist, a run with another site or another length, or a base with several prompts.
     """
     chosen = info(lm).chosen(layers)
     if chosen != sorted(set(chosen)):
@@ -101,19 +100,19 @@ def sweep(
 
 
 class _Values:
-    """What is put in place: of each layer a tensor [variant, row, position, width].
+    """The replacement: for each layer a tensor [variant, row, position, width].
 
     Attributes:
-        variants: how many; None where it has no such dimension.
+        variants: how many; None if it has no such dimension.
     """
 
     def __init__(self, put: Any, row: Any, layer: int) -> None:
         self.put, self.row = put, row
-        first = self._given(layer)  # its form; every layer's is the same
+        first = self._given(layer)  # all layers have the same form
         self.variants = first.shape[0] if first.dim() == 4 else None
 
     def _given(self, layer: int) -> torch.Tensor:
-        """[row, position, width], or with variants before it; a vector stands for all positions."""
+        """[row, position, width], or with variants first; a vector applies to all positions."""
         if isinstance(self.put, (int, float)):
             return torch.full((1, 1, 1), float(self.put))
         values: Any = self.put.values if isinstance(self.put, Run) else self.put
@@ -123,7 +122,7 @@ class _Values:
         return self.row.by_position(given[(None,) * (self.row.dims - given.dim())])
 
     def of(self, layer: int, like: torch.Tensor, start: int) -> torch.Tensor:
-        """The values of a layer from token `start` on, where the rows `like` are and as they are."""
+        """The values of a layer from token `start` on, with shape, device and dtype of `like`."""
         given = self._given(layer).to(like.device, like.dtype)
         given = given if given.dim() == 4 else given[None]
         length = start + like.shape[1]
@@ -131,7 +130,7 @@ class _Values:
 
 
 class _Sweeper:
-    """A sweep while it is made."""
+    """A sweep in progress."""
 
     def __init__(
         self, lm: Any, base: Run | Prompt, site: str | Stream, by: str, window: int
@@ -148,7 +147,7 @@ class _Sweeper:
             raise ValueError(f'{site} has no heads; by="head" needs a site that has them')
 
     def refuse_another_site(self, *puts: Any) -> None:
-        """Refuse runs whose activations are not those that are replaced."""
+        """Refuse runs whose activations are of another site than the one being replaced."""
         for put in puts:
             if not isinstance(put, Run):
                 continue
@@ -158,7 +157,7 @@ class _Sweeper:
                 raise ValueError(f"the run that is put in has {len(put.ids)} rows")
 
     def put_in(self, put: Any, control: Any, seed: int) -> None:
-        """Say what is put in place, and what in the control."""
+        """Set the replacement, and that of the control."""
         self.donor = put if isinstance(put, Run) else None
         row, first = self.batch.row, self.layers[0]
         self.own = _Values(put, row, first)
@@ -166,7 +165,7 @@ class _Sweeper:
         self.other = None if isinstance(control, int) else _Values(control, row, first)
         if draws and self.own.variants is not None:
             raise ValueError("random directions are a control of one replacement, not of several")
-        # The dimension before all others of the control, None for none.
+        # The size of the control's first dimension, None if it has no such dimension.
         self.control_variants = draws if self.other is None else self.other.variants
         ids, heads = self.base.ids[0], self.heads
 
@@ -184,7 +183,7 @@ class _Sweeper:
         self.variants = self.batch.variants = (self.own.variants or 1) + rest
 
     def swept(self, measure: Any, at: Sequence[int] | None) -> Sweep:
-        """Run the sweep; arguments as there."""
+        """Run the sweep; arguments as for `sweep`."""
         first = 0
         if self.donor is not None:
             first = first_difference(self.lm, self.base, self.donor)
@@ -221,7 +220,7 @@ class _Sweeper:
         return [Cell(positions, head) for head in heads]
 
     def _measured(self, measure: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        """`measure` of the donor's rows and of a pass's, in one call."""
+        """A function that applies `measure` to the donor's rows and a pass's in one call."""
         donor, last = self.donor, getattr(measure, "last", 0)
         if donor is None:
             return measure
@@ -234,11 +233,11 @@ class _Sweeper:
         return beside
 
     def _share_prefix(self, first: int, cells: list[Cell]) -> None:
-        """Decide whose keys and values the passes take of early tokens, and how many tokens.
+        """Decide from which run the passes take keys and values of early tokens, and how many.
 
-        The base run's own serve up to the last token, which is always run: its final state is what
-        a causal model's measure reads. Where there is none they are the donor's, up to the first
-        difference; or a base run is made, where it pays.
+        The base run's own can be used up to the last token, which is always run: a causal model's
+        measure reads its final state. Without a base run, the donor's are used, up to the first
+        difference; or a base run is made, if that is cheaper.
         """
         batch, lm = self.batch, self.lm
         if not batch.row.prefix or not reuses_prefix(lm):
@@ -256,10 +255,10 @@ class _Sweeper:
             batch.keys, batch.shared = run(lm, self.given).keys, self.length - 1
 
     def _dealt(self, cells: list[Cell], shared: int) -> tuple[float, list[Any]]:
-        """The passes, and what they cost, where so many first tokens are shared."""
+        """The cost of the passes, and the passes, if that many initial tokens are shared."""
         batch, n_layers = self.batch, len(self.lm.layers)
         joining = batch.variants * batch.rows
-        fits = {}  # asked once for each length: what is free of a GPU changes
+        fits = {}  # computed once for each length: a GPU's free memory changes
 
         def fit(tokens: int) -> int:
             if tokens not in fits:
@@ -270,10 +269,10 @@ class _Sweeper:
         return deal(load, cells, shared)
 
     def _run(self, cells: list[Cell]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """All passes: [layer, cell, variant, base row, …] scores and effects, and the base's.
+        """Run all passes: [layer, cell, variant, base row, …] scores and effects, and the base's.
 
-        The base's scores begin with those of the donor's rows. An effect is the difference to the
-        base row of the same pass: what is rounded in a pass is the same in both.
+        The base's scores begin with those of the donor's rows. An effect is the difference from the
+        base row of the same pass, so that rounding is the same in both.
         """
         scores, effects, plain = [], [], torch.empty(0)
         for start, dealt, group in self._dealt(cells, self.batch.shared)[1]:
@@ -289,7 +288,7 @@ class _Sweeper:
     def _pass(
         self, start: int, cells: list[Cell], layers: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `_run`, of the cells of some layers; variants that do not fit take passes of their own."""
+        """Like `_run`, for the cells of some layers; variants that do not fit get extra passes."""
         batch, total = self.batch, self.variants
         beside = 0 if self.donor is None else len(self.donor.ids)
         most = total
@@ -319,11 +318,11 @@ class _Sweeper:
         places: list[int] | None,
         count: int,
     ) -> torch.Tensor:
-        """[layer, cell, variant, row, …] in the order and with the dimensions of `Sweep`.
+        """[layer, cell, variant, row, …] rearranged to the dimensions of `Sweep`.
 
         Args:
-            variants: None for no such dimension. fill: of cells that were not run, [row, …].
-            places: which cells were run; None for all. count: how many cells there are.
+            variants: None for no such dimension. fill: for cells that were not run, [row, …].
+            places: which cells were run; None for all. count: the number of cells.
         """
         whole = fill.expand(found.shape[0], count, found.shape[2], *fill.shape).clone()
         if places is None:
@@ -344,8 +343,8 @@ def unit_directions(
     """Random unit vectors of each head's part, [draw, position, width], float32.
 
     Args:
-        identity: numbers on which they depend beside the seed: the prompt's tokens, so that pairs
-            do not share one draw, and the layer.
+        identity: numbers on which they depend besides the seed: the prompt's tokens, so that pairs
+            do not share a draw, and the layer.
     """
     mixed = seed
     for number in identity:
@@ -356,7 +355,7 @@ def unit_directions(
 
 
 def as_far(x: torch.Tensor, value: torch.Tensor, unit: torch.Tensor, heads: int) -> torch.Tensor:
-    """x moved along unit vectors by as much as `value` is away from it, head by head.
+    """x moved along unit vectors by its distance from `value`, head by head.
 
     Args:
         x, value: [row, position, width]. unit: [draw, 1, position, width].

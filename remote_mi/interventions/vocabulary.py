@@ -1,12 +1,12 @@
-"""The words recipes share: where in a model, in which direction, measured how. No imports of torch.
+"""The terms recipes share: sites in a model, directions, metrics. Does not import torch.
 
-A site is a place in a layer, the same on every architecture; `sites.SITES` has a row for each:
+A site is a place in a layer, the same in every architecture; `sites.SITES` has a row for each:
 
     resid_pre    the stream before a block                           [position, d_model]
     resid_mid    the stream between attention and MLP                [position, d_model]
     resid_post   the stream after a block                            [position, d_model]
-    q            what the query projection gives                     [position, head × d_head]
-    k, v         what the key and the value projection give          [position, key head × d_head]
+    q            the output of the query projection                  [position, head × d_head]
+    k, v         the outputs of the key and value projections        [position, key head × d_head]
     head_z       the input of attention's output projection          [position, head × d_head]
     attn_out     what attention adds to the stream                   [position, d_model]
     mlp_hidden   the MLP's neurons: the input of its last matrix     [position, neuron]
@@ -14,9 +14,9 @@ A site is a place in a layer, the same on every architecture; `sites.SITES` has 
     attn_pattern how much each query attends to each key             [head, query, key]
 
 `attn_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms. `resid_mid`
-does not exist in parallel blocks (GPT-NeoX, Phi), `mlp_hidden` not in a mixture of experts; they
-are refused there. `q` and `k` are taken before a norm or a rotation of theirs. `attn_pattern` needs
-eager attention (`needs=("attention_weights",)`), and is no value of a recipe's parameter `site`.
+does not exist in parallel blocks (GPT-NeoX, Phi), nor `mlp_hidden` in a mixture of experts; they
+are refused there. `q` and `k` are taken before any norm or rotation. `attn_pattern` needs eager
+attention (`needs=("attention_weights",)`), and is not a valid value of a recipe's parameter `site`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Site = Literal[
     "mlp_out",
 ]
 
-#: denoise: the corrupt run with clean activations put in; noise: the other way round.
+#: denoise: clean activations are patched into the corrupt run; noise: the other way round.
 Direction = Literal["denoise", "noise"]
 
 #: How one forward pass becomes one number, where the answer is read, in float32:
-#: logit_diff: mean logit of the answers − mean logit of the wrong ones; prob_diff: the same of
-#: their summed probabilities; logit, prob, log_prob: of the answers alone.
+#: logit_diff: mean logit of the answers − mean logit of the wrong ones; prob_diff: the same for
+#: their summed probabilities; logit, prob, log_prob: of the answers only.
 Metric = Literal["logit_diff", "logit", "prob", "log_prob", "prob_diff"]
 
-#: A parameter that is a text for the user and a tokenized `Prompt` for the recipe's body.
+#: A parameter that is a text to the user and a tokenized `Prompt` to the recipe's body.
 PromptText = Annotated[Any, "prompt"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.common.process_state import Held, Ignored
+from remote_mi.common.process_state import IgnoredWarnings, SharedSettings
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
@@ -231,13 +231,13 @@ def _one_template(parts: Sequence[Part]) -> bool:
     )
 
 
-def _degenerate() -> list[Ignored]:
+def _degenerate() -> list[IgnoredWarnings]:
     from scipy.stats import DegenerateDataWarning
 
-    return [Ignored(DegenerateDataWarning)]
+    return [IgnoredWarnings(DegenerateDataWarning)]
 
 
-_no_word_of_it = Held(_degenerate)
+_no_word_of_it = SharedSettings(_degenerate)
 
 
 def _put_interval(

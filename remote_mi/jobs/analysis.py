@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.common.errors import RunFailed, line_in
+from remote_mi.common.errors import RunFailed, line_number_in
 from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups
-from remote_mi.models.surroundings import at_work
+from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes.card import Card
-from remote_mi.recipes.loading import at_home, load_function
+from remote_mi.recipes.loading import load_function, recipe_imports
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
 from remote_mi.store.draft import Draft
@@ -97,12 +97,12 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
         try:
             card = replace(draft.card, name=name, path=path)
             function: Callable[..., Any] = load_function(card, home)
-            with at_work(), at_home(function):
+            with exclusive_model_use(), recipe_imports(function):
                 return function(examples, **parameters)
         except ValueError as error:
             raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can come
-            line = line_in(error, path.resolve())
+            line = line_number_in(error, path.resolve())
             raise RunFailed(
                 f"{draft.file}:{line}: the analysis {name!r} failed: "
                 f"{type(error).__name__}: {error}",

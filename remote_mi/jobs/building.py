@@ -32,7 +32,7 @@ def make_job(
     """
     card, function = _found(recipe, project)
     card.resolve(parameters)  # a mistyped name is told before the prompts that it was meant for
-    prompts = choice.none(card.name) if card.over == "none" else choice.resolve(project)
+    prompts = choice.check_none(card.name) if card.over == "none" else choice.resolve(project)
     return job_on(
         card, spec, prompts, parameters, project, function=function, drop_invalid=drop_invalid
     )

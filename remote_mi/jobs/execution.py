@@ -23,7 +23,7 @@ from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, event_line
 from remote_mi.jobs.lookup import look_up
-from remote_mi.models.abilities import refuse_by_model
+from remote_mi.models.abilities import check_needs_by_model
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import loading
 from remote_mi.store.cache import Cache
@@ -135,7 +135,7 @@ class Execution:
                 f"the files of {job.model.name} changed since the job was made",
                 "run the same command again",
             )
-        refuse_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
+        check_needs_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
         tokenized = tokenize(
             model.tokenizer,
             job.prompts,
@@ -144,7 +144,7 @@ class Execution:
             model.context,
             drop=job.drop_invalid,
             masked=model.masked,
-            both_ways=model.both_ways,
+            bidirectional=model.bidirectional,
         )
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
@@ -181,7 +181,7 @@ class Execution:
                     "prompt",
                     model.context,
                     masked=model.masked,
-                    both_ways=model.both_ways,
+                    bidirectional=model.bidirectional,
                 )
                 parameters[param.name] = made.prompts[0]
         return parameters
@@ -207,10 +207,10 @@ class Execution:
             "parameters": dict(job.parameters),
             "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
-        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.doubts
+        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.warnings
         sources = {name: text.decode() for name, text in job.sources().items()}
         return Draft(
-            job.card.shown(),
+            job.card.to_json(),
             job.card.path.name if job.card.path else None,
             job.key,
             id8_of(job.key, environment),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from remote_mi.common.versions import minor
+from remote_mi.common.versions import major_minor
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.lookup import ResultPlace, other_places
 from remote_mi.store.cache import Cache
@@ -96,7 +96,9 @@ def in_words(other: Environment, here: Environment | None) -> str:
     if other.kind != here.kind:
         why = f"this is {here.kind}"
     else:
-        differ = [n for n in PACKAGES if minor(getattr(other, n)) != minor(getattr(here, n))]
+        differ = [
+            n for n in PACKAGES if major_minor(getattr(other, n)) != major_minor(getattr(here, n))
+        ]
         why = "here are " + ", ".join(f"{name} {getattr(here, name)}" for name in differ)
     return f"{other}: not taken, because numbers may differ; {why}"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from remote_mi.common.digests import canonical, digest, digest_of_members
+from remote_mi.common.digests import canonical_json, digest, digest_members
 from remote_mi.common.paths import cache_root
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import PromptSet
@@ -100,10 +100,10 @@ class Job:
             "code": self.code,
             **setup,
             "over": self.card.over,
-            "returns": self.card.declared["returns"],
+            "returns": self.card.cached_json["returns"],
             "parameters": dict(self.parameters),
             "model": self.identity,
-            "prompts": self.prompts.described,
+            "prompts": self.prompts.examples_json,
         }
 
     @functools.cached_property
@@ -115,15 +115,17 @@ class Job:
     def key(self) -> str:
         """Key of the whole job's result, summaries included."""
         described = {name: value for name, value in self.described.items() if name != "prompts"}
-        described.update(summaries=self.card.declared["summaries"], drop_invalid=self.drop_invalid)
+        described.update(
+            summaries=self.card.cached_json["summaries"], drop_invalid=self.drop_invalid
+        )
         if self.card.analysis:
             described["analysis"] = self._digest_of(self.card.analysis)
-        members = {name: canonical(value) for name, value in described.items()}
-        known = self.prompts.canonical  # many jobs share a set of prompts, which is long
+        members = {name: canonical_json(value) for name, value in described.items()}
+        known = self.prompts.canonical_members  # many jobs share a set of prompts, which is long
         members.update(prompts=known["prompts"], templates=known["templates"])
         if self.card.analysis:
             members["classes"] = known["classes"]
-        return digest_of_members(members)
+        return digest_members(members)
 
     @functools.cached_property
     def part_keys(self) -> list[str]:
@@ -147,7 +149,7 @@ class Job:
         `prompts` holds, for each prompt, the digest of all of it, a short one of each of its
         fields, and how it begins; `code_parts` what `remote_mi.recipes.code_identity.code_parts` gives.
         """
-        shown, examples = self.card.shown(), self.prompts.examples
+        shown, examples = self.card.to_json(), self.prompts.examples
         return {
             "schema": self.schema,
             "recipe": self.card.name,

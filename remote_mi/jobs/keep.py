@@ -173,7 +173,7 @@ class Finisher:
             self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
         texts = TokenTexts(self.tokenizer)
         return {
-            "vocabulary": {str(i): texts.one(i) for i in sorted(ids)},
+            "vocabulary": {str(i): texts.token(i) for i in sorted(ids)},
             "texts": {passage_key(row): texts.text(row) for row in sorted(passages)},
         }
 

@@ -11,7 +11,7 @@ from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import event_line
 from remote_mi.models.spec import ModelSpec
-from remote_mi.recipes.code_identity import EARLIER, SCHEMA
+from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE, SCHEMA
 from remote_mi.store.cache import Cache, CacheEntry
 from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.environment import Environment
@@ -151,7 +151,7 @@ def earlier(job: Job) -> str:
             and [prompt["digest"] for prompt in there.get("prompts", [])] == wanted
             and all(there.get(name) == about[name] for name in ("parameters", "model"))
         ):
-            return f"a result of this job from {_day(row.time)} is not taken: {EARLIER}"
+            return f"a result of this job from {_day(row.time)} is not taken: {EARLIER_SCHEMA_NOTE}"
     return ""
 
 
@@ -166,7 +166,7 @@ def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
         noted: for its provenance.
     """
     provenance = {**entry.record, **noted}
-    result = Result(job.card.shown(), entry.document, entry.arrays, provenance)
+    result = Result(job.card.to_json(), entry.document, entry.arrays, provenance)
     id8 = id8_of(job.key, entry.environment)
     try:
         result = Runs(job.project).write(
@@ -179,6 +179,6 @@ def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
 
 def _shown_as_now(result: Result, job: Job, source: str, **noted: str) -> Result:
     """The result with the recipe's figures as they are today, and where it came from."""
-    result.recipe = job.card.shown()
+    result.recipe = job.card.to_json()
     result.provenance = {**result.provenance, **noted, "cache": "hit", "hit_from": source}
     return result

@@ -1,4 +1,4 @@
-"""Which model: naming (`spec`), checkpoint, loading, portable names (`layouts`) and their `proof`.
+"""Models: naming (`spec`), checkpoints, loading, portable names (`layouts`) and their `proof`.
 
 Neither prompts nor running recipes belong here.
 

@@ -1,4 +1,4 @@
-"""What a recipe needs of a model, and whether the model has it: asked before anything is computed."""
+"""Checking, before anything is computed, that a model has what a recipe needs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 
-#: Families whose every position sees the whole text, by the model_type of their configuration.
+#: Families in which every position sees the whole text, by the model_type of their configuration.
 _ENCODERS = ("albert", "bert", "camembert", "deberta", "distilbert", "electra", "modernbert")
-_ENCODER = "it is an encoder, which fills masks and continues no text"
+_ENCODER = "it is an encoder, which fills masks and does not continue text"
 _NO_UNEMBEDDING = (
     "this model has no unembedding: it gives representations and no logits, so nothing can be read "
     "from it as tokens"
 )
 _NORMALISED = (
-    "it normalises its stream in every layer, so its final state is no sum of what the components "
-    "added"
+    "it normalises its stream in every layer, so its final state is not the sum of what the "
+    "components added"
 )
 _PROJECTED = (
     "it projects the final norm's output before the unembedding, which direct attribution does not "
@@ -30,34 +30,36 @@ _HINTS = {
 }
 
 
-def refuse_by_config(
+def check_needs_by_config(
     recipe: str, needs: Sequence[str], model: str, config: Mapping[str, Any]
 ) -> None:
-    """Refuse a model for a recipe by its configuration, as far as that tells; {} tells nothing.
+    """Check a recipe's needs as far as the model's configuration allows; {} passes every check.
 
     Raises:
-        UsageError: with the need that is not met, and the reason.
+        UsageError: naming the unmet need and the reason.
     """
-    _refuse(recipe, needs, model, lambda need: _lack_by_config(need, config) if config else "")
+    _check_needs(
+        recipe, needs, model, lambda need: _missing_by_config(need, config) if config else ""
+    )
 
 
-def refuse_by_model(recipe: str, needs: Sequence[str], model: str, lm: Any) -> None:
-    """Refuse a model for a recipe, with its modules at hand; it may be without weights.
+def check_needs_by_model(recipe: str, needs: Sequence[str], model: str, lm: Any) -> None:
+    """Check a recipe's needs against the model's modules, which may be without weights.
 
     Raises:
-        UsageError: with the need that is not met, and the reason.
+        UsageError: naming the unmet need and the reason.
     """
-    _refuse(recipe, needs, model, lambda need: _lack(need, lm))
+    _check_needs(recipe, needs, model, lambda need: _missing_by_model(need, lm))
 
 
-def _refuse(recipe: str, needs: Sequence[str], model: str, lack: Callable[[str], str]) -> None:
+def _check_needs(recipe: str, needs: Sequence[str], model: str, lack: Callable[[str], str]) -> None:
     for need in needs:
         why = lack(need) if need in _HINTS else ""
         if why:
             raise UsageError(f"{recipe} cannot run on {model}: {why}", _HINTS[need])
 
 
-def _lack_by_config(need: str, config: Mapping[str, Any]) -> str:
+def _missing_by_config(need: str, config: Mapping[str, Any]) -> str:
     made_as = str((config.get("architectures") or [""])[0])
     encoder = config.get("model_type") in _ENCODERS and not config.get("is_decoder")
     if need == "causal" and (encoder or made_as.endswith("ForMaskedLM")):
@@ -72,7 +74,7 @@ def _lack_by_config(need: str, config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _lack(need: str, lm: Any) -> str:
+def _missing_by_model(need: str, lm: Any) -> str:
     from remote_mi.interventions.model_info import has_unembedding, is_causal, text_config
 
     if need == "causal" and not is_causal(lm):

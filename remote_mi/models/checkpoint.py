@@ -1,7 +1,7 @@
-"""What a model's checkpoint says of itself: how large its weights are, and whether they are here.
+"""Describing a model's checkpoint: the size of its weights, and whether they are on this machine.
 
-Read from the headers of safetensors files and from config.json, on this machine or at the hub;
-no weights are downloaded and torch is not imported.
+This reads the headers of safetensors files and config.json, locally or on the hub; it downloads no
+weights and does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from remote_mi.common.errors import NotFound, first_line
 from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
 from remote_mi.models.spec import ModelSpec
 
-#: Bits of a number, by the name that safetensors or transformers has for its type.
+#: Bits per number, by the name of its type in safetensors or transformers.
 BITS = {
     "F64": 64,
     "F32": 32,
@@ -37,7 +37,7 @@ BITS = {
     "bfloat16": 16,
 }
 _FLOATS = ("F64", "F32", "F16", "BF16")
-#: nnsight's names of quantisations → bits of a weight of a linear layer, scales included.
+#: nnsight's names of quantisations → bits per weight of a linear layer, scales included.
 QUANTIZED_BITS = {
     "nf4": 4.5,
     "fp4": 4.5,
@@ -47,11 +47,11 @@ QUANTIZED_BITS = {
     "8bit": 8.1,
     "fp8": 8.1,
 }
-#: What a quantised model holds the rest of its weights in.
+#: Bits per number of the weights that quantisation leaves alone.
 _REST_BITS = 16
 #: Parts of a module's name that quantisation leaves alone.
 _NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")
-#: Of the embedded model before it is fetched: float32 weights, and the longest side of its layers.
+#: Size of the embedded model, for use before it is fetched: bytes in float32, and numbers.
 _EMBEDDED_WEIGHTS = 538_060_032
 _EMBEDDED_PARAMETERS = 134_515_008
 _HEADER_LIMIT = 100 << 20
@@ -63,16 +63,16 @@ Tensor = tuple[str, str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a checkpoint.
+    """What is known about a checkpoint.
 
     Attributes:
         present: whether the weights are on this machine.
-        weights: bytes of the weights as they are asked for (dtype, quantisation); None if unknown.
-        parameters: how many numbers they are; None if unknown.
-        dtype: what most of them are held in, as asked for.
-        download: bytes that would have to be fetched first; 0 where present, None if unknown.
-        config: the model's configuration; {} where it is not known.
-        unknown: why something is not known.
+        weights: size in bytes in the requested dtype and quantisation; None if unknown.
+        parameters: how many numbers the weights have; None if unknown.
+        dtype: the dtype of most of them, as requested.
+        download: bytes that would have to be fetched first; 0 if present, None if unknown.
+        config: the model's configuration; {} if unknown.
+        unknown: why something is unknown.
     """
 
     present: bool
@@ -85,16 +85,16 @@ class Checkpoint:
 
 
 def describe(spec: ModelSpec) -> Checkpoint:
-    """The checkpoint of a model, without its weights; what cannot be found out is unknown.
+    """Describe a model's checkpoint without its weights; what cannot be determined is unknown.
 
     Raises:
-        NotFound: for a misspelt name of the embedded model, and for what the hub does not have or
-            does not give.
+        NotFound: for a misspelt name of the embedded model, and for a model that the hub does not
+            have or does not give access to.
     """
-    spec.refuse_misspelt()
+    spec.check_spelling()
     if spec.name == EMBEDDED:
         if not is_ready():
-            bits = _asked_bits(spec) or 32
+            bits = _requested_bits(spec) or 32
             return Checkpoint(
                 False,
                 int(_EMBEDDED_WEIGHTS * bits / 32),
@@ -106,11 +106,11 @@ def describe(spec: ModelSpec) -> Checkpoint:
     if spec.folder is not None:
         return read_checkpoint(spec.folder.expanduser(), spec)
     try:
-        return _of_hub(spec)
-    except Exception as error:  # the hub's client has many, and most must not stop a plan
-        from remote_mi.models.load import explain
+        return _hub_checkpoint(spec)
+    except Exception as error:  # of many kinds, most of which must not stop a plan
+        from remote_mi.models.load import explain_load_error
 
-        meant = explain(spec, error)
+        meant = explain_load_error(spec, error)
         if isinstance(meant, NotFound):
             raise meant from None
         return Checkpoint(
@@ -119,10 +119,10 @@ def describe(spec: ModelSpec) -> Checkpoint:
 
 
 def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
-    """The checkpoint in a folder; one without safetensors is measured by its files."""
-    config = _json(folder / "config.json")
+    """Describe the checkpoint in a folder; without safetensors, by the size of its files."""
+    config = _read_json(folder / "config.json")
     try:
-        tensors = [t for path in sorted(folder.glob("*.safetensors")) for t in tensors_in(path)]
+        tensors = [t for path in sorted(folder.glob("*.safetensors")) for t in read_tensors(path)]
     except (OSError, ValueError) as error:
         return Checkpoint(True, config=config, unknown=f"{folder}: {first_line(error)}")
     if not tensors:
@@ -130,95 +130,95 @@ def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
         size = sum(path.stat().st_size for path in files)
         if not size:
             return Checkpoint(bool(files), config=config, unknown=f"{folder} holds no weights")
-        held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        count = size * 8 // BITS.get(held, 32)
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        count = size * 8 // BITS.get(dtype, 32)
         return Checkpoint(
             True,
-            int(count * (_asked_bits(spec) or BITS.get(held, 32)) / 8),
+            int(count * (_requested_bits(spec) or BITS.get(dtype, 32)) / 8),
             count,
-            _asked_name(spec, held),
+            _requested_dtype(spec, dtype),
             0,
             config,
         )
-    return _measured(tensors, spec, True, 0, config)
+    return _measure(tensors, spec, True, 0, config)
 
 
-def tensors_in(path: Path) -> Iterator[Tensor]:
-    """Name, type and shape of every tensor of a safetensors file, from its header alone.
+def read_tensors(path: Path) -> Iterator[Tensor]:
+    """Name, type and shape of every tensor in a safetensors file, read from its header only.
 
     Raises:
-        OSError, ValueError: if it cannot be read or is no such file.
+        OSError, ValueError: if it cannot be read or is not a safetensors file.
     """
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT + 1
         if length > _HEADER_LIMIT:
-            raise ValueError(f"{path.name} is no safetensors file")
+            raise ValueError(f"{path.name} is not a safetensors file")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError(f"{path.name} is no safetensors file")
+        raise ValueError(f"{path.name} is not a safetensors file")
     for name, tensor in header.items():
         if name != "__metadata__":
             yield name, tensor["dtype"], tuple(tensor["shape"])
 
 
-def weights_bytes(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
-    """Bytes of weights as a spec asks for them, and how many numbers they are.
+def weights_size(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:
+    """The size of weights in bytes, in the dtype a spec requests, and how many numbers they are.
 
-    Tensors of integers are a checkpoint's own quantisation and stay as they are. Floating-point
-    ones take the dtype that is asked for; quantised, matrices of layers take
-    `QUANTIZED_BITS` a number and the rest 16.
+    Integer tensors are a checkpoint's own quantisation and stay unchanged. Floating-point ones
+    take the requested dtype; if quantised, matrices of layers take `QUANTIZED_BITS` per number
+    and the rest 16.
     """
     bits, count = 0.0, 0
-    asked = BITS.get(spec.dtype)
-    for name, held, shape in tensors:
+    requested = BITS.get(spec.dtype)
+    for name, dtype, shape in tensors:
         numbers = 1
         for side in shape:
             numbers *= side
         count += numbers
-        if held not in _FLOATS:
-            each: float = BITS.get(held, 32)
+        if dtype not in _FLOATS:
+            each: float = BITS.get(dtype, 32)
         elif spec.quantization:
             matrix = len(shape) > 1 and not any(part in name for part in _NOT_QUANTIZED)
             each = QUANTIZED_BITS.get(spec.quantization, _REST_BITS) if matrix else _REST_BITS
         else:
-            each = asked or BITS[held]
+            each = requested or BITS[dtype]
         bits += numbers * each
     return int(bits / 8), count
 
 
-def _measured(
+def _measure(
     tensors: list[Tensor],
     spec: ModelSpec,
     present: bool,
     download: int | None,
     config: Mapping[str, Any],
 ) -> Checkpoint:
-    size, count = weights_bytes(tensors, spec)
-    held: dict[str, int] = {}
+    size, count = weights_size(tensors, spec)
+    numbers_of: dict[str, int] = {}
     for _, kind, shape in tensors:
         numbers = 1
         for side in shape:
             numbers *= side
-        held[kind] = held.get(kind, 0) + numbers
-    most = max(held, key=lambda kind: held[kind])
+        numbers_of[kind] = numbers_of.get(kind, 0) + numbers
+    most = max(numbers_of, key=lambda kind: numbers_of[kind])
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
     return Checkpoint(
-        present, size, count, _asked_name(spec, names.get(most, most)), download, config
+        present, size, count, _requested_dtype(spec, names.get(most, most)), download, config
     )
 
 
-def _asked_bits(spec: ModelSpec) -> float | None:
+def _requested_bits(spec: ModelSpec) -> float | None:
     if spec.quantization:
         return QUANTIZED_BITS.get(spec.quantization, _REST_BITS)
     return BITS.get(spec.dtype)
 
 
-def _asked_name(spec: ModelSpec, held: str) -> str:
-    return spec.quantization or (spec.dtype if spec.dtype != "auto" else held)
+def _requested_dtype(spec: ModelSpec, stored: str) -> str:
+    return spec.quantization or (spec.dtype if spec.dtype != "auto" else stored)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -230,16 +230,16 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def model_cache() -> Path:
-    """Where downloaded models of the hub are kept."""
+    """The folder in which models downloaded from the hub are cached."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
-def _of_hub(spec: ModelSpec) -> Checkpoint:
-    """The checkpoint of a hub id: what is in the local cache of the hub, else what the hub says."""
-    snapshot = _snapshot(spec)
-    if snapshot is not None and _is_whole(snapshot):
+def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
+    """Describe the checkpoint of a hub id, from the hub's local cache if complete, else online."""
+    snapshot = _cached_snapshot(spec)
+    if snapshot is not None and _is_complete(snapshot):
         return read_checkpoint(snapshot, spec)
     from huggingface_hub import HfApi
 
@@ -248,18 +248,18 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
         spec.name, revision=spec.revision, files_metadata=True, timeout=_HUB_TIMEOUT_S
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    wanted = _weight_files(sizes)
+    files = _weight_files(sizes)
     config = _hub_config(spec, snapshot)
-    if not any(name.endswith(".safetensors") for name in wanted):
-        held = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        size = sum(sizes[name] for name in wanted)
-        count = size * 8 // BITS.get(held, 32)
-        bits = _asked_bits(spec) or BITS.get(held, 32)
+    if not any(name.endswith(".safetensors") for name in files):
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        size = sum(sizes[name] for name in files)
+        count = size * 8 // BITS.get(dtype, 32)
+        bits = _requested_bits(spec) or BITS.get(dtype, 32)
         return Checkpoint(
             False,
             int(count * bits / 8) or None,
             count or None,
-            _asked_name(spec, held),
+            _requested_dtype(spec, dtype),
             size or None,
             config,
             "" if size else "the hub lists no weights",
@@ -267,14 +267,14 @@ def _of_hub(spec: ModelSpec) -> Checkpoint:
     parsed = api.get_safetensors_metadata(spec.name, revision=spec.revision)
     tensors = [
         (name, tensor.dtype, tuple(tensor.shape))
-        for file in parsed.files_metadata.values()
-        for name, tensor in file.tensors.items()
+        for parsed_file in parsed.files_metadata.values()
+        for name, tensor in parsed_file.tensors.items()
     ]
-    return _measured(tensors, spec, False, sum(sizes[name] for name in wanted), config)
+    return _measure(tensors, spec, False, sum(sizes[name] for name in files), config)
 
 
 def _weight_files(sizes: Mapping[str, int]) -> list[str]:
-    """The files of the weights that transformers would fetch: safetensors where there are any."""
+    """The weight files that transformers would fetch: safetensors if there are any."""
     top = [name for name in sizes if "/" not in name]
     for end in (".safetensors", ".bin"):
         found = [n for n in top if n.endswith(end) and not n.startswith(("training_", "adapter"))]
@@ -283,17 +283,17 @@ def _weight_files(sizes: Mapping[str, int]) -> list[str]:
     return []
 
 
-def _snapshot(spec: ModelSpec) -> Path | None:
+def _cached_snapshot(spec: ModelSpec) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
     return Path(file).parent if isinstance(file, str) else None
 
 
-def _is_whole(snapshot: Path) -> bool:
-    """Whether all files of the weights are there; an index names those it wants."""
+def _is_complete(snapshot: Path) -> bool:
+    """Whether all weight files are present; an index lists the files it needs."""
     for index in snapshot.glob("*.index.json"):
-        wanted = set(_json(index).get("weight_map", {}).values())
+        wanted = set(_read_json(index).get("weight_map", {}).values())
         if wanted and all((snapshot / name).exists() for name in wanted):
             return True
     whole = ("model.safetensors", "pytorch_model.bin")
@@ -302,7 +302,7 @@ def _is_whole(snapshot: Path) -> bool:
 
 def _hub_config(spec: ModelSpec, snapshot: Path | None) -> dict[str, Any]:
     if snapshot is not None:
-        return _json(snapshot / "config.json")
+        return _read_json(snapshot / "config.json")
     from huggingface_hub import hf_hub_download
 
-    return _json(Path(hf_hub_download(spec.name, "config.json", revision=spec.revision)))
+    return _read_json(Path(hf_hub_download(spec.name, "config.json", revision=spec.revision)))

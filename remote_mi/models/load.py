@@ -1,4 +1,4 @@
-"""Loading a model: with its weights for a local run, without them to send a job elsewhere."""
+"""Loading a model: with weights for a local run, without them to send a job to a server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from remote_mi.common.errors import (
 )
 from remote_mi.common.progress import Watch
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
+from remote_mi.models.isolation import exclusive_model_use, quiet_libraries
 from remote_mi.models.spec import ModelSpec, file_digests, folder_digest, local_device
-from remote_mi.models.surroundings import at_work, quiet_libraries
 from remote_mi.models.weights import load_weights
 
 
@@ -42,8 +42,8 @@ class LoadedModel:
         return self.lm.task == "fill-mask"
 
     @property
-    def both_ways(self) -> bool:
-        """Whether a position attends to those after it, too."""
+    def bidirectional(self) -> bool:
+        """Whether a position also attends to later ones."""
         return self.lm.task != "text-generation"
 
 
@@ -51,27 +51,27 @@ _loaded: dict[str, LoadedModel] = {}
 
 
 def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
-    """The model with its weights, on the local device; kept for the next job of this process.
+    """Load a model with its weights on the local device; it is kept for this process's next job.
 
     Raises:
-        UsageError: if the folder is no model or the architecture cannot be mapped.
+        UsageError: if the folder is not a model or the architecture cannot be mapped.
         NotFound, BackendUnavailable: if the hub does not have it or cannot be reached.
         RunFailed: if memory runs out.
     """
-    # By content: a folder that was written anew is another model under the same name.
+    # By content: a folder that was rewritten is another model under the same name.
     identity = spec.identity()
     memory_key = repr((identity, spec.device, spec.device_map))
     if memory_key in _loaded:
         return _loaded[memory_key]
-    source = _source(spec, watch)
+    source = _resolve_source(spec, watch)
     if spec.name == EMBEDDED:
         check_content(Path(source), file_digests(Path(source)))
-    with at_work(watch):
+    with exclusive_model_use(watch):
         if memory_key not in _loaded:
             loaded = _load(spec, source, watch)
             if spec.identity() != identity:
                 raise UsageError(
-                    f"the files of {spec.name} changed while they were read",
+                    f"the files of {spec.name} changed while they were being read",
                     "run the same command again",
                 )
             _loaded.clear()  # one model at a time: two may not fit
@@ -80,13 +80,13 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
 
 
 def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
-    """A model with its weights, its names proved."""
+    """Load a model with its weights and prove its portable names."""
     from remote_mi.interventions.model_info import context_length
     from remote_mi.models.prefix import prove_prefix
     from remote_mi.models.proof import prove
 
     watch.stage(f"loading {spec.name}")
-    device = _usable(local_device(spec.device))
+    device = _check_device(local_device(spec.device))
     try:
         lm = _wrap(spec, source, with_weights=True, device=device)
         if spec.device_map is None and spec.quantization is None:
@@ -103,7 +103,7 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
         lm.tokenizer,
         context_length(lm),
         {
-            "revision": _commit(spec) or spec.revision or "unpinned",
+            "revision": _loaded_commit(spec) or spec.revision or "unpinned",
             "dtype": str(weight.dtype).removeprefix("torch."),
             "attention": lm.attn_implementation,
             "device": str(weight.device),
@@ -113,20 +113,20 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     )
 
 
-#: Stands for a repository id where a model is only described, and nothing is sent anywhere.
-NOWHERE = "local/not-sent"
+#: Placeholder for a repository id if a model is only described and nothing is sent anywhere.
+UNSENT_ID = "local/not-sent"
 
 _described: dict[str, LoadedModel] = {}
 
 
 def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) -> LoadedModel:
-    """The model from its configuration and tokenizer only, to describe a job for a server.
+    """Build the model from its configuration and tokenizer only, to describe a job for a server.
 
     It is kept for the next job of this process.
 
     Args:
-        repo_id: under which a server of this machine serves the embedded model or a folder;
-            `NOWHERE` where none has to.
+        repo_id: the id under which a server on this machine serves the embedded model or a
+            folder; `UNSENT_ID` if the job is not sent.
 
     Raises:
         UsageError: for local weights that no server knows, or an unknown architecture.
@@ -136,19 +136,19 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
     if local and repo_id is None:
         raise UsageError(
             f"{spec.name} is not a hub id, and a server knows a model by its hub id only",
-            "name the model as the server deploys it, e.g. --model org/model",
+            "use the name under which the server deploys the model, e.g. --model org/model",
         )
     memory_key = repr((spec.identity(), repo_id))
     if memory_key in _described:
         return _described[memory_key]
-    source = _source(spec, watch)
-    with at_work(watch):
+    source = _resolve_source(spec, watch)
+    with exclusive_model_use(watch):
         if memory_key not in _described:
             from nnsight.modeling import huggingface
 
             from remote_mi.interventions.model_info import context_length
 
-            if repo_id not in (None, NOWHERE):
+            if repo_id not in (None, UNSENT_ID):
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
             _described[memory_key] = LoadedModel(
@@ -158,12 +158,12 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
 
 
 def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
-    """The model's tokenizer alone; errors as `load`."""
-    return _tokenizer(spec, _source(spec, watch))
+    """Load only the model's tokenizer; errors as for `load`."""
+    return _tokenizer(spec, _resolve_source(spec, watch))
 
 
-def _commit(spec: ModelSpec) -> str | None:
-    """The commit of the hub that was loaded: the name of the folder its files lie in."""
+def _loaded_commit(spec: ModelSpec) -> str | None:
+    """The commit that was loaded from the hub: the name of the folder with its files."""
     from huggingface_hub import try_to_load_from_cache
 
     if spec.name == EMBEDDED or spec.folder is not None:
@@ -172,13 +172,13 @@ def _commit(spec: ModelSpec) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def _source(spec: ModelSpec, watch: Watch) -> str:
+def _resolve_source(spec: ModelSpec, watch: Watch) -> str:
     if spec.name == EMBEDDED:
         return str(ensure_embedded(watch))
     if spec.folder is not None:
-        folder_digest(spec.folder)  # refuses what is no model
+        folder_digest(spec.folder)  # refuses a folder that is not a model
         return str(spec.folder)
-    spec.refuse_misspelt()
+    spec.check_spelling()
     return spec.name
 
 
@@ -220,28 +220,28 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         )
     except ImportError as error:
         raise UsageError(
-            f"the model {spec.name!r} needs a package that is not here: {first_line(error)}",
-            "install it, or leave out the option that asks for it",
+            f"the model {spec.name!r} needs a package that is not installed: {first_line(error)}",
+            "install it, or leave out the option that needs it",
         ) from error
     except (OSError, ValueError) as error:
-        raise explain(spec, error) from error
+        raise explain_load_error(spec, error) from error
     module: Any = lm._module
     module.eval()
     if not with_weights and hasattr(module, "set_experts_implementation"):
-        # Shapes only: the others follow numbers, or have no form without weights.
+        # The only implementation whose shapes depend neither on values nor on weights.
         module.set_experts_implementation("batched_mm")
     if task == "feature-extraction":
         lm.lm_head = NoUnembedding()
-    if not hasattr(lm, "backbone"):  # what comes after the layers is not only the unembedding
+    if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
         lm.backbone = lm
     return lm
 
 
 def _task(config: Any) -> tuple[str, Any]:
-    """What a checkpoint can do, from its configuration, and the class that loads it for that.
+    """The task of a checkpoint, from its configuration, and the class that loads it for that.
 
-    A model that could be loaded with a head that the checkpoint does not have is loaded without:
-    transformers would make up the missing weights.
+    A model is never loaded with a head that the checkpoint lacks, because transformers would make
+    up the missing weights.
     """
     import transformers as t
     from transformers.models.auto import modeling_auto as auto
@@ -272,11 +272,11 @@ def _tokenizer(spec: ModelSpec, source: str) -> Any:
         with quiet_libraries():
             return AutoTokenizer.from_pretrained(source, revision=spec.revision)
     except (OSError, ValueError) as error:
-        raise explain(spec, error) from error
+        raise explain_load_error(spec, error) from error
 
 
-def explain(spec: ModelSpec, error: Exception) -> Exception:
-    """A hub or file error in the user's terms."""
+def explain_load_error(spec: ModelSpec, error: Exception) -> Exception:
+    """Explain an error of the hub or the file system in the user's terms."""
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
@@ -288,7 +288,7 @@ def explain(spec: ModelSpec, error: Exception) -> Exception:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)  # type: ignore[arg-type]
     if any(isinstance(e, GatedRepoError) for e in chain):
         return NotFound(
-            f"{spec.name} is gated: the hub wants a token that may read it",
+            f"{spec.name} is gated: the hub requires a token with access to it",
             "accept its terms on the hub, then `hf auth login`",
         )
     if any(isinstance(e, RevisionNotFoundError) for e in chain):
@@ -304,8 +304,8 @@ def explain(spec: ModelSpec, error: Exception) -> Exception:
     return UsageError(f"the model {spec.name!r} cannot be loaded: {first_line(error)}")
 
 
-def _usable(device: str) -> str:
-    """The device, or the CPU where torch cannot use what the machine seems to have."""
+def _check_device(device: str) -> str:
+    """The device, refused if torch cannot use it."""
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -316,7 +316,7 @@ def _usable(device: str) -> str:
 
 
 def out_of_memory(error: BaseException) -> RunFailed | None:
-    """The error in the user's terms if it says that memory ran out, else None."""
+    """An error in the user's terms if the original one means out of memory, else None."""
     import torch
 
     text = str(error)
@@ -326,7 +326,7 @@ def out_of_memory(error: BaseException) -> RunFailed | None:
     if not is_memory:
         return None
     return RunFailed(
-        "out of memory: " + (text.splitlines()[0] if text else "the system gave none"),
-        "lower what it needs: a smaller --model, --dtype bfloat16, shorter prompts or fewer pairs "
+        "out of memory: " + (text.splitlines()[0] if text else "the system provided no memory"),
+        "reduce what it needs: a smaller --model, --dtype bfloat16, shorter prompts or fewer pairs "
         "(-n), or a server (--backend ndif)",
     )

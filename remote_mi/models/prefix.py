@@ -1,9 +1,9 @@
-"""Whether the first tokens of a text stay as they are, whatever follows: tried out on the weights.
+"""Testing on the weights that a prefix is unaffected by whatever follows it.
 
-Sweeps and generation compute the keys and values of a prefix once and let all rows share them.
-Whether a model allows it is read from its configuration (`remote_mi.interventions.model_info`); here it
-is held against what the model does, so that a window, a state or a rotary embedding that the
-configuration does not tell of costs time and not the truth.
+Sweeps and generation compute the keys and values of a prefix once and share them between rows.
+The configuration says whether a model allows it (`remote_mi.interventions.model_info`); here that
+is compared with what the model does, so that a window, a state or a rotary embedding that the
+configuration does not mention costs time instead of correctness.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PREFIX = 3
 
 
 def prove_prefix(lm: Any) -> None:
-    """Set `lm.prefix_proved`: whether a shared prefix gives the numbers of a whole run.
+    """Set `lm.prefix_proved`: whether a shared prefix gives the numbers of a complete run.
 
-    Two trials on six tokens: the last ones on the keys and values of the first, against all of them
-    at once; and the first ones with the last token as far away as the model takes it, against the
-    same with it close by.
+    Two tests on six tokens: a run of the last ones with the keys and values of the first is
+    compared with a complete run; and the states of the first ones with the last token as far away
+    as the model allows are compared with those with it adjacent.
     """
     if not reuses_prefix(lm):
         return
@@ -36,12 +36,12 @@ def prove_prefix(lm: Any) -> None:
     with torch.no_grad():
         try:
             lm.prefix_proved = _continues(lm, ids) and _forgets_what_follows(lm, ids)
-        except Exception:  # a cache of another kind fails in any way it likes
+        except Exception:  # an unsupported kind of cache may fail in any way
             lm.prefix_proved = False
 
 
 def _continues(lm: Any, ids: list[int]) -> bool:
-    """Whether a run on the keys and values of the first tokens gives the last as a whole run."""
+    """Whether a run on the keys and values of the first tokens agrees with a complete run."""
     whole, cache = _run(lm, ids, range(len(ids)))
     prefix = DynamicCache()
     for index, layer in enumerate(cache.layers):

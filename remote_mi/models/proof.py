@@ -1,6 +1,6 @@
-"""The proof that a model's portable names are right: by shape, by sums, and by effect.
+"""Proving that a model's portable names are right: by shape, by sums, and by effect.
 
-Sums must hold in the residual stream; a patch must move what it is to move.
+Sums must hold in the residual stream, and a patch must have exactly the intended effect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from remote_mi.interventions.model_info import has_unembedding, head_count
 from remote_mi.interventions.readout import logits as read_logits
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import edit_stream, read, read_stream
-from remote_mi.models.layouts import HOW
+from remote_mi.models.layouts import NAMES_HINT
 
 _ROOT = ("layers", "ln_final", "embed_tokens")
 
@@ -28,7 +28,7 @@ def prove(lm: Any) -> None:
     - head_z divides into the heads;
     - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre; where the
       stream is normalised after each addition, the norms take these sums and give the streams;
-    - unembedding the final norm's output gives the model's own logits, where it gives any;
+    - unembedding the final norm's output gives the model's own logits, if it has any;
     - patching the first layer's input at the only token that differs turns one run into the other.
 
     Raises:
@@ -36,7 +36,7 @@ def prove(lm: Any) -> None:
     """
     for name in _ROOT:
         if not hasattr(lm, name):
-            raise UsageError(f"the names mapping gives no {name!r}", HOW)
+            raise UsageError(f"the names mapping gives no {name!r}", NAMES_HINT)
     table = lm.embed_tokens.weight
     size = int(table.shape[0])
     clean = [token % size for token in (17, 5, 11, 7)]
@@ -49,24 +49,26 @@ def prove(lm: Any) -> None:
             _prove_effect(lm, corrupt, embedded, after)
     except UsageError:
         raise
-    except Exception as error:  # a name that points elsewhere fails in any way it likes
+    except Exception as error:  # a wrong name may fail in any way
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: {first_line(error)}",
-            HOW,
+            NAMES_HINT,
         ) from error
 
 
-def _hold(lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed: float) -> None:
+def _require_equal(
+    lm: Any, what: str, got: torch.Tensor, expected: torch.Tensor, allowed: float
+) -> None:
     got, expected = got.float(), expected.float().to(got.device)
     # Not the other way round: nothing is greater than NaN.
     if got.shape != expected.shape or not (got - expected).norm() <= allowed:
         raise UsageError(
-            f"the portable names do not hold for {type(lm._module).__name__}: {what}", HOW
+            f"the portable names do not hold for {type(lm._module).__name__}: {what}", NAMES_HINT
         )
 
 
 def _require_finite(what: str, values: torch.Tensor) -> None:
-    """Refuse a model whose numbers are none: every comparison with NaN would let it pass."""
+    """Refuse a model with NaN or infinite values, which some comparisons would let pass."""
     count = int((~torch.isfinite(values)).sum())
     if count:
         raise UsageError(
@@ -95,16 +97,16 @@ def _prove_effect(
         edit_stream(lm, 0, put_in)
         patched = nnsight.save(read_stream(lm, len(lm.layers)))
         skip_unembedding(lm)
-    # Where the token differs: the first position may be longer than all others together.
+    # Only where the token differs: the norm of the first position may dwarf all others.
     last, patched, expected = (x[:, -1].float() for x in (after, patched, other_after))
     gap = float((last - expected.to(last.device)).norm())
     if gap == 0:
         raise UsageError(
             f"the portable names do not hold for {type(lm._module).__name__}: two "
             "prompts of different tokens have the same stream",
-            HOW,
+            NAMES_HINT,
         )
-    _hold(
+    _require_equal(
         lm,
         "patching the first layer's input at the only token that differs does not turn one "
         "run into the other",
@@ -115,13 +117,14 @@ def _prove_effect(
 
 
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check what holds within one run; returns its stream before the first and after the last layer."""
-    seen, after, final, hidden, logits = _run_seen(lm, ids)
+    """Check what must hold within one run; returns its stream before the first and after the
+    last layer."""
+    seen, after, final, hidden, logits = _run_sites(lm, ids)
 
     def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         if got.numel() == expected.numel():  # rows and positions may be in one dimension
             expected = expected.reshape(got.shape)
-        _hold(lm, what, got, expected, float(tolerance * expected.float().norm()))
+        _require_equal(lm, what, got, expected, float(tolerance * expected.float().norm()))
 
     for index, found in enumerate(seen):
         _require_finite(f"the model's stream before layer {index}", found["resid_pre"])
@@ -133,17 +136,17 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _check_layer(f"layer {index}", found, follows, head_count(lm), check)
     check("the final norm does not read the stream after the last layer", final, after)
     if logits is not None:
-        few = [0, 1, 2]
+        tokens = [0, 1, 2]
         check(
             "the final norm and the unembedding do not give the model's logits",
-            logits[:, few],
-            read_logits(lm, hidden, few),
+            logits[:, tokens],
+            read_logits(lm, hidden, tokens),
         )
     return seen[0]["resid_pre"], after
 
 
-def _run_seen(lm: Any, ids: list[int]) -> Any:
-    """One run: the sites of each layer, the stream after the last, and what reads it."""
+def _run_sites(lm: Any, ids: list[int]) -> Any:
+    """Run once and save the sites of each layer, the stream after the last, and what reads it."""
     with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
         seen = []
         for index, layer in enumerate(lm.layers):
@@ -157,7 +160,7 @@ def _run_seen(lm: Any, ids: list[int]) -> Any:
                 found["resid_mid"] = read(lm, index, "resid_mid")
             if not hasattr(layer, "ln_after_mlp"):
                 found["mlp_out"] = read(lm, index, "mlp_out")
-            else:  # as it comes: its shape is known only where the norm has run already
+            else:  # unreshaped: its shape is known only once the norm has run
                 found["mlp_out"] = layer.mlp_add.output
                 found["before_last_norm"] = layer.ln_after_mlp.input
                 found["after"] = layer.ln_after_mlp.output
@@ -186,7 +189,7 @@ def _check_layer(
         raise UsageError(
             f"{name}: head_z has {found['head_z'].shape[-1]} numbers, "
             f"which {heads} heads do not divide",
-            HOW,
+            NAMES_HINT,
         )
     total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
     if "before_norm" in found:

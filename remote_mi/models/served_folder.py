@@ -1,4 +1,4 @@
-"""The folder a model lies in that is to be served, fetched first where that has not been done."""
+"""Finding the folder of a model to be served, fetching it first if necessary."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from remote_mi.models.embedded import EMBEDDED, ensure_embedded
 from remote_mi.models.spec import ModelSpec
 
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*"]
-#: Other formats of the same weights, and weights under the names of their makers.
+#: Other formats of the same weights, and weights under their authors' own names.
 _UNWANTED = ["*/*", "consolidated*", "*.md"]
 
 
 def ensure_folder(model: str, watch: Watch) -> Path:
-    """The folder of a model that is to be served.
+    """The folder of a model to be served, fetched if necessary.
 
     Args:
         model: the embedded model's name, a folder, or a hub id.
@@ -41,8 +41,8 @@ def ensure_folder(model: str, watch: Watch) -> Path:
                 f"did you mean {EMBEDDED!r}? "
                 "Other models are named by hub id (org/model) or folder",
             )
-        folder = _snapshot(model, watch)
-    folder = folder.expanduser().resolve()  # what a link names may change while it is served
+        folder = _fetch_snapshot(model, watch)
+    folder = folder.expanduser().resolve()  # a link's target may change while it is served
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
     if not (folder / "config.json").is_file():
@@ -53,8 +53,8 @@ def ensure_folder(model: str, watch: Watch) -> Path:
     return folder
 
 
-def _snapshot(repo_id: str, watch: Watch) -> Path:
-    """Where the files of a hub id lie in the ordinary cache."""
+def _fetch_snapshot(repo_id: str, watch: Watch) -> Path:
+    """Fetch a hub id into the ordinary cache and return the folder of its files."""
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub import utils as hub
@@ -66,15 +66,15 @@ def _snapshot(repo_id: str, watch: Watch) -> Path:
     )
 
     watch.stage(f"fetching {repo_id} from the hub")
-    shown = not hub.are_progress_bars_disabled()
-    hub.disable_progress_bars()  # ours is on the same line
+    bars_enabled = not hub.are_progress_bars_disabled()
+    hub.disable_progress_bars()  # our own bar uses the same line
     try:
         snapshot = Path(
             snapshot_download(repo_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
         )
     except GatedRepoError:
         raise NotFound(
-            f"{repo_id} is gated: the hub wants a token that may read it",
+            f"{repo_id} is gated: the hub requires a token with access to it",
             "accept its terms on the hub, then `hf auth login`",
         ) from None
     except RepositoryNotFoundError:
@@ -87,7 +87,7 @@ def _snapshot(repo_id: str, watch: Watch) -> Path:
             f"check the network, or name a folder or the embedded model: --model {EMBEDDED}",
         ) from None
     finally:
-        if shown:
+        if bars_enabled:
             hub.enable_progress_bars()
     if not any(snapshot.glob("*.safetensors")):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How a model is named: everything that decides which numbers it gives. No imports of torch."""
+"""How a model is specified: everything that determines its numbers. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Bos = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as asked for.
+    """A model as requested.
 
     Attributes:
         name: hub id, folder, or the embedded model's name.
@@ -32,12 +32,12 @@ class ModelSpec:
         dtype: of the weights; "auto" is what the checkpoint declares.
         quantization: a name nnsight knows (e.g. "nf4", "int8"), or None.
         attention: attention implementation; "auto" is transformers' choice.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps" …; does not enter the key by itself, the
-            class of device does, as part of where a result was computed.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps" …; not part of the key, but the class of
+            device is, as part of where a result was computed.
         device_map: accelerate's, e.g. "auto", to spread one model over several devices.
-        bos: "auto" is what the tokenizer does by itself; "always", "never".
+        bos: "auto" is the tokenizer's default; or "always", "never".
         chat: whether a prompt is put into the tokenizer's chat template as a user's turn.
-        names: module path → portable name, for architectures not known here (docs/models.md).
+        names: module path → portable name, for unknown architectures (docs/models.md).
     """
 
     name: str = EMBEDDED
@@ -64,18 +64,18 @@ class ModelSpec:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that holds the model, when `name` is one."""
+        """The model's folder, if `name` is one."""
         path = Path(self.name).expanduser()
         looks_like_path = self.name.startswith((".", "/", "~")) or (
             os.sep != "/" and "\\" in self.name
         )
         return path if looks_like_path or path.is_dir() else None
 
-    def refuse_misspelt(self) -> None:
-        """Refuse what is neither hub id nor folder, and looks like the embedded model's name.
+    def check_spelling(self) -> None:
+        """Refuse a name that is neither hub id nor folder and resembles the embedded model's.
 
         Raises:
-            NotFound: with that name.
+            NotFound: suggesting that name.
         """
         if self.name == EMBEDDED or self.folder is not None or "/" in self.name:
             return
@@ -87,10 +87,10 @@ class ModelSpec:
             )
 
     def identity(self) -> dict[str, Any]:
-        """The part of the key that says which model: as asked, never where it runs.
+        """The part of the key that identifies the model: as requested, never where it runs.
 
         Raises:
-            UsageError: if `name` is a folder that holds no model.
+            UsageError: if `name` is a folder without a model.
         """
         identity = {k: v for k, v in asdict(self).items() if k not in ("device", "device_map")}
         if self.name == EMBEDDED:
@@ -121,10 +121,10 @@ def folder_digest(folder: Path) -> str:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """Name → SHA-256, in hex, of every file in a folder, by name; hidden ones left out.
+    """Name → SHA-256, in hex, of every file in a folder, sorted by name; without hidden ones.
 
-    A digest is remembered under all that the system says of the file (`state_of`), once that is old
-    enough for no later change to look the same.
+    A digest is cached under the file's `file_state`, once that is old enough that any later change
+    of the file must alter it.
     """
     memory_file = cache_root() / "folder-digests-2.json"
     try:
@@ -133,12 +133,12 @@ def file_digests(folder: Path) -> dict[str, str]:
         memory = {}
     fresh, digests = dict(memory), {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        state = state_of(path)
+        state = file_state(path)
         stamp = f"{path.resolve()}|{state}"
         found = fresh.get(stamp)
         if found is None:
             found = sha256_of(path)
-            if state_of(path) == state and _is_settled(path):
+            if file_state(path) == state and _is_settled(path):
                 fresh[stamp] = found
         digests[path.name] = found
     if fresh != memory:
@@ -148,34 +148,34 @@ def file_digests(folder: Path) -> dict[str, str]:
             partial.write_text(json.dumps(fresh))
             partial.replace(memory_file)
         except OSError:
-            pass  # A memory that cannot be kept costs time only.
+            pass  # Without the cache, this only takes longer.
     return digests
 
 
-def state_of(path: Path) -> str:
-    """What the system says of a file: no program can change its content and leave all of it alone.
+def file_state(path: Path) -> str:
+    """A file's identity, size and times: no program can change its content and preserve them all.
 
-    Size and time of change can be kept by a copy (`cp -p`, `rsync -t`); the time at which the
-    system itself last saw a change, and which file it is, cannot.
+    A copy can preserve size and modification time (`cp -p`, `rsync -t`), but neither the inode nor
+    the time at which the system itself last recorded a change.
     """
     stat = path.stat()
     return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
 def _is_settled(path: Path) -> bool:
-    """Whether a change from now on would show: clocks of file systems tick in up to two seconds."""
+    """Whether any later change would alter the times, whose resolution may be two seconds."""
     stat = path.stat()
     return time.time() - max(stat.st_mtime, stat.st_ctime) > 3
 
 
-def local_device(asked: str = "auto") -> str:
-    """The device a local run takes, found without importing torch.
+def local_device(requested: str = "auto") -> str:
+    """The device a local run uses, determined without importing torch.
 
-    "auto" is CUDA where torch is not a CPU build and the driver shows a device, MPS on Apple
+    "auto" is CUDA if torch is not a CPU build and the driver shows a device, MPS on Apple
     silicon, otherwise the CPU.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     try:
         build = version("torch")
     except PackageNotFoundError:

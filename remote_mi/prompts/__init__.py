@@ -1,1 +1,1 @@
-"""Phenomena and prompts, as text and as tokens. Not models, nor what is done with the prompts."""
+"""Phenomena and prompts, as text and as tokens. Independent of models and of running recipes."""

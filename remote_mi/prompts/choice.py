@@ -1,4 +1,4 @@
-"""Which prompts a job takes, from however they were given."""
+"""Which prompts a job uses, however they are given."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from remote_mi.common.errors import UsageError
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.datasets import from_source
-from remote_mi.prompts.examples import PromptSet, from_fields
+from remote_mi.prompts.datasets import read_prompts
+from remote_mi.prompts.examples import PromptSet, parse_example
 
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """Which prompts a job takes: exactly one of a phenomenon, a file, or texts.
+    """Which prompts a job uses: exactly one of a phenomenon, a file, or texts.
 
     Attributes:
         phenomenon: name or file, optionally `name:template`.
-        pairs: JSONL file, or a list of dicts as its lines.
+        pairs: JSONL file, or a list of dicts like its lines.
         texts: prompt/target or clean/corrupt/answer/wrong.
-        size, seed: of a phenomenon; None takes the phenomenon's own.
+        size, seed: for a phenomenon; None for the phenomenon's own.
     """
 
     phenomenon: str | None = None
@@ -29,11 +29,11 @@ class PromptChoice:
     size: int | None = None
     seed: int | None = None
 
-    def none(self, recipe: str) -> PromptSet:
-        """No prompts, for a recipe that takes none.
+    def check_none(self, recipe: str) -> PromptSet:
+        """The empty set of prompts, for a recipe that takes none.
 
         Raises:
-            UsageError: if some are given.
+            UsageError: if prompts are given.
         """
         given = [self.phenomenon, self.pairs, self.texts or None, self.size, self.seed]
         if any(value is not None for value in given):
@@ -56,18 +56,18 @@ class PromptChoice:
             )
         if self.phenomenon is not None:
             name, _, template = self.phenomenon.partition(":")
-            found = phenomena.find(name, project)
-            return found.prompts(self.size, self.seed, template or None)
+            phenomenon = phenomena.find(name, project)
+            return phenomenon.prompts(self.size, self.seed, template or None)
         if self.seed is not None:
             raise UsageError("--seed belongs to a phenomenon", "leave it out")
         if self.texts:
-            return PromptSet((from_fields(self.texts),), "command line")
+            return PromptSet((parse_example(self.texts),), "command line")
         if isinstance(self.pairs, list):
-            examples = tuple(from_fields(fields) for fields in self.pairs)
+            examples = tuple(parse_example(fields) for fields in self.pairs)
             prompts = PromptSet(examples, "list")
         else:
             assert self.pairs is not None
-            prompts = from_source(self.pairs, self.size)
+            prompts = read_prompts(self.pairs, self.size)
         if self.size is not None and not 1 <= self.size <= len(prompts.examples):
             raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
         return PromptSet(prompts.examples[: self.size], prompts.origin)

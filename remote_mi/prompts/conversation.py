@@ -1,4 +1,4 @@
-"""A prompt as a turn of a conversation, and where it stands in what the chat template makes of it."""
+"""A prompt as a turn of a conversation, and its position in the text the chat template makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from remote_mi.common.errors import RemoteMIError
 
-#: Put into the template in the place of a text. No template has it, and none changes it.
+#: Rendered in place of a text to find the template's frame. No template contains or changes it.
 _MARK = "Qx7remotemiQx7"
 
 
@@ -16,8 +16,8 @@ class TextPlace:
     """Where a text begins in a longer one.
 
     Attributes:
-        start: in characters; negative where its first ones (spaces) were left out.
-        unclear: why it cannot be told, "" where it can.
+        start: in characters; negative if its leading spaces were removed.
+        unclear: why the position cannot be determined, "" if it can.
     """
 
     start: int
@@ -25,7 +25,7 @@ class TextPlace:
 
 
 class Conversation:
-    """A tokenizer's chat template, around one turn of the user."""
+    """A tokenizer's chat template, applied to a single user turn."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -33,17 +33,18 @@ class Conversation:
         self._times = frame.count(_MARK)
         self._before, _, self._after = frame.partition(_MARK)
 
-    def put(self, text: str) -> tuple[str, TextPlace]:
-        """The text in the template, and where it is there.
+    def render_turn(self, text: str) -> tuple[str, TextPlace]:
+        """The text in the template, and its position there.
 
-        Where it was put in, not where it is found: what stands before it may hold the same words.
+        That is where it was inserted, not where a search finds it: the same words may occur
+        earlier in the template.
         """
         whole = self._render(text)
-        return whole, self._place(whole, text)
+        return whole, self._locate(whole, text)
 
-    def _place(self, whole: str, text: str) -> TextPlace:
+    def _locate(self, whole: str, text: str) -> TextPlace:
         if self._times > 1:
-            return TextPlace(0, f"the chat template puts the text in {self._times} times")
+            return TextPlace(0, f"the chat template inserts the text {self._times} times")
         before, after = self._before, self._after
         inside = whole[len(before) : len(whole) - len(after)]
         left_out = len(text) - len(text.lstrip())
@@ -52,7 +53,7 @@ class Conversation:
             return TextPlace(len(before))
         if framed and inside in (text.lstrip(), text.strip()):
             return TextPlace(len(before) - left_out)
-        return TextPlace(0, "the chat template changes the text, or what is around it")
+        return TextPlace(0, "the chat template changes the text, or the text around it")
 
     def _render(self, text: str) -> str:
         try:

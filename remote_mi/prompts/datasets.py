@@ -10,34 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
-from remote_mi.prompts.examples import FIELDS, PromptSet, from_fields
+from remote_mi.prompts.examples import FIELDS, PromptSet, parse_example
 
 DATASET = "hf:"
 _LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-def from_source(source: str | Path, most: int | None = None) -> PromptSet:
+def read_prompts(source: str | Path, most: int | None = None) -> PromptSet:
     """Prompts from a JSONL file, or from a dataset (`hf:…`).
 
     Args:
-        most: how many rows of a dataset are read at most; None reads all.
+        most: maximum number of rows to read from a dataset; None for all.
 
     Raises:
         UsageError: naming the file and line, or the dataset and row.
         RemoteMIError: if the hub cannot be reached.
     """
     if str(source).startswith(DATASET):
-        return from_dataset(str(source), most)
-    return from_jsonl(Path(source))
+        return read_dataset(str(source), most)
+    return read_jsonl(Path(source))
 
 
-def from_jsonl(path: Path) -> PromptSet:
-    """Prompts from a file with one JSON object a line.
+def read_jsonl(path: Path) -> PromptSet:
+    """Prompts from a file with one JSON object per line.
 
     A line has `clean`, `corrupt`, `answer`, `wrong`, or `prompt` and optionally `target`;
-    `answers` and `wrongs` are lists. Also `template`: prompts of one template are aligned position
-    by position when averaged; `label` and `group`: see `Example`; `labels`: name → words of the
-    clean text, whose place it names, there and in the corrupt text if they occur in it.
+    `answers` and `wrongs` are lists. Also `template`: prompts of the same template are aligned
+    position by position when averaged; `label` and `group`: see `Example`; `labels`: name → words
+    of the clean text whose position it names, there and, if they occur in it, in the corrupt text.
 
     Raises:
         UsageError: naming file and line.
@@ -51,22 +51,22 @@ def from_jsonl(path: Path) -> PromptSet:
         if not line.strip():
             continue
         try:
-            examples.append(from_fields(json.loads(line)))
+            examples.append(parse_example(json.loads(line)))
         except ValueError as error:
             raise UsageError(
-                f"{path}:{number}: not JSON: {error}", "one object a line, with double quotes"
+                f"{path}:{number}: not JSON: {error}", "one object per line, with double quotes"
             ) from None
         except UsageError as error:
             raise UsageError(f"{path}:{number}: {error.message}", error.hint) from None
     if not examples:
-        raise UsageError(f"{path} has no prompts", "one JSON object a line")
+        raise UsageError(f"{path} has no prompts", "one JSON object per line")
     return PromptSet(tuple(examples), path.name)
 
 
-def from_dataset(source: str, most: int | None = None) -> PromptSet:
-    """Prompts from a Hugging Face dataset; `source` as at the top of this file.
+def read_dataset(source: str, most: int | None = None) -> PromptSet:
+    """Prompts from a Hugging Face dataset; `source` as described in `remote_mi.prompts.examples`.
 
-    A column of class numbers gives the classes' names. Empty cells count as not there.
+    Class numbers are replaced by the names of the classes. Empty cells count as missing.
 
     Raises:
         UsageError: if `datasets` is not installed, or naming the dataset and row.
@@ -82,7 +82,7 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
                 f"{source}: {change!r} is not FIELD=COLUMN", "fields: " + ", ".join(FIELDS)
             )
         columns[name] = column
-    table = _table(source, address, split)
+    table = _load_split(source, address, split)
     for change in renamed:
         column = change.partition("=")[2]
         if column not in table.column_names:
@@ -95,18 +95,18 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
         raise UsageError(
             f"{source}: no column is called 'prompt' or 'clean'; its columns: "
             + ", ".join(table.column_names),
-            f"say which one it is: {source},prompt={table.column_names[0]}",
+            f"name the right one: {source},prompt={table.column_names[0]}",
         )
     examples = []
     rows = table if most is None or most < 1 else islice(table, most)
     for number, row in enumerate(rows, 1):
         given = {
-            name: _named(table.features[column], row[column])
+            name: _class_name(table.features[column], row[column])
             for name, column in columns.items()
             if row[column] is not None
         }
         try:
-            examples.append(from_fields(given))
+            examples.append(parse_example(given))
         except UsageError as error:
             raise UsageError(f"{source}: row {number}: {error.message}", error.hint) from None
     if not examples:
@@ -114,13 +114,13 @@ def from_dataset(source: str, most: int | None = None) -> PromptSet:
     return PromptSet(tuple(examples), source)
 
 
-def _named(feature: Any, value: Any) -> Any:
-    """The name of a class number, any other value as it is."""
+def _class_name(feature: Any, value: Any) -> Any:
+    """The name of a class number; any other value unchanged."""
     return feature.int2str(value) if hasattr(feature, "int2str") and value >= 0 else value
 
 
-def _table(source: str, address: str, split: str) -> Any:
-    """One split of the dataset at an address."""
+def _load_split(source: str, address: str, split: str) -> Any:
+    """Load one split of the dataset at an address."""
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
@@ -128,20 +128,20 @@ def _table(source: str, address: str, split: str) -> Any:
             f"{source}: datasets need the package `datasets`", 'pip install "remote_mi[datasets]"'
         ) from None
     try:
-        found = _local_table(datasets, address) if _is_local(address) else None
+        found = _load_local(datasets, address) if _is_local(address) else None
         if found is None:
             name, _, config = address.partition(":")
             found = datasets.load_dataset(name, config or None)
     except RemoteMIError:
         raise
-    except Exception as error:  # of the hub, the network, or a file's format
+    except Exception as error:  # from the hub, the network, or the file format
         if _is_local(address):
             raise UsageError(
                 f"{source}: cannot be read as a dataset: {first_line(error)}"
             ) from error
         raise RemoteMIError(
             f"{source}: cannot be loaded from the hub: {type(error).__name__}: {first_line(error)}",
-            "check name and network; a dataset on this machine is given by its path: hf:./FOLDER",
+            "check the name and the network; give a dataset on this machine by path: hf:./FOLDER",
         ) from error
     if not isinstance(found, Mapping):
         if split:
@@ -162,8 +162,8 @@ def _is_local(address: str) -> bool:
     return address.startswith((".", "/", "~"))
 
 
-def _local_table(datasets: Any, address: str) -> Any:
-    """What a folder of `save_to_disk`, a folder of files, or one file holds."""
+def _load_local(datasets: Any, address: str) -> Any:
+    """Load a folder written by `save_to_disk`, a folder of files, or a single file."""
     path = Path(address).expanduser()
     if path.is_file():
         loader = _LOADERS.get(path.suffix.lower())
@@ -173,7 +173,7 @@ def _local_table(datasets: Any, address: str) -> Any:
     if not path.is_dir():
         raise UsageError(
             f"{DATASET}{address}: there is no such file or folder",
-            "a dataset of the hub is given as hf:ORG/NAME",
+            "give a dataset on the hub as hf:ORG/NAME",
         )
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(path))

@@ -1,10 +1,10 @@
 """Prompts as text, from the command line, from a JSONL file or from a Hugging Face dataset.
 
-    pairs.jsonl                               one JSON object a line
-    hf:ORG/NAME[:CONFIG][#SPLIT][,FIELD=COLUMN...]    a dataset of the hub
+    pairs.jsonl                               one JSON object per line
+    hf:ORG/NAME[:CONFIG][#SPLIT][,FIELD=COLUMN...]    a dataset on the hub
     hf:./FOLDER   hf:./FILE.parquet           a dataset on this machine
 
-A dataset's columns are the fields of a JSON line; columns of other names are left out, and
+A dataset's columns are the fields of a JSON line; other columns are ignored, and
 `,prompt=sentence` takes the field `prompt` from the column `sentence`.
 """
 
@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from remote_mi.common.digests import canonical
+from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
 
-#: A place in a template of prompts: `{slot}`, `{slot.field}`, each optionally with `:label`.
+#: A slot in a prompt template: `{slot}`, `{slot.field}`, each optionally with `:label`.
 SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
-#: What a JSON line, or a row of a dataset, may say.
+#: The fields that a JSON line or a row of a dataset may have.
 FIELDS = (
     "prompt",
     "target",
@@ -51,10 +51,10 @@ class Example:
         labels: label → (start, end) in characters of `clean`.
         template: name of the template it came from.
         answers, wrongs: all right and all wrong continuations; `answer` and `wrong` come first.
-        label: the class it belongs to, for probes; the answer's text where none is given.
-        corrupt_labels: as `labels`, in characters of `corrupt`.
-        group: what it shares with others that must not be split between training and test of a
-            probe. A `PromptSet` gives each example without one a group of its own.
+        label: the class it belongs to, for probes; by default the answer's text.
+        corrupt_labels: like `labels`, in characters of `corrupt`.
+        group: shared by examples that a probe must not split between training and test. A
+            `PromptSet` gives each example without one a group of its own.
     """
 
     clean: str
@@ -82,7 +82,7 @@ class Example:
             object.__setattr__(self, "label", self.answer or "")
 
     def to_json(self) -> dict[str, Any]:
-        """What enters the key: everything a recipe's body can depend on."""
+        """The part that enters the key: everything a recipe's body can depend on."""
         several = {
             name: list(getattr(self, name)) for name in _LISTS if len(getattr(self, name)) > 1
         }
@@ -103,13 +103,13 @@ class Example:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts of a job, with where they come from.
+    """The prompts of a job, and their origin.
 
     Attributes:
-        examples: each with a group; none for a recipe that takes none.
+        examples: each with a group; empty for a recipe that takes no prompts.
         origin: name of the phenomenon or file, or "command line".
         details: seed, size, template and source of a phenomenon; {} otherwise.
-        metric: the phenomenon's metric, used where the recipe's parameter is not given.
+        metric: the phenomenon's metric, used if the recipe's parameter is not given.
     """
 
     examples: tuple[Example, ...]
@@ -125,29 +125,29 @@ class PromptSet:
         object.__setattr__(self, "examples", grouped)
 
     @functools.cached_property
-    def described(self) -> list[dict[str, Any]]:
-        """Of every example what enters a key."""
+    def examples_json(self) -> list[dict[str, Any]]:
+        """The part of each example that enters a key."""
         return [example.to_json() for example in self.examples]
 
     @functools.cached_property
-    def canonical(self) -> dict[str, str]:
-        """The canonical texts of what keys hold of the examples."""
+    def canonical_members(self) -> dict[str, str]:
+        """The parts of a key that depend on the examples, as canonical JSON texts."""
         return {
-            "prompts": canonical(self.described),
-            "templates": canonical([e.template for e in self.examples]),
-            "classes": canonical([[e.label, e.group] for e in self.examples]),
+            "prompts": canonical_json(self.examples_json),
+            "templates": canonical_json([e.template for e in self.examples]),
+            "classes": canonical_json([[e.label, e.group] for e in self.examples]),
         }
 
 
-def from_fields(data: Any) -> Example:
-    """One example from its fields, as on the command line or in a JSON line.
+def parse_example(data: Any) -> Example:
+    """An example from its fields, as given on the command line or in a JSON line.
 
     Raises:
         UsageError: for unknown, missing or empty fields.
     """
     if not isinstance(data, Mapping):
         raise UsageError(f"{data!r} is not an object with a prompt or a pair")
-    values = {str(name): _checked(name, value) for name, value in data.items()}
+    values = {str(name): _parse_field(name, value) for name, value in data.items()}
     named = {name: values[name] for name in ("template", *_NAMES) if name in values}
     if "prompt" in values:
         if "clean" in values or "corrupt" in values:
@@ -155,7 +155,7 @@ def from_fields(data: Any) -> Example:
         for name in ("answer", "answers", "wrong", "wrongs"):
             if name in values:
                 raise UsageError(f"{name!r} belongs to a pair", "a prompt has a 'target'")
-        prompt = _filled(values, "prompt")
+        prompt = _require_text(values, "prompt")
         labels = _spans(values.get("labels", {}), prompt, "prompt")
         return Example(prompt, answer=values.get("target"), labels=labels, **named)
     if "target" in values:
@@ -166,26 +166,26 @@ def from_fields(data: Any) -> Example:
     for name in ("clean", "corrupt", "answer", "wrong"):
         if name not in values and f"{name}s" not in values:
             raise UsageError(f"a pair needs {name!r}", "give clean, corrupt, answer and wrong")
-    clean, corrupt = _filled(values, "clean"), _filled(values, "corrupt")
+    clean, corrupt = _require_text(values, "clean"), _require_text(values, "corrupt")
     answers, wrongs = (
-        values[several] if several in values else (_filled(values, one),)
+        values[several] if several in values else (_require_text(values, one),)
         for several, one in _LISTS.items()
     )
     wanted = values.get("labels", {})
-    there = {name: text for name, text in wanted.items() if text in corrupt}
+    in_corrupt = {name: text for name, text in wanted.items() if text in corrupt}
     return Example(
         clean,
         corrupt,
         answers=answers,
         wrongs=wrongs,
         labels=_spans(wanted, clean, "clean"),
-        corrupt_labels=_spans(there, corrupt, "corrupt"),
+        corrupt_labels=_spans(in_corrupt, corrupt, "corrupt"),
         **named,
     )
 
 
 def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[int, int]]:
-    """Label → (start, end) of its words in a prompt.
+    """Label → (start, end) of its words in a prompt, in characters.
 
     Raises:
         UsageError: if they do not occur exactly once.
@@ -202,7 +202,7 @@ def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[i
     return found
 
 
-def _checked(name: Any, value: Any) -> Any:
+def _parse_field(name: Any, value: Any) -> Any:
     """The value of a field: a text, a tuple of texts (`answers`, `wrongs`), a dict (`labels`)."""
     if name not in FIELDS:
         raise UsageError(f"unknown field {name!r}", "known: " + ", ".join(sorted(FIELDS)))
@@ -226,7 +226,7 @@ def _checked(name: Any, value: Any) -> Any:
     return value
 
 
-def _filled(values: Mapping[str, str], name: str) -> str:
+def _require_text(values: Mapping[str, str], name: str) -> str:
     if not values[name].strip():
         raise UsageError(f"the {name} text is empty")
     return values[name]

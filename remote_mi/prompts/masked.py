@@ -1,7 +1,7 @@
-"""Prompts for models that fill a mask: where the mask stands, and the token that belongs there.
+"""Prompts for models that fill a mask: the position of the mask, and the token that belongs there.
 
-A prompt written for a causal model gets the mask where its continuation would stand, so that the
-same phenomena serve both kinds.
+A prompt written for a causal model gets a mask in place of its continuation, so that the same
+phenomena work for both kinds of model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class MaskMisfit(Exception):
     """A prompt or an answer does not fit the mask."""
 
 
-def with_mask(tokenizer: Any, text: str, role: str) -> str:
+def add_mask(tokenizer: Any, text: str, role: str) -> str:
     """The text with exactly one mask token: its own, or one appended as a word.
 
     Raises:
@@ -33,7 +33,7 @@ def mask_position(tokenizer: Any, ids: list[int], role: str) -> int:
     """The position of the mask.
 
     Raises:
-        MaskMisfit: if the tokenizer did not make one token of it.
+        MaskMisfit: if the prompt does not have exactly one mask token.
     """
     places = [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
     if len(places) != 1:
@@ -44,13 +44,13 @@ def mask_position(tokenizer: Any, ids: list[int], role: str) -> int:
 def token_at_mask(
     tokenizer: Any, encode: Callable[[str], list[int]], text: str, answer: str, role: str
 ) -> int:
-    """The token that stands at the mask when the answer is put there.
+    """The token at the mask's position once the answer replaces the mask.
 
     The answer's leading space is the one before the mask, so " Paris" at "… of [MASK]" gives
     "… of Paris".
 
     Args:
-        encode: from a text to ids, with the special tokens of the prompts.
+        encode: from a text to ids, with special tokens added as for the prompts.
         text: the prompt, with its mask.
 
     Raises:
@@ -66,7 +66,7 @@ def token_at_mask(
     behind = len(masked) - end - 1
     stop = len(filled) - behind
     if filled[:end] != masked[:end] or filled[stop:] != masked[end + 1 :] or stop <= end:
-        raise MaskMisfit(f"the {role} {answer!r} merges with what stands beside the mask")
+        raise MaskMisfit(f"the {role} {answer!r} merges with the text next to the mask")
     if stop - end != 1:
         parts = [tokenizer.decode([token]) for token in filled[end:stop]]
         raise MaskMisfit(f"the {role} {answer!r} is {stop - end} tokens, {parts}; it must be one")

@@ -4,7 +4,7 @@ A phenomenon is a YAML file (see docs/phenomena.md):
 
     name: ioi
     lists:     {names: [Mary, John, ...]}
-    draw:      {io: names, s: names}        # one entry a slot; slots of one list differ
+    draw:      {io: names, s: names}        # one entry per slot; slots of one list differ
     templates:
       store:
         clean:   "When {io} and {s:s1} went to the store, {s:s2} gave a drink to"
@@ -12,10 +12,10 @@ A phenomenon is a YAML file (see docs/phenomena.md):
     answer: " {io}"
     wrong:  " {s}"
 
-`{slot}` is replaced by what was drawn, `{slot.field}` by a field of it, and `{slot:label}` also
-names the position of its last token. A field that is a list gives several answers. The text of
-every prompt is known here, without a tokenizer; `remote_mi.prompts.tokens` checks it against the
-tokenizer at hand.
+`{slot}` is replaced by the entry that was drawn, `{slot.field}` by one of its fields, and
+`{slot:label}` also names the position of its last token. A field that is a list gives several
+answers. Prompts are made as text, without a tokenizer; `remote_mi.prompts.tokens` checks them
+against the model's tokenizer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from remote_mi.prompts.phenomenon_file import read
 
 @dataclass(frozen=True)
 class Phenomenon:
-    """A phenomenon file, checked. `prompts` makes its pairs."""
+    """A validated phenomenon file. `prompts` generates its pairs."""
 
     name: str
     title: str
@@ -59,10 +59,10 @@ class Phenomenon:
     def prompts(
         self, size: int | None = None, seed: int | None = None, template: str | None = None
     ) -> PromptSet:
-        """The first `size` pairs that `seed` gives, of one template or of all in turn.
+        """The first `size` pairs for a seed, of one template or alternating between all.
 
         Raises:
-            UsageError: for a size below 1 or beyond what the lists can give.
+            UsageError: for a size below 1 or above what the lists allow.
             NotFound: for an unknown template.
         """
         seed = self.seed if seed is None else seed
@@ -74,18 +74,18 @@ class Phenomenon:
                 )
             names = [template]
         if size is None:
-            size = min(self.size, self._most(names)) if self.order == "list" else self.size
+            size = min(self.size, self._max_pairs(names)) if self.order == "list" else self.size
         if size < 1:
             raise UsageError(f"phenomenon {self.name!r}: size {size} is not at least 1")
         if self.order == "list":
-            examples = self._ordered(size, names)
+            examples = self._ordered_examples(size, names)
         else:
-            draws = self._drawn(size, seed)
+            draws = self._random_draws(size, seed)
             examples = [self._example(names[i % len(names)], d) for i, d in enumerate(draws)]
         details = {"seed": seed, "size": size, "template": template, "source": self.source}
         return PromptSet(tuple(examples), self.name, details, self.metric)
 
-    def _drawn(self, size: int, seed: int) -> list[dict[str, Any]]:
+    def _random_draws(self, size: int, seed: int) -> list[dict[str, Any]]:
         generator = random.Random(f"{self.name}/{seed}")
         draws = []
         for _ in range(size):
@@ -93,17 +93,17 @@ class Phenomenon:
             draws.append({slot: pools[name].pop() for slot, name in self.draw.items()})
         return draws
 
-    def _most(self, templates: Sequence[str]) -> int:
-        """How many pairs the order "list" can give: each entry once with each template."""
+    def _max_pairs(self, templates: Sequence[str]) -> int:
+        """How many pairs the order "list" allows: each entry once with each template."""
         return min(len(self.lists[name]) for name in self.draw.values()) * len(templates)
 
-    def _ordered(self, size: int, templates: Sequence[str]) -> list[Example]:
-        """Each entry in turn; the second slot of a list takes the next entry, and so on.
+    def _ordered_examples(self, size: int, templates: Sequence[str]) -> list[Example]:
+        """One pair per entry, in order; the second slot of a list takes the next entry, and so on.
 
-        Templates take turns. When all entries were used they come again, each with the next
-        template.
+        Templates alternate. Once all entries have been used, they are repeated, each with the
+        next template.
         """
-        most = self._most(templates)
+        most = self._max_pairs(templates)
         if size > most:
             raise UsageError(
                 f"phenomenon {self.name!r} has {most} pairs, not {size}", f"ask for -n {most}"
@@ -131,15 +131,15 @@ class Phenomenon:
             labels=labels,
             corrupt_labels=corrupt_labels,
             template=template,
-            answers=_answers(self.answer, drawn),
-            wrongs=_answers(self.wrong, drawn),
+            answers=_fill_answers(self.answer, drawn),
+            wrongs=_fill_answers(self.wrong, drawn),
             label=_fill(self.label, drawn)[0],
             group=_fill(self.group, drawn)[0],
         )
 
 
-def _answers(template: str, drawn: Mapping[str, Any]) -> tuple[str, ...]:
-    """The template filled once, or once for each item of the list that one of its slots holds."""
+def _fill_answers(template: str, drawn: Mapping[str, Any]) -> tuple[str, ...]:
+    """The filled template, or one for each item if one of its slots holds a list."""
     for match in SLOT.finditer(template):
         slot, part = match[1], match[2]
         if part and isinstance(drawn[slot][part], list):
@@ -166,24 +166,24 @@ def _fill(template: str, drawn: Mapping[str, Any]) -> tuple[str, dict[str, tuple
 
 
 def load(path: Path) -> Phenomenon:
-    """A phenomenon file, checked as far as that is possible without a tokenizer.
+    """Load a phenomenon file, with all checks that need no tokenizer.
 
     Raises:
-        UsageError: naming file, line and what is wrong.
+        UsageError: naming the file, the line and the problem.
     """
     data = read(path)
     return Phenomenon(**{k: data[k] for k in (*_REQUIRED, *_OPTIONAL) if k in data}, path=path)
 
 
-def available(project: Path) -> dict[str, Path]:
-    """Name → file of every phenomenon; a project's own hides a built-in one of the same name."""
+def phenomenon_files(project: Path) -> dict[str, Path]:
+    """All phenomenon files by name; a project's hides a built-in one of the same name."""
     return named_files("phenomena", project)
 
 
 def find(name: str, project: Path) -> Phenomenon:
-    """A phenomenon by name, or by the path of its file: from the working folder, or the project.
+    """Load a phenomenon by name, or by a path relative to the working folder or the project.
 
     Raises:
-        NotFound: with the nearest name. UsageError: if its file has mistakes.
+        NotFound: suggesting the nearest name. UsageError: if its file has mistakes.
     """
     return load(find_file("phenomena", "phenomenon", name, project))

@@ -1,4 +1,4 @@
-"""What a phenomenon file has to be, as a pydantic model: each key by itself, then all together."""
+"""Validation of phenomenon files with a pydantic model: each key by itself, then all together."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 
-from remote_mi.common.yaml_file import Where, misplaced
+from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import Metric
 from remote_mi.prompts.examples import SLOT
 
 
-def _text(value: Any, info: ValidationInfo) -> Any:
+def _check_text(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str) or not value.strip():
-        raise misplaced(f"{info.field_name!r} must be a text")
+        raise field_error(f"{info.field_name!r} must be a text")
     return value
 
 
-def _mapping(value: Any, info: ValidationInfo) -> Any:
+def _check_mapping(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, dict) or not value:
-        raise misplaced(f"{info.field_name!r} must be a mapping with at least one entry")
+        raise field_error(f"{info.field_name!r} must be a mapping with at least one entry")
     for name in value:
         if not isinstance(name, str):
-            said = f"{info.field_name!r}: the name {name!r} is no text"
-            raise misplaced(said, "put it in quotes", name)
+            message = f"{info.field_name!r}: the name {name!r} is not a text"
+            raise field_error(message, "put it in quotes", name)
     return value
 
 
-def _whole(value: Any, info: ValidationInfo) -> Any:
+def _check_integer(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise misplaced(f"{info.field_name!r} must be a whole number")
+        raise field_error(f"{info.field_name!r} must be a whole number")
     return value
 
 
-def _size(value: Any, info: ValidationInfo) -> Any:
-    if _whole(value, info) < 1:
-        raise misplaced(f"'size' {value} is not at least 1")
+def _check_size(value: Any, info: ValidationInfo) -> Any:
+    if _check_integer(value, info) < 1:
+        raise field_error(f"'size' {value} is not at least 1")
     return value
 
 
-def _lists(value: Any, info: ValidationInfo) -> Any:
-    for name, entries in _mapping(value, info).items():
+def _check_lists(value: Any, info: ValidationInfo) -> Any:
+    for name, entries in _check_mapping(value, info).items():
         if not isinstance(entries, list) or not entries:
-            raise misplaced(f"'lists', entry {name!r}: not a list with content", "", name)
+            raise field_error(f"'lists', entry {name!r}: not a list, or empty", "", name)
         for index, entry in enumerate(entries):
             fields = entry if isinstance(entry, dict) else {None: entry}
             for part, inner in fields.items():
@@ -53,78 +53,78 @@ def _lists(value: Any, info: ValidationInfo) -> Any:
                     isinstance(w, bool) or not isinstance(w, (str, int)) for w in words or [None]
                 ):
                     what = f"field {part!r}" if part else "entry"
-                    said = f"{what} of {name!r} is no text: {inner!r}"
-                    raise misplaced(
-                        said, "put it in quotes", name, index, *([part] if part else [])
+                    message = f"{what} of {name!r} is not a text: {inner!r}"
+                    raise field_error(
+                        message, "put it in quotes", name, index, *([part] if part else [])
                     )
     return value
 
 
-def _order(value: Any) -> Any:
+def _check_order(value: Any) -> Any:
     if value not in ("random", "list"):
-        raise misplaced("'order' is 'random' or 'list'")
+        raise field_error("'order' must be 'random' or 'list'")
     return value
 
 
-def _metric(value: Any) -> Any:
+def _check_metric(value: Any) -> Any:
     metrics = typing.get_args(Metric)
     if value not in metrics:
-        raise misplaced(f"'metric' {value!r} is not one of {', '.join(metrics)}")
+        raise field_error(f"'metric' {value!r} is not one of {', '.join(metrics)}")
     return value
 
 
-_Text = Annotated[Any, BeforeValidator(_text)]
-_Mapping = Annotated[Any, BeforeValidator(_mapping)]
+_Text = Annotated[Any, BeforeValidator(_check_text)]
+_Mapping = Annotated[Any, BeforeValidator(_check_mapping)]
 
 
 class PhenomenonFile(BaseModel):
-    """The keys of a phenomenon file; where each is sound, they are held against each other."""
+    """The keys of a phenomenon file; if each is valid, they are also checked for consistency."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: _Text
     title: _Text
     source: _Text
-    lists: Annotated[Any, BeforeValidator(_lists)]
+    lists: Annotated[Any, BeforeValidator(_check_lists)]
     draw: _Mapping
     templates: _Mapping
     answer: _Text
     wrong: _Text
     description: _Text = None
-    order: Annotated[Any, BeforeValidator(_order)] = None
-    metric: Annotated[Any, BeforeValidator(_metric)] = None
-    size: Annotated[Any, BeforeValidator(_size)] = 1
-    seed: Annotated[Any, BeforeValidator(_whole)] = None
+    order: Annotated[Any, BeforeValidator(_check_order)] = None
+    metric: Annotated[Any, BeforeValidator(_check_metric)] = None
+    size: Annotated[Any, BeforeValidator(_check_size)] = 1
+    seed: Annotated[Any, BeforeValidator(_check_integer)] = None
     label: _Text = None
     group: _Text = None
     baseline: _Mapping = None
 
     @model_validator(mode="after")
-    def _together(self) -> PhenomenonFile:
-        self._draw()
+    def _check_together(self) -> PhenomenonFile:
+        self._check_draw()
         for name, texts in self.templates.items():
             where = ("templates", name)
             if not isinstance(texts, dict) or set(texts) != {"clean", "corrupt"}:
-                said = f"template {name!r} must have exactly 'clean' and 'corrupt'"
-                raise misplaced(said, "", *where)
+                message = f"template {name!r} must have exactly 'clean' and 'corrupt'"
+                raise field_error(message, "", *where)
             for part, text in texts.items():
-                self._slots((*where, part), text)
+                self._check_slots((*where, part), text)
         for key in ("answer", "wrong", "label", "group"):
             if key in self.model_fields_set:
-                self._slots((key,), getattr(self, key), several=key in ("answer", "wrong"))
+                self._check_slots((key,), getattr(self, key), several=key in ("answer", "wrong"))
         return self
 
-    def _draw(self) -> None:
+    def _check_draw(self) -> None:
         for slot, name in self.draw.items():
             if not isinstance(name, str):
-                raise misplaced(f"slot {slot!r}: {name!r} is not a list's name", "", "draw", slot)
+                raise field_error(f"slot {slot!r}: {name!r} is not a list's name", "", "draw", slot)
             if name not in self.lists:
-                said = f"slot {slot!r} draws from {name!r}, which is not in 'lists'"
-                raise misplaced(said, "", "draw", slot)
+                message = f"slot {slot!r} draws from {name!r}, which is not in 'lists'"
+                raise field_error(message, "", "draw", slot)
         names = list(self.draw.values())
         for name in names:
             if len(self.lists[name]) < names.count(name):
-                raise misplaced(
+                raise field_error(
                     f"{name!r} has fewer entries than the "
                     f"{names.count(name)} slots drawing from it",
                     "",
@@ -132,53 +132,53 @@ class PhenomenonFile(BaseModel):
                 )
         most = min(len(self.lists[name]) for name in names) * len(self.templates)
         if self.order == "list" and self.size > most:
-            raise misplaced(
+            raise field_error(
                 f"'size' {self.size} is more than the {most} pairs "
                 "of the list's entries and the templates",
                 "",
                 "size",
             )
 
-    def _slots(self, where: Where, text: Any, several: bool = False) -> None:
-        """The slots of a text.
+    def _check_slots(self, where: KeyPath, text: Any, several: bool = False) -> None:
+        """Check the slots of a text.
 
         Args:
             several: whether one of its slots may hold a list.
         """
         if not isinstance(text, str) or not text.strip():
-            raise misplaced(f"{text!r} is not a text", "", *where)
+            raise field_error(f"{text!r} is not a text", "", *where)
         slots = list(SLOT.finditer(text))
         for match in re.finditer(r"\{\s*(\w+)", text):
             whole = any(slot.start() == match.start() for slot in slots)
             if match[1] in self.draw and not whole:
-                raise misplaced(
+                raise field_error(
                     f"{text!r}: the slot {match[1]!r} is not closed",
                     "{slot}, {slot.field}, {slot:label} or {slot.field:label}",
                     *where,
                 )
-        listed = {(m[1], m[2]) for m in slots if self._holds_lists(where, text, m)}
+        listed = {(m[1], m[2]) for m in slots if self._uses_lists(where, text, m)}
         if len(listed) > several or sum((m[1], m[2]) in listed for m in slots) > 1:
             parts = ", ".join(f"{slot}.{part}" for slot, part in sorted(listed))
-            raise misplaced(
+            raise field_error(
                 f"{text!r}: {parts} holds lists",
                 "'answer' and 'wrong' may use one such field, once",
                 *where,
             )
 
-    def _holds_lists(self, where: Where, text: str, match: re.Match[str]) -> bool:
-        """Whether some entries hold a list there; refuses slots and fields that do not exist."""
+    def _uses_lists(self, where: KeyPath, text: str, match: re.Match[str]) -> bool:
+        """Whether some entries have a list there; refuses slots and fields that do not exist."""
         slot, part = match[1], match[2]
         if slot not in self.draw:
             known = ", ".join(self.draw)
-            said = f"{text!r} uses the slot {slot!r}, which is not drawn ({known})"
-            raise misplaced(said, "", *where)
+            message = f"{text!r} uses the slot {slot!r}, which is not drawn ({known})"
+            raise field_error(message, "", *where)
         name, values = self.draw[slot], []
         for index, entry in enumerate(self.lists[name]):
             if part and (not isinstance(entry, dict) or part not in entry):
-                said = f"the entry {entry!r} has no field {part!r}"
-                raise misplaced(said, "", "lists", name, index)
+                message = f"the entry {entry!r} has no field {part!r}"
+                raise field_error(message, "", "lists", name, index)
             if not part and isinstance(entry, dict):
-                raise misplaced(
+                raise field_error(
                     f"{text!r}: the slot {slot!r} needs a field",
                     "one of " + ", ".join(f"{{{slot}.{k}}}" for k in entry),
                     *where,

@@ -1,4 +1,4 @@
-"""Reading a phenomenon file: every mistake is named with its file and line."""
+"""Reading phenomenon files, reporting every mistake with its file and line."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.paths import builtin_folder
-from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
+from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
 
 REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
 OPTIONAL = ("description", "order", "metric", "size", "seed", "label", "group", "baseline")
 
 
 def read(path: Path, trust_builtin: bool = True) -> dict[str, Any]:
-    """The content of a phenomenon file, checked.
+    """The content of a phenomenon file, validated.
 
     Args:
-        trust_builtin: whether those that ship are taken unchecked, which is quick; the package's
-            tests check them.
+        trust_builtin: whether to skip validation of built-in files, which saves time; the
+            package's tests validate them.
 
     Raises:
-        UsageError: naming file, line, column and what is wrong.
+        UsageError: naming the file, line, column and problem.
     """
     found = read_with_positions(path)
     if trust_builtin and path.resolve().is_relative_to(builtin_folder().resolve()):
@@ -28,9 +28,9 @@ def read(path: Path, trust_builtin: bool = True) -> dict[str, Any]:
     from remote_mi.prompts.phenomenon_checks import PhenomenonFile  # slow: it imports pydantic
 
     if not isinstance(found.data, dict):
-        said = f"a phenomenon file is a mapping with the keys {', '.join(REQUIRED)}"
-        raise refused(path, [found.key_problem((), said)])
+        message = f"a phenomenon file is a mapping with the keys {', '.join(REQUIRED)}"
+        raise file_error(path, [found.key_problem_at((), message)])
     problems = model_problems(found, PhenomenonFile)
     if problems:
-        raise refused(path, problems.values())
+        raise file_error(path, problems.values())
     return found.data

@@ -1,4 +1,4 @@
-"""A new phenomenon in the user's project, from a working file with the new name put in."""
+"""Creating a new phenomenon in the user's project, from a working file with the name replaced."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from remote_mi.recipes.scaffold import check_name, write_scaffold
 
 
 def new_phenomenon(name: str, project: Path) -> Path:
-    """Write a phenomenon into the project; nothing that is there is overwritten.
+    """Write a new phenomenon into the project; existing files are never overwritten.
 
     Raises:
-        UsageError: if the name cannot be one, or is taken.
+        UsageError: if the name is invalid or taken.
         StoreError: if the project cannot be written.
     """
     check_name(name, "phenomenon")
-    known = phenomena.available(project)
+    known = phenomena.phenomenon_files(project)
     if name in known:
         raise UsageError(
-            f"there is a phenomenon {name!r}: {known[name]}",
+            f"there is already a phenomenon {name!r}: {known[name]}",
             "choose another name; to change that one, copy its file into recipes/phenomena/",
         )
     target = project / "recipes" / "phenomena" / f"{name}.yaml"

@@ -1,9 +1,9 @@
-"""Tokens as text, so that nothing of them is lost.
+"""Converting tokens to text without losing anything.
 
-Decoding one token by itself loses what its neighbours show: SentencePiece-like tokenizers drop the
-space before the first word of whatever they decode, and a token that is part of a character becomes
-a replacement character. So a token is decoded behind another one, whose text is taken off again;
-what is no whole character keeps its bytes, as `<0xC3>`; and a text is decoded as a whole.
+Decoding a token on its own loses information: SentencePiece-like tokenizers drop the space before
+the first word of whatever they decode, and a token that is part of a character becomes a
+replacement character. So a token is decoded after another one, whose text is then removed; bytes
+that form no complete character are shown as `<0xC3>`; and a longer text is decoded as a whole.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 
-#: What stands for bytes that are no character.
+#: What decoding gives for bytes that form no character.
 _REPLACED = "\ufffd"
-#: Texts one of whose tokens stands in front of a decoded one: common in any vocabulary.
+#: Texts that provide the token to decode another one after: common in any vocabulary.
 _ORDINARY = ("a", "1", "the", "x", ".")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenTexts:
-    """The tokens of a tokenizer as text.
+    """Decodes the tokens of a tokenizer.
 
     Args:
-        tokenizer: of transformers, fast or slow.
+        tokenizer: from transformers, fast or slow.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -33,39 +33,39 @@ class TokenTexts:
         self._special = set(tokenizer.all_special_ids)
         self._size = len(tokenizer)
         self._known: dict[int, str] = {}
-        # WordPiece marks what continues a word ("##ing"), and not the space before one.
+        # WordPiece marks the continuation of a word ("##ing"), not the space before one.
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._by_piece = hasattr(tokenizer, "wordpiece_tokenizer") or (
             backend is not None and type(backend.model).__name__ == "WordPiece"
         )
-        self._front = self._ordinary_token()
+        self._front = self._find_ordinary_token()
         self._front_text = self._decode([self._front])
 
-    def one(self, token: int) -> str:
-        """A token's text, with the space before it; `<ID>` where the vocabulary does not have it."""
+    def token(self, token: int) -> str:
+        """A token's text, with the space before it; `<ID>` if it is not in the vocabulary."""
         if token not in self._known:
-            self._known[token] = self._one(token)
+            self._known[token] = self._token_text(token)
         return self._known[token]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Tokens decoded together, as what goes on after another text."""
+        """Tokens decoded together, as the continuation of another text."""
         ids = list(tokens)
-        return self._behind(ids) if ids else ""
+        return self._decode_in_context(ids) if ids else ""
 
-    def _one(self, token: int) -> str:
+    def _token_text(self, token: int) -> str:
         piece = self._tokenizer.convert_ids_to_tokens(token) if token < self._size else None
         if piece is None:
             return f"<{token}>"
         piece = str(piece)
         if token in self._special:
             return piece
-        text = self._decode([token]) if self._by_piece else self._behind([token])
+        text = self._decode([token]) if self._by_piece else self._decode_in_context([token])
         if _REPLACED in text and _REPLACED not in piece:
             content = _bytes_of(piece)
             text = piece if content is None else _with_bytes(content)
         return text or piece or f"<{token}>"
 
-    def _behind(self, ids: list[int]) -> str:
+    def _decode_in_context(self, ids: list[int]) -> str:
         together = self._decode([self._front, *ids])
         if together.startswith(self._front_text):
             return together[len(self._front_text) :]
@@ -74,7 +74,7 @@ class TokenTexts:
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
-    def _ordinary_token(self) -> int:
+    def _find_ordinary_token(self) -> int:
         for text in _ORDINARY:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             if ids and ids[-1] not in self._special:
@@ -83,10 +83,10 @@ class TokenTexts:
 
 
 def closing_tokens(tokenizer: Any) -> list[int]:
-    """The special tokens that a tokenizer puts at the end of a text by itself, as T5's </s>.
+    """The special tokens that a tokenizer appends to every text, such as T5's </s>.
 
     Raises:
-        UsageError: if it changes a text otherwise when it adds special tokens.
+        UsageError: if adding special tokens changes a text in any other way.
     """
     for text in _ORDINARY:
         plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -95,13 +95,13 @@ def closing_tokens(tokenizer: Any) -> list[int]:
         if plain and len(starts) == 1:
             return whole[starts[0] + len(plain) :]
     raise UsageError(
-        "it cannot be told what this tokenizer adds to a text",
+        "cannot determine what this tokenizer adds to a text",
         "give --bos never, which adds nothing",
     )
 
 
 def _bytes_of(piece: str) -> bytes | None:
-    """The bytes that a piece of a vocabulary stands for; None if it is of neither known kind."""
+    """The bytes that a vocabulary entry stands for; None if it is of neither known kind."""
     single = _BYTE.fullmatch(piece)
     if single:
         return bytes([int(single[1], 16)])
@@ -112,13 +112,13 @@ def _bytes_of(piece: str) -> bytes | None:
 
 
 def _with_bytes(content: bytes) -> str:
-    """Bytes as text; those that are no character as `<0xC3>`."""
+    """Bytes as text; bytes that form no character are written as `<0xC3>`."""
     found = content.decode("utf-8", "surrogateescape")
     return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in found)
 
 
-def _letters_of_bytes() -> dict[str, int]:
-    """How byte-level vocabularies write bytes: printable ones as they are, the others shifted."""
+def _byte_alphabet() -> dict[str, int]:
+    """How byte-level vocabularies write bytes: printable ones unchanged, the others shifted."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(0x100) if byte not in set(printable))
@@ -126,4 +126,4 @@ def _letters_of_bytes() -> dict[str, int]:
     return letters
 
 
-_LETTERS = _letters_of_bytes()
+_LETTERS = _byte_alphabet()

@@ -1,7 +1,7 @@
-"""Prompts as tokens: BOS and chat template made explicit, answers and positions checked.
+"""Tokenizing prompts, with explicit BOS and chat template, and checking answers and positions.
 
 Answer tokens are the tokens that prompt + answer adds to the prompt, so that neither BOS nor a
-merge across the boundary can pass for an answer.
+merge across the boundary can be mistaken for an answer.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.conversation import Conversation, TextPlace
 from remote_mi.prompts.examples import Example, PromptSet
-from remote_mi.prompts.masked import MaskMisfit, mask_position, token_at_mask, with_mask
+from remote_mi.prompts.masked import MaskMisfit, add_mask, mask_position, token_at_mask
 from remote_mi.prompts.token_text import TokenTexts, closing_tokens
 
 
 class PromptErrors(UsageError):
-    """Prompts that do not fit the tokenizer; one line each, with the pair and the token.
+    """Prompts that do not fit the tokenizer; one line for each, with the pair and the token.
 
     Attributes:
-        failures: index of the example → what is wrong with it.
+        failures: index of the example → the problem.
     """
 
     def __init__(self, failures: dict[int, str], total: int) -> None:
         self.failures = failures
-        shown = "\n  ".join(list(failures.values())[:8])
+        lines = "\n  ".join(list(failures.values())[:8])
         more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
         hint = None
         if len(failures) < total:
-            hint = "mend them, or run the others with --drop-invalid"
+            hint = "fix them, or run the others with --drop-invalid"
         super().__init__(
-            f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {shown}{more}", hint
+            f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {lines}{more}", hint
         )
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """The prompts of a job as a recipe's body gets them, and what is needed to label them.
+    """The prompts of a job in the form a recipe's body takes, with the data to label results.
 
     Attributes:
         prompts: one `Prompt` or `Pair` per example that was kept.
@@ -48,9 +48,9 @@ class Tokenized:
         labels: per example, label → position; "end" is where the answer is read: the last
             token of the text, or the mask.
         kept: indices of the examples that were kept.
-        dropped: index → why, for examples left out on request.
-        doubts: what fits but may not be meant, one line each.
-        record: how prompts were made, for the run's provenance.
+        dropped: index → reason, for examples left out on request.
+        warnings: what is valid but may be unintended, one line each.
+        record: how the prompts were made, for the run's provenance.
     """
 
     prompts: list[Any]
@@ -58,7 +58,7 @@ class Tokenized:
     labels: list[dict[str, int]]
     kept: list[int]
     dropped: dict[int, str]
-    doubts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -71,23 +71,23 @@ def tokenize(
     *,
     drop: bool = False,
     masked: bool = False,
-    both_ways: bool = False,
+    bidirectional: bool = False,
 ) -> Tokenized:
-    """All prompts of a job, tokenized and checked.
+    """Tokenize and check all prompts of a job.
 
     Args:
-        over: what the recipe takes; pairs are needed for "pair" and "pairs".
+        over: what the recipe takes; "pair" and "pairs" need pairs.
         context: the longest prompt the model takes, in tokens.
-        drop: leave out the examples that fail instead of refusing all.
+        drop: leave out examples that fail instead of refusing all.
         masked: the answer is read at a mask token, which is appended to a prompt without one.
-        both_ways: the model attends to what follows, too: what the tokenizer closes a text with
-            is a part of it. A text that is to go on is not closed.
+        bidirectional: the model also attends to later tokens, so the end token that a tokenizer
+            appends is part of the text. In a text to be continued it is left out.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
-        UsageError: if the tokenizer has no BOS or chat template that was asked for.
+        UsageError: if the tokenizer lacks the requested BOS token or chat template.
     """
-    encoder = _Encoder(tokenizer, spec, context, masked, both_ways)
+    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional)
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}
@@ -99,7 +99,7 @@ def tokenize(
             )
             kept.append(index)
         except (_DoesNotFit, MaskMisfit) as error:
-            failures[index] = f"{what} {index + 1} ({_short(example.clean)}): {error}"
+            failures[index] = f"{what} {index + 1} ({_quote(example.clean)}): {error}"
     if failures and (not drop or not made):
         raise PromptErrors(failures, len(prompts.examples))
     return Tokenized(
@@ -108,7 +108,7 @@ def tokenize(
         labels=[m[2] for m in made],
         kept=kept,
         dropped=failures,
-        doubts=encoder.notes(),
+        warnings=encoder.notes(),
         record=encoder.record(),
     )
 
@@ -117,17 +117,17 @@ class _DoesNotFit(Exception):
     """One example does not fit the tokenizer."""
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 
 class _Encoded:
-    """One text as tokens, and where the user's own text is in it.
+    """A tokenized text, and the position of the user's own text in it.
 
     Attributes:
-        text: as it was tokenized: in the chat template, with the mask. ids: its tokens.
-        end: where the answer is read. own: what the user gave. place: where that is in `text`.
-        offsets: of each token in `text`; None where the tokenizer cannot tell.
+        text: as tokenized: in the chat template, with the mask. ids: its tokens.
+        end: where the answer is read. own: the user's text. place: its position in `text`.
+        offsets: of each token in `text`; None if the tokenizer does not report them.
     """
 
     def __init__(
@@ -144,32 +144,32 @@ class _Encoded:
 
 
 class _Encoder:
-    """Text to ids with one policy for BOS, chat template, mask, and what closes a text."""
+    """Encodes texts with one policy for BOS, chat template, mask, and end tokens."""
 
     def __init__(
-        self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, both_ways: bool
+        self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, bidirectional: bool
     ) -> None:
         self.tokenizer = tokenizer
         self.masked = masked
         self.spec = spec
         self.context = context
         self.bos_seen: bool | None = None
-        self.doubts: list[str] = []
+        self.warnings: list[str] = []
         self.texts = TokenTexts(tokenizer)
         if spec.bos == "always" and tokenizer.bos_token_id is None:
             raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
         if spec.chat and not getattr(tokenizer, "chat_template", None):
             raise UsageError("--chat: this tokenizer has no chat template", "leave --chat out")
         self.conversation = Conversation(tokenizer) if spec.chat else None
-        # A chat template writes its own special tokens; they are not added twice.
+        # A chat template writes its own special tokens, which must not be added twice.
         self._special = spec.bos == "auto" and not spec.chat
         closing = closing_tokens(tokenizer) if self._special else []
-        #: Kept where the model reads both ways; a text that is to go on is not closed.
-        self.kept_at_end = len(closing) if masked or both_ways else 0
+        #: How many end tokens are kept: none in a text to be continued.
+        self.kept_at_end = len(closing) if masked or bidirectional else 0
         self.left_out = closing[self.kept_at_end :]
 
     def record(self) -> dict[str, Any]:
-        """What was done to the prompts."""
+        """How the prompts were tokenized, for the run's provenance."""
         closed = {"closing_left_out": [self.text(t) for t in self.left_out]}
         return {
             "bos": self.spec.bos,
@@ -181,21 +181,21 @@ class _Encoder:
         }
 
     def notes(self) -> list[str]:
-        """What fits but may not be meant, and what was done unasked."""
+        """What is valid but may be unintended, and what was done without being requested."""
         if not self.left_out:
-            return self.doubts
+            return self.warnings
         closing = " ".join(self.text(t) for t in self.left_out)
         return [
-            f"this tokenizer closes a text with {closing}, which is left out: the answer is "
+            f"this tokenizer ends every text with {closing}, which is left out: the answer is "
             "read after the last token of the text",
-            *self.doubts,
+            *self.warnings,
         ]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokens(text)[0]
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """The ids of a text, and the part of it that each stands for."""
+        """The ids of a text, and the (start, end) of each in characters of the text."""
         fast = bool(self.tokenizer.is_fast)
         found = self.tokenizer(text, add_special_tokens=self._special, return_offsets_mapping=fast)
         ids = list(found["input_ids"])
@@ -203,7 +203,7 @@ class _Encoder:
         if self.left_out:
             if ids[-len(self.left_out) :] != self.left_out:
                 raise UsageError(
-                    "this tokenizer does not close every text in the same way",
+                    "this tokenizer does not end every text in the same way",
                     "give --bos never, which adds nothing to a text",
                 )
             ids = ids[: -len(self.left_out)]
@@ -220,9 +220,9 @@ class _Encoder:
             raise _DoesNotFit(f"the {role} prompt is empty")
         text, place = own, TextPlace(0)
         if self.conversation is not None:
-            text, place = self.conversation.put(own)
+            text, place = self.conversation.render_turn(own)
         if self.masked:
-            text = with_mask(self.tokenizer, text, role)
+            text = add_mask(self.tokenizer, text, role)
         ids, offsets = self._tokens(text)
         if len(ids) <= self.kept_at_end:
             raise _DoesNotFit(f"the {role} prompt has no tokens")
@@ -236,33 +236,33 @@ class _Encoder:
         if self.masked:
             end = mask_position(self.tokenizer, ids, "given")
         elif self.spec.chat and ids[-1] == self.tokenizer.eos_token_id:
-            self._doubt(
+            self._warn(
                 f"the chat template ends with {self.text(ids[-1])}, after which the answer is read"
             )
         return _Encoded(text, ids, end, own, place, offsets)
 
-    def _doubt(self, text: str) -> None:
-        if text not in self.doubts:
-            self.doubts.append(text)
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
-    def _answer(self, prompt: _Encoded, answer: str, role: str) -> int:
+    def _answer_token(self, prompt: _Encoded, answer: str, role: str) -> int:
         """The one token that the answer adds to the prompt."""
         if not answer:
             raise _DoesNotFit(f"the {role} is empty")
         if self.masked:
             token = token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)
         else:
-            token = self._answer_after(prompt, answer, role)
+            token = self._next_token(prompt, answer, role)
         unknown = self.tokenizer.unk_token
         if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
             raise _DoesNotFit(
-                f"the {role} {answer!r} is no word of this tokenizer: it becomes "
-                f"{unknown}, as every unknown word does"
+                f"the {role} {answer!r} is unknown to this tokenizer, which encodes it as "
+                f"{unknown}, like every unknown word"
             )
         return token
 
-    def _answer_after(self, prompt: _Encoded, answer: str, role: str) -> int:
-        """The token that stands after the prompt when the answer is appended to it."""
+    def _next_token(self, prompt: _Encoded, answer: str, role: str) -> int:
+        """The token that follows the prompt when the answer is appended to it."""
         longer, ids = self._ids(prompt.text + answer), prompt.ids
         stop = len(longer) - self.kept_at_end
         before = ids[: len(ids) - self.kept_at_end]
@@ -279,8 +279,8 @@ class _Encoder:
                 + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
             )
         if answer[0].isalpha() and prompt.text[-1].isalpha():
-            self._doubt(
-                f"the {role} {answer!r} of {_short(prompt.text)} continues its last "
+            self._warn(
+                f"the {role} {answer!r} of {_quote(prompt.text)} continues its last "
                 f"word; {self._space_hint(answer)}"
             )
         return added[0]
@@ -291,13 +291,13 @@ class _Encoder:
 
     def text(self, token: int) -> str:
         """A token as text."""
-        return self.texts.one(token)
+        return self.texts.token(token)
 
     def prompt(self, example: Example) -> tuple[Prompt, list[str], dict[str, int]]:
         found = self._encode(example.clean, "clean" if example.corrupt else "given")
         target = None
         if example.answer is not None:
-            target = self._answer(found, example.answer, "target")
+            target = self._answer_token(found, example.answer, "target")
         labels, spans = self._positions(found, example.labels)
         return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels)
 
@@ -316,11 +316,11 @@ class _Encoder:
             )
             raise _DoesNotFit(
                 f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
-                f"part at position {where}, {self.text(ids[where])!r} against "
+                f"first differ at position {where}, {self.text(ids[where])!r} against "
                 f"{self.text(other[where])!r}"
             )
-        answers = [self._answer(clean, a, "answer") for a in example.answers]
-        wrongs = [self._answer(clean, w, "wrong answer") for w in example.wrongs]
+        answers = [self._answer_token(clean, a, "answer") for a in example.answers]
+        wrongs = [self._answer_token(clean, w, "wrong answer") for w in example.wrongs]
         for token in answers:
             if token in wrongs:
                 raise _DoesNotFit(
@@ -335,7 +335,7 @@ class _Encoder:
             )
         pair = Pair(
             Prompt(ids, labels, answers[0], spans),
-            # A label that the corrupt text does not carry is where the clean one has it.
+            # A label missing from the corrupt text has the position of the clean one.
             Prompt(other, {**labels, **own}, wrongs[0], {**spans, **own_spans}),
             answers,
             wrongs,

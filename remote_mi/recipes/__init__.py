@@ -1,1 +1,1 @@
-"""Declaring, reading, finding and identifying recipes. Not running them."""
+"""Declaring, reading, finding and identifying recipes, but not running them."""

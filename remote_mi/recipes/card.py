@@ -1,4 +1,4 @@
-"""The card of a recipe: all that is known of it without importing it."""
+"""The card of a recipe: everything known about it without importing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remote_mi.recipes.outputs import Output, Ratio, output_json
 from remote_mi.recipes.parameters import Param
 
 Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
-#: Recipes that are called once with all examples → the dimension of outputs that are per example.
+#: `over` of recipes called once with all examples → the dimension of per-example outputs.
 EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
 NEEDS = (
     "gradients",
@@ -31,20 +31,20 @@ INPUTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
 
 @dataclass(frozen=True)
 class Card:
-    """All that is known of a recipe without importing it.
+    """Everything known about a recipe without importing it.
 
     Attributes:
         name: the function's name; the recipe's name everywhere.
-        path: the file it stands in, or None for a function defined in a notebook or prompt.
+        path: the file that defines it, or None for a function defined in a notebook or prompt.
         doc: the docstring.
         over: what the body is called with: one "prompt", one "pair", all "prompts", all "pairs",
             or "none".
         returns: its outputs.
-        summaries: values over all examples: ratios of means, and what `analysis` gives.
-        controls: output or summary → the output or summary that it is held against.
-        setup: name of the file's function that is called once with all examples, whose result each
-            call gets; "" for none.
-        analysis: name of the file's function that computes summaries here, "" for none.
+        summaries: values over all examples: ratios of means, and what `analysis` computes.
+        controls: output or summary → the output or summary that it is compared with.
+        setup: name of the file's function that is called once with all examples and whose result
+            is passed to each call; "" for none.
+        analysis: name of the file's function that computes summaries locally, "" for none.
         labels: dimension → the output that holds its coordinates.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
@@ -80,8 +80,8 @@ class Card:
 
     def dims(self, name: str) -> tuple[str, ...]:
         """Dimensions of an output or summary."""
-        found = self.returns.get(name) or self.summaries[name]
-        return self.returns[found.effect].dims if isinstance(found, Ratio) else found.dims
+        output = self.returns.get(name) or self.summaries[name]
+        return self.returns[output.effect].dims if isinstance(output, Ratio) else output.dims
 
     @property
     def summary(self) -> str:
@@ -89,10 +89,10 @@ class Card:
         return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters with their values, defaults filled in.
+        """The values of all parameters, with defaults filled in.
 
         Raises:
-            UsageError: for an unknown or missing parameter, or a wrong value.
+            UsageError: for an unknown or missing parameter, or an invalid value.
         """
         known = {p.name: p for p in self.parameters}
         for name in given:
@@ -116,12 +116,12 @@ class Card:
         }
 
     @functools.cached_property
-    def declared(self) -> dict[str, Any]:
-        """As `shown`, made once; not to be changed."""
-        return self.shown()
+    def cached_json(self) -> dict[str, Any]:
+        """The same as `to_json`, computed once; must not be modified."""
+        return self.to_json()
 
-    def shown(self) -> dict[str, Any]:
-        """The part of the card that a run keeps to be shown later, as JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """The part of the card that a run stores for display, as JSON."""
         return {
             "name": self.name,
             "over": self.over,

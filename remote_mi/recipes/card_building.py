@@ -1,4 +1,4 @@
-"""From what a decorator and a signature say to a card; the one place that checks them."""
+"""Building a card from a decorator and a signature; the only place that validates them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import DRAW, Output, Ratio, label_problem
 from remote_mi.recipes.parameters import Param, param_from
 
-#: Name, annotation, whether it has a default, the default, and whether it is keyword-only.
+#: An argument's name, annotation, whether it has a default, the default, and if it is keyword-only.
 _Argument = tuple[str, Any, bool, Any, bool]
-#: Makes the error of a problem and a hint.
+#: Creates the error from a problem and a hint.
 _Refuse = Callable[..., UsageError]
 
 
@@ -31,14 +31,14 @@ def build_card(
     *,
     origin: str = "file",
 ) -> Card:
-    """A card from what a decorator and a signature say; the one place that checks them.
+    """Build a card from a decorator and a signature, validating both.
 
     Args:
-        signature: per argument what `_Argument` says.
+        signature: an `_Argument` for each argument.
         declaration: the decorator's keyword arguments.
 
     Raises:
-        UsageError: naming the file and what is wrong with the declaration.
+        UsageError: naming the file and the problem of the declaration.
     """
     where = f"{path}:{line}: " if path else ""
 
@@ -49,13 +49,13 @@ def build_card(
     if over not in typing.get_args(Over):
         known = ", ".join(repr(word) for word in typing.get_args(Over))
         raise refuse(f"over={over!r} is not one of {known}")
-    returns, summaries, controls, figures = _shown(declaration, over, refuse)
+    returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
         if need not in NEEDS:
             raise refuse(f"needs {need!r}, which is not one of {', '.join(NEEDS)}")
     setup = declaration.get("setup") or ""
-    first = _positional(name, over, setup, signature, refuse)
+    first = _count_positional(name, over, setup, signature, refuse)
     card = Card(
         name,
         over,
@@ -64,7 +64,7 @@ def build_card(
         figures,
         needs,
         tuple(declaration.get("references") or ()),
-        _parameters(signature[first:], doc, refuse),
+        _parse_parameters(signature[first:], doc, refuse),
         inspect.cleandoc(doc),
         path,
         line,
@@ -83,35 +83,35 @@ def build_card(
     return card
 
 
-def _positional(
+def _count_positional(
     name: str, over: str, setup: str, signature: Sequence[_Argument], refuse: _Refuse
 ) -> int:
-    """How many arguments come before the parameters: the model, and what it is called with."""
+    """How many arguments precede the parameters: the model, the prompts and the result of setup."""
     if setup and over not in ("prompt", "pair"):
-        raise refuse(f"setup is of recipes that are called once per prompt or pair, not {over!r}")
+        raise refuse(f"setup is only for recipes over a prompt or pair, not over {over!r}")
     first = 1 if over == "none" else 3 if setup else 2
     if len(signature) >= first and not any(entry[4] for entry in signature[:first]):
         return first
     what = {
         1: "first argument must be the model",
         2: "first two arguments must be the model and the prompts",
-        3: "first three arguments must be the model, the prompts and what setup gave",
+        3: "first three arguments must be the model, the prompts and the result of setup",
     }[first]
     raise refuse(f"its {what}", f"def {name}({', '.join(['lm', over, 'shared'][:first])}, *, ...)")
 
 
-def _shown(
+def _parse_outputs(
     declaration: Mapping[str, Any], over: str, refuse: _Refuse
 ) -> tuple[dict[str, Output], dict[str, Ratio | Output], dict[str, str], tuple[Figure, ...]]:
-    """Outputs, summaries, controls and figures of a declaration, which name each other."""
+    """Outputs, summaries, controls and figures of a declaration, which refer to each other."""
     if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
         raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
-    returns = {key: _declared(value, over) for key, value in declaration["returns"].items()}
+    returns = {key: _parse_output(value, over) for key, value in declaration["returns"].items()}
     controls = dict(declaration.get("controls") or {})
     _add_outputs_of(controls, returns, declaration.get("summaries") or {})
     summaries: dict[str, Ratio | Output] = {}
     for key, value in (declaration.get("summaries") or {}).items():
-        summaries[key] = value if isinstance(value, Ratio) else _declared(value, "none")
+        summaries[key] = value if isinstance(value, Ratio) else _parse_output(value, "none")
         analysis = declaration.get("analysis") or ""
         problem = _summary_problem(key, summaries[key], returns, analysis)
         if problem:
@@ -127,7 +127,7 @@ def _shown(
 def _add_outputs_of(
     controls: Mapping[str, str], returns: dict[str, Output], summaries: Mapping[str, Any]
 ) -> None:
-    """Add the controls that are declared as such only: the same output, of something random."""
+    """Add outputs for controls that are not declared as outputs: like their output, per draw."""
     for name, control in controls.items():
         if name in returns and control not in returns and control not in summaries:
             own = returns[name]
@@ -136,7 +136,7 @@ def _add_outputs_of(
 
 
 def _add_ratios_of(controls: dict[str, str], summaries: dict[str, Ratio | Output]) -> None:
-    """Add the ratio of an effect's control to the gap of the effect."""
+    """Add, for each ratio of an effect, the ratio of the effect's control to the same gap."""
     for name, summary in list(summaries.items()):
         if isinstance(summary, Ratio) and summary.effect in controls and name not in controls:
             control = f"control_{name}"
@@ -144,15 +144,17 @@ def _add_ratios_of(controls: dict[str, str], summaries: dict[str, Ratio | Output
             controls[name] = control
 
 
-def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tuple[Param, ...]:
-    """The parameters of a signature, with what the docstring says of them."""
+def _parse_parameters(
+    signature: Sequence[_Argument], doc: str, refuse: _Refuse
+) -> tuple[Param, ...]:
+    """The parameters of a signature, with their descriptions from the docstring."""
     found = []
     helps = argument_docs(doc)
     for argument, annotation, has_default, default, keyword_only in signature:
         if not keyword_only:
             raise refuse(f"parameter {argument!r} is not keyword-only", "put a * before it")
         if argument in INPUTS:
-            raise refuse(f"parameter {argument!r} has the name of a prompt input; rename it")
+            raise refuse(f"parameter {argument!r} has the same name as a prompt input; rename it")
         try:
             param = param_from(argument, annotation, has_default, default)
         except TypeError as error:
@@ -161,8 +163,8 @@ def _parameters(signature: Sequence[_Argument], doc: str, refuse: _Refuse) -> tu
     return tuple(found)
 
 
-def _declared(value: Any, over: str) -> Output:
-    """An output as declared, with what it is of: each example, or the whole set."""
+def _parse_output(value: Any, over: str) -> Output:
+    """A declared output, classified as one per example or one for the whole set."""
     output = value if isinstance(value, Output) else Output(tuple(value))
     if over in ("prompt", "pair"):
         return output
@@ -174,29 +176,30 @@ def _declared(value: Any, over: str) -> Output:
 def _summary_problem(
     key: str, summary: Ratio | Output, returns: Mapping[str, Output], analysis: str
 ) -> str:
-    """What is wrong with a summary's declaration, "" if nothing."""
+    """The problem with a summary's declaration, "" if there is none."""
     if isinstance(summary, Output):
         if summary.kind != "number":
-            return f"summary {key!r} is declared as {summary.kind}: summaries are numbers"
-        return "" if analysis else f"summary {key!r} needs analysis=..., the function that gives it"
+            return f"summary {key!r} is declared as {summary.kind}: summaries must be numbers"
+        return "" if analysis else f"summary {key!r} needs analysis=..., a function to compute it"
     for output in (summary.effect, summary.gap):
         if output not in returns:
-            return f"summary {key!r} names {output!r}, which is no output"
+            return f"summary {key!r} names {output!r}, which is not an output"
         if returns[output].kind != "number":
-            return f"summary {key!r} names {output!r}, which is no number"
+            return f"summary {key!r} names {output!r}, which is not numeric"
     if set(returns[summary.gap].dims) - {"draw"}:
-        return f"summary {key!r} divides by {summary.gap!r}, which is not a number"
+        return f"summary {key!r} divides by {summary.gap!r}, which is not a single number"
     return ""
 
 
 def _control_problem(card: Card, key: str, control: str) -> str:
-    """What is wrong with a control's declaration, "" if nothing."""
+    """The problem with a control's declaration, "" if there is none."""
     for name in (key, control):
         if name not in card.returns and name not in card.summaries:
             return f"controls names {name!r}, which it does not return"
         if name in card.returns and card.returns[name].kind != "number":
-            return f"controls names {name!r}, which is no number"
+            return f"controls names {name!r}, which is not numeric"
     own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
     if own[: len(other)] != other:
-        return f"the control {control!r} has the dimensions {other}, which do not lead {own}"
+        leading = f"which are not the leading ones of {own}"
+        return f"the control {control!r} has the dimensions {other}, {leading}"
     return ""

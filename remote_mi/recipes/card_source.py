@@ -1,9 +1,9 @@
 """Reading a recipe's card from its file without importing it, and so without torch.
 
-Only a small part of Python is evaluated: literals, names bound to literals at the top of the
-file, `typing` forms, the declaration classes of `remote_mi.recipes.declaration`, and classes of
-figures, for which the file that declares them may be imported (`remote_mi.recipes.figure_files`).
-Anything else in a decorator or annotation is refused with its line.
+Only a small subset of Python is evaluated: literals, names bound to literals at the top of the
+file, `typing` forms, the declaration classes of `remote_mi.recipes.declaration`, and figure
+classes, for which the file that defines them may be imported (`remote_mi.recipes.figure_files`).
+Anything else in a decorator or annotation is refused, with its line number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.figure_files import module_of
+from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Json, Output, Ratio, Texts, Tokens
 from remote_mi.recipes.parameters import Range
@@ -36,9 +36,9 @@ _KNOWN: dict[str, Mapping[str, Any]] = {
     "remote_mi": {**vars(figures), **_RECIPE},
     "typing": vars(typing),
 }
-#: Where earlier versions kept what a recipe declares itself with.
+#: The modules from which recipes imported declarations in earlier versions.
 _FORMER = ("remote_mi.recipe", "remote_mi.figures")
-#: What the kit of earlier versions had: names, and modules that recipes took names from.
+#: The kit of earlier versions: its names, and the modules that recipes imported names from.
 _FORMER_KIT = frozenset(
     [
         "all_logits",
@@ -92,7 +92,7 @@ _BUILTINS: dict[str, Any] = {
 
 
 class _CannotEvaluate(Exception):
-    """An expression outside the small part of Python that is evaluated here."""
+    """An expression outside the subset of Python that is evaluated here."""
 
     def __init__(self, node: ast.AST) -> None:
         self.node = node
@@ -110,22 +110,22 @@ def parse_file(path: Path) -> ast.Module:
         raise UsageError(f"cannot read recipe file {path}: {error}") from None
     except SyntaxError as error:
         raise UsageError(
-            f"{path}:{error.lineno}: syntax error: {error.msg}", "mend the line and run again"
+            f"{path}:{error.lineno}: syntax error: {error.msg}", "fix the line and run again"
         ) from None
 
 
 @functools.lru_cache(maxsize=256)
 def _parse(name: str, source: str) -> ast.Module:
-    # By content and not by time of change: two edits can fall into one tick of the clock.
+    # By content, not by modification time: two edits can fall into one tick of the clock.
     return ast.parse(source, name)
 
 
 def cards_in(path: Path, origin: str = "file", lenient: bool = False) -> list[Card]:
-    """The cards of all recipes a file defines, in its order; [] when it defines none.
+    """The cards of all recipes a file defines, in order of definition.
 
     Args:
-        lenient: leave out figures whose class is nowhere to be found, as for the copied source of
-            a run, whose numbers are the same without.
+        lenient: leave out figures whose class cannot be found, as for the copied source of a run,
+            whose numbers do not depend on them.
 
     Raises:
         UsageError: for a syntax error or a declaration that cannot be read.
@@ -145,25 +145,25 @@ def cards_in(path: Path, origin: str = "file", lenient: bool = False) -> list[Ca
 
 def _refuse_former_names(tree: ast.Module, path: Path) -> None:
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and _is_of_former_kit(node):
+        if isinstance(node, ast.ImportFrom) and _imports_former_kit(node):
             names = ", ".join(alias.name for alias in node.names)
             raise FormerVersion(
                 f"{path}:{node.lineno}: written for an earlier version of remote_mi, whose kit "
                 f"had {names}",
-                "docs/writing-recipes.md lists what the kit has now; the copied source of a run "
-                "needs the version that made it, or the same command once more",
+                "docs/writing-recipes.md lists the current kit; for the copied source of a run, "
+                "use the version that made it, or run the same command again",
             )
         if isinstance(node, ast.ImportFrom) and node.module in _FORMER:
             names = ", ".join(alias.name for alias in node.names)
             raise FormerVersion(
                 f"{path}:{node.lineno}: written for an earlier version of remote_mi, "
                 f"which had {names} in {node.module}",
-                f"`from remote_mi import {names}` is how it is written now; the copied source of a "
-                "run needs the version that made it, or the same command once more",
+                f"now it is `from remote_mi import {names}`; for the copied source of a run, use "
+                "the version that made it, or run the same command again",
             )
 
 
-def _is_of_former_kit(node: ast.ImportFrom) -> bool:
+def _imports_former_kit(node: ast.ImportFrom) -> bool:
     of_face = node.module in ("remote_mi.interventions", "remote_mi.interventions.sites")
     names = {alias.name for alias in node.names}
     return node.module in _FORMER_MODULES or (of_face and bool(names & _FORMER_KIT))
@@ -186,16 +186,16 @@ def _card(
 ) -> Card:
     try:
         declaration = {
-            k.arg or "**": _known_ones(k.value, names)
+            k.arg or "**": _evaluate_known(k.value, names)
             if lenient and k.arg == "figures"
             else _evaluate(k.value, names)
             for k in decorator.keywords
         }
         signature = list(_signature(node, names))
     except _CannotEvaluate as error:
-        shown = ast.unparse(error.node)
+        source = ast.unparse(error.node)
         raise UsageError(
-            f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {shown!r} without "
+            f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {source!r} without "
             f"importing the file",
             "in the decorator, annotations and defaults of a recipe use literals, typing forms "
             "and names bound to them at the top of the file",
@@ -204,8 +204,8 @@ def _card(
     return build_card(node.name, doc, signature, declaration, path, node.lineno, origin=origin)
 
 
-def _known_ones(node: ast.expr, names: dict[str, Any]) -> list[Any]:
-    """Those elements of a list that can be evaluated."""
+def _evaluate_known(node: ast.expr, names: dict[str, Any]) -> list[Any]:
+    """The elements of a list that can be evaluated."""
     if not isinstance(node, (ast.List, ast.Tuple)):
         return _evaluate(node, names)
     found = []
@@ -235,7 +235,7 @@ def _annotation(argument: ast.arg, names: dict[str, Any]) -> Any:
 
 
 def _top_level_names(tree: ast.Module) -> dict[str, Any]:
-    """Names the file binds to what can be evaluated here: known imports and literals."""
+    """The names that a file binds to values that can be evaluated: known imports and literals."""
     names = dict(_BUILTINS)
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module in _KNOWN:
@@ -246,7 +246,7 @@ def _top_level_names(tree: ast.Module) -> dict[str, Any]:
                     names[alias.asname or alias.name] = _Namespace(f"{node.module}.{alias.name}")
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
-                names[alias.asname or alias.name] = _Foreign(node.module, alias.name)
+                names[alias.asname or alias.name] = _ImportedName(node.module, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in _KNOWN:
@@ -269,27 +269,27 @@ class _Namespace:
         return _KNOWN[self._module][name]
 
 
-class _Foreign:
-    """A name that the file imports from elsewhere: looked up only where a declaration uses it."""
+class _ImportedName:
+    """A name that the file imports from elsewhere, looked up only if a declaration uses it."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name
 
     def figure(self) -> type[Figure] | None:
-        """The class of figures that it stands for; None if it stands for anything else."""
-        module = module_of(self._module)
-        found = vars(module).get(self._name) if module else None  # and no lazy import by getattr
+        """The figure class it refers to; None if it refers to anything else."""
+        module = figure_module(self._module)
+        found = vars(module).get(self._name) if module else None  # getattr might import lazily
         return found if isinstance(found, type) and issubclass(found, Figure) else None
 
 
 def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
-    """The value of an expression of the small part of Python; never runs the file's code."""
+    """The value of an expression in the subset of Python; never runs the file's code."""
     match node:
         case ast.Constant():
             return node.value
         case ast.Name() if node.id in names:
             value = names[node.id]
-            if not isinstance(value, _Foreign):
+            if not isinstance(value, _ImportedName):
                 return value
             figure = value.figure()
             if figure is not None:
@@ -324,7 +324,7 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
                 return owner[of]
         case ast.Call():
             function = _evaluate(node.func, names)
-            if _declares(function):
+            if _is_declaration(function):
                 positional = [_evaluate(a, names) for a in node.args]
                 keywords = {k.arg or "": _evaluate(k.value, names) for k in node.keywords}
                 try:
@@ -334,8 +334,8 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
     raise _CannotEvaluate(node)
 
 
-def _declares(function: Any) -> bool:
-    """Whether a call to this is a declaration that may be evaluated."""
+def _is_declaration(function: Any) -> bool:
+    """Whether calling this is a declaration that may be evaluated."""
     if isinstance(function, type) and issubclass(function, Figure):
         return True
     return function in (Ratio, Range, Output, Tokens, Texts, Json)

@@ -1,7 +1,7 @@
-"""Finding recipes: the project's own, those of installed packages, and the built-in ones.
+"""Finding recipes: in the project, in installed packages, and among the built-in ones.
 
-Lists and lookups read cards from the files' source, without importing them; `remote_mi.recipes.loading`
-imports a file when a recipe is to run.
+Lists and lookups read cards from the files' source, without importing them;
+`remote_mi.recipes.loading` imports a file when a recipe is run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENTRY_POINTS = "remote_mi.recipes"
 
 
 def recipe_files(project: Path) -> Iterator[tuple[str, Path]]:
-    """(origin, file) of every recipe file, each file once: project, plug-ins, built-in."""
+    """(origin, file) of every recipe file, each once: project, plug-ins, built-in."""
     seen: set[Path] = set()
     builtin = builtin_folder().resolve()
     found: list[tuple[str, Path]] = []
@@ -36,7 +36,7 @@ def recipe_files(project: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _plug_in_files() -> Iterator[Path]:
-    """Files that installed packages name under the entry point group `remote_mi.recipes`."""
+    """Files that installed packages register in the entry point group `remote_mi.recipes`."""
     for point in entry_points(group=ENTRY_POINTS):
         spec = importlib.util.find_spec(point.module)
         if spec is not None and spec.origin:
@@ -62,16 +62,16 @@ def all_cards(project: Path) -> list[Card]:
 
 
 def find(name: str, project: Path, lenient: bool = False) -> Card:
-    """The card of a recipe by name, or by its file: `FILE.py`, `FILE.py:name`.
+    """The card of a recipe by name, or by file: `FILE.py`, `FILE.py:name`.
 
-    A mistake in a file other than the one that is asked for does not get in the way.
+    Mistakes in other files are ignored if the recipe is found.
 
     Args:
-        lenient: as for `cards_in`, of a file.
+        lenient: as for `cards_in`, for a recipe given by file.
 
     Raises:
-        NotFound: with the nearest name.
-        UsageError: if the file has a mistake, or defines no or several recipes.
+        NotFound: suggesting the nearest name.
+        UsageError: if the file has a mistake, or does not define exactly one recipe.
     """
     file, _, wanted = name.partition(":")
     if file.endswith(".py"):

@@ -1,9 +1,10 @@
-"""The identity of work: which code, parameters, prompts and model, as one SHA-256.
+"""The identity of a recipe's code, for the key that identifies work by one SHA-256.
 
-The code's part is the closure of what the recipe's function reaches in the project's own code:
-its own file, local modules that it imports, and `remote_mi.interventions`. Each function, class
-and constant reached enters as normalised source, without comments and docstrings, so that only a
-change of meaning changes the key. Installed libraries enter by version, where a result is kept.
+The code's part is the closure of everything the recipe's function reaches in the project's own
+code: its own file, local modules that it imports, and `remote_mi.interventions`. Each function,
+class and constant reached enters as normalised source, without comments and docstrings, so that
+only a change of meaning changes the key. Installed libraries enter by version when a result is
+stored.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from remote_mi.common.digests import digest
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card_source import parse_file
 
-#: Part of every key. A higher one than before: results under earlier keys are not taken any more.
-#: 2: threads, the caller's settings of torch, made-up weights, NaN, tokenizers that close a text,
-#: and long ropes could give wrong numbers under keys of 1.
+#: Part of every key. Increasing it means that results under earlier keys are no longer used.
+#: 2: threads, the caller's torch settings, made-up weights, NaN, tokenizers that end every text
+#: with a token, and long ropes could give wrong numbers under keys of schema 1.
 SCHEMA = 2
-#: What is said of a result under a key of an earlier schema.
-EARLIER = (
+#: Note about a result under a key of an earlier schema.
+EARLIER_SCHEMA_NOTE = (
     "an earlier version of remote_mi made it, whose numbers can be wrong "
     "(docs/results.md, Earlier versions)"
 )
@@ -46,22 +47,22 @@ def code_digest(path: Path, function: str, project: Path) -> str:
         path: the recipe's file. function: its name. project: the user's project folder.
 
     Raises:
-        UsageError: if the file or a local module of it cannot be parsed.
+        UsageError: if the file or a local module that it imports cannot be parsed.
     """
-    return _closure_of(path, function, project).digest()
+    return _build_closure(path, function, project).digest()
 
 
 def code_parts(path: Path, function: str, project: Path) -> dict[str, str]:
-    """What `code_digest` is made of, so that a change can be named.
+    """The parts of `code_digest`, so that a change can be pinpointed.
 
     Returns:
-        "module:name" of each definition reached → a short digest of it. The recipe's own file is
-        the module "recipe"; "module:" is what a file does on import.
+        "module:name" of each definition reached → its short digest. The recipe's own file is the
+        module "recipe"; "module:" stands for what a file does on import.
     """
-    return _closure_of(path, function, project).digests()
+    return _build_closure(path, function, project).digests()
 
 
-def _closure_of(path: Path, function: str, project: Path) -> _Closure:
+def _build_closure(path: Path, function: str, project: Path) -> _Closure:
     closure = _Closure([path.resolve().parent, project.resolve()])
     closure.visit(closure.module(path.resolve(), "recipe"), function)
     return closure
@@ -71,17 +72,17 @@ def live_code_digest(function: Callable[..., Any], project: Path) -> str:
     """Digest of all project code that a function defined in a notebook or prompt reaches.
 
     Raises:
-        UsageError: if its source is not available, or it reads a global that has no stable text.
+        UsageError: if its source is unavailable, or it reads a global without a stable `repr`.
     """
-    return _live_closure(function, project).digest()
+    return _build_live_closure(function, project).digest()
 
 
 def live_code_parts(function: Callable[..., Any], project: Path) -> dict[str, str]:
-    """As `code_parts`; what the notebook itself defines is of the module "live"."""
-    return _live_closure(function, project).digests()
+    """Like `code_parts`; the notebook's own definitions belong to the module "live"."""
+    return _build_live_closure(function, project).digests()
 
 
-def _live_closure(function: Callable[..., Any], project: Path) -> _Closure:
+def _build_live_closure(function: Callable[..., Any], project: Path) -> _Closure:
     closure = _Closure([project.resolve()])
     _visit_live(closure, function, set())
     return closure
@@ -106,7 +107,7 @@ def local_modules(path: Path, project: Path) -> dict[str, Path]:
 
 @dataclass
 class _Module:
-    """One file: what its top level defines and does on import, and all that it imports.
+    """A file: what its top level defines and does on import, and everything it imports.
 
     A name may be bound by several imports (`import a.b` and `import a.c`, or in two functions);
     all of them are followed.
@@ -118,22 +119,24 @@ class _Module:
     imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
-    _bare: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    _strip_docstrings: dict[str, list[ast.stmt]] = field(default_factory=dict)
 
     @functools.cached_property
     def effects_bare(self) -> list[ast.stmt]:
         """`effects` without docstrings."""
-        return [_bare(node) for node in self.effects]
+        return [_strip_docstrings(node) for node in self.effects]
 
     def definitions(self, symbol: str) -> list[ast.stmt]:
-        """What defines a symbol, without docstrings; of most symbols nobody ever asks."""
-        if symbol not in self._bare:
-            self._bare[symbol] = [_bare(node) for node in self.symbols[symbol]]
-        return self._bare[symbol]
+        """The statements that define a symbol, without docstrings, computed on demand."""
+        if symbol not in self._strip_docstrings:
+            self._strip_docstrings[symbol] = [
+                _strip_docstrings(node) for node in self.symbols[symbol]
+            ]
+        return self._strip_docstrings[symbol]
 
 
 class _Closure:
-    """Collects normalised definitions, starting from one and following names."""
+    """Collects normalised definitions, following names from a starting point."""
 
     def __init__(self, roots: list[Path]) -> None:
         self.roots = roots
@@ -153,7 +156,7 @@ class _Closure:
         return known
 
     def find(self, name: str) -> Path | None:
-        """The file of a module of the project's own, or None for a library."""
+        """The file of one of the project's own modules, or None for a library."""
         parts = name.split(".")
         if parts[0] == "remote_mi":
             roots = [_PACKAGE.parent] if name.startswith(_KIT) else []
@@ -167,7 +170,7 @@ class _Closure:
         return None
 
     def visit(self, module: _Module, symbol: str) -> None:
-        """Add a symbol of a module, and all that it reaches."""
+        """Add a symbol of a module, and everything it reaches."""
         label = f"{module.name}:{symbol}"
         if label in self.parts:
             return
@@ -178,11 +181,11 @@ class _Closure:
                 self._follow_stars(module, symbol)
             return
         nodes = module.definitions(symbol)
-        self.parts[label] = "\n".join(normalised(node) for node in nodes)
+        self.parts[label] = "\n".join(normalised_source(node) for node in nodes)
         self._reach(module, nodes)
         effects = f"{module.name}:"
         if module.effects and effects not in self.parts:
-            self.parts[effects] = "\n".join(normalised(node) for node in module.effects_bare)
+            self.parts[effects] = "\n".join(normalised_source(node) for node in module.effects_bare)
             self._reach(module, module.effects_bare)
 
     def visit_all(self, module: _Module) -> None:
@@ -191,7 +194,7 @@ class _Closure:
 
     def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
         for name, attributes in _names_in(nodes):
-            # Both, where an import inside a function hides a name of the file.
+            # Both, as an import inside a function may hide a name of the file.
             if name in module.symbols:
                 self.visit(module, name)
             for target in module.imports.get(name, []):
@@ -200,14 +203,14 @@ class _Closure:
                 self._follow_stars(module, name)
 
     def _follow_stars(self, module: _Module, symbol: str) -> None:
-        """Look for a name in the modules that were imported with a star."""
+        """Look for a name in the modules imported with a star."""
         for name in module.stars:
             path = self.find(name)
             if path is not None:
                 self.visit(self.module(path, name), symbol)
 
     def _follow(self, name: str, symbol: str | None, attributes: set[str] | None) -> None:
-        """Follow an import: of a symbol, or of a module of which some attributes are used."""
+        """Follow an import of a symbol, or of a module, of which some attributes are used."""
         if symbol is not None and self.find(f"{name}.{symbol}"):
             name, symbol = f"{name}.{symbol}", None
         path = self.find(name)
@@ -227,28 +230,28 @@ def _read_module(path: Path, name: str) -> _Module:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        parse_file(path)  # says where the mistake is
+        parse_file(path)  # reports the position of the mistake
         raise
-    return _module_of(path, name, text)
+    return _parse_module(path, name, text)
 
 
 @functools.lru_cache(maxsize=256)
-def _module_of(path: Path, name: str, text: str) -> _Module:
-    """The module that a text is; remembered, since nothing changes it afterwards."""
+def _parse_module(path: Path, name: str, text: str) -> _Module:
+    """Parse a module; cached, since it is never modified afterwards."""
     module = _Module(name, path)
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
-        parse_file(path)  # says where the mistake is
+        parse_file(path)  # reports the position of the mistake
         raise
-    for node in _statements(tree):  # imports count wherever they stand, in functions too
+    for node in _statements(tree):  # imports count everywhere, in functions too
         if isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` binds `a`; what is used of it is found in a.b, taken as a whole.
+                # `import a.b` binds `a`; its uses are attributed to all of a.b.
                 bound = alias.asname or alias.name.split(".")[0]
                 module.imports.setdefault(bound, []).append((alias.name, None))
         elif isinstance(node, ast.ImportFrom):
-            origin = _absolute(name, path, node)
+            origin = _absolute_module(name, path, node)
             for alias in node.names:
                 if alias.name == "*":
                     module.stars.append(origin)
@@ -259,7 +262,7 @@ def _module_of(path: Path, name: str, text: str) -> _Module:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.symbols.setdefault(node.name, []).append(node)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            for target in _assigned(node):
+            for target in _assigned_names(node):
                 module.symbols.setdefault(target, []).append(node)
         elif not isinstance(node, (ast.Import, ast.ImportFrom)) and not (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -269,7 +272,7 @@ def _module_of(path: Path, name: str, text: str) -> _Module:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, with those under `if TYPE_CHECKING:` as if they stood alone."""
+    """The statements of a module, including the ones inside `if TYPE_CHECKING:`."""
     for node in body:
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             yield from node.body
@@ -277,7 +280,7 @@ def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield node
 
 
-def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
+def _absolute_module(name: str, path: Path, node: ast.ImportFrom) -> str:
     if not node.level:
         return node.module or ""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
@@ -285,7 +288,7 @@ def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def _assigned(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]:
+def _assigned_names(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     for target in targets:
         for part in ast.walk(target):
@@ -294,12 +297,12 @@ def _assigned(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[str]
 
 
 def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
-    """Every name read, with the attributes taken of it; None when it is also used bare."""
+    """Every name read, with the attributes accessed on it; None if it is also used by itself."""
     attributes: dict[str, set[str] | None] = {}
     owners: set[int] = set()
     for root in map(_without_declaration, nodes):
         bare = []
-        for node in ast.walk(root):  # what owns a name comes before it
+        for node in ast.walk(root):  # an attribute comes before the name it belongs to
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 owners.add(id(node.value))
                 known = attributes.setdefault(node.value.id, set())
@@ -312,7 +315,7 @@ def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
 
 
 def _without_declaration(node: ast.stmt) -> ast.stmt:
-    """The statement without `@recipe(...)`: figures and references do not change a number."""
+    """The statement without `@recipe(...)`: figures and references do not affect numbers."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return node
     kept = [
@@ -326,7 +329,7 @@ def _without_declaration(node: ast.stmt) -> ast.stmt:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all statements within it; expressions, which hold none, are passed by."""
+    """A node and all statements within it; expressions contain none and are skipped."""
     waiting = deque([node])
     while waiting:
         found = waiting.popleft()
@@ -335,8 +338,8 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             waiting.extend(getattr(found, name, ()))
 
 
-def _bare(node: N) -> N:
-    """The node without docstrings, changed in place."""
+def _strip_docstrings(node: N) -> N:
+    """Remove all docstrings from a node, in place, and return it."""
     for inner in _statements(node):
         if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             first = inner.body[0]
@@ -345,8 +348,8 @@ def _bare(node: N) -> N:
     return node
 
 
-def normalised(node: ast.stmt) -> str:
-    """A statement of a bare tree as source, without layout, comments and recipe declaration."""
+def normalised_source(node: ast.stmt) -> str:
+    """Source of a statement without docstrings, leaving out layout, comments and `@recipe`."""
     return ast.unparse(_without_declaration(node))
 
 
@@ -356,12 +359,12 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
     seen.add(id(function))
     name = getattr(function, "__name__", "?")
     try:
-        tree = _bare(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        tree = _strip_docstrings(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):
         raise UsageError(
             f"the source of {name!r} is not available", "define it in a file or a notebook cell"
         ) from None
-    closure.parts[f"live:{name}"] = normalised(tree.body[0])
+    closure.parts[f"live:{name}"] = normalised_source(tree.body[0])
     scope = getattr(function, "__globals__", {})
     for used, _ in _names_in([tree.body[0]]):
         if used not in scope or used == name:
@@ -382,7 +385,7 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
             value, (str, int, float, bool, type(None), tuple, list, dict)
         ) or typing.get_origin(value):
             closure.parts[f"live:{used}"] = repr(value)
-        elif not _of_a_library(value):
+        elif not _is_from_library(value):
             raise UsageError(
                 f"recipe {name!r} reads the global {used!r} ({type(value).__name__}), which "
                 "cannot be part of its key",
@@ -390,6 +393,6 @@ def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int])
             )
 
 
-def _of_a_library(value: Any) -> bool:
-    """Whether a global is a function or class that a library defines; its version is in the entry."""
+def _is_from_library(value: Any) -> bool:
+    """Whether a global is a function or class from a library, whose version is stored anyway."""
     return isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__"))

@@ -1,9 +1,8 @@
-"""What a recipe declares itself with: the decorator, and the names that stand in it.
+"""Declaring recipes: the decorator, and the names used in it.
 
 A recipe is a plain function; `@recipe(...)` only attaches its declaration, so that the function
-ships to a server as its own source and nothing of this module travels with it. The card is what
-lists, help, keys and cache hits work with; `remote_mi.recipes.card_source` reads it from a file
-without importing it.
+is sent to a server as its own source, without anything from this module. Lists, help, keys and
+cache hits use the card; `remote_mi.recipes.card_source` reads it from a file without importing it.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ def recipe(
     needs: Sequence[str] = (),
     references: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare a function to be a recipe.
+    """Declare a function as a recipe.
 
     The function is called as `fn(lm, prompt_or_pair_or_list, **parameters)` inside one nnsight
-    session where the model is, and returns a dict with exactly the declared outputs. Parameters
-    are keyword-only, annotated (str, int, float, bool, Literal[...], list of these,
+    session on the machine with the model, and returns a dict with exactly the declared outputs.
+    Parameters are keyword-only, annotated (str, int, float, bool, Literal[...], list of these,
     Annotated[int, Range(1, 9)], PromptText) and become command-line options and part of the
     job's key.
 
@@ -53,32 +52,33 @@ def recipe(
         over: called once per "prompt" or per "pair", once with all "prompts" or all "pairs", or
             once with no examples ("none", as `fn(lm, **parameters)`).
         returns: output name → tuple of dimension names, `Tokens(...)` for token ids, `Texts(...)`
-            for texts, or `Json(...)` for JSON values. The dimensions "layer" and "head" are numbered, "position", "query" and "key" are
-            positions, "draw" holds replicates, and a dimension "x" takes the values of a list
-            parameter "xs". Called with all "pairs", an output that begins with the dimension
-            "pair" is per pair ("prompt" likewise); others are of the whole set.
+            for texts, or `Json(...)` for JSON values. The dimensions "layer" and "head" are
+            numbered; "position", "query" and "key" are positions; "draw" holds replicates; a
+            dimension "x" takes the values of a list parameter "xs". If called with all "pairs", an
+            output whose first dimension is "pair" is per pair ("prompt" likewise); other outputs
+            belong to the whole set.
         summaries: name → `Ratio(effect, gap)`, computed over all pairs with an interval, or a
-            tuple of dimension names for what `analysis` computes. Other numeric outputs are
-            summarised by their mean.
-        controls: output or summary → the one of its control, of the same leading dimensions. A
-            control that is not among the outputs is one, of the same dimensions and "draw" before
-            them. Of a ratio's effect the ratio `control_NAME` follows by itself.
-        setup: name of a function of the same file, called once where the model is, before the
-            others, with all examples: `fn(lm, prompts_or_pairs, **parameters)`. What it returns is
-            what each call gets after its prompt or pair, `fn(lm, pair, shared, **parameters)`. The
-            results of an example then depend on the whole set.
-        analysis: name of a function of the same file, called here with the outputs of all
-            examples and the parameters: `fn(examples, **parameters)`; it gives the summaries.
-        labels: dimension → the output, of that dimension alone, whose values are its coordinates.
+            tuple of dimension names for a value that `analysis` computes. Other numeric outputs
+            are summarised by their mean.
+        controls: output or summary → its control, with the same leading dimensions. A control
+            that is not declared as an output becomes one, with the same dimensions preceded by
+            "draw". The control of a ratio's effect gives the ratio `control_NAME` automatically.
+        setup: name of a function in the same file, called once on the machine with the model,
+            before the others, with all examples: `fn(lm, prompts_or_pairs, **parameters)`. Its
+            result is passed to each call after the prompt or pair, `fn(lm, pair, shared,
+            **parameters)`. The results for an example then depend on the whole set.
+        analysis: name of a function in the same file that computes the summaries, called locally
+            with the outputs of all examples and the parameters: `fn(examples, **parameters)`.
+        labels: dimension → the output with only that dimension whose values are its coordinates.
         figures: what to show, each naming an output or a summary.
-        needs: of the place that runs it: "gradients", "attention_weights", "generation",
-            "weights" (in the recipe's own process). Of the model: "causal" (a position attends to
-            those before it only), "unembedding" (it gives logits), "plain_stream" (its final
-            stream is the sum of what its components added, unembedded as it is).
+        needs: of the backend: "gradients", "attention_weights", "generation", "weights" (in the
+            recipe's own process). Of the model: "causal" (a position attends only to earlier ones
+            and itself), "unembedding" (it has logits), "plain_stream" (its final stream is the sum
+            of what its components added, and is unembedded directly).
         references: keys in references.bib.
 
     Raises:
-        UsageError: when the declaration contradicts itself.
+        UsageError: if the declaration contradicts itself.
     """
     declaration = {
         "over": over,

@@ -1,4 +1,4 @@
-"""What a recipe's docstring says of its parameters."""
+"""Reading the descriptions of parameters from a recipe's docstring."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def argument_docs(doc: str) -> dict[str, str]:
-    """Argument name → its text in the docstring's "Args:" section."""
+    """Argument name → its description in the docstring's "Args:" section."""
     match = re.search(r"^\s*Args:\s*\n(.*?)(?=\n\s*\n\s*\w+:\s*$|\Z)", doc, re.S | re.M)
     if not match:
         return {}

@@ -1,9 +1,10 @@
-"""Kinds of figures that others declare: found by name, and imported when one is met.
+"""Kinds of figures defined by projects and packages, found by name and imported on demand.
 
-A kind of figure is a class of `remote_mi.recipes.figures.Figure`, and is known from the moment
-the class exists. A recipe's card and a run's document only name it; where that name is not known
-yet, its file is imported: `figures/NAME.py` of the project, or the module that an installed package
-names NAME under the entry points `remote_mi.figures`. A run's own folder is never looked into.
+A kind of figure is a subclass of `remote_mi.recipes.figures.Figure`, and is registered when the
+class is created. A recipe's card and a run's document contain only its name; if that is not
+registered yet, its file is imported: `figures/NAME.py` in the project, or the module that an
+installed package registers as NAME in the entry point group `remote_mi.figures`. A run's own folder
+is never searched.
 """
 
 from __future__ import annotations
@@ -16,39 +17,39 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from remote_mi.common.errors import UsageError, line_in
+from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.common.paths import project_folder
 
 ENTRY_POINTS = "remote_mi.figures"
-#: The folder of a project, and the package that its recipes import from.
+#: The project's folder of figure files, and the package that its recipes import them from.
 FOLDER = "figures"
 _NAMESPACE = "remote_mi_figure_files"
 
 
 def import_kind(name: str) -> None:
-    """Import what declares a kind of figure, if anything does.
+    """Import the file or module that defines a kind of figure, if there is one.
 
     Args:
-        name: of the kind, as `Figure.kind` has it.
+        name: the kind, as in `Figure.kind`.
 
     Raises:
-        UsageError: if its import fails.
+        UsageError: if the import fails.
     """
     path = project_folder() / FOLDER / f"{name}.py"
     if name.isidentifier() and path.is_file():
         _import_file(path)
         return
-    from importlib.metadata import entry_points  # slow to import: help and lists need none of it
+    from importlib.metadata import entry_points  # slow to import, and help and lists don't need it
 
     for point in entry_points(group=ENTRY_POINTS, name=name):
         _import_module(point.module)
 
 
-def module_of(dotted: str) -> ModuleType | None:
-    """The module that a recipe imports a class of figures from; None if it declares none.
+def figure_module(dotted: str) -> ModuleType | None:
+    """The module that a recipe imports a figure class from; None if it defines no figures.
 
     Raises:
-        UsageError: if its import fails.
+        UsageError: if the import fails.
     """
     folder, _, name = dotted.partition(".")
     path = project_folder() / folder / f"{name}.py"
@@ -61,14 +62,14 @@ def module_of(dotted: str) -> ModuleType | None:
 
 @functools.cache
 def _installed() -> frozenset[str]:
-    """The modules of installed packages that declare kinds of figures."""
+    """The modules of installed packages that define kinds of figures."""
     from importlib.metadata import entry_points
 
     return frozenset(point.module for point in entry_points(group=ENTRY_POINTS))
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Each content of a file is a module of its own, so that an edited one counts as edited."""
+    """Import a file, as a new module whenever its content has changed."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -84,8 +85,8 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        line = getattr(error, "lineno", None) or line_in(error, path)
-        raise _failed(f"{path}:{line}", error) from error
+        line = getattr(error, "lineno", None) or line_number_in(error, path)
+        raise _import_error(f"{path}:{line}", error) from error
     return module
 
 
@@ -93,10 +94,10 @@ def _import_module(dotted: str) -> ModuleType:
     try:
         return importlib.import_module(dotted)
     except Exception as error:
-        raise _failed(dotted, error) from error
+        raise _import_error(dotted, error) from error
 
 
-def _failed(where: str, error: Exception) -> UsageError:
+def _import_error(where: str, error: Exception) -> UsageError:
     if isinstance(error, UsageError):
         return error
     return UsageError(f"{where}: importing the figure failed: {type(error).__name__}: {error}")

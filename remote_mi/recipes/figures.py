@@ -1,11 +1,11 @@
-"""What can be shown: figure specifications. Data only; `remote_mi.report` renders them.
+"""Figure specifications. They are data only; `remote_mi.report` renders them.
 
 A recipe declares its figures in its decorator, each naming one of its outputs:
 
     figures=[Heatmap("recovery", center=0)]
 
-The same specification serves the terminal, notebooks, HTML and image files. A class of figures is
-known by its `kind` as soon as it exists, wherever it stands; docs/extending.md writes one.
+The same specification is used for the terminal, notebooks, HTML and image files. A figure class is
+registered by its `kind` as soon as it is created, in any module; docs/extending.md has an example.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any, ClassVar
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.figure_files import FOLDER, import_kind
 
-#: Kind → class of every figure that there is.
+#: Kind → figure class.
 KINDS: dict[str, type[Figure]] = {}
-#: Kind → the file and the name of that class.
+#: Kind → file and name of its class.
 _HOMES: dict[str, tuple[str, str]] = {}
 
 
 def _register(cls: type[Figure], kind: str) -> None:
-    """Make a class known by its kind; read again, it takes the place of what it was."""
+    """Register a class by its kind; if its file is read again, the new class replaces the old."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
     home, known = (file, cls.__qualname__), _HOMES.get(kind)
     folders = {Path(file).parent.name, Path(known[0]).parent.name} if known else set()
     if known and known != home and folders != {FOLDER}:  # that would be another project's
         raise UsageError(
-            f"two classes of figures are of the kind {kind!r}: {known[1]} of {known[0]}, and "
-            f"{home[1]} of {home[0]}",
+            f"two figure classes have the kind {kind!r}: {known[1]} in {known[0]}, and "
+            f"{home[1]} in {home[0]}",
             "give one of them another kind",
         )
     KINDS[kind], _HOMES[kind] = cls, home
@@ -44,23 +44,23 @@ class Figure:
     """Base of all figures.
 
     Attributes:
-        output: name of the output, or of the summary, that is shown.
-        title: heading; the output's name when empty.
-        unit: what one unit of the values is, e.g. "nats"; shown beside the title.
+        output: name of the output or summary to show.
+        title: heading; by default the output's name.
+        unit: unit of the values, e.g. "nats"; shown next to the title.
     """
 
     kind: ClassVar[str] = "figure"
-    #: How many dimensions the output must have.
+    #: The minimum number of dimensions of the output.
     least: ClassVar[int] = 0
     output: str
     title: str = ""
     unit: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make a class known by its kind; without one of its own it is shown as its parent.
+        """Register a class by its kind; a class without its own kind is shown like its parent.
 
         Raises:
-            UsageError: if another class has that kind.
+            UsageError: if another class has the same kind.
         """
         super().__init_subclass__(**options)
         if "kind" in cls.__dict__:
@@ -72,7 +72,7 @@ class Figure:
         return self.title or self.output
 
     def shows(self, dims: Sequence[str]) -> tuple[str, ...]:
-        """Of an output's dimensions those that are shown in full; the others are cut."""
+        """The dimensions of an output that are shown in full; the others are sliced."""
         return tuple(dims)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Heatmap(Figure):
-    """A matrix of two dimensions, rows × columns.
+    """A matrix over two dimensions, rows × columns.
 
     Attributes:
         rows, columns: names of the dimensions; by default the output's last two.
@@ -102,7 +102,7 @@ class Heatmap(Figure):
 
 @dataclass(frozen=True)
 class TokenGrid(Figure):
-    """Token text over rows × columns, each cell coloured by a second output.
+    """Token texts over rows × columns, each cell coloured by a second output.
 
     Attributes:
         output: an output of token ids; the first entry of its last dimension is shown.
@@ -115,10 +115,10 @@ class TokenGrid(Figure):
 
 @dataclass(frozen=True)
 class Bars(Figure):
-    """The cells of largest absolute value, ranked, with their intervals where there are any.
+    """The cells of largest absolute value, ranked, with intervals if there are any.
 
     Attributes:
-        most: how many bars.
+        most: maximum number of bars.
     """
 
     kind: ClassVar[str] = "bars"
@@ -131,10 +131,10 @@ class Bars(Figure):
 
 @dataclass(frozen=True)
 class Table(Figure):
-    """One row a pair (or prompt): its text and the scalar or token outputs named.
+    """One row per pair (or prompt): its text and the scalar or token outputs named.
 
     Attributes:
-        columns: names of further outputs shown beside `output`.
+        columns: names of further outputs shown next to `output`.
     """
 
     kind: ClassVar[str] = "table"
@@ -143,12 +143,12 @@ class Table(Figure):
 
 @dataclass(frozen=True)
 class Lines(Figure):
-    """Values along one dimension, one line for each index of the last of the others.
+    """Values along one dimension, one line for each index of the last of the other dimensions.
 
-    The control of the output, where it has one, is drawn too.
+    The control of the output, if it has one, is drawn too.
 
     Attributes:
-        x: name of the dimension along which the lines go; by default the last one.
+        x: name of the dimension on the horizontal axis; by default the last one.
     """
 
     kind: ClassVar[str] = "lines"
@@ -172,9 +172,9 @@ class Text(Figure):
 
 
 def from_json(data: dict[str, Any]) -> Figure:
-    """The figure that `Figure.to_json` wrote.
+    """Read back a figure written by `Figure.to_json`.
 
-    Fields this version does not know are left out, so that a run of a newer version shows.
+    Fields unknown to this version are ignored, so that runs of newer versions can be shown.
 
     Raises:
         KeyError: if the kind of figure is unknown.
@@ -188,10 +188,10 @@ def from_json(data: dict[str, Any]) -> Figure:
 
 
 def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
-    """The figures of a card that a run keeps, read back; kinds that nothing declares are left out.
+    """Read back the figures of a card stored with a run, leaving out unknown kinds.
 
     Raises:
-        UsageError: if the file that declares one cannot be imported.
+        UsageError: if the file that defines one cannot be imported.
     """
     found = []
     for item in data:

@@ -1,10 +1,10 @@
-"""Importing a recipe's file, and what it imports of the project, without changing the program.
+"""Importing a recipe's file and the project's modules that it needs, without side effects.
 
-A recipe file becomes a module under a name of our own. The local modules that it imports are its
-own, too: each content of them is imported once for it, and they stand in `sys.modules`, under the
-names that the recipe knows them by, only while the recipe is imported or run. So a program keeps
-its `sys.path` and the modules of the same names that it has, and a recipe runs with the code that
-its key was made of, whatever the program imported under these names.
+A recipe file becomes a module under a private name. The local modules that it imports are private
+to it as well: each version of their content is imported once for it, and they are in `sys.modules`,
+under the names that the recipe uses, only while the recipe is imported or run. So a program keeps
+its `sys.path` and its own modules of the same names, and a recipe runs with the code that its key
+was made from, whatever the program has imported under these names.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from remote_mi.common.errors import UsageError, line_in
+from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import local_modules
 
-#: Parent of the module names recipe files are imported under; it ships to servers by value.
+#: Parent package of imported recipe files; its modules are sent to servers by value.
 NAMESPACE = "remote_mi_recipe_files"
 
-#: Held while imports lead to a recipe's own modules; taken after the turn of `at_work`.
+#: Held while a recipe's own modules are importable; acquired after `exclusive_model_use`.
 _importing = threading.RLock()
 
 
 class _FromSource(SourceFileLoader):
-    """Compiles a file each time.
+    """Compiles a file every time, ignoring cached bytecode.
 
-    Python takes kept bytecode for that of a file of the same second and size, and two edits of a
+    Python matches bytecode to a file by modification time (in seconds) and size, and two edits of a
     recipe can share both.
     """
 
@@ -46,13 +46,13 @@ class _FromSource(SourceFileLoader):
         raise OSError
 
 
-class _Home(MetaPathFinder):
-    """Where a recipe's imports lead: its local modules, and the folders that they lie in.
+class _ImportScope(MetaPathFinder):
+    """Resolves a recipe's imports to its own local modules.
 
     Attributes:
-        files: module name → file, as `remote_mi.recipes.code_identity.local_modules` has it.
+        files: module name → file, from `remote_mi.recipes.code_identity.local_modules`.
         folders: the recipe's own folder and the project.
-        modules: what was imported for it, by name, as long as it does not run.
+        modules: the modules imported for it, by name, while it is not active.
     """
 
     def __init__(self, files: Mapping[str, Path], folders: list[Path]) -> None:
@@ -62,7 +62,7 @@ class _Home(MetaPathFinder):
         self._roots = {name.partition(".")[0] for name in files}
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """What Python asks for each import."""
+        """Called by Python for each import."""
         file = self.files.get(fullname)
         if file is None:
             return None
@@ -75,13 +75,13 @@ class _Home(MetaPathFinder):
         )
 
     @contextmanager
-    def lived_in(self) -> Iterator[None]:
-        """A context in which imports lead here, and these modules travel to servers as source.
+    def active(self) -> Iterator[None]:
+        """A context in which imports resolve here, and these modules are sent to servers by value.
 
-        One at a time: two recipes may have different modules of one name.
+        One at a time: two recipes may have different modules of the same name.
         """
         with _importing:
-            if not self.files or self in sys.meta_path:  # nothing to find, or in it already
+            if not self.files or self in sys.meta_path:  # nothing to resolve, or already active
                 yield
                 return
             theirs = self._enter()
@@ -91,7 +91,7 @@ class _Home(MetaPathFinder):
                 self._leave(theirs)
 
     def _enter(self) -> tuple[dict[str, ModuleType], set[str]]:
-        """Returns the program's own modules of these names, and what was not sent as source."""
+        """Returns the program's own modules of these names, and the ones newly sent by value."""
         from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
         theirs = self._take_out()
@@ -110,7 +110,7 @@ class _Home(MetaPathFinder):
         _PICKLE_BY_VALUE_MODULES.difference_update(theirs[1])
         sys.meta_path.remove(self)
         for folder in self.folders:
-            if folder in sys.path:  # the first of its name is the one that was put in
+            if folder in sys.path:  # the first occurrence is the one that was inserted
                 sys.path.remove(folder)
 
     def _take_out(self) -> dict[str, ModuleType]:
@@ -121,7 +121,7 @@ class _Home(MetaPathFinder):
         """Refuse a local module that would hide an installed one from the whole program.
 
         Raises:
-            UsageError: naming it.
+            UsageError: naming the module.
         """
         installed = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
         for name in sorted(self._roots):
@@ -135,23 +135,23 @@ class _Home(MetaPathFinder):
                 )
 
 
-#: Module name of a recipe file → where its imports lead.
-_homes: dict[str, _Home] = {}
+#: Module name of a recipe file → the scope of its imports.
+_scopes: dict[str, _ImportScope] = {}
 
 
 def load_function(card: Card, project: Path) -> Callable[..., Any]:
-    """Import a recipe's file and give its function; safe for several threads.
+    """Import a recipe's file and return its function; thread-safe.
 
-    Each content of a file gets a module of its own, so that an edited file runs as edited.
+    A file is imported as a new module whenever its content has changed.
 
     Raises:
-        UsageError: if the import fails, with the file's own line.
+        UsageError: if the import fails, with the line in the file.
     """
     with _importing:
-        return _load(card, project)
+        return _import_recipe(card, project)
 
 
-def _load(card: Card, project: Path) -> Callable[..., Any]:
+def _import_recipe(card: Card, project: Path) -> Callable[..., Any]:
     assert card.path is not None
     path = card.path.resolve()
     companions = local_modules(path, project)
@@ -161,37 +161,37 @@ def _load(card: Card, project: Path) -> Callable[..., Any]:
     name = f"{NAMESPACE}.{path.stem}_{mark.hexdigest()[:12]}"
     if name not in sys.modules:
         ship_by_value()
-        home = _Home(companions, [path.parent, project])
+        home = _ImportScope(companions, [path.parent, project])
         home.refuse_names_of_libraries(path)
         for file in (path, *companions.values()):
-            _forget(file)
+            _clear_source_caches(file)
         spec = importlib.util.spec_from_file_location(
             name, path, loader=_FromSource(name, str(path))
         )
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        _homes[name] = home
+        _scopes[name] = home
         try:
-            with home.lived_in():
+            with home.active():
                 spec.loader.exec_module(module)
         except Exception as error:
-            del sys.modules[name], _homes[name]
-            line = line_in(error, path)
+            del sys.modules[name], _scopes[name]
+            line = line_number_in(error, path)
             raise UsageError(
                 f"{path}:{line}: importing the recipe failed: {type(error).__name__}: {error}"
             ) from error
     return getattr(sys.modules[name], card.name)
 
 
-def at_home(function: Callable[..., Any]) -> Any:
-    """A context in which a recipe's function runs: with its own local modules, by their names."""
-    home = _homes.get(getattr(function, "__module__", None) or "")
-    return nullcontext() if home is None else home.lived_in()
+def recipe_imports(function: Callable[..., Any]) -> Any:
+    """A context in which a recipe's function can import its own local modules by name."""
+    home = _scopes.get(getattr(function, "__module__", None) or "")
+    return nullcontext() if home is None else home.active()
 
 
-def _forget(path: Path) -> None:
-    """Drop what Python and nnsight remember of a file's text, so that it runs as it is now."""
+def _clear_source_caches(path: Path) -> None:
+    """Clear Python's and nnsight's caches of a file's source, so that its current content runs."""
     from nnsight.tracing import globals as traced
 
     linecache.cache.pop(str(path), None)
@@ -201,7 +201,7 @@ def _forget(path: Path) -> None:
 
 
 def ship_by_value(modules: set[str] | frozenset[str] = frozenset()) -> None:
-    """Let recipe files, the kit and these modules travel to a server as source."""
+    """Have recipe files, the kit and these modules sent to servers as source."""
     import nnsight
 
     for module in (NAMESPACE, "remote_mi.interventions", *modules):

@@ -1,9 +1,9 @@
-"""Kinds of outputs: how what a recipe returns is checked, packed, read back, compared and told.
+"""Kinds of outputs: how a recipe's results are validated, packed, read back, compared and named.
 
-Whatever a recipe returns is kept as plain arrays, so that transport, cache and limits are the same
-for all kinds and nothing is ever unpickled. Numbers and token ids are arrays already. A text is the
-bytes of its UTF-8, a JSON value those of its JSON; of several, each takes a row, filled up with a
-byte that no UTF-8 has.
+Everything a recipe returns is stored as plain arrays, so that transport, cache and limits are the
+same for all kinds and nothing is ever unpickled. Numbers and token ids are arrays already. A text
+is stored as its UTF-8 bytes, a JSON value as those of its JSON; each of several takes a row, padded
+with a byte that never occurs in UTF-8.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from remote_mi.recipes.outputs import Output
 
-#: Fills up what is shorter than the longest: no byte of UTF-8.
+#: Padding of values shorter than the longest; never occurs in UTF-8.
 _FILL = 0xFF
 
 
@@ -24,44 +24,44 @@ class OutputKind:
     """One kind of output.
 
     Attributes:
-        name: as declarations and runs have it. said: what its values are called, in the plural.
-        averaged: whether values of several examples have a mean; without one they stay apart.
-        sized: whether the size of an output follows from the shapes of tensors alone.
-        bytes: what a value takes, about.
+        name: as in declarations and runs. plural: what its values are called.
+        averaged: whether values of several examples have a mean; otherwise they stay separate.
+        sized: whether the size of an output follows from the shapes of tensors.
+        bytes: the approximate size of a value.
     """
 
     name: ClassVar[str]
-    said: ClassVar[str]
+    plural: ClassVar[str]
     averaged: ClassVar[bool] = False
     sized: ClassVar[bool] = True
     bytes: ClassVar[int] = 8
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
-        """What a recipe returned as a plain array.
+        """Convert a recipe's output to a plain array.
 
         Args:
             dims: as declared.
 
         Raises:
-            ValueError: if it is not what was declared, in words that go on after "output 'x'".
+            ValueError: if it is not as declared; the message continues "output 'x'".
         """
         raise NotImplementedError
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
-        """The values themselves; as many dimensions as were declared."""
+        """The values, with the declared number of dimensions."""
         return packed
 
     def gap(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """How far apart each pair of values is; 0 where they are the same, infinite where unlike.
+        """The distance between values: 0 if equal, infinite if they cannot be compared.
 
         Args:
-            one, other: unpacked, of one shape.
+            one, other: unpacked, of the same shape.
         """
         return np.asarray(one != other).astype(np.float64)
 
 
 class _Numbers(OutputKind):
-    name, said, averaged = "number", "numbers", True
+    name, plural, averaged = "number", "numbers", True
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
         try:
@@ -76,7 +76,7 @@ class _Numbers(OutputKind):
         return array
 
     def gap(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """|b − a|, 0 where both are the same NaN or infinity, infinite where only one is."""
+        """|b − a|: 0 where both are NaN or the same infinity, infinite where only one is."""
         a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore"):
@@ -85,19 +85,19 @@ class _Numbers(OutputKind):
 
 
 class _TokenIds(_Numbers):
-    name, said, averaged = "token", "tokens", False
+    name, plural, averaged = "token", "tokens", False
     gap = OutputKind.gap
 
 
 class _Packed(OutputKind):
-    """Values of any length, each as bytes in a row of its own."""
+    """Values of any length, each stored as bytes in its own row."""
 
     sized = False
     bytes = 256
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
-        shape, values = _flat(value, dims)
-        rows = [self.encoded(one).encode("utf-8", "surrogatepass") for one in values]
+        shape, values = _flatten(value, dims)
+        rows = [self.encode(one).encode("utf-8", "surrogatepass") for one in values]
         packed = np.full((len(rows), max(map(len, rows), default=0)), _FILL, np.uint8)
         for row, content in zip(packed, rows, strict=True):
             row[: len(content)] = np.frombuffer(content, np.uint8)
@@ -107,40 +107,40 @@ class _Packed(OutputKind):
         found = np.empty(packed.shape[:-1], object)
         for index in np.ndindex(*found.shape):
             content = packed[index].tobytes().rstrip(bytes([_FILL]))
-            found[index] = self.decoded(content.decode("utf-8", "surrogatepass"))
+            found[index] = self.decode(content.decode("utf-8", "surrogatepass"))
         return found
 
-    def encoded(self, value: Any) -> str:
-        """A value as text; a ValueError says why it is none of this kind."""
+    def encode(self, value: Any) -> str:
+        """A value as text; raises ValueError if it is not of this kind."""
         raise NotImplementedError
 
-    def decoded(self, text: str) -> Any:
-        """The value that `encoded` made the text of."""
+    def decode(self, text: str) -> Any:
+        """The inverse of `encode`."""
         raise NotImplementedError
 
 
 class _TextValues(_Packed):
-    name, said = "text", "texts"
+    name, plural = "text", "texts"
 
-    def encoded(self, value: Any) -> str:
+    def encode(self, value: Any) -> str:
         if not isinstance(value, str):
             raise ValueError(f"is declared as text and holds {type(value).__name__}")
         return value
 
-    def decoded(self, text: str) -> str:
+    def decode(self, text: str) -> str:
         return text
 
 
 class _JsonValues(_Packed):
-    name, said = "json", "JSON values"
+    name, plural = "json", "JSON values"
 
-    def encoded(self, value: Any) -> str:
+    def encode(self, value: Any) -> str:
         try:
             return json_text(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"is no JSON: {error}") from None
+            raise ValueError(f"is not JSON: {error}") from None
 
-    def decoded(self, text: str) -> Any:
+    def decode(self, text: str) -> Any:
         return json.loads(text)
 
 
@@ -151,7 +151,7 @@ NUMBERS = KINDS["number"]
 
 
 def kind_of_output(output: Output | None) -> OutputKind:
-    """The kind of an output; of None, which is a summary, numbers."""
+    """The kind of an output; numbers for None, which is a summary."""
     return NUMBERS if output is None else KINDS[output.kind]
 
 
@@ -159,20 +159,20 @@ def json_text(value: Any) -> str:
     """A JSON value as text: keys sorted, so that equal values are equal texts.
 
     Raises:
-        TypeError, ValueError: for what JSON cannot say, NaN and infinities among it.
+        TypeError, ValueError: for values that JSON cannot express, such as NaN and infinities.
     """
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_listed)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_to_list)
 
 
-def _listed(value: Any) -> Any:
-    """A tensor or array within a JSON value as numbers and lists."""
+def _to_list(value: Any) -> Any:
+    """Convert a tensor or array within a JSON value to numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def _flat(value: Any, dims: Sequence[str]) -> tuple[list[int], list[Any]]:
-    """The shape of nested lists, as deep as there are dimensions, and what they hold, in order."""
+def _flatten(value: Any, dims: Sequence[str]) -> tuple[list[int], list[Any]]:
+    """The shape of lists nested as deeply as there are dimensions, and their items in order."""
     shape: list[int] = []
     values = [value]
     for depth, dim in enumerate(dims):

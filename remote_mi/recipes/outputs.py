@@ -1,4 +1,4 @@
-"""What a recipe declares that it gives: outputs with named dimensions, and ratios of them."""
+"""The outputs a recipe declares, with named dimensions, and ratios of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-#: The dimension of replicates: estimates are means over it.
+#: The dimension of replicates; estimates are means over it.
 DRAW = "draw"
 #: Dimensions whose coordinates are the tokens of a prompt.
 POSITIONS = ("position", "query", "key")
@@ -20,7 +20,7 @@ class Output:
         dims: names of its dimensions, outermost first; () for a number.
         kind: "number" for arrays of numbers, "token" for arrays of token ids, "text" and "json" for
             texts and JSON values (`remote_mi.recipes.output_kinds`).
-        of: whether there is one for each "example" (prompt or pair), or one for the whole "set".
+        of: "example" if there is one per prompt or pair, "set" if there is one for all of them.
     """
 
     dims: tuple[str, ...]
@@ -29,17 +29,17 @@ class Output:
 
 
 def Tokens(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
-    """An output of token ids with these dimensions; shown as text, never averaged; −1 is none."""
+    """An output of token ids with these dimensions, shown as text, never averaged; −1: no token."""
     return Output(tuple(dims), "token")
 
 
 def Texts(*dims: str) -> Output:  # noqa: N802 - as above
-    """An output of texts: a str, or lists of them as deep as there are dimensions."""
+    """An output of texts: a str, or lists of them nested as deeply as there are dimensions."""
     return Output(tuple(dims), "text")
 
 
 def Json(*dims: str) -> Output:  # noqa: N802 - as above
-    """An output of JSON values: numbers, texts, None, and lists and dicts of them."""
+    """An output of JSON values: numbers, texts, None, and lists and dicts of these."""
     return Output(tuple(dims), "json")
 
 
@@ -78,19 +78,19 @@ def output_json(output: Output) -> dict[str, Any]:
 
 
 def outputs_from_json(data: Mapping[str, Any]) -> dict[str, Output]:
-    """The `returns` part of `Card.shown`, read back."""
+    """Read back the `returns` part of `Card.to_json`."""
     return {k: Output(tuple(v["dims"]), v["kind"], v.get("of", "example")) for k, v in data.items()}
 
 
 def summaries_from_json(data: Mapping[str, Any]) -> dict[str, Ratio | Output]:
-    """The `summaries` part of `Card.shown`, read back."""
+    """Read back the `summaries` part of `Card.to_json`."""
     ratios = {k: Ratio(v["effect"], gap=v["gap"]) for k, v in data.items() if "effect" in v}
     computed = outputs_from_json({k: v for k, v in data.items() if "effect" not in v})
     return {k: ratios.get(k) or computed[k] for k in data}
 
 
 def label_problem(returns: Mapping[str, Output], dim: str, name: str) -> str:
-    """What is wrong with the output that labels a dimension, "" if nothing."""
+    """The problem with the output that labels a dimension, "" if there is none."""
     if name not in returns:
         return f"labels names {name!r}, which it does not return"
     output = returns[name]

@@ -1,4 +1,4 @@
-"""A recipe's parameters: their types, defaults and bounds, and how a value becomes one of them."""
+"""A recipe's parameters: their types, defaults and bounds, and how values are parsed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
 
-#: Characters of a wrong value that a message repeats.
+#: How many characters of an invalid value a message quotes.
 _LONGEST = 80
 
 
@@ -41,7 +41,7 @@ class Param:
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words."""
+        """A description of valid values."""
         return self._expected + (", or none" if self.optional else "")
 
     @property
@@ -70,7 +70,7 @@ class Param:
         return words if self.high is None else f"{words} of at most {self.high:g}"
 
     def parse(self, value: Any) -> Any:
-        """The value as the recipe gets it, from a Python value or a command-line text.
+        """Parse a Python value or a command-line text into the value passed to the recipe.
 
         Raises:
             UsageError: if the value has the wrong type or lies outside the bounds.
@@ -95,7 +95,7 @@ class Param:
             return value
         if self.kind in ("ints", "floats", "strs"):
             parts = value.split(",") if isinstance(value, str) else list(value)
-            convert = {"ints": _whole, "floats": float, "strs": str}[self.kind]
+            convert = {"ints": _to_int, "floats": float, "strs": str}[self.kind]
             return [convert(part) for part in parts]
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -104,7 +104,7 @@ class Param:
             return value if isinstance(value, str) else _fail()
         if isinstance(value, bool):
             raise ValueError
-        number = _whole(value) if self.kind == "int" else float(value)
+        number = _to_int(value) if self.kind == "int" else float(value)
         return number if number == number and abs(number) != float("inf") else _fail()
 
     def _refuse(self, value: Any) -> UsageError:
@@ -116,7 +116,7 @@ class Param:
         return UsageError(f"parameter {self.name!r}: {shown} is not {self.expected}", hint)
 
 
-def _whole(value: Any) -> int:
+def _to_int(value: Any) -> int:
     return int(value) if int(value) == float(value) else _fail()
 
 
@@ -164,7 +164,7 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
-    """A type without `| None`, and whether it had that."""
+    """A type without `| None`, and whether it had it."""
     if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
         return annotation, False
     kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]

@@ -1,6 +1,6 @@
-"""A new recipe and its test in the user's project.
+"""Creating a new recipe and its test in the user's project.
 
-They are copies of `recipes/scaffolds`, which are working files, with the new name put in.
+They are copies of the working files in `recipes/scaffolds`, with the name replaced.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes import catalog
 
 Scaffold = Literal["pair", "prompt"]
-#: What the name is called in the files that are copied.
+#: The placeholder for the name in the files that are copied.
 _PLACEHOLDER = {"recipe": "my_recipe", "phenomenon": "my_phenomenon"}
 _LONGEST = 40
 
 
 def new_recipe(name: str, over: Scaffold, project: Path) -> list[Path]:
-    """Write a recipe and its test into the project; nothing that is there is overwritten.
+    """Write a new recipe and its test into the project; existing files are never overwritten.
 
     Returns:
         The recipe's file and the test's.
 
     Raises:
-        UsageError: if the name cannot be one, or is taken.
+        UsageError: if the name is invalid or taken.
         StoreError: if the project cannot be written.
     """
     check_name(name, "recipe")
-    if _importable(name):
+    if _is_importable(name):
         raise UsageError(
-            f"the recipe name {name!r} is that of a Python module, which it would hide",
-            f"choose another, e.g. {name}_recipe",
+            f"a recipe named {name!r} would hide the Python module of that name",
+            f"choose another name, e.g. {name}_recipe",
         )
     taken = {path.stem: path for _, path in catalog.recipe_files(project)}
     taken |= {card.name: card.path for card in _readable_cards(project) if card.path}
     if name in taken:
-        raise UsageError(f"there is a recipe {name!r}: {taken[name]}", "choose another name")
+        raise UsageError(
+            f"there is already a recipe {name!r}: {taken[name]}", "choose another name"
+        )
     folder = project / "recipes"
     if folder.resolve() == builtin_folder().resolve():
-        folder = folder / "techniques"  # where the recipes of this package lie
+        folder = folder / "techniques"  # the folder of this package's own recipes
     targets = {
         folder / f"{name}.py": f"over_{over}.py",
         project / "tests" / f"test_{name}.py": f"check_over_{over}.py",
@@ -53,10 +55,10 @@ def new_recipe(name: str, over: Scaffold, project: Path) -> list[Path]:
 
 
 def check_name(name: str, what: str) -> None:
-    """Refuse what cannot be the name of a recipe or phenomenon.
+    """Check that a text can be the name of a recipe or phenomenon.
 
     Raises:
-        UsageError: with a name that can.
+        UsageError: suggesting a valid name.
     """
     proposal = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:_LONGEST]
     if not re.match(r"[a-z]", proposal) or keyword.iskeyword(proposal):
@@ -65,13 +67,13 @@ def check_name(name: str, what: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > _LONGEST:
         raise UsageError(f"{name!r} cannot be the name of a {what}", hint)
     if keyword.iskeyword(name):
-        raise UsageError(f"{name!r} is a word of Python and cannot be the name of a {what}", hint)
+        raise UsageError(f"{name!r} is a Python keyword and cannot be the name of a {what}", hint)
 
 
-def _importable(name: str) -> bool:
+def _is_importable(name: str) -> bool:
     """Whether Python or an installed package has a module of this name.
 
-    A recipe's folder comes first on Python's path, so its file would be found instead.
+    A recipe's folder comes first on Python's path, so its file would be imported instead.
     """
     installed = [folder for folder in sys.path if folder.endswith("-packages")]
     return (
@@ -82,7 +84,7 @@ def _importable(name: str) -> bool:
 
 
 def _readable_cards(project: Path) -> list[catalog.Card]:
-    """The cards of all files that can be read; a mistake in one does not get in the way."""
+    """The cards of all files that can be read, skipping files with mistakes."""
     found = []
     for origin, path in catalog.recipe_files(project):
         try:
@@ -93,17 +95,17 @@ def _readable_cards(project: Path) -> list[catalog.Card]:
 
 
 def write_scaffold(targets: dict[Path, str], what: str, name: str) -> list[Path]:
-    """Copy files of `recipes/scaffolds` with the name put in: all of them, or none.
+    """Copy files of `recipes/scaffolds` with the name replaced: all of them, or none.
 
     Args:
         targets: the file to write → the name of its scaffold. what: "recipe" or "phenomenon".
 
     Raises:
-        UsageError: if one is there already. StoreError: if it cannot be written.
+        UsageError: if a file exists. StoreError: if it cannot be written.
     """
     for target in targets:
         if target.exists():
-            raise UsageError(f"{target} exists and is not overwritten", "choose another name")
+            raise UsageError(f"{target} exists and was not overwritten", "choose another name")
     written: list[Path] = []
     try:
         for target, scaffold in targets.items():

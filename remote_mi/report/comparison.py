@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from remote_mi.common.console import captured, text_of
+from remote_mi.common.console import captured_text, capturing_console
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
@@ -64,14 +64,14 @@ def show(
 
 def plain_text(comparison: Comparison, width: int = PLAIN_WIDTH) -> str:
     """A comparison as text without colour."""
-    console = captured(width)
+    console = capturing_console(width)
     show(comparison, console)
-    return text_of(console)
+    return captured_text(console)
 
 
 def html(comparison: Comparison) -> str:
     """A comparison as one HTML element, for a notebook."""
-    console = captured(WIDTH, color=True, record=True)
+    console = capturing_console(WIDTH, color=True, record=True)
     show(comparison, console)
     return console.export_html(inline_styles=True, code_format=FRAME)
 
@@ -143,7 +143,7 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
         return
     place = _place(comparison, found)
     if not found.numbers:
-        said = f"{found.differing} of {found.cells} {KINDS[found.kind].said} differ"
+        said = f"{found.differing} of {found.cells} {KINDS[found.kind].plural} differ"
         yield f"{left} {said}"
         if found.differing:
             yield f"   {place}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.common.errors import StoreError, UsageError
-from remote_mi.common.process_state import Held, Ignored, Setting
+from remote_mi.common.process_state import IgnoredWarnings, Setting, SharedSettings
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.drawing import MOST_INCHES
@@ -110,16 +110,16 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def _words_of_matplotlib() -> list[Setting | Ignored]:
+def _words_of_matplotlib() -> list[Setting | IgnoredWarnings]:
     logger = logging.getLogger("matplotlib")
     return [
         Setting(lambda: logger.level, logger.setLevel, logging.ERROR),
-        Ignored(module=r"(matplotlib|remote_mi\.report)"),
+        IgnoredWarnings(module=r"(matplotlib|remote_mi\.report)"),
     ]
 
 
 _one_at_a_time = threading.Lock()
-_quiet = Held(_words_of_matplotlib)
+_quiet = SharedSettings(_words_of_matplotlib)
 
 
 def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:

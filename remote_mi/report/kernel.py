@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from remote_mi.common.process_state import Held, Ignored
+from remote_mi.common.process_state import IgnoredWarnings, SharedSettings
 
 
-def _word_on_widgets() -> list[Ignored]:
+def _word_on_widgets() -> list[IgnoredWarnings]:
     from tqdm import TqdmWarning
 
-    return [Ignored(TqdmWarning)]
+    return [IgnoredWarnings(TqdmWarning)]
 
 
-_quiet = Held(_word_on_widgets)
+_quiet = SharedSettings(_word_on_widgets)
 
 
 def import_bars() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from remote_mi.common.console import captured
+from remote_mi.common.console import capturing_console
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def wrapped(text: str, width: int, indent: str = "", style: str = "") -> list[Te
     return found
 
 
-_CONSOLE = captured(80)
+_CONSOLE = capturing_console(80)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from remote_mi.common.errors import harmless
+from remote_mi.common.errors import sanitize
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 
@@ -80,7 +80,7 @@ def _harmless(value: Any) -> Any:
     """Whatever a template writes, markup of our own apart, without characters that act."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
-    return harmless(value)
+    return sanitize(value)
 
 
 def figure_markup(template: str, figure: Figure, place: PagePlace, **view: Any) -> Markup:

@@ -100,7 +100,7 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
     """
     full = slice_.of(result, figure.output)
     if full.values.dtype.kind == "O":
-        said = kind_of_output(result.outputs.get(figure.output)).said
+        said = kind_of_output(result.outputs.get(figure.output)).plural
         raise NotFound(
             f"{figure.output!r} is of {said}", f"a {figure.kind} shows numbers; Text shows {said}"
         )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from remote_mi.common.console import captured, text_of
+from remote_mi.common.console import captured_text, capturing_console
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
 from remote_mi.recipes import figures
@@ -76,9 +76,9 @@ def plain_figure(result: Result, name: str) -> Figure:
 
 def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
     """A result as text without colour."""
-    console = captured(width)
+    console = capturing_console(width)
     show(result, console)
-    return text_of(console)
+    return captured_text(console)
 
 
 def heading(result: Result) -> Iterator[Text]:

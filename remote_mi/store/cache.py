@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch
-from remote_mi.common.whole_files import store_error, write_whole
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
 
@@ -138,7 +138,7 @@ class Cache:
             entry = json.loads(json.dumps(entry))  # the check is of what will be read
             entry["check"] = digest(entry)
             content = json.dumps(entry, sort_keys=True).encode()
-            write_whole(self._entry_path(key, environment), content, self.root / "tmp")
+            write_atomically(self._entry_path(key, environment), content, self.root / "tmp")
             for name, sha in named.items():
                 # Taken for nobody's and removed by a `gc`, in the moment before the entry named it.
                 if not self.blob_path(sha).exists():
@@ -182,7 +182,7 @@ class Cache:
             self.quarantine(path)
         except FileNotFoundError:
             pass
-        return write_whole(path, content, self.root / "tmp")
+        return write_atomically(path, content, self.root / "tmp")
 
     def _blob(self, sha: str) -> bytes:
         path = self.blob_path(sha)

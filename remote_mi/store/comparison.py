@@ -246,7 +246,7 @@ def _of_arrays(
     kinds = [kind_of_output(r.outputs.get(name)) for r in (a, b)]
     kind = kinds[0]
     if kinds[1] is not kind:
-        unlike = " and ".join("token ids" if k.name == "token" else k.said for k in kinds)
+        unlike = " and ".join("token ids" if k.name == "token" else k.plural for k in kinds)
         return Difference(name, each, kind.name, unlike)
     for prompt, one, other in pairs:
         reason = _unlike(one, other)

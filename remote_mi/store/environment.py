@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remote_mi.common.digests import digest
-from remote_mi.common.versions import minor
+from remote_mi.common.versions import major_minor
 
 PACKAGES = ("nnsight", "transformers", "torch")
 
@@ -29,7 +29,7 @@ class Environment:
     @functools.cached_property
     def id(self) -> str:
         """Short identity by kind and minor versions."""
-        minors = [minor(getattr(self, name)) for name in PACKAGES]
+        minors = [major_minor(getattr(self, name)) for name in PACKAGES]
         return digest([self.kind, *minors])[:16]
 
     def to_json(self) -> dict[str, Any]:

@@ -14,10 +14,10 @@ LONGEST = 16 << 20
 def read_lock(folder: Path) -> Mapping[str, Any]:
     """The lock of a run's folder; {} where there is none that can be read."""
     # Slow to import, and opening a run does without.
-    from remote_mi.common.yaml_file import written
+    from remote_mi.common.yaml_file import read_generated
 
     try:
-        found = written(folder / LOCK, LONGEST)
+        found = read_generated(folder / LOCK, LONGEST)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -71,14 +71,14 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
         NotFound: if it is there, and was never run. Mismatch: if its folder is damaged.
     """
     # Slow to import, and opening a run does without.
-    from remote_mi.common.yaml_file import written
+    from remote_mi.common.yaml_file import read_generated
 
     given, records = Path(wanted), StudyRecords(project)
     if (given / "study.json").is_file():
         return read_folder(given.absolute())
     if given.suffix in (".yaml", ".yml"):
         try:
-            wanted = str(written(given)["study"])
+            wanted = str(read_generated(given)["study"])
         except (OSError, ValueError, KeyError, TypeError):
             wanted = given.stem
     name = wanted.removeprefix("study-")

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
-from remote_mi.common.whole_files import store_error, write_whole
 from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
@@ -194,7 +194,7 @@ class Runs:
         folder = self.folder / name
         content = json.dumps({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
         try:
-            write_whole(folder / _TAGS, content, folder)
+            write_atomically(folder / _TAGS, content, folder)
         except OSError as error:
             raise store_error(error, folder, "the tags") from error
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, not_found
 from remote_mi.common.named_files import named_files
-from remote_mi.common.whole_files import store_error, write_whole
 
 SCHEMA = 1
 PREFIX = "study-"
@@ -134,7 +134,7 @@ class StudyRecords:
             for name, new in (("study.yaml", text), ("study.json", data)):
                 path = record.path / name
                 if not path.exists() or path.read_bytes() != new:
-                    write_whole(path, new, record.path / ".tmp")
+                    write_atomically(path, new, record.path / ".tmp")
             if (record.path / ".tmp").is_dir():
                 (record.path / ".tmp").rmdir()
         except OSError as error:

@@ -79,10 +79,10 @@ def tokenized_all(model: Any, over: str, texts: Sequence[Mapping[str, str]]) -> 
         over: "pair" or "prompt".
         texts: the fields of each, as in a file of prompts.
     """
-    from remote_mi.prompts.examples import PromptSet, from_fields
+    from remote_mi.prompts.examples import PromptSet, parse_example
     from remote_mi.prompts.tokens import tokenize
 
-    prompts = PromptSet(tuple(from_fields(dict(one)) for one in texts), "benchmark")
+    prompts = PromptSet(tuple(parse_example(dict(one)) for one in texts), "benchmark")
     return tokenize(model.tokenizer, prompts, _spec(), over, model.context).prompts
 
 

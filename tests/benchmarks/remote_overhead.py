@@ -106,7 +106,7 @@ def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     from remote_mi.common.progress import Silent
     from remote_mi.models.load import build_weightless
     from remote_mi.models.spec import ModelSpec
-    from remote_mi.prompts.examples import PromptSet, from_fields
+    from remote_mi.prompts.examples import PromptSet, parse_example
     from remote_mi.prompts.tokens import tokenize
     from remote_mi.recipes import catalog, loading
 
@@ -125,7 +125,7 @@ def measure(model: str, project: Path, repeat: int) -> dict[str, list[float]]:
     def plain() -> Any:
         from nnsight.intervention.backends.remote import RemoteBackend
 
-        chosen = PromptSet((from_fields({"prompt": waiting["nnsight"].pop()}),), "benchmark")
+        chosen = PromptSet((parse_example({"prompt": waiting["nnsight"].pop()}),), "benchmark")
         call = tokenize(described.tokenizer, chosen, spec, "prompt", described.context).prompts[0]
         work = Work(card, function, [call], card.resolve({}), "benchmark")
         backend = RemoteBackend(described.lm.to_model_key(), env=described.lm._remoteable_get_env())

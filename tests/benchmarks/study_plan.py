@@ -91,7 +91,7 @@ def finish_all(project: Path, path: Path) -> None:
             "model": {"name": "m"},
             "parameters": dict(job.parameters),
         }
-        result = Result(job.card.shown(), empty, {"gap": np.zeros(())}, provenance)
+        result = Result(job.card.to_json(), empty, {"gap": np.zeros(())}, provenance)
         runs.write(RunRecord(run_id8(job, environment), result, {"key": job.key}))
 
 

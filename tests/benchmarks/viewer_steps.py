@@ -103,7 +103,7 @@ def large(project: Path) -> Path:
         "model": {"name": "none"},
         "environment": {"kind": "local-cpu", "nnsight": "", "transformers": "", "torch": ""},
     }
-    result = Result(card.shown(), document, {"effect": values, "effect@0": values}, provenance)
+    result = Result(card.to_json(), document, {"effect": values, "effect@0": values}, provenance)
     path = Runs(project).write(RunRecord("0" * 8, result, {})).path
     assert path is not None
     return path

@@ -176,7 +176,7 @@ def test_prompts_keep_their_ends_and_spans_without_a_mask(model):
         "prompt",
         512,
         masked=model.masked,
-        both_ways=model.both_ways,
+        bidirectional=model.bidirectional,
     )
     prompt = found.prompts[0]
     assert found.tokens[0][:3] == ["[CLS]", "the", "cat"] and found.tokens[0][-1] == "[SEP]"

@@ -104,7 +104,7 @@ def test_every_pair_that_a_list_can_give_fits_the_tokenizer(model, name):
     if item.order == "list":
         many = min(len(item.lists[n]) for n in item.draw.values()) * len(item.templates)
     found = tokenize(model.tokenizer, item.prompts(many), ModelSpec(), "pair", 8192)
-    assert len(found.prompts) == many and found.doubts == []
+    assert len(found.prompts) == many and found.warnings == []
 
 
 def test_the_six_best_known_landmarks(model):

@@ -26,9 +26,9 @@ from remote_mi.backends.options import Option, Question
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Watch
 from remote_mi.models.checkpoint import model_cache
+from remote_mi.models.isolation import exclusive_model_use, settings_to_record
 from remote_mi.models.load import LoadedModel, load, out_of_memory
 from remote_mi.models.spec import ModelSpec, local_device
-from remote_mi.models.surroundings import at_work, noted_settings
 from remote_mi.store.environment import Environment, local_environment
 
 
@@ -82,18 +82,18 @@ class LocalBackend(Backend):
         started = time.perf_counter()
         counted = _Passes()
         if work.card.setup:
-            with at_work(watch), counted.of(model.lm):
+            with exclusive_model_use(watch), counted.of(model.lm):
                 work = replace(work, shared=self._setup(model, work))
         for index, call in enumerate(work.calls):
             watch.advance(index, len(work.calls), "calls")
-            with at_work(watch), counted.of(model.lm):
+            with exclusive_model_use(watch), counted.of(model.lm):
                 returned = self._one(model, replace(work, calls=[call]))
             yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
         watch.advance(len(work.calls), len(work.calls), "calls")
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
             forward_passes=counted.seen,
-            **noted_settings(),
+            **settings_to_record(),
             **model.record,
         )
 

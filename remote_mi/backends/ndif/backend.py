@@ -30,9 +30,9 @@ from remote_mi.backends.options import Option, Question
 from remote_mi.common.errors import BackendUnavailable, RunFailed, UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.models.spec import ModelSpec
-from remote_mi.models.surroundings import at_work
-from remote_mi.recipes.loading import at_home
+from remote_mi.recipes.loading import recipe_imports
 from remote_mi.store.environment import PACKAGES, Environment
 
 if TYPE_CHECKING:
@@ -185,11 +185,11 @@ class NdifBackend(DetachedBackend):
         from remote_mi.backends.ndif.preflight import check, check_sandbox
 
         packages = facts.packages(self.client)
-        with at_work(watch), at_home(work.function):
+        with exclusive_model_use(watch), recipe_imports(work.function):
             expected, comes_back = check(model, work, packages, watch)
         key = model_key(model.lm)
         check_sandbox(work, self.client, key)
-        with at_work(watch):
+        with exclusive_model_use(watch):
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")

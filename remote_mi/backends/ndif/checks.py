@@ -17,10 +17,10 @@ from remote_mi.backends.ndif.errors import LOGIN, NotNdif
 from remote_mi.backends.ndif.facts import described
 from remote_mi.backends.ndif.hosts import Host, find_host, has_form_of_a_key, key_source, recall
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.deadline import within
+from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import AuthenticationError, RemoteMIError
 from remote_mi.common.progress import Silent
-from remote_mi.common.versions import minor
+from remote_mi.common.versions import major_minor
 from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
 from remote_mi.store.environment import PACKAGES, installed
@@ -54,7 +54,7 @@ def _checked(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
     if asked == personal.HERE:
         yield from guarded("personal server", CLUSTER_S, _personal)
     try:
-        host = within(QUICK_S, lambda: find_host(asked))
+        host = run_with_deadline(QUICK_S, lambda: find_host(asked))
     except RemoteMIError as error:
         if asked != personal.HERE:
             yield problem("server", error)
@@ -165,7 +165,7 @@ def _versions(host: Host, client: Client) -> list[Check]:
     pairs["Python"] = (platform.python_version(), (str(python[0]).split() or ["unknown"])[0])
     checks = []
     for name, (ours, theirs) in pairs.items():
-        same = minor(ours) == minor(theirs)
+        same = major_minor(ours) == major_minor(theirs)
         checks.append(
             Check(
                 f"{name} there",
@@ -175,7 +175,7 @@ def _versions(host: Host, client: Client) -> list[Check]:
             )
         )
     ndif = there.get("ndif", "unknown")
-    same = minor(ndif) == minor(_NDIF)
+    same = major_minor(ndif) == major_minor(_NDIF)
     checks.append(
         Check("ndif there", "ok" if same else "note", ndif, None if same else _IF_ANOTHER["ndif"])
     )

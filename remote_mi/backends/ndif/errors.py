@@ -27,7 +27,7 @@ from remote_mi.common.errors import (
     BackendUnavailable,
     RemoteMIError,
     UsageError,
-    harmless,
+    sanitize,
 )
 
 LOGIN = "`remote-mi login` keeps a key; https://login.ndif.us gives one"
@@ -114,7 +114,7 @@ def failure(
         answer: the server's response, with `description` and perhaps `meta`.
         recipe_file: name of the recipe's file, to find its line in the server's traceback.
     """
-    said = harmless(str(answer.get("description") or "")[-100_000:]).strip()
+    said = sanitize(str(answer.get("description") or "")[-100_000:]).strip()
     last = said.splitlines()[-1].strip() if said else "no reason given"
     if "Traceback" not in said:
         last = " ".join(said.split("\n\n")[0].split()) or last
@@ -183,7 +183,7 @@ def _detail(response: httpx.Response) -> str:
             said = "; ".join(str(e.get("msg", e)) if isinstance(e, dict) else str(e) for e in said)
     except ValueError:
         said = response.text
-    return " ".join(harmless(str(said)).split())[:500]
+    return " ".join(sanitize(str(said)).split())[:500]
 
 
 def _without_key(text: str) -> str:

@@ -22,10 +22,10 @@ import yaml
 
 from remote_mi.backends.ndif.errors import KeyRefused
 from remote_mi.backends.ndif_server import personal
+from remote_mi.common.atomic_files import write_atomically
 from remote_mi.common.errors import BackendUnavailable, UsageError
 from remote_mi.common.paths import cache_root
-from remote_mi.common.whole_files import write_whole
-from remote_mi.common.yaml_file import written
+from remote_mi.common.yaml_file import read_generated
 
 DEFAULT_HOST = "https://api.ndif.us"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -172,7 +172,7 @@ def keep_key(key: str) -> Path:
 def _holds_something(path: Path) -> bool:
     """Whether a file has content other than empty settings, readable or not."""
     try:
-        return written(path) not in (None, {})
+        return read_generated(path) not in (None, {})
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
@@ -186,7 +186,7 @@ def _nnsight_settings() -> Mapping[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = written(path)
+        found = read_generated(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -204,7 +204,7 @@ def remember(host: Host, **learnt: Any) -> None:
     now = {name: [value, round(time.time())] for name, value in learnt.items()}
     memory[host.name] = {**memory.get(host.name, {}), **now}
     try:
-        write_whole(_memory_file(), json.dumps(memory).encode(), cache_root() / "tmp")
+        write_atomically(_memory_file(), json.dumps(memory).encode(), cache_root() / "tmp")
     except OSError:
         pass
 

@@ -11,7 +11,7 @@ from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import KeyRefused, NotNdif
 from remote_mi.backends.ndif.hosts import find_host, has_form_of_a_key, keep_key
-from remote_mi.common.deadline import within
+from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import BackendUnavailable, UsageError
 from remote_mi.common.text import line
 
@@ -41,7 +41,7 @@ class NdifKeys(KeyKeeper):
     def ask(self, key: str) -> str:
         client, url = Client(replace(self.host, key=key)), self.host.url
         try:
-            who = within(QUICK_S, lambda: facts.caller(client))
+            who = run_with_deadline(QUICK_S, lambda: facts.caller(client))
         except NotNdif:
             raise
         except BackendUnavailable as error:

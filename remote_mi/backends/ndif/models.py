@@ -12,7 +12,7 @@ from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.facts import Deployment, deployments
 from remote_mi.backends.ndif.hosts import find_host
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.deadline import within
+from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.text import line
 
 #: A table of 80 columns; a long name goes on in the next line.
@@ -31,7 +31,7 @@ def deployed(asked: str | None) -> ModelList:
     """
     host = find_host(asked)
     backend = f"ndif:{asked}" if asked else "ndif"
-    found = within(CLUSTER_S, lambda: deployments(Client(host)))
+    found = run_with_deadline(CLUSTER_S, lambda: deployments(Client(host)))
     first = next((d.repo_id for d in found if d.state != "UNHEALTHY"), None)
     none = f"{host.url} has deployed no model; the first job asks for its own"
     if not found and host.served is not None:

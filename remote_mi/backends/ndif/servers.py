@@ -13,7 +13,7 @@ from remote_mi.backends.ndif.errors import LOGIN
 from remote_mi.backends.ndif.facts import Deployment
 from remote_mi.backends.ndif.hosts import Host, find_host
 from remote_mi.backends.ndif_server import personal
-from remote_mi.common.deadline import within
+from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
@@ -65,7 +65,7 @@ def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
                 f"{spec.name} is on this machine only, and {host.url} does not serve it",
                 _how_to_serve(spec, host),
             )
-        return within(PATIENCE_S, lambda: _asked(backend, host, repo_id, spec, needs))
+        return run_with_deadline(PATIENCE_S, lambda: _asked(backend, host, repo_id, spec, needs))
     except RemoteMIError as error:
         return ServerFacts(backend, problem=error.message, hint=error.hint or "")
 

@@ -19,7 +19,7 @@ from remote_mi.backends.settings.values import (
 )
 from remote_mi.common.errors import UsageError
 from remote_mi.common.sizes import parse_size
-from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
+from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
 
 _SECRET = re.compile(r"(^|[_-])(api)?_?-?(key|token|secret|password)s?$", re.IGNORECASE)
 
@@ -91,13 +91,13 @@ def read(path: Path) -> Settings:
     problems = model_problems(found, _File)
     for where in found.keys:
         if isinstance(where[-1], str) and _SECRET.search(where[-1]):
-            problems[where] = found.key_problem(
+            problems[where] = found.key_problem_at(
                 where,
                 f"{where[-1]!r}: no key is kept in this file, which others may read",
                 "remove it; `remote-mi login` keeps the key for NDIF",
             )
     if problems:
-        raise refused(path, problems.values())
+        raise file_error(path, problems.values())
     read = _File.model_validate(found.data or {})
     lines = {
         ".".join(where): place[0]

@@ -13,7 +13,7 @@ from remote_mi.backends.options import Footprint
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 from remote_mi.jobs.job import Job
-from remote_mi.models.surroundings import at_work
+from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes import loading
 
 
@@ -24,14 +24,14 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         rows_bytes: what the rows of a sweep may take.
     """
     from remote_mi.backends.dry_run import peak
-    from remote_mi.models.load import NOWHERE, build_weightless
+    from remote_mi.models.load import UNSENT_ID, build_weightless
     from remote_mi.prompts.tokens import tokenize
 
     card = job.card
     if any(param.kind == "prompt" for param in card.parameters):
         return need  # their texts are tokenized where the job runs
     try:
-        model = build_weightless(job.model, Silent(), NOWHERE)
+        model = build_weightless(job.model, Silent(), UNSENT_ID)
         tokenized = tokenize(
             model.tokenizer,
             job.prompts,
@@ -40,14 +40,14 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
             model.context,
             drop=job.drop_invalid,
             masked=model.masked,
-            both_ways=model.both_ways,
+            bidirectional=model.bidirectional,
         )
         calls = [None if card.over == "none" else tokenized.prompts]
         calls = calls if card.called_once else list(tokenized.prompts)
         function = job.function or loading.load_function(card, job.project)
     except RemoteMIError:
         return need  # it is said where the job is made to run
-    with at_work():
+    with exclusive_model_use():
         together = tokenized.prompts if card.setup else ()
         work = Work(card, function, calls, job.parameters, job.key, together=together)
         found = peak(model, work, rows_bytes)

@@ -20,7 +20,7 @@ from remote_mi.common.errors import BackendUnavailable
 from remote_mi.common.sizes import format_size
 from remote_mi.jobs.dispatch import footprint
 from remote_mi.jobs.job import Job
-from remote_mi.models.abilities import refuse_by_config
+from remote_mi.models.abilities import check_needs_by_config
 from remote_mi.models.checkpoint import Checkpoint, describe
 from remote_mi.models.spec import ModelSpec
 
@@ -199,7 +199,7 @@ class Dispatcher:
 
         def checkpoint() -> Checkpoint:
             found = self.checkpoint(job.model)
-            refuse_by_config(job.card.name, job.card.needs, job.model.name, found.config)
+            check_needs_by_config(job.card.name, job.card.needs, job.model.name, found.config)
             return found
 
         return Question(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import FormerVersion, Mismatch, NotFound, UsageError
-from remote_mi.common.yaml_file import written
+from remote_mi.common.yaml_file import read_generated
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec, folder_digest
@@ -62,7 +62,7 @@ def read_kept(folder: Path) -> KeptRun:
     info = RunFolder(folder).info
     path = folder / LOCK
     try:
-        lock = written(path, LONGEST)
+        lock = read_generated(path, LONGEST)
     except FileNotFoundError:
         raise Mismatch(f"{folder} has no {LOCK}, so its job is not known") from None
     except (OSError, ValueError) as error:

@@ -37,7 +37,7 @@ from remote_mi.jobs.reproduction.rebuild import (
 from remote_mi.jobs.reproduction.verify import verify
 from remote_mi.jobs.runner import execute
 from remote_mi.models.spec import ModelSpec
-from remote_mi.recipes.code_identity import EARLIER
+from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE
 from remote_mi.store.comparison import TOLERANCE, Comparison, compare
 from remote_mi.store.opening import find_run
 from remote_mi.store.result import Result
@@ -255,7 +255,7 @@ def _code_notes(kept: KeptRun, job: Job) -> list[str]:
     changed = what_changed(kept, job)
     if changed == "lock":
         raise Mismatch(f"{kept.name}: what its lock says does not give the recorded key")
-    notes = [EARLIER] if made_before(kept) else []
+    notes = [EARLIER_SCHEMA_NOTE] if made_before(kept) else []
     if changed == "code":
         notes += [
             "the recipe's code has another digest than then: remote_mi's own code that it "

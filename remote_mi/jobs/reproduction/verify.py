@@ -24,7 +24,7 @@ from remote_mi.jobs.reproduction.rebuild import (
     recorded_job,
     what_changed,
 )
-from remote_mi.recipes.code_identity import EARLIER
+from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE
 from remote_mi.store.environment import Environment
 from remote_mi.store.lock import LOCK
 from remote_mi.store.result import Result
@@ -218,7 +218,7 @@ def _of_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
     try:
         job = recorded_job(kept, kept.folder / SOURCE, kept.folder / SOURCE)
         changed = what_changed(kept, job)
-        declared = job.card.shown()
+        declared = job.card.to_json()
     except UsageError as error:  # defined in a notebook
         yield Finding("key", "note", f"cannot be computed again: {error.message}")
         return
@@ -228,7 +228,7 @@ def _of_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
     if any(declared[k] != kept.info.recipe.get(k) for k in ("name", "over", "returns")):
         yield Finding("run.json", "problem", f"the outputs it names are not those of {SOURCE}/")
     if made_before(kept):
-        yield Finding("key", "note", EARLIER)
+        yield Finding("key", "note", EARLIER_SCHEMA_NOTE)
     if changed == "lock":
         yield Finding(LOCK, "problem", "what it says does not give the recorded key")
     elif not changed:

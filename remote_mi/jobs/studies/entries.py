@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from remote_mi.common.yaml_file import Where
+from remote_mi.common.yaml_file import KeyPath
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.card import Card
@@ -19,7 +19,7 @@ from remote_mi.recipes.card import Card
 class ModelEntry:
     """A model. `word`: its name as it stands in the file. `backend`: "" if it names none."""
 
-    where: Where
+    where: KeyPath
     word: str
     spec: ModelSpec
     backend: str
@@ -37,7 +37,7 @@ class PromptsEntry:
         metric: the phenomenon's.
     """
 
-    where: Where
+    where: KeyPath
     word: str
     choice: PromptChoice
     drawn: bool = False
@@ -53,7 +53,7 @@ NO_PROMPTS = PromptsEntry((), "", PromptChoice())
 class RecipeEntry:
     """A recipe. `axes`: parameter → its values; `word`: how the file names it."""
 
-    where: Where
+    where: KeyPath
     word: str
     path: str
     card: Card
@@ -65,7 +65,7 @@ class RecipeEntry:
 class ExclusionEntry:
     """What is left out: points of which all that is named holds; () names nothing."""
 
-    where: Where
+    where: KeyPath
     recipe: tuple[str, ...]
     model: tuple[str, ...]
     phenomenon: tuple[str, ...]
@@ -77,7 +77,7 @@ class ExclusionEntry:
 class Block:
     """A grid: models × recipes × prompts × seeds. `where`: () for the study's own."""
 
-    where: Where = ()
+    where: KeyPath = ()
     models: list[ModelEntry] = field(default_factory=list)
     recipes: list[RecipeEntry] = field(default_factory=list)
     prompts: list[PromptsEntry] = field(default_factory=list)

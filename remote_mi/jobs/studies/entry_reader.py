@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, first_line
-from remote_mi.common.yaml_file import Located, Problem, Where, shown, suggestion
+from remote_mi.common.yaml_file import (
+    KeyPath,
+    Problem,
+    YamlWithPositions,
+    describe_value,
+    name_hint,
+)
 from remote_mi.jobs.studies.entries import (
     Block,
     ExclusionEntry,
@@ -41,7 +47,9 @@ class Reader:
         structure: the mistakes of its structure; entries with one are left out.
     """
 
-    def __init__(self, found: Located, project: Path, structure: Mapping[Where, Problem]) -> None:
+    def __init__(
+        self, found: YamlWithPositions, project: Path, structure: Mapping[KeyPath, Problem]
+    ) -> None:
         self.found, self.project = found, project
         self.data: Mapping[str, Any] = found.data if isinstance(found.data, dict) else {}
         self.problems: list[Problem] = list(structure.values())
@@ -50,20 +58,20 @@ class Reader:
         self._cards: dict[str, Card | None] = dict(_every_card(project))
         self._prompts: dict[str, Any] = {}
 
-    def note(self, where: Where, error: RemoteMIError) -> None:
+    def note(self, where: KeyPath, error: RemoteMIError) -> None:
         """Note a mistake that was found elsewhere."""
         self.refuse(where, first_line(error)[:_LONGEST], error.hint or "")
 
-    def refuse(self, where: Where, said: str, hint: str = "") -> None:
+    def refuse(self, where: KeyPath, said: str, hint: str = "") -> None:
         """Note a mistake in the value at a place."""
-        self.problems.append(self.found.problem(where, said, hint))
+        self.problems.append(self.found.problem_at(where, said, hint))
 
-    def sound(self, where: Where) -> bool:
+    def sound(self, where: KeyPath) -> bool:
         """Whether the structure is right at a place, in it and in what it lies in."""
         within = any(where[:size] in self._bad for size in range(len(where)))
         return not within and where not in self._around
 
-    def several(self, where: Where) -> Iterator[tuple[Where, Any]]:
+    def several(self, where: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
         """The sound entries of the list at a place; one entry stands for a list of one."""
         value: Any = self.data
         for step in where:
@@ -78,7 +86,7 @@ class Reader:
 
     # -- models --------------------------------------------------------------------------------
 
-    def models(self, where: Where) -> list[ModelEntry]:
+    def models(self, where: KeyPath) -> list[ModelEntry]:
         """The models listed at a place."""
         return [
             made
@@ -86,7 +94,7 @@ class Reader:
             if (made := self._model(place, entry)) is not None
         ]
 
-    def _model(self, where: Where, entry: Any) -> ModelEntry | None:
+    def _model(self, where: KeyPath, entry: Any) -> ModelEntry | None:
         fields: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
         word, backend = fields["name"], fields.pop("backend", None)
         if word != EMBEDDED and "/" not in word:
@@ -118,12 +126,12 @@ class Reader:
 
     # -- prompts -------------------------------------------------------------------------------
 
-    def prompts(self, where: Where) -> list[PromptsEntry]:
+    def prompts(self, where: KeyPath) -> list[PromptsEntry]:
         """The prompts listed at a place."""
         found = []
         for place, entry in self.several(where):
             fields = {"name": entry} if isinstance(entry, str) else entry
-            read: Callable[[Where, Any], PromptsEntry] = self._phenomenon
+            read: Callable[[KeyPath, Any], PromptsEntry] = self._phenomenon
             if "pairs" in fields:
                 read = self._file
             elif set(fields) & set(INPUTS):
@@ -136,7 +144,7 @@ class Reader:
                 self.note((*place, "n") if about_size else place, error)
         return found
 
-    def _phenomenon(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
+    def _phenomenon(self, where: KeyPath, fields: Mapping[str, Any]) -> PromptsEntry:
         word, size = fields["name"], fields.get("n")
         name, colon, template = word.partition(":")
         if name.endswith((".yaml", ".yml")):
@@ -148,7 +156,7 @@ class Reader:
         choice = PromptChoice(phenomenon=f"{name}{colon}{template}", size=size)
         return PromptsEntry(where, word, choice, found.order == "random", True, made.metric)
 
-    def _file(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
+    def _file(self, where: KeyPath, fields: Mapping[str, Any]) -> PromptsEntry:
         word, size = fields["pairs"], fields.get("n")
         if word.startswith(DATASET):
             address = word.removeprefix(DATASET)
@@ -161,7 +169,7 @@ class Reader:
         pairs = all(example.corrupt is not None for example in examples)
         return PromptsEntry(where, word, choice, pairs=pairs)
 
-    def _texts(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
+    def _texts(self, where: KeyPath, fields: Mapping[str, Any]) -> PromptsEntry:
         texts = {name: text for name, text in fields.items() if text is not None}
         choice = PromptChoice(texts=texts)
         example = choice.resolve(self.project).examples[0]
@@ -169,7 +177,7 @@ class Reader:
 
     # -- recipes -------------------------------------------------------------------------------
 
-    def recipes(self, where: Where) -> list[RecipeEntry]:
+    def recipes(self, where: KeyPath) -> list[RecipeEntry]:
         """The recipes listed at a place."""
         found = []
         for place, entry in self.several(where):
@@ -184,12 +192,14 @@ class Reader:
             found += self._recipe(place, fields, inner)
         return found
 
-    def included(self, where: Where, entry: Mapping[str, Any]) -> list[RecipeEntry]:
+    def included(self, where: KeyPath, entry: Mapping[str, Any]) -> list[RecipeEntry]:
         """The recipe of an inclusion; [] if something is wrong with it."""
         fields = {**entry, "name": entry["recipe"]}
         return self._recipe((*where, "recipe"), fields, (*where, "parameters"))
 
-    def _recipe(self, where: Where, fields: Mapping[str, Any], inner: Where) -> list[RecipeEntry]:
+    def _recipe(
+        self, where: KeyPath, fields: Mapping[str, Any], inner: KeyPath
+    ) -> list[RecipeEntry]:
         card = self.card(fields["name"], where)
         if card is None:
             return []
@@ -204,7 +214,7 @@ class Reader:
         path = f"{card.path}:{card.name}" if card.origin == "file" else card.name
         return [RecipeEntry(where, fields["name"], path, card, axes, fields.get("backend") or "")]
 
-    def card(self, word: str, where: Where) -> Card | None:
+    def card(self, word: str, where: KeyPath) -> Card | None:
         """The card of a recipe; a name that is unknown is noted once at each place."""
         file, colon, name = word.partition(":")
         full = f"{self._at(file)}{colon}{name}" if file.endswith(".py") else word
@@ -216,7 +226,7 @@ class Reader:
                 self.note(where, error)
         return self._cards[full]
 
-    def _axes(self, card: Card, given: Mapping[str, Any], where: Where) -> dict[str, list[Any]]:
+    def _axes(self, card: Card, given: Mapping[str, Any], where: KeyPath) -> dict[str, list[Any]]:
         """Parameter → values, of the recipe's own and of those that all recipes share."""
         known = {param.name: param for param in card.parameters}
         own = {name: (value, (*where, name)) for name, value in given.items()}
@@ -225,10 +235,10 @@ class Reader:
                 hint = (
                     "prompts stand in 'phenomena'"
                     if name in INPUTS
-                    else suggestion(name, known) or "it takes none"
+                    else name_hint(name, known) or "it takes none"
                 )
                 said = f"recipe {card.name!r} has no parameter {name!r}"
-                self.problems.append(self.found.key_problem(place, said, hint))
+                self.problems.append(self.found.key_problem_at(place, said, hint))
         shared = self.data.get("parameters") or {}
         if isinstance(shared, dict) and self.sound(("parameters",)):
             own = {**{k: (v, ("parameters", k)) for k, v in shared.items()}, **own}
@@ -236,7 +246,7 @@ class Reader:
             name: self._values(param, *own[name]) for name, param in known.items() if name in own
         }
 
-    def _values(self, param: Param, value: Any, where: Where) -> list[Any]:
+    def _values(self, param: Param, value: Any, where: KeyPath) -> list[Any]:
         """The values of a parameter, as the recipe gets them."""
         values = [(where, value)]
         if is_axis(param, value):
@@ -284,9 +294,9 @@ class Reader:
         shared = self.data.get("parameters")
         for name in shared if isinstance(shared, dict) else ():
             if name not in known and recipes:
-                said = f"no recipe of the study has a parameter {shown(name)}"
-                hint = suggestion(name, sorted(known))
-                self.problems.append(self.found.key_problem(("parameters", name), said, hint))
+                said = f"no recipe of the study has a parameter {describe_value(name)}"
+                hint = name_hint(name, sorted(known))
+                self.problems.append(self.found.key_problem_at(("parameters", name), said, hint))
 
     def figures(self, blocks: list[Block]) -> dict[str, tuple[str, ...]]:
         """Recipe → the figures chosen for it, from `figures` and from the recipes' entries."""
@@ -309,18 +319,18 @@ class Reader:
                 )
             elif not any(card is None for card in self._cards.values()):
                 said = f"no recipe {name!r} in this study"
-                hint = suggestion(name, sorted(cards))
-                self.problems.append(self.found.key_problem(where, said, hint))
+                hint = name_hint(name, sorted(cards))
+                self.problems.append(self.found.key_problem_at(where, said, hint))
         return {name: tuple(dict.fromkeys(names)) for name, names in chosen.items() if names}
 
-    def _figures(self, card: Card, where: Where, wanted: list[str]) -> list[str]:
+    def _figures(self, card: Card, where: KeyPath, wanted: list[str]) -> list[str]:
         known = [*(f.name for f in card.figures), *card.returns, *card.summaries]
         for index, name in enumerate(wanted):
             if name not in known:
                 self.refuse(
                     (*where, index),
                     f"recipe {card.name!r} has no figure {name!r}",
-                    suggestion(name, known),
+                    name_hint(name, known),
                 )
         return [name for name in wanted if name in known]
 

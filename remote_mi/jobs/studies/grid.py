@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.common.yaml_file import suggestion
+from remote_mi.common.yaml_file import name_hint
 from remote_mi.jobs.studies.entries import (
     NO_PROMPTS,
     Block,
@@ -181,11 +181,11 @@ class StudyGrid:
             for word in getattr(entry, part):
                 if str(word) not in words:
                     said = f"{part} {word!r} is not in the grid"
-                    return "; ".join([said, *filter(None, [suggestion(word, words)])])
+                    return "; ".join([said, *filter(None, [name_hint(word, words)])])
         names = {param.name for recipe in grid.recipes for param in recipe.card.parameters}
         for name in entry.parameters:
             if name not in names:
-                return f"no recipe has the parameter {name!r}; {suggestion(name, sorted(names))}"
+                return f"no recipe has the parameter {name!r}; {name_hint(name, sorted(names))}"
         return "no point has all of it"
 
 

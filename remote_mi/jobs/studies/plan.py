@@ -132,7 +132,7 @@ class _Maker:
         prompts = _once(
             self.prompts,
             repr((asked, choice)),
-            lambda: choice.resolve(self.project) if asked else choice.none(card.name),
+            lambda: choice.resolve(self.project) if asked else choice.check_none(card.name),
         )
         return job_on(card, point.model, prompts, point.parameters, self.project, memo=self.memo)
 

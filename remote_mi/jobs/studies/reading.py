@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remote_mi.common.yaml_file import model_problems, read_with_positions, refused
+from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
 from remote_mi.jobs.studies.entries import Block, ModelEntry
 from remote_mi.jobs.studies.entry_reader import Reader
 from remote_mi.jobs.studies.grid import StudyGrid
@@ -24,10 +24,10 @@ def study_of(path: Path, project: Path) -> Study:
     data = reader.data
     grid = StudyGrid(reader, blocks, data.get("backend") or "auto")
     if reader.problems:
-        raise refused(path, reader.problems)
+        raise file_error(path, reader.problems)
     points = grid.points()
     if reader.problems:
-        raise refused(path, reader.problems)
+        raise file_error(path, reader.problems)
     name = data["study"]
     return Study(name, data.get("title") or name, data.get("question") or "", path, points, figures)
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import RemoteMIError, harmless
+from remote_mi.common.errors import RemoteMIError, sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog
@@ -66,7 +66,7 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
     if backend:
         words += ["--backend", backend]
     command = shlex.join(words)
-    return command if command == harmless(command) else None
+    return command if command == sanitize(command) else None
 
 
 def _model(model: Mapping[str, Any]) -> list[str]:

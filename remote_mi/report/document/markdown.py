@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from remote_mi.common.errors import RemoteMIError, harmless
+from remote_mi.common.errors import RemoteMIError, sanitize
 from remote_mi.common.text import line, prose, visible
 from remote_mi.report.document.content import HOW, Numbered, Report, Section, overview
 from remote_mi.report.document.method import MethodBlock
@@ -257,7 +257,7 @@ def _fenced(lines: Sequence[str], language: str = "text") -> Iterable[str]:
     """Lines as they are; the fence is longer than any run of backticks in them."""
     longest = max((len(run) for text in lines for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    whole = (harmless(text) for one in lines for text in one.splitlines() or [""])
+    whole = (sanitize(text) for one in lines for text in one.splitlines() or [""])
     yield from (f"{fence}{language}", *whole)
     yield from (fence, "")
 

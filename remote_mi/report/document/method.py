@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from remote_mi.common.errors import harmless
+from remote_mi.common.errors import sanitize
 
 #: Remarks that a report gives beside the results rather than in the method.
 LIMITS = ("Not implemented",)
@@ -33,7 +33,7 @@ class MethodBlock:
 def blocks(doc: str) -> list[MethodBlock]:
     """The pieces of a cleaned docstring, in order, without its arguments; harmless characters."""
     found: list[MethodBlock] = []
-    for lines in _pieces(harmless(doc)):
+    for lines in _pieces(sanitize(doc)):
         indent = min(len(text) - len(text.lstrip()) for text in lines)
         label = _LABEL.match(lines[0])
         if indent >= 4:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from remote_mi.common.errors import NotFound, harmless
+from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.text import visible
 from remote_mi.recipes.output_kinds import OutputKind, json_text, kind_of_output
 from remote_mi.recipes.outputs import POSITIONS
@@ -113,7 +113,7 @@ def _plain_cells(
 
 def plain_text(kind: OutputKind, value: Any) -> str:
     """A text as it is, or a JSON value as JSON, without characters that act."""
-    return harmless(value if kind.name == "text" else json_text(value))
+    return sanitize(value if kind.name == "text" else json_text(value))
 
 
 def plain_number(value: Any) -> Any:

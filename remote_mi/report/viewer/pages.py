@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from remote_mi.common.console import captured, text_of
+from remote_mi.common.console import captured_text, capturing_console
 from remote_mi.common.text import line
 from remote_mi.report.document.commands import made_by
 from remote_mi.report.listing import Item, Listing, of_lines, wrapped
@@ -112,8 +112,8 @@ def compared(a: Path, b: Path, width: int) -> Listing:
     from remote_mi.report.comparison import show
     from remote_mi.store.comparison import compare
 
-    console = captured(max(40, width - 1), color=True, highlight=False)
+    console = capturing_console(max(40, width - 1), color=True, highlight=False)
     show(compare(str(a), str(b)), console)
-    drawn = text_of(console)
+    drawn = captured_text(console)
     lines = [Text.from_ansi(text, no_wrap=True) for text in drawn.splitlines()]
     return of_lines([(text, Item((text.plain.strip(),))) for text in lines])

@@ -93,7 +93,7 @@ def test_an_empty_file_changes_nothing(tmp_path, text):
         ("gpu_memory", "gpu_memry", "5:24", "did you mean 'gpu_memory'"),
         ("max_remote: 3", "max_remote: 0", "6:23", "is not at least 1"),
         ("max_remote: 3", 'max_remote: "3"', "6:23", "is not a whole number"),
-        ("max_remote: 3", "max_remote: 3, max_remote: 4", "6:26", "is here twice"),
+        ("max_remote: 3", "max_remote: 3, max_remote: 4", "6:26", "appears twice"),
         ("{max_remote: 3}", "3", "6:10", "is not a mapping"),
         ("studies", "\tstudies", "6:1", "not YAML"),
         ("studies", "api_key", "6:1", "`remote-mi login` keeps the key"),

@@ -138,7 +138,7 @@ def test_gc_never_takes_the_bytes_of_an_entry_that_is_being_written(cache, monke
     from remote_mi.store import cache as module
 
     store, swept = Cache(cache_root()), []
-    write = module.write_whole
+    write = module.write_atomically
 
     def write_after_gc(target, content, tmp):
         if target.suffix == ".json":  # the worst moment: bytes are there, and nobody names them
@@ -148,7 +148,7 @@ def test_gc_never_takes_the_bytes_of_an_entry_that_is_being_written(cache, monke
             swept.extend(plan.blobs)
         return write(target, content, tmp)
 
-    monkeypatch.setattr(module, "write_whole", write_after_gc)
+    monkeypatch.setattr(module, "write_atomically", write_after_gc)
     for number in range(3):
         store.put(f"{number:064x}", HERE, {}, {"x": np.full(3, 1.0)}, {})
         assert kept(store) == [number]

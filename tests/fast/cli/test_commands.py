@@ -133,7 +133,7 @@ def test_prompts_that_do_not_fit_are_refused(project, cli, tiny_llama, change, c
         ("return {'norm': torch.zeros(3)}", 1, "declared as (layer, position) and has shape (3,)"),
         ("return 3", 1, "returned int"),
         ("lm.layers[99]", 1, "mine.py:10: AttributeError"),
-        ("raise MemoryError", 1, "lower what it needs"),
+        ("raise MemoryError", 1, "reduce what it needs"),
         ("torch.empty(1 << 48)", 1, "out of memory"),
     ],
 )

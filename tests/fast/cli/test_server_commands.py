@@ -19,7 +19,7 @@ import yaml
 
 from remote_mi.backends.ndif import checks as of_servers
 from remote_mi.backends.ndif.hosts import api_key, find_host
-from remote_mi.common.deadline import within
+from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import BackendUnavailable, UsageError
 
 from .test_commands import assert_torch_free
@@ -333,11 +333,11 @@ def test_doctor_looks_at_a_model(cli, answering, tiny_llama, project):
 
 
 def test_work_is_waited_for_no_longer_than_said():
-    assert within(5, lambda: 3) == 3
+    assert run_with_deadline(5, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 // 0)
+        run_with_deadline(5, lambda: 1 // 0)
     with pytest.raises(BackendUnavailable, match=r"within 0\.05 seconds"):
-        within(0.05, lambda: time.sleep(1))
+        run_with_deadline(0.05, lambda: time.sleep(1))
 
 
 # --- what is deployed -----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from remote_mi.common.versions import is_from, minor
+from remote_mi.common.versions import is_at_least, major_minor
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from remote_mi.common.versions import is_from, minor
     ],
 )
 def test_the_minor_version_decides_and_what_is_none_is_itself(version, expected):
-    assert minor(version) == expected
+    assert major_minor(version) == expected
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ def test_the_minor_version_decides_and_what_is_none_is_itself(version, expected)
     [("0.8.1", True), ("0.10.0+x", True), ("0.8.1rc1", True), ("0.8.0", False), ("", False)],
 )
 def test_a_version_is_from_another_on_by_its_numbers(version, expected):
-    assert is_from(version, "0.8.1") is expected
+    assert is_at_least(version, "0.8.1") is expected

@@ -23,7 +23,7 @@ from remote_mi.jobs.dispatch.measuring import measured
 from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.runner import survey
 from remote_mi.models import checkpoint as room
-from remote_mi.models.checkpoint import Checkpoint, weights_bytes
+from remote_mi.models.checkpoint import Checkpoint, weights_size
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.card import NEEDS
@@ -403,10 +403,10 @@ def test_quantised_sizes_count_matrices_and_keep_the_rest():
         ("packed", "I32", (4,)),
     ]
     spec = ModelSpec(BIG, quantization="nf4")
-    size, count = weights_bytes(tensors, spec)
+    size, count = weights_size(tensors, spec)
     assert count == 1_000_114 and size == int((1_000_000 * 4.5 + 110 * 16 + 4 * 32) / 8)
-    assert weights_bytes(tensors, ModelSpec(BIG))[0] == 2 * 1_000_110 + 16
-    assert weights_bytes(tensors, ModelSpec(BIG, dtype="float32"))[0] == 4 * 1_000_110 + 16
+    assert weights_size(tensors, ModelSpec(BIG))[0] == 2 * 1_000_110 + 16
+    assert weights_size(tensors, ModelSpec(BIG, dtype="float32"))[0] == 4 * 1_000_110 + 16
 
 
 def test_a_folder_that_cannot_be_measured_says_so(tmp_path):

@@ -253,7 +253,7 @@ def test_a_run_inside_of_a_run_is_refused(project, tiny_llama):
         f"    mi.run('logit_lens', model={str(tiny_llama)!r}, prompt='Mary and John')\n"
         '    return {"x": 1.0}\n'
     )
-    with pytest.raises(UsageError, match="a run was started inside of a run"):
+    with pytest.raises(UsageError, match="a run was started inside a run"):
         mi.run("nested.py", model=tiny_llama, prompt="Mary and John")
     assert mi.run("logit_lens", model=tiny_llama, prompt="Mary and John")["kl"].shape
 
@@ -277,7 +277,7 @@ def test_a_run_that_fails_gives_its_turn_back(project, tiny_llama):
 
 
 def test_whoever_waits_for_another_run_is_told(project, tiny_llama):
-    from remote_mi.models.surroundings import at_work
+    from remote_mi.models.isolation import exclusive_model_use
 
     told, entered = [], threading.Event()
 
@@ -291,7 +291,7 @@ def test_whoever_waits_for_another_run_is_told(project, tiny_llama):
         def note(self, text: str) -> None: ...
 
     with ThreadPoolExecutor(1) as pool:
-        with at_work():
+        with exclusive_model_use():
             found = pool.submit(
                 mi.run, "logit_lens", model=tiny_llama, prompt="Mary and Tom", watch=Watch()
             )

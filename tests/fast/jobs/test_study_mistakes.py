@@ -16,10 +16,10 @@ MUTATIONS = [
     # keys
     (IOI, "title:", "titel:", "did you mean 'title'"),
     (IOI, "recipes:\n", "recipies:\n", "did you mean 'recipes'"),
-    (IOI, "question: >", "title: >", "the key 'title' is here twice"),
+    (IOI, "question: >", "title: >", "the key 'title' appears twice"),
     (IOI, "  - recipe: steering", "  - recip: steering", "did you mean 'recipe'"),
     (IOI, "n: 2}", "m: 2}", "unknown key 'm'"),
-    (IOI, "n: 2}", "n: 2, n: 3}", "is here twice"),
+    (IOI, "n: 2}", "n: 2, n: 3}", "appears twice"),
     (FACTS, "{recipe: [causal_tracing, patchscopes], ph", "{recipes: [a], ph", "unknown key"),
     (IOI, "models:", "3:", "unknown key 3"),
     # types
@@ -107,7 +107,7 @@ def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, pat
         (b"", "the key 'study' is missing"),
         (b"- a\n- b\n", "is a mapping of keys, not a list"),
         (b"just words", "is a mapping of keys, not 'just words'"),
-        (b"study: s\nquestion: \xff\xfe", ":2:11: not a text in UTF-8"),
+        (b"study: s\nquestion: \xff\xfe", ":2:11: not UTF-8 text"),
         (b"study: s\n---\nstudy: t", ":2:1: not YAML"),
         (b"study: s\n", "names no recipe"),
         (b"study: s\nrecipes: [logit_lens]\n", ":2:11: recipe 'logit_lens' needs prompts"),
@@ -118,7 +118,7 @@ def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, pat
         (b"a" * 2_000_001, "larger than 2 MB"),
         (
             b"study: s\nquestion: &a [" + b"x, " * 999 + b"x]\ntitle: [" + b"*a, " * 999 + b"]",
-            "its aliases counted each time",
+            "counting each use of an alias",
         ),
     ],
     ids=range(10),

@@ -292,7 +292,7 @@ def test_the_phenomena_that_ship_have_no_mistake(tmp_path):
     """Taken unchecked when they are used, they are checked here."""
     from remote_mi.prompts import phenomena, phenomenon_file
 
-    for name, path in phenomena.available(tmp_path).items():
+    for name, path in phenomena.phenomenon_files(tmp_path).items():
         assert phenomenon_file.read(path, trust_builtin=False)["name"] == name
 
 
@@ -306,7 +306,7 @@ def test_all_mistakes_of_a_phenomenon_file_are_told_at_once(tmp_path):
     said = str(refused.value)
     assert f"{path}:1:1: 'name' must be a text" in said
     assert f"{path}:2:1: unknown key 'titel'\n  did you mean 'title'? known: name, title" in said
-    assert f"{path}:3:17: field 'c' of 'a' is no text: True\n  put it in quotes" in said
+    assert f"{path}:3:17: field 'c' of 'a' is not a text: True\n  put it in quotes" in said
     assert f"{path}:4:1: 'size' 0 is not at least 1" in said
     assert said.count("is missing") == 6
 

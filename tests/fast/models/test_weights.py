@@ -64,11 +64,11 @@ LORA = "model.layers.0.self_attn.q_proj.lora_A.weight"
         (prefixed("base_model.model."), ["missing: ", "adapter", "merge_and_unload"]),
         (
             without("layers.1.mlp.down_proj"),
-            ["1 missing: model.layers.1.mlp.down_proj.weight", "make up what is missing"],
+            ["1 missing: model.layers.1.mlp.down_proj.weight", "make up the missing weights"],
         ),
         (without("layers.2"), ["missing: model.layers.2.", "and 3 more"]),
-        (also(LORA, 4, 32), [f"1 that no part of the model takes: {LORA}", "merge_and_unload"]),
-        (also("model.layers.3.mlp.up_proj.weight", 48, 32), ["no part of the model takes"]),
+        (also(LORA, 4, 32), [f"1 unused by the model: {LORA}", "merge_and_unload"]),
+        (also("model.layers.3.mlp.up_proj.weight", 48, 32), ["unused by the model"]),
         (
             lambda w: {**w, "model.norm.weight": torch.ones(16)},
             ["model.norm.weight has the shape (16,) and should have (32,)"],
@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit_are_an_error_that_lists_them(
     with pytest.raises(UsageError) as caught:
         mi.run("logit_lens", model=folder, **PROMPT)
     said = str(caught.value)
-    assert "the weights of" in said and "are not those of its configuration" in said
+    assert "the weights of" in said and "do not match its configuration" in said
     assert all(text in said for text in expected), said
 
 
@@ -112,7 +112,7 @@ def test_heads_that_are_not_used_are_harmless(altered, tiny):
     folder = altered(tiny("bert"), lambda weights: {**weights, **heads})
     assert mi.run("logit_lens", model=folder, **PROMPT)["kl"].shape
     folder = altered(tiny("bert"), lambda weights: {**weights, "cls.other.weight": torch.ones(2)})
-    with pytest.raises(UsageError, match=r"no part of the model takes: cls\.other\.weight"):
+    with pytest.raises(UsageError, match=r"unused by the model: cls\.other\.weight"):
         mi.run("logit_lens", model=folder, **PROMPT)
 
 
@@ -392,7 +392,7 @@ def test_an_embedded_model_that_was_altered_is_not_taken_for_the_published_one(t
     check_content(tmp_path, specs.file_digests(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"wreight")
     with pytest.raises(
-        Mismatch, match=r"embedded model is not as it was made: .*model\.safetensors"
+        Mismatch, match=r"embedded model has changed since it was created: .*model\.safetensors"
     ):
         check_content(tmp_path, specs.file_digests(tmp_path))
     (tmp_path / "manifest.json").write_text("{}")

@@ -11,8 +11,8 @@ import pytest
 
 from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.datasets import from_jsonl, from_source
-from remote_mi.prompts.examples import Example, PromptSet, from_fields
+from remote_mi.prompts.datasets import read_jsonl, read_prompts
+from remote_mi.prompts.examples import Example, PromptSet, parse_example
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "recipes" / "phenomena"
@@ -221,7 +221,7 @@ def test_label_and_group_do_not_enter_the_key(tmp_path):
         ("draw:\n  one: facts", "draw:\n  one: fact", 12, "draws from 'fact'"),
         ("  two: facts\n", "  two: [facts]\n", 13, "not a list's name"),
         ("    - {x: B, good: [d]", "    - {y: B, good: [d]", 9, "no field 'x'"),
-        ("good: [d]", "good: []", 9, "field 'good' of 'facts' is no text"),
+        ("good: [d]", "good: []", 9, "field 'good' of 'facts' is not a text"),
         ("{x: C, good: g", "{x: No, good: g", 10, "put it in quotes"),
         ("{x: C, good: g", "{x: 1.50, good: g", 10, "put it in quotes"),
         ("{x: C, good: g", "{x: 2020-13-45, good: g", 10, "not YAML"),
@@ -301,12 +301,12 @@ def test_a_line_of_a_file_has_label_group_and_several_answers(tmp_path):
     prompt = {"prompt": "a", "target": " x", "label": "first"}
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in (PAIR, several, prompt)) + "\n\n")
-    one, two, three = from_jsonl(path).examples
+    one, two, three = read_jsonl(path).examples
     assert (one.answers, one.wrongs, one.label, one.group) == ((" x",), (" y",), " x", "0")
     assert (two.answers, two.answer, two.wrongs) == ((" x", " z"), " x", (" y",))
     assert (two.label, two.group, two.template) == ("1", "g", "t")
     assert (three.clean, three.answer, three.label, three.group) == ("a", " x", "first", "2")
-    assert from_source(str(path)) == from_jsonl(path)
+    assert read_prompts(str(path)) == read_jsonl(path)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_wrong_line_is_located(tmp_path, change, said):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(PAIR) + "\n" + json.dumps({**PAIR, **change}) + "\n")
     with pytest.raises(UsageError, match=said) as refused:
-        from_jsonl(path)
+        read_jsonl(path)
     assert str(refused.value).startswith(f"{path}:2:")
 
 
@@ -332,7 +332,7 @@ def test_a_wrong_line_is_located(tmp_path, change, said):
 def test_several_answers_are_a_list_of_texts(answers):
     fields = {k: v for k, v in PAIR.items() if k != "answer"}
     with pytest.raises(UsageError, match="not a list of texts"):
-        from_fields({**fields, "answers": answers})
+        parse_example({**fields, "answers": answers})
 
 
 # -- datasets ------------------------------------------------------------------------------------
@@ -366,30 +366,30 @@ def table(datasets):
 def test_a_saved_dataset_is_read_with_its_columns_named(datasets, tmp_path):
     table(datasets).save_to_disk(str(tmp_path / "saved"))
     source = "hf:./saved,prompt=sentence,label=class"
-    prompts = from_source(source)
+    prompts = read_prompts(source)
     assert prompts.origin == source
     assert [e.clean for e in prompts.examples] == ["good", "bad", "fine"]
     assert [e.label for e in prompts.examples] == ["positive", "negative", "positive"]
     assert [e.answer for e in prompts.examples] == [" x", None, " z"]
-    assert len(from_source(source, most=2).examples) == 2
+    assert len(read_prompts(source, most=2).examples) == 2
 
 
 def test_splits_are_named_where_there_are_several(datasets, tmp_path):
     both = datasets.DatasetDict({"train": table(datasets), "test": table(datasets).select([0])})
     both.save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(UsageError, match="splits train, test") as refused:
-        from_source("hf:./saved,prompt=sentence")
+        read_prompts("hf:./saved,prompt=sentence")
     assert "hf:./saved#train" in refused.value.hint
-    assert len(from_source("hf:./saved#test,prompt=sentence").examples) == 1
+    assert len(read_prompts("hf:./saved#test,prompt=sentence").examples) == 1
     with pytest.raises(UsageError, match="no split 'dev'"):
-        from_source("hf:./saved#dev,prompt=sentence")
+        read_prompts("hf:./saved#dev,prompt=sentence")
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_files_of_a_table_are_read(datasets, tmp_path, kind):
     pairs = datasets.Dataset.from_list([{**PAIR, "id": 1}, {**PAIR, "clean": "d b", "id": 2}])
     getattr(pairs, f"to_{kind}")(str(tmp_path / f"pairs.{kind}"))
-    examples = from_source(f"hf:./pairs.{kind}").examples
+    examples = read_prompts(f"hf:./pairs.{kind}").examples
     assert [e.clean for e in examples] == ["a b", "d b"]
     assert examples[0].to_json() == Example(**PAIR).to_json()
 
@@ -410,20 +410,20 @@ def test_a_dataset_that_does_not_fit_says_what_to_type(datasets, tmp_path):
         ("hf:./notes.txt", "not one of .csv"),
     ):
         with pytest.raises(UsageError) as refused:
-            from_source(source)
+            read_prompts(source)
         assert said in str(refused.value) and source in str(refused.value)
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_type(datasets):
     with pytest.raises(RemoteMIError) as refused:
-        from_source("hf:nobody/nothing:config#train")
+        read_prompts("hf:nobody/nothing:config#train")
     assert "hf:./FOLDER" in str(refused.value) and "nobody/nothing" in str(refused.value)
 
 
 def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r'pip install "remote_mi\[datasets\]"'):
-        from_source("hf:org/name")
+        read_prompts("hf:org/name")
 
 
 def test_words_of_a_line_can_be_named_in_both_prompts():
@@ -434,7 +434,7 @@ def test_words_of_a_line_can_be_named_in_both_prompts():
         "wrong": " France",
         "labels": {"city": "city of", "san": "San Francisco"},
     }
-    example = from_fields(line)
+    example = parse_example(line)
     assert example.labels == {"city": (4, 11), "san": (12, 25)}
     assert example.corrupt_labels == {"city": (8, 15)}
     for labels, said in (
@@ -444,4 +444,4 @@ def test_words_of_a_line_can_be_named_in_both_prompts():
         ("city", "does not name words"),
     ):
         with pytest.raises(UsageError, match=said):
-            from_fields({**line, "labels": labels})
+            parse_example({**line, "labels": labels})

@@ -25,11 +25,11 @@ def tokenized(
     text: str,
     spec: ModelSpec | None = None,
     over: str = "prompt",
-    both_ways: bool = False,
+    bidirectional: bool = False,
     **more: Any,
 ) -> Tokenized:
     prompts = PromptSet((Example(text, **more),), "a test")
-    return tokenize(tokenizer, prompts, spec or ModelSpec(), over, 512, both_ways=both_ways)
+    return tokenize(tokenizer, prompts, spec or ModelSpec(), over, 512, bidirectional=bidirectional)
 
 
 # --- tokens as text -------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_a_word_with_a_space_before_it_is_not_the_word_without(kind):
     labels = tokenized(tokenizer, MARY["clean"]).tokens[0]
     assert "".join(labels).lstrip() == MARY["clean"], "labels put together are the text"
     assert all(labels), "no label is empty"
-    vocabulary = [texts.one(token) for token in range(len(tokenizer))]
+    vocabulary = [texts.token(token) for token in range(len(tokenizer))]
     whole = [text for text in vocabulary if not text.startswith("<0x") and len(text) > 1]
     assert len(set(whole)) == len(whole), "two tokens, two texts"
 
@@ -65,7 +65,7 @@ def test_what_is_no_whole_character_keeps_its_bytes():
         tokenizer = wrapped(kind)
         labels = tokenized(tokenizer, "the é").tokens[0]
         assert labels[-2:] == ["<0xC3>", "<0xA9>"], kind
-    assert TokenTexts(tokenizer).one(len(tokenizer) + 7) == f"<{len(tokenizer) + 7}>"
+    assert TokenTexts(tokenizer).token(len(tokenizer) + 7) == f"<{len(tokenizer) + 7}>"
 
 
 def test_wordpieces_are_written_as_its_vocabulary_writes_them():
@@ -101,11 +101,11 @@ def test_the_answer_is_read_after_the_last_token_of_the_text(kind, template):
     assert prompt.ids == [*begins, *plain] and prompt.end == len(prompt.ids) - 1
     closed = "</s>" in template
     assert bool(found.record.get("closing_left_out")) == closed
-    assert any("closes a text with </s>" in note for note in found.doubts) == closed
+    assert any("ends every text with </s>" in note for note in found.warnings) == closed
 
 
 def test_a_model_that_reads_both_ways_keeps_what_closes_a_text():
-    found = tokenized(wrapped("WordPiece", "<s> $A </s>"), MARY["clean"], both_ways=True)
+    found = tokenized(wrapped("WordPiece", "<s> $A </s>"), MARY["clean"], bidirectional=True)
     (prompt,) = found.prompts
     assert prompt.ids[-1] == 2 and prompt.end == len(prompt.ids) - 2
     assert "closing_left_out" not in found.record
@@ -118,7 +118,7 @@ def test_numbers_do_not_depend_on_what_a_tokenizer_appends(project, tmp_path):
         save_model(tmp_path / name, wrapped("byte-level BPE", template))
         results.append(mi.run("baseline", model=tmp_path / name, pairs=[MARY]))
     assert float(results[0]["logit_diff"]) == float(results[1]["logit_diff"])
-    assert not results[0].notes and "closes a text with </s>" in results[1].notes[0]
+    assert not results[0].notes and "ends every text with </s>" in results[1].notes[0]
 
 
 def test_a_text_that_itself_ends_with_an_end_token_keeps_it():
@@ -159,7 +159,7 @@ def test_a_label_stands_where_the_text_was_put_in(kind, template, text):
     [
         (
             "{{ messages[0]['content'] + ' and ' + messages[0]['content'] }}",
-            "puts the text in 2 times",
+            "inserts the text 2 times",
         ),
         ("{{ messages[0]['content'] | upper }}", "changes the text"),
         ("{{ 'user ' + messages[0]['content'] | replace('Mary', 'John') }}", "changes the text"),
@@ -177,7 +177,7 @@ def test_a_template_that_fails_or_ends_a_text_is_said():
     with pytest.raises(RemoteMIError, match="chat template failed"):
         tokenized(failing, "When Mary went", ModelSpec(chat=True))
     ending = wrapped("byte-level BPE", chat="{{ messages[0]['content'] + '</s>' }}")
-    (note,) = tokenized(ending, "When Mary went", ModelSpec(chat=True)).doubts
+    (note,) = tokenized(ending, "When Mary went", ModelSpec(chat=True)).warnings
     assert "the chat template ends with </s>" in note
 
 
@@ -185,7 +185,9 @@ def test_a_template_that_fails_or_ends_a_text_is_said():
 
 
 def test_an_answer_that_the_tokenizer_does_not_know_is_refused():
-    with pytest.raises(PromptErrors, match="' é' is no word of this tokenizer: it becomes <unk>"):
+    with pytest.raises(
+        PromptErrors, match="' é' is unknown to this tokenizer, which encodes it as <unk>"
+    ):
         tokenized(wrapped("WordPiece"), "When Mary went to", answer=" é")
     known = tokenized(wrapped("byte-level BPE"), "When Mary went to", answer="<unk>")
     assert known.prompts[0].target == 0, "asked for by its name it is meant"
@@ -202,7 +204,7 @@ def test_an_unknown_answer_is_refused_before_anything_runs(project, tiny_llama, 
         "-p",
         "target= Zanzibar",
     )
-    assert code == 2 and out == "" and "no word of this tokenizer" in err
+    assert code == 2 and out == "" and "unknown to this tokenizer" in err
 
 
 def test_a_tokenizer_that_cannot_be_seen_through_is_refused():
@@ -219,7 +221,7 @@ def test_a_tokenizer_that_cannot_be_seen_through_is_refused():
         def decode(self, ids: list[int], **_: Any) -> str:
             return "".join(map(str, ids))
 
-    with pytest.raises(UsageError, match="cannot be told what this tokenizer adds"):
+    with pytest.raises(UsageError, match="cannot determine what this tokenizer adds"):
         tokenized(Odd(), "a")
 
 

@@ -219,7 +219,7 @@ def with_text(lm: Any, prompt: Prompt, *, other: PromptText = "Mary and John") -
             "not one of 'prompt', 'pair', 'prompts', 'pairs', 'none'",
         ),
         (('"effect": "random"', '"nothing": "random"'), "controls names 'nothing'"),
-        (('("draw", "layer")', '("draw", "head")'), "do not lead"),
+        (('("draw", "layer")', '("draw", "head")'), "are not the leading ones"),
         (('Ratio("effect", gap="gap")', '("layer",)'), "needs analysis="),
     ],
 )

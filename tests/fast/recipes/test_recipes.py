@@ -66,7 +66,7 @@ def test_the_built_in_recipes_have_complete_cards(tmp_path):
 def test_a_card_read_from_source_equals_the_one_of_the_imported_function(tmp_path):
     for card in catalog.all_cards(tmp_path):
         live = card_of(loading.load_function(card, tmp_path))
-        assert live.shown() == card.shown()
+        assert live.to_json() == card.to_json()
         assert live.parameters == card.parameters
 
 
@@ -110,7 +110,7 @@ def test_two_recipes_of_one_name_are_refused(tmp_path):
         ),
         (
             GOOD.replace("k: Annotated", "prompt: Annotated"),
-            "duplicate argument|name of a prompt input",
+            "duplicate argument|name as a prompt input",
         ),
         (GOOD.replace("*, k", "k"), "not keyword-only"),
         (

@@ -112,7 +112,7 @@ def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Resu
         "notes": made.notes,
         "vocabulary": {str(i): text for i, text in enumerate(tokens)},
     }
-    return Result(CARD.shown(), document, made.arrays, provenance())
+    return Result(CARD.to_json(), document, made.arrays, provenance())
 
 
 def provenance() -> dict[str, Any]:

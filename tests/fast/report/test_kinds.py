@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.recipes import figure_files, figures
 from remote_mi.recipes.card_source import cards_in
-from remote_mi.recipes.figure_files import module_of
+from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import (
     Bars,
     Figure,
@@ -66,7 +66,7 @@ def declared(project: Path) -> type[Figure]:
     block = next(b for b in blocks(page) if b.argument == "figures/histogram.py")
     (project / "figures").mkdir(exist_ok=True)
     (project / "figures" / "histogram.py").write_text(block.text, encoding="utf-8")
-    module = module_of("figures.histogram")
+    module = figure_module("figures.histogram")
     assert module is not None
     return module.Histogram
 
@@ -274,7 +274,7 @@ def test_a_kind_in_a_project_is_met_by_its_name_and_an_edited_file_counts_as_edi
     data = first("effect", bins=3).to_json()  # type: ignore[call-arg]
     path = project / "figures" / "histogram.py"
     path.write_text(path.read_text().replace("bins: int = 8", "bins: int = 9"))
-    module = module_of("figures.histogram")
+    module = figure_module("figures.histogram")
     assert module is not None
     again = module.Histogram
     assert again("effect").bins == 9 and figures_from_json([data]) == [again("effect", bins=3)]
@@ -299,7 +299,7 @@ def test_what_is_wrong_with_a_projects_figure_is_said_with_its_line(project, cli
 
 
 def test_two_classes_of_one_kind_are_refused():
-    with pytest.raises(UsageError, match="two classes of figures are of the kind 'heatmap'"):
+    with pytest.raises(UsageError, match="two figure classes have the kind 'heatmap'"):
         type("Other", (Figure,), {"kind": "heatmap", "__module__": __name__})
     assert figures.KINDS["heatmap"] is Heatmap
 

@@ -271,7 +271,7 @@ def test_a_run_without_a_result_is_listed_and_alone_it_is_an_error(project, cli)
     kept(
         project,
         Result(
-            CARD.shown(),
+            CARD.to_json(),
             {"parts": [], "axes": {}, "notes": [], "vocabulary": {}},
             {},
             result().provenance,

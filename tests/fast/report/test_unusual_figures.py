@@ -119,7 +119,7 @@ def of_lengths(*lengths: int) -> Result:
         "vocabulary": {str(i): f" t{i}" for i in range(max(lengths))},
     }
     figures = (Heatmap("pattern", rows="query", columns="key"),)
-    shown = {**CARD.shown(), "figures": [figure.to_json() for figure in figures]}
+    shown = {**CARD.to_json(), "figures": [figure.to_json() for figure in figures]}
     return Result(shown, document, made.arrays, result().provenance)
 
 

@@ -81,7 +81,7 @@ def dosing(lines: int = 3, pairs: int = 2) -> Result:
     words = {"0": " first", "1": " second", "2": " before", "3": " after"}
     document = {"parts": parts, "axes": axes, "notes": ["pair 1 has no gap"], "vocabulary": words}
     provenance = {**result_of(["a", "b"]).provenance, "parameters": {"coefficients": DOSES}}
-    return Result(CARD.shown(), document, arrays, provenance)
+    return Result(CARD.to_json(), document, arrays, provenance)
 
 
 def read_back(text: str) -> dict[tuple[str, int], float]:

@@ -112,7 +112,7 @@ def result_of(tokens: list[str], prompts: int = 1) -> Result:
         "record": {"dtype": "float32"},
         "environment": {"kind": "local-cpu", "nnsight": "0", "transformers": "0", "torch": "0"},
     }
-    return Result(CARD.shown(), document, arrays, provenance)
+    return Result(CARD.to_json(), document, arrays, provenance)
 
 
 def kept(project: Path, result: Result, error: str | None = None, **sources: str) -> Path:

@@ -49,7 +49,7 @@ def result_of(card, parts, vocabulary=None):
         "notes": made.notes,
         "vocabulary": vocabulary or {},
     }
-    return Result(card.shown(), document, made.arrays, {"parameters": {}, "prompts": {}})
+    return Result(card.to_json(), document, made.arrays, {"parameters": {}, "prompts": {}})
 
 
 def test_the_summary_is_a_ratio_of_means_and_not_a_mean_of_ratios():

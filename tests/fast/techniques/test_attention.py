@@ -15,7 +15,7 @@ import remote_mi as mi
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Prompt, readout
-from remote_mi.models.abilities import refuse_by_model
+from remote_mi.models.abilities import check_needs_by_model
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -146,7 +146,7 @@ def test_the_scores_are_those_of_the_plain_model(detectors, case, monkeypatch, r
     family, lm, plain, _ = case
     if family in ENCODERS:
         with pytest.raises(UsageError, match="it is an encoder"):
-            refuse_by_model("head_detectors", ("causal",), family, lm)
+            check_needs_by_model("head_detectors", ("causal",), family, lm)
         return
     monkeypatch.setitem(detectors.__globals__, "rows_that_fit", lambda *_: rows)
     got = called(detectors, lm, length=LENGTH, sequences=3, seed=1)

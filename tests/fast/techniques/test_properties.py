@@ -16,7 +16,7 @@ from remote_mi.common.progress import Silent
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.load import LoadedModel, load
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.examples import Example, PromptSet, from_fields
+from remote_mi.prompts.examples import Example, PromptSet, parse_example
 from remote_mi.prompts.tokens import tokenize
 from remote_mi.recipes import catalog, loading
 
@@ -63,7 +63,7 @@ class Technique:
         return ModelSpec("/nowhere")
 
     def examples(self, count: int = 3) -> list[Any]:
-        fields = [from_fields(one) for one in examples_for(self.card.over, count)]
+        fields = [parse_example(one) for one in examples_for(self.card.over, count)]
         return self.tokens(fields, self.card.over) if fields else []
 
     def run(self, examples: list[Any], **changed: Any) -> Iterator[dict[str, np.ndarray]]:

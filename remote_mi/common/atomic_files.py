@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writing files atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from remote_mi.common.errors import StoreError
 
 
-def write_whole(target: Path, content: bytes, tmp: Path) -> str:
-    """Write a file by way of a unique temporary one; returns the SHA-256 of the content.
+def write_atomically(target: Path, content: bytes, tmp: Path) -> str:
+    """Write a file via a unique temporary file; returns the SHA-256 of the content.
 
     Args:
         tmp: folder for the temporary file, on the same file system as `target`.
@@ -40,13 +40,13 @@ def _rename(partial: Path, target: Path) -> None:
         try:
             partial.replace(target)
             return
-        except FileNotFoundError:  # the cache was tidied up, and the folder was empty
+        except FileNotFoundError:  # the cache was cleaned up while the folder was empty
             if attempt == 3:
                 raise
 
 
 def store_error(error: OSError, folder: Path, what: str) -> StoreError:
-    """An error of the file system in the user's terms."""
+    """Explain a file system error in the user's terms."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(f"no space left for {what} in {folder}", "free some space and run again")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
