@@ -17,7 +17,7 @@ from remote_mi.report.wording import Slice
 from remote_mi.store.opening import find_run
 
 if TYPE_CHECKING:
-    from remote_mi.report.viewer.opened_run import Opened
+    from remote_mi.report.viewer.opened_run import OpenedRun
 
 #: A recorded run that comes with the package.
 DEMO = "demo"
@@ -120,11 +120,11 @@ def _open(folders: list[Path], only: str | None, slice_: Slice) -> None:
         raise click.exceptions.Exit(app.return_code)
 
 
-def _again(opened: Opened) -> str:
+def _again(opened: OpenedRun) -> str:
     """The command that shows a run."""
     from remote_mi.report.viewer.demo import demo_run
 
-    return f"remote-mi view {DEMO if opened.folder == demo_run() else opened.named}"
+    return f"remote-mi view {DEMO if opened.folder == demo_run() else opened.argument}"
 
 
 def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
@@ -150,17 +150,20 @@ def _print(folders: list[Path], only: str | None, slice_: Slice, width: int | No
     say("\nnext: remote-mi runs ls   lists the others")
 
 
-def _failure(opened: Opened) -> RunFailed:
+def _failure(opened: OpenedRun) -> RunFailed:
     """Why a run failed: the message, the recipe's lines, the server's words."""
-    from remote_mi.report.viewer.opened_run import excerpt
+    from remote_mi.report.viewer.opened_run import recipe_excerpt
 
     parts = [
         f"the run {opened.name} failed:",
         *(f"  {line(x)}" for x in opened.problem.splitlines()),
     ]
-    parts += [f"  {text}" for text in excerpt(opened)]
-    if opened.said:
-        parts += ["the server's words:", *(f"  {line(x)}" for x in opened.said.splitlines()[:40])]
+    parts += [f"  {text}" for text in recipe_excerpt(opened)]
+    if opened.server_message:
+        parts += [
+            "the server's words:",
+            *(f"  {line(x)}" for x in opened.server_message.splitlines()[:40]),
+        ]
     return RunFailed("\n".join(parts), opened.advice)
 
 

@@ -81,7 +81,7 @@ def diverging(position: float, palette: Palette = DARK) -> Style:
 
 
 @functools.lru_cache(4096)
-def softened(style: Style) -> Style:
+def soften(style: Style) -> Style:
     """The style of a cell's ramp character: less bright than the number that it stands beside."""
     front, back = style.color, style.bgcolor
     if front is None or back is None:
@@ -99,7 +99,7 @@ def _step(position: float) -> int:
 
 @functools.lru_cache(4096)
 def _style(stops: Stops, step: int) -> Style:
-    rgb = between(stops, step / _STEPS)
+    rgb = interpolate(stops, step / _STEPS)
     bright = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 120
     front = Color.from_rgb(0, 0, 0) if bright else Color.from_rgb(235, 235, 235)
     return Style(color=front, bgcolor=Color.from_rgb(*rgb))
@@ -146,7 +146,7 @@ def shades(values: np.ndarray, center: float | None) -> Shades:
     return Shades(float(finite.min()), float(finite.max()))
 
 
-def between(stops: Stops, share: float) -> tuple[int, int, int]:
+def interpolate(stops: Stops, share: float) -> tuple[int, int, int]:
     """The colour at a share from 0 to 1 of the way along some stops."""
     at = min(1.0, max(0.0, share)) * (len(stops) - 1)
     index = min(int(at), len(stops) - 2)
@@ -166,7 +166,7 @@ def css_rules() -> str:
 def _rules(palette: Palette) -> Iterator[str]:
     for letter, stops in (("s", palette.ordered), ("d", palette.centred)):
         for level in range(LEVELS + 1):
-            red, green, blue = between(stops, level / LEVELS)
+            red, green, blue = interpolate(stops, level / LEVELS)
             bright = 0.299 * red + 0.587 * green + 0.114 * blue
             front = "#000" if bright > 120 else "#fff"
             yield f".rmi .{letter}{level}{{background:#{red:02x}{green:02x}{blue:02x};color:{front}}}"

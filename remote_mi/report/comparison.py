@@ -17,9 +17,9 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.notebook import FRAME, WIDTH
-from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
+from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, select_figures
 from remote_mi.report.values import value_text
-from remote_mi.report.wording import Slice, where
+from remote_mi.report.wording import Slice, place_text
 from remote_mi.store.comparison import Comparison, Difference
 from remote_mi.store.result import Result
 
@@ -93,7 +93,7 @@ def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
     left = min(left, width // 3)
     room = max(8, (width - left - 7) // 2)
     for setting in comparison.configuration:
-        a, b = (_value(v) for v in (setting.a, setting.b))
+        a, b = (_setting_text(v) for v in (setting.a, setting.b))
         yield Text(
             f" {pad_or_cut(line(setting.path), left)}  {pad_or_cut(a, room)}  → {pad_or_cut(b, room)}".rstrip(),
             no_wrap=True,
@@ -106,11 +106,12 @@ def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
             yield Text(f"   the first that differs is prompt {number}, in its {name}:")
             for letter, value in (("a", a), ("b", b)):
                 yield Text(
-                    f"     {letter}  {pad_or_cut(_value(value), width - 9)}".rstrip(), no_wrap=True
+                    f"     {letter}  {pad_or_cut(_setting_text(value), width - 9)}".rstrip(),
+                    no_wrap=True,
                 )
 
 
-def _value(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     return "–" if value is None else line(str(value)) or "''"
 
 
@@ -141,14 +142,14 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
         yield left
         yield f"   not comparable: {line(found.why_not)}"
         return
-    place = _place(comparison, found)
+    place = _place_with_values(comparison, found)
     if not found.numbers:
         said = f"{found.differing} of {found.cells} {KINDS[found.kind].said} differ"
         yield f"{left} {said}"
         if found.differing:
             yield f"   {place}"
         return
-    row = f"{left}{_short(found.largest)} {_short(found.mean)} {_short(found.scale)}"
+    row = f"{left}{_format_number(found.largest)} {_format_number(found.mean)} {_format_number(found.scale)}"
     if found.unmatched:
         yield row
         yield (
@@ -164,12 +165,12 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
         yield f"   {pad_or_cut(place, width - 5).rstrip()}"
 
 
-def _place(comparison: Comparison, found: Difference) -> str:
+def _place_with_values(comparison: Comparison, found: Difference) -> str:
     """Where the largest difference is, with both values."""
     parts = [f"prompt {found.prompt + 1}"] if found.prompt is not None else []
     source = comparison.a
     arrays = source.each(found.name) if found.each else [source[found.name]]
-    at = where(arrays[found.prompt or 0], found.index)
+    at = place_text(arrays[found.prompt or 0], found.index)
     parts += [at] if at else []
     if found.values is not None:
         shown = [
@@ -180,7 +181,7 @@ def _place(comparison: Comparison, found: Difference) -> str:
     return " · ".join(parts)
 
 
-def _short(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:8.2g}" if value and not 0.01 <= abs(value) < 1000 else f"{value:8.3f}"
 
 
@@ -190,27 +191,27 @@ def _figures(
     """(title, lines) of the first figure of each output: of a, of b, and of their difference."""
     a, b = comparison.a, comparison.b
     by_name = {d.name: d for d in comparison.outputs if not d.each}
-    for figure in picked(a, only) if only is None or only in a.names() else []:
+    for figure in select_figures(a, only) if only is None or only in a.names() else []:
         found = by_name.pop(figure.output, None)
         if found is None or figure.output not in b.names():
             continue
         name, kind = figure.name, kind_of(figure)
         # Another recipe may have an output of the same name, and not the others.
-        figure = kind.sharing(figure, [c for c in a.outputs if c in b.outputs])
+        figure = kind.keep_outputs(figure, [c for c in a.outputs if c in b.outputs])
         if not found.why_not and found.relative == 0:
             yield f"{name}: a and b are the same", figure_lines(figure, a, width)
             continue
         slice_ = Slice(limits=_limits(a, b, figure))
         for letter, result in (("a", a), ("b", b)):
-            if figure.output in result.arrays or not kind.numbers:
+            if figure.output in result.arrays or not kind.numeric:
                 yield f"{name}: {letter}", figure_lines(figure, result, width, slice_)
-        if not found.why_not and kind.numbers and found.numbers:
+        if not found.why_not and kind.numeric and found.numbers:
             yield f"{name}: b − a", _difference(comparison, figure, found, width, slice_)
 
 
 def _limits(a: Result, b: Result, figure: Figure) -> tuple[float, float] | None:
     """The range that the values of both lie in; None where they are no numbers."""
-    if not kind_of(figure).numbers:
+    if not kind_of(figure).numeric:
         return None
     both = [r[figure.output].values.reshape(-1) for r in (a, b) if figure.output in r.arrays]
     values = np.concatenate([v[np.isfinite(v)] for v in both]) if both else np.zeros(0)
@@ -232,5 +233,5 @@ def _difference(
     a, b = comparison.a, comparison.b
     values = b.arrays[name].astype(np.float64) - a.arrays[name]
     shown = Result({**a.recipe, "controls": {}}, a.document, {name: values}, a.provenance)
-    figure = kind_of(figure).difference(figure)
+    figure = kind_of(figure).for_difference(figure)
     yield from figure_lines(figure, shown, width, replace(slice_, limits=(-reach, reach)))

@@ -37,18 +37,18 @@ def color_map(letter: str) -> Any:
     return LinearSegmentedColormap.from_list(letter, [tuple(c / 255 for c in s) for s in stops])
 
 
-def measured(figure: Figure, pen: Pen) -> str:
+def value_label(figure: Figure, pen: Pen) -> str:
     """What the values of a figure are, with their unit."""
-    return pen.fitting(line(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"), 200, 8)
+    return pen.fit(line(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"), 200, 8)
 
 
-def note(axes: Axes, sign: str) -> None:
+def note_marks(axes: Axes, sign: str) -> None:
     """Say below the axes what the sign of the control means."""
     label = f"{axes.get_xlabel()}\n{sign} no larger than its control, or not told from 0"
     axes.set_xlabel(label.lstrip("\n"))
 
 
-def size_of_cells(
+def cell_grid_size(
     shape: tuple[int, ...], cell: tuple[float, float] = (0.2, 0.14)
 ) -> tuple[float, float]:
     """Inches that a drawing of rows × columns needs.

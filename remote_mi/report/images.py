@@ -71,7 +71,7 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
             f"{path.name}: a figure is saved as {', '.join(FORMATS)}", "e.g. -o figure.svg"
         )
     kind = kind_of(figure)
-    if not kind.drawn:
+    if not kind.can_draw:
         words = [
             "remote-mi",
             "export",
@@ -86,12 +86,12 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
             f"as a table: {shlex.join(w for w in words if w)} (or .json, .tex)",
         )
     layout = kind.layout(figure, result, slice_)
-    with _drawing():
+    with _drawing_style():
         pen = Pen(path)
         canvas, axes = _canvas(*kind.size(layout))
         kind.draw(layout, axes, pen)
         room = canvas.get_figwidth() * 72
-        canvas.suptitle(pen.fitting(line(figure.name), room, 9), fontsize=9)
+        canvas.suptitle(pen.fit(line(figure.name), room, 9), fontsize=9)
         try:
             canvas.savefig(
                 path, bbox_inches="tight", pad_inches=0.05, metadata=_DATES[path.suffix.lower()]
@@ -101,7 +101,7 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def _drawing_style() -> Iterator[None]:
     """Our style, and no word of characters that the font lacks: the reader of an SVG has others."""
     import matplotlib
 
@@ -110,7 +110,7 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def _words_of_matplotlib() -> list[Setting | Ignored]:
+def _matplotlib_warnings() -> list[Setting | Ignored]:
     logger = logging.getLogger("matplotlib")
     return [
         Setting(lambda: logger.level, logger.setLevel, logging.ERROR),
@@ -119,7 +119,7 @@ def _words_of_matplotlib() -> list[Setting | Ignored]:
 
 
 _one_at_a_time = threading.Lock()
-_quiet = Held(_words_of_matplotlib)
+_quiet = Held(_matplotlib_warnings)
 
 
 def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:

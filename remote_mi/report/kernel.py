@@ -5,13 +5,13 @@ from __future__ import annotations
 from remote_mi.common.process_state import Held, Ignored
 
 
-def _word_on_widgets() -> list[Ignored]:
+def _widget_warnings() -> list[Ignored]:
     from tqdm import TqdmWarning
 
     return [Ignored(TqdmWarning)]
 
 
-_quiet = Held(_word_on_widgets)
+_quiet = Held(_widget_warnings)
 
 
 def import_bars() -> None:

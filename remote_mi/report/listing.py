@@ -22,11 +22,11 @@ class Item:
         known: what a search looks through, beside the line itself.
     """
 
-    said: tuple[str, ...] = ()
-    copied: str = ""
+    explanation: tuple[str, ...] = ()
+    copy_text: str = ""
     run: Path | None = None
     study: str = ""
-    known: str = ""
+    search_text: str = ""
 
 
 NOTHING = Item()
@@ -51,14 +51,14 @@ class Listing:
     empty: str = "nothing here"
 
 
-def of_lines(
+def make_listing(
     lines: Sequence[tuple[Text, Item]], head: Sequence[Text] = (), empty: str = "nothing here"
 ) -> Listing:
     """A listing of lines that are there already."""
     return Listing(len(lines), lambda i: lines[i][0], lambda i: lines[i][1], head, 0, empty)
 
 
-def wrapped(text: str, width: int, indent: str = "", style: str = "") -> list[Text]:
+def wrap(text: str, width: int, indent: str = "", style: str = "") -> list[Text]:
     """A paragraph cut into lines of a width, at spaces where there are any; safe text expected."""
     found: list[Text] = []
     room = max(10, width - len(indent))

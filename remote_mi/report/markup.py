@@ -59,13 +59,13 @@ def environment(**filters: Callable[..., Any]) -> Environment:
     return made
 
 
-def rendered(template: str, **values: Any) -> Markup:
+def render(template: str, **values: Any) -> Markup:
     """A template with its values, as markup."""
-    return Markup(_plain().get_template(template).render(**values))
+    return Markup(_default_environment().get_template(template).render(**values))
 
 
 @functools.cache
-def _plain() -> Environment:
+def _default_environment() -> Environment:
     return environment()
 
 
@@ -86,4 +86,4 @@ def _harmless(value: Any) -> Any:
 def figure_markup(template: str, figure: Figure, place: PagePlace, **view: Any) -> Markup:
     """A figure by its kind's template, which finds all of it in `view`."""
     named = {"name": line(figure.name), "unit": line(figure.unit)}
-    return rendered(template, view={**named, **view}, id=place.id, hints=place.hints)
+    return render(template, view={**named, **view}, id=place.id, hints=place.hints)

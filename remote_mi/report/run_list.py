@@ -34,7 +34,7 @@ class RunList(Sequence[RunRow]):
         return RunList(self._rows[index]) if isinstance(index, slice) else self._rows[index]
 
     def __repr__(self) -> str:
-        return "\n".join(map(text, self._rows)) or "<no runs>"
+        return "\n".join(map(row_text, self._rows)) or "<no runs>"
 
     def _repr_html_(self) -> str:
         from remote_mi.report.notebook import table_html
@@ -54,7 +54,7 @@ def runs(tag: str | None = None, project: str | Path | None = None) -> RunList:
     return RunList([row for row in rows if tag is None or tag in row.tags])
 
 
-def text(row: RunRow) -> str:
+def row_text(row: RunRow) -> str:
     """A run in one line."""
     prompts = "?" if row.status == DAMAGED else row.prompts
     tags = "".join(f"  #{tag}" for tag in row.tags)

@@ -12,13 +12,13 @@ from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
 
 @dataclass(frozen=True)
-class Shown:
+class FigurePart:
     """What a figure shows of an output; arrays are of one shape and in the figure's order.
 
     Attributes:
@@ -26,33 +26,34 @@ class Shown:
         control: how large each value would be by its control alone; None without one.
         marked: which values their control explains.
         count: how many prompts a value rests on; 0 where that is not said.
-        controlled_by: name of the control; "" without one.
+        control_name: name of the control; "" without one.
         unit: of the values, as the figure gives it.
     """
 
     full: NamedArray
     array: NamedArray
-    taken: str
+    cut_text: str
     control: np.ndarray | None
     marked: np.ndarray
     count: int
-    controlled_by: str
+    control_name: str
     unit: str
 
     @property
-    def cut(self) -> list[str]:
+    def cut_dims(self) -> list[str]:
         """The dimensions of which one coordinate is shown."""
         return [dim for dim in self.full.dims if dim not in self.array.dims]
 
-    def value(self, index: Any) -> str:
+    def value_with_place(self, index: Any) -> str:
         """A value with its unit, where it is, its interval and its control: for a list of some."""
         index = tuple(index)
         unit = f" {self.unit}" if self.unit else ""
-        return f"{format_amount(self.array.values[index])}{unit} at {where(self.array, index)}" + (
-            self._beside(index, "")
+        return (
+            f"{format_amount(self.array.values[index])}{unit} at {place_text(self.array, index)}"
+            + (self._beside(index, ""))
         )
 
-    def said(self, index: Any) -> str:
+    def describe_value(self, index: Any) -> str:
         """A value by name, with its interval, how many prompts it rests on, and its control."""
         index = tuple(index)
         unit = f" {self.unit}" if self.unit else ""
@@ -60,9 +61,9 @@ class Shown:
             self._beside(index, f", n={self.count}" if self.count else "")
         )
 
-    def told(self, index: Any) -> str:
-        """Where a value is, and as `said`."""
-        place, said = where(self.array, tuple(index)), self.said(index)
+    def describe_cell(self, index: Any) -> str:
+        """Where a value is, and as `describe_value`."""
+        place, said = place_text(self.array, tuple(index)), self.describe_value(index)
         return f"{place} · {said}" if place else said
 
     def _beside(self, index: tuple[Any, ...], count: str) -> str:
@@ -82,23 +83,23 @@ class Shown:
         return [tuple(map(int, np.unravel_index(int(i), self.array.shape))) for i in order]
 
     @property
-    def marks(self) -> str:
+    def mark_note(self) -> str:
         """What the mark says, for below a figure; "" where nothing has a control."""
         if self.control is None:
             return ""
         return (
             f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
-            f"{self.controlled_by}, or not told from 0"
+            f"{self.control_name}, or not told from 0"
         )
 
 
-def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
+def select_part(figure: Figure, result: Result, slice_: Slice) -> FigurePart:
     """What a figure of numbers shows, in the order of `Figure.shows`.
 
     Raises:
         NotFound: if the output has not what the figure shows, or not the slice.
     """
-    full = slice_.of(result, figure.output)
+    full = slice_.select(result, figure.output)
     if full.values.dtype.kind == "O":
         said = kind_of_output(result.outputs.get(figure.output)).said
         raise NotFound(
@@ -123,7 +124,7 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
     array, taken = slice_.apply(full, keep)
     array = array.transpose(*keep)
     if slice_.pair is not None:  # interval and control are of all prompts
-        return Shown(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
+        return FigurePart(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
 
     def aligned(values: np.ndarray) -> np.ndarray:
         named = NamedArray(values, full.dims, full.coords)
@@ -131,7 +132,7 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
 
     control, explained = result.control_band(array.name), result.explained(array.name)
     marked = np.zeros(array.shape, bool) if explained is None else aligned(explained)
-    return Shown(
+    return FigurePart(
         full,
         array,
         taken,
@@ -170,13 +171,13 @@ class ShownExample:
         return self.label[:1].upper() + self.label[1:]
 
 
-def example(name: str, result: Result, slice_: Slice) -> ShownExample:
+def select_example(name: str, result: Result, slice_: Slice) -> ShownExample:
     """An output of the prompt that a slice names.
 
     Raises:
         NotFound: if there is no such prompt.
     """
-    every, index = result.each(name), slice_.one
+    every, index = result.each(name), slice_.prompt_index
     if not 0 <= index < len(every):
         raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
     prompts = result.prompts

@@ -6,8 +6,8 @@ import numpy as np
 
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.report.kinds.registry import laid_out
-from remote_mi.report.wording import Slice, format_amount, where
+from remote_mi.report.kinds.registry import lay_out
+from remote_mi.report.wording import Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
 ALL = Slice()
@@ -22,8 +22,8 @@ def summary(figure: Figure, result: Result, slice_: Slice = ALL) -> list[str]:
     Raises:
         NotFound, UsageError: if the figure does not fit what it is to show.
     """
-    kind, layout = laid_out(figure, result, slice_)
-    return list(kind.words(layout))
+    kind, layout = lay_out(figure, result, slice_)
+    return list(kind.sentences(layout))
 
 
 def headline(result: Result) -> str:
@@ -41,6 +41,6 @@ def headline(result: Result) -> str:
         free = size if explained is None else np.where(explained, -1.0, size)
         best = (free if (free > 0).any() else size).argmax()
         at = np.unravel_index(int(best), array.shape)
-        place = where(array, at)
+        place = place_text(array, at)
         return f"{figure.output} {format_amount(array.values[at])}{' at ' + place if place else ''}"
     return ""

@@ -19,7 +19,7 @@ import numpy as np
 from remote_mi.common.errors import UsageError
 from remote_mi.report.kinds.cells import Row
 from remote_mi.report.kinds.registry import kind_of
-from remote_mi.report.terminal import picked
+from remote_mi.report.terminal import select_figures
 from remote_mi.store.result import Result
 
 FORMATS = (".csv", ".json", ".tex")
@@ -73,11 +73,11 @@ def table(
     Raises:
         NotFound: if there is no such figure or output, or no values of single prompts.
     """
-    figure = picked(result, name)[0]
+    figure = select_figures(result, name)[0]
     return kind_of(figure).rows(figure, result, each)
 
 
-def formatted(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: str = "") -> str:
+def format_table(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: str = "") -> str:
     """A table as text of a format of `FORMATS`.
 
     Args:
@@ -98,7 +98,7 @@ def formatted(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: s
 def _csv(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_unspreadable(h) for h in heads])
+    writer.writerow([_escape_formula(h) for h in heads])
     writer.writerows([[_csv_cell(cell) for cell in row] for row in rows])
     return out.getvalue()
 
@@ -108,10 +108,10 @@ def _csv_cell(cell: Any) -> Any:
         return int(cell)
     if isinstance(cell, float) and not np.isfinite(cell):
         return ""
-    return _unspreadable(cell) if isinstance(cell, str) else cell
+    return _escape_formula(cell) if isinstance(cell, str) else cell
 
 
-def _unspreadable(text: str) -> str:
+def _escape_formula(text: str) -> str:
     """Text that no spreadsheet takes for a formula: an apostrophe before what begins like one."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 

@@ -32,7 +32,7 @@ class Pen:
     def __init__(self, path: Path) -> None:
         self._keeps = path.suffix.lower() == ".svg"
 
-    def fitting(self, text: str, points: float, size: float) -> str:
+    def fit(self, text: str, points: float, size: float) -> str:
         """As much of a text as fits into a width.
 
         Args:
@@ -51,8 +51,8 @@ class Pen:
         return kept + _CUT
 
     def label(self, text: str, points: float, size: float) -> str:
-        """As `fitting`, of a token or another untrusted text."""
-        return self.fitting(visible(text), points, size)
+        """As `fit`, of a token or another untrusted text."""
+        return self.fit(visible(text), points, size)
 
     def _character(self, character: str) -> str:
         if "\u2400" <= character <= "\u2421":  # what stands for a control character

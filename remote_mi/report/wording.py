@@ -36,17 +36,17 @@ class Slice:
     pair: int | None = None
 
     @property
-    def one(self) -> int:
+    def prompt_index(self) -> int:
         """Index of the prompt that a figure of one prompt shows."""
         return self.item if self.pair is None else self.pair
 
-    def of(self, result: Result, name: str) -> NamedArray:
+    def select(self, result: Result, name: str) -> NamedArray:
         """An output or summary over all prompts, or of the one prompt that is chosen.
 
         Raises:
             NotFound: if it has no values of single prompts, or there is no such prompt.
         """
-        return result[name] if self.pair is None else of_prompt(result, name, self.pair)
+        return result[name] if self.pair is None else prompt_values(result, name, self.pair)
 
     def apply(self, array: NamedArray, keep: Sequence[str]) -> tuple[NamedArray, str]:
         """The array with the dimensions of `keep` only, and in words where it was taken.
@@ -70,7 +70,7 @@ class Slice:
         return array, ", ".join(taken)
 
 
-def of_prompt(result: Result, name: str, index: int) -> NamedArray:
+def prompt_values(result: Result, name: str, index: int) -> NamedArray:
     """An output of one prompt, or the ratio of one: its effect over its gap; means over draws.
 
     Raises:
@@ -93,7 +93,7 @@ def of_prompt(result: Result, name: str, index: int) -> NamedArray:
     return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
 
 
-def where(array: NamedArray, index: Sequence[Any]) -> str:
+def place_text(array: NamedArray, index: Sequence[Any]) -> str:
     """A cell by its dimensions and coordinates."""
     parts = []
     for dim, at in zip(array.dims, index, strict=True):

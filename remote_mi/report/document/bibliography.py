@@ -78,7 +78,7 @@ class Reference:
         return f"https://arxiv.org/abs/{found[1]}" if found else ""
 
 
-def cited(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> list[Reference]:
+def cite(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> list[Reference]:
     """The references of some keys, each once, by author and year.
 
     A project's own recipes/references.bib goes before the built-in one.

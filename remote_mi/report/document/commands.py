@@ -27,7 +27,7 @@ _MODEL_OPTIONS = {
 _TEXTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
 
 
-def made_by(folder: Path, backend: str = "") -> str | None:
+def command_for_run(folder: Path, backend: str = "") -> str | None:
     """The command that makes a run, from its folder; None where no command line can.
 
     Args:

@@ -21,12 +21,12 @@ from remote_mi.common.version import __version__
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document import run_facts
-from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited
-from remote_mi.report.document.commands import made_by
+from remote_mi.report.document.bibliography import SOFTWARE, Reference, cite
+from remote_mi.report.document.commands import command_for_run
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.summary import headline, summary
-from remote_mi.report.terminal import picked
+from remote_mi.report.terminal import select_figures
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
@@ -35,7 +35,7 @@ _EXAMPLES = 3
 #: Intervals over fewer prompts than this are called rough.
 FEW = 10
 #: What the commands of the section on reproduction do.
-HOW = (
+REPRODUCTION_NOTE = (
     "The command makes a run anew; `remote-mi reproduce` computes again what the run's folder "
     "holds (prompts, parameters, the recipe's source) and compares the numbers with those "
     "shown here."
@@ -43,7 +43,7 @@ HOW = (
 
 
 @dataclass(frozen=True)
-class Numbered:
+class NumberedFigure:
     """A figure of a run with its number in the report, and what it says in words.
 
     Attributes:
@@ -72,7 +72,7 @@ class Section:
 
     result: Result
     heading: str
-    shown: list[Numbered]
+    shown: list[NumberedFigure]
     folder: str
     command: str | None
     differs: dict[str, str]
@@ -96,7 +96,7 @@ class Method:
     controls: list[MethodBlock]
     limits: list[MethodBlock]
     parameters: list[tuple[str, str, str]]
-    held_against: dict[str, str]
+    control_of: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Data:
     source: str
 
     @property
-    def which(self) -> str:
+    def caption(self) -> str:
         """What of the prompts is shown, and where the others are."""
         shown = len(self.examples)
         if shown == self.count:
@@ -165,7 +165,7 @@ class Report:
 
     title: str
     question: list[str]
-    asked: list[str]
+    recipe_questions: list[str]
     models: list[dict[str, str]]
     methods: list[Method]
     data: list[Data]
@@ -198,7 +198,7 @@ class Report:
         return text
 
 
-def make(project: Path, folders: Sequence[Path], about: About = About()) -> Report:
+def build_report(project: Path, folders: Sequence[Path], about: About = About()) -> Report:
     """The report of some runs.
 
     Args:
@@ -226,16 +226,16 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
     keys = [key for result in found for key in result.card.references]
     sources = [str(result.made.prompts.source) for result in found]
     return Report(
-        title=about.title or run_facts.title(found),
+        title=about.title or run_facts.default_title(found),
         question=[prose(text) for text in about.question.strip().split("\n\n") if text.strip()],
-        asked=run_facts.asked(found, project),
+        recipe_questions=run_facts.questions(found, project),
         models=run_facts.models(found),
         methods=_methods(found),
         data=_data(found, project),
         sections=sections,
         failures=failures,
         environments=run_facts.environments(found),
-        references=cited([*keys, SOFTWARE], project, sources),
+        references=cite([*keys, SOFTWARE], project, sources),
         about=about,
         made=time.strftime("%Y-%m-%d", time.gmtime()),
         version=__version__,
@@ -248,15 +248,17 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
     for result in results:
         chosen = about.figures.get(result.name)
         every = (
-            [f for name in chosen for f in picked(result, name)] if chosen else picked(result, None)
+            [f for name in chosen for f in select_figures(result, name)]
+            if chosen
+            else select_figures(result, None)
         )
-        shown: list[Numbered] = []
+        shown: list[NumberedFigure] = []
         said: dict[str, str] = {}
         for figure in every:
             noun = kind_of(figure).noun
             numbers[noun] += 1
             label = f"{noun} {numbers[noun]}"
-            shown.append(_shown(numbers.total(), label, figure, result, said))
+            shown.append(_number_figure(numbers.total(), label, figure, result, said))
         differs = run_facts.differences_of(result, results)
         name = run_facts.prompts_name(result)
         heading = f"{result.name} on {name}" if name else result.name
@@ -268,9 +270,9 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
     return found
 
 
-def _shown(
+def _number_figure(
     number: int, label: str, figure: Figure, result: Result, said: dict[str, str]
-) -> Numbered:
+) -> NumberedFigure:
     """A figure and its summary, without sentences that a figure of the run has said already.
 
     Args:
@@ -279,17 +281,17 @@ def _shown(
     try:
         sentences = summary(figure, result)
     except RemoteMIError as error:
-        return Numbered(number, label, figure, [], problem=prose(error.message))
+        return NumberedFigure(number, label, figure, [], problem=prose(error.message))
     kind = kind_of(figure)
-    prompts = len(result.each(figure.output)) if kind.of == "one" else 1
+    prompts = len(result.each(figure.output)) if kind.prompts_shown == "one" else 1
     if not kind.captioned:
-        return Numbered(number, label, figure, [], prompts)
+        return NumberedFigure(number, label, figure, [], prompts)
     new = [text for text in sentences if text not in said]
     if not new and sentences:
         new = [f"In words: see {said[sentences[0]]}."]
     for text in sentences:
         said.setdefault(text, label)
-    return Numbered(number, label, figure, new, prompts)
+    return NumberedFigure(number, label, figure, new, prompts)
 
 
 def _folder(result: Result, project: Path) -> str:
@@ -305,7 +307,7 @@ def _command(result: Result) -> str | None:
     """The command that makes the run, where it was made: on this machine or that server."""
     assert result.path is not None
     backend = asked_as(result.made.backend)
-    return made_by(result.path, "" if backend == Settings.prefer[0] else backend)
+    return command_for_run(result.path, "" if backend == Settings.prefer[0] else backend)
 
 
 def _methods(results: Sequence[Result]) -> list[Method]:
@@ -319,7 +321,7 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
     values: dict[str, dict[str, None]] = {}
     for result in results:
         for key, value in result.made.parameters.items():
-            values.setdefault(key, {})[run_facts.value(value)] = None
+            values.setdefault(key, {})[run_facts.parameter_text(value)] = None
     helps = argument_docs(doc)
     rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]
     return Method(
@@ -354,7 +356,7 @@ def _data_of(results: Sequence[Result], project: Path) -> Data:
     said = {
         "pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
         "seed": source.seed,
-        "beginning-of-sequence token": run_facts.bos(source),
+        "beginning-of-sequence token": run_facts.bos_text(source),
         "chat template": "used" if source.chat_template else "not used",
         "metric": phenomenon.metric if phenomenon else None,
     }

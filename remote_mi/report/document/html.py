@@ -21,10 +21,10 @@ from markupsafe import Markup, escape
 from remote_mi.common.text import line, prose, visible
 from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
-from remote_mi.report.document.content import HOW, Numbered, Report, overview
-from remote_mi.report.document.run_facts import computed, in_short
-from remote_mi.report.document.written import PLACES
-from remote_mi.report.kinds.registry import kind_of, kinds, laid_out
+from remote_mi.report.document.author_text import PLACES
+from remote_mi.report.document.content import REPRODUCTION_NOTE, NumberedFigure, Report, overview
+from remote_mi.report.document.run_facts import computation_facts, summary_line
+from remote_mi.report.kinds.registry import kind_of, kinds, lay_out
 from remote_mi.report.markup import PagePlace, asset, environment
 from remote_mi.report.slices import cuts
 from remote_mi.report.wording import Slice
@@ -55,13 +55,13 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
     """A report as an HTML document.
 
     Args:
-        written: what the author wrote, place (see `remote_mi.report.document.written`) → Markdown; places
+        written: what the author wrote, place (see `remote_mi.report.document.author_text`) → Markdown; places
             that are missing are marked in the page.
     """
     style, script = figure_style() + asset("page.css"), asset("report.js")
     rows = overview(report)
     data = [
-        {**vars(d), "which": d.which, "pairs": any(e.get("corrupt") for e in d.examples)}
+        {**vars(d), "caption": d.caption, "pairs": any(e.get("corrupt") for e in d.examples)}
         for d in report.data
     ]
     page = (
@@ -75,9 +75,9 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
             overview=rows,
             any_differs=any(row["differs"] for row in rows),
             intervals=report.intervals,
-            how=HOW,
-            others=_others(report),
-            numbers=_numbers(report),
+            how=REPRODUCTION_NOTE,
+            others=_other_prompts(report),
+            numbers=_numbers_per_figure(report),
             written={name: _markdown(text) for name, text in (written or {}).items()},
             places=PLACES,
             style=style,
@@ -89,7 +89,7 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
     return page.replace("␠", SPACE)
 
 
-def _numbers(report: Report) -> int:
+def _numbers_per_figure(report: Report) -> int:
     """How many numbers each figure may carry whose slices its reader can choose."""
     sliced = sum(
         kind_of(shown.figure).sliced and bool(cuts(shown.figure, s.result))
@@ -99,7 +99,7 @@ def _numbers(report: Report) -> int:
     return min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced))
 
 
-def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
+def _other_prompts(report: Report) -> dict[int, list[dict[str, Any]]]:
     """Number of a figure of one prompt → it with the other prompts, as many as fit."""
     alone = [(s.result, shown) for s in report.sections for shown in s.shown if shown.prompts > 1]
     found: dict[int, list[dict[str, Any]]] = {}
@@ -111,7 +111,7 @@ def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
             left -= int(np.prod(result.each(shown.figure.output)[item].shape[:-1]))
             if left < 0:
                 break
-            kind, layout = laid_out(shown.figure, result, replace(shown.slice_, item=item))
+            kind, layout = lay_out(shown.figure, result, replace(shown.slice_, item=item))
             markup = kind.html(layout, PagePlace(script=True))
             found[shown.number].append({"markup": markup, "item": item})
     return found
@@ -122,7 +122,7 @@ def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
 
     It needs `figure_style` and a parent of the class `rmi`.
     """
-    kind, layout = laid_out(figure, result, slice_)
+    kind, layout = lay_out(figure, result, slice_)
     return str(kind.html(layout, PagePlace())).replace("␠", SPACE)
 
 
@@ -142,12 +142,12 @@ def _environment() -> Environment:
     return environment(
         oneline=line,
         prose=prose,
-        shown=_shown,
-        ticked=_ticked,
-        words=_words,
-        placed=_placed,
-        computed=_computed,
-        in_short=in_short,
+        visible=_visible,
+        code_spans=_code_spans,
+        breakable=_breakable,
+        rendered=_render_figure,
+        computation_facts=_computation_facts,
+        summary_line=summary_line,
         option=_option,
     )
 
@@ -162,22 +162,22 @@ def _option(clean: str) -> str:
     return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
 
 
-def _placed(shown: Numbered, result: Result, numbers: int) -> dict[str, Any]:
+def _render_figure(shown: NumberedFigure, result: Result, numbers: int) -> dict[str, Any]:
     """A figure of the page, and the dimensions of which it cannot show another part."""
-    kind, layout = laid_out(shown.figure, result, shown.slice_)
+    kind, layout = lay_out(shown.figure, result, shown.slice_)
     place = PagePlace(f"f{shown.number}", script=True, numbers=numbers, titles=0)
-    return {"markup": kind.html(layout, place), "cut": kind.left_out(layout, place)}
+    return {"markup": kind.html(layout, place), "cut": kind.fixed_dims(layout, place)}
 
 
-def _computed(result: Result) -> list[tuple[str, str]]:
-    return list(computed(result).items())
+def _computation_facts(result: Result) -> list[tuple[str, str]]:
+    return list(computation_facts(result).items())
 
 
-def _shown(text: str | None) -> str:
+def _visible(text: str | None) -> str:
     return visible(text) if text else ""
 
 
-def _ticked(text: str) -> Markup:
+def _code_spans(text: str) -> Markup:
     """A sentence whose `names` between backticks become code."""
     parts = prose(text).split("`")
     if len(parts) % 2 == 0:
@@ -188,7 +188,7 @@ def _ticked(text: str) -> Markup:
     )
 
 
-def _words(command: str) -> Markup:
+def _breakable(command: str) -> Markup:
     """A command that is broken before an option, and not within one."""
     groups: list[list[str]] = [[]]
     for word in shlex.split(command):

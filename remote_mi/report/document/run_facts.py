@@ -28,22 +28,22 @@ def phenomenon_of(name: str, project: Path) -> phenomena.Phenomenon | None:
         return None
 
 
-def title(results: Sequence[Result]) -> str:
+def default_title(results: Sequence[Result]) -> str:
     """Of a report that was given none: the recipes, and what they ran on."""
-    recipes = _few(r.name for r in results)
-    origins = _few(prompts_name(r) for r in results)
+    recipes = _join_few(r.name for r in results)
+    origins = _join_few(prompts_name(r) for r in results)
     return f"{recipes} on {origins}" if origins else recipes
 
 
-def _few(names: Iterable[str], most: int = 3) -> str:
+def _join_few(names: Iterable[str], most: int = 3) -> str:
     """The first few of some names, each once."""
     distinct = [name for name in dict.fromkeys(names) if name]
     return ", ".join(distinct[:most]) + (" and more" if len(distinct) > most else "")
 
 
-def asked(results: Sequence[Result], project: Path) -> list[str]:
+def questions(results: Sequence[Result], project: Path) -> list[str]:
     """What the recipes find out, one sentence each, and what it is studied on."""
-    found = [_to_find_out(t) for t in dict.fromkeys(r.card.summary for r in results)]
+    found = [_as_question(t) for t in dict.fromkeys(r.card.summary for r in results)]
     titles = []
     for name in dict.fromkeys(str(r.made.prompts.origin) for r in results):
         phenomenon = phenomenon_of(name, project)
@@ -54,7 +54,7 @@ def asked(results: Sequence[Result], project: Path) -> list[str]:
     return [text for text in found if text]
 
 
-def _to_find_out(summary_line: str) -> str:
+def _as_question(summary_line: str) -> str:
     """A recipe's first line as what is to be found out."""
     text = prose(summary_line)
     if text.split(" ")[0] in ("Which", "What", "Where", "Whether", "How", "At", "When"):
@@ -108,14 +108,14 @@ def models(results: Sequence[Result]) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def value(given: Any) -> str:
+def parameter_text(given: Any) -> str:
     """A parameter's value as text."""
     if isinstance(given, list):
         return ", ".join(line(str(item)) for item in given) or "none"
     return line(str(given))
 
 
-def bos(source: PromptFacts) -> str:
+def bos_text(source: PromptFacts) -> str:
     """What was done about the beginning-of-sequence token."""
     return "put before each prompt" if source.bos_prepended else "none added"
 
@@ -132,7 +132,7 @@ def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
     return [(", ".join(ids), facts) for ids, facts in found.values()]
 
 
-def in_short(result: Result) -> str:
+def summary_line(result: Result) -> str:
     """What a section is of, in one line: prompts, model, where and when it was computed."""
     made, count = result.made, len(result.prompts)
     unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
@@ -146,7 +146,7 @@ def in_short(result: Result) -> str:
     return " · ".join(line(str(part)) for part in parts if part)
 
 
-def computed(result: Result) -> dict[str, str]:
+def computation_facts(result: Result) -> dict[str, str]:
     """When, where and at what cost a run was computed."""
     made = result.made
     facts = {

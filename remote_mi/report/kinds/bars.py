@@ -15,13 +15,13 @@ from rich.text import Text
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Bars
-from remote_mi.report.drawing import measured, note
+from remote_mi.report.drawing import note_marks, value_label
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import largest
-from remote_mi.report.listing import Item, Listing, of_lines
+from remote_mi.report.kinds.sentences import largest_sentences
+from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.markup import PagePlace, asset, figure_markup
-from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
+from remote_mi.report.slices import FigurePart, select_part
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Bar:
     value: float
     ends: tuple[float, float] | None
     marked: bool
-    said: str
-    told: str
+    value_text: str
+    cell_text: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BarsLayout(Layout):
     """
 
     figure: Bars
-    part: Shown
+    part: FigurePart
 
     @functools.cached_property
     def bars(self) -> list[Bar]:
@@ -77,12 +77,12 @@ class BarsLayout(Layout):
             found.append(
                 Bar(
                     at,
-                    where(array, at) or line(self.figure.output),
+                    place_text(array, at) or line(self.figure.output),
                     float(array.values[at]),
                     ends,
                     bool(self.part.marked[at]),
-                    self.part.said(at),
-                    self.part.told(at),
+                    self.part.describe_value(at),
+                    self.part.describe_cell(at),
                 )
             )
         return found
@@ -96,10 +96,10 @@ class BarsLayout(Layout):
 class BarsKind(Kind[Bars, BarsLayout]):
     """Ranked bars."""
 
-    numbers = True
+    numeric = True
 
     def layout(self, figure: Bars, result: Result, slice_: Slice) -> BarsLayout:
-        return BarsLayout(figure, result, slice_, shown(figure, result, slice_))
+        return BarsLayout(figure, result, slice_, select_part(figure, result, slice_))
 
     def text(self, layout: BarsLayout, width: int) -> Iterator[Text]:
         bars = layout.bars
@@ -119,11 +119,11 @@ class BarsKind(Kind[Bars, BarsLayout]):
             if bar.ends:
                 text.append(f" [{bar.ends[0]:+.2f}, {bar.ends[1]:+.2f}]", "dim")
             yield text
-        if layout.part.marks:
-            yield Text(f"   {layout.part.marks}", style="dim")
+        if layout.part.mark_note:
+            yield Text(f"   {layout.part.mark_note}", style="dim")
 
-    def words(self, layout: BarsLayout) -> Iterator[str]:
-        yield from largest(layout.part, 0.0)
+    def sentences(self, layout: BarsLayout) -> Iterator[str]:
+        yield from largest_sentences(layout.part, 0.0)
 
     def html(self, layout: BarsLayout, place: PagePlace) -> Markup:
         figure = layout.figure
@@ -180,13 +180,13 @@ class BarsKind(Kind[Bars, BarsLayout]):
                     capsize=2,
                 )
                 whisker[2][0].set_gid(f"interval:{place}:{low:.6g}:{high:.6g}")
-        names = [pen.fitting(bar.name, 190, 7) for bar in layout.bars]
+        names = [pen.fit(bar.name, 190, 7) for bar in layout.bars]
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_xlabel(measured(layout.figure, pen))
+        axes.set_xlabel(value_label(layout.figure, pen))
         if layout.marked:
-            note(axes, "hatched:")
+            note_marks(axes, "hatched:")
 
     def listing(
         self, layout: BarsLayout, width: int, height: int, at: tuple[int, int] | None = None
@@ -196,8 +196,10 @@ class BarsKind(Kind[Bars, BarsLayout]):
         drawn = list(self.text(layout, width))
         # What the marks mean stands below the last bar, which may be far down.
         foot = tuple(text.plain.strip() for text in drawn[len(layout.bars) :])
-        items = [Item((bar.told, *foot), known=bar.name) for bar in layout.bars] or [Item()]
-        return of_lines(list(zip(drawn, items, strict=False)))
+        items = [Item((bar.cell_text, *foot), search_text=bar.name) for bar in layout.bars] or [
+            Item()
+        ]
+        return make_listing(list(zip(drawn, items, strict=False)))
 
 
 def _look(bar: Bar) -> Style:
@@ -216,7 +218,7 @@ def _row(bar: Bar, share: Any) -> dict[str, Any]:
         "width": round(abs(end - zero), 2),
         "css": "x" if bar.marked else "up" if bar.value > 0 else "down",
         "mark": EXPLAINED if bar.marked else "",
-        "title": bar.said,
+        "title": bar.value_text,
     }
     if bar.ends:
         low, high = bar.ends

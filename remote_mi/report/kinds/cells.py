@@ -17,7 +17,7 @@ from remote_mi.store.result import Result
 Row = list[Any]
 
 
-def cells_of(
+def cell_rows(
     result: Result, output: str, each: Sequence[int] | None
 ) -> tuple[list[str], list[Row]]:
     """Heads and rows of every cell of an output or summary.
@@ -37,13 +37,13 @@ def cells_of(
     every = result.each(output)
     heads: list[str] = []
     rows: list[Row] = []
-    for index in there(each, len(every)):
+    for index in existing_prompts(each, len(every)):
         heads, some = _plain_cells(result, every[index], kind)
         rows += [[index + 1, *row] for row in some]
     return ["prompt", *heads], rows
 
 
-def there(wanted: Iterable[int], count: int) -> Iterator[int]:
+def existing_prompts(wanted: Iterable[int], count: int) -> Iterator[int]:
     """The prompts that are wanted; each must be there."""
     for index in wanted:
         if not 0 <= index < count:

@@ -10,10 +10,10 @@ import numpy as np
 
 from remote_mi.common.text import visible
 from remote_mi.recipes.figures import Lines
-from remote_mi.report.kinds.grid import ranked_cells
+from remote_mi.report.kinds.grid import rank_cells
 from remote_mi.report.kinds.kind import Layout
-from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import Slice, where
+from remote_mi.report.slices import FigurePart, select_part
+from remote_mi.report.wording import Slice, place_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -32,7 +32,7 @@ class Curves(Layout):
     """
 
     figure: Lines
-    part: Shown
+    part: FigurePart
     rows: np.ndarray
     marked: np.ndarray
 
@@ -63,18 +63,18 @@ class Curves(Layout):
             return None
         return np.atleast_2d(low)[line], np.atleast_2d(high)[line]
 
-    def said(self, line: int, point: int) -> str:
+    def describe_value(self, line: int, point: int) -> str:
         """A point in words, without where it is."""
-        return self.part.said(self.index(line, point))
+        return self.part.describe_value(self.index(line, point))
 
-    def told(self, line: int, point: int) -> str:
+    def describe_point(self, line: int, point: int) -> str:
         """A point in words, with where it is."""
-        return self.part.told(self.index(line, point))
+        return self.part.describe_cell(self.index(line, point))
 
     def name(self, line: int) -> str:
         """What a line is, by its coordinate; "" of a single line."""
         dims = self.array.dims[:-1]
-        return where(NamedArray(np.zeros(()), dims, self.array.coords), [line] * len(dims))
+        return place_text(NamedArray(np.zeros(()), dims, self.array.coords), [line] * len(dims))
 
     @property
     def x_name(self) -> str:
@@ -97,7 +97,7 @@ class Curves(Layout):
     def ranked(self) -> list[tuple[int, int]]:
         """(line, point) from the one that stands out most; what a control explains comes last."""
         size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
-        return ranked_cells(size, self.marked)
+        return rank_cells(size, self.marked)
 
     @property
     def finite(self) -> np.ndarray:
@@ -161,7 +161,7 @@ def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
     Raises:
         NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
     """
-    found = shown(figure, result, slice_)
+    found = select_part(figure, result, slice_)
     return Curves(
         figure,
         result,

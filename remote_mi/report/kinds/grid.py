@@ -35,7 +35,7 @@ class Grid:
         row_name, column_name: names of the dimensions.
         rows, columns: their coordinates.
         cell: (row, column, cells wide) → text of that width and its style.
-        least: cells that a column takes at least, without the gap.
+        min_width: cells that a column takes at min_width, without the gap.
     """
 
     row_name: str
@@ -43,7 +43,7 @@ class Grid:
     rows: Sequence[Any]
     columns: Sequence[Any]
     cell: Callable[[int, int, int], tuple[str, Style]]
-    least: int = 4
+    min_width: int = 4
 
     @functools.cached_property
     def row_labels(self) -> list[str]:
@@ -51,7 +51,7 @@ class Grid:
         shown = [visible(str(r)) for r in self.rows]
         room = max(len(self.row_name), *(cell_len(s) for s in shown), 1)
         room = min(room, max(len(self.row_name), _WIDEST_ROW_LABEL))
-        return [_right(s, room) for s in [self.row_name, *shown]]
+        return [_align_right(s, room) for s in [self.row_name, *shown]]
 
     @functools.cached_property
     def column_labels(self) -> list[str]:
@@ -67,9 +67,9 @@ class Grid:
     def cell_width(self, room: int) -> int:
         """Cells for a column: as wide as the labels if all columns fit, else as narrow as need be."""
         widest = max((cell_len(x) for x in self.column_labels), default=1)
-        wanted = max(self.least + 1, min(_WIDEST_CELL, widest))
+        wanted = max(self.min_width + 1, min(_WIDEST_CELL, widest))
         fitting = (room + 1) // max(1, len(self.columns)) - 1
-        return max(self.least, min(wanted, fitting)) if fitting >= self.least else wanted
+        return max(self.min_width, min(wanted, fitting)) if fitting >= self.min_width else wanted
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Map:
 
         At most `MOST_RANKED` of them, and none at the neutral value.
         """
-        return [at for at in ranked_cells(self.distance, self.marked) if self.distance[at] > 0]
+        return [at for at in rank_cells(self.distance, self.marked) if self.distance[at] > 0]
 
 
-def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
+def rank_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
     """Cells by their distance, at most `MOST_RANKED`: those that a control explains after all others.
 
     Args:
@@ -119,12 +119,12 @@ def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, in
     return [divmod(int(i), distance.shape[1]) for i in order]
 
 
-def _right(text: str, width: int) -> str:
+def _align_right(text: str, width: int) -> str:
     text = pad_or_cut(text, width).rstrip()
     return " " * (width - cell_len(text)) + text
 
 
-def number(value: float, room: int = 4) -> str:
+def format_number(value: float, room: int = 4) -> str:
     """A number in at most `room` cells (3 or more)."""
     if np.isnan(value):
         return "?"
@@ -146,7 +146,7 @@ def number(value: float, room: int = 4) -> str:
     return text if len(text) <= room else ("-" if value < 0 else "") + "big"[: room - 1]
 
 
-def scale(
+def color_scale(
     values: np.ndarray, center: float | None, palette: colors.Palette = colors.DARK
 ) -> Callable[[float], tuple[float, Style]]:
     """From a value to its strength (0 … 1, for the ramp) and its style."""
@@ -168,7 +168,7 @@ def scale(
     return sequential
 
 
-def draw(grid: Grid, width: int) -> Iterator[Text]:
+def grid_lines(grid: Grid, width: int) -> Iterator[Text]:
     """The lines of a grid, columns in as many blocks as the width (in cells) needs."""
     if not grid.rows or not grid.columns:
         yield Text(f" no {grid.column_name if grid.rows else grid.row_name} to show", style="dim")
@@ -206,7 +206,7 @@ def page_cells(array: NamedArray, cells: list[list[dict[str, Any]]]) -> dict[str
     Args:
         cells: [row][column] → its `css`, `text` and perhaps `title`.
     """
-    rows, columns = (shown_labels(array, dim) for dim in array.dims[:2])
+    rows, columns = (visible_labels(array, dim) for dim in array.dims[:2])
     order = range(len(rows)) if array.dims[0] in POSITIONS else range(len(rows))[::-1]
     return {
         "row_name": array.dims[0],
@@ -217,7 +217,7 @@ def page_cells(array: NamedArray, cells: list[list[dict[str, Any]]]) -> dict[str
     }
 
 
-def shown_labels(array: NamedArray, dim: str) -> list[str]:
+def visible_labels(array: NamedArray, dim: str) -> list[str]:
     """The coordinates of a dimension, safe to show."""
     return [visible(str(label)) for label in array.coords[dim]]
 

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
-from remote_mi.report.kinds.cells import Row, cells_of
+from remote_mi.report.kinds.cells import Row, cell_rows
 from remote_mi.report.kinds.grid import Map
-from remote_mi.report.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, make_listing, wrap
 from remote_mi.report.markup import PagePlace
 from remote_mi.report.slices import cuts
 from remote_mi.report.wording import Slice
@@ -74,7 +74,7 @@ L = TypeVar("L", bound=Layout)
 class Kind(Generic[F, L]):
     """How figures of one class are laid out, and shown in every medium.
 
-    `layout`, `text` and `words` are what a kind must have. A page shows the text where there is
+    `layout`, `text` and `sentences` are what a kind must have. A page shows the text where there is
     no `html`; a figure without `draw` is no picture; `rows` are the cells of its output.
 
     Attributes:
@@ -85,12 +85,12 @@ class Kind(Generic[F, L]):
             dimensions, and the difference of two results, can take its place.
         sliced: whether a page lets its reader choose among the slices, if it may carry them.
         joined: whether the viewer shows figures of this kind that follow one another in one panel.
-        captioned: whether a report puts `words` below it; not where it is words already.
+        captioned: whether a report puts `sentences` below it; not where it is words already.
     """
 
-    of: ClassVar[Literal["all", "one", "each"]] = "all"
+    prompts_shown: ClassVar[Literal["all", "one", "each"]] = "all"
     noun: ClassVar[Literal["Figure", "Table"]] = "Figure"
-    numbers: ClassVar[bool] = False
+    numeric: ClassVar[bool] = False
     sliced: ClassVar[bool] = False
     joined: ClassVar[bool] = False
     captioned: ClassVar[bool] = True
@@ -109,7 +109,7 @@ class Kind(Generic[F, L]):
         """Lines for a terminal, at most `width` cells wide where that is possible."""
         raise NotImplementedError
 
-    def words(self, layout: L) -> Iterator[str]:
+    def sentences(self, layout: L) -> Iterator[str]:
         """Sentences that say what there is to see; text of the model in them made harmless."""
         raise NotImplementedError
 
@@ -127,14 +127,14 @@ class Kind(Generic[F, L]):
         """Rules of the style sheet that `html` needs, each below the class `rmi`."""
         return ""
 
-    def left_out(self, layout: L, place: PagePlace) -> list[str]:
+    def fixed_dims(self, layout: L, place: PagePlace) -> list[str]:
         """The dimensions of which a page shows one coordinate, and cannot show another."""
         return cuts(layout.figure, layout.result)
 
     # Image files.
 
     @property
-    def drawn(self) -> bool:
+    def can_draw(self) -> bool:
         """Whether there is a picture of such a figure."""
         return type(self).draw is not Kind.draw
 
@@ -159,11 +159,11 @@ class Kind(Generic[F, L]):
         Raises:
             NotFound: if there is no such prompt, or no values of single prompts.
         """
-        return cells_of(result, figure.output, each)
+        return cell_rows(result, figure.output, each)
 
     # The viewer.
 
-    def board(self, layout: L, palette: colors.Palette) -> Map | None:
+    def cell_map(self, layout: L, palette: colors.Palette) -> Map | None:
         """Cells that the cursor goes over in both directions; None for a list of lines."""
         return None
 
@@ -180,21 +180,21 @@ class Kind(Generic[F, L]):
             height: lines of text that there are in all. at: (line, point) of the cursor, of a kind
                 that has `points`.
         """
-        return of_lines(
+        return make_listing(
             [piece for text in self.text(layout, width) for piece in pieces(text, width)]
         )
 
     # Other outputs, other results.
 
-    def showing(self, figure: F, result: Result, output: str) -> F:
+    def with_output(self, figure: F, result: Result, output: str) -> F:
         """The same figure of another output of the same dimensions."""
         return replace(figure, output=output, title="", unit="")
 
-    def difference(self, figure: F) -> F:
+    def for_difference(self, figure: F) -> F:
         """The figure that shows the difference of two results, of a kind that shows numbers."""
         return figure
 
-    def sharing(self, figure: F, outputs: Sequence[str]) -> F:
+    def keep_outputs(self, figure: F, outputs: Sequence[str]) -> F:
         """The figure with those of its further outputs that are among some."""
         return figure
 
@@ -203,5 +203,5 @@ def pieces(text: Text, width: int) -> list[tuple[Text, Item]]:
     """A line of text in as many lines as it needs, each with what it stands for."""
     item = Item((text.plain.strip(),))
     whole = text.no_wrap or text.cell_len <= width
-    parts: Sequence[Any] = [text] if whole else wrapped(text.plain, width, style=str(text.style))
+    parts: Sequence[Any] = [text] if whole else wrap(text.plain, width, style=str(text.style))
     return [(part, item) for part in parts]

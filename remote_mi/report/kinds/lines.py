@@ -12,14 +12,14 @@ from rich.text import Text
 
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Lines
-from remote_mi.report.drawing import LABEL, measured, note
+from remote_mi.report.drawing import LABEL, note_marks, value_label
 from remote_mi.report.kinds.curves import LETTERS, Curves, curves
 from remote_mi.report.kinds.kind import Kind
 from remote_mi.report.kinds.plot import HEIGHT, plot
-from remote_mi.report.kinds.words import MOST, explained, some_dims
+from remote_mi.report.kinds.sentences import MOST, control_sentence, coords_only
 from remote_mi.report.listing import Item, Listing
 from remote_mi.report.markup import PagePlace, asset, figure_markup
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -44,30 +44,30 @@ _BESIDE, _LEAST = 5, 4
 class LinesKind(Kind[Lines, Curves]):
     """Values along one dimension."""
 
-    numbers = True
+    numeric = True
 
     def layout(self, figure: Lines, result: Result, slice_: Slice) -> Curves:
         return curves(figure, result, slice_)
 
     def text(self, layout: Curves, width: int) -> Iterator[Text]:
-        if layout.part.taken:
-            yield Text(f" at {layout.part.taken} (`view --at`)", style="dim")
+        if layout.part.cut_text:
+            yield Text(f" at {layout.part.cut_text} (`view --at`)", style="dim")
         yield from plot(layout, width)
         for letter, number in zip(LETTERS, layout.drawn, strict=False):
             row = layout.rows[number]
             if np.isfinite(row).any():
                 point = int(np.nanargmax(np.abs(row)))
                 sign = EXPLAINED if layout.marked[number, point] else " "
-                yield Text(f" {letter}{sign} largest: {layout.told(number, point)}")
-        if layout.part.marks:
-            yield Text(f"   {layout.part.marks}", style="dim")
+                yield Text(f" {letter}{sign} largest: {layout.describe_point(number, point)}")
+        if layout.part.mark_note:
+            yield Text(f"   {layout.part.mark_note}", style="dim")
 
-    def words(self, layout: Curves) -> Iterator[str]:
-        if layout.part.taken:
-            yield f"Shown at {layout.part.taken}."
+    def sentences(self, layout: Curves) -> Iterator[str]:
+        if layout.part.cut_text:
+            yield f"Shown at {layout.part.cut_text}."
         told = list(dict.fromkeys([*(at for at, _ in layout.ranked), *layout.drawn]))[:MOST]
         for at in told:
-            yield from _course(layout, at)
+            yield from _describe_line(layout, at)
         more = len(layout.rows) - len(told)
         if more:
             yield (
@@ -75,7 +75,7 @@ class LinesKind(Kind[Lines, Curves]):
                 if more > 1
                 else "The other stands out less."
             )
-        yield from explained(layout.part)
+        yield from control_sentence(layout.part)
 
     def html(self, layout: Curves, place: PagePlace) -> Markup:
         finite = layout.finite
@@ -94,13 +94,15 @@ class LinesKind(Kind[Lines, Curves]):
             ],
             width=_WIDTH,
             height=_HEIGHT,
-            taken=layout.part.taken,
+            cut_text=layout.part.cut_text,
             left=_LEFT,
             bottom=_HEIGHT - _BOTTOM,
-            zero=frame.up(0.0),
+            zero=frame.y_pixel(0.0),
             x_name=layout.x_name,
-            y_ticks=[{"y": frame.up(t), "text": f"{t:g}"} for t in frame.ticks],
-            x_ticks=[{"x": frame.across(x[j]), "text": layout.labels[j]} for j in _thinned(len(x))],
+            y_ticks=[{"y": frame.y_pixel(t), "text": f"{t:g}"} for t in frame.ticks],
+            x_ticks=[
+                {"x": frame.x_pixel(x[j]), "text": layout.labels[j]} for j in _thin_out(len(x))
+            ],
             control=frame.outline(x, *layout.reach) if layout.reach else "",
             left_out=layout.left_out,
             marked=bool(layout.marked[layout.drawn].any()),
@@ -128,12 +130,12 @@ class LinesKind(Kind[Lines, Curves]):
         axes.set_xticks(x[::step], names, rotation=90 if turned else 0)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_xlabel(pen.label(layout.x_name, 200, 8))
-        axes.set_ylabel(measured(layout.figure, pen))
+        axes.set_ylabel(value_label(layout.figure, pen))
         if layout.marked[layout.drawn].any():
-            note(axes, "hollow:")
-        said = [f"at {part.taken}" if part.taken else "", layout.left_out]
+            note_marks(axes, "hollow:")
+        said = [f"at {part.cut_text}" if part.cut_text else "", layout.left_out]
         if any(said):
-            axes.set_title(pen.fitting("; ".join(filter(None, said)), 300, 8))
+            axes.set_title(pen.fit("; ".join(filter(None, said)), 300, 8))
         if len(layout.drawn) > 1 or layout.reach is not None:  # beside what it would cover
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
@@ -152,19 +154,19 @@ class LinesKind(Kind[Lines, Curves]):
         room = max(_LEAST, min(2 * HEIGHT, height - listed - _BESIDE))
         names = [layout.name(i) or layout.figure.output for i in range(many)]
         left = min(max(map(cell_len, names)), width // 3)
-        foot = layout.part.marks
+        foot = layout.part.mark_note
         letters = dict(zip(layout.around(line), LETTERS, strict=False))
 
         def shown(i: int) -> Text:
             sign = EXPLAINED if layout.marked[i, point] else " "
             return Text(
-                f" {letters.get(i, ' ')}{sign}{pad_or_cut(names[i], left)}  {layout.said(i, point)}",
+                f" {letters.get(i, ' ')}{sign}{pad_or_cut(names[i], left)}  {layout.describe_value(i, point)}",
                 no_wrap=True,
             )
 
         def item(i: int) -> Item:
-            told = layout.told(i, point)
-            return Item((told, foot) if foot else (told,), known=names[i])
+            told = layout.describe_point(i, point)
+            return Item((told, foot) if foot else (told,), search_text=names[i])
 
         head = list(plot(layout, width, room, (line, point)))
         choose = f" at {layout.x_name} {layout.labels[point]} (← → choose another):"
@@ -172,7 +174,7 @@ class LinesKind(Kind[Lines, Curves]):
         return Listing(many, shown, item, head, line)
 
 
-def _course(found: Curves, line: int) -> Iterator[str]:
+def _describe_line(found: Curves, line: int) -> Iterator[str]:
     """How one line goes: from where to where, its largest value, where it changes sign."""
     array, row, marked = found.array, found.rows[line], found.marked[line]
     head = f"{found.name(line)}: " if found.name(line) else ""
@@ -180,7 +182,7 @@ def _course(found: Curves, line: int) -> Iterator[str]:
     if not known.size:
         yield f"{head}no values."
         return
-    points = some_dims(array, array.dims[-1:])
+    points = coords_only(array, array.dims[-1:])
     first, last = int(known[0]), int(known[-1])
     change = row[last] - row[first]
     verb = "rises" if change > 0 else "falls" if change < 0 else "goes"
@@ -188,14 +190,17 @@ def _course(found: Curves, line: int) -> Iterator[str]:
     free = np.where(marked, -1.0, np.abs(np.nan_to_num(row)))
     best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
     said = (
-        f"{head}{array.name} {verb} from {format_amount(row[first])} ({where(points, (first,))}) "
-        f"to {format_amount(row[last])}{unit} ({where(points, (last,))}); "
-        f"largest at {where(points, (best,))}: {found.said(line, best)}"
+        f"{head}{array.name} {verb} from {format_amount(row[first])} ({place_text(points, (first,))}) "
+        f"to {format_amount(row[last])}{unit} ({place_text(points, (last,))}); "
+        f"largest at {place_text(points, (best,))}: {found.describe_value(line, best)}"
     )
     sure = np.flatnonzero(np.isfinite(row) & ~marked)  # a sign that chance gives changes by chance
     turns = np.flatnonzero(np.sign(row[sure[:-1]]) * np.sign(row[sure[1:]]) < 0)
     if turns.size:
-        at = [f"{where(points, (sure[i],))} and {where(points, (sure[i + 1],))}" for i in turns]
+        at = [
+            f"{place_text(points, (sure[i],))} and {place_text(points, (sure[i + 1],))}"
+            for i in turns
+        ]
         more = f", and {len(at) - MOST} times more" if len(at) > MOST else ""
         said += f"; changes sign between {', '.join(at[:MOST])}{more}"
     yield f"{said}."
@@ -212,7 +217,7 @@ def _draw_line(found: Curves, axes: Axes, pen: Pen, index: int, number: int) -> 
         color=colour,
         linestyle=_DASHES[index],
         linewidth=1.4,
-        label=pen.fitting(shown, 150, 7),
+        label=pen.fit(shown, 150, 7),
     )
     drawn.set_gid(f"line:{index}:" + ",".join(f"{v:.6g}" for v in values))
     for filled, chosen in ((True, free), (False, ~free)):
@@ -240,20 +245,20 @@ class _Frame:
         self.ticks = _ticks(low, high)
         self.y_ends = min(low, self.ticks[0]), max(high, self.ticks[-1])
 
-    def across(self, x: float) -> float:
+    def x_pixel(self, x: float) -> float:
         low, high = self.x_ends
         share = (x - low) / (high - low) if high > low else 0.5
         return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
 
-    def up(self, y: float) -> float:
+    def y_pixel(self, y: float) -> float:
         low, high = self.y_ends
         return round(_TOP + (high - y) / ((high - low) or 1.0) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
     def outline(self, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
         """Around an interval along the lines, where it is known."""
         known = [j for j in range(len(x)) if np.isfinite(low[j]) and np.isfinite(high[j])]
-        top = [f"{self.across(x[j])},{self.up(float(high[j]))}" for j in known]
-        bottom = [f"{self.across(x[j])},{self.up(float(low[j]))}" for j in reversed(known)]
+        top = [f"{self.x_pixel(x[j])},{self.y_pixel(float(high[j]))}" for j in known]
+        bottom = [f"{self.x_pixel(x[j])},{self.y_pixel(float(low[j]))}" for j in reversed(known)]
         return " ".join(top + bottom)
 
 
@@ -272,10 +277,10 @@ def _page_line(found: Curves, frame: _Frame, place: int, number: int) -> dict[st
     points = [
         {
             "at": j,
-            "x": frame.across(found.x[j]),
-            "y": frame.up(float(found.rows[number, j])),
+            "x": frame.x_pixel(found.x[j]),
+            "y": frame.y_pixel(float(found.rows[number, j])),
             "marked": bool(found.marked[number, j]),
-            "title": f"{where(found.array, found.index(number, j))}: {found.said(number, j)}",
+            "title": f"{place_text(found.array, found.index(number, j))}: {found.describe_value(number, j)}",
         }
         for j in range(len(found.x))
         if np.isfinite(found.rows[number, j])
@@ -301,6 +306,6 @@ def _paths(points: list[dict[str, Any]]) -> list[str]:
     return [" ".join(places) for places in joined]
 
 
-def _thinned(count: int, most: int = 10) -> list[int]:
+def _thin_out(count: int, most: int = 10) -> list[int]:
     step = max(1, -(-count // most))
     return list(range(0, count, step))

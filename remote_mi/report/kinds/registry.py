@@ -63,7 +63,7 @@ def kind_of(figure: Figure) -> Kind[Any, Any]:
     )
 
 
-def laid_out(figure: Figure, result: Result, slice_: Slice) -> tuple[Kind[Any, Any], Layout]:
+def lay_out(figure: Figure, result: Result, slice_: Slice) -> tuple[Kind[Any, Any], Layout]:
     """The kind of a figure, and what the figure shows of a result.
 
     Raises:

@@ -14,10 +14,10 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
-from remote_mi.report.kinds.cells import Row, plain_number, there
+from remote_mi.report.kinds.cells import Row, existing_prompts, plain_number
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import MOST, short
-from remote_mi.report.listing import Item, Listing, of_lines
+from remote_mi.report.kinds.sentences import MOST, shorten
+from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.markup import PagePlace, figure_markup
 from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, format_amount
@@ -42,7 +42,7 @@ class Column:
     cells: list[NamedArray]
 
     @property
-    def numbers(self) -> bool:
+    def numeric(self) -> bool:
         return self.kind.averaged
 
 
@@ -66,7 +66,7 @@ class TableLayout(Layout):
     def cell(self, column: Column, index: int) -> str:
         """A number, or the tokens or texts of a row, safe to show."""
         array = column.cells[index]
-        if not column.numbers:
+        if not column.numeric:
             return " ".join(self._texts(column, index))
         whole = array.values.dtype.kind in "iub"
         return str(int(array.values)) if whole else f"{float(array.values):.3f}"
@@ -82,7 +82,7 @@ class TableLayout(Layout):
 
     def narrow(self, column: Column, index: int, wide: int) -> str:
         """A cell of a terminal's table."""
-        if column.numbers:
+        if column.numeric:
             return f"{self.cell(column, index):>{wide}}"
         return pad_or_cut(" ".join(self._texts(column, index)).replace("␠", " "), wide)
 
@@ -90,7 +90,7 @@ class TableLayout(Layout):
 class TableKind(Kind[Table, TableLayout]):
     """One row an example: its text, numbers and tokens."""
 
-    of = "each"
+    prompts_shown = "each"
     noun = "Table"
 
     def layout(self, figure: Table, result: Result, slice_: Slice) -> TableLayout:
@@ -105,7 +105,7 @@ class TableKind(Kind[Table, TableLayout]):
                     f"{column.name!r} has {len(column.cells)} values, {figure.output!r} "
                     f"{len(columns[0].cells)}: they are no rows of one table"
                 )
-            if column.numbers and any(cell.values.ndim for cell in column.cells):
+            if column.numeric and any(cell.values.ndim for cell in column.cells):
                 raise NotFound(
                     f"{column.name!r} is not a single number", "a table shows single numbers"
                 )
@@ -117,7 +117,7 @@ class TableKind(Kind[Table, TableLayout]):
         left = max(_PROMPT_WIDTH, width - (wide + 1) * len(columns))
         heads = "".join(
             f" {pad_or_cut(c.name, wide).rstrip():>{wide}}"
-            if c.numbers
+            if c.numeric
             else f" {pad_or_cut(c.name, wide)}"
             for c in columns
         )
@@ -127,10 +127,10 @@ class TableKind(Kind[Table, TableLayout]):
             cells = "".join(f" {layout.narrow(column, index, wide)}" for column in columns)
             yield Text(pad_or_cut(text, left) + cells, no_wrap=True)
 
-    def words(self, layout: TableLayout) -> Iterator[str]:
+    def sentences(self, layout: TableLayout) -> Iterator[str]:
         yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one a prompt."
         for column in layout.columns:
-            yield _in_words(layout, column) if column.numbers else _texts_in_words(layout, column)
+            yield _in_words(layout, column) if column.numeric else _texts_in_words(layout, column)
 
     def html(self, layout: TableLayout, place: PagePlace) -> Markup:
         rows = [
@@ -143,7 +143,7 @@ class TableKind(Kind[Table, TableLayout]):
             place,
             heads=["prompt", *(column.name for column in layout.columns)],
             rows=rows,
-            numeric=[False, *(column.numbers for column in layout.columns)],
+            numeric=[False, *(column.numeric for column in layout.columns)],
         )
 
     def rows(
@@ -151,10 +151,10 @@ class TableKind(Kind[Table, TableLayout]):
     ) -> tuple[list[str], list[Row]]:
         layout = self.layout(figure, result, Slice())
         rows = []
-        for index in there(range(layout.count) if each is None else each, layout.count):
+        for index in existing_prompts(range(layout.count) if each is None else each, layout.count):
             cells = [
                 plain_number(column.cells[index].values)
-                if column.numbers
+                if column.numeric
                 else layout.cell(column, index)
                 for column in layout.columns
             ]
@@ -165,11 +165,11 @@ class TableKind(Kind[Table, TableLayout]):
         self, layout: TableLayout, width: int, height: int, at: tuple[int, int] | None = None
     ) -> Listing:
         head, *drawn = self.text(layout, width)
-        return of_lines(
+        return make_listing(
             [(text, Item(tuple(_row_in_words(layout, i)))) for i, text in enumerate(drawn)], [head]
         )
 
-    def sharing(self, figure: Table, outputs: Sequence[str]) -> Table:
+    def keep_outputs(self, figure: Table, outputs: Sequence[str]) -> Table:
         return replace(figure, columns=tuple(c for c in figure.columns if c in outputs))
 
 
@@ -184,7 +184,7 @@ def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
 def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
     """A row with its numbers, then the prompt, and the one it is compared with."""
     cells = (
-        f"{float(c.cells[index]):.4g}" if c.numbers else layout.cell(c, index)
+        f"{float(c.cells[index]):.4g}" if c.numeric else layout.cell(c, index)
         for c in layout.columns
     )
     said = (f"{c.name} {cell}" for c, cell in zip(layout.columns, cells, strict=True))
@@ -199,7 +199,7 @@ def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
 def _texts_in_words(layout: TableLayout, column: Column) -> str:
     """Which tokens or texts come first, and how often."""
     firsts = (np.reshape(cell.values, -1)[0] for cell in column.cells if cell.values.size)
-    said = Counter(short(value_text(layout.result, column.kind.name, one)) for one in firsts)
+    said = Counter(shorten(value_text(layout.result, column.kind.name, one)) for one in firsts)
     parts = [
         f"{f'“{text}”' if text != '∅' else 'nothing'} {'once' if times == 1 else f'{times} times'}"
         for text, times in said.most_common(MOST)

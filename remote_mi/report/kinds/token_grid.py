@@ -16,13 +16,13 @@ from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.recipes.figures import TokenGrid
 from remote_mi.report import colors
 from remote_mi.report.colors import Shades
-from remote_mi.report.drawing import CellAxes, color_map, size_of_cells
-from remote_mi.report.kinds.grid import Grid, Map, draw, page_cells, page_legend
+from remote_mi.report.drawing import CellAxes, cell_grid_size, color_map
+from remote_mi.report.kinds.grid import Grid, Map, grid_lines, page_cells, page_legend
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import quoted, short, some_dims
+from remote_mi.report.kinds.sentences import coords_only, quote_token, shorten
 from remote_mi.report.markup import PagePlace, figure_markup
-from remote_mi.report.slices import ShownExample, example
-from remote_mi.report.wording import Slice, format_amount, where
+from remote_mi.report.slices import ShownExample, select_example
+from remote_mi.report.wording import Slice, format_amount, place_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -83,34 +83,34 @@ class TokenGridLayout(Layout):
 
     def place(self, row: int, column: int) -> str:
         """Where a cell is."""
-        return where(some_dims(self.tokens, self.tokens.dims[:2]), (row, column))
+        return place_text(coords_only(self.tokens, self.tokens.dims[:2]), (row, column))
 
 
 class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
     """Tokens over rows × columns, coloured by how strong they are."""
 
-    of = "one"
+    prompts_shown = "one"
 
     def layout(self, figure: TokenGrid, result: Result, slice_: Slice) -> TokenGridLayout:
-        found = example(figure.output, result, slice_)
+        found = select_example(figure.output, result, slice_)
         shade = result.each(figure.shade)[found.index].values if figure.shade else None
         return TokenGridLayout(figure, result, slice_, found, shade)
 
     def text(self, layout: TokenGridLayout, width: int) -> Iterator[Text]:
-        found = self.board(layout, colors.DARK)
+        found = self.cell_map(layout, colors.DARK)
         for said in found.head:
             yield Text(f" {said}")
-        yield from draw(found.grid, width)
+        yield from grid_lines(found.grid, width)
         if layout.top.size:
             yield Text(
                 f" ▸ after the last layer, at the last position: {layout.text(layout.top[-1, -1])}"
                 f" · {layout.figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
             )
 
-    def words(self, layout: TokenGridLayout) -> Iterator[str]:
+    def sentences(self, layout: TokenGridLayout) -> Iterator[str]:
         tokens, top, result = layout.tokens, layout.top, layout.result
         if layout.shown.count > 1:
-            clean = short(layout.shown.clean)
+            clean = shorten(layout.shown.clean)
             yield f"Of prompt {layout.shown.index + 1} of {layout.shown.count}, “{clean}”."
         rows = tokens.dims[0]
         if not top.size:
@@ -126,23 +126,23 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         since = int(others[-1]) + 1 if others.size else 0
         named = layout.figure.shade
         strength = f" ({named} {format_amount(layout.strength[-1, -1])})" if named else ""
-        place = where(some_dims(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
+        place = place_text(coords_only(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
         yield (
             f"At the last position ({place}) the last {rows} gives "
-            f"{quoted(result, final)}{strength}."
+            f"{quote_token(result, final)}{strength}."
         )
         names = tokens.coords[rows]
         if since == 0:
             yield f"It is on top from the first {rows} on."
             return
-        before = quoted(result, top[since - 1, -1])
+        before = quote_token(result, top[since - 1, -1])
         begins = f" ({named} {format_amount(layout.strength[since, -1])} there)" if named else ""
         yield (
             f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
             f"it is {before}."
         )
 
-    def board(self, layout: TokenGridLayout, palette: colors.Palette) -> Map:
+    def cell_map(self, layout: TokenGridLayout, palette: colors.Palette) -> Map:
         tokens, shades = layout.tokens, layout.strength
         rows, columns = tokens.dims[:2]
         texts = [[layout.text(token) for token in row] for row in layout.top]
@@ -203,7 +203,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         )
 
     def size(self, layout: TokenGridLayout) -> tuple[float, float]:
-        return size_of_cells(layout.top.shape, _CELL)
+        return cell_grid_size(layout.top.shape, _CELL)
 
     def draw(self, layout: TokenGridLayout, axes: Axes, pen: Pen) -> None:
         top, shaded = layout.top, layout.shade is not None
@@ -226,4 +226,4 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
                 gid=f"token:{row}:{column}:{token}",
             )
         if layout.shown.title:
-            axes.set_title(pen.fitting(layout.shown.title, grid.points[0], 8))
+            axes.set_title(pen.fit(layout.shown.title, grid.points[0], 8))

@@ -16,11 +16,11 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line
 from remote_mi.report.kinds.kind import Points
 from remote_mi.report.viewer import keys, pages
-from remote_mi.report.viewer.base_view import Showing
+from remote_mi.report.viewer.base_view import BaseView
 from remote_mi.report.viewer.finding import (
-    matches_of_listing,
-    matches_of_map,
-    rows_asked,
+    find_in_listing,
+    find_in_map,
+    parse_rows,
 )
 from remote_mi.report.viewer.header_footer import DARK, LIGHT, PanelLine, export
 from remote_mi.report.viewer.list_panel import ListPanel
@@ -36,8 +36,8 @@ _ALWAYS = {"interrupt"}
 INTERRUPTED = 130
 
 
-class Viewer(Showing):
-    """Shows a run, and the runs, studies and jobs beside it; see `Showing` for the arguments."""
+class Viewer(BaseView):
+    """Shows a run, and the runs, studies and jobs beside it; see `BaseView` for the arguments."""
 
     _asking = ""
     _matches: list[Any]
@@ -65,9 +65,9 @@ class Viewer(Showing):
         self.action_move(by * self.pane.screenful, 0)
 
     @on(Pane.Moved)
-    def _clicked(self) -> None:
+    def _follow_click(self) -> None:
         """A click in the list below a plot chooses another line."""
-        listed = self.listed
+        listed = self.list_pane
         if self._lines and listed.display and listed.at != listed.listing.start:
             self.action_move(listed.at - listed.listing.start, 0)
 
@@ -85,7 +85,7 @@ class Viewer(Showing):
             self.pane.move(by, 0)
             return
         if not ranked:
-            self.tell("every cell is at its neutral value")
+            self.show_message("every cell is at its neutral value")
             return
         if self._rank >= 0 and ranked[self._rank % len(ranked)] == at:
             self._rank = (self._rank + by) % len(ranked)
@@ -95,12 +95,12 @@ class Viewer(Showing):
 
     def _go(self, at: tuple[int, int] | int) -> None:
         """Put the cursor on a cell, a point of a line, or a line of a list."""
-        panel, grid, listed = self.panel, self.grid, self.listed
+        panel, grid, listed = self.panel, self.grid, self.list_pane
         if isinstance(at, int):
             if listed.display and at < listed.listing.count:
-                listed.place(at)
+                listed.place_cursor(at)
         elif grid.display:
-            grid.place(*at)
+            grid.place_cursor(*at)
         elif isinstance(panel, FigurePanel):
             panel.at = at
             self.show()
@@ -115,52 +115,52 @@ class Viewer(Showing):
             return True
         return len(self.screen_stack) == 1 and (not self._asking or action == "back")
 
-    def _ask(self, what: str, hint: str) -> None:
+    def _open_input(self, what: str, hint: str) -> None:
         self._asking = what
-        box = self.box
+        box = self.input_box
         box.placeholder, box.value, box.display = hint, "", True
         self.screen.set_focus(box)
 
-    def _leave_ask(self) -> None:
+    def _close_input(self) -> None:
         self._asking = ""
-        box = self.box
+        box = self.input_box
         box.display = False
         self.set_focus(None)
 
     @on(Input.Submitted, "#ask")
-    def _answered(self, event: Input.Submitted) -> None:
+    def _handle_answer(self, event: Input.Submitted) -> None:
         asking = self._asking
-        self._leave_ask()
+        self._close_input()
         if asking == "find":
             self._find(event.value)
         else:
             self._zoom(event.value)
 
     def action_find(self) -> None:
-        self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
+        self._open_input("find", "find a token, a row, a word; Enter looks, Esc leaves")
 
     def _find(self, asked: str) -> None:
-        grid, listed, points = self.grid, self.listed, self._points
+        grid, listed, points = self.grid, self.list_pane, self._points
         self._matches, self._match = [], -1
         if not asked:
             return
         if points is not None:
             self._matches = points.matches(asked, listed.at)
         elif grid.display and grid.map is not None:
-            found = matches_of_map(grid.map, asked, (grid.row, grid.column))
+            found = find_in_map(grid.map, asked, (grid.row, grid.column))
             shown = set(grid.rows)
             self._matches = [at for at in found if at[0] in shown]
         else:
-            self._matches = matches_of_listing(listed.listing, asked)
+            self._matches = find_in_listing(listed.listing, asked)
         if not self._matches:
-            self.tell(f"nothing here says {line(asked)[:60]!r}", "warning")
+            self.show_message(f"nothing here says {line(asked)[:60]!r}", "warning")
             return
-        self.action_found(1)
+        self.action_match(1)
 
-    def action_found(self, by: int) -> None:
+    def action_match(self, by: int) -> None:
         """The next place that was found."""
         if not getattr(self, "_matches", []):
-            self.tell("nothing was looked for; / finds a word")
+            self.show_message("nothing was looked for; / finds a word")
             return
         self._match = (self._match + by) % len(self._matches)
         self._go(self._matches[self._match])
@@ -168,18 +168,20 @@ class Viewer(Showing):
     def action_zoom(self) -> None:
         grid = self.grid
         if not grid.display or grid.map is None:
-            self.tell("there are no rows to zoom to")
+            self.show_message("there are no rows to zoom to")
             return
-        self._ask("zoom", f"{grid.map.grid.row_name}s to show, e.g. 18-24; empty shows all")
+        self._open_input("zoom", f"{grid.map.grid.row_name}s to show, e.g. 18-24; empty shows all")
 
     def _zoom(self, asked: str) -> None:
         panel, grid = self.panel, self.grid
         if not isinstance(panel, FigurePanel) or grid.map is None:
             return
-        window = rows_asked(asked, grid.map.grid.rows) if asked.strip() else None
+        window = parse_rows(asked, grid.map.grid.rows) if asked.strip() else None
         if asked.strip() and window is None:
             name = grid.map.grid.row_name
-            self.tell(f"{line(asked)[:60]!r} names no rows of this figure ({name})", "warning")
+            self.show_message(
+                f"{line(asked)[:60]!r} names no rows of this figure ({name})", "warning"
+            )
             return
         panel.window = window
         self.show()
@@ -194,7 +196,7 @@ class Viewer(Showing):
             self.turn_to(number - 1)
 
     @on(PanelLine.Picked)
-    def _picked(self, event: PanelLine.Picked) -> None:
+    def _show_picked_panel(self, event: PanelLine.Picked) -> None:
         self.turn_to(event.index)
 
     def turn_to(self, index: int) -> None:
@@ -214,7 +216,7 @@ class Viewer(Showing):
         self._matches, self._rank = [], -1
         self.show()
         if said:
-            self.tell(said)
+            self.show_message(said)
 
     def action_metric(self, by: int) -> None:
         if isinstance(self.panel, FigurePanel):
@@ -227,20 +229,20 @@ class Viewer(Showing):
         if what == "pair":
             self._change(panel.step_pair(by))
             return
-        dim = panel.dim_of(what)
+        dim = panel.dim_for_key(what)
         if dim is None:
             named = {"layer": "layer", "component": "head or component"}.get(
                 what, "other dimension"
             )
-            self.tell(f"all of this figure is shown: there is no {named} to choose")
+            self.show_message(f"all of this figure is shown: there is no {named} to choose")
             return
-        self._change(panel.step(dim, by))
+        self._change(panel.step_dim(dim, by))
 
     # Runs.
 
     def action_choose(self) -> None:
         """Open what the cursor stands on."""
-        listed = self.listed
+        listed = self.list_pane
         item = listed.item if listed.display else None
         if item is not None and item.study:
             self.study = item.study
@@ -248,7 +250,7 @@ class Viewer(Showing):
         if item is None or item.run is None:
             return
         if not RunFolder(item.run).is_run:
-            self.tell(
+            self.show_message(
                 f"{line(item.run.name)} is no longer there; r reads the list again", "warning"
             )
             return
@@ -258,26 +260,28 @@ class Viewer(Showing):
             self._check(self.opened)
 
     @on(Pane.Chosen)
-    def _chosen(self) -> None:
+    def _open_chosen(self) -> None:
         self.action_choose()
 
     def action_mark(self) -> None:
-        listed = self.listed
+        listed = self.list_pane
         run = listed.item.run if listed.display else None
         run = run or self.opened.folder
         marked = self.runs.marked
         if run in marked:
             marked.remove(run)
-            self.tell(f"{line(run.name)} is no longer marked")
+            self.show_message(f"{line(run.name)} is no longer marked")
         else:
             marked.append(run)
             del marked[:-2]  # two runs can be compared
-            self.tell(f"{line(run.name)} is marked" + ("; = compares" if len(marked) == 2 else ""))
+            self.show_message(
+                f"{line(run.name)} is marked" + ("; = compares" if len(marked) == 2 else "")
+            )
         self.show()
 
     def action_compare(self) -> None:
-        if not self.two_runs:
-            self.tell("mark two runs with x first; Runs lists them", "warning")
+        if not self.runs_to_compare:
+            self.show_message("mark two runs with x first; Runs lists them", "warning")
             return
         self.turn_to(next(i for i, p in enumerate(self.panels) if p.title == "Compare"))
 
@@ -290,18 +294,18 @@ class Viewer(Showing):
     def action_copy(self, what: str) -> None:
         grid = self.grid
         if what == "command":
-            text = pages.command_of(self.opened)
+            text = pages.repeat_command(self.opened)
         elif grid.display and grid.map is not None:
             there = grid.map.distance.size
             text = " · ".join(grid.map.explain(grid.row, grid.column)) if there else ""
         else:
-            item = self.listed.item
-            text = item.copied or " · ".join(item.said)
+            item = self.list_pane.item
+            text = item.copy_text or " · ".join(item.explanation)
         if not text:
-            self.tell("there is nothing here to copy")
+            self.show_message("there is nothing here to copy")
             return
         self.copy_to_clipboard(text)
-        self.tell(f"copied: {line(text)[:200]}")
+        self.show_message(f"copied: {line(text)[:200]}")
 
     def action_export(self) -> None:
         """A picture and a text of the screen, in the project's exports folder."""
@@ -309,17 +313,17 @@ class Viewer(Showing):
         try:
             picture, text = export(self, self.project / "exports", name, line(name))
         except OSError as error:
-            self.tell(f"nothing was exported: {error.strerror or error}", "error")
+            self.show_message(f"nothing was exported: {error.strerror or error}", "error")
             return
-        self.tell(f"exported {picture.parent.name}/{picture.name} and {text.suffix}")
+        self.show_message(f"exported {picture.parent.name}/{picture.name} and {text.suffix}")
 
     def action_words(self) -> None:
         panel = self.panel
         if not isinstance(panel, FigurePanel):
-            self.tell("this is words already")
+            self.show_message("this is words already")
             return
         try:
-            said = panel.in_words()
+            said = panel.sentences()
         except RemoteMIError as error:
             said = [str(error)]
         self.push_screen(keys.Page(line(panel.current.name), Text("\n\n".join(said))))
@@ -335,11 +339,11 @@ class Viewer(Showing):
         self.exit(return_code=INTERRUPTED)
 
     def action_help(self) -> None:
-        self.push_screen(keys.Page("The keys of the viewer", keys.page()))
+        self.push_screen(keys.Page("The keys of the viewer", keys.help_text()))
 
     def action_back(self) -> None:
         if self._asking:
-            self._leave_ask()
+            self._close_input()
         elif self.study and self.panel.title == "Studies":
             self.study = ""
             self.show()
@@ -349,7 +353,7 @@ class Viewer(Showing):
         for key in keys.ALL:
             if key.action not in ("digit", "command_palette"):
                 name = key.text[0].upper() + key.text[1:]
-                yield SystemCommand(name, f"key {key.shown}", partial(self.run_action, key.action))
+                yield SystemCommand(name, f"key {key.label}", partial(self.run_action, key.action))
         for index, panel in enumerate(self.panels):
             title = line(panel.title)
             yield SystemCommand(

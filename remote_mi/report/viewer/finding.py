@@ -9,7 +9,7 @@ from remote_mi.report.kinds.grid import Map
 from remote_mi.report.listing import Listing
 
 
-def matches_of_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[int, int]]:
+def find_in_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[int, int]]:
     """Cells whose column, whose row, or whose own text holds what was asked for.
 
     Args:
@@ -28,19 +28,19 @@ def matches_of_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[in
     return list(dict.fromkeys(cells))
 
 
-def matches_of_listing(listing: Listing, asked: str) -> list[int]:
+def find_in_listing(listing: Listing, asked: str) -> list[int]:
     """Lines that hold what was asked for, or whose items are known by it."""
     wanted = asked.strip().casefold() or asked
     marked = visible(asked).casefold()
     found = []
     for index in range(listing.count):
         text = listing.line(index).plain.casefold()
-        if wanted in text or marked in text or wanted in listing.item(index).known.casefold():
+        if wanted in text or marked in text or wanted in listing.item(index).search_text.casefold():
             found.append(index)
     return found
 
 
-def rows_asked(asked: str, rows: Sequence[object]) -> tuple[int, int] | None:
+def parse_rows(asked: str, rows: Sequence[object]) -> tuple[int, int] | None:
     """First and last row that "18-24" or "20" names, by label or else by index; None if neither."""
     names = [visible(str(r)) for r in rows]
     asked = asked.strip().replace("–", "-")

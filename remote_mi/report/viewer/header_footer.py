@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from remote_mi.common.text import pad_or_cut
 from remote_mi.report import colors
-from remote_mi.report.viewer.keys import brief
+from remote_mi.report.viewer.keys import key_hints
 
 DARK, LIGHT = "remote-mi-dark", "remote-mi-light"
 THEMES = (
@@ -54,7 +54,7 @@ THEMES = (
 #: Cells of a panel's name where not all of them fit.
 _CUT = 20
 #: Seconds for which a message stands in place of the keys.
-_TOLD = 5.0
+_MESSAGE_SECONDS = 5.0
 _MESSAGES = {
     "information": ("", "bold"),
     "warning": ("! ", "bold"),
@@ -122,34 +122,34 @@ class PanelLine(Widget):
                 self.post_message(self.Picked(index))
 
 
-class Foot(Static):
+class Footer(Static):
     """The keys on the last line; for a while a message in their place, so that it hides no cell."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id, markup=False)
-        self._told: Text | None = None
-        self._until: Timer | None = None
+        self._message: Text | None = None
+        self._timer: Timer | None = None
 
     def show(self, width: int) -> None:
         """Write the line for a width of the screen."""
-        if self._told is None:
-            self.update(brief(width))
+        if self._message is None:
+            self.update(key_hints(width))
             return
-        text = self._told.copy()
+        text = self._message.copy()
         text.truncate(max(10, width - 1), overflow="ellipsis")
         self.update(text)
 
-    def tell(self, text: str, bad: str = "information") -> None:
+    def show_message(self, text: str, bad: str = "information") -> None:
         """Say something; `bad` is "information", "warning" or "error"."""
         sign, style = _MESSAGES[bad]
-        self._told = Text(f" {sign}{text}", style, no_wrap=True)
-        if self._until is not None:
-            self._until.stop()
-        self._until = self.set_timer(_TOLD, self._untell)
+        self._message = Text(f" {sign}{text}", style, no_wrap=True)
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(_MESSAGE_SECONDS, self._clear_message)
         self.show(self.app.size.width)
 
-    def _untell(self) -> None:
-        self._told = None
+    def _clear_message(self) -> None:
+        self._message = None
         self.show(self.app.size.width)
 
 

@@ -25,9 +25,9 @@ class Key:
 
     keys: str
     action: str
-    shown: str
+    label: str
     text: str
-    brief: str = ""
+    hint: str = ""
 
 
 SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
@@ -38,8 +38,8 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
             Key("down", "move(1,0)", "↓", "down"),
             Key("left", "move(0,-1)", "←", "left"),
             Key("right", "move(0,1)", "→", "right"),
-            Key("pageup", "page(-1)", "PgUp", "a screen up"),
-            Key("pagedown", "page(1)", "PgDn", "a screen down"),
+            Key("pageup", "help_text(-1)", "PgUp", "a screen up"),
+            Key("pagedown", "help_text(1)", "PgDn", "a screen down"),
             Key("home", "move(0,-100000)", "Home", "first column"),
             Key("end", "move(0,100000)", "End", "last column"),
             Key("ctrl+home", "move(-1000000,-100000)", "Ctrl+Home", "the beginning"),
@@ -47,8 +47,8 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
             Key("g", "largest(1)", "g", "the largest effect; again: the next", "g largest"),
             Key("G", "largest(-1)", "G", "back to the larger effect before"),
             Key("slash", "find", "/", "find a token or a word", "/ find"),
-            Key("n", "found(1)", "n", "the next that was found"),
-            Key("N", "found(-1)", "N", "the one found before"),
+            Key("n", "match(1)", "n", "the next that was found"),
+            Key("N", "match(-1)", "N", "the one found before"),
         ),
     ),
     (
@@ -116,9 +116,9 @@ def bindings() -> list[Binding]:
     return made
 
 
-def brief(width: int) -> Text:
+def key_hints(width: int) -> Text:
     """The line at the bottom: as many keys as there is room for."""
-    hints = [key.brief for key in ALL if key.brief and key.brief not in _ALWAYS]
+    hints = [key.hint for key in ALL if key.hint and key.hint not in _ALWAYS]
     while hints and len("  ".join([*hints, *_ALWAYS])) > width - 2:
         hints.pop()
     text = Text(" ", no_wrap=True)
@@ -129,13 +129,13 @@ def brief(width: int) -> Text:
     return text
 
 
-def page() -> Text:
+def help_text() -> Text:
     """The help page."""
     text = Text()
     for title, keys in SECTIONS:
         text.append(f"{title}\n", "bold underline")
         for key in keys:
-            text.append(f"  {key.shown:<10}", "bold")
+            text.append(f"  {key.label:<10}", "bold")
             text.append(f" {key.text}\n")
         text.append("\n")
     text.append(

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from remote_mi.common.text import line
-from remote_mi.report.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, make_listing, wrap
 
 
 def message_listing(text: str, width: int) -> Listing:
     """A sentence or two in place of a list."""
-    return of_lines(
-        [(piece, Item()) for part in text.splitlines() for piece in wrapped(line(part), width, " ")]
+    return make_listing(
+        [(piece, Item()) for part in text.splitlines() for piece in wrap(line(part), width, " ")]
     )
 
 

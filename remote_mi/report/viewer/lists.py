@@ -12,8 +12,8 @@ from rich.text import Text
 
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import ago, line, pad_or_cut
-from remote_mi.report.listing import Item, Listing, of_lines
-from remote_mi.report.viewer.opened_run import named
+from remote_mi.report.listing import Item, Listing, make_listing
+from remote_mi.report.viewer.opened_run import run_argument
 from remote_mi.store.run_index import RunRow
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord, StudyRecords
@@ -39,7 +39,7 @@ class RunTable:
 
     room: Runs
     marked: list[Path]
-    shown: Path | None = None
+    current: Path | None = None
     names: list[str] = field(default_factory=list)
     rows: Mapping[str, RunRow] = field(default_factory=dict)
 
@@ -49,7 +49,9 @@ class RunTable:
 
     def listing(self, width: int) -> Listing:
         """One line a run."""
-        shown = self.shown.name if self.shown and self.shown.parent == self.room.folder else None
+        shown = (
+            self.current.name if self.current and self.current.parent == self.room.folder else None
+        )
         start = self.names.index(shown) if shown in self.names else 0
         date, wide = _columns(width)
         head = Text(
@@ -63,7 +65,7 @@ class RunTable:
 
     def _line(self, index: int, width: int) -> Text:
         name = self.names[index]
-        stamp, recipe, id8 = _parts(name)
+        stamp, recipe, id8 = _split_name(name)
         row = self.rows.get(name)
         sign = _SIGNS.get(row.status if row else "", "?")
         mark = "●" if self.room.folder / name in self.marked else " "
@@ -72,7 +74,7 @@ class RunTable:
             f" {mark}{sign}{id8}  {stamp[date:]}  {pad_or_cut(line(recipe), wide)} ", no_wrap=True
         )
         if row is not None:
-            text.append(_about(row), "" if row.status == "done" else "bold")
+            text.append(_describe(row), "" if row.status == "done" else "bold")
         return text
 
     def _item(self, index: int) -> Item:
@@ -83,9 +85,14 @@ class RunTable:
             said.append(line(row.problem))
         elif row is not None:
             numbers = "  ".join(f"{line(k)} {v:.3g}" for k, v in row.scalars.items())
-            said += [x for x in (_about(row), numbers) if x]
+            said += [x for x in (_describe(row), numbers) if x]
         folder = self.room.folder / name
-        return Item(tuple(said), f"remote-mi view {named(folder)}", folder, known=" ".join(said))
+        return Item(
+            tuple(said),
+            f"remote-mi view {run_argument(folder)}",
+            folder,
+            search_text=" ".join(said),
+        )
 
 
 def _columns(width: int) -> tuple[int, int]:
@@ -93,14 +100,14 @@ def _columns(width: int) -> tuple[int, int]:
     return (0, 24) if width >= 110 else (5, 24) if width >= 76 else (5, 16)
 
 
-def _parts(name: str) -> tuple[str, str, str]:
+def _split_name(name: str) -> tuple[str, str, str]:
     """Time, recipe and id of a run's name."""
     stamp, _, rest = name.partition("-")
     recipe, _, id8 = rest.rpartition("-")
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}", recipe, id8
 
 
-def _about(row: RunRow) -> str:
+def _describe(row: RunRow) -> str:
     if row.problem:
         return line(row.problem)
     given = ", ".join(f"{k}={v}" for k, v in row.parameters.items())
@@ -134,7 +141,7 @@ def study_listing(records: StudyRecords) -> Listing:
             tuple(words or [name]), f"remote-mi study run {record.path / 'study.yaml'}", study=name
         )
         lines.append((text, item))
-    return of_lines(lines, (), "no studies; `remote-mi study run FILE` begins one")
+    return make_listing(lines, (), "no studies; `remote-mi study run FILE` begins one")
 
 
 def point_listing(records: StudyRecords, name: str) -> Listing:
@@ -147,10 +154,12 @@ def point_listing(records: StudyRecords, name: str) -> Listing:
     every = [_settings(point) for point in record.points]
     names = list(dict.fromkeys(key for found in every for key in found))
     same = {n for n in names if len(every) > 1 and len({str(f.get(n)) for f in every}) == 1}
-    differing = [_said(found, [n for n in names if n not in same]) for found in every]
+    differing = [_settings_text(found, [n for n in names if n not in same]) for found in every]
     head = [Text(f" {line(name)}: {line(record.title)}", "bold")]
     if same:
-        head.append(Text(f" all: {_said(every[0], [n for n in names if n in same])}", "dim"))
+        head.append(
+            Text(f" all: {_settings_text(every[0], [n for n in names if n in same])}", "dim")
+        )
 
     def shown(index: int) -> Text:
         point = record.points[index]
@@ -159,10 +168,10 @@ def point_listing(records: StudyRecords, name: str) -> Listing:
 
     def item(index: int) -> Item:
         point = record.points[index]
-        said = [f"{point.state}: {_said(every[index], names)}"]
+        said = [f"{point.state}: {_settings_text(every[index], names)}"]
         said.append(line(point.error or "") if point.error else point.run or "not run yet")
         run = records.folder / point.run if point.run else None
-        command = f"remote-mi view {named(run)}" if run else ""
+        command = f"remote-mi view {run_argument(run)}" if run else ""
         return Item(tuple(said), command, run)
 
     return Listing(len(record.points), shown, item, head)
@@ -175,12 +184,12 @@ def _settings(point: PointRecord) -> dict[str, str]:
     return found | ({" seed": f"seed {point.seed}"} if point.seed is not None else {})
 
 
-def _said(found: Mapping[str, str], names: Sequence[str]) -> str:
+def _settings_text(found: Mapping[str, str], names: Sequence[str]) -> str:
     parts = [found[n] if n.startswith(" ") else f"{n}={found[n]}" for n in names if n in found]
     return "  ".join(line(part) for part in parts if part)
 
 
-def jobs(project: Path) -> list[Entry]:
+def read_jobs(project: Path) -> list[Entry]:
     """The jobs of a project's ledger: those under way, then the newest of the others.
 
     Raises:
@@ -207,7 +216,7 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
             f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}",
             no_wrap=True,
         )
-        said = [f"job {entry.id} · {line(state)}{_kept_for(entry)}"]
+        said = [f"job {entry.id} · {line(state)}{_expiry_text(entry)}"]
         if entry.run:
             said.append(f"run {entry.run} (Enter opens it)")
         if entry.error:
@@ -215,12 +224,12 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
         run = project / "runs" / entry.run if entry.run else None
         command = f"remote-mi jobs {'wait' if entry.is_open else 'show'} {entry.id[:8]}"
         lines.append((text, Item(tuple(said), command, run)))
-    return of_lines(
+    return make_listing(
         lines, [head], "no jobs on servers; `remote-mi run … --backend ndif` submits one"
     )
 
 
-def _kept_for(entry: Entry) -> str:
+def _expiry_text(entry: Entry) -> str:
     if not entry.is_open or entry.deadline is None:
         return ""
     left = entry.deadline - time.time()

@@ -92,7 +92,7 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
 
 @dataclass
-class Opened:
+class OpenedRun:
     """A run that is shown.
 
     Attributes:
@@ -119,9 +119,9 @@ class Opened:
         return id8_in(self.name)
 
     @property
-    def named(self) -> str:
+    def argument(self) -> str:
         """How a command finds it."""
-        return named(self.folder)
+        return run_argument(self.folder)
 
     @property
     def failed(self) -> bool:
@@ -129,20 +129,20 @@ class Opened:
         return self.info is not None and self.info.failed
 
     @property
-    def said(self) -> str:
+    def server_message(self) -> str:
         """The server's words about a failure."""
         return (self.info and self.info.made.record.server_said) or ""
 
 
-def named(folder: Path) -> str:
+def run_argument(folder: Path) -> str:
     """How a command finds a run: by its id in the project, by its folder anywhere else."""
     ours = folder.parent == project_folder() / "runs"
     return shlex.quote(id8_in(folder.name) if ours else str(folder))
 
 
-def open_run(folder: Path) -> Opened:
+def open_run(folder: Path) -> OpenedRun:
     """Open a run by its folder; what is wrong with it is told in what comes back."""
-    run, opened = RunFolder(folder), Opened(folder)
+    run, opened = RunFolder(folder), OpenedRun(folder)
     try:
         opened.info = run.info
         if opened.failed:
@@ -162,14 +162,14 @@ def open_run(folder: Path) -> Opened:
     return opened
 
 
-def check(opened: Opened) -> str:
+def check_arrays(opened: OpenedRun) -> str:
     """Hold the arrays of a run against their hash; what is wrong, "" if nothing is."""
     for part, problem in RunFolder(opened.folder).changed(ARRAYS):
         return f"{opened.folder / part} {problem}"
     return ""
 
 
-def excerpt(opened: Opened) -> list[str]:
+def recipe_excerpt(opened: OpenedRun) -> list[str]:
     """The lines of the recipe around the one that an error names; [] if it names none."""
     found = re.search(r"([\w./-]+\.py):(\d+)", opened.problem)
     if found is None:

@@ -16,9 +16,9 @@ from remote_mi.report import colors
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.kinds.kind import Kind, Layout, Points
 from remote_mi.report.kinds.registry import kind_of
-from remote_mi.report.listing import Item, Listing, of_lines
+from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.slices import cuts
-from remote_mi.report.wording import Slice, of_prompt
+from remote_mi.report.wording import Slice, prompt_values
 from remote_mi.store.result import Result
 
 #: Dimensions that the keys `l` and `c` step through; `s` takes any other.
@@ -44,17 +44,17 @@ class FigurePanel:
     figure: Figure
     result: Result
     slice_: Slice = field(default_factory=Slice)
-    shown: str = ""
+    output: str = ""
     window: tuple[int, int] | None = None
     at: tuple[int, int] | None = None
-    also: Sequence[Figure] = ()
+    joined_figures: Sequence[Figure] = ()
 
     def __post_init__(self) -> None:
-        self.shown = self.shown or self.figure.output
+        self.output = self.output or self.figure.output
 
     @property
     def title(self) -> str:
-        return self.figure.kind if self.also else self.figure.name
+        return self.figure.kind if self.joined_figures else self.figure.name
 
     @property
     def kind(self) -> Kind[Any, Any]:
@@ -63,12 +63,12 @@ class FigurePanel:
     @property
     def current(self) -> Figure:
         """The figure with the output that is shown."""
-        if self.shown == self.figure.output:
+        if self.output == self.figure.output:
             return self.figure
         for other in self.result.figures:
-            if other.output == self.shown and type(other) is type(self.figure):
+            if other.output == self.output and type(other) is type(self.figure):
                 return other
-        return self.kind.showing(self.figure, self.result, self.shown)
+        return self.kind.with_output(self.figure, self.result, self.output)
 
     @property
     def layout(self) -> Layout:
@@ -83,7 +83,7 @@ class FigurePanel:
 
     def variants(self) -> list[str]:
         """Outputs and summaries of the same dimensions, the declared one first."""
-        if not self.kind.numbers or self.figure.output not in self.result.arrays:
+        if not self.kind.numeric or self.figure.output not in self.result.arrays:
             return [self.figure.output]
         dims = self.result[self.figure.output].dims
         found = [self.figure.output]
@@ -99,7 +99,7 @@ class FigurePanel:
         """Dimensions that the figure has no room for, in which one coordinate is chosen."""
         return cuts(self.current, self.result)
 
-    def dim_of(self, key: str) -> str | None:
+    def dim_for_key(self, key: str) -> str | None:
         """The dimension that a key steps through: layer, component or another one."""
         dims = self.dims()
         named = {"layer": LAYER, "component": COMPONENT}.get(key)
@@ -108,7 +108,7 @@ class FigurePanel:
                 return dim
         return None
 
-    def step(self, dim: str, by: int) -> str:
+    def step_dim(self, dim: str, by: int) -> str:
         """Take the next coordinate of a dimension; returns why nothing changed, or ""."""
         labels, at = self._labels(dim), self.slice_.at.get(dim)
         index = next((i for i, label in enumerate(labels) if str(label) == str(at)), at)
@@ -123,9 +123,9 @@ class FigurePanel:
         count = len(self.result.prompts)
         if count < 2:
             return "there is one prompt only"
-        if self.kind.of == "each":
+        if self.kind.prompts_shown == "each":
             return "every prompt is shown"
-        single = self.kind.of == "one"
+        single = self.kind.prompts_shown == "one"
         if single:
             count = len(self.result.each(self.figure.output))
             if count < 2:  # of a recipe that is called once with all prompts
@@ -138,7 +138,7 @@ class FigurePanel:
             pair = places[(places.index(before) + by) % len(places)]
             if pair is not None:
                 try:
-                    of_prompt(self.result, self.shown, pair)
+                    prompt_values(self.result, self.output, pair)
                 except RemoteMIError as error:
                     return error.message
         self.slice_ = replace(self.slice_, pair=pair, item=pair or 0)
@@ -153,14 +153,14 @@ class FigurePanel:
 
     def _labels(self, dim: str) -> list[Any]:
         """The coordinates of a dimension of what is shown: of one prompt they are its own."""
-        return list(self.slice_.of(self.result, self.shown).coords[dim])
+        return list(self.slice_.select(self.result, self.output).coords[dim])
 
     def next_variant(self, by: int) -> str:
         """Show the next output of the same dimensions; returns why nothing changed, or ""."""
         names = self.variants()
         if len(names) < 2:
             return "there is no other output of these dimensions"
-        self.shown = names[(names.index(self.shown) + by) % len(names)]
+        self.output = names[(names.index(self.output) + by) % len(names)]
         return ""
 
     # The cursor in a list whose lines have points; boards and other lists have one of their own.
@@ -194,18 +194,18 @@ class FigurePanel:
 
     # What is shown.
 
-    def board(self, palette: colors.Palette) -> Map | None:
+    def cell_map(self, palette: colors.Palette) -> Map | None:
         """The cells that the cursor goes over; None for a figure that is a list.
 
         Raises:
             RemoteMIError: if the result has not what the figure shows.
         """
-        return self.kind.board(self.layout, palette) if self.has_board else None
+        return self.kind.cell_map(self.layout, palette) if self.has_cell_map else None
 
     @property
-    def has_board(self) -> bool:
+    def has_cell_map(self) -> bool:
         """Whether the cursor goes over cells in both directions."""
-        return type(self.kind).board is not Kind.board
+        return type(self.kind).cell_map is not Kind.cell_map
 
     def listing(self, width: int, height: int) -> Listing:
         """The figure as lines with a cursor.
@@ -213,42 +213,42 @@ class FigurePanel:
         Raises:
             RemoteMIError: if the result has not what the figure shows.
         """
-        if not self.also:
+        if not self.joined_figures:
             layout = self.layout
             found = self.kind.points(layout)
             at = None if found is None else self._place(found)
             return self.kind.listing(layout, width, height, at)
         lines: list[tuple[Text, Item]] = []
-        for part in (self.current, *self.also):
+        for part in (self.current, *self.joined_figures):
             kind = kind_of(part)
             made = kind.listing(kind.layout(part, self.result, self.slice_), width, height)
             gap = [(Text(), Item())] if lines else []
             lines += [*gap, (Text(f" {line(part.name)}", "bold", no_wrap=True), Item())]
             lines += [(text, Item()) for text in made.head]
             lines += [(made.line(i), made.item(i)) for i in range(made.count)]
-        return of_lines(lines)
+        return make_listing(lines)
 
-    def in_words(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """What the figure shows, as sentences."""
         from remote_mi.report.summary import summary
 
         everything = replace(self.slice_, pair=None)
         return [
             said
-            for part in (self.current, *self.also)
+            for part in (self.current, *self.joined_figures)
             for said in summary(part, self.result, everything)
         ]
 
-    def state(self) -> str:
+    def state_text(self) -> str:
         """The slice and metric, for beside the title; "" where nothing was changed."""
         parts = []
-        if self.shown != self.figure.output:
+        if self.output != self.figure.output:
             names = self.variants()
-            parts.append(f"shows {self.shown} ({names.index(self.shown) + 1} of {len(names)})")
-        if not self.has_board:  # a board itself says it
+            parts.append(f"shows {self.output} ({names.index(self.output) + 1} of {len(names)})")
+        if not self.has_cell_map:  # a cell_map itself says it
             for dim in self.dims():
                 label = self.slice_.at.get(dim, self._labels(dim)[0])
                 parts.append(f"at {dim} {visible(str(label))}")
-            if self.slice_.pair is not None and self.kind.of == "all":
+            if self.slice_.pair is not None and self.kind.prompts_shown == "all":
                 parts.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}")
         return " · ".join(parts)

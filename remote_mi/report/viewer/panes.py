@@ -16,14 +16,14 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from remote_mi.common.text import pad_or_cut
-from remote_mi.report.colors import softened
+from remote_mi.report.colors import soften
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.listing import NOTHING, Item, Listing
 
 _BOLD, _DIM, _PLAIN = Style(bold=True), Style(dim=True), Style()
 _HERE = Style(bold=True, reverse=True)
 #: Strips that are kept; a screen has fewer lines.
-_KEPT = 400
+_MAX_STRIPS = 400
 #: More cells than a screen has: what was out of view comes into the middle.
 _MIDDLE = 10_000
 
@@ -77,7 +77,7 @@ class GridPane(Pane):
         self.row = self.column = 0
         self._each = self._left = 1
         self._base = Style()
-        self._kept: dict[tuple[int, int, int], Strip] = {}
+        self._strips: dict[tuple[int, int, int], Strip] = {}
         self._cells: dict[tuple[int, int], list[Segment]] = {}
 
     def show(self, found: Map, window: tuple[int, int] | None = None) -> None:
@@ -90,10 +90,10 @@ class GridPane(Pane):
         self._measure()
         self._follow()
 
-    def place(self, row: int, column: int) -> None:
+    def place_cursor(self, row: int, column: int) -> None:
         """Put the cursor on a cell."""
         self.row, self.column = row, column
-        self._kept.clear()
+        self._strips.clear()
         self._follow(around=_MIDDLE)
         self.refresh()
 
@@ -121,7 +121,7 @@ class GridPane(Pane):
     def _measure(self) -> None:
         assert self.map is not None
         grid = self.map.grid
-        self._kept.clear()
+        self._strips.clear()
         self._cells.clear()
         self._base = self.rich_style
         self._left = cell_len(grid.row_labels[0]) + 4
@@ -142,8 +142,8 @@ class GridPane(Pane):
         index, (x, y) = self.rows.index(self.row), self.scroll_offset
         high = max(1, self.room.height - 1)
         wide = max(1, (self.room.width - self._left) // self._pitch)
-        y = _scrolled(index, y, high, around)
-        column = _scrolled(self.column, self._first, wide, around)
+        y = _scroll_start(index, y, high, around)
+        column = _scroll_start(self.column, self._first, wide, around)
         x = x if column == self._first else column * self._pitch
         if (x, y) == tuple(self.scroll_offset):
             return False
@@ -163,7 +163,7 @@ class GridPane(Pane):
         column = self._first + (at.x - self._left) // self._pitch
         inside = at.y >= 1 and at.x >= self._left
         if inside and index < len(self.rows) and column < len(self.map.grid.columns):
-            self.place(self.rows[index], column)
+            self.place_cursor(self.rows[index], column)
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
@@ -175,13 +175,13 @@ class GridPane(Pane):
         row = -1 if y == 0 else self.rows[index]
         key = (row, self.scroll_offset.x, width)
         plain = row not in (-1, self.row)
-        if plain and key in self._kept:
-            return self._kept[key]
+        if plain and key in self._strips:
+            return self._strips[key]
         strip = self._strip(row, width)
         if plain:
-            if len(self._kept) > _KEPT:
-                self._kept.clear()
-            self._kept[key] = strip
+            if len(self._strips) > _MAX_STRIPS:
+                self._strips.clear()
+            self._strips[key] = strip
         return strip
 
     @property
@@ -226,14 +226,14 @@ class GridPane(Pane):
         if found is None:
             text, style = grid.cell(row, column, self._each)
             found = [
-                Segment(text[:1], base + softened(style)),
+                Segment(text[:1], base + soften(style)),
                 Segment(text[1:] + " ", base + style),
             ]
             self._cells[row, column] = found
         return found
 
 
-def _scrolled(at: int, first: int, count: int, around: int) -> int:
+def _scroll_start(at: int, first: int, count: int, around: int) -> int:
     """The first of `count` places in view, so that `at` is among them."""
     if first <= at < first + count:
         return first
@@ -275,7 +275,7 @@ class ListPane(Pane):
         """What the cursor stands on."""
         return self.listing.item(self.at) if self.listing.count else NOTHING
 
-    def place(self, at: int) -> None:
+    def place_cursor(self, at: int) -> None:
         """Put the cursor on a line."""
         lines = [self._line(self.at), self._line(at)]
         self.at = at
@@ -284,7 +284,7 @@ class ListPane(Pane):
 
     def move(self, down: int, right: int) -> None:
         if self.listing.count:
-            self.place(min(max(self.at + down, 0), self.listing.count - 1))
+            self.place_cursor(min(max(self.at + down, 0), self.listing.count - 1))
 
     def _line(self, at: int) -> int:
         return at + len(self.listing.head) - self.scroll_offset.y
@@ -292,7 +292,7 @@ class ListPane(Pane):
     def _follow(self) -> bool:
         self.post_message(self.Moved())
         high = max(1, self.room.height - len(self.listing.head))
-        y = _scrolled(self.at, self.scroll_offset.y, high, 0)
+        y = _scroll_start(self.at, self.scroll_offset.y, high, 0)
         if not self.room.height or y == self.scroll_offset.y:
             return False
         self.scroll_to(0, y, animate=False)
@@ -304,7 +304,7 @@ class ListPane(Pane):
             return
         index = at.y - len(self.listing.head) + self.scroll_offset.y
         if index < self.listing.count:
-            self.place(index)
+            self.place_cursor(index)
             if event.chain > 1:
                 self.post_message(self.Chosen())
 

@@ -15,7 +15,7 @@ import pytest
 from remote_mi import Bars, Heatmap, Lines, TokenGrid
 from remote_mi.common.errors import UsageError
 from remote_mi.report import tables
-from remote_mi.report.colors import between
+from remote_mi.report.colors import interpolate
 from remote_mi.report.images import save
 from remote_mi.report.text_fitting import Pen
 from remote_mi.report.wording import Slice
@@ -51,7 +51,7 @@ def test_a_heatmap_shows_its_numbers_in_the_colours_of_its_scale(tmp_path):
         expected = (
             (0xED, 0xED, 0xF0)
             if marked[at]
-            else between(LIGHT.centred, float(effect[at] / reach + 1) / 2)
+            else interpolate(LIGHT.centred, float(effect[at] / reach + 1) / 2)
         )
         assert colour(group) == pytest.approx(expected, abs=3), at
     assert {at for at, _ in np.ndenumerate(marked) if marked[at]}, "there is something to mark"
@@ -179,7 +179,7 @@ def test_latex_sets_text_as_it_is_whatever_the_engine():
     assert tables.latex('*[x]"') == r"{*}{[}x{]}\texttt{\char34}", "nothing that \\\\ would take"
     assert tables.latex("é Ł 中 ą ±") == r"é Ł \texttt{U+4E2D} \texttt{U+0105} \texttt{U+00B1}"
     rows = [["a", 1.25e-7, -0.5, float("nan"), 3, True], ["b", 2.0, 0.123456, 1e9, -4, False]]
-    body = tables.formatted(list("uvwxyz"), rows, ".tex")
+    body = tables.format_table(list("uvwxyz"), rows, ".tex")
     assert r"a & $1.25\times10^{-7}$ & $-0.5$ & -- & 3 & $\sim$ \\" in body
     assert r"b & 2 & 0.123 & $1\times10^{9}$ & -4 &  \\" in body
     assert r"\begin{tabular}{lrrrrr}" in body
@@ -194,8 +194,8 @@ def test_what_the_font_lacks_is_written_as_its_code_and_nothing_is_wider_than_it
     font = FT2Font(findfont("DejaVu Sans"))
     font.set_size(5.5, 72)
     drawn, kept_as_text = Pen(Path("f.pdf")), Pen(Path("f.svg"))
-    assert drawn.fitting("a␠中\U0001f389␛", 1000, 5.5) == "a␣\\u4e2d\\U0001f389\\x1b"
-    assert kept_as_text.fitting("a␠中", 1000, 5.5) == "a␣中"
+    assert drawn.fit("a␠中\U0001f389␛", 1000, 5.5) == "a␣\\u4e2d\\U0001f389\\x1b"
+    assert kept_as_text.fit("a␠中", 1000, 5.5) == "a␣中"
     for text in (
         " internationalization",
         "mmmmmmmmmm",

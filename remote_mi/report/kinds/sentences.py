@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from remote_mi.common.text import visible
-from remote_mi.report.slices import Shown
+from remote_mi.report.slices import FigurePart
 from remote_mi.report.wording import EXPLAINED, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -17,7 +17,7 @@ MOST = 3
 _LONGEST_TEXT = 120
 
 
-def largest(part: Shown, center: float) -> Iterator[str]:
+def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
     """Where the largest values are, those first that no control explains; then the range."""
     array, marked = part.array, part.marked
     values = array.values
@@ -26,7 +26,7 @@ def largest(part: Shown, center: float) -> Iterator[str]:
         yield f"{array.name} has no values."
         return
     if not values.ndim:
-        yield f"{part.said(())}{', no larger than its control or not told from 0' if marked else ''}."
+        yield f"{part.describe_value(())}{', no larger than its control or not told from 0' if marked else ''}."
         return
     distance = np.where(finite, np.abs(values - center), -1.0)
     order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
@@ -36,7 +36,10 @@ def largest(part: Shown, center: float) -> Iterator[str]:
         yield f"Every {array.name} is {format_amount(center)}."
         return
     count = f" (n={part.count})" if part.count else ""
-    parts = [part.value(at) + (" (explained by its control)" if marked[at] else "") for at in best]
+    parts = [
+        part.value_with_place(at) + (" (explained by its control)" if marked[at] else "")
+        for at in best
+    ]
     yield f"Largest {array.name}{count}: {'; '.join(parts)}."
     low, high = float(values[finite].min()), float(values[finite].max())
     missing = values.size - int(finite.sum())
@@ -45,30 +48,30 @@ def largest(part: Shown, center: float) -> Iterator[str]:
         (f"{missing} of {values.size} cells have no value. " if missing else "")
         + f"{known} cells lie between {format_amount(low)} and {format_amount(high)}."
     )
-    yield from explained(part)
+    yield from control_sentence(part)
 
 
-def explained(part: Shown) -> Iterator[str]:
+def control_sentence(part: FigurePart) -> Iterator[str]:
     """How many cells are marked, and as what; nothing where there is no control."""
     if part.control is not None:
         many = int(part.marked.sum())
         yield (
             f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
-            f"{'is' if many == 1 else 'are'} no larger than {part.controlled_by}, "
+            f"{'is' if many == 1 else 'are'} no larger than {part.control_name}, "
             "or not told from 0."
         )
 
 
-def some_dims(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
+def coords_only(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
     """Some dimensions of an array, to name their coordinates; without values."""
     return NamedArray(np.zeros(()), dims, array.coords, name=array.name)
 
 
-def quoted(result: Result, token: int) -> str:
+def quote_token(result: Result, token: int) -> str:
     """A token in quotes."""
     return f"“{visible(result.text(token))}”" if token >= 0 else "nothing"
 
 
-def short(text: str) -> str:
+def shorten(text: str) -> str:
     """The beginning of a text that is too long for a sentence."""
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
