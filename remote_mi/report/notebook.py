@@ -1,7 +1,7 @@
-"""What displays itself in a notebook: results, lists of runs, plans, and jobs on servers.
+"""HTML for notebooks: results, lists of runs, plans, and jobs on servers.
 
-A result is shown by the renderer of HTML reports, without a script: a cell says on hover what it
-stands for. All text is escaped, and nothing is fetched.
+A result is rendered as in HTML reports, but without a script: cells are explained on hover. All
+text is escaped, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from remote_mi.report.wording import Slice
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: Rows and columns of an array that are shown.
+#: Maximum rows and columns of an array.
 _MOST_ROWS, _MOST_COLUMNS = 40, 16
-#: Columns of a figure that is text in a notebook, and the element it stands in.
+#: Width in characters of a text figure in a notebook, and its HTML element.
 WIDTH = 110
 FRAME = (
     '<pre style="line-height:1.2;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace;'
@@ -46,7 +46,7 @@ def html(result: Result) -> str:
 
 
 def array_html(array: NamedArray) -> str:
-    """An array as a table: of two dimensions rows and columns, of more the first of the others."""
+    """An array as a table of its last two dimensions, at the first coordinate of the others."""
     sizes = ", ".join(f"{dim}: {size}" for dim, size in zip(array.dims, array.shape, strict=True))
     title = f"{array.name} ({sizes})" if sizes else array.name
     part, cut = array, []
@@ -73,7 +73,7 @@ def _labels(array: NamedArray, axis: int) -> list[str]:
 
 
 def _truncate(texts: list[str], most: int) -> list[str]:
-    """The first texts, and how many more there are."""
+    """The first texts, and the number of the others."""
     return texts if len(texts) <= most else [*texts[:most], f"… {len(texts) - most} more"]
 
 
@@ -105,9 +105,9 @@ def facts_html(title: str, facts: Mapping[str, str]) -> str:
 
 
 def job_html(job: RemoteJob) -> str:
-    """A job on a server: where, how far, and what became of it."""
+    """A job on a server: where it is, its state, and its outcome."""
     if job.id is None:
-        return facts_html("Job", {"state": "the result was there already"})
+        return facts_html("Job", {"state": "the result already existed"})
     entry = job.entry
     facts = {
         "server": entry.url,
@@ -120,7 +120,7 @@ def job_html(job: RemoteJob) -> str:
 
 
 def plan_html(plan: Plan) -> str:
-    """A plan: every backend that was looked at, and why it can or cannot."""
+    """A plan: every backend considered, and why it can or cannot run the job."""
     rows = [
         ["→" if o is plan.chosen else "·" if o.can else "✗", o.backend, o.why, o.hint]
         for o in plan.options

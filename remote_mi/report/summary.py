@@ -1,4 +1,4 @@
-"""Every figure in words: for reports, for screen readers, and for those in a hurry."""
+"""Figures described in sentences, for reports, screen readers and quick reading."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ ALL = Slice()
 
 
 def summary(figure: Figure, result: Result, slice_: Slice = ALL) -> list[str]:
-    """What a figure shows, as plain sentences; text of the model in them is made harmless.
+    """A figure described in plain sentences; text from the model is made harmless.
 
     Args:
         slice_: which part of the arrays is shown.
 
     Raises:
-        NotFound, UsageError: if the figure does not fit what it is to show.
+        NotFound, UsageError: if the result lacks what the figure shows, or the slice.
     """
     kind, layout = lay_out(figure, result, slice_)
     return list(kind.sentences(layout))
 
 
 def headline(result: Result) -> str:
-    """The largest value of the first figure of numbers, in a few words; "" if there is none."""
+    """The largest value of the first figure with numbers, as a short text; "" if there is none."""
     for figure in result.figures:
         if figure.output not in result.arrays:
             continue

@@ -1,4 +1,4 @@
-"""Figures as text for a terminal, a pipe, a notebook or a test: the one renderer."""
+"""Figures as text, for a terminal, a pipe, a notebook or a test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
 
     Raises:
         NotFound: if the recipe declares no figure of that name.
-        UsageError: if no figure is cut where the slice says.
+        UsageError: if no figure is cut in a dimension of the slice.
     """
     chosen = select_figures(result, only)
     check_cut(chosen, result, slice_)
@@ -47,10 +47,10 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
 
 
 def select_figures(result: Result, only: str | None) -> Sequence[Figure]:
-    """The figures of a result, or the one of a name; an output without one gets a plain one.
+    """The figures of a result, or the ones with a name; an output without any gets a default one.
 
     Raises:
-        NotFound: naming those there are.
+        NotFound: if there is no such figure or output, with the names there are.
     """
     every = result.figures or [plain_figure(result, name) for name in result.names()]
     if only is None:
@@ -65,7 +65,7 @@ def select_figures(result: Result, only: str | None) -> Sequence[Figure]:
 
 
 def plain_figure(result: Result, name: str) -> Figure:
-    """A figure for an output or summary that the recipe declares none for."""
+    """A default figure for an output or summary for which the recipe declares none."""
     output = result.outputs.get(name)
     if not kind_of_output(output).averaged:
         return figures.Text(name)

@@ -1,4 +1,4 @@
-"""A report as Markdown, for an editor: plain tables, figures as text and as files beside it."""
+"""A report as Markdown, for an editor: plain tables, figures as text and as separate files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from remote_mi.report.document.run_facts import computation_facts, summary_line
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
 
-#: What Markdown would act on: anywhere, and at the beginning of a line only.
+#: Characters with a meaning in Markdown: anywhere, and only at the beginning of a line.
 _ANYWHERE = re.compile(r"([\\`*_\[\]<|~$&])")
 _BEGINNING = re.compile(r"^([#+>=-]|\d+(?=[.)](?:\s|$)))")
 
 
 def escape(text: str) -> str:
-    """Text that Markdown sets as it is."""
+    """Text escaped so that Markdown shows it literally."""
     return _escape_start(_escape_inline(prose(text)))
 
 
@@ -47,8 +47,8 @@ def markdown(
     """A report as Markdown.
 
     Args:
-        written: what the author wrote, place → Markdown; missing places are marked.
-        picture: the file of a figure, relative to the report, or "" where there is none.
+        written: the author's text, section → Markdown; missing sections are marked.
+        picture: returns the file of a figure, relative to the report, or "" if there is none.
     """
     return "\n".join(_Writer(report, written, picture).lines()).rstrip() + "\n"
 
@@ -88,7 +88,7 @@ class _Writer:
                 [_code(name), escape(value), _code_spans(text)]
                 for name, value, text in method.parameters
             ]
-            yield from _table(["parameter", "value", "what it is"], rows)
+            yield from _table(["parameter", "value", "description"], rows)
         yield from self._data()
         yield from self._results()
         yield from self._controls()
@@ -177,13 +177,13 @@ class _Writer:
             yield from (f"Not shown: {escape(problem)}", "")
         elif self.picture is not None and (path := self.picture(section, shown)):
             yield from (f"![{name}]({path})", "")
-        said = " ".join(escape(text) for text in shown.sentences)
+        description = " ".join(escape(text) for text in shown.sentences)
         if shown.prompts > 1:
-            said += (
+            description += (
                 f" Another of the {shown.prompts} prompts: `remote-mi view {section.id8} --item 2`."
             )
         yield from (
-            f"**{shown.label}.** {name}, {escape(section.heading)}. {said}".rstrip(),
+            f"**{shown.label}.** {name}, {escape(section.heading)}. {description}".rstrip(),
             "",
         )
 
@@ -194,11 +194,12 @@ class _Writer:
                 continue
             yield from (f"### {escape(method.recipe)}", "")
             if method.control_of:
-                held = ", ".join(
-                    f"{_code(a)} is held against {_code(b)}" for a, b in method.control_of.items()
+                comparisons = ", ".join(
+                    f"{_code(a)} is compared with {_code(b)}" for a, b in method.control_of.items()
                 )
                 yield from (
-                    f"{held}. A cell marked \\~ is no larger than its control, or not told from 0.",
+                    f"{comparisons}. A cell marked \\~ is no larger than its control, or not "
+                    "distinguishable from 0.",
                     "",
                 )
             yield from (*_blocks(method.controls), *_blocks(method.limits))
@@ -249,7 +250,7 @@ def _blocks(blocks: Sequence[MethodBlock]) -> Iterable[str]:
 
 
 def _code(text: str) -> str:
-    """A name as code, whatever is in it; within a table, too."""
+    """A name as code if it is safe, also within a table; otherwise escaped text."""
     text = prose(text)
     if re.fullmatch(r"[\w.:\[\] -]+", text):
         return f"`{text}`"
@@ -257,7 +258,7 @@ def _code(text: str) -> str:
 
 
 def _code_spans(text: str) -> str:
-    """A sentence whose `names` between backticks stay code."""
+    """A sentence, escaped except for code between backticks."""
     parts = prose(text).split("`")
     if len(parts) % 2 == 0:
         return escape(text)
@@ -267,7 +268,7 @@ def _code_spans(text: str) -> str:
 
 
 def _code_block(lines: Sequence[str], language: str = "text") -> Iterable[str]:
-    """Lines as they are; the fence is longer than any run of backticks in them."""
+    """Lines as a code block, with a fence longer than any run of backticks in them."""
     longest = max((len(run) for text in lines for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     whole = (harmless(text) for one in lines for text in one.splitlines() or [""])
@@ -280,7 +281,7 @@ def _plain_url(url: str) -> bool:
 
 
 def pictures(folder: Path) -> Callable[[Section, NumberedFigure], str]:
-    """Draws each figure that can be drawn into a folder beside the report, as SVG."""
+    """A function that draws a figure as SVG into the folder, and returns its path or ""."""
 
     def draw(section: Section, shown: NumberedFigure) -> str:
         from remote_mi.report.images import save
@@ -293,7 +294,7 @@ def pictures(folder: Path) -> Callable[[Section, NumberedFigure], str]:
             folder.mkdir(parents=True, exist_ok=True)
             save(shown.figure, section.result, path, shown.slice_)
         except RemoteMIError:
-            return ""  # the text above it shows what there is
+            return ""  # the text above shows the figure
         return f"{folder.name}/{path.name}"
 
     return draw

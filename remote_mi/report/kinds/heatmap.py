@@ -1,4 +1,4 @@
-"""Heatmaps: numbers over rows × columns, with a mark where a control explains them."""
+"""Heatmaps: numbers over rows × columns, marked where a control explains them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from remote_mi.report.kinds.grid import (
 )
 from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.sentences import largest_sentences
-from remote_mi.report.markup import PagePlace, asset, figure_markup
-from remote_mi.report.slices import FigurePart, cuts, select_part
+from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.slices import FigurePart, cut_dims, select_part
 from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
@@ -61,7 +61,7 @@ class HeatmapLayout(Layout):
 
     @functools.cached_property
     def head(self) -> list[str]:
-        """What part is shown, in words."""
+        """Which part is shown, as text."""
         found = []
         if self.slice_.pair is not None:
             clean = line(self.result.prompts[self.slice_.pair]["clean"])
@@ -73,16 +73,16 @@ class HeatmapLayout(Layout):
 
     @property
     def foot(self) -> list[str]:
-        """What the marks mean."""
+        """The meaning of the marks."""
         return [self.part.mark_note] if self.part.mark_note else []
 
     def describe_cell(self, row: int, column: int) -> str:
-        """A cell in words."""
+        """A cell as text: its place, value, and whether its control explains it."""
         mark = f" {EXPLAINED} its control explains it" if self.part.marked[row, column] else ""
         return f"{self.part.describe_cell((row, column))}{mark}"
 
     def embeds_all_slices(self, place: PagePlace) -> bool:
-        """Whether a page carries the numbers of all slices, so that its reader can choose."""
+        """Whether a page embeds the numbers of all slices, so that its reader can choose."""
         return bool(
             self.part.cut_dims
             and self.part.full.values.size <= place.numbers
@@ -100,15 +100,15 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
         return HeatmapLayout(figure, result, slice_, select_part(figure, result, slice_))
 
     def text(self, layout: HeatmapLayout, width: int) -> Iterator[Text]:
-        found = self.cell_map(layout, colors.DARK)
-        for said in found.head:
-            hint = "; `view --at`" if said.startswith("at ") else ""
-            yield Text(f" {said[:-1]}{hint})" if hint else f" {said}", style="dim")
-        yield from grid_lines(found.grid, width)
+        cells = self.cell_map(layout, colors.DARK)
+        for text in cells.head:
+            hint = "; `view --at`" if text.startswith("at ") else ""
+            yield Text(f" {text[:-1]}{hint})" if hint else f" {text}", style="dim")
+        yield from grid_lines(cells.grid, width)
         if np.isfinite(layout.values).any():
-            yield Text(f" ▸ largest: {layout.describe_cell(*found.start)}")
-            for said in found.foot:
-                yield Text(f"   {said}", style="dim")
+            yield Text(f" ▸ largest: {layout.describe_cell(*cells.start)}")
+            for text in cells.foot:
+                yield Text(f"   {text}", style="dim")
 
     def sentences(self, layout: HeatmapLayout) -> Iterator[str]:
         part, full = layout.part, layout.part.full
@@ -117,8 +117,8 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
                 int(np.nanargmax(np.abs(full.values - layout.center))), full.shape
             )
             yield (
-                f"Shown at {part.cut_text}; the largest of all is at {place_text(full, at)}: "
-                f"{format_amount(full.values[at])}."
+                f"Shown at {part.cut_text}; the largest value overall is at "
+                f"{place_text(full, at)}: {format_amount(full.values[at])}."
             )
         yield from largest_sentences(part, layout.center)
 
@@ -134,7 +134,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
             if marked[row, column]:
                 sign, style = EXPLAINED, Style(dim=True)
             else:
-                sign = colors.ramp(strength)
+                sign = colors.ramp_character(strength)
             return pad_or_cut(sign + format_number(values[row, column], wide - 1), wide), style
 
         rows, columns = array.dims
@@ -175,7 +175,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
                 title = f"{place_text(array, index)}: {part.describe_value(index)}"
                 cells[index[0]][index[1]]["title"] = title
         choices = [{"dim": dim, "labels": visible_labels(full, dim)} for dim in part.cut_dims]
-        return figure_markup(
+        return render_figure(
             "grid.html.j2",
             figure,
             place,
@@ -188,10 +188,10 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
         )
 
     def style(self) -> str:
-        return asset("grid.css")
+        return read_asset("grid.css")
 
     def fixed_dims(self, layout: HeatmapLayout, place: PagePlace) -> list[str]:
-        return [] if layout.embeds_all_slices(place) else cuts(layout.figure, layout.result)
+        return [] if layout.embeds_all_slices(place) else cut_dims(layout.figure, layout.result)
 
     def size(self, layout: HeatmapLayout) -> tuple[float, float]:
         return cell_grid_size(layout.values.shape)
@@ -218,7 +218,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
 
 
 def _min_cell_width(values: np.ndarray) -> int:
-    """Cells that a column takes: one more where a minus sign would cost a digit that matters."""
+    """Width of a column: one more if a minus sign would displace a significant digit."""
     finite = values[np.isfinite(values)]
     negative = finite[finite < -0.005]
     lost = np.where(negative > -0.995, 0.05, np.where(negative > -9.95, 0.5, 0.0))
@@ -234,7 +234,7 @@ def _cell(value: float, explained: bool, shades: colors.Shades) -> dict[str, Any
 
 
 def _numbers(part: FigurePart, order: Sequence[str]) -> dict[str, Any]:
-    """Values, intervals, control and marks, flat, in an order of dimensions."""
+    """Values, intervals, control and marks, flattened in the given order of dimensions."""
     axes = [part.array.dims.index(dim) for dim in order]
 
     def flat(values: np.ndarray | None) -> list[float | None] | None:
@@ -259,5 +259,5 @@ def _numbers(part: FigurePart, order: Sequence[str]) -> dict[str, Any]:
 
 
 def _json_number(value: float) -> float | None:
-    """Four digits are more than a reader can use; None for what JSON has no number for."""
+    """A number with four digits, which is enough for a reader; None for NaN and infinities."""
     return float(f"{value:.4g}") if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Sentences that several kinds of figures have in common."""
+"""Sentences used by several kinds of figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from remote_mi.report.wording import EXPLAINED, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: Cells, lines or texts of which a sentence tells.
+#: Maximum of cells, lines or texts that sentences mention.
 MOST = 3
 _LONGEST_TEXT = 120
 
 
 def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
-    """Where the largest values are, those first that no control explains; then the range."""
+    """The largest values, those that no control explains first; then the range of all."""
     array, marked = part.array, part.marked
     values = array.values
     finite = np.isfinite(values)
@@ -26,7 +26,8 @@ def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
         yield f"{array.name} has no values."
         return
     if not values.ndim:
-        yield f"{part.describe_value(())}{', no larger than its control or not told from 0' if marked else ''}."
+        mark = ", no larger than its control or not distinguishable from 0" if marked else ""
+        yield f"{part.describe_value(())}{mark}."
         return
     distance = np.where(finite, np.abs(values - center), -1.0)
     order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
@@ -52,26 +53,26 @@ def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
 
 
 def control_sentence(part: FigurePart) -> Iterator[str]:
-    """How many cells are marked, and as what; nothing where there is no control."""
+    """How many cells are explained by their control; nothing without a control."""
     if part.control is not None:
         many = int(part.marked.sum())
         yield (
             f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
             f"{'is' if many == 1 else 'are'} no larger than {part.control_name}, "
-            "or not told from 0."
+            "or not distinguishable from 0."
         )
 
 
 def coords_only(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
-    """Some dimensions of an array, to name their coordinates; without values."""
+    """An array without values, of only the given dimensions, to name their coordinates."""
     return NamedArray(np.zeros(()), dims, array.coords, name=array.name)
 
 
 def quote_token(result: Result, token: int) -> str:
-    """A token in quotes."""
+    """A token in quotes, or "nothing"."""
     return f"“{visible(result.text(token))}”" if token >= 0 else "nothing"
 
 
 def shorten(text: str) -> str:
-    """The beginning of a text that is too long for a sentence."""
+    """A text, cut if it is too long for a sentence."""
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"

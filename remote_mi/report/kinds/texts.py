@@ -1,4 +1,4 @@
-"""Texts, one after the other: generated tokens, or what a recipe says in words or as JSON."""
+"""Texts, one after the other: generated tokens, or texts and JSON values of a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remote_mi.recipes.figures import Text
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.sentences import MOST, coords_only, shorten
-from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.markup import PagePlace, render_figure
 from remote_mi.report.slices import ShownExample, select_example
 from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, place_text
@@ -37,7 +37,7 @@ class TextLayout(Layout):
 
     @functools.cached_property
     def texts(self) -> list[tuple[str, str]]:
-        """What each text is, "" of a single one, and the text, safe to show."""
+        """(name, text) of each text, safe to show; the name is "" for a single one."""
         array, output = self.shown.array, self.result.outputs[self.figure.output]
         kind = kind_of_output(output).name
         dims = array.dims if kind in ("text", "json") else array.dims[:-1]
@@ -52,7 +52,7 @@ class TextLayout(Layout):
 
 
 class TextKind(Kind[Text, TextLayout]):
-    """Texts, a line for each index of the leading dimensions."""
+    """Texts, one line for each index of the leading dimensions."""
 
     prompts_shown = "one"
     joined = True
@@ -70,7 +70,7 @@ class TextKind(Kind[Text, TextLayout]):
     def sentences(self, layout: TextLayout) -> Iterator[str]:
         shown = layout.shown
         if shown.count > 1:
-            yield f"Of prompt {shown.index + 1} of {shown.count}, “{shorten(shown.clean)}”."
+            yield f"Prompt {shown.index + 1} of {shown.count}: “{shorten(shown.clean)}”."
         for name, text in layout.texts[:MOST]:
             yield f"{name + ': ' if name else ''}{'nothing' if text == _EMPTY else shorten(text)}"
         if len(layout.texts) > MOST:
@@ -78,6 +78,6 @@ class TextKind(Kind[Text, TextLayout]):
 
     def html(self, layout: TextLayout, place: PagePlace) -> Markup:
         rows = [{"label": name, "text": text} for name, text in layout.texts]
-        return figure_markup(
+        return render_figure(
             "texts.html.j2", layout.figure, place, prompt=layout.shown.title, rows=rows
         )

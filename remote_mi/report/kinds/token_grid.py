@@ -1,4 +1,4 @@
-"""A grid of tokens: the most probable at each layer and position."""
+"""Token grids: the most probable token at each layer and position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from remote_mi.report.drawing import CellAxes, cell_grid_size, color_map
 from remote_mi.report.kinds.grid import Grid, Map, grid_lines, page_cells, page_legend
 from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.sentences import coords_only, quote_token, shorten
-from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.markup import PagePlace, render_figure
 from remote_mi.report.slices import ShownExample, select_example
 from remote_mi.report.wording import Slice, format_amount, place_text
 from remote_mi.store.named_array import NamedArray
@@ -40,8 +40,8 @@ class TokenGridLayout(Layout):
     """The tokens of one prompt.
 
     Attributes:
-        shown: their ids; [row, column, rank]. shade: how strong each is, of the same shape; None
-            where the figure names no output for it.
+        shown: token ids; [row, column, rank]. shade: strength of each, of the same shape; None
+            if the figure names no output for it.
     """
 
     figure: TokenGrid
@@ -59,7 +59,7 @@ class TokenGridLayout(Layout):
 
     @functools.cached_property
     def strength(self) -> np.ndarray:
-        """How strong the first token of each cell is; 1 where nothing says it."""
+        """Strength of the first token of each cell; 1 if the figure has no shade."""
         return np.ones(self.top.shape) if self.shade is None else self.shade[..., 0]
 
     @functools.cached_property
@@ -72,7 +72,7 @@ class TokenGridLayout(Layout):
         return self._texts[int(token)]
 
     def ranked(self, row: int, column: int) -> list[tuple[str, float | None]]:
-        """The tokens of a cell from the first, each with its strength."""
+        """The tokens of a cell by rank, each with its strength."""
         shades = [None] * self.tokens.shape[2] if self.shade is None else self.shade[row, column]
         ids = self.tokens.values[row, column]
         return [
@@ -82,12 +82,12 @@ class TokenGridLayout(Layout):
         ]
 
     def place(self, row: int, column: int) -> str:
-        """Where a cell is."""
+        """The place of a cell as text."""
         return place_text(coords_only(self.tokens, self.tokens.dims[:2]), (row, column))
 
 
 class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
-    """Tokens over rows × columns, coloured by how strong they are."""
+    """Tokens over rows × columns, coloured by strength."""
 
     prompts_shown = "one"
 
@@ -97,21 +97,21 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         return TokenGridLayout(figure, result, slice_, found, shade)
 
     def text(self, layout: TokenGridLayout, width: int) -> Iterator[Text]:
-        found = self.cell_map(layout, colors.DARK)
-        for said in found.head:
-            yield Text(f" {said}")
-        yield from grid_lines(found.grid, width)
+        cells = self.cell_map(layout, colors.DARK)
+        for text in cells.head:
+            yield Text(f" {text}")
+        yield from grid_lines(cells.grid, width)
         if layout.top.size:
             yield Text(
                 f" ▸ after the last layer, at the last position: {layout.text(layout.top[-1, -1])}"
-                f" · {layout.figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
+                f" · {layout.figure.shade or 'shade'} {cells.distance[-1, -1]:.2f}"
             )
 
     def sentences(self, layout: TokenGridLayout) -> Iterator[str]:
         tokens, top, result = layout.tokens, layout.top, layout.result
         if layout.shown.count > 1:
             clean = shorten(layout.shown.clean)
-            yield f"Of prompt {layout.shown.index + 1} of {layout.shown.count}, “{clean}”."
+            yield f"Prompt {layout.shown.index + 1} of {layout.shown.count}: “{clean}”."
         rows = tokens.dims[0]
         if not top.size:
             yield f"{tokens.name} has no tokens."
@@ -119,7 +119,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         final = top[-1, -1]
         if final < 0:
             yield (
-                f"The last {rows} gives no token at the last position: its scores are no numbers."
+                f"The last {rows} gives no token at the last position: its scores are not finite."
             )
             return
         others = np.flatnonzero(top[:, -1] != final)
@@ -133,13 +133,13 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         )
         names = tokens.coords[rows]
         if since == 0:
-            yield f"It is on top from the first {rows} on."
+            yield f"It is the top token from the first {rows} on."
             return
         before = quote_token(result, top[since - 1, -1])
         begins = f" ({named} {format_amount(layout.strength[since, -1])} there)" if named else ""
         yield (
-            f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
-            f"it is {before}."
+            f"It is the top token from {rows} {names[since]} on{begins}; at {rows} "
+            f"{names[since - 1]} the top token is {before}."
         )
 
     def cell_map(self, layout: TokenGridLayout, palette: colors.Palette) -> Map:
@@ -150,7 +150,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
 
         def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
             strength = float(distance[row, column])
-            text = colors.ramp(strength) + pad_or_cut(texts[row][column], wide - 1)
+            text = colors.ramp_character(strength) + pad_or_cut(texts[row][column], wide - 1)
             return text, colors.sequential(strength, palette)
 
         def explain(row: int, column: int) -> list[str]:
@@ -183,15 +183,15 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
             for c in range(layout.top.shape[1]):
                 level = scale.level(float(layout.strength[r, c])) if shaded else None
                 ranked = layout.ranked(r, c)
-                said = [text + ("" if p is None else f" {format_amount(p)}") for text, p in ranked]
+                texts = [text + ("" if p is None else f" {format_amount(p)}") for text, p in ranked]
                 cells[-1].append(
                     {
                         "css": "" if level is None else f"s{level}",
                         "text": ranked[0][0] if ranked else "∅",
-                        "title": f"{layout.place(r, c)}: {', '.join(said)}",
+                        "title": f"{layout.place(r, c)}: {', '.join(texts)}",
                     }
                 )
-        return figure_markup(
+        return render_figure(
             "grid.html.j2",
             layout.figure,
             place,

@@ -1,4 +1,4 @@
-"""The viewer's screen: which run and panel are shown, and what goes on beside."""
+"""The viewer's screen: which run and panel are shown, and the work in the background."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from remote_mi.store.result import Result
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords
 
-#: Seconds between two looks at the ledger.
+#: Seconds between two readings of the ledger.
 _JOBS_INTERVAL = 1.0
-#: Lines of a screen below which the figure gets what the lines around it can spare.
+#: Screens with fewer lines leave out decoration to make room for the figure.
 _LOW_SCREEN = 18
 
 
 class BaseView(App[None]):
-    """Shows a run, and the runs, studies and jobs beside it.
+    """Shows a run, with lists of runs, studies and jobs.
 
     Args:
-        folder: of the run shown first. project: the user's project.
-        room: the runs that are listed. marked: folders of runs that are marked.
-        only: name of the figure shown first. slice_: which part of the arrays.
+        folder: folder of the run shown first. project: the user's project.
+        room: the runs to list. marked: folders of the marked runs.
+        only: name of the figure shown first. slice_: which part of its arrays to show.
 
     Raises:
         NotFound: if the run has no figure of that name.
@@ -85,7 +85,7 @@ class BaseView(App[None]):
         self._jobs: list[Any] = []
         self._jobs_error = ""
         self._comparison: Listing | None = None
-        self._compared_for: tuple[list[Path], int] | None = None
+        self._comparison_for: tuple[list[Path], int] | None = None
         self.study = ""
         self._start = slice_
         self.head, self.rule, self.heading, self.explanation = (
@@ -97,7 +97,7 @@ class BaseView(App[None]):
         self.open(folder)
         if only is not None and self.opened.result is not None:
             self._choose_figure(only)
-        self._start = Slice()  # of this run, not of others
+        self._start = Slice()  # it was meant for the first run only
 
     # Building.
 
@@ -119,7 +119,7 @@ class BaseView(App[None]):
             self.call_after_refresh(self.show)
 
     def open(self, folder: Path) -> None:
-        """Show another run from now on; its figures, or what is wrong with it."""
+        """Make another run the current one, with its figures or its error."""
         self.opened: OpenedRun = open_run(folder)
         self.runs.current = folder
         self.status = "checking the arrays against their hash …" if self.opened.unchecked else ""
@@ -139,8 +139,8 @@ class BaseView(App[None]):
                 "Enter opens, x marks, = compares two",
             ),
             ListPanel("Studies", self._study_listing, "Enter opens, Esc goes back"),
-            ListPanel("Jobs", self._job_listing, "on servers, read again every second"),
-            ListPanel("Compare", self._compare_listing, "of the two runs that are marked"),
+            ListPanel("Jobs", self._job_listing, "on servers, refreshed every second"),
+            ListPanel("Compare", self._compare_listing, "the two marked runs"),
             ListPanel(
                 "Provenance",
                 lambda width: pages.provenance_listing(self.opened, width),
@@ -149,7 +149,7 @@ class BaseView(App[None]):
         ]
 
     def _figures(self, result: Result) -> list[FigurePanel | ListPanel]:
-        """A panel for every figure; some that follow one another share one."""
+        """A panel for every figure; consecutive figures of some kinds share one."""
         made: list[FigurePanel | ListPanel] = []
         last: FigurePanel | None = None
         for figure in select_figures(result, None):
@@ -161,7 +161,7 @@ class BaseView(App[None]):
         return made
 
     def _figure(self, figure: Figure, result: Result) -> FigurePanel:
-        """A panel at the place that was asked for, as far as the figure has such a place."""
+        """A panel at the requested slice, without dimensions that the figure does not have."""
         panel = FigurePanel(figure, result, self._start)
         at = {dim: label for dim, label in self._start.at.items() if dim in panel.dims()}
         panel.slice_ = replace(self._start, at=at)
@@ -188,7 +188,7 @@ class BaseView(App[None]):
         return self.grid if self.grid.display else self.list_pane
 
     def show(self) -> None:
-        """Draw everything as it is now; the cursor stays where it was in the same panel."""
+        """Redraw everything; the cursor stays where it is if the panel is the same."""
         width = self.size.width
         self.screen_stack[0].set_class(self.is_low, "-low")
         self.head.update(self._head(width))
@@ -198,30 +198,31 @@ class BaseView(App[None]):
         grid, listed = self.grid, self.list_pane
         panel = self.panel
         try:
-            found = panel.cell_map(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
-            made = None if found is not None else self._listing(panel, width - 2)
+            figure = panel if isinstance(panel, FigurePanel) else None
+            cell_map = figure.cell_map(PALETTES[self.theme]) if figure else None
+            listing = None if cell_map is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
-            found, made = None, message_listing(str(error), width - 2)
-        grid.display, listed.display = found is not None, found is None
-        self.heading.update(self._title(found))
-        if found is not None:
+            cell_map, listing = None, message_listing(str(error), width - 2)
+        grid.display, listed.display = cell_map is not None, cell_map is None
+        self.heading.update(self._title(cell_map))
+        if cell_map is not None:
             assert isinstance(panel, FigurePanel)
-            grid.show(found, panel.window)
+            grid.show(cell_map, panel.window)
             if not self._same_panel():
-                grid.place_cursor(*found.start)
-        elif made is not None:
+                grid.place_cursor(*cell_map.start)
+        elif listing is not None:
             keep = self._same_panel() and not self._lines
-            listed.show(made, listed.at if keep else None)
+            listed.show(listing, listed.at if keep else None)
         self._drawn = (self.opened.folder, self.at, self.study)
 
     @property
     def is_low(self) -> bool:
-        """Whether the screen has so few lines that the figure needs those around it."""
+        """Whether the screen has so few lines that the figure needs the space around it."""
         return self.size.height < _LOW_SCREEN
 
     @property
     def _lines(self) -> bool:
-        """Whether the panel is a list whose cursor stands on points of its lines, too."""
+        """Whether the panel is a list whose cursor also selects a point of a line."""
         return isinstance(self.panel, FigurePanel) and self.panel.has_points
 
     _drawn: tuple[Path, int, str] | None = None
@@ -231,7 +232,7 @@ class BaseView(App[None]):
 
     def _listing(self, panel: FigurePanel | ListPanel, width: int) -> Listing:
         if isinstance(panel, FigurePanel):
-            around = 5 if self.is_low else 9  # what stands above and below a list
+            around = 5 if self.is_low else 9  # lines above and below a list
             return panel.listing(width, self.size.height - around)
         return panel.make(width)
 
@@ -252,41 +253,41 @@ class BaseView(App[None]):
             ]
         if self.status:
             lines[1] = Text(f" {self.status}", "bold")
-        if lines[0].cell_len > width - 1:  # its parts may stand closer
+        if lines[0].cell_len > width - 1:  # save space between its parts
             lines[0] = Text(lines[0].plain.replace("  ", " "), "bold")
         for text in lines:
             text.truncate(max(10, width - 1), overflow="ellipsis")
         return Text("\n").join(lines)
 
-    def _title(self, found: Map | None) -> Text:
+    def _title(self, cell_map: Map | None) -> Text:
         panel = self.panel
         if not isinstance(panel, FigurePanel):
             return Text(panel.title, "bold").append(f"  {panel.hint}", "not bold dim")
         unit = f" [{panel.current.unit}]" if panel.current.unit else ""
         text = Text(f"{line(panel.title)}{line(unit)}", "bold")
         parts = [panel.state_text()]
-        if found is not None:
-            grid = found.grid
+        if cell_map is not None:
+            grid = cell_map.grid
             parts.insert(0, f"{grid.row_name} × {grid.column_name}")
             if panel.window is not None:
                 low, high = (line(str(grid.rows[at])) for at in panel.window)
                 parts.append(f"{grid.row_name} {low} to {high}")
-            parts += found.head
-        said = " · ".join(line(p) for p in parts if p)
-        return text.append(f"  {said}" if said else "", "not bold")
+            parts += cell_map.head
+        details = " · ".join(line(p) for p in parts if p)
+        return text.append(f"  {details}" if details else "", "not bold")
 
     @on(Pane.Moved)
     def explain_cursor(self) -> None:
-        """Explain what the cursor stands on."""
+        """Explain what is under the cursor."""
         grid = self.grid
         if grid.display:
-            said: list[str] = []
+            sentences: list[str] = []
             if grid.map is not None and grid.map.distance.size:
-                said = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
+                sentences = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
         else:
-            said = list(self.list_pane.item.explanation)
+            sentences = list(self.list_pane.item.explanation)
         width = self.size.width - 4
-        lines = [piece for text in said for piece in wrap(text, width)]
+        lines = [piece for text in sentences for piece in wrap(text, width)]
         room = 2 if self.is_low else 3
         if len(lines) > room:
             lines[room - 1].truncate(width - 1)
@@ -294,11 +295,11 @@ class BaseView(App[None]):
         shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:room])]
         self.explanation.update(Text("\n").join(shown), layout=False)
 
-    def show_message(self, text: str, bad: str = "information") -> None:
-        """A message at the bottom; `bad` as in `Footer.show_message`."""
-        self.foot.show_message(text, bad)
+    def show_message(self, text: str, severity: str = "information") -> None:
+        """Show a message at the bottom; `severity` as in `Footer.show_message`."""
+        self.foot.show_message(text, severity)
 
-    # What goes on beside.
+    # Background work.
 
     @work(thread=True, group="check", description="check", exclusive=True)
     def _check(self, opened: OpenedRun) -> None:
@@ -325,13 +326,13 @@ class BaseView(App[None]):
     @work(thread=True, group="jobs", description="jobs", exclusive=True)
     def _read_jobs(self) -> None:
         try:
-            found, said = lists.read_jobs(self.project), ""
+            jobs, problem = lists.read_jobs(self.project), ""
         except RemoteMIError as error:
-            found, said = [], str(error)
-        self.call_from_thread(self._set_jobs, found, said)
+            jobs, problem = [], str(error)
+        self.call_from_thread(self._set_jobs, jobs, problem)
 
-    def _set_jobs(self, found: list[Any], said: str) -> None:
-        self._jobs, self._jobs_error = found, said
+    def _set_jobs(self, jobs: list[Any], error: str) -> None:
+        self._jobs, self._jobs_error = jobs, error
         if self.panel.title == "Jobs":
             self.show()
 
@@ -349,21 +350,21 @@ class BaseView(App[None]):
     @work(thread=True, group="compare", description="compare", exclusive=True)
     def _compare(self, a: Path, b: Path, width: int) -> None:
         try:
-            found = pages.comparison_listing(a, b, width)
+            listing = pages.comparison_listing(a, b, width)
         except RemoteMIError as error:
-            found = message_listing(str(error), width)
-        self.call_from_thread(self._set_comparison, ([a, b], width), found)
+            listing = message_listing(str(error), width)
+        self.call_from_thread(self._set_comparison, ([a, b], width), listing)
 
-    def _set_comparison(self, of: tuple[list[Path], int], found: Listing) -> None:
-        if of != self._compared_for:
-            return  # others were marked meanwhile
-        self._comparison = found
+    def _set_comparison(self, runs: tuple[list[Path], int], listing: Listing) -> None:
+        if runs != self._comparison_for:
+            return  # other runs have been marked since
+        self._comparison = listing
         if self.panel.title == "Compare":
             self.show()
 
     @property
     def runs_to_compare(self) -> list[Path]:
-        """The two runs to compare: those marked, or the one marked and the one shown; else none."""
+        """The two marked runs, or the one marked run and the one shown; else none."""
         chosen = list(self.runs.marked)
         if len(chosen) == 1 and chosen[0] != self.opened.folder:
             chosen.append(self.opened.folder)
@@ -372,11 +373,11 @@ class BaseView(App[None]):
     def _compare_listing(self, width: int) -> Listing:
         pair = self.runs_to_compare
         if not pair:
-            said = ["mark two runs with x, in the list of runs or here"]
-            said += [f"marked: {line(folder.name)}" for folder in self.runs.marked]
-            return make_listing([(Text(f" {text}", no_wrap=True), Item()) for text in said])
-        if self._compared_for != (pair, width):
-            self._comparison, self._compared_for = None, (pair, width)
+            texts = ["mark two runs with x, in the panel Runs or here"]
+            texts += [f"marked: {line(folder.name)}" for folder in self.runs.marked]
+            return make_listing([(Text(f" {text}", no_wrap=True), Item()) for text in texts])
+        if self._comparison_for != (pair, width):
+            self._comparison, self._comparison_for = None, (pair, width)
             self._compare(*pair, width)
         return self._comparison or message_listing("comparing …", width)
 

@@ -1,4 +1,4 @@
-"""Pages of text: why a run failed, where a run comes from, how two compare."""
+"""Pages of text: why a run failed, its provenance, the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ _MOST_WORDS = 200
 
 
 def repeat_command(opened: OpenedRun) -> str:
-    """The command that makes a run; the one that reproduces it where there is no such."""
+    """The command that makes a run, or else the one that reproduces it."""
     return command_for_run(opened.folder) or f"remote-mi reproduce {opened.argument}"
 
 
 def failure_listing(opened: OpenedRun, width: int) -> Listing:
-    """What is wrong with a run: the message, the recipe's lines, the server's words, the advice."""
-    found: list[tuple[Text, Item]] = []
+    """What is wrong with a run: error, lines of the recipe, message of the server, advice."""
+    rows: list[tuple[Text, Item]] = []
 
     def add(text: str, indent: str = "  ", style: str = "", copied: str = "") -> None:
         for piece in wrap(text, width, indent, style):
-            found.append((piece, Item((text,), copied)))
+            rows.append((piece, Item((text,), copied)))
 
     for part in opened.problem.splitlines():
         add(line(part))
     lines = recipe_excerpt(opened)
     if lines:
-        found.append((Text(), Item()))
+        rows.append((Text(), Item()))
         add("The recipe, as it was run", " ", "bold")
         for text in lines:
             here = text.startswith("▸")
-            found.append((Text(f"  {text}", "bold" if here else "", no_wrap=True), Item((text,))))
+            rows.append((Text(f"  {text}", "bold" if here else "", no_wrap=True), Item((text,))))
     if opened.server_message:
-        found.append((Text(), Item()))
-        add("The server's words", " ", "bold")
+        rows.append((Text(), Item()))
+        add("The server's message", " ", "bold")
         for part in opened.server_message.splitlines()[:_MOST_WORDS]:
             add(line(part))
-    found.append((Text(), Item()))
+    rows.append((Text(), Item()))
     add("What to do", " ", "bold")
     if opened.advice:
         add(line(opened.advice))
     command = command_for_run(opened.folder)
     if command:
         add(line(command), copied=command)
-    return make_listing(found)
+    return make_listing(rows)
 
 
 def provenance_listing(opened: OpenedRun, width: int) -> Listing:
-    """Where a run comes from, and the commands that make it again."""
-    found: list[tuple[Text, Item]] = []
+    """The provenance of a run, and the commands that repeat it."""
+    rows: list[tuple[Text, Item]] = []
 
     def title(text: str) -> None:
-        if found:
-            found.append((Text(), Item()))
-        found.append((Text(f" {text}", "bold", no_wrap=True), Item()))
+        if rows:
+            rows.append((Text(), Item()))
+        rows.append((Text(f" {text}", "bold", no_wrap=True), Item()))
 
     def row(name: str, value: Any) -> None:
         shown = line(str(value)) if value not in ("", None) else "–"
         item = Item((f"{name}: {shown}",), shown)
         for index, piece in enumerate(wrap(shown, width - _NAME - 3)):
             start = f"  {line(name):<{_NAME}} " if index == 0 else " " * (_NAME + 3)
-            found.append((Text.assemble((start, "dim"), piece), item))
+            rows.append((Text.assemble((start, "dim"), piece), item))
 
-    title("The same again")
+    title("How to repeat it")
     named, command = opened.argument, command_for_run(opened.folder)
     commands = [
         ("reproduce", f"remote-mi reproduce {named}"),
@@ -85,7 +85,7 @@ def provenance_listing(opened: OpenedRun, width: int) -> Listing:
             item = Item((f"{line(text)}   y copies it",), text)
             for index, piece in enumerate(wrap(line(text), width - _NAME - 3)):
                 start = f"  {name:<{_NAME}} " if index == 0 else " " * (_NAME + 3)
-                found.append((Text.assemble((start, "dim"), piece), item))
+                rows.append((Text.assemble((start, "dim"), piece), item))
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)
@@ -100,11 +100,11 @@ def provenance_listing(opened: OpenedRun, width: int) -> Listing:
             title(line(name))
             for inner, deeper in value.items():
                 row(str(inner), deeper)
-    return make_listing(found)
+    return make_listing(rows)
 
 
 def comparison_listing(a: Path, b: Path, width: int) -> Listing:
-    """Two runs held against each other.
+    """The comparison of two runs.
 
     Raises:
         NotFound, UsageError, Mismatch: if one of them cannot be read.

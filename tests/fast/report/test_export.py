@@ -172,12 +172,16 @@ def test_no_cell_of_a_table_is_a_formula_or_a_command(project, cli):
 
 
 def test_latex_sets_text_as_it_is_whatever_the_engine():
-    assert tables.latex(r"a&b %c _d #e ^f ~g \h {i} $j") == (
+    assert tables.escape_latex(r"a&b %c _d #e ^f ~g \h {i} $j") == (
         r"a\&b \%c \_d \#e \textasciicircum{}f \textasciitilde{}g \textbackslash{}h \{i\} \$j"
     )
-    assert tables.latex("--option ''q'' ?`") == "-{}-option '{}'q'{}' ?{}`", "no ligatures"
-    assert tables.latex('*[x]"') == r"{*}{[}x{]}\texttt{\char34}", "nothing that \\\\ would take"
-    assert tables.latex("é Ł 中 ą ±") == r"é Ł \texttt{U+4E2D} \texttt{U+0105} \texttt{U+00B1}"
+    assert tables.escape_latex("--option ''q'' ?`") == "-{}-option '{}'q'{}' ?{}`", "no ligatures"
+    assert tables.escape_latex('*[x]"') == r"{*}{[}x{]}\texttt{\char34}", (
+        "nothing that \\\\ would take"
+    )
+    assert (
+        tables.escape_latex("é Ł 中 ą ±") == r"é Ł \texttt{U+4E2D} \texttt{U+0105} \texttt{U+00B1}"
+    )
     rows = [["a", 1.25e-7, -0.5, float("nan"), 3, True], ["b", 2.0, 0.123456, 1e9, -4, False]]
     body = tables.format_table(list("uvwxyz"), rows, ".tex")
     assert r"a & $1.25\times10^{-7}$ & $-0.5$ & -- & 3 & $\sim$ \\" in body
@@ -227,7 +231,7 @@ def test_what_cannot_be_exported_is_said(project, cli, tmp_path):
         (["--figure", "text", "-o", "f.svg"], "remote-mi export aaaa1111 --table text -o f.csv"),
         (["--figure", "effect", "--item", "2", "-o", "f.svg"], "--table effect --item 2"),
         (["--figure", "effect", "--at", "head=1", "-o", "f.svg"], "cannot be cut at 'head'"),
-        (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave --at out"),
+        (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave out --at"),
         (["--figure", "pattern", "--each", "-o", "f.svg"], "--each is of a table"),
         (["--table", "effect", "--each", "--item", "2"], "without --item"),
         (["--table", "pattern", "--at", "layer=1"], "--at is of a figure"),

@@ -309,7 +309,7 @@ def test_a_figure_that_nothing_shows_says_what_to_do():
         kind = "unshown_in_tests"
 
     try:
-        with pytest.raises(UsageError, match="nothing shows a figure of the kind 'unshown_in"):
+        with pytest.raises(UsageError, match="nothing to show a figure of kind 'unshown_in"):
             list(figure_lines(Unshown("effect"), result(), 80))
     finally:
         del figures.KINDS["unshown_in_tests"]

@@ -47,13 +47,13 @@ def test_every_figure_is_said_in_words():
         re.search(r"head 0: curve rises from -(1.0|0.9)", curve) and "head 1: curve falls" in curve
     )
     assert "; changes sign between layer 0 and layer 1." in curve
-    assert said["pattern"][0].startswith("Shown at layer 0; the largest of all is at layer ")
-    assert said["top"][0] == "Of prompt 1 of 3, “When Mary and to”."
+    assert said["pattern"][0].startswith("Shown at layer 0; the largest value overall is at layer ")
+    assert said["top"][0] == "Prompt 1 of 3: “When Mary and to”."
     top, prob = found.each("top")[0], found.each("prob")[0]
     last = found.text(top[-1, -1, 0]).replace(" ", "␠")
     assert f"the last layer gives “{last}” (prob {prob[-1, -1, 0]:.2f})" in said["top"][1]
-    assert said["text"] == ["Of prompt 1 of 3, “When Mary and to”.", "When Mary and to"]
-    assert said["pairs"][0] == "3 rows, one a prompt."
+    assert said["text"] == ["Prompt 1 of 3: “When Mary and to”.", "When Mary and to"]
+    assert said["pairs"][0] == "3 rows, one per prompt."
     score = found["score"]
     assert said["pairs"][1].startswith(
         f"score: mean {float(score):.2f}, 95% CI [{score.low:.2f}, {score.high:.2f}], from "
@@ -81,7 +81,7 @@ def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
     found.recipe = {**found.recipe, "figures": [figure.to_json() for figure in units]}
     run = kept(project, found, "bbbb2222")
     (section,) = build_report(project, [run.path]).sections
-    assert section.shown[1].sentences == ["In words: see Figure 1."]
+    assert section.shown[1].sentences == ["For a description, see Figure 1."]
     assert bars.sentences, "without the unit the sentence is another one"
 
 
@@ -194,12 +194,12 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
         "hanna2023greater",
         "zhang2023patching",
     ]
-    assert report.asked == [
+    assert report.recipe_questions == [
         "To find out where something is.",
         "Studied on: A later year (see Data).",
     ]
     assert "fewer than 10 prompts are rough" in report.intervals
-    assert report.data[0].which == "All 3" and report.data[0].facts["pairs"] == "3"
+    assert report.data[0].caption == "All 3" and report.data[0].facts["pairs"] == "3"
     text = page_of(project, found)
     assert "· 3 pairs · tiny · local-cpu/float32 · 2026-01-02</p>" in text
     asked = "To find out where something is.", "Studied on:"
@@ -211,7 +211,7 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
     run = kept(project, many, "bbbb2222")
     report = build_report(project, [run.path])
     assert "rough" not in report.intervals
-    assert report.data[0].which.startswith("The first 3 of 12; all are in config.lock.yaml")
+    assert report.data[0].caption.startswith("The first 3 of 12; all are in config.lock.yaml")
 
 
 def test_prompts_that_a_page_has_no_room_for_are_said_to_be_elsewhere(project, monkeypatch):
@@ -261,7 +261,7 @@ def test_what_was_written_stands_in_its_place_and_is_never_written_over(project,
     assert code == 2 and "may hold what you wrote" in err
     assert cli("report", "-o", "r.html", "--force", "-q")[0] == 0
     (project / "mine.md").write_text("## Discusion\nIt is.\n")
-    with pytest.raises(UsageError, match="no place 'Discusion'") as caught:
+    with pytest.raises(UsageError, match="no section 'Discusion'") as caught:
         author_text.read(project / "mine.md")
     assert "did you mean 'Discussion'" in caught.value.hint
 

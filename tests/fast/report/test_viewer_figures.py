@@ -187,7 +187,7 @@ def test_texts_before_and_after_are_read_side_by_side(project):
     async def of_all(app: Viewer, pilot) -> None:
         await pilot.press("3", "p")
         text = whole(app, 80)
-        assert "first before" in text and "made once, not for every prompt" in text
+        assert "first before" in text and "computed once, not for every prompt" in text
 
     driven(folder, project, each)
     driven(once, project, of_all)

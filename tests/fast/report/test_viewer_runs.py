@@ -29,7 +29,7 @@ def test_a_failed_run_opens_on_its_error(project, cli):
             "▸   12 │ line_12 = 12",
             "Traceback on the server",
             "␛[31mCUDA error",
-            "mend the cause",
+            "fix the cause",
         ):
             assert said in text
         await pilot.press("2", "1", "3", "5", "6")  # every panel works without a result
