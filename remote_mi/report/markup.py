@@ -29,8 +29,8 @@ class PagePlace:
     Attributes:
         id: id of the figure in its page; "" for a figure on its own.
         script: whether the page's script explains cells; otherwise their titles do.
-        numbers: maximum of numbers for which a figure embeds all its slices.
-        titles: maximum of cells for which each embeds its description.
+        numbers: maximum number of numbers for which a figure embeds all its slices.
+        titles: maximum number of cells for which each embeds its description.
     """
 
     id: str = ""

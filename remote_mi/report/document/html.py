@@ -32,9 +32,9 @@ from remote_mi.store.result import Result
 
 #: Symbol of a space instead of "␠", which fewer fonts have.
 SPACE = "␣"
-#: Maximum of cells in a page for the initially hidden prompts of figures of one prompt.
+#: Maximum number of cells in a page for the initially hidden prompts of figures of one prompt.
 MOST_OTHERS = 12_000
-#: Maximum of embedded numbers for the slices of one figure, and of all figures of a page.
+#: Maximum number of embedded numbers for the slices of one figure, and of all figures of a page.
 MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
 _LONGEST_OPTION = 70
 _CONTENTS = {

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remote_mi.report.text_fitting import Pen
 
 _BAR, _LONGEST_BAR = 16, 48
-#: Maximum of bars in the viewer.
+#: Maximum number of bars in the viewer.
 _MOST_LISTED = 500
 _NOTHING = "no values to rank"
 

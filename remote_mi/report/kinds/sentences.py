@@ -12,7 +12,7 @@ from remote_mi.report.wording import EXPLAINED, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: Maximum of cells, lines or texts that sentences mention.
+#: Maximum number of cells, lines or texts that sentences mention.
 MOST = 3
 _LONGEST_TEXT = 120
 

@@ -176,7 +176,7 @@ class BaseView(App[None]):
                 return
         self.panels.insert(0, self._figure(chosen, self.opened.result))
 
-    # BaseView.
+    # Showing.
 
     @property
     def panel(self) -> FigurePanel | ListPanel:

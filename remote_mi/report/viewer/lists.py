@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from remote_mi.backends.ledger import Entry
 
 _SIGNS = {"done": "✓", "failed": "✗", "damaged": "!", "": " "}
-#: Maximum of finished jobs listed, below the open ones.
+#: Maximum number of finished jobs listed, below the open ones.
 _MOST_FINISHED = 200
-#: Maximum of runs read from a folder without an index (not the project's).
+#: Maximum number of runs read from a folder without an index (not the project's).
 _MOST_UNINDEXED = 500
 
 
