@@ -107,10 +107,10 @@ def _save_figure(
     from remote_mi.report.images import save
     from remote_mi.report.kinds.registry import kind_of
     from remote_mi.report.slices import check_cut
-    from remote_mi.report.terminal import picked
+    from remote_mi.report.terminal import select_figures
 
-    figure = picked(result, name)[0]
-    if item is not None and kind_of(figure).of == "all":
+    figure = select_figures(result, name)[0]
+    if item is not None and kind_of(figure).prompts_shown == "all":
         ratio = result.card.summaries.get(figure.output)
         effect = ratio.effect if isinstance(ratio, Ratio) else figure.output
         raise UsageError(
@@ -124,10 +124,10 @@ def _save_figure(
 
 
 def _format_table(result: Result, name: str, suffix: str, items: range | list[int] | None) -> str:
-    from remote_mi.report.tables import formatted, table
+    from remote_mi.report.tables import format_table, table
 
     heads, rows = table(result, name, items)
-    return formatted(heads, rows, suffix, f"{name}, {result.name}")
+    return format_table(heads, rows, suffix, f"{name}, {result.name}")
 
 
 def _write_text(path: Path, text: str) -> None:

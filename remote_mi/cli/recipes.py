@@ -11,7 +11,7 @@ from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.recipes import catalog
 from remote_mi.recipes.outputs import Ratio
-from remote_mi.report.document.bibliography import cited
+from remote_mi.report.document.bibliography import cite
 
 #: Contents of outputs that are not numbers.
 _CONTENTS = {"token": "token ids", "text": "texts", "json": "JSON values"}
@@ -89,7 +89,7 @@ def show(name: str, as_json: bool) -> None:
     print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
     if card.references:
         print("References:")
-    for entry in cited(card.references, project_folder()):
+    for entry in cite(card.references, project_folder()):
         print(f"  {line(str(entry))}")
     say(f"\nnext: remote-mi run {card.name} {_EXAMPLE_ARGUMENTS[card.over]}".rstrip())
 

@@ -18,7 +18,7 @@ from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.studies import StudyRecord
 
 if TYPE_CHECKING:
-    from remote_mi.report.document.content import About, Numbered, Report, Section
+    from remote_mi.report.document.content import About, NumberedFigure, Report, Section
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
 
@@ -63,8 +63,8 @@ def report(
     remote-mi report a1b2 c3d4 -o report.html
     remote-mi report ioi_across_techniques -o report.md --text discussion.md
     """
-    from remote_mi.report.document import written
-    from remote_mi.report.document.content import make
+    from remote_mi.report.document import author_text
+    from remote_mi.report.document.content import build_report
 
     path = Path(output)
     ending = _ENDINGS.get(path.suffix.lower())
@@ -76,12 +76,12 @@ def report(
             f"{output} already exists, and may contain what you wrote",
             "choose another name with -o, or --force to overwrite it",
         )
-    texts = written.read(Path(text)) if text else {}
+    texts = author_text.read(Path(text)) if text else {}
     project = project_folder()
     folders, about = find_folders(runs, project)
     about = replace(about, title=title or about.title, author=author or "")
     with show_progress(quiet or as_json) as watch:
-        made = make(project, folders, about)
+        made = build_report(project, folders, about)
         files = _write(made, path, ending, texts, watch)
     if as_json:
         print_json(
@@ -169,7 +169,7 @@ def _write(
 
 def _image_writer(
     made: Report, path: Path, images: list[Path], watch: Watch
-) -> Callable[[Section, Numbered], str]:
+) -> Callable[[Section, NumberedFigure], str]:
     """A function that draws a figure next to a Markdown report, and adds its path to `images`."""
     from remote_mi.report.document.markdown import pictures
 
@@ -177,7 +177,7 @@ def _image_writer(
     total = sum(len(section.shown) for section in made.sections)
     watch.stage("drawing figures")
 
-    def draw_and_advance(section: Section, figure: Numbered) -> str:
+    def draw_and_advance(section: Section, figure: NumberedFigure) -> str:
         name = draw(section, figure)
         images.extend([path.parent / name] if name else [])
         watch.advance(figure.number, total, "figures")
@@ -187,7 +187,7 @@ def _image_writer(
 
 
 def _say_next(made: Report, path: Path, written: dict[str, Any]) -> None:
-    from remote_mi.report.document.written import PLACES
+    from remote_mi.report.document.author_text import PLACES
 
     for failure in made.failures:
         say(f"no result for {failure.name} ({failure.recipe}): {failure.reason}")

@@ -11,7 +11,7 @@ import click
 from remote_mi.cli.output import print_json, say
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
-from remote_mi.report.run_list import text
+from remote_mi.report.run_list import row_text
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs
 
@@ -34,7 +34,7 @@ def list_runs(last: int | None, tag: str | None, as_json: bool, quiet: bool) -> 
         print_json({"runs": [_row_to_json(row) for row in rows]})
         return
     for row in rows:
-        print(row.id8 if quiet else text(row))
+        print(row.id8 if quiet else row_text(row))
     if not quiet:
         say(
             "\nnext: remote-mi view ID"

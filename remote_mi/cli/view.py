@@ -17,7 +17,7 @@ from remote_mi.report.wording import Slice
 from remote_mi.store.opening import find_run
 
 if TYPE_CHECKING:
-    from remote_mi.report.viewer.opened_run import Opened
+    from remote_mi.report.viewer.opened_run import OpenedRun
 
 #: Stands for the recorded run that comes with the package.
 DEMO = "demo"
@@ -120,11 +120,11 @@ def _open_viewer(folders: list[Path], only: str | None, slice_: Slice) -> None:
         raise click.exceptions.Exit(app.return_code)
 
 
-def _view_command(opened: Opened) -> str:
+def _view_command(opened: OpenedRun) -> str:
     """The command that shows a run."""
     from remote_mi.report.viewer.demo import demo_run
 
-    return f"remote-mi view {DEMO if opened.folder == demo_run() else opened.named}"
+    return f"remote-mi view {DEMO if opened.folder == demo_run() else opened.argument}"
 
 
 def _print_figures(folders: list[Path], only: str | None, slice_: Slice, width: int | None) -> None:
@@ -151,17 +151,20 @@ def _print_figures(folders: list[Path], only: str | None, slice_: Slice, width: 
     say("\nnext: remote-mi runs ls   lists the others")
 
 
-def _run_error(opened: Opened) -> RunFailed:
+def _run_error(opened: OpenedRun) -> RunFailed:
     """Why a run failed: the message, the recipe's lines, the server's message."""
-    from remote_mi.report.viewer.opened_run import excerpt
+    from remote_mi.report.viewer.opened_run import recipe_excerpt
 
     parts = [
         f"the run {opened.name} failed:",
         *(f"  {line(x)}" for x in opened.problem.splitlines()),
     ]
-    parts += [f"  {text}" for text in excerpt(opened)]
-    if opened.said:
-        parts += ["the server's message:", *(f"  {line(x)}" for x in opened.said.splitlines()[:40])]
+    parts += [f"  {text}" for text in recipe_excerpt(opened)]
+    if opened.server_message:
+        parts += [
+            "the server's message:",
+            *(f"  {line(x)}" for x in opened.server_message.splitlines()[:40]),
+        ]
     return RunFailed("\n".join(parts), opened.advice)
 
 

@@ -1,1 +1,1 @@
-"""Showing results, in a terminal, the viewer, notebooks, documents and image files. No computing."""
+"""Rendering results: terminal, viewer, notebooks, documents, image files. Nothing is computed."""

@@ -1,10 +1,10 @@
-"""Colour maps that colour-blind readers can tell apart, and the ramp that stands beside them.
+"""Colour-blind-safe colour maps, and the ramp characters that accompany them.
 
 Colour never carries meaning alone: every cell also shows a ramp character and a number.
 
-In HTML a cell carries a class, not a colour: `s0` … `s32` of the sequential map, `d0` … `d32` of the
-diverging one. So a page is small, dark and light differ by the style sheet alone, and no cell needs
-a style of its own.
+In HTML a cell has a class, not a colour: `s0` … `s32` of the sequential map, `d0` … `d32` of the
+diverging one. This keeps pages small; dark and light mode differ only in the style sheet, and no
+cell needs its own style.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.color import Color
 from rich.style import Style
 
 RAMP = "·░▒▓█"
-#: Steps of a map: more cannot be told apart, and styles that are shared are drawn quickly.
+#: Steps of a map: more are indistinguishable, and shared styles are drawn fast.
 _STEPS = 128
 
 Stops = tuple[tuple[int, int, int], ...]
@@ -26,7 +26,7 @@ Stops = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True)
 class Palette:
-    """The colour maps for one kind of screen.
+    """The colour maps for dark or light screens.
 
     Attributes:
         ordered: from the lowest to the highest value. centred: from below the centre to above it.
@@ -61,12 +61,12 @@ _LIGHT_CENTRED: Stops = (
     (225, 115, 0),
 )
 DARK = Palette(CIVIDIS, _DARK_CENTRED)
-#: Bright is little and dark is much, so that what stands out on paper is what is large.
+#: Low is bright and high is dark, so that large values stand out on paper.
 LIGHT = Palette(tuple(reversed((*CIVIDIS[:-1], (246, 240, 200)))), _LIGHT_CENTRED)
 
 
-def ramp(strength: float) -> str:
-    """A character for a strength from 0 to 1."""
+def ramp_character(strength: float) -> str:
+    """The ramp character for a strength from 0 to 1."""
     return RAMP[min(len(RAMP) - 1, max(0, round(strength * (len(RAMP) - 1))))]
 
 
@@ -81,8 +81,8 @@ def diverging(position: float, palette: Palette = DARK) -> Style:
 
 
 @functools.lru_cache(4096)
-def softened(style: Style) -> Style:
-    """The style of a cell's ramp character: less bright than the number that it stands beside."""
+def soften(style: Style) -> Style:
+    """The style of a cell's ramp character: less bright than the number next to it."""
     front, back = style.color, style.bgcolor
     if front is None or back is None:
         return style
@@ -99,7 +99,7 @@ def _step(position: float) -> int:
 
 @functools.lru_cache(4096)
 def _style(stops: Stops, step: int) -> Style:
-    rgb = between(stops, step / _STEPS)
+    rgb = interpolate(stops, step / _STEPS)
     bright = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 120
     front = Color.from_rgb(0, 0, 0) if bright else Color.from_rgb(235, 235, 235)
     return Style(color=front, bgcolor=Color.from_rgb(*rgb))
@@ -122,11 +122,11 @@ class Shades:
 
     @property
     def letter(self) -> str:
-        """First letter of the classes of its levels."""
+        """First letter of the CSS classes of its levels."""
         return "s" if self.center is None else "d"
 
     def level(self, value: float) -> int | None:
-        """Level of a value, from 0 to `LEVELS`; None for what is no number."""
+        """Level of a value, from 0 to `LEVELS`; None for NaN and infinities."""
         if not np.isfinite(value):
             return None
         if self.high <= self.low:
@@ -136,7 +136,7 @@ class Shades:
 
 
 def shades(values: np.ndarray, center: float | None) -> Shades:
-    """The scale that spans all finite values, alike to both sides of a centre."""
+    """The scale that spans all finite values, symmetric around a centre if there is one."""
     finite = values[np.isfinite(values)]
     if center is not None:
         reach = float(np.abs(finite - center).max()) if finite.size else 0.0
@@ -146,8 +146,8 @@ def shades(values: np.ndarray, center: float | None) -> Shades:
     return Shades(float(finite.min()), float(finite.max()))
 
 
-def between(stops: Stops, share: float) -> tuple[int, int, int]:
-    """The colour at a share from 0 to 1 of the way along some stops."""
+def interpolate(stops: Stops, share: float) -> tuple[int, int, int]:
+    """The colour at a share from 0 to 1 of the way along the stops."""
     at = min(1.0, max(0.0, share)) * (len(stops) - 1)
     index = min(int(at), len(stops) - 2)
     low, high = stops[index], stops[index + 1]
@@ -156,7 +156,7 @@ def between(stops: Stops, share: float) -> tuple[int, int, int]:
 
 
 def css_rules() -> str:
-    """The style sheet's rules for all levels, light and dark."""
+    """CSS rules for all levels, light and dark."""
     dark = "\n".join(_rules(DARK))
     return "\n".join(
         [*_rules(LIGHT), f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"]
@@ -166,7 +166,7 @@ def css_rules() -> str:
 def _rules(palette: Palette) -> Iterator[str]:
     for letter, stops in (("s", palette.ordered), ("d", palette.centred)):
         for level in range(LEVELS + 1):
-            red, green, blue = between(stops, level / LEVELS)
+            red, green, blue = interpolate(stops, level / LEVELS)
             bright = 0.299 * red + 0.587 * green + 0.114 * blue
             front = "#000" if bright > 120 else "#fff"
             yield f".rmi .{letter}{level}{{background:#{red:02x}{green:02x}{blue:02x};color:{front}}}"

@@ -1,4 +1,4 @@
-"""Two results side by side as text: what differs in how they were made, and in their numbers."""
+"""A comparison of two results as text: differences in configuration, numbers and figures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.notebook import FRAME, WIDTH
-from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, picked
+from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, select_figures
 from remote_mi.report.values import value_text
-from remote_mi.report.wording import Slice, where
+from remote_mi.report.wording import Slice, place_text
 from remote_mi.store.comparison import Comparison, Difference
 from remote_mi.store.result import Result
 
 _NAME, _OF = 20, 10
-#: Cells of a value that is a text.
+#: Maximum cells of a value.
 _VALUE = 30
-#: Differences smaller than this part of the common scale show no colour and no digit.
+#: Differences below this share of the common scale are invisible as colours and digits.
 _SEEN = 0.005
 
 
@@ -39,7 +39,7 @@ def show(
     """Print a comparison: what was compared, configuration, numbers, figures.
 
     Args:
-        only: name of the one output or figure to show. tolerance: marks what is beyond it.
+        only: name of the one output or figure to show. tolerance: outputs beyond it are marked.
 
     Raises:
         NotFound: if there is no output of that name.
@@ -85,7 +85,7 @@ def _heading(comparison: Comparison) -> Iterator[Text]:
 
 
 def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
-    """What differs, one line each; long values are cut."""
+    """The differing settings, one line each; long values are cut."""
     prompts = comparison.prompts
     if not comparison.configuration and prompts.equal:
         yield Text(" nothing differs")
@@ -93,35 +93,36 @@ def _configuration(comparison: Comparison, width: int) -> Iterator[Text]:
     left = min(left, width // 3)
     room = max(8, (width - left - 7) // 2)
     for setting in comparison.configuration:
-        a, b = (_value(v) for v in (setting.a, setting.b))
+        a, b = (_setting_text(v) for v in (setting.a, setting.b))
         yield Text(
             f" {pad_or_cut(line(setting.path), left)}  {pad_or_cut(a, room)}  → {pad_or_cut(b, room)}".rstrip(),
             no_wrap=True,
         )
     if not prompts.equal:
-        yield Text(f" prompts: {prompts.same} the same, of {prompts.a} and {prompts.b}")
+        yield Text(f" prompts: {prompts.same} in common, of {prompts.a} and {prompts.b}")
     if prompts.first is not None:
         number = prompts.first["index"] + 1
         for name, (a, b) in list(prompts.first["fields"].items())[:3]:
-            yield Text(f"   the first that differs is prompt {number}, in its {name}:")
+            yield Text(f"   the first difference is in prompt {number}, {name}:")
             for letter, value in (("a", a), ("b", b)):
                 yield Text(
-                    f"     {letter}  {pad_or_cut(_value(value), width - 9)}".rstrip(), no_wrap=True
+                    f"     {letter}  {pad_or_cut(_setting_text(value), width - 9)}".rstrip(),
+                    no_wrap=True,
                 )
 
 
-def _value(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     return "–" if value is None else line(str(value)) or "''"
 
 
 def _numbers(comparison: Comparison, width: int, tolerance: float | None) -> Iterator[Text]:
-    """One row an output: how far apart, and where."""
+    """One row per output: how large the difference is, and where."""
     head = f" {pad_or_cut('output', _NAME)} {pad_or_cut('of', _OF)}{'largest':>8} {'mean':>8} {'scale':>8}  where"
     yield Text(head, "bold", no_wrap=True)
     beyond = [] if tolerance is None else comparison.beyond(tolerance)
-    for found in comparison.outputs:
-        over = any(found is other for other in beyond)
-        for text in _row(comparison, found, width):
+    for difference in comparison.outputs:
+        over = any(difference is other for other in beyond)
+        for text in _row(comparison, difference, width):
             yield Text(("!" if over else " ") + text, "bold" if over else "", no_wrap=True)
     if tolerance is not None:
         bad = ", ".join(dict.fromkeys(line(d.name) for d in beyond))
@@ -132,31 +133,32 @@ def _numbers(comparison: Comparison, width: int, tolerance: float | None) -> Ite
         )
 
 
-def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]:
-    """The lines of one output: its numbers, and below them where they do not fit beside."""
+def _row(comparison: Comparison, difference: Difference, width: int) -> Iterator[str]:
+    """The lines of one output: its numbers, and the place, on a second line if it does not fit."""
     count = len(comparison.a.prompts)
-    of = f"each of {count}" if found.each else "all" if count > 1 else ""
-    left = f"{pad_or_cut(line(found.name), _NAME)} {pad_or_cut(of, _OF)}"
-    if found.why_not:
+    of = f"each of {count}" if difference.each else "all" if count > 1 else ""
+    left = f"{pad_or_cut(line(difference.name), _NAME)} {pad_or_cut(of, _OF)}"
+    if difference.why_not:
         yield left
-        yield f"   not comparable: {line(found.why_not)}"
+        yield f"   not comparable: {line(difference.why_not)}"
         return
-    place = _place(comparison, found)
-    if not found.numbers:
-        said = f"{found.differing} of {found.cells} {KINDS[found.kind].plural} differ"
-        yield f"{left} {said}"
-        if found.differing:
+    place = _place_with_values(comparison, difference)
+    if not difference.numbers:
+        noun = KINDS[difference.kind].plural
+        yield f"{left} {difference.differing} of {difference.cells} {noun} differ"
+        if difference.differing:
             yield f"   {place}"
         return
-    row = f"{left}{_short(found.largest)} {_short(found.mean)} {_short(found.scale)}"
-    if found.unmatched:
+    numbers = (difference.largest, difference.mean, difference.scale)
+    row = left + " ".join(map(_format_number, numbers))
+    if difference.unmatched:
         yield row
         yield (
-            f"   {found.unmatched} of {found.cells} cells are not finite in one of them, or "
-            f"other; the first: {place}"
+            f"   {difference.unmatched} of {difference.cells} cells are not finite in one run, or "
+            f"not in the same way; the first: {place}"
         )[: width - 1]
-    elif found.largest == 0:
-        yield f"{row}  the same"
+    elif difference.largest == 0:
+        yield f"{row}  identical"
     elif len(row) + 3 + len(place) < width:
         yield f"{row}  {place}"
     else:
@@ -164,53 +166,53 @@ def _row(comparison: Comparison, found: Difference, width: int) -> Iterator[str]
         yield f"   {pad_or_cut(place, width - 5).rstrip()}"
 
 
-def _place(comparison: Comparison, found: Difference) -> str:
-    """Where the largest difference is, with both values."""
-    parts = [f"prompt {found.prompt + 1}"] if found.prompt is not None else []
+def _place_with_values(comparison: Comparison, difference: Difference) -> str:
+    """The place of the largest difference, with both values."""
+    parts = [f"prompt {difference.prompt + 1}"] if difference.prompt is not None else []
     source = comparison.a
-    arrays = source.each(found.name) if found.each else [source[found.name]]
-    at = where(arrays[found.prompt or 0], found.index)
+    arrays = source.each(difference.name) if difference.each else [source[difference.name]]
+    at = place_text(arrays[difference.prompt or 0], difference.index)
     parts += [at] if at else []
-    if found.values is not None:
+    if difference.values is not None:
         shown = [
-            pad_or_cut(value_text(result, found.kind, value), _VALUE).rstrip()
-            for result, value in zip((comparison.a, comparison.b), found.values, strict=True)
+            pad_or_cut(value_text(result, difference.kind, value), _VALUE).rstrip()
+            for result, value in zip((comparison.a, comparison.b), difference.values, strict=True)
         ]
         parts.append(f"{shown[0]} → {shown[1]}")
     return " · ".join(parts)
 
 
-def _short(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:8.2g}" if value and not 0.01 <= abs(value) < 1000 else f"{value:8.3f}"
 
 
 def _figures(
     comparison: Comparison, only: str | None, width: int
 ) -> Iterator[tuple[str, Iterator[Text]]]:
-    """(title, lines) of the first figure of each output: of a, of b, and of their difference."""
+    """(title, lines) of the first figure of each output: for a, b, and their difference."""
     a, b = comparison.a, comparison.b
     by_name = {d.name: d for d in comparison.outputs if not d.each}
-    for figure in picked(a, only) if only is None or only in a.names() else []:
-        found = by_name.pop(figure.output, None)
-        if found is None or figure.output not in b.names():
+    for figure in select_figures(a, only) if only is None or only in a.names() else []:
+        difference = by_name.pop(figure.output, None)
+        if difference is None or figure.output not in b.names():
             continue
         name, kind = figure.name, kind_of(figure)
-        # Another recipe may have an output of the same name, and not the others.
-        figure = kind.sharing(figure, [c for c in a.outputs if c in b.outputs])
-        if not found.why_not and found.relative == 0:
-            yield f"{name}: a and b are the same", figure_lines(figure, a, width)
+        # Another recipe may have an output of this name but lack the figure's other outputs.
+        figure = kind.keep_outputs(figure, [c for c in a.outputs if c in b.outputs])
+        if not difference.why_not and difference.relative == 0:
+            yield f"{name}: a and b are identical", figure_lines(figure, a, width)
             continue
         slice_ = Slice(limits=_limits(a, b, figure))
         for letter, result in (("a", a), ("b", b)):
-            if figure.output in result.arrays or not kind.numbers:
+            if figure.output in result.arrays or not kind.numeric:
                 yield f"{name}: {letter}", figure_lines(figure, result, width, slice_)
-        if not found.why_not and kind.numbers and found.numbers:
-            yield f"{name}: b − a", _difference(comparison, figure, found, width, slice_)
+        if not difference.why_not and kind.numeric and difference.numbers:
+            yield f"{name}: b − a", _difference(comparison, figure, difference, width, slice_)
 
 
 def _limits(a: Result, b: Result, figure: Figure) -> tuple[float, float] | None:
-    """The range that the values of both lie in; None where they are no numbers."""
-    if not kind_of(figure).numbers:
+    """The common range of the values of both; None if they are not numbers."""
+    if not kind_of(figure).numeric:
         return None
     both = [r[figure.output].values.reshape(-1) for r in (a, b) if figure.output in r.arrays]
     values = np.concatenate([v[np.isfinite(v)] for v in both]) if both else np.zeros(0)
@@ -218,19 +220,19 @@ def _limits(a: Result, b: Result, figure: Figure) -> tuple[float, float] | None:
 
 
 def _difference(
-    comparison: Comparison, figure: Figure, found: Difference, width: int, slice_: Slice
+    comparison: Comparison, figure: Figure, difference: Difference, width: int, slice_: Slice
 ) -> Iterator[Text]:
-    """b − a on the scale of both; a sentence where that would show nothing."""
+    """b − a on the common scale; a sentence if it is too small to be visible."""
     name = figure.output
     low, high = slice_.limits or (0.0, 0.0)
     center = getattr(figure, "center", None)
     reach = high - low if center is None else max(abs(low - center), abs(high - center))
-    if not found.unmatched and found.largest < _SEEN * (reach or 1.0):
-        share = f", {found.largest / reach:.1e} of the scale" if reach else ""
-        yield Text(f" too small to be seen on this scale: at most {found.largest:.2g}{share}")
+    if not difference.unmatched and difference.largest < _SEEN * (reach or 1.0):
+        share = f", {difference.largest / reach:.1e} of the scale" if reach else ""
+        yield Text(f" too small to see on this scale: at most {difference.largest:.2g}{share}")
         return
     a, b = comparison.a, comparison.b
     values = b.arrays[name].astype(np.float64) - a.arrays[name]
     shown = Result({**a.recipe, "controls": {}}, a.document, {name: values}, a.provenance)
-    figure = kind_of(figure).difference(figure)
+    figure = kind_of(figure).for_difference(figure)
     yield from figure_lines(figure, shown, width, replace(slice_, limits=(-reach, reach)))

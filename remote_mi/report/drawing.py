@@ -1,7 +1,7 @@
-"""What drawings share: their colours, the axes of cells, and what their marks mean.
+"""Shared parts of drawings: colours, the axes of cells, and the legend of marks.
 
-Colours are those of the HTML report on paper: cividis for what has an order, blue–orange around a
-centre. Matplotlib is imported where something is drawn, for it takes its time.
+Colours are those of the printed HTML report: cividis for sequential values, blue–orange around a
+centre. Matplotlib is imported only when something is drawn, since the import is slow.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from remote_mi.store.named_array import NamedArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: More cells than this are one picture instead of a shape each.
+#: More cells than this are drawn as one picture instead of a shape each.
 _MOST_SHAPES = 6000
-#: Inches of a drawing at most, and points of a label beside it.
+#: Maximum size of a drawing in inches, and of an axis label in points.
 MOST_INCHES, LABEL = 14.0, 64
-#: Inches beside and below the cells.
+#: Inches to the side of and below the cells.
 _MARGIN = (1.6, 1.1)
 
 
@@ -37,21 +37,21 @@ def color_map(letter: str) -> Any:
     return LinearSegmentedColormap.from_list(letter, [tuple(c / 255 for c in s) for s in stops])
 
 
-def measured(figure: Figure, pen: Pen) -> str:
-    """What the values of a figure are, with their unit."""
-    return pen.fitting(line(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"), 200, 8)
+def value_label(figure: Figure, pen: Pen) -> str:
+    """The label of a figure's values: the output with its unit."""
+    return pen.fit(line(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"), 200, 8)
 
 
-def note(axes: Axes, sign: str) -> None:
-    """Say below the axes what the sign of the control means."""
-    label = f"{axes.get_xlabel()}\n{sign} no larger than its control, or not told from 0"
+def note_marks(axes: Axes, sign: str) -> None:
+    """Explain below the axes how values explained by their control are marked."""
+    label = f"{axes.get_xlabel()}\n{sign} no larger than its control, or not distinguishable from 0"
     axes.set_xlabel(label.lstrip("\n"))
 
 
-def size_of_cells(
+def cell_grid_size(
     shape: tuple[int, ...], cell: tuple[float, float] = (0.2, 0.14)
 ) -> tuple[float, float]:
-    """Inches that a drawing of rows × columns needs.
+    """Width and height in inches of a drawing of rows × columns.
 
     Args:
         shape: rows, columns. cell: width and height of each, in inches.
@@ -61,10 +61,10 @@ def size_of_cells(
 
 
 class CellAxes:
-    """Axes of rows × columns with a label for each, as many as there is room for.
+    """Axes of rows × columns, with as many labels as fit.
 
     Attributes:
-        points: about how wide and high the axes are, in points.
+        points: approximate width and height of the axes, in points.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class CellAxes:
         limits: tuple[float, float],
         label: str = "",
     ) -> None:
-        """Colour the cells; what a control explains is left grey.
+        """Colour the cells; those explained by a control are left grey.
 
         Args:
-            label: of the colour bar; there is none without it.
+            label: label of the colour bar; without one, there is no colour bar.
         """
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
@@ -129,7 +129,7 @@ class CellAxes:
                     facecolor="#ededf0" if plain else colours(norm(value)),
                 )
                 cell.set_gid(f"cell:{row}:{column}:{value:.6g}")
-                cell.set_in_layout(False)  # it lies within the axes; measuring it takes time
+                cell.set_in_layout(False)  # it lies within the axes, and measuring it is slow
                 self.axes.add_patch(cell)
         if label:
             self.axes.figure.colorbar(
@@ -137,12 +137,12 @@ class CellAxes:
             )
 
     def mark(self, marked: np.ndarray) -> None:
-        """Put the sign of the control into the cells that it explains."""
+        """Mark the cells that a control explains."""
         if marked.size > _MOST_SHAPES:
             return
         for row, column in np.argwhere(marked):
             self.write(column + 0.5, row + 0.5, EXPLAINED, ha="center", size=5, color="#6a6a72")
 
     def write(self, x: float, y: float, text: str, **look: Any) -> None:
-        """Text within a cell."""
+        """Write text in a cell."""
         self.axes.text(x, y, text, va="center", clip_on=True, **look).set_in_layout(False)

@@ -1,7 +1,7 @@
 """Figures as files for a paper: SVG, PDF and PNG, drawn by matplotlib without a screen.
 
-In an SVG every cell, token, bar, line and interval is a group of its own whose id says what
-it stands for ("cell:ROW:COLUMN:VALUE"), so that numbers can be read back from the drawing.
+In an SVG every cell, token, bar, line and interval is a separate group whose id gives its place and
+value ("cell:ROW:COLUMN:VALUE"), so that numbers can be read back from the drawing.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ _STYLE = {
     "savefig.dpi": 300,
     "hatch.linewidth": 0.4,
 }
-#: Metadata that would differ from one drawing of the same numbers to the next.
+#: Metadata that would differ between two drawings of the same numbers.
 _DATES: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
 
 
 def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
-    """Draw a figure of a result into a file; its ending says the format.
+    """Draw a figure of a result into a file, in the format given by its extension.
 
     Raises:
-        UsageError: for an ending that is not of `FORMATS`, or a figure that is no drawing.
-        NotFound: if the figure does not fit what it is to show.
+        UsageError: for an extension not in `FORMATS`, or a figure that cannot be drawn.
+        NotFound: if the result lacks what the figure shows.
         StoreError: if the file cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
-            f"{path.name}: a figure is saved as {', '.join(FORMATS)}", "e.g. -o figure.svg"
+            f"{path.name}: a figure can be saved as {', '.join(FORMATS)}", "e.g. -o figure.svg"
         )
     kind = kind_of(figure)
-    if not kind.drawn:
+    if not kind.can_draw:
         words = [
             "remote-mi",
             "export",
@@ -82,16 +82,16 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
             f"{path.stem}.csv",
         ]
         raise UsageError(
-            f"{figure.name!r} is a {figure.kind}, which is not drawn",
+            f"{figure.name!r} is a {figure.kind}, which has no drawing",
             f"as a table: {shlex.join(w for w in words if w)} (or .json, .tex)",
         )
     layout = kind.layout(figure, result, slice_)
-    with _drawing():
+    with _drawing_style():
         pen = Pen(path)
         canvas, axes = _canvas(*kind.size(layout))
         kind.draw(layout, axes, pen)
         room = canvas.get_figwidth() * 72
-        canvas.suptitle(pen.fitting(line(figure.name), room, 9), fontsize=9)
+        canvas.suptitle(pen.fit(line(figure.name), room, 9), fontsize=9)
         try:
             canvas.savefig(
                 path, bbox_inches="tight", pad_inches=0.05, metadata=_DATES[path.suffix.lower()]
@@ -101,16 +101,16 @@ def save(figure: Figure, result: Result, path: Path, slice_: Slice) -> None:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
-    """Our style, and no word of characters that the font lacks: the reader of an SVG has others."""
+def _drawing_style() -> Iterator[None]:
+    """Our style, without warnings of missing glyphs: readers of an SVG have other fonts."""
     import matplotlib
 
-    # matplotlib's settings are those of the process: one drawing at a time.
+    # matplotlib's settings are global to the process: one drawing at a time.
     with _one_at_a_time, _quiet.hold(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 
-def _words_of_matplotlib() -> list[Setting | IgnoredWarnings]:
+def _matplotlib_warnings() -> list[Setting | IgnoredWarnings]:
     logger = logging.getLogger("matplotlib")
     return [
         Setting(lambda: logger.level, logger.setLevel, logging.ERROR),
@@ -119,7 +119,7 @@ def _words_of_matplotlib() -> list[Setting | IgnoredWarnings]:
 
 
 _one_at_a_time = threading.Lock()
-_quiet = SharedSettings(_words_of_matplotlib)
+_quiet = SharedSettings(_matplotlib_warnings)
 
 
 def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:

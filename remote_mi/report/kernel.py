@@ -1,24 +1,24 @@
-"""What a notebook's kernel is kept from showing."""
+"""Warnings that a notebook's kernel should not show."""
 
 from __future__ import annotations
 
 from remote_mi.common.process_state import IgnoredWarnings, SharedSettings
 
 
-def _word_on_widgets() -> list[IgnoredWarnings]:
+def _widget_warnings() -> list[IgnoredWarnings]:
     from tqdm import TqdmWarning
 
     return [IgnoredWarnings(TqdmWarning)]
 
 
-_quiet = SharedSettings(_word_on_widgets)
+_quiet = SharedSettings(_widget_warnings)
 
 
 def import_bars() -> None:
-    """Import tqdm's bars, which the libraries draw in, without its word on the widgets it lacks.
+    """Import tqdm, whose progress bars the libraries use, without its warning of missing widgets.
 
-    It warns once, when it is first imported in a kernel: at the head of the first cell that loads
-    a model. None of its bars is shown of ours.
+    It warns once, when it is first imported in a kernel, i.e. in the first cell that loads a model.
+    None of our progress is shown with its bars.
     """
     try:
         with _quiet.hold():

@@ -1,4 +1,4 @@
-"""Lines with a cursor: what lists, bars, texts and tables are to the viewer. No screen here."""
+"""Lines with a cursor, as which the viewer shows lists, bars, texts and tables. No widgets here."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from remote_mi.common.console import capturing_console
 
 @dataclass(frozen=True)
 class Item:
-    """What a line stands for.
+    """What a line represents.
 
     Attributes:
-        said: it in words, for below the list; most important first.
-        copied: what copying it gives; "" copies what is said.
-        run: folder of the run that choosing it opens. study: name of the study that it opens.
-        known: what a search looks through, beside the line itself.
+        explanation: sentences to show below the list, most important first.
+        copy_text: text to copy; "" copies the explanation.
+        run: folder of the run to open. study: name of the study to open.
+        search_text: text to search, in addition to the line itself.
     """
 
-    said: tuple[str, ...] = ()
-    copied: str = ""
+    explanation: tuple[str, ...] = ()
+    copy_text: str = ""
     run: Path | None = None
     study: str = ""
-    known: str = ""
+    search_text: str = ""
 
 
 NOTHING = Item()
@@ -34,13 +34,13 @@ NOTHING = Item()
 
 @dataclass
 class Listing:
-    """Lines that are made when they are seen, so that a list may be of any length.
+    """Lines that are made when they come into view, so that a list can have any length.
 
     Attributes:
-        count: how many lines. line: index → its text. item: index → what it stands for.
+        count: number of lines. line: index → its text. item: index → what it represents.
         head: lines that stay on top.
         start: index at which the cursor starts.
-        empty: what is said in place of no lines.
+        empty: message shown if there are no lines.
     """
 
     count: int
@@ -51,15 +51,15 @@ class Listing:
     empty: str = "nothing here"
 
 
-def of_lines(
+def make_listing(
     lines: Sequence[tuple[Text, Item]], head: Sequence[Text] = (), empty: str = "nothing here"
 ) -> Listing:
-    """A listing of lines that are there already."""
+    """A listing of given lines."""
     return Listing(len(lines), lambda i: lines[i][0], lambda i: lines[i][1], head, 0, empty)
 
 
-def wrapped(text: str, width: int, indent: str = "", style: str = "") -> list[Text]:
-    """A paragraph cut into lines of a width, at spaces where there are any; safe text expected."""
+def wrap(text: str, width: int, indent: str = "", style: str = "") -> list[Text]:
+    """Wrap a paragraph into lines of a width, at spaces if possible; the text must be safe."""
     found: list[Text] = []
     room = max(10, width - len(indent))
     for paragraph in text.split("\n"):

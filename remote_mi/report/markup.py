@@ -1,4 +1,4 @@
-"""Templates: what they set is escaped, and every character that acts is replaced."""
+"""Templates: inserted text is escaped, and control characters are replaced."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _HERE = Path(__file__).parent
-#: Of pages, and of the kinds of figures, beside the code that fills them.
+#: Templates of pages, and of the kinds of figures, next to the code that fills them.
 _FOLDERS = (_HERE / "templates", _HERE / "kinds")
 
 
 @dataclass(frozen=True)
 class PagePlace:
-    """Where in a page a figure stands, and how much it may carry.
+    """The place of a figure in a page, and how much data it may embed.
 
     Attributes:
-        id: of the figure in its page; "" alone. script: whether the page's script reads it; else
-            what explains itself does so by its title.
-        numbers: up to so many, one with more dimensions than it has room for carries all its slices.
-        titles: up to so many cells, each carries its sentence.
+        id: id of the figure in its page; "" for a figure on its own.
+        script: whether the page's script explains cells; otherwise their titles do.
+        numbers: maximum number of numbers for which a figure embeds all its slices.
+        titles: maximum number of cells for which each embeds its description.
     """
 
     id: str = ""
@@ -40,13 +40,13 @@ class PagePlace:
 
     @property
     def hints(self) -> str:
-        """How things explain themselves: "script" or "title"."""
+        """How cells are explained: by "script" or "title"."""
         return "script" if self.script else "title"
 
 
 def environment(**filters: Callable[..., Any]) -> Environment:
-    """Templates with some filters of their own."""
-    from jinja2 import Environment, FileSystemLoader  # no terminal needs it
+    """A template environment with additional filters."""
+    from jinja2 import Environment, FileSystemLoader  # not needed in a terminal
 
     made = Environment(
         loader=FileSystemLoader(_FOLDERS),
@@ -59,31 +59,31 @@ def environment(**filters: Callable[..., Any]) -> Environment:
     return made
 
 
-def rendered(template: str, **values: Any) -> Markup:
-    """A template with its values, as markup."""
-    return Markup(_plain().get_template(template).render(**values))
+def render(template: str, **values: Any) -> Markup:
+    """Render a template with values, as markup."""
+    return Markup(_default_environment().get_template(template).render(**values))
 
 
 @functools.cache
-def _plain() -> Environment:
+def _default_environment() -> Environment:
     return environment()
 
 
 @functools.cache
-def asset(name: str) -> str:
-    """The text of a style sheet or script that comes with the package."""
+def read_asset(name: str) -> str:
+    """The text of a style sheet or script of the package."""
     path = next(folder / name for folder in _FOLDERS if (folder / name).is_file())
     return path.read_text(encoding="utf-8")
 
 
 def _harmless(value: Any) -> Any:
-    """Whatever a template writes, markup of our own apart, without characters that act."""
+    """A value inserted by a template, without control characters unless it is our own markup."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return sanitize(value)
 
 
-def figure_markup(template: str, figure: Figure, place: PagePlace, **view: Any) -> Markup:
-    """A figure by its kind's template, which finds all of it in `view`."""
+def render_figure(template: str, figure: Figure, place: PagePlace, **view: Any) -> Markup:
+    """Render a figure with its kind's template, which takes everything from `view`."""
     named = {"name": line(figure.name), "unit": line(figure.unit)}
-    return rendered(template, view={**named, **view}, id=place.id, hints=place.hints)
+    return render(template, view={**named, **view}, id=place.id, hints=place.hints)

@@ -1,7 +1,7 @@
-"""What displays itself in a notebook: results, lists of runs, plans, and jobs on servers.
+"""HTML for notebooks: results, lists of runs, plans, and jobs on servers.
 
-A result is shown by the renderer of HTML reports, without a script: a cell says on hover what it
-stands for. All text is escaped, and nothing is fetched.
+A result is rendered as in HTML reports, but without a script: cells are explained on hover. All
+text is escaped, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.remote import RemoteJob
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document.html import figure_html, figure_style
-from remote_mi.report.kinds.words import short
-from remote_mi.report.terminal import heading, picked
+from remote_mi.report.kinds.sentences import shorten
+from remote_mi.report.terminal import heading, select_figures
 from remote_mi.report.wording import Slice
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: Rows and columns of an array that are shown.
+#: Maximum rows and columns of an array.
 _MOST_ROWS, _MOST_COLUMNS = 40, 16
-#: Columns of a figure that is text in a notebook, and the element it stands in.
+#: Width in characters of a text figure in a notebook, and its HTML element.
 WIDTH = 110
 FRAME = (
     '<pre style="line-height:1.2;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace;'
@@ -40,13 +40,13 @@ def html(result: Result) -> str:
     """A result as one HTML element: heading, figures, notes."""
     head = [text.plain for text in heading(result)]
     parts = [Markup("<p><b>{}</b><br>{}</p>").format(head[0], " ".join(head[1:]))]
-    parts += [_figure(figure, result) for figure in picked(result, None)]
+    parts += [_figure(figure, result) for figure in select_figures(result, None)]
     parts += [Markup("<p>note: {}</p>").format(prose(note)) for note in result.notes]
-    return _framed(Markup("").join(parts))
+    return _frame(Markup("").join(parts))
 
 
 def array_html(array: NamedArray) -> str:
-    """An array as a table: of two dimensions rows and columns, of more the first of the others."""
+    """An array as a table of its last two dimensions, at the first coordinate of the others."""
     sizes = ", ".join(f"{dim}: {size}" for dim, size in zip(array.dims, array.shape, strict=True))
     title = f"{array.name} ({sizes})" if sizes else array.name
     part, cut = array, []
@@ -58,9 +58,9 @@ def array_html(array: NamedArray) -> str:
     grid = part.values.reshape((-1, 1) if part.values.ndim < 2 else part.shape)
     down = _labels(part, 0) if part.dims else [""]
     across = _labels(part, 1) if part.values.ndim == 2 else ["value"]
-    head = [" × ".join(part.dims), *_few(across, _MOST_COLUMNS)]
+    head = [" × ".join(part.dims), *_truncate(across, _MOST_COLUMNS)]
     rows = [
-        [name, *_few([_digits(value) for value in row], _MOST_COLUMNS)]
+        [name, *_truncate([_cell_text(value) for value in row], _MOST_COLUMNS)]
         for name, row in zip(down[:_MOST_ROWS], grid, strict=False)
     ]
     if len(down) > _MOST_ROWS:
@@ -72,14 +72,14 @@ def _labels(array: NamedArray, axis: int) -> list[str]:
     return [visible(str(label)) for label in array.coords[array.dims[axis]]]
 
 
-def _few(texts: list[str], most: int) -> list[str]:
-    """The first texts, and how many more there are."""
+def _truncate(texts: list[str], most: int) -> list[str]:
+    """The first texts, and the number of the others."""
     return texts if len(texts) <= most else [*texts[:most], f"… {len(texts) - most} more"]
 
 
-def _digits(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if not isinstance(value, (float, np.floating)):
-        return short(line(str(value)))
+        return shorten(line(str(value)))
     return f"{float(value):.4g}"
 
 
@@ -94,20 +94,20 @@ def table_html(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) 
     table = Markup(
         '<div class="scroll"><table class="plain"><thead>{}</thead><tbody>{}</tbody></table></div>'
     ).format(head, body)
-    return _framed(_PART.format(prose(title), table))
+    return _frame(_PART.format(prose(title), table))
 
 
 def facts_html(title: str, facts: Mapping[str, str]) -> str:
     """Names and values as a small table with a title."""
     rows = Markup("").join(_ROW.format(prose(name), prose(value)) for name, value in facts.items())
     table = Markup('<table class="plain"><tbody>{}</tbody></table>').format(rows)
-    return _framed(_PART.format(prose(title), table))
+    return _frame(_PART.format(prose(title), table))
 
 
 def job_html(job: RemoteJob) -> str:
-    """A job on a server: where, how far, and what became of it."""
+    """A job on a server: where it is, its state, and its outcome."""
     if job.id is None:
-        return facts_html("Job", {"state": "the result was there already"})
+        return facts_html("Job", {"state": "the result already existed"})
     entry = job.entry
     facts = {
         "server": entry.url,
@@ -120,7 +120,7 @@ def job_html(job: RemoteJob) -> str:
 
 
 def plan_html(plan: Plan) -> str:
-    """A plan: every backend that was looked at, and why it can or cannot."""
+    """A plan: every backend considered, and why it can or cannot run the job."""
     rows = [
         ["→" if o is plan.chosen else "·" if o.can else "✗", o.backend, o.why, o.hint]
         for o in plan.options
@@ -136,6 +136,6 @@ def _figure(figure: Figure, result: Result) -> Markup:
         return _PART.format(name, prose(error.message))
 
 
-def _framed(content: Markup) -> str:
+def _frame(content: Markup) -> str:
     style = Markup("<style>{}</style>").format(Markup(figure_style()))
     return str(Markup('<div class="rmi">{}{}</div>').format(style, content))

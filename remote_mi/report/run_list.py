@@ -17,7 +17,7 @@ _COLUMNS = ("run", "when", "status", "recipe", "model", "prompts", "parameters",
 class RunList(Sequence[RunRow]):
     """The runs of a project, oldest first; in a notebook it displays itself.
 
-    `runs()[-1].id8` is the id of the newest; a part (`runs()[-5:]`) is such a list, too.
+    `runs()[-1].id8` is the id of the newest; a slice (`runs()[-5:]`) is again a `RunList`.
     """
 
     def __init__(self, rows: Sequence[RunRow]) -> None:
@@ -34,7 +34,7 @@ class RunList(Sequence[RunRow]):
         return RunList(self._rows[index]) if isinstance(index, slice) else self._rows[index]
 
     def __repr__(self) -> str:
-        return "\n".join(map(text, self._rows)) or "<no runs>"
+        return "\n".join(map(row_text, self._rows)) or "<no runs>"
 
     def _repr_html_(self) -> str:
         from remote_mi.report.notebook import table_html
@@ -44,25 +44,25 @@ class RunList(Sequence[RunRow]):
 
 
 def runs(tag: str | None = None, project: str | Path | None = None) -> RunList:
-    """What a project has run: `remote-mi runs ls` as a list, without any numbers of arrays.
+    """The runs of a project, as `remote-mi runs ls` lists them; no arrays are read.
 
     Args:
-        tag: those with this tag only.
+        tag: only runs with this tag.
         project: folder that holds runs/; the working folder by default.
     """
     rows = Runs(Path(project).absolute() if project else project_folder()).rows()
     return RunList([row for row in rows if tag is None or tag in row.tags])
 
 
-def text(row: RunRow) -> str:
-    """A run in one line."""
+def row_text(row: RunRow) -> str:
+    """A run as one line."""
     prompts = "?" if row.status == DAMAGED else row.prompts
     tags = "".join(f"  #{tag}" for tag in row.tags)
-    said = (
+    text = (
         f"{row.id8}  {row.name[:16]}  {row.status:7}  {row.recipe}  {row.model}  {prompts}"
         f"  {_pairs(row.parameters)}"
     ).rstrip()
-    return line(said + tags)
+    return line(text + tags)
 
 
 def _cells(row: RunRow) -> list[str]:

@@ -1,4 +1,4 @@
-"""The part of an output that a figure shows, with what its control says of it."""
+"""The part of an output that a figure shows, with its control."""
 
 from __future__ import annotations
 
@@ -12,60 +12,62 @@ from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a figure shows of an output; arrays are of one shape and in the figure's order.
+class FigurePart:
+    """The part of an output that a figure shows; arrays have one shape, in the figure's order.
 
     Attributes:
-        full: the whole output. array: the part. taken: in words where it was cut; "" if it is all.
-        control: how large each value would be by its control alone; None without one.
+        full: the whole output. array: the part.
+        cut_text: where it was cut, as text; "" if it is the whole output.
+        control: how large the control alone would make each value; None without a control.
         marked: which values their control explains.
-        count: how many prompts a value rests on; 0 where that is not said.
-        controlled_by: name of the control; "" without one.
-        unit: of the values, as the figure gives it.
+        count: number of prompts behind a value; 0 if unknown.
+        control_name: name of the control; "" without one.
+        unit: unit of the values, as given by the figure.
     """
 
     full: NamedArray
     array: NamedArray
-    taken: str
+    cut_text: str
     control: np.ndarray | None
     marked: np.ndarray
     count: int
-    controlled_by: str
+    control_name: str
     unit: str
 
     @property
-    def cut(self) -> list[str]:
-        """The dimensions of which one coordinate is shown."""
+    def cut_dims(self) -> list[str]:
+        """The dimensions of which only one coordinate is shown."""
         return [dim for dim in self.full.dims if dim not in self.array.dims]
 
-    def value(self, index: Any) -> str:
-        """A value with its unit, where it is, its interval and its control: for a list of some."""
+    def value_with_place(self, index: Any) -> str:
+        """A value with its unit, place, interval and control, for an enumeration."""
         index = tuple(index)
         unit = f" {self.unit}" if self.unit else ""
-        return f"{format_amount(self.array.values[index])}{unit} at {where(self.array, index)}" + (
-            self._beside(index, "")
+        return (
+            f"{format_amount(self.array.values[index])}{unit} at {place_text(self.array, index)}"
+            + (self._interval_and_control(index, ""))
         )
 
-    def said(self, index: Any) -> str:
-        """A value by name, with its interval, how many prompts it rests on, and its control."""
+    def describe_value(self, index: Any) -> str:
+        """A value with its name, interval, number of prompts, and control."""
         index = tuple(index)
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.array.name} {format_amount(self.array.values[index])}{unit}" + (
-            self._beside(index, f", n={self.count}" if self.count else "")
+            self._interval_and_control(index, f", n={self.count}" if self.count else "")
         )
 
-    def told(self, index: Any) -> str:
-        """Where a value is, and as `said`."""
-        place, said = where(self.array, tuple(index)), self.said(index)
-        return f"{place} · {said}" if place else said
+    def describe_cell(self, index: Any) -> str:
+        """The place of a value, followed by `describe_value`."""
+        place, value = place_text(self.array, tuple(index)), self.describe_value(index)
+        return f"{place} · {value}" if place else value
 
-    def _beside(self, index: tuple[Any, ...], count: str) -> str:
+    def _interval_and_control(self, index: tuple[Any, ...], count: str) -> str:
         low, high, text = self.array.low, self.array.high, ""
         if low is not None and high is not None:
             text = f", 95% CI [{format_amount(low[index])}, {format_amount(high[index])}]"
@@ -75,39 +77,40 @@ class Shown:
         return text
 
     def largest(self, most: int) -> list[tuple[int, ...]]:
-        """Indices of the values of largest size that are numbers, the largest first."""
+        """Indices of the finite values of largest magnitude, largest first."""
         flat = self.array.values.reshape(-1)
         size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
         order = np.argsort(-size, kind="stable")[: min(most, int((size >= 0).sum()))]
         return [tuple(map(int, np.unravel_index(int(i), self.array.shape))) for i in order]
 
     @property
-    def marks(self) -> str:
-        """What the mark says, for below a figure; "" where nothing has a control."""
+    def mark_note(self) -> str:
+        """The meaning of the mark, to show below a figure; "" without a control."""
         if self.control is None:
             return ""
         return (
             f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
-            f"{self.controlled_by}, or not told from 0"
+            f"{self.control_name}, or not distinguishable from 0"
         )
 
 
-def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
-    """What a figure of numbers shows, in the order of `Figure.shows`.
+def select_part(figure: Figure, result: Result, slice_: Slice) -> FigurePart:
+    """The part of an output that a figure of numbers shows, in the order of `Figure.shows`.
 
     Raises:
-        NotFound: if the output has not what the figure shows, or not the slice.
+        NotFound: if the output lacks what the figure shows, or the slice.
     """
-    full = slice_.of(result, figure.output)
+    full = slice_.select(result, figure.output)
     if full.values.dtype.kind == "O":
-        said = kind_of_output(result.outputs.get(figure.output)).plural
+        values = kind_of_output(result.outputs.get(figure.output)).plural
         raise NotFound(
-            f"{figure.output!r} is of {said}", f"a {figure.kind} shows numbers; Text shows {said}"
+            f"{figure.output!r} holds {values}",
+            f"a {figure.kind} shows numbers; Text shows {values}",
         )
     if full.values.ndim < figure.least:
         raise NotFound(
             f"{figure.output!r} {_dims(full.dims)}",
-            f"{figure.kind}: {figure.least} or more dimensions are needed",
+            f"a {figure.kind} needs at least {figure.least} dimensions",
         )
     keep = figure.shows(full.dims)
     if len(set(keep)) < len(keep):
@@ -122,8 +125,8 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
         )
     array, taken = slice_.apply(full, keep)
     array = array.transpose(*keep)
-    if slice_.pair is not None:  # interval and control are of all prompts
-        return Shown(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
+    if slice_.pair is not None:  # interval and control are over all prompts
+        return FigurePart(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
 
     def aligned(values: np.ndarray) -> np.ndarray:
         named = NamedArray(values, full.dims, full.coords)
@@ -131,7 +134,7 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
 
     control, explained = result.control_band(array.name), result.explained(array.name)
     marked = np.zeros(array.shape, bool) if explained is None else aligned(explained)
-    return Shown(
+    return FigurePart(
         full,
         array,
         taken,
@@ -145,10 +148,10 @@ def shown(figure: Figure, result: Result, slice_: Slice) -> Shown:
 
 @dataclass(frozen=True)
 class ShownExample:
-    """An output of the one prompt that a figure shows.
+    """An output for the one prompt that a figure shows.
 
     Attributes:
-        array: its values. index: of the prompt. count: how many prompts have values of their own.
+        array: its values. index: index of the prompt. count: number of prompts with own values.
         clean: the prompt, safe to show.
     """
 
@@ -159,24 +162,24 @@ class ShownExample:
 
     @property
     def label(self) -> str:
-        """Which of several prompts it is; "" of the only one."""
+        """Which of several prompts it is; "" if there is only one."""
         if self.count == 1:
             return ""
         return f"prompt {self.index + 1} of {self.count}: {self.clean}"
 
     @property
     def title(self) -> str:
-        """As `label`, where it begins a line of its own."""
+        """`label` with a capital, for the beginning of a line."""
         return self.label[:1].upper() + self.label[1:]
 
 
-def example(name: str, result: Result, slice_: Slice) -> ShownExample:
-    """An output of the prompt that a slice names.
+def select_example(name: str, result: Result, slice_: Slice) -> ShownExample:
+    """An output for the prompt that a slice selects.
 
     Raises:
         NotFound: if there is no such prompt.
     """
-    every, index = result.each(name), slice_.one
+    every, index = result.each(name), slice_.prompt_index
     if not 0 <= index < len(every):
         raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
     prompts = result.prompts
@@ -184,8 +187,8 @@ def example(name: str, result: Result, slice_: Slice) -> ShownExample:
     return ShownExample(every[index], index, len(every), clean)
 
 
-def cuts(figure: Figure, result: Result) -> list[str]:
-    """The dimensions that a figure has no room for: it shows one coordinate of each."""
+def cut_dims(figure: Figure, result: Result) -> list[str]:
+    """The dimensions that a figure cannot display: it shows one coordinate of each."""
     if figure.output not in result.arrays:
         return []
     every = result[figure.output].dims
@@ -195,12 +198,12 @@ def cuts(figure: Figure, result: Result) -> list[str]:
 
 
 def check_cut(figures: Sequence[Figure], result: Result, slice_: Slice) -> None:
-    """Refuse a slice in a dimension in which none of the figures is cut.
+    """Check that at least one of the figures is cut in each dimension of a slice.
 
     Raises:
-        UsageError: naming those there are.
+        UsageError: if none is, with the possible dimensions.
     """
-    possible = list(dict.fromkeys(dim for figure in figures for dim in cuts(figure, result)))
+    possible = list(dict.fromkeys(dim for figure in figures for dim in cut_dims(figure, result)))
     for dim in slice_.at:
         if dim not in possible:
             what = repr(figures[0].name) if len(figures) == 1 else "no figure of this run"
@@ -209,7 +212,7 @@ def check_cut(figures: Sequence[Figure], result: Result, slice_: Slice) -> None:
                 f"{what} {can} cut at {dim!r}",
                 f"choose from: {', '.join(possible)}"
                 if possible
-                else "leave --at out: all is shown",
+                else "leave out --at: everything is shown already",
             )
 
 

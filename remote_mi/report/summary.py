@@ -1,4 +1,4 @@
-"""Every figure in words: for reports, for screen readers, and for those in a hurry."""
+"""Figures described in sentences, for reports, screen readers and quick reading."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import numpy as np
 
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.report.kinds.registry import laid_out
-from remote_mi.report.wording import Slice, format_amount, where
+from remote_mi.report.kinds.registry import lay_out
+from remote_mi.report.wording import Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
 ALL = Slice()
 
 
 def summary(figure: Figure, result: Result, slice_: Slice = ALL) -> list[str]:
-    """What a figure shows, as plain sentences; text of the model in them is made harmless.
+    """A figure described in plain sentences; text from the model is made harmless.
 
     Args:
         slice_: which part of the arrays is shown.
 
     Raises:
-        NotFound, UsageError: if the figure does not fit what it is to show.
+        NotFound, UsageError: if the result lacks what the figure shows, or the slice.
     """
-    kind, layout = laid_out(figure, result, slice_)
-    return list(kind.words(layout))
+    kind, layout = lay_out(figure, result, slice_)
+    return list(kind.sentences(layout))
 
 
 def headline(result: Result) -> str:
-    """The largest value of the first figure of numbers, in a few words; "" if there is none."""
+    """The largest value of the first figure with numbers, as a short text; "" if there is none."""
     for figure in result.figures:
         if figure.output not in result.arrays:
             continue
@@ -41,6 +41,6 @@ def headline(result: Result) -> str:
         free = size if explained is None else np.where(explained, -1.0, size)
         best = (free if (free > 0).any() else size).argmax()
         at = np.unravel_index(int(best), array.shape)
-        place = where(array, at)
+        place = place_text(array, at)
         return f"{figure.output} {format_amount(array.values[at])}{' at ' + place if place else ''}"
     return ""

@@ -1,6 +1,6 @@
-"""Numbers of a result as files that other programs read: CSV, JSON and LaTeX.
+"""Numbers of a result as files for other programs: CSV, JSON and LaTeX.
 
-One row a cell: its coordinates, the value, its interval, how far its control reaches, and whether
+One row per cell: its coordinates, the value, its interval, the size of its control, and whether
 the control explains it.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 from remote_mi.common.errors import UsageError
 from remote_mi.report.kinds.cells import Row
 from remote_mi.report.kinds.registry import kind_of
-from remote_mi.report.terminal import picked
+from remote_mi.report.terminal import select_figures
 from remote_mi.store.result import Result
 
 FORMATS = (".csv", ".json", ".tex")
-#: More rows than this make a LaTeX table that goes over pages.
+#: LaTeX tables with more rows span several pages.
 _PAGE = 45
-#: A cell that begins so is a formula to a spreadsheet.
+#: Beginnings of cells that spreadsheets take for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -53,7 +53,7 @@ _LATEX = {
     "]": "{]}",
     "*": "{*}",
 }
-#: Characters that are set as one sign when they meet.
+#: Between characters that would form a ligature.
 _LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=`)(?=`)|(?<=[?!])(?=`)")
 #: Letters and accents that every LaTeX engine and font encoding has.
 _PLAIN_LETTERS = "ßæÆœŒøØåÅłŁ"
@@ -66,30 +66,30 @@ def table(
     """Heads and rows of a figure, an output or a summary.
 
     Args:
-        name: of a figure, or of what `Result.names` lists.
-        each: indices of prompts whose own values are wanted; None takes those over all prompts
-            (token ids, which have no mean, are always by prompt).
+        name: name of a figure, or one of `Result.names`.
+        each: indices of prompts whose own values to take; None takes the values over all prompts
+            (token ids, which have no mean, are always per prompt).
 
     Raises:
         NotFound: if there is no such figure or output, or no values of single prompts.
     """
-    figure = picked(result, name)[0]
+    figure = select_figures(result, name)[0]
     return kind_of(figure).rows(figure, result, each)
 
 
-def formatted(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: str = "") -> str:
-    """A table as text of a format of `FORMATS`.
+def format_table(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: str = "") -> str:
+    """A table as text in one of `FORMATS`.
 
     Args:
-        caption: for LaTeX and JSON: what the table shows.
+        caption: what the table shows, for LaTeX and JSON.
 
     Raises:
-        UsageError: for another format.
+        UsageError: for any other format.
     """
     writers = {".csv": _csv, ".json": _json, ".tex": _tex}
     if ending.lower() not in writers:
         raise UsageError(
-            f"a table is saved as {', '.join(FORMATS)}, not {ending or 'that'!r}",
+            f"a table can be saved as {', '.join(FORMATS)}, not {ending or 'that'!r}",
             "e.g. -o table.csv",
         )
     return writers[ending.lower()](heads, rows, caption)
@@ -98,7 +98,7 @@ def formatted(heads: Sequence[str], rows: Sequence[Row], ending: str, caption: s
 def _csv(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_unspreadable(h) for h in heads])
+    writer.writerow([_escape_formula(h) for h in heads])
     writer.writerows([[_csv_cell(cell) for cell in row] for row in rows])
     return out.getvalue()
 
@@ -108,11 +108,11 @@ def _csv_cell(cell: Any) -> Any:
         return int(cell)
     if isinstance(cell, float) and not np.isfinite(cell):
         return ""
-    return _unspreadable(cell) if isinstance(cell, str) else cell
+    return _escape_formula(cell) if isinstance(cell, str) else cell
 
 
-def _unspreadable(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: an apostrophe before what begins like one."""
+def _escape_formula(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
@@ -129,12 +129,12 @@ def _json(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
 
 
 def _tex(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
-    """A booktabs table; `longtable` where it does not fit on a page."""
+    """A booktabs table; a `longtable` if it does not fit on a page."""
     right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(heads))]
     columns = "".join("r" if r else "l" for r in right)
-    head = " & ".join(latex(h.replace("_", " ")) for h in heads) + r" \\"
+    head = " & ".join(escape_latex(h.replace("_", " ")) for h in heads) + r" \\"
     body = [" & ".join(_tex_cell(cell) for cell in row) + r" \\" for row in rows]
-    title = latex(caption)
+    title = escape_latex(caption)
     if len(rows) > _PAGE:
         return "\n".join(
             [
@@ -181,17 +181,17 @@ def _tex_cell(cell: Any) -> str:
         if power:
             return rf"${digits}\times10^{{{int(power)}}}$"
         return f"${digits}$" if digits.startswith("-") else digits
-    return latex(str(cell))
+    return escape_latex(str(cell))
 
 
-def latex(text: str) -> str:
-    """Text as LaTeX sets it; what is no Latin letter as its code, for any engine compiles that."""
+def escape_latex(text: str) -> str:
+    """Text escaped for LaTeX; non-Latin characters become codes, which any engine compiles."""
     return "".join(map(_latex_character, _LIGATURE.sub("\0", text)))
 
 
 def _latex_character(character: str) -> str:
     if character == "\0":
-        return "{}"  # keeps two signs apart; no text that is shown has the character itself
+        return "{}"  # breaks a ligature; safe text never contains the NUL itself
     if character in _LATEX:
         return _LATEX[character]
     base, *marks = unicodedata.normalize("NFD", character)

@@ -1,4 +1,4 @@
-"""Figures as text for a terminal, a pipe, a notebook or a test: the one renderer."""
+"""Figures as text, for a terminal, a pipe, a notebook or a test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.report.kinds.registry import laid_out
+from remote_mi.report.kinds.registry import lay_out
 from remote_mi.report.slices import check_cut
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
@@ -31,9 +31,9 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
 
     Raises:
         NotFound: if the recipe declares no figure of that name.
-        UsageError: if no figure is cut where the slice says.
+        UsageError: if no figure is cut in a dimension of the slice.
     """
-    chosen = picked(result, only)
+    chosen = select_figures(result, only)
     check_cut(chosen, result, slice_)
     for text in heading(result):
         console.print(text, soft_wrap=False, overflow="ellipsis", no_wrap=True)
@@ -46,11 +46,11 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
         console.print(Text(f"note: {line(note)}", style="yellow"))
 
 
-def picked(result: Result, only: str | None) -> Sequence[Figure]:
-    """The figures of a result, or the one of a name; an output without one gets a plain one.
+def select_figures(result: Result, only: str | None) -> Sequence[Figure]:
+    """The figures of a result, or the ones with a name; an output without any gets a default one.
 
     Raises:
-        NotFound: naming those there are.
+        NotFound: if there is no such figure or output, with the names there are.
     """
     every = result.figures or [plain_figure(result, name) for name in result.names()]
     if only is None:
@@ -65,7 +65,7 @@ def picked(result: Result, only: str | None) -> Sequence[Figure]:
 
 
 def plain_figure(result: Result, name: str) -> Figure:
-    """A figure for an output or summary that the recipe declares none for."""
+    """A default figure for an output or summary for which the recipe declares none."""
     output = result.outputs.get(name)
     if not kind_of_output(output).averaged:
         return figures.Text(name)
@@ -101,5 +101,5 @@ def _title(figure: Figure) -> str:
 
 def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL) -> Iterator[Text]:
     """The lines of one figure."""
-    kind, layout = laid_out(figure, result, slice_)
+    kind, layout = lay_out(figure, result, slice_)
     yield from kind.text(layout, width)

@@ -1,8 +1,8 @@
-"""Text for a drawing: what its font can show, and how much of it fits into a place.
+"""Text for a drawing: which characters its font has, and how much text fits.
 
-Drawings use the one font that matplotlib brings along, so that they look alike everywhere. A
-character that it lacks would be a box; in PDF and PNG it is written as its code instead. An SVG
-keeps it, since its text is set by the program that shows it, with the fonts there.
+Drawings use the font that ships with matplotlib, so that they look the same everywhere. A character
+that it lacks would be drawn as a box; PDF and PNG contain its code instead. An SVG keeps it, since
+its text is rendered by the viewing program, with the fonts available there.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class Pen:
     """Writes the texts of one drawing.
 
     Args:
-        path: of the drawing; its ending says whether text stays text.
+        path: file of the drawing; in an .svg, text stays text.
     """
 
     def __init__(self, path: Path) -> None:
         self._keeps = path.suffix.lower() == ".svg"
 
-    def fitting(self, text: str, points: float, size: float) -> str:
+    def fit(self, text: str, points: float, size: float) -> str:
         """As much of a text as fits into a width.
 
         Args:
-            text: safe already. points: the width, in points. size: of the font, in points.
+            text: safe text. points: the width, in points. size: font size, in points.
         """
         text = text.replace("␠", "␣")
         whole = [self._character(character) for character in text]
@@ -51,11 +51,11 @@ class Pen:
         return kept + _CUT
 
     def label(self, text: str, points: float, size: float) -> str:
-        """As `fitting`, of a token or another untrusted text."""
-        return self.fitting(visible(text), points, size)
+        """Like `fit`, for a token or other untrusted text."""
+        return self.fit(visible(text), points, size)
 
     def _character(self, character: str) -> str:
-        if "\u2400" <= character <= "\u2421":  # what stands for a control character
+        if "\u2400" <= character <= "\u2421":  # the symbol of a control character
             return f"\\x{ord(character) - 0x2400:02x}"
         if self._keeps or ord(character) in _characters():
             return character
@@ -68,7 +68,9 @@ def _font() -> FT2Font:
     from matplotlib.font_manager import findfont
     from matplotlib.ft2font import FT2Font
 
-    font = FT2Font(findfont(FAMILY))  # our own: the drawing sets the size of its one
+    font = FT2Font(
+        findfont(FAMILY)
+    )  # a separate instance: drawing changes the size of the shared one
     font.set_size(_MEASURED, 72)
     return font
 
@@ -81,7 +83,7 @@ def _characters() -> frozenset[int]:
 
 @functools.lru_cache(4096)
 def _width(text: str) -> float:
-    """Width of a few characters, in multiples of the font's size; one for what the font lacks."""
+    """Width of a text, in multiples of the font size; 1 per character that the font lacks."""
     from matplotlib.ft2font import LoadFlags
 
     total = 0.0

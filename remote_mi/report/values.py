@@ -1,4 +1,4 @@
-"""The values of outputs that are no numbers as text that is safe to show."""
+"""Values of non-numeric outputs as text that is safe to show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from remote_mi.common.text import line, visible
 from remote_mi.recipes.output_kinds import json_text
 from remote_mi.store.result import Result
 
-#: Characters of a text, and of a JSON value, that are shown; more than these are read elsewhere.
+#: Maximum characters shown of a text and of a JSON value.
 MOST_OF_A_TEXT, MOST_OF_JSON = 4000, 200
 _EMPTY = "∅"
 
@@ -30,6 +30,6 @@ _SHOWN: dict[str, Callable[[Result, Any], str]] = {"token": _token, "text": _tex
 
 
 def value_text(result: Result, kind: str, value: Any) -> str:
-    """A value of an output of a kind ("number", "token", "text" or "json"), in one line."""
+    """A value of an output of a kind ("number", "token", "text" or "json"), as one line."""
     shown = _SHOWN.get(kind)
     return f"{value:.4g}" if shown is None else shown(result, value)

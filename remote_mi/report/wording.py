@@ -1,4 +1,4 @@
-"""Where a value stands and how sure it is, in words; for readers who do not see colours too."""
+"""Values and places as text, and the slice that figures show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remote_mi.recipes.outputs import DRAW, POSITIONS, Output
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: Stands in place of the ramp where a control explains a value.
+#: Replaces the ramp character of a value that a control explains.
 EXPLAINED = "~"
 
 
@@ -24,10 +24,10 @@ class Slice:
 
     Attributes:
         item: index of the prompt that a figure of one prompt shows.
-        at: dimension → coordinate, for dimensions that a figure has no room for.
-        limits: values that colours, bars and lines run between, so that figures can be compared;
-            None takes those that are shown.
-        pair: index of the prompt or pair whose own values are shown; None for those over all.
+        at: dimension → coordinate, for dimensions that a figure cannot display.
+        limits: range of colours, bars and lines, so that figures can be compared; None for the
+            range of the values shown.
+        pair: index of the prompt or pair whose own values are shown; None for values over all.
     """
 
     item: int = 0
@@ -36,20 +36,20 @@ class Slice:
     pair: int | None = None
 
     @property
-    def one(self) -> int:
+    def prompt_index(self) -> int:
         """Index of the prompt that a figure of one prompt shows."""
         return self.item if self.pair is None else self.pair
 
-    def of(self, result: Result, name: str) -> NamedArray:
-        """An output or summary over all prompts, or of the one prompt that is chosen.
+    def select(self, result: Result, name: str) -> NamedArray:
+        """An output or summary over all prompts, or for the one prompt selected by `pair`.
 
         Raises:
             NotFound: if it has no values of single prompts, or there is no such prompt.
         """
-        return result[name] if self.pair is None else of_prompt(result, name, self.pair)
+        return result[name] if self.pair is None else prompt_values(result, name, self.pair)
 
     def apply(self, array: NamedArray, keep: Sequence[str]) -> tuple[NamedArray, str]:
-        """The array with the dimensions of `keep` only, and in words where it was taken.
+        """The array with only the dimensions in `keep`, and the place of the cut as text.
 
         Raises:
             NotFound: if a dimension has no such coordinate.
@@ -70,11 +70,11 @@ class Slice:
         return array, ", ".join(taken)
 
 
-def of_prompt(result: Result, name: str, index: int) -> NamedArray:
-    """An output of one prompt, or the ratio of one: its effect over its gap; means over draws.
+def prompt_values(result: Result, name: str, index: int) -> NamedArray:
+    """An output for one prompt, averaged over draws; for a ratio, the prompt's effect over its gap.
 
     Raises:
-        NotFound: for what a recipe computes over all prompts only, or without such a prompt.
+        NotFound: if the recipe computes it only over all prompts, or there is no such prompt.
     """
     ratio = result.card.summaries.get(name)
     if isinstance(ratio, Output):
@@ -93,8 +93,8 @@ def of_prompt(result: Result, name: str, index: int) -> NamedArray:
     return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
 
 
-def where(array: NamedArray, index: Sequence[Any]) -> str:
-    """A cell by its dimensions and coordinates."""
+def place_text(array: NamedArray, index: Sequence[Any]) -> str:
+    """The place of a cell as text: its dimensions and coordinates."""
     parts = []
     for dim, at in zip(array.dims, index, strict=True):
         label = array.coords[dim][at]
@@ -110,7 +110,7 @@ def where(array: NamedArray, index: Sequence[Any]) -> str:
 
 
 def format_amount(number: Any) -> str:
-    """A number for a sentence: two decimals, or two significant digits of what is small."""
+    """A number for a sentence: two decimals, or two significant digits if it is small."""
     value = float(number)
     size = abs(value)
     return f"{value:.2f}" if size >= 0.095 or not size > 0 else f"{value:.2g}"

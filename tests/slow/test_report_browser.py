@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_mi.report.document.content import make
+from remote_mi.report.document.content import build_report
 from remote_mi.report.document.html import html
 
 from ..fast.report.pages import hostile_report
@@ -35,7 +35,7 @@ def opened(project: Path, tmp_path: Path):
         def show(found, **more) -> Page:
             run = kept(project, found)
             path = tmp_path / "report.html"
-            path.write_text(html(make(project, [run.path]), **more), encoding="utf-8")
+            path.write_text(html(build_report(project, [run.path]), **more), encoding="utf-8")
             page = stack.enter_context(browser(tmp_path))
             page.size(1200, 900)
             page.open(path)

@@ -1,4 +1,4 @@
-"""References: the entries of references.bib that recipes name, read and set as text."""
+"""References: entries of references.bib, parsed and formatted as text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LETTERS = {
     "i": "ı",
 }
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-#: What every run is computed with.
+#: The software with which every run is computed.
 SOFTWARE = "fiottokaufman2025nnsight"
 
 
@@ -48,14 +48,14 @@ class Reference:
     """One entry of a bibliography.
 
     Attributes:
-        key: by which recipes name it. fields: lower-case name → plain text.
+        key: key by which recipes cite it. fields: lower-case name → plain text.
     """
 
     key: str
     fields: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Authors (year). Title. Where. The key itself for an entry that was not found."""
+        """Authors (year). Title. Publication. Only the key if the entry was not found."""
         if not self.fields:
             return self.key
         place = [self.fields.get(name, "") for name in ("journal", "booktitle", "note")]
@@ -68,7 +68,7 @@ class Reference:
 
     @property
     def url(self) -> str:
-        """Where to read it: its http(s) address, DOI or arXiv number; "" if it names none."""
+        """Link to it: its http(s) address, DOI or arXiv number; "" if it has none."""
         given = self.fields.get("url", "")
         if given.startswith(("https://", "http://")):
             return given
@@ -78,13 +78,13 @@ class Reference:
         return f"https://arxiv.org/abs/{found[1]}" if found else ""
 
 
-def cited(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> list[Reference]:
-    """The references of some keys, each once, by author and year.
+def cite(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> list[Reference]:
+    """The references with some keys, without duplicates, sorted by author and year.
 
-    A project's own recipes/references.bib goes before the built-in one.
+    A project's own recipes/references.bib takes precedence over the built-in one.
 
     Args:
-        sources: texts that may name an entry by its arXiv number, as a phenomenon's source does.
+        sources: texts that may cite an entry by its arXiv number, as a phenomenon's source does.
     """
     known: dict[str, Reference] = {}
     for folder in (builtin_folder(), project / "recipes"):
@@ -98,28 +98,28 @@ def cited(keys: Iterable[str], project: Path, sources: Iterable[str] = ()) -> li
         for key, entry in known.items()
         if numbers & set(_ARXIV.findall(" ".join(entry.fields.values())))
     ]
-    found = [known.get(key, Reference(key)) for key in dict.fromkeys([*keys, *named])]
-    return sorted(found, key=lambda r: str(r).casefold())
+    references = [known.get(key, Reference(key)) for key in dict.fromkeys([*keys, *named])]
+    return sorted(references, key=lambda r: str(r).casefold())
 
 
 def read(text: str) -> list[Reference]:
-    """The entries of a BibTeX text; what is not an entry is passed over."""
-    found = []
+    """The entries of a BibTeX text; anything else is skipped."""
+    entries = []
     for start in re.finditer(r"@(\w+)\s*\{\s*([^,\s{}]+)\s*,", text):
         if start[1].lower() in ("comment", "string", "preamble"):
             continue
-        found.append(Reference(start[2], _fields(text, start.end())))
-    return found
+        entries.append(Reference(start[2], _fields(text, start.end())))
+    return entries
 
 
 def _fields(text: str, at: int) -> dict[str, str]:
-    """The fields of the entry whose first one begins at `at`."""
-    found = {}
+    """The fields of the entry whose first field begins at `at`."""
+    fields = {}
     name = re.compile(r"\s*,?\s*([A-Za-z_-]+)\s*=\s*")
     while (match := name.match(text, at)) is not None:
         value, at = _value(text, match.end())
-        found[match[1].lower()] = plain(value)
-    return found
+        fields[match[1].lower()] = strip_markup(value)
+    return fields
 
 
 def _value(text: str, at: int) -> tuple[str, int]:
@@ -141,8 +141,8 @@ def _value(text: str, at: int) -> tuple[str, int]:
     return text[start:], len(text)
 
 
-def plain(text: str) -> str:
-    """BibTeX text without its markup: accents as letters, braces and line breaks gone."""
+def strip_markup(text: str) -> str:
+    """BibTeX text without markup: accents as letters, no braces or line breaks."""
 
     def accent(match: re.Match[str]) -> str:
         import unicodedata
@@ -160,7 +160,7 @@ def plain(text: str) -> str:
 
 
 def _authors(text: str) -> str:
-    """Names as "Vig, J., Gehrmann, S. et al."."""
+    """Names formatted as "Vig, J., Gehrmann, S. et al."."""
     people = [name.strip() for name in re.split(r"\s+and\s+", text) if name.strip()]
     if not people:
         return "Unknown"

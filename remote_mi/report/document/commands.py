@@ -1,4 +1,4 @@
-"""The command line that makes a run, rebuilt from its lock."""
+"""The command line that makes a run, reconstructed from its lock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog
 from remote_mi.store.lock import read_lock
 
-#: Fields of a model that are options of `run`, with their names there.
+#: Fields of a model → options of `remote-mi run`.
 _MODEL_OPTIONS = {
     "revision": "--revision",
     "dtype": "--dtype",
@@ -27,8 +27,8 @@ _MODEL_OPTIONS = {
 _TEXTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
 
 
-def made_by(folder: Path, backend: str = "") -> str | None:
-    """The command that makes a run, from its folder; None where no command line can.
+def command_for_run(folder: Path, backend: str = "") -> str | None:
+    """The command that makes the run in a folder; None if no command line can.
 
     Args:
         backend: as for `run_command`.
@@ -38,23 +38,23 @@ def made_by(folder: Path, backend: str = "") -> str | None:
         recipe = lock["recipe"]
         try:
             catalog.find(recipe["name"], project_folder())
-        except RemoteMIError:  # it was given by its file
+        except RemoteMIError:  # the recipe was given as a file
             lock = {**lock, "recipe": {**recipe, "name": recipe.get("file") or recipe["name"]}}
         return run_command(lock, backend)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None  # a run from elsewhere may lack it; `reproduce` says what is wrong
+        return None  # a foreign run may lack these; `reproduce` reports what is wrong
 
 
 def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
-    """`remote-mi run …` with everything that decides a number.
+    """`remote-mi run …` with everything that affects the numbers.
 
     Args:
-        lock: config.lock.yaml of the run. backend: option `--backend`; "" leaves it out.
+        lock: config.lock.yaml of the run. backend: value of `--backend`; "" omits it.
 
     Returns:
-        None where the command line cannot say it: prompts given from Python, module names of an
-        unknown architecture, a comma within a list, characters that a terminal acts on.
-        `remote-mi reproduce` takes these too.
+        None if the command line cannot express it: prompts given from Python, module names of an
+        unknown architecture, a comma within a list, control characters.
+        `remote-mi reproduce` handles these too.
     """
     prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
     if prompts is None or parameters is None or lock["model"].get("names"):
@@ -70,7 +70,7 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
 
 
 def _model(model: Mapping[str, Any]) -> list[str]:
-    """The model and those of its fields that are not the default."""
+    """The model, and its fields that differ from the default."""
     usual = {f.name: f.default for f in fields(ModelSpec)}
     words = ["--model", str(model["name"])]
     for name, option in _MODEL_OPTIONS.items():
@@ -81,7 +81,7 @@ def _model(model: Mapping[str, Any]) -> list[str]:
 
 
 def _parameters(given: Mapping[str, Any]) -> list[str] | None:
-    """Every parameter; a list that is empty is one that was not given."""
+    """Every parameter; empty lists are omitted, as they were not given."""
     words = []
     for name, value in given.items():
         if isinstance(value, list):
@@ -95,7 +95,7 @@ def _parameters(given: Mapping[str, Any]) -> list[str] | None:
 
 
 def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
-    """The options that choose the prompts; None where there are none that do."""
+    """The options that select the prompts; None if no options can."""
     given = lock["prompts"]
     origin, examples = str(given.get("origin", "")), given.get("examples", [])
     if not examples:
@@ -111,7 +111,7 @@ def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
 
 
 def _texts(example: Mapping[str, Any]) -> list[str]:
-    """One example as it is given on the command line."""
+    """One example as given on the command line."""
     texts = dict(example)
     if texts.get("corrupt") is None:
         texts = {"prompt": texts.get("clean"), "target": texts.get("answer")}

@@ -1,7 +1,7 @@
-"""What a project report says, as data: sections that HTML and Markdown set alike.
+"""The content of a project report as data, from which HTML and Markdown are rendered.
 
-A report is made of runs. It states what they say of themselves (method, prompts, numbers,
-controls, how to make them again) and leaves marked places for what only its author can say.
+A report is made from runs. It contains what the runs record (method, prompts, numbers,
+controls, how to repeat them) and marked places for what only its author can write.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from remote_mi.common.version import __version__
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document import run_facts
-from remote_mi.report.document.bibliography import SOFTWARE, Reference, cited
-from remote_mi.report.document.commands import made_by
+from remote_mi.report.document.bibliography import SOFTWARE, Reference, cite
+from remote_mi.report.document.commands import command_for_run
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.summary import headline, summary
-from remote_mi.report.terminal import picked
+from remote_mi.report.terminal import select_figures
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
 
 _EXAMPLES = 3
-#: Intervals over fewer prompts than this are called rough.
+#: Intervals over fewer prompts are called rough.
 FEW = 10
-#: What the commands of the section on reproduction do.
-HOW = (
-    "The command makes a run anew; `remote-mi reproduce` computes again what the run's folder "
-    "holds (prompts, parameters, the recipe's source) and compares the numbers with those "
-    "shown here."
+#: Explains the commands of the section on reproduction.
+REPRODUCTION_NOTE = (
+    "`remote-mi run` makes a new run; `remote-mi reproduce` recomputes a run from its folder "
+    "(prompts, parameters, the recipe's source) and compares the numbers with those shown here."
 )
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """A figure of a run with its number in the report, and what it says in words.
+class NumberedFigure:
+    """A figure of a run with its number in the report, and its description.
 
     Attributes:
-        number: of what is shown in the report, from 1. label: "Figure 3" or "Table 1".
-        prompts: how many there are where one is shown at a time, else 1.
+        number: among all figures and tables of the report, from 1. label: "Figure 3" or "Table 1".
+        sentences: its description.
+        prompts: number of prompts if one is shown at a time, else 1.
         problem: why it cannot be shown, or "".
     """
 
@@ -66,13 +66,14 @@ class Section:
     """The results of one run.
 
     Attributes:
-        folder: the run's, as it is to be typed. command: that makes the run, or None.
-        differs: parameters by which it differs from other runs of its recipe in the report.
+        folder: the run's folder as shown to the reader. command: the command that makes the run,
+            or None.
+        differs: settings in which it differs from other runs of its recipe in the report.
     """
 
     result: Result
     heading: str
-    shown: list[Numbered]
+    shown: list[NumberedFigure]
     folder: str
     command: str | None
     differs: dict[str, str]
@@ -87,8 +88,9 @@ class Method:
     """A recipe as the method of a report.
 
     Attributes:
-        blocks: its docstring without controls and limits, which `controls` and `limits` are.
-        parameters: name, values in these runs, what it is.
+        blocks: its docstring without the remarks in `controls` and `limits`.
+        parameters: name, values in these runs, description.
+        control_of: output or summary → the one that it is compared with.
     """
 
     recipe: str
@@ -96,7 +98,7 @@ class Method:
     controls: list[MethodBlock]
     limits: list[MethodBlock]
     parameters: list[tuple[str, str, str]]
-    held_against: dict[str, str]
+    control_of: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class Data:
     """The prompts of one or more runs.
 
     Attributes:
-        description: of the phenomenon; "" where there is none. facts: name → value.
-        examples: the first ones, with their texts. source: where the prompts come from.
+        description: description of the phenomenon, or "". facts: name → value.
+        examples: the first prompts, with their texts. source: where the prompts come from.
     """
 
     heading: str
@@ -116,17 +118,17 @@ class Data:
     source: str
 
     @property
-    def which(self) -> str:
-        """What of the prompts is shown, and where the others are."""
+    def caption(self) -> str:
+        """Which prompts are shown, and where the others are."""
         shown = len(self.examples)
         if shown == self.count:
-            return f"All {shown}" if shown > 1 else "The one that there is"
+            return f"All {shown}" if shown > 1 else "The only one"
         return f"The first {shown} of {self.count}; all are in config.lock.yaml in the run's folder"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that has no result, with its reason."""
+    """A run without a result, with the reason."""
 
     name: str
     recipe: str
@@ -135,13 +137,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class About:
-    """What the author said beforehand: a study's title and question, and chosen figures.
+    """What is given for a report: title, author, a study's question, and selected figures.
 
     Attributes:
-        author: who hands it in.
-        figures: recipe → names of the figures to show; all of a recipe that is not named.
-        commands: that make all of it again and compare it.
-        failures: points that never became a run.
+        author: the author of the report.
+        figures: recipe → names of the figures to show; all figures of other recipes are shown.
+        commands: the commands that repeat everything and compare it.
+        failures: points of a study that never became a run.
     """
 
     title: str = ""
@@ -154,18 +156,19 @@ class About:
 
 @dataclass(frozen=True)
 class Report:
-    """A report before it is set as HTML or Markdown.
+    """A report before it is rendered as HTML or Markdown.
 
     Attributes:
-        question: the study's, [] without one. asked: what the recipes say they find out, and on
-            which phenomena; it gives way to a study's question and to what the author writes.
-        environments: run ids → facts, one for each distinct environment.
-        made: day it was made. version: of remote_mi.
+        question: the study's question, [] without one.
+        recipe_questions: what the recipes set out to find, and on which phenomena; shown if there
+            is no question by a study or by the author.
+        environments: (run ids, facts) of each distinct environment.
+        made: date of the report. version: version of remote_mi.
     """
 
     title: str
     question: list[str]
-    asked: list[str]
+    recipe_questions: list[str]
     models: list[dict[str, str]]
     methods: list[Method]
     data: list[Data]
@@ -179,36 +182,38 @@ class Report:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        """What a reader of the numbers has to know, with the run it is about."""
+        """The notes of the runs, each with the heading of its run."""
         return [(s.heading, prose(note)) for s in self.sections for note in s.result.notes]
 
     @property
     def intervals(self) -> str:
-        """What the intervals are, and how far they are to be trusted."""
+        """What the intervals mean, and how reliable they are."""
         sizes = [len(s.result.prompts) for s in self.sections]
         text = (
-            "Intervals are 95% percentile bootstrap intervals: over prompts, or over draws "
-            "where there is one prompt or none, if the method says nothing else; 1000 "
-            "resamples, and for a ratio the effect and the gap of a prompt are drawn together."
+            "Intervals are 95% percentile bootstrap intervals with 1000 resamples: over prompts, "
+            "or over draws if there is at most one prompt, unless the method says otherwise. "
+            "For a ratio, the effect and the gap of a prompt are resampled together."
         )
         if any(1 < size < FEW for size in sizes):
-            text += f" Those over fewer than {FEW} prompts are rough: they tend to be too narrow."
+            text += (
+                f" Intervals over fewer than {FEW} prompts are rough: they tend to be too narrow."
+            )
         if 1 in sizes:
-            text += " Where n=1 without draws, nothing is known of other prompts."
+            text += " With n=1 and no draws, nothing is known about other prompts."
         return text
 
 
-def make(project: Path, folders: Sequence[Path], about: About = About()) -> Report:
+def build_report(project: Path, folders: Sequence[Path], about: About = About()) -> Report:
     """The report of some runs.
 
     Args:
-        project: for phenomena, references, and paths that are relative to it.
-        folders: of the runs, in the order of the report.
+        project: folder of phenomena and references, and of relative paths.
+        folders: folders of the runs, in the order of the report.
 
     Raises:
-        NotFound: if no run has a result, or a chosen figure does not exist.
+        NotFound: if no run has a result, or a selected figure does not exist.
     """
-    found, failures = [], list(about.failures)
+    results, failures = [], list(about.failures)
     for folder in folders:
         run = RunFolder(folder)
         try:
@@ -216,26 +221,26 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
                 reason = prose(str(run.info.error))
                 failures.append(Failure(run.name, run.info.card.name, reason))
             else:
-                found.append(run.result())
+                results.append(run.result())
         except Mismatch as error:
             failures.append(Failure(folder.name, "?", prose(error.message)))
-    if not found:
+    if not results:
         reasons = "; ".join(f"{f.name}: {f.reason}" for f in failures)
         raise NotFound(f"none of the runs has a result: {reasons}", "`remote-mi runs ls`")
-    sections = _sections(found, project, about)
-    keys = [key for result in found for key in result.card.references]
-    sources = [str(result.made.prompts.source) for result in found]
+    sections = _sections(results, project, about)
+    keys = [key for result in results for key in result.card.references]
+    sources = [str(result.made.prompts.source) for result in results]
     return Report(
-        title=about.title or run_facts.title(found),
+        title=about.title or run_facts.default_title(results),
         question=[prose(text) for text in about.question.strip().split("\n\n") if text.strip()],
-        asked=run_facts.asked(found, project),
-        models=run_facts.models(found),
-        methods=_methods(found),
-        data=_data(found, project),
+        recipe_questions=run_facts.questions(results, project),
+        models=run_facts.models(results),
+        methods=_methods(results),
+        data=_data(results, project),
         sections=sections,
         failures=failures,
-        environments=run_facts.environments(found),
-        references=cited([*keys, SOFTWARE], project, sources),
+        environments=run_facts.environments(results),
+        references=cite([*keys, SOFTWARE], project, sources),
         about=about,
         made=time.strftime("%Y-%m-%d", time.gmtime()),
         version=__version__,
@@ -243,57 +248,59 @@ def make(project: Path, folders: Sequence[Path], about: About = About()) -> Repo
 
 
 def _sections(results: Sequence[Result], project: Path, about: About) -> list[Section]:
-    found: list[Section] = []
+    sections: list[Section] = []
     numbers: Counter[str] = Counter()
     for result in results:
         chosen = about.figures.get(result.name)
         every = (
-            [f for name in chosen for f in picked(result, name)] if chosen else picked(result, None)
+            [f for name in chosen for f in select_figures(result, name)]
+            if chosen
+            else select_figures(result, None)
         )
-        shown: list[Numbered] = []
-        said: dict[str, str] = {}
+        shown: list[NumberedFigure] = []
+        used: dict[str, str] = {}
         for figure in every:
             noun = kind_of(figure).noun
             numbers[noun] += 1
             label = f"{noun} {numbers[noun]}"
-            shown.append(_shown(numbers.total(), label, figure, result, said))
-        differs = run_facts.differences_of(result, results)
+            shown.append(_number_figure(numbers.total(), label, figure, result, used))
+        differs = run_facts.differing_settings(result, results)
         name = run_facts.prompts_name(result)
         heading = f"{result.name} on {name}" if name else result.name
         if differs:
             heading += " (" + ", ".join(f"{k}={v}" for k, v in differs.items()) + ")"
-        found.append(
+        sections.append(
             Section(result, heading, shown, _folder(result, project), _command(result), differs)
         )
-    return found
+    return sections
 
 
-def _shown(
-    number: int, label: str, figure: Figure, result: Result, said: dict[str, str]
-) -> Numbered:
-    """A figure and its summary, without sentences that a figure of the run has said already.
+def _number_figure(
+    number: int, label: str, figure: Figure, result: Result, used: dict[str, str]
+) -> NumberedFigure:
+    """A figure and its description, without sentences already used for a figure of the run.
 
     Args:
-        said: sentence → label of the figure that said it; those of this figure are added.
+        used: sentence → label of the figure that used it; those of this figure are added.
     """
     try:
         sentences = summary(figure, result)
     except RemoteMIError as error:
-        return Numbered(number, label, figure, [], problem=prose(error.message))
+        return NumberedFigure(number, label, figure, [], problem=prose(error.message))
     kind = kind_of(figure)
-    prompts = len(result.each(figure.output)) if kind.of == "one" else 1
+    prompts = len(result.each(figure.output)) if kind.prompts_shown == "one" else 1
     if not kind.captioned:
-        return Numbered(number, label, figure, [], prompts)
-    new = [text for text in sentences if text not in said]
+        return NumberedFigure(number, label, figure, [], prompts)
+    new = [text for text in sentences if text not in used]
     if not new and sentences:
-        new = [f"In words: see {said[sentences[0]]}."]
+        new = [f"For a description, see {used[sentences[0]]}."]
     for text in sentences:
-        said.setdefault(text, label)
-    return Numbered(number, label, figure, new, prompts)
+        used.setdefault(text, label)
+    return NumberedFigure(number, label, figure, new, prompts)
 
 
 def _folder(result: Result, project: Path) -> str:
-    """The run's folder: relative to the project, so that a report tells nothing of the machine."""
+    """The run's folder relative to the project, so that a report reveals nothing of the machine."""
     assert result.path is not None
     try:
         return result.path.relative_to(project).as_posix()
@@ -302,10 +309,10 @@ def _folder(result: Result, project: Path) -> str:
 
 
 def _command(result: Result) -> str | None:
-    """The command that makes the run, where it was made: on this machine or that server."""
+    """The command that makes the run on the backend where it was made."""
     assert result.path is not None
     backend = asked_as(result.made.backend)
-    return made_by(result.path, "" if backend == Settings.prefer[0] else backend)
+    return command_for_run(result.path, "" if backend == Settings.prefer[0] else backend)
 
 
 def _methods(results: Sequence[Result]) -> list[Method]:
@@ -319,7 +326,7 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
     values: dict[str, dict[str, None]] = {}
     for result in results:
         for key, value in result.made.parameters.items():
-            values.setdefault(key, {})[run_facts.value(value)] = None
+            values.setdefault(key, {})[run_facts.parameter_text(value)] = None
     helps = argument_docs(doc)
     rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]
     return Method(
@@ -333,7 +340,7 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
 
 
 def _data(results: Sequence[Result], project: Path) -> list[Data]:
-    """The prompts of the runs; those of one phenomenon, template and seed once."""
+    """The prompts of the runs, once for each phenomenon, template and seed."""
     by_source: dict[str, list[Result]] = {}
     for result in results:
         if result.prompts:
@@ -341,20 +348,20 @@ def _data(results: Sequence[Result], project: Path) -> list[Data]:
             seed = result.made.prompts.seed
             texts = "" if name else str([p["clean"] for p in result.prompts])
             by_source.setdefault(f"{name}/{seed}/{texts}", []).append(result)
-    return [_data_of(some, project) for some in by_source.values()]
+    return [_data_section(some, project) for some in by_source.values()]
 
 
-def _data_of(results: Sequence[Result], project: Path) -> Data:
+def _data_section(results: Sequence[Result], project: Path) -> Data:
     result = max(results, key=lambda r: len(r.prompts))
     source, name = result.made.prompts, run_facts.prompts_name(result)
-    phenomenon = run_facts.phenomenon_of(str(source.origin), project)
+    phenomenon = run_facts.find_phenomenon(str(source.origin), project)
     heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
     counts = sorted({len(r.prompts) for r in results})
     pairs = any(example.get("corrupt") for example in result.prompts)
-    said = {
+    facts = {
         "pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
         "seed": source.seed,
-        "beginning-of-sequence token": run_facts.bos(source),
+        "beginning-of-sequence token": run_facts.bos_text(source),
         "chat template": "used" if source.chat_template else "not used",
         "metric": phenomenon.metric if phenomenon else None,
     }
@@ -362,7 +369,7 @@ def _data_of(results: Sequence[Result], project: Path) -> Data:
     return Data(
         heading,
         description,
-        {k: line(str(v)) for k, v in said.items() if v is not None},
+        {k: line(str(v)) for k, v in facts.items() if v is not None},
         result.prompts[:_EXAMPLES],
         len(result.prompts),
         prose(source.source or ""),
@@ -370,7 +377,7 @@ def _data_of(results: Sequence[Result], project: Path) -> Data:
 
 
 def overview(report: Report) -> list[dict[str, str]]:
-    """One row a run: what it is, and its largest effect in a few words."""
+    """One row per run: its settings, and its largest effect as a short text."""
     return [
         {
             "run": s.id8,

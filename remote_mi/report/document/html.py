@@ -1,7 +1,7 @@
-"""A report as one HTML file: nothing is fetched, and everything that was not ours is escaped.
+"""A report as one HTML file: nothing is fetched, and all foreign text is escaped.
 
-The page carries its own policy (`Content-Security-Policy`): only the one script and the one style
-sheet of this package run, known by their hashes, and no request of any kind is allowed.
+The page's `Content-Security-Policy` allows only the script and the style sheet of this package,
+identified by their hashes, and no requests of any kind.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from markupsafe import Markup, escape
 from remote_mi.common.text import line, prose, visible
 from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
-from remote_mi.report.document.content import HOW, Numbered, Report, overview
-from remote_mi.report.document.run_facts import computed, in_short
-from remote_mi.report.document.written import PLACES
-from remote_mi.report.kinds.registry import kind_of, kinds, laid_out
-from remote_mi.report.markup import PagePlace, asset, environment
-from remote_mi.report.slices import cuts
+from remote_mi.report.document.author_text import PLACES
+from remote_mi.report.document.content import REPRODUCTION_NOTE, NumberedFigure, Report, overview
+from remote_mi.report.document.run_facts import computation_facts, summary_line
+from remote_mi.report.kinds.registry import kind_of, kinds, lay_out
+from remote_mi.report.markup import PagePlace, environment, read_asset
+from remote_mi.report.slices import cut_dims
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
-#: Stands for a space in place of "␠", which fewer fonts have.
+#: Symbol of a space instead of "␠", which fewer fonts have.
 SPACE = "␣"
-#: Cells of the prompts that a figure of one prompt does not show at first, in a whole page.
+#: Maximum number of cells in a page for the initially hidden prompts of figures of one prompt.
 MOST_OTHERS = 12_000
-#: Numbers that the slices of a figure may have, and those of all figures of a page.
+#: Maximum number of embedded numbers for the slices of one figure, and of all figures of a page.
 MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
 _LONGEST_OPTION = 70
 _CONTENTS = {
@@ -55,13 +55,13 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
     """A report as an HTML document.
 
     Args:
-        written: what the author wrote, place (see `remote_mi.report.document.written`) → Markdown; places
-            that are missing are marked in the page.
+        written: the author's text, section (see `remote_mi.report.document.author_text`) →
+            Markdown; missing sections are marked in the page.
     """
-    style, script = figure_style() + asset("page.css"), asset("report.js")
+    style, script = figure_style() + read_asset("page.css"), read_asset("report.js")
     rows = overview(report)
     data = [
-        {**vars(d), "which": d.which, "pairs": any(e.get("corrupt") for e in d.examples)}
+        {**vars(d), "caption": d.caption, "pairs": any(e.get("corrupt") for e in d.examples)}
         for d in report.data
     ]
     page = (
@@ -75,9 +75,9 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
             overview=rows,
             any_differs=any(row["differs"] for row in rows),
             intervals=report.intervals,
-            how=HOW,
-            others=_others(report),
-            numbers=_numbers(report),
+            how=REPRODUCTION_NOTE,
+            others=_other_prompts(report),
+            numbers=_numbers_per_figure(report),
             written={name: _markdown(text) for name, text in (written or {}).items()},
             places=PLACES,
             style=style,
@@ -89,47 +89,47 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
     return page.replace("␠", SPACE)
 
 
-def _numbers(report: Report) -> int:
-    """How many numbers each figure may carry whose slices its reader can choose."""
+def _numbers_per_figure(report: Report) -> int:
+    """How many numbers a figure may embed so that its reader can choose a slice."""
     sliced = sum(
-        kind_of(shown.figure).sliced and bool(cuts(shown.figure, s.result))
+        kind_of(shown.figure).sliced and bool(cut_dims(shown.figure, s.result))
         for s in report.sections
         for shown in s.shown
     )
     return min(MOST_SLICED, MOST_SLICED_IN_ALL // max(1, sliced))
 
 
-def _others(report: Report) -> dict[int, list[dict[str, Any]]]:
-    """Number of a figure of one prompt → it with the other prompts, as many as fit."""
-    alone = [(s.result, shown) for s in report.sections for shown in s.shown if shown.prompts > 1]
-    found: dict[int, list[dict[str, Any]]] = {}
-    for result, shown in alone:
-        left, found[shown.number] = MOST_OTHERS // len(alone), []
+def _other_prompts(report: Report) -> dict[int, list[dict[str, Any]]]:
+    """Number of a figure of one prompt → its markup for other prompts, as many as fit."""
+    figures = [(s.result, shown) for s in report.sections for shown in s.shown if shown.prompts > 1]
+    markup_of: dict[int, list[dict[str, Any]]] = {}
+    for result, shown in figures:
+        left, markup_of[shown.number] = MOST_OTHERS // len(figures), []
         for item in range(shown.prompts):
             if item == shown.slice_.item:
                 continue
             left -= int(np.prod(result.each(shown.figure.output)[item].shape[:-1]))
             if left < 0:
                 break
-            kind, layout = laid_out(shown.figure, result, replace(shown.slice_, item=item))
+            kind, layout = lay_out(shown.figure, result, replace(shown.slice_, item=item))
             markup = kind.html(layout, PagePlace(script=True))
-            found[shown.number].append({"markup": markup, "item": item})
-    return found
+            markup_of[shown.number].append({"markup": markup, "item": item})
+    return markup_of
 
 
 def figure_html(figure: Figure, result: Result, slice_: Slice) -> str:
-    """One figure as markup without a script: a cell explains itself by its title on hover.
+    """One figure as markup without a script: cells are explained by their titles on hover.
 
-    It needs `figure_style` and a parent of the class `rmi`.
+    It needs `figure_style` and a parent with the class `rmi`.
     """
-    kind, layout = laid_out(figure, result, slice_)
+    kind, layout = lay_out(figure, result, slice_)
     return str(kind.html(layout, PagePlace())).replace("␠", SPACE)
 
 
 def figure_style() -> str:
     """The style sheet of figures."""
-    styles = dict.fromkeys(kind.style() for kind in kinds().values())  # some share theirs
-    return asset("figures.css") + "".join(styles) + _levels()
+    styles = dict.fromkeys(kind.style() for kind in kinds().values())  # some kinds share a style
+    return read_asset("figures.css") + "".join(styles) + _levels()
 
 
 @functools.cache
@@ -142,12 +142,12 @@ def _environment() -> Environment:
     return environment(
         oneline=line,
         prose=prose,
-        shown=_shown,
-        ticked=_ticked,
-        words=_words,
-        placed=_placed,
-        computed=_computed,
-        in_short=in_short,
+        visible=_visible,
+        code_spans=_code_spans,
+        breakable=_breakable,
+        rendered=_render_figure,
+        computation_facts=_computation_facts,
+        summary_line=summary_line,
         option=_option,
     )
 
@@ -157,27 +157,27 @@ def _fields(report: Report) -> dict[str, Any]:
 
 
 def _option(clean: str) -> str:
-    """A prompt as one of a choice."""
+    """A prompt as an entry of a menu."""
     text = line(clean)
     return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
 
 
-def _placed(shown: Numbered, result: Result, numbers: int) -> dict[str, Any]:
-    """A figure of the page, and the dimensions of which it cannot show another part."""
-    kind, layout = laid_out(shown.figure, result, shown.slice_)
+def _render_figure(shown: NumberedFigure, result: Result, numbers: int) -> dict[str, Any]:
+    """The markup of a figure, and the dimensions without a choice of slices."""
+    kind, layout = lay_out(shown.figure, result, shown.slice_)
     place = PagePlace(f"f{shown.number}", script=True, numbers=numbers, titles=0)
-    return {"markup": kind.html(layout, place), "cut": kind.left_out(layout, place)}
+    return {"markup": kind.html(layout, place), "cut": kind.fixed_dims(layout, place)}
 
 
-def _computed(result: Result) -> list[tuple[str, str]]:
-    return list(computed(result).items())
+def _computation_facts(result: Result) -> list[tuple[str, str]]:
+    return list(computation_facts(result).items())
 
 
-def _shown(text: str | None) -> str:
+def _visible(text: str | None) -> str:
     return visible(text) if text else ""
 
 
-def _ticked(text: str) -> Markup:
+def _code_spans(text: str) -> Markup:
     """A sentence whose `names` between backticks become code."""
     parts = prose(text).split("`")
     if len(parts) % 2 == 0:
@@ -188,8 +188,8 @@ def _ticked(text: str) -> Markup:
     )
 
 
-def _words(command: str) -> Markup:
-    """A command that is broken before an option, and not within one."""
+def _breakable(command: str) -> Markup:
+    """A command that may be wrapped before an option, but not within one."""
     groups: list[list[str]] = [[]]
     for word in shlex.split(command):
         if word.startswith("-"):
@@ -211,5 +211,5 @@ def _markdown(text: str) -> Markup:
 
 
 def _hash(text: str) -> str:
-    """As a policy names a script or style sheet: base64 of its SHA-256."""
+    """Base64 of the SHA-256, by which a policy identifies a script or style sheet."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

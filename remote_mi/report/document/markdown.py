@@ -1,4 +1,4 @@
-"""A report as Markdown, for an editor: plain tables, figures as text and as files beside it."""
+"""A report as Markdown, for an editor: plain tables, figures as text and as separate files."""
 
 from __future__ import annotations
 
@@ -8,41 +8,47 @@ from pathlib import Path
 
 from remote_mi.common.errors import RemoteMIError, sanitize
 from remote_mi.common.text import line, prose, visible
-from remote_mi.report.document.content import HOW, Numbered, Report, Section, overview
+from remote_mi.report.document.author_text import PLACES
+from remote_mi.report.document.content import (
+    REPRODUCTION_NOTE,
+    NumberedFigure,
+    Report,
+    Section,
+    overview,
+)
 from remote_mi.report.document.method import MethodBlock
-from remote_mi.report.document.run_facts import computed, in_short
-from remote_mi.report.document.written import PLACES
+from remote_mi.report.document.run_facts import computation_facts, summary_line
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
 
-#: What Markdown would act on: anywhere, and at the beginning of a line only.
+#: Characters with a meaning in Markdown: anywhere, and only at the beginning of a line.
 _ANYWHERE = re.compile(r"([\\`*_\[\]<|~$&])")
 _BEGINNING = re.compile(r"^([#+>=-]|\d+(?=[.)](?:\s|$)))")
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown sets as it is."""
-    return _begun(_inner(prose(text)))
+def escape(text: str) -> str:
+    """Text escaped so that Markdown shows it literally."""
+    return _escape_start(_escape_inline(prose(text)))
 
 
-def _inner(text: str) -> str:
+def _escape_inline(text: str) -> str:
     return _ANYWHERE.sub(r"\\\1", text)
 
 
-def _begun(text: str) -> str:
+def _escape_start(text: str) -> str:
     return _BEGINNING.sub(lambda m: m[1] + "\\" if m[1].isdigit() else "\\" + m[1], text)
 
 
 def markdown(
     report: Report,
     written: Mapping[str, str],
-    picture: Callable[[Section, Numbered], str] | None = None,
+    picture: Callable[[Section, NumberedFigure], str] | None = None,
 ) -> str:
     """A report as Markdown.
 
     Args:
-        written: what the author wrote, place → Markdown; missing places are marked.
-        picture: the file of a figure, relative to the report, or "" where there is none.
+        written: the author's text, section → Markdown; missing sections are marked.
+        picture: returns the file of a figure, relative to the report, or "" if there is none.
     """
     return "\n".join(_Writer(report, written, picture).lines()).rstrip() + "\n"
 
@@ -52,35 +58,37 @@ class _Writer:
         self,
         report: Report,
         written: Mapping[str, str],
-        picture: Callable[[Section, Numbered], str] | None,
+        picture: Callable[[Section, NumberedFigure], str] | None,
     ) -> None:
         self.report, self.written, self.picture = report, written, picture
 
     def lines(self) -> Iterable[str]:
         report = self.report
-        author = [escaped(report.about.author), ""] if report.about.author else []
+        author = [escape(report.about.author), ""] if report.about.author else []
         yield from (
-            f"# {escaped(report.title)}",
+            f"# {escape(report.title)}",
             "",
             *author,
             f"{report.made} · remote_mi {report.version}",
             "",
         )
         yield from _heading("Question")
-        for text in report.question or ([] if "question" in self.written else report.asked):
-            yield from (_ticked(text), "")
+        for text in report.question or (
+            [] if "question" in self.written else report.recipe_questions
+        ):
+            yield from (_code_spans(text), "")
         yield from self._write("question")
         yield from _heading("Model")
         for model in report.models:
             yield from _facts(model)
         yield from _heading("Method")
         for method in report.methods:
-            yield from (f"### {escaped(method.recipe)}", "", *_blocks(method.blocks))
+            yield from (f"### {escape(method.recipe)}", "", *_blocks(method.blocks))
             rows = [
-                [_code(name), escaped(value), _ticked(text)]
+                [_code(name), escape(value), _code_spans(text)]
                 for name, value, text in method.parameters
             ]
-            yield from _table(["parameter", "value", "what it is"], rows)
+            yield from _table(["parameter", "value", "description"], rows)
         yield from self._data()
         yield from self._results()
         yield from self._controls()
@@ -93,29 +101,29 @@ class _Writer:
         if report.references:
             yield from _heading("References")
             for entry in report.references:
-                yield f"- {escaped(str(entry))}{f' <{entry.url}>' if _plain_url(entry.url) else ''}"
+                yield f"- {escape(str(entry))}{f' <{entry.url}>' if _plain_url(entry.url) else ''}"
 
     def _write(self, place: str) -> Iterable[str]:
         if place in self.written:
             yield from (self.written[place], "")
             return
         yield from (f"<!-- write here: {place} -->", "", "> **To be written.**", ">")
-        yield from (*(f"> - {escaped(hint)}" for hint in PLACES[place]), "")
+        yield from (*(f"> - {escape(hint)}" for hint in PLACES[place]), "")
 
     def _data(self) -> Iterable[str]:
         yield from _heading("Data")
         for data in self.report.data:
-            yield from (f"### {escaped(data.heading)}", "")
+            yield from (f"### {escape(data.heading)}", "")
             if data.description:
-                yield from (_ticked(data.description), "")
+                yield from (_code_spans(data.description), "")
             yield from _facts(data.facts)
-            yield from (f"{data.which}:", "")
+            yield from (f"{data.caption}:", "")
             pairs = any(e.get("corrupt") for e in data.examples)
             names = ["clean", "corrupt", "answer", "wrong"] if pairs else ["clean"]
             heads = ["prompt", "corrupt prompt", "answer", "wrong answer"][: len(names)]
             rows = [
                 [
-                    escaped((visible if n in ("answer", "wrong") else line)(e[n]))
+                    escape((visible if n in ("answer", "wrong") else line)(e[n]))
                     if e.get(n)
                     else ""
                     for n in names
@@ -124,7 +132,7 @@ class _Writer:
             ]
             yield from _table(heads, rows)
             if data.source:
-                yield from (f"Source: {_ticked(data.source)}", "")
+                yield from (f"Source: {_code_spans(data.source)}", "")
 
     def _results(self) -> Iterable[str]:
         yield from _heading("Results")
@@ -133,13 +141,13 @@ class _Writer:
             names = [n for n in rows[0] if n != "differs" or any(r["differs"] for r in rows)]
             heads = {"largest": "largest effect", "differs": "differs in"}
             yield from _table(
-                [heads.get(n, n) for n in names], [[escaped(row[n]) for n in names] for row in rows]
+                [heads.get(n, n) for n in names], [[escape(row[n]) for n in names] for row in rows]
             )
         for section in self.report.sections:
             yield from (
-                f"### {escaped(section.heading)}",
+                f"### {escape(section.heading)}",
                 "",
-                f"Run `{section.id8}` · {escaped(in_short(section.result))}",
+                f"Run `{section.id8}` · {escape(summary_line(section.result))}",
                 "",
             )
             for shown in section.shown:
@@ -149,66 +157,70 @@ class _Writer:
             yield from _table(
                 ["run", "recipe", "reason"],
                 [
-                    [escaped(f.name), escaped(f.recipe), escaped(f.reason)]
+                    [escape(f.name), escape(f.recipe), escape(f.reason)]
                     for f in self.report.failures
                 ],
             )
 
-    def _figure(self, section: Section, shown: Numbered) -> Iterable[str]:
-        name = escaped(shown.figure.name)
-        unit = f" {escaped(f'[{shown.figure.unit}]')}" if shown.figure.unit else ""
+    def _figure(self, section: Section, shown: NumberedFigure) -> Iterable[str]:
+        name = escape(shown.figure.name)
+        unit = f" {escape(f'[{shown.figure.unit}]')}" if shown.figure.unit else ""
         yield from (f"#### {name}{unit}", "")
         problem = shown.problem
         if not problem:
             try:
                 drawn = figure_lines(shown.figure, section.result, PLAIN_WIDTH, shown.slice_)
-                yield from _fenced([text.plain.rstrip() for text in drawn])
+                yield from _code_block([text.plain.rstrip() for text in drawn])
             except RemoteMIError as error:
                 problem = line(error.message)
         if problem:
-            yield from (f"Not shown: {escaped(problem)}", "")
+            yield from (f"Not shown: {escape(problem)}", "")
         elif self.picture is not None and (path := self.picture(section, shown)):
             yield from (f"![{name}]({path})", "")
-        said = " ".join(escaped(text) for text in shown.sentences)
+        description = " ".join(escape(text) for text in shown.sentences)
         if shown.prompts > 1:
-            said += (
+            description += (
                 f" Another of the {shown.prompts} prompts: `remote-mi view {section.id8} --item 2`."
             )
         yield from (
-            f"**{shown.label}.** {name}, {escaped(section.heading)}. {said}".rstrip(),
+            f"**{shown.label}.** {name}, {escape(section.heading)}. {description}".rstrip(),
             "",
         )
 
     def _controls(self) -> Iterable[str]:
         yield from _heading("Controls and limits")
         for method in self.report.methods:
-            if not (method.held_against or method.controls or method.limits):
+            if not (method.control_of or method.controls or method.limits):
                 continue
-            yield from (f"### {escaped(method.recipe)}", "")
-            if method.held_against:
-                held = ", ".join(
-                    f"{_code(a)} is held against {_code(b)}" for a, b in method.held_against.items()
+            yield from (f"### {escape(method.recipe)}", "")
+            if method.control_of:
+                comparisons = ", ".join(
+                    f"{_code(a)} is compared with {_code(b)}" for a, b in method.control_of.items()
                 )
                 yield from (
-                    f"{held}. A cell marked \\~ is no larger than its control, or not told from 0.",
+                    f"{comparisons}. A cell marked \\~ is no larger than its control, or not "
+                    "distinguishable from 0.",
                     "",
                 )
             yield from (*_blocks(method.controls), *_blocks(method.limits))
         yield from (self.report.intervals, "")
         for heading, note in self.report.notes:
-            yield f"- {escaped(heading)}: {escaped(note)}"
+            yield f"- {escape(heading)}: {escape(note)}"
         yield ""
 
     def _reproduction(self) -> Iterable[str]:
         yield from _heading("Reproduction")
-        yield from (f"From the project's folder, with remote_mi {self.report.version}. {HOW}", "")
+        yield from (
+            f"From the project's folder, with remote_mi {self.report.version}. {REPRODUCTION_NOTE}",
+            "",
+        )
         if self.report.about.commands:
-            yield from _fenced(self.report.about.commands, "sh")
+            yield from _code_block(self.report.about.commands, "sh")
         for section in self.report.sections:
-            yield from (f"### {escaped(section.heading)}", "")
+            yield from (f"### {escape(section.heading)}", "")
             commands = [section.command] if section.command else []
-            yield from _fenced([*commands, f"remote-mi reproduce {section.id8}"], "sh")
-            yield from _facts({"folder": section.folder, **computed(section.result)})
+            yield from _code_block([*commands, f"remote-mi reproduce {section.id8}"], "sh")
+            yield from _facts({"folder": section.folder, **computation_facts(section.result)})
 
 
 def _heading(text: str) -> Sequence[str]:
@@ -225,36 +237,38 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]
 
 
 def _facts(facts: Mapping[str, str]) -> Iterable[str]:
-    return _table(["", ""], [[escaped(name), escaped(value)] for name, value in facts.items()])
+    return _table(["", ""], [[escape(name), escape(value)] for name, value in facts.items()])
 
 
 def _blocks(blocks: Sequence[MethodBlock]) -> Iterable[str]:
     for block in blocks:
         if block.kind == "formula":
-            yield from _fenced(block.text.splitlines())
+            yield from _code_block(block.text.splitlines())
         else:
             label = f"**{block.label}:** " if block.label else ""
-            yield from (f"{label}{_ticked(block.text)}", "")
+            yield from (f"{label}{_code_spans(block.text)}", "")
 
 
 def _code(text: str) -> str:
-    """A name as code, whatever is in it; within a table, too."""
+    """A name as code if it is safe, also within a table; otherwise escaped text."""
     text = prose(text)
     if re.fullmatch(r"[\w.:\[\] -]+", text):
         return f"`{text}`"
-    return escaped(text)
+    return escape(text)
 
 
-def _ticked(text: str) -> str:
-    """A sentence whose `names` between backticks stay code."""
+def _code_spans(text: str) -> str:
+    """A sentence, escaped except for code between backticks."""
     parts = prose(text).split("`")
     if len(parts) % 2 == 0:
-        return escaped(text)
-    return _begun("".join(f"`{p}`" if i % 2 else _inner(p) for i, p in enumerate(parts)))
+        return escape(text)
+    return _escape_start(
+        "".join(f"`{p}`" if i % 2 else _escape_inline(p) for i, p in enumerate(parts))
+    )
 
 
-def _fenced(lines: Sequence[str], language: str = "text") -> Iterable[str]:
-    """Lines as they are; the fence is longer than any run of backticks in them."""
+def _code_block(lines: Sequence[str], language: str = "text") -> Iterable[str]:
+    """Lines as a code block, with a fence longer than any run of backticks in them."""
     longest = max((len(run) for text in lines for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     whole = (sanitize(text) for one in lines for text in one.splitlines() or [""])
@@ -266,13 +280,13 @@ def _plain_url(url: str) -> bool:
     return bool(url) and not re.search(r"[\s<>]", url)
 
 
-def pictures(folder: Path) -> Callable[[Section, Numbered], str]:
-    """Draws each figure that can be drawn into a folder beside the report, as SVG."""
+def pictures(folder: Path) -> Callable[[Section, NumberedFigure], str]:
+    """A function that draws a figure as SVG into the folder, and returns its path or ""."""
 
-    def draw(section: Section, shown: Numbered) -> str:
+    def draw(section: Section, shown: NumberedFigure) -> str:
         from remote_mi.report.images import save
 
-        if not kind_of(shown.figure).drawn:
+        if not kind_of(shown.figure).can_draw:
             return ""
         words = re.sub(r"[^A-Za-z0-9]+", "-", shown.figure.name).strip("-").lower()[:40]
         path = folder / f"{shown.number:02d}-{words or 'figure'}.svg"
@@ -280,7 +294,7 @@ def pictures(folder: Path) -> Callable[[Section, Numbered], str]:
             folder.mkdir(parents=True, exist_ok=True)
             save(shown.figure, section.result, path, shown.slice_)
         except RemoteMIError:
-            return ""  # the text above it shows what there is
+            return ""  # the text above shows the figure
         return f"{folder.name}/{path.name}"
 
     return draw

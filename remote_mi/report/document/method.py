@@ -9,7 +9,7 @@ from typing import Literal
 
 from remote_mi.common.errors import sanitize
 
-#: Remarks that a report gives beside the results rather than in the method.
+#: Remarks that a report shows under "Controls and limits" rather than in the method.
 LIMITS = ("Not implemented",)
 CONTROLS = ("Control", "Controls")
 _LABEL = re.compile(r"^((?:[A-Z][a-z]+\. )?[A-Z][a-z]+(?: [a-z]+){0,2}): (?=\S)")
@@ -22,7 +22,7 @@ class MethodBlock:
 
     Attributes:
         kind: "prose", "formula" (kept line by line), or "remark".
-        text: of it. label: of a remark, e.g. "Sign".
+        text: its text. label: label of a remark, e.g. "Sign".
     """
 
     kind: Literal["prose", "formula", "remark"]
@@ -31,23 +31,23 @@ class MethodBlock:
 
 
 def blocks(doc: str) -> list[MethodBlock]:
-    """The pieces of a cleaned docstring, in order, without its arguments; harmless characters."""
-    found: list[MethodBlock] = []
+    """The blocks of a cleaned docstring, in order, without arguments and control characters."""
+    result: list[MethodBlock] = []
     for lines in _pieces(sanitize(doc)):
         indent = min(len(text) - len(text.lstrip()) for text in lines)
         label = _LABEL.match(lines[0])
         if indent >= 4:
-            found.append(MethodBlock("formula", "\n".join(text[indent:] for text in lines)))
+            result.append(MethodBlock("formula", "\n".join(text[indent:] for text in lines)))
         elif label:
             text = " ".join(text.strip() for text in lines)[label.end() :]
-            found.append(MethodBlock("remark", text, label[1]))
+            result.append(MethodBlock("remark", text, label[1]))
         else:
-            found.append(MethodBlock("prose", " ".join(text.strip() for text in lines)))
-    return found
+            result.append(MethodBlock("prose", " ".join(text.strip() for text in lines)))
+    return result
 
 
 def _pieces(doc: str) -> Iterator[list[str]]:
-    """The lines of each piece: pieces end at an empty line, a label, or a change to a formula."""
+    """The lines of each block; blocks end at empty lines, labels, and before and after formulas."""
     piece: list[str] = []
     for text in doc.splitlines():
         if _ARGUMENTS.match(text):
@@ -72,19 +72,21 @@ def body(doc: str) -> list[MethodBlock]:
 
 
 def remarks(doc: str, labels: tuple[str, ...]) -> list[MethodBlock]:
-    """The remarks of some labels, each with the formula that it goes on with."""
+    """The remarks with the given labels, each with the formula that continues it."""
     return [b for label, some in _sections(doc) if label in labels for b in some]
 
 
 def _sections(doc: str) -> Iterator[tuple[str, list[MethodBlock]]]:
-    """The blocks of a docstring, a remark together with what it announces (", …" or ": …")."""
-    label, found = "", []
+    """The blocks of a docstring, grouped: a remark with what follows its final "," or ":"."""
+    label, section = "", []
     for block in blocks(doc):
-        goes_on = found and (found[-1].kind == "formula" or found[-1].text.endswith((",", ":")))
-        if found and (block.kind == "remark" or not label or not goes_on):
-            yield label, found
-            label, found = "", []
+        goes_on = section and (
+            section[-1].kind == "formula" or section[-1].text.endswith((",", ":"))
+        )
+        if section and (block.kind == "remark" or not label or not goes_on):
+            yield label, section
+            label, section = "", []
         label = label or block.label
-        found = [*found, block]
-    if found:
-        yield label, found
+        section = [*section, block]
+    if section:
+        yield label, section

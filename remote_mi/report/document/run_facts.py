@@ -1,4 +1,4 @@
-"""What a run says of itself, as names and values for a report."""
+"""Facts of runs, as names and values for a report."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ _DEVICE_FACTS = ("device", "dtype", "attention")
 
 
 def prompts_name(result: Result) -> str:
-    """A phenomenon with its template, or the file the prompts are from; "" for single texts."""
+    """The phenomenon with its template, or the file of the prompts; "" for single texts."""
     return line(result.made.prompts.name) if result.made.prompts.name else ""
 
 
-def phenomenon_of(name: str, project: Path) -> phenomena.Phenomenon | None:
-    """The phenomenon as it is today, for its title and description; None where it is gone."""
+def find_phenomenon(name: str, project: Path) -> phenomena.Phenomenon | None:
+    """The current phenomenon, for its title and description; None if it no longer exists."""
     try:
         return phenomena.find(name, project)
     except (RemoteMIError, OSError):
         return None
 
 
-def title(results: Sequence[Result]) -> str:
-    """Of a report that was given none: the recipes, and what they ran on."""
-    recipes = _few(r.name for r in results)
-    origins = _few(prompts_name(r) for r in results)
+def default_title(results: Sequence[Result]) -> str:
+    """The default title of a report: the recipes, and what they ran on."""
+    recipes = _join_few(r.name for r in results)
+    origins = _join_few(prompts_name(r) for r in results)
     return f"{recipes} on {origins}" if origins else recipes
 
 
-def _few(names: Iterable[str], most: int = 3) -> str:
-    """The first few of some names, each once."""
+def _join_few(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, without duplicates, as a list."""
     distinct = [name for name in dict.fromkeys(names) if name]
     return ", ".join(distinct[:most]) + (" and more" if len(distinct) > most else "")
 
 
-def asked(results: Sequence[Result], project: Path) -> list[str]:
-    """What the recipes find out, one sentence each, and what it is studied on."""
-    found = [_to_find_out(t) for t in dict.fromkeys(r.card.summary for r in results)]
+def questions(results: Sequence[Result], project: Path) -> list[str]:
+    """What the recipes set out to find, one sentence each, and on which phenomena."""
+    found = [_as_question(t) for t in dict.fromkeys(r.card.summary for r in results)]
     titles = []
     for name in dict.fromkeys(str(r.made.prompts.origin) for r in results):
-        phenomenon = phenomenon_of(name, project)
+        phenomenon = find_phenomenon(name, project)
         if phenomenon is not None:
             titles.append(prose(phenomenon.title))
     if titles:
@@ -54,16 +54,16 @@ def asked(results: Sequence[Result], project: Path) -> list[str]:
     return [text for text in found if text]
 
 
-def _to_find_out(summary_line: str) -> str:
-    """A recipe's first line as what is to be found out."""
+def _as_question(summary_line: str) -> str:
+    """The first line of a recipe, as what is to be found out."""
     text = prose(summary_line)
     if text.split(" ")[0] in ("Which", "What", "Where", "Whether", "How", "At", "When"):
         return f"To find out {text[0].lower()}{text[1:]}"
     return text
 
 
-def differences_of(result: Result, results: Sequence[Result]) -> dict[str, str]:
-    """Model, seed, size and parameters that are not the same in all runs of the recipe and prompts."""
+def differing_settings(result: Result, results: Sequence[Result]) -> dict[str, str]:
+    """The settings that are not the same in all runs of the same recipe and prompts."""
     mine = _settings(result)
     others = [
         _settings(r)
@@ -89,7 +89,7 @@ def _settings(result: Result) -> dict[str, Any]:
 
 
 def models(results: Sequence[Result]) -> list[dict[str, str]]:
-    """Each model once: name → value."""
+    """The facts (name → value) of each distinct model."""
     found: dict[str, dict[str, str]] = {}
     for result in results:
         model, record = result.made.model, result.made.record
@@ -108,20 +108,20 @@ def models(results: Sequence[Result]) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def value(given: Any) -> str:
+def parameter_text(given: Any) -> str:
     """A parameter's value as text."""
     if isinstance(given, list):
         return ", ".join(line(str(item)) for item in given) or "none"
     return line(str(given))
 
 
-def bos(source: PromptFacts) -> str:
-    """What was done about the beginning-of-sequence token."""
-    return "put before each prompt" if source.bos_prepended else "none added"
+def bos_text(source: PromptFacts) -> str:
+    """How the beginning-of-sequence token was handled."""
+    return "added before each prompt" if source.bos_prepended else "none added"
 
 
 def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
-    """Each distinct environment once, with the runs computed in it."""
+    """(run ids, facts) of each distinct environment."""
     found: dict[str, tuple[list[str], dict[str, str]]] = {}
     for result in results:
         made = result.made
@@ -132,8 +132,8 @@ def environments(results: Iterable[Result]) -> list[tuple[str, dict[str, str]]]:
     return [(", ".join(ids), facts) for ids, facts in found.values()]
 
 
-def in_short(result: Result) -> str:
-    """What a section is of, in one line: prompts, model, where and when it was computed."""
+def summary_line(result: Result) -> str:
+    """A run in one line: prompts, model, where and when it was computed."""
     made, count = result.made, len(result.prompts)
     unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
     place = "/".join(part for part in (made.where, made.record.dtype) if part)
@@ -146,7 +146,7 @@ def in_short(result: Result) -> str:
     return " · ".join(line(str(part)) for part in parts if part)
 
 
-def computed(result: Result) -> dict[str, str]:
+def computation_facts(result: Result) -> dict[str, str]:
     """When, where and at what cost a run was computed."""
     made = result.made
     facts = {

@@ -1,1 +1,1 @@
-"""One file a kind of figure: how it is laid out and shown."""
+"""The kinds of figures, one file each: their layout and rendering."""

@@ -15,13 +15,13 @@ from rich.text import Text
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Bars
-from remote_mi.report.drawing import measured, note
+from remote_mi.report.drawing import note_marks, value_label
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import largest
-from remote_mi.report.listing import Item, Listing, of_lines
-from remote_mi.report.markup import PagePlace, asset, figure_markup
-from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
+from remote_mi.report.kinds.sentences import largest_sentences
+from remote_mi.report.listing import Item, Listing, make_listing
+from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.slices import FigurePart, select_part
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remote_mi.report.text_fitting import Pen
 
 _BAR, _LONGEST_BAR = 16, 48
-#: Bars that the viewer ranks.
+#: Maximum number of bars in the viewer.
 _MOST_LISTED = 500
 _NOTHING = "no values to rank"
 
@@ -40,10 +40,10 @@ class Bar:
     """One ranked cell.
 
     Attributes:
-        at: its index. name: where it stands.
-        value, ends: the number, and the ends of its interval, None where there is none.
+        at: its index. name: its place.
+        value, ends: the number, and the ends of its interval, None without one.
         marked: whether its control explains it.
-        said: the number with interval and control in words. told: where it is, too.
+        value_text: the number with interval and control. cell_text: the same after its place.
     """
 
     at: tuple[int, ...]
@@ -51,20 +51,20 @@ class Bar:
     value: float
     ends: tuple[float, float] | None
     marked: bool
-    said: str
-    told: str
+    value_text: str
+    cell_text: str
 
 
 @dataclass(frozen=True)
 class BarsLayout(Layout):
-    """The values that are ranked.
+    """The values to rank.
 
     Attributes:
         part: what is shown.
     """
 
     figure: Bars
-    part: Shown
+    part: FigurePart
 
     @functools.cached_property
     def bars(self) -> list[Bar]:
@@ -77,29 +77,29 @@ class BarsLayout(Layout):
             found.append(
                 Bar(
                     at,
-                    where(array, at) or line(self.figure.output),
+                    place_text(array, at) or line(self.figure.output),
                     float(array.values[at]),
                     ends,
                     bool(self.part.marked[at]),
-                    self.part.said(at),
-                    self.part.told(at),
+                    self.part.describe_value(at),
+                    self.part.describe_cell(at),
                 )
             )
         return found
 
     @property
     def marked(self) -> bool:
-        """Whether any of them is explained by its control."""
+        """Whether any bar is explained by its control."""
         return any(bar.marked for bar in self.bars)
 
 
 class BarsKind(Kind[Bars, BarsLayout]):
     """Ranked bars."""
 
-    numbers = True
+    numeric = True
 
     def layout(self, figure: Bars, result: Result, slice_: Slice) -> BarsLayout:
-        return BarsLayout(figure, result, slice_, shown(figure, result, slice_))
+        return BarsLayout(figure, result, slice_, select_part(figure, result, slice_))
 
     def text(self, layout: BarsLayout, width: int) -> Iterator[Text]:
         bars = layout.bars
@@ -114,22 +114,23 @@ class BarsKind(Kind[Bars, BarsLayout]):
             sign = EXPLAINED if bar.marked else " "
             text = Text(f"{sign}{pad_or_cut(bar.name, left)} {bar.value:+7.2f} ")
             text.append(
-                pad_or_cut("█" * min(long, round(abs(bar.value) / reach * long)), long), _look(bar)
+                pad_or_cut("█" * min(long, round(abs(bar.value) / reach * long)), long),
+                _bar_style(bar),
             )
             if bar.ends:
                 text.append(f" [{bar.ends[0]:+.2f}, {bar.ends[1]:+.2f}]", "dim")
             yield text
-        if layout.part.marks:
-            yield Text(f"   {layout.part.marks}", style="dim")
+        if layout.part.mark_note:
+            yield Text(f"   {layout.part.mark_note}", style="dim")
 
-    def words(self, layout: BarsLayout) -> Iterator[str]:
-        yield from largest(layout.part, 0.0)
+    def sentences(self, layout: BarsLayout) -> Iterator[str]:
+        yield from largest_sentences(layout.part, 0.0)
 
     def html(self, layout: BarsLayout, place: PagePlace) -> Markup:
         figure = layout.figure
-        if not layout.bars:  # a report of other figures need not do without this one
+        if not layout.bars:  # the page's other figures can still be shown
             rows = [{"label": line(figure.output), "text": _NOTHING}]
-            return figure_markup("texts.html.j2", figure, place, rows=rows)
+            return render_figure("texts.html.j2", figure, place, rows=rows)
         ends = [x for bar in layout.bars for x in (bar.value, *(bar.ends or ()))]
         low, high = min(0.0, *ends), max(0.0, *ends)
         span = (high - low) or 1.0
@@ -137,7 +138,7 @@ class BarsKind(Kind[Bars, BarsLayout]):
         def share(value: float) -> float:
             return round(100 * (value - low) / span, 2)
 
-        return figure_markup(
+        return render_figure(
             "bars.html.j2",
             figure,
             place,
@@ -149,7 +150,7 @@ class BarsKind(Kind[Bars, BarsLayout]):
         )
 
     def style(self) -> str:
-        return asset("bars.css")
+        return read_asset("bars.css")
 
     def size(self, layout: BarsLayout) -> tuple[float, float]:
         return 5.2, 0.9 + 0.24 * len(layout.bars)
@@ -180,13 +181,13 @@ class BarsKind(Kind[Bars, BarsLayout]):
                     capsize=2,
                 )
                 whisker[2][0].set_gid(f"interval:{place}:{low:.6g}:{high:.6g}")
-        names = [pen.fitting(bar.name, 190, 7) for bar in layout.bars]
+        names = [pen.fit(bar.name, 190, 7) for bar in layout.bars]
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_xlabel(measured(layout.figure, pen))
+        axes.set_xlabel(value_label(layout.figure, pen))
         if layout.marked:
-            note(axes, "hatched:")
+            note_marks(axes, "hatched:")
 
     def listing(
         self, layout: BarsLayout, width: int, height: int, at: tuple[int, int] | None = None
@@ -194,20 +195,22 @@ class BarsKind(Kind[Bars, BarsLayout]):
         most = min(layout.part.array.values.size, _MOST_LISTED)
         layout = replace(layout, figure=replace(layout.figure, most=most))
         drawn = list(self.text(layout, width))
-        # What the marks mean stands below the last bar, which may be far down.
+        # The legend of the marks is below the last bar, which may be far down.
         foot = tuple(text.plain.strip() for text in drawn[len(layout.bars) :])
-        items = [Item((bar.told, *foot), known=bar.name) for bar in layout.bars] or [Item()]
-        return of_lines(list(zip(drawn, items, strict=False)))
+        items = [Item((bar.cell_text, *foot), search_text=bar.name) for bar in layout.bars] or [
+            Item()
+        ]
+        return make_listing(list(zip(drawn, items, strict=False)))
 
 
-def _look(bar: Bar) -> Style:
+def _bar_style(bar: Bar) -> Style:
     if bar.marked:
         return Style(dim=True)
     return Style(color="orange1" if bar.value > 0 else "dodger_blue1")
 
 
 def _row(bar: Bar, share: Any) -> dict[str, Any]:
-    """A bar as its template takes it; places are percentages of the width."""
+    """The template's data of a bar; positions are percentages of the width."""
     zero, end = share(0.0), share(bar.value)
     row = {
         "label": bar.name,
@@ -216,7 +219,7 @@ def _row(bar: Bar, share: Any) -> dict[str, Any]:
         "width": round(abs(end - zero), 2),
         "css": "x" if bar.marked else "up" if bar.value > 0 else "down",
         "mark": EXPLAINED if bar.marked else "",
-        "title": bar.said,
+        "title": bar.value_text,
     }
     if bar.ends:
         low, high = bar.ends

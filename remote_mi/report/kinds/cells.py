@@ -17,14 +17,14 @@ from remote_mi.store.result import Result
 Row = list[Any]
 
 
-def cells_of(
+def cell_rows(
     result: Result, output: str, each: Sequence[int] | None
 ) -> tuple[list[str], list[Row]]:
     """Heads and rows of every cell of an output or summary.
 
     Args:
-        each: indices of prompts whose own values are wanted; None takes those over all prompts
-            (token ids and texts, which have no mean, are always by prompt).
+        each: indices of prompts whose own values to take; None takes the values over all prompts
+            (token ids and texts, which have no mean, are always per prompt).
 
     Raises:
         NotFound: if there is no such output, or no values of single prompts.
@@ -37,14 +37,14 @@ def cells_of(
     every = result.each(output)
     heads: list[str] = []
     rows: list[Row] = []
-    for index in there(each, len(every)):
+    for index in existing_prompts(each, len(every)):
         heads, some = _plain_cells(result, every[index], kind)
         rows += [[index + 1, *row] for row in some]
     return ["prompt", *heads], rows
 
 
-def there(wanted: Iterable[int], count: int) -> Iterator[int]:
-    """The prompts that are wanted; each must be there."""
+def existing_prompts(wanted: Iterable[int], count: int) -> Iterator[int]:
+    """The requested prompts, each after a check that it exists."""
     for index in wanted:
         if not 0 <= index < count:
             raise NotFound(f"there is no prompt {index + 1}", f"there are {count}")
@@ -54,7 +54,7 @@ def there(wanted: Iterable[int], count: int) -> Iterator[int]:
 def _axes(array: NamedArray) -> tuple[list[str], Iterator[tuple[tuple[int, ...], Row]]]:
     """Heads of the coordinates, and every index with its coordinates.
 
-    A token may occur twice, so a position has its index beside it.
+    A token may occur twice, so positions also have their index.
     """
     heads = []
     for dim in array.dims:
@@ -112,12 +112,12 @@ def _plain_cells(
 
 
 def plain_text(kind: OutputKind, value: Any) -> str:
-    """A text as it is, or a JSON value as JSON, without characters that act."""
+    """A text, or a JSON value as JSON, without control characters."""
     return sanitize(value if kind.name == "text" else json_text(value))
 
 
 def plain_number(value: Any) -> Any:
-    """A number of numpy as Python's, with the digits that its type has."""
+    """A numpy number as a Python number, with only the digits of its type."""
     kind = np.asarray(value).dtype
     if kind.kind == "b":
         return bool(value)

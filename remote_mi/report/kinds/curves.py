@@ -1,4 +1,4 @@
-"""Lines as data: which values, which of them are drawn, and how far their control reaches."""
+"""Lines as data: their values, which of them are drawn, and the band of their control."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from remote_mi.common.text import visible
 from remote_mi.recipes.figures import Lines
-from remote_mi.report.kinds.grid import ranked_cells
+from remote_mi.report.kinds.grid import rank_cells
 from remote_mi.report.kinds.kind import Layout
-from remote_mi.report.slices import Shown, shown
-from remote_mi.report.wording import Slice, where
+from remote_mi.report.slices import FigurePart, select_part
+from remote_mi.report.wording import Slice, place_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: The lines that are drawn have these names; more cannot be told apart.
+#: Letters of the drawn lines; more would be indistinguishable.
 LETTERS = "abcdefgh"
 
 
@@ -26,13 +26,13 @@ class Curves(Layout):
     """What a figure of lines shows.
 
     Attributes:
-        part: what is shown; [line, point], or [point] of a single line.
-        rows: its values, always of two dimensions.
+        part: what is shown; [line, point], or [point] for a single line.
+        rows: its values; always [line, point].
         marked: which of them the control explains; [line, point].
     """
 
     figure: Lines
-    part: Shown
+    part: FigurePart
     rows: np.ndarray
     marked: np.ndarray
 
@@ -41,12 +41,12 @@ class Curves(Layout):
         return self.part.array
 
     def index(self, line: int, point: int) -> tuple[int, ...]:
-        """The index in `part` of a point of a line."""
+        """The index in `part` of a point on a line."""
         return (line, point) if self.array.values.ndim == 2 else (point,)
 
     @property
     def reach(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Ends of the band of the control; of values of one sign only the half on their side."""
+        """Lower and upper ends of the control's band; only one half if all values have one sign."""
         if self.band is None:
             return None
         finite = self.rows[np.isfinite(self.rows)]
@@ -57,24 +57,24 @@ class Curves(Layout):
         )
 
     def interval(self, line: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Lower and upper ends along a line; None where there are none."""
+        """Lower and upper ends of the intervals along a line; None if there are none."""
         low, high = self.array.low, self.array.high
         if low is None or high is None:
             return None
         return np.atleast_2d(low)[line], np.atleast_2d(high)[line]
 
-    def said(self, line: int, point: int) -> str:
-        """A point in words, without where it is."""
-        return self.part.said(self.index(line, point))
+    def describe_value(self, line: int, point: int) -> str:
+        """The value of a point as text, without its place."""
+        return self.part.describe_value(self.index(line, point))
 
-    def told(self, line: int, point: int) -> str:
-        """A point in words, with where it is."""
-        return self.part.told(self.index(line, point))
+    def describe_point(self, line: int, point: int) -> str:
+        """A point as text: its place and value."""
+        return self.part.describe_cell(self.index(line, point))
 
     def name(self, line: int) -> str:
-        """What a line is, by its coordinate; "" of a single line."""
+        """The name of a line, from its coordinate; "" for a single line."""
         dims = self.array.dims[:-1]
-        return where(NamedArray(np.zeros(()), dims, self.array.coords), [line] * len(dims))
+        return place_text(NamedArray(np.zeros(()), dims, self.array.coords), [line] * len(dims))
 
     @property
     def x_name(self) -> str:
@@ -87,7 +87,7 @@ class Curves(Layout):
 
     @functools.cached_property
     def x(self) -> np.ndarray:
-        """Places along the lines: the coordinates where they are numbers, else their order."""
+        """Positions along the lines: the coordinates if they are numbers, else their order."""
         labels: list[Any] = list(self.array.coords[self.x_name])
         if all(isinstance(x, (int, float)) and np.isfinite(x) for x in labels):
             return np.array(labels, float)
@@ -95,13 +95,13 @@ class Curves(Layout):
 
     @functools.cached_property
     def ranked(self) -> list[tuple[int, int]]:
-        """(line, point) from the one that stands out most; what a control explains comes last."""
+        """(line, point) from the most prominent one; those that a control explains come last."""
         size = np.abs(np.where(np.isfinite(self.rows), self.rows, 0.0))
-        return ranked_cells(size, self.marked)
+        return rank_cells(size, self.marked)
 
     @property
     def finite(self) -> np.ndarray:
-        """All numbers that a drawing has to have room for: values, intervals and control."""
+        """All numbers that a drawing must cover: values, intervals and control."""
         array = self.array
         ends = (array.values, array.low, array.high, *(self.reach or ()))
         every = np.concatenate([np.ravel(e) for e in ends if e is not None])
@@ -109,12 +109,12 @@ class Curves(Layout):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many lines, and how many points of each."""
+        """Number of lines, and of points on each."""
         return self.rows.shape[0], self.rows.shape[1]
 
-    def matches(self, asked: str, line: int) -> list[tuple[int, int]]:
-        """Points of a line whose coordinate holds a word; then lines that are called so."""
-        wanted = visible(asked).casefold()
+    def matches(self, query: str, line: int) -> list[tuple[int, int]]:
+        """Points of a line whose coordinate contains the query; then lines with that name."""
+        wanted = visible(query).casefold()
         points = [(line, i) for i, name in enumerate(self.labels) if wanted in name.casefold()]
         array = self.array
         names = array.coords[array.dims[0]] if array.values.ndim == 2 else []
@@ -124,19 +124,19 @@ class Curves(Layout):
 
     @functools.cached_property
     def drawn(self) -> list[int]:
-        """The lines of a drawing, in order: all, or of many those that stand out most."""
+        """Indices of the drawn lines, in order: all, or the most prominent if there are many."""
         reach = [line for line, _ in self.ranked]
         return sorted(list(dict.fromkeys([*reach, *range(len(self.rows))]))[: len(LETTERS)])
 
     def around(self, line: int) -> list[int]:
-        """The lines that are drawn with the cursor on one of them: those beside it, in order."""
+        """The lines drawn when the cursor is on one of them: it and its neighbours, in order."""
         first = min(max(0, line - len(LETTERS) // 2), max(0, len(self.rows) - len(LETTERS)))
         return list(range(len(self.rows)))[first : first + len(LETTERS)]
 
     @functools.cached_property
     def band(self) -> np.ndarray | None:
-        """How far the control of the drawn lines reaches on both sides of 0; [point], NaN where it
-        is not known. None without one."""
+        """Half-width around 0 of the band of the drawn lines' control; [point], NaN where unknown.
+        None without a control."""
         if self.part.control is None:
             return None
         control = np.atleast_2d(self.part.control)[self.drawn]
@@ -148,7 +148,7 @@ class Curves(Layout):
 
     @property
     def left_out(self) -> str:
-        """What is said of the lines that are not drawn; "" where all are."""
+        """A note that only some lines are drawn; "" if all are."""
         many = len(self.rows)
         return (
             f"the {len(LETTERS)} of {many} lines that stand out most" if many > len(LETTERS) else ""
@@ -156,12 +156,12 @@ class Curves(Layout):
 
 
 def curves(figure: Lines, result: Result, slice_: Slice) -> Curves:
-    """The values of a figure of lines, at one place in the dimensions that it has no room for.
+    """The values of a figure of lines, at one coordinate of each dimension it cannot display.
 
     Raises:
-        NotFound, UsageError: if the output has not what the figure shows, or the slice does not fit.
+        NotFound, UsageError: if the output lacks what the figure shows, or the slice does not fit.
     """
-    found = shown(figure, result, slice_)
+    found = select_part(figure, result, slice_)
     return Curves(
         figure,
         result,

@@ -1,4 +1,4 @@
-"""Rows × columns of cells: what heatmaps and token grids share in a terminal and in a page."""
+"""Rows × columns of cells: the common parts of heatmaps and token grids."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from remote_mi.report.colors import Shades
 from remote_mi.report.wording import format_amount
 from remote_mi.store.named_array import NamedArray
 
-#: More rows than this are thinned out, and the reader is told.
+#: Above this number of rows, some are left out, with a note.
 MOST_ROWS = 48
-#: Cells that `Map.ranked` gives at most; a map may have millions.
+#: Maximum length of `Map.ranked`; a map may have millions of cells.
 MOST_RANKED = 1000
 _WIDEST_CELL = 8
 _WIDEST_ROW_LABEL = 12
@@ -29,13 +29,13 @@ _WIDEST_ROW_LABEL = 12
 
 @dataclass(frozen=True)
 class Grid:
-    """A heatmap or token grid as data; the terminal, `--plain` and the viewer draw the same one.
+    """A heatmap or token grid as data, from which terminal, `--plain` and viewer draw.
 
     Attributes:
         row_name, column_name: names of the dimensions.
         rows, columns: their coordinates.
-        cell: (row, column, cells wide) → text of that width and its style.
-        least: cells that a column takes at least, without the gap.
+        cell: (row, column, width in cells) → text of that width and its style.
+        min_width: minimum width of a column in cells, without the gap.
     """
 
     row_name: str
@@ -43,15 +43,15 @@ class Grid:
     rows: Sequence[Any]
     columns: Sequence[Any]
     cell: Callable[[int, int, int], tuple[str, Style]]
-    least: int = 4
+    min_width: int = 4
 
     @functools.cached_property
     def row_labels(self) -> list[str]:
-        """The rows' names, safe to show, all of one width and with the name of the dimension."""
+        """The name of the dimension and of each row, safe to show, padded to one width."""
         shown = [visible(str(r)) for r in self.rows]
         room = max(len(self.row_name), *(cell_len(s) for s in shown), 1)
         room = min(room, max(len(self.row_name), _WIDEST_ROW_LABEL))
-        return [_right(s, room) for s in [self.row_name, *shown]]
+        return [_align_right(s, room) for s in [self.row_name, *shown]]
 
     @functools.cached_property
     def column_labels(self) -> list[str]:
@@ -60,31 +60,31 @@ class Grid:
 
     @property
     def order(self) -> list[int]:
-        """Rows from top to bottom: tokens as they are read, everything else as it grows upward."""
+        """Rows from top to bottom: tokens in reading order, everything else increasing upwards."""
         rows = list(range(len(self.rows)))
         return rows if self.row_name in POSITIONS else rows[::-1]
 
     def cell_width(self, room: int) -> int:
-        """Cells for a column: as wide as the labels if all columns fit, else as narrow as need be."""
+        """Width of a column: as wide as the labels if all columns fit, else narrower."""
         widest = max((cell_len(x) for x in self.column_labels), default=1)
-        wanted = max(self.least + 1, min(_WIDEST_CELL, widest))
+        wanted = max(self.min_width + 1, min(_WIDEST_CELL, widest))
         fitting = (room + 1) // max(1, len(self.columns)) - 1
-        return max(self.least, min(wanted, fitting)) if fitting >= self.least else wanted
+        return max(self.min_width, min(wanted, fitting)) if fitting >= self.min_width else wanted
 
 
 @dataclass(frozen=True)
 class Map:
-    """Cells that a cursor goes over, in a terminal's characters and colours.
+    """Cells that a cursor moves over, in a terminal's characters and colours.
 
     Attributes:
-        grid: what is drawn.
-        array: the values, or of a token grid the shades; [row, column].
-        distance: how far each value is from the neutral one; [row, column].
+        grid: the grid to draw.
+        array: the values, or the shades of a token grid; [row, column].
+        distance: distance of each value from the neutral one; [row, column].
         marked: which cells a control explains; [row, column].
-        head: lines above: what part is shown. foot: lines below: what the marks mean.
-        explain: (row, column) → what stands there, in words, most important first.
-        start: the cell to look at first.
-        texts: what the cells of a token grid say, safe to show; None for numbers.
+        head: lines above: which part is shown. foot: lines below: the meaning of marks.
+        explain: (row, column) → explanation of the cell, most important first.
+        start: the initial cell.
+        texts: texts of the cells of a token grid, safe to show; None for numbers.
     """
 
     grid: Grid
@@ -99,18 +99,18 @@ class Map:
 
     @functools.cached_property
     def ranked(self) -> list[tuple[int, int]]:
-        """Cells from the one that stands out most; what a control explains is not the finding.
+        """Cells from the most prominent one; those that a control explains come last.
 
         At most `MOST_RANKED` of them, and none at the neutral value.
         """
-        return [at for at in ranked_cells(self.distance, self.marked) if self.distance[at] > 0]
+        return [at for at in rank_cells(self.distance, self.marked) if self.distance[at] > 0]
 
 
-def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
-    """Cells by their distance, at most `MOST_RANKED`: those that a control explains after all others.
+def rank_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]]:
+    """Cells by decreasing distance, at most `MOST_RANKED`; those explained by a control come last.
 
     Args:
-        distance: of finite numbers. marked: what a control explains; both [row, column].
+        distance: finite numbers. marked: which cells a control explains; both [row, column].
     """
     score = np.where(marked, distance, distance + (distance.max(initial=0.0) + 1.0)).reshape(-1)
     most = min(MOST_RANKED, score.size)
@@ -119,13 +119,13 @@ def ranked_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, in
     return [divmod(int(i), distance.shape[1]) for i in order]
 
 
-def _right(text: str, width: int) -> str:
+def _align_right(text: str, width: int) -> str:
     text = pad_or_cut(text, width).rstrip()
     return " " * (width - cell_len(text)) + text
 
 
-def number(value: float, room: int = 4) -> str:
-    """A number in at most `room` cells (3 or more)."""
+def format_number(value: float, room: int = 4) -> str:
+    """A number in at most `room` characters (3 or more)."""
     if np.isnan(value):
         return "?"
     if np.isinf(value):
@@ -136,7 +136,7 @@ def number(value: float, room: int = 4) -> str:
         if float(text) == 0:
             return "0"
         if digits == 2 and size >= 0.995:
-            continue  # two digits for what is below 1, one for what is above
+            continue  # two digits below 1, one above
         if text.startswith("0."):
             text = text[1:]
         text = f"-{text}" if value < 0 else text
@@ -146,10 +146,10 @@ def number(value: float, room: int = 4) -> str:
     return text if len(text) <= room else ("-" if value < 0 else "") + "big"[: room - 1]
 
 
-def scale(
+def color_scale(
     values: np.ndarray, center: float | None, palette: colors.Palette = colors.DARK
 ) -> Callable[[float], tuple[float, Style]]:
-    """From a value to its strength (0 … 1, for the ramp) and its style."""
+    """A function from a value to its strength (0 … 1, for the ramp) and its style."""
     finite = values[np.isfinite(values)]
     if center is not None:
         reach = float(np.abs(finite - center).max()) if finite.size else 0.0
@@ -168,8 +168,8 @@ def scale(
     return sequential
 
 
-def draw(grid: Grid, width: int) -> Iterator[Text]:
-    """The lines of a grid, columns in as many blocks as the width (in cells) needs."""
+def grid_lines(grid: Grid, width: int) -> Iterator[Text]:
+    """The lines of a grid, with columns split into blocks that fit the width (in cells)."""
     if not grid.rows or not grid.columns:
         yield Text(f" no {grid.column_name if grid.rows else grid.row_name} to show", style="dim")
         return
@@ -201,12 +201,12 @@ def draw(grid: Grid, width: int) -> Iterator[Text]:
 def page_cells(array: NamedArray, cells: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """Rows, columns and cells as the template of grids takes them.
 
-    Layers stand with the highest on top, positions in order.
+    The highest layer is on top; positions are in order.
 
     Args:
-        cells: [row][column] → its `css`, `text` and perhaps `title`.
+        cells: [row][column] → `css`, `text` and optionally `title`.
     """
-    rows, columns = (shown_labels(array, dim) for dim in array.dims[:2])
+    rows, columns = (visible_labels(array, dim) for dim in array.dims[:2])
     order = range(len(rows)) if array.dims[0] in POSITIONS else range(len(rows))[::-1]
     return {
         "row_name": array.dims[0],
@@ -217,13 +217,13 @@ def page_cells(array: NamedArray, cells: list[list[dict[str, Any]]]) -> dict[str
     }
 
 
-def shown_labels(array: NamedArray, dim: str) -> list[str]:
+def visible_labels(array: NamedArray, dim: str) -> list[str]:
     """The coordinates of a dimension, safe to show."""
     return [visible(str(label)) for label in array.coords[dim]]
 
 
 def page_legend(scale: Shades) -> dict[str, Any]:
-    """The colours of a scale with its ends."""
+    """The template's data of a colour scale: its colours and ends."""
     middle = (scale.low + scale.high) / 2
     return {
         "letter": scale.letter,

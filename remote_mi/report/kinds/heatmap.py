@@ -1,4 +1,4 @@
-"""Heatmaps: numbers over rows × columns, with a mark where a control explains them."""
+"""Heatmaps: numbers over rows × columns, marked where a control explains them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rich.text import Text
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Figure, Heatmap
 from remote_mi.report import colors
-from remote_mi.report.drawing import CellAxes, color_map, measured, note, size_of_cells
+from remote_mi.report.drawing import CellAxes, cell_grid_size, color_map, note_marks, value_label
 from remote_mi.report.kinds.grid import (
     Grid,
     Map,
-    draw,
-    number,
+    color_scale,
+    format_number,
+    grid_lines,
     page_cells,
     page_legend,
-    scale,
-    shown_labels,
+    visible_labels,
 )
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import largest
-from remote_mi.report.markup import PagePlace, asset, figure_markup
-from remote_mi.report.slices import Shown, cuts, shown
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, where
+from remote_mi.report.kinds.sentences import largest_sentences
+from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.slices import FigurePart, cut_dims, select_part
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class HeatmapLayout(Layout):
     """
 
     figure: Heatmap
-    part: Shown
+    part: FigurePart
 
     @property
     def center(self) -> float:
@@ -61,69 +61,71 @@ class HeatmapLayout(Layout):
 
     @functools.cached_property
     def head(self) -> list[str]:
-        """What part is shown, in words."""
+        """Which part is shown, as text."""
         found = []
         if self.slice_.pair is not None:
             clean = line(self.result.prompts[self.slice_.pair]["clean"])
             found.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}: {clean}")
-        if self.part.taken:
-            sizes = [str(len(self.part.full.coords[dim])) for dim in self.part.cut]
-            found.append(f"at {self.part.taken} (of {' × '.join(sizes)})")
+        if self.part.cut_text:
+            sizes = [str(len(self.part.full.coords[dim])) for dim in self.part.cut_dims]
+            found.append(f"at {self.part.cut_text} (of {' × '.join(sizes)})")
         return found
 
     @property
     def foot(self) -> list[str]:
-        """What the marks mean."""
-        return [self.part.marks] if self.part.marks else []
+        """The meaning of the marks."""
+        return [self.part.mark_note] if self.part.mark_note else []
 
-    def said(self, row: int, column: int) -> str:
-        """A cell in words."""
+    def describe_cell(self, row: int, column: int) -> str:
+        """A cell as text: its place, value, and whether its control explains it."""
         mark = f" {EXPLAINED} its control explains it" if self.part.marked[row, column] else ""
-        return f"{self.part.told((row, column))}{mark}"
+        return f"{self.part.describe_cell((row, column))}{mark}"
 
-    def carried(self, place: PagePlace) -> bool:
-        """Whether a page carries the numbers of all slices, so that its reader can choose."""
+    def embeds_all_slices(self, place: PagePlace) -> bool:
+        """Whether a page embeds the numbers of all slices, so that its reader can choose."""
         return bool(
-            self.part.cut and self.part.full.values.size <= place.numbers and not self.slice_.at
+            self.part.cut_dims
+            and self.part.full.values.size <= place.numbers
+            and not self.slice_.at
         )
 
 
 class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
     """Rows × columns of numbers."""
 
-    numbers = True
+    numeric = True
     sliced = True
 
     def layout(self, figure: Heatmap, result: Result, slice_: Slice) -> HeatmapLayout:
-        return HeatmapLayout(figure, result, slice_, shown(figure, result, slice_))
+        return HeatmapLayout(figure, result, slice_, select_part(figure, result, slice_))
 
     def text(self, layout: HeatmapLayout, width: int) -> Iterator[Text]:
-        found = self.board(layout, colors.DARK)
-        for said in found.head:
-            hint = "; `view --at`" if said.startswith("at ") else ""
-            yield Text(f" {said[:-1]}{hint})" if hint else f" {said}", style="dim")
-        yield from draw(found.grid, width)
+        cells = self.cell_map(layout, colors.DARK)
+        for text in cells.head:
+            hint = "; `view --at`" if text.startswith("at ") else ""
+            yield Text(f" {text[:-1]}{hint})" if hint else f" {text}", style="dim")
+        yield from grid_lines(cells.grid, width)
         if np.isfinite(layout.values).any():
-            yield Text(f" ▸ largest: {layout.said(*found.start)}")
-            for said in found.foot:
-                yield Text(f"   {said}", style="dim")
+            yield Text(f" ▸ largest: {layout.describe_cell(*cells.start)}")
+            for text in cells.foot:
+                yield Text(f"   {text}", style="dim")
 
-    def words(self, layout: HeatmapLayout) -> Iterator[str]:
+    def sentences(self, layout: HeatmapLayout) -> Iterator[str]:
         part, full = layout.part, layout.part.full
-        if part.taken and np.isfinite(full.values).any():
+        if part.cut_text and np.isfinite(full.values).any():
             at = np.unravel_index(
                 int(np.nanargmax(np.abs(full.values - layout.center))), full.shape
             )
             yield (
-                f"Shown at {part.taken}; the largest of all is at {where(full, at)}: "
-                f"{format_amount(full.values[at])}."
+                f"Shown at {part.cut_text}; the largest value overall is at "
+                f"{place_text(full, at)}: {format_amount(full.values[at])}."
             )
-        yield from largest(part, layout.center)
+        yield from largest_sentences(part, layout.center)
 
-    def board(self, layout: HeatmapLayout, palette: colors.Palette) -> Map:
+    def cell_map(self, layout: HeatmapLayout, palette: colors.Palette) -> Map:
         array, marked, values = layout.part.array, layout.part.marked, layout.values
         limits = layout.slice_.limits
-        measure = scale(
+        measure = color_scale(
             values if limits is None else np.array(limits), layout.figure.center, palette
         )
 
@@ -132,11 +134,13 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
             if marked[row, column]:
                 sign, style = EXPLAINED, Style(dim=True)
             else:
-                sign = colors.ramp(strength)
-            return pad_or_cut(sign + number(values[row, column], wide - 1), wide), style
+                sign = colors.ramp_character(strength)
+            return pad_or_cut(sign + format_number(values[row, column], wide - 1), wide), style
 
         rows, columns = array.dims
-        grid = Grid(rows, columns, array.coords[rows], array.coords[columns], cell, _least(values))
+        grid = Grid(
+            rows, columns, array.coords[rows], array.coords[columns], cell, _min_cell_width(values)
+        )
         distance = np.abs(np.where(np.isfinite(values), values - layout.center, 0.0))
         made = Map(
             grid,
@@ -145,19 +149,19 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
             marked,
             layout.head,
             layout.foot,
-            lambda row, column: [layout.said(row, column)],
+            lambda row, column: [layout.describe_cell(row, column)],
         )
         return replace(made, start=made.ranked[0]) if made.ranked else made
 
     def html(self, layout: HeatmapLayout, place: PagePlace) -> Markup:
         part, figure = layout.part, layout.figure
         full, array = part.full, part.array
-        whole = layout.carried(place)
+        whole = layout.embeds_all_slices(place)
         shades = colors.shades(full.values if whole else array.values, figure.center)
         numbers = part
         if whole:
-            numbers = shown(Figure(figure.output), layout.result, layout.slice_)
-        data = _numbers(numbers, (*part.cut, *array.dims) if whole else array.dims)
+            numbers = select_part(Figure(figure.output), layout.result, layout.slice_)
+        data = _numbers(numbers, (*part.cut_dims, *array.dims) if whole else array.dims)
         data.update(unit=figure.unit, scale=[shades.low, shades.high, shades.letter])
         cells = [
             [
@@ -168,53 +172,53 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
         ]
         if array.values.size <= place.titles:
             for index in np.ndindex(*array.shape):
-                title = f"{where(array, index)}: {part.said(index)}"
+                title = f"{place_text(array, index)}: {part.describe_value(index)}"
                 cells[index[0]][index[1]]["title"] = title
-        choices = [{"dim": dim, "labels": shown_labels(full, dim)} for dim in part.cut]
-        return figure_markup(
+        choices = [{"dim": dim, "labels": visible_labels(full, dim)} for dim in part.cut_dims]
+        return render_figure(
             "grid.html.j2",
             figure,
             place,
             **page_cells(array, cells),
             data=data,
             scale=page_legend(shades),
-            taken="" if whole else part.taken,
+            cut_text="" if whole else part.cut_text,
             marked=bool(part.marked.any()),
             choices=choices if whole else [],
         )
 
     def style(self) -> str:
-        return asset("grid.css")
+        return read_asset("grid.css")
 
-    def left_out(self, layout: HeatmapLayout, place: PagePlace) -> list[str]:
-        return [] if layout.carried(place) else cuts(layout.figure, layout.result)
+    def fixed_dims(self, layout: HeatmapLayout, place: PagePlace) -> list[str]:
+        return [] if layout.embeds_all_slices(place) else cut_dims(layout.figure, layout.result)
 
     def size(self, layout: HeatmapLayout) -> tuple[float, float]:
-        return size_of_cells(layout.values.shape)
+        return cell_grid_size(layout.values.shape)
 
     def draw(self, layout: HeatmapLayout, axes: Axes, pen: Pen) -> None:
         part, values = layout.part, layout.values
         shades = colors.shades(values, layout.figure.center)
         grid = CellAxes(axes, part.array, values.shape, pen, self.size(layout))
-        ends, label = (shades.low, shades.high), measured(layout.figure, pen)
+        ends, label = (shades.low, shades.high), value_label(layout.figure, pen)
         grid.paint(values, part.marked, color_map(shades.letter), ends, label)
         grid.mark(part.marked)
-        if part.taken:
-            axes.set_title(pen.fitting(f"at {part.taken}", grid.points[0], 8))
+        if part.cut_text:
+            axes.set_title(pen.fit(f"at {part.cut_text}", grid.points[0], 8))
         if part.marked.any():
-            note(axes, EXPLAINED)
+            note_marks(axes, EXPLAINED)
 
-    def showing(self, figure: Heatmap, result: Result, output: str) -> Heatmap:
+    def with_output(self, figure: Heatmap, result: Result, output: str) -> Heatmap:
         signed = bool((np.nan_to_num(result[output].values) < 0).any())
-        changed = super().showing(figure, result, output)
+        changed = super().with_output(figure, result, output)
         return replace(changed, center=0.0 if signed else None)
 
-    def difference(self, figure: Heatmap) -> Heatmap:
+    def for_difference(self, figure: Heatmap) -> Heatmap:
         return replace(figure, center=0.0)
 
 
-def _least(values: np.ndarray) -> int:
-    """Cells that a column takes: one more where a minus sign would cost a digit that matters."""
+def _min_cell_width(values: np.ndarray) -> int:
+    """Width of a column: one more if a minus sign would displace a significant digit."""
     finite = values[np.isfinite(values)]
     negative = finite[finite < -0.005]
     lost = np.where(negative > -0.995, 0.05, np.where(negative > -9.95, 0.5, 0.0))
@@ -223,18 +227,22 @@ def _least(values: np.ndarray) -> int:
 
 def _cell(value: float, explained: bool, shades: colors.Shades) -> dict[str, Any]:
     level = shades.level(float(value))
-    text = number(float(value), 4)
+    text = format_number(float(value), 4)
     if explained:
         return {"css": "x", "text": EXPLAINED + text}
     return {"css": "" if level is None else f"{shades.letter}{level}", "text": text}
 
 
-def _numbers(part: Shown, order: Sequence[str]) -> dict[str, Any]:
-    """Values, intervals, control and marks, flat, in an order of dimensions."""
+def _numbers(part: FigurePart, order: Sequence[str]) -> dict[str, Any]:
+    """Values, intervals, control and marks, flattened in the given order of dimensions."""
     axes = [part.array.dims.index(dim) for dim in order]
 
     def flat(values: np.ndarray | None) -> list[float | None] | None:
-        return None if values is None else [_short(v) for v in values.transpose(axes).reshape(-1)]
+        return (
+            None
+            if values is None
+            else [_json_number(v) for v in values.transpose(axes).reshape(-1)]
+        )
 
     array = part.array
     data: dict[str, Any] = {
@@ -250,6 +258,6 @@ def _numbers(part: Shown, order: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if value is not None}
 
 
-def _short(value: float) -> float | None:
-    """Four digits are more than a reader can use; None for what JSON has no number for."""
+def _json_number(value: float) -> float | None:
+    """A number with four digits, which is enough for a reader; None for NaN and infinities."""
     return float(f"{value:.4g}") if np.isfinite(value) else None

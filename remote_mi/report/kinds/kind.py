@@ -1,8 +1,8 @@
-"""What a kind of figure is: the same few functions for each, which every medium calls.
+"""The base class of kinds of figures: the methods that every medium calls.
 
-A medium (terminal, viewer, page, image file, table) takes the kind of a figure from
-`remote_mi.report.kinds.registry`, lets it lay the figure out, and has it written. No medium knows
-a kind by its name, so a new kind is one file: a figure class, and a class of `Kind` that is
+A medium (terminal, viewer, page, image file, table) gets the kind of a figure from
+`remote_mi.report.kinds.registry`, which lays the figure out and renders it. No medium refers to
+a kind by name, so a new kind is one file: a figure class, and a subclass of `Kind` that is
 registered for it (docs/extending.md).
 """
 
@@ -17,11 +17,11 @@ from rich.text import Text
 
 from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
-from remote_mi.report.kinds.cells import Row, cells_of
+from remote_mi.report.kinds.cells import Row, cell_rows
 from remote_mi.report.kinds.grid import Map
-from remote_mi.report.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, make_listing, wrap
 from remote_mi.report.markup import PagePlace
-from remote_mi.report.slices import cuts
+from remote_mi.report.slices import cut_dims
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
     from remote_mi.report.text_fitting import Pen
 
-#: Columns of a figure that a page shows as text.
+#: Width in characters of a figure that a page shows as text.
 _PAGE_WIDTH = 100
 _AS_TEXT = Markup('<div class="scroll"><pre class="text">{}</pre></div>')
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A figure laid out: all its numbers and labels, in no medium.
+    """A figure laid out: all its numbers and labels, independent of the medium.
 
     Attributes:
-        figure: as declared. result: what it shows. slice_: which part of it.
+        figure: as declared. result: the result it shows. slice_: which part of it.
     """
 
     figure: Figure
@@ -49,11 +49,11 @@ class Layout:
 
 
 class Points(Protocol):
-    """What the viewer's cursor goes over where a figure is a list of lines with points.
+    """The points that the viewer's cursor moves over if a figure is a list of lines with points.
 
     Attributes:
-        shape: how many lines, and how many points of each.
-        ranked: (line, point) from the one that stands out most.
+        shape: number of lines, and of points on each.
+        ranked: (line, point) from the most prominent one.
     """
 
     @property
@@ -62,8 +62,8 @@ class Points(Protocol):
     @property
     def ranked(self) -> Sequence[tuple[int, int]]: ...
 
-    def matches(self, asked: str, line: int) -> list[tuple[int, int]]:
-        """Points that hold a word, those of the line first."""
+    def matches(self, query: str, line: int) -> list[tuple[int, int]]:
+        """Points that match a query, those on the given line first."""
         ...
 
 
@@ -72,70 +72,70 @@ L = TypeVar("L", bound=Layout)
 
 
 class Kind(Generic[F, L]):
-    """How figures of one class are laid out, and shown in every medium.
+    """How figures of one class are laid out and rendered in every medium.
 
-    `layout`, `text` and `words` are what a kind must have. A page shows the text where there is
-    no `html`; a figure without `draw` is no picture; `rows` are the cells of its output.
+    A kind must implement `layout`, `text` and `sentences`. Without `html`, a page shows the text;
+    without `draw`, there is no picture; by default, `rows` are the cells of the figure's output.
 
     Attributes:
-        of: what a figure shows of several prompts: all of them together, one at a time, or each in
-            a row of its own.
+        prompts_shown: how a figure shows several prompts: all of them together, one at a time, or
+            each in its own row.
         noun: what a report calls it: "Figure" or "Table".
-        numbers: whether it shows one output of numbers, so that another output of the same
-            dimensions, and the difference of two results, can take its place.
-        sliced: whether a page lets its reader choose among the slices, if it may carry them.
-        joined: whether the viewer shows figures of this kind that follow one another in one panel.
-        captioned: whether a report puts `words` below it; not where it is words already.
+        numeric: whether it shows one output of numbers, so that it can also show another output of
+            the same dimensions, and the difference of two results.
+        sliced: whether a page lets its reader choose among the slices, if it may embed them.
+        joined: whether the viewer shows consecutive figures of this kind in one panel.
+        captioned: whether a report puts `sentences` below it; False if it is text already.
     """
 
-    of: ClassVar[Literal["all", "one", "each"]] = "all"
+    prompts_shown: ClassVar[Literal["all", "one", "each"]] = "all"
     noun: ClassVar[Literal["Figure", "Table"]] = "Figure"
-    numbers: ClassVar[bool] = False
+    numeric: ClassVar[bool] = False
     sliced: ClassVar[bool] = False
     joined: ClassVar[bool] = False
     captioned: ClassVar[bool] = True
 
-    # What every kind has.
+    # Required.
 
     def layout(self, figure: F, result: Result, slice_: Slice) -> L:
         """All numbers and labels of the figure.
 
         Raises:
-            NotFound, UsageError: if the result has not what the figure shows, or not the slice.
+            NotFound, UsageError: if the result lacks what the figure shows, or the slice.
         """
         raise NotImplementedError
 
     def text(self, layout: L, width: int) -> Iterator[Text]:
-        """Lines for a terminal, at most `width` cells wide where that is possible."""
+        """Lines for a terminal, at most `width` cells wide if possible."""
         raise NotImplementedError
 
-    def words(self, layout: L) -> Iterator[str]:
-        """Sentences that say what there is to see; text of the model in them made harmless."""
+    def sentences(self, layout: L) -> Iterator[str]:
+        """Sentences that describe the figure; text from the model in them is made harmless."""
         raise NotImplementedError
 
     # Pages.
 
     def html(self, layout: L, place: PagePlace) -> Markup:
-        """The figure in a page; everything that is not ours is escaped.
+        """The figure in a page; all foreign text is escaped.
 
-        A page allows no style and no script but its own: the look comes from `style`.
+        A page allows no inline style and no script but its own: the look comes from `style`.
         """
         lines = [text.plain.rstrip() for text in self.text(layout, _PAGE_WIDTH)]
         return _AS_TEXT.format("\n".join(lines))
 
     def style(self) -> str:
-        """Rules of the style sheet that `html` needs, each below the class `rmi`."""
+        """CSS rules that `html` needs, each within the class `rmi`."""
         return ""
 
-    def left_out(self, layout: L, place: PagePlace) -> list[str]:
-        """The dimensions of which a page shows one coordinate, and cannot show another."""
-        return cuts(layout.figure, layout.result)
+    def fixed_dims(self, layout: L, place: PagePlace) -> list[str]:
+        """The dimensions of which a page shows only one coordinate, without a choice."""
+        return cut_dims(layout.figure, layout.result)
 
     # Image files.
 
     @property
-    def drawn(self) -> bool:
-        """Whether there is a picture of such a figure."""
+    def can_draw(self) -> bool:
+        """Whether such a figure can be drawn."""
         return type(self).draw is not Kind.draw
 
     def size(self, layout: L) -> tuple[float, float]:
@@ -143,7 +143,7 @@ class Kind(Generic[F, L]):
         return 5.2, 3.0
 
     def draw(self, layout: L, axes: Axes, pen: Pen) -> None:
-        """Draw onto matplotlib's axes; all text goes through the pen, which makes it fit."""
+        """Draw on matplotlib's axes; all text must go through the pen, which makes it fit."""
         raise NotImplementedError
 
     # Tables.
@@ -154,21 +154,21 @@ class Kind(Generic[F, L]):
         """Heads and rows of the figure's numbers, for other programs.
 
         Args:
-            each: indices of prompts whose own values are wanted; None takes those over all.
+            each: indices of prompts whose own values to take; None takes the values over all.
 
         Raises:
             NotFound: if there is no such prompt, or no values of single prompts.
         """
-        return cells_of(result, figure.output, each)
+        return cell_rows(result, figure.output, each)
 
     # The viewer.
 
-    def board(self, layout: L, palette: colors.Palette) -> Map | None:
-        """Cells that the cursor goes over in both directions; None for a list of lines."""
+    def cell_map(self, layout: L, palette: colors.Palette) -> Map | None:
+        """Cells that the cursor moves over in two directions; None for a list of lines."""
         return None
 
     def points(self, layout: L) -> Points | None:
-        """What the cursor goes over where the lines of the list have points; None otherwise."""
+        """The points that the cursor moves over if the list's lines have points; None otherwise."""
         return None
 
     def listing(
@@ -177,31 +177,31 @@ class Kind(Generic[F, L]):
         """The figure as lines with a cursor.
 
         Args:
-            height: lines of text that there are in all. at: (line, point) of the cursor, of a kind
-                that has `points`.
+            height: total number of lines of text. at: (line, point) of the cursor, for a kind
+                with `points`.
         """
-        return of_lines(
+        return make_listing(
             [piece for text in self.text(layout, width) for piece in pieces(text, width)]
         )
 
     # Other outputs, other results.
 
-    def showing(self, figure: F, result: Result, output: str) -> F:
-        """The same figure of another output of the same dimensions."""
+    def with_output(self, figure: F, result: Result, output: str) -> F:
+        """The same figure for another output of the same dimensions."""
         return replace(figure, output=output, title="", unit="")
 
-    def difference(self, figure: F) -> F:
-        """The figure that shows the difference of two results, of a kind that shows numbers."""
+    def for_difference(self, figure: F) -> F:
+        """The figure for the difference of two results, if the kind is numeric."""
         return figure
 
-    def sharing(self, figure: F, outputs: Sequence[str]) -> F:
-        """The figure with those of its further outputs that are among some."""
+    def keep_outputs(self, figure: F, outputs: Sequence[str]) -> F:
+        """The figure with only those of its further outputs that are in `outputs`."""
         return figure
 
 
 def pieces(text: Text, width: int) -> list[tuple[Text, Item]]:
-    """A line of text in as many lines as it needs, each with what it stands for."""
+    """A line of text wrapped into as many lines as it needs, each with the same item."""
     item = Item((text.plain.strip(),))
     whole = text.no_wrap or text.cell_len <= width
-    parts: Sequence[Any] = [text] if whole else wrapped(text.plain, width, style=str(text.style))
+    parts: Sequence[Any] = [text] if whole else wrap(text.plain, width, style=str(text.style))
     return [(part, item) for part in parts]

@@ -1,4 +1,4 @@
-"""Lines as a plot of characters, with the band of their control and their axes."""
+"""Lines as a plot of characters, with axes and the band of their control."""
 
 from __future__ import annotations
 
@@ -21,61 +21,61 @@ _LEFT = 13
 
 
 def plot(
-    found: Curves,
+    layout: Curves,
     width: int,
     height: int = HEIGHT,
     here: tuple[int, int] | None = None,
 ) -> Iterator[Text]:
-    """The lines themselves, eight at most, with the reach of their control and the axes.
+    """The plot of at most eight lines, with the band of their control and the axes.
 
     Args:
         height: lines of text for the values, without the axes.
         here: (line, point) of the cursor; the eight lines around it are drawn.
     """
-    if found.rows.shape[1] < 2:
-        yield Text(" one point is no line:", style="dim")
+    if layout.rows.shape[1] < 2:
+        yield Text(" a single point, not a line:", style="dim")
         return
-    shown, said = found.drawn, found.left_out
-    if here is not None and said:
-        shown = found.around(here[0])
-        said = f"lines {shown[0] + 1} to {shown[-1] + 1} of {len(found.rows)}"
-    drawn = _Drawing(found, max(20, width - _LEFT - 1), height)
+    shown, note = layout.drawn, layout.left_out
+    if here is not None and note:
+        shown = layout.around(here[0])
+        note = f"lines {shown[0] + 1} to {shown[-1] + 1} of {len(layout.rows)}"
+    drawn = _Drawing(layout, max(20, width - _LEFT - 1), height)
     yield from drawn.values(shown, here)
     yield from drawn.axis()
-    if found.band is not None:
-        yield Text(f"   {_BAND} the control's reach", style="dim")
-    if said:
-        yield Text(f"   {said}", style="dim")
+    if layout.band is not None:
+        yield Text(f"   {_BAND} range of the control", style="dim")
+    if note:
+        yield Text(f"   {note}", style="dim")
 
 
 class _Drawing:
-    """Where values stand in a field of characters."""
+    """A field of characters, and the position of values in it."""
 
-    def __init__(self, found: Curves, width: int, height: int) -> None:
-        self.found, self.width = found, width
-        self.x = found.x
-        # A little more than the last, so that it is drawn in the last column.
+    def __init__(self, layout: Curves, width: int, height: int) -> None:
+        self.layout, self.width = layout, width
+        self.x = layout.x
+        # A little beyond the last value, so that it is drawn in the last column.
         self.x_low = float(self.x.min())
         span = (float(self.x.max()) - self.x_low) or 1.0
         self.x_high = self.x_low + span * width / (width - 0.999)
-        limits = found.slice_.limits
-        ends = found.rows if limits is None else np.array(limits)
+        limits = layout.slice_.limits
+        ends = layout.rows if limits is None else np.array(limits)
         self.low, self.step, self.height = _scale(ends, height)
 
     def column(self, x: float) -> int:
-        """Column of the dot that is drawn: there are two a column, and four a line."""
+        """Column of the dot of an x value: a character has 2 × 4 dots."""
         at = round((x - self.x_low) / (self.x_high - self.x_low) * self.width * 2) // 2
         return min(self.width - 1, max(0, at))
 
     def row(self, y: float) -> int:
-        """Line of the dot that is drawn, from the top."""
+        """Line of the dot of a y value, from the top."""
         at = round((y - self.low) / self.step * 4) // 4
         return self.height - 1 - min(self.height - 1, max(0, at))
 
     def values(self, lines: Sequence[int], here: tuple[int, int] | None) -> Iterator[Text]:
-        """The field, with the value in the middle of each line of text at its left."""
+        """The lines of the field, each labelled with the value at its middle."""
         ends = (self.x_low, self.x_high, self.low, self.low + self.step * self.height)
-        shown = self.found.rows[list(lines)]
+        shown = self.layout.rows[list(lines)]
         field = _dots(
             self.width,
             self.height,
@@ -85,12 +85,12 @@ class _Drawing:
         )
         reach = self._reach()
         cursor = None if here is None else self.column(self.x[here[1]])
-        value = np.nan if here is None else float(self.found.rows[here])
+        value = np.nan if here is None else float(self.layout.rows[here])
         at = self.row(value) if np.isfinite(value) else None
         for number, drawn in enumerate(field):
             middle = self.low + self.step * (self.height - 0.5 - number)
             label = 0.0 if abs(middle) < self.step / 1e6 else middle
-            characters = self._behind(drawn, number, reach)
+            characters = self._fill_background(drawn, number, reach)
             if cursor is not None and characters[cursor] in (_EMPTY, _ZERO, _BAND):
                 characters[cursor] = _HERE
             text = Text(f"{label:10.4g} │ {''.join(characters).rstrip()}", no_wrap=True)
@@ -101,15 +101,15 @@ class _Drawing:
             yield text
 
     def _reach(self) -> np.ndarray:
-        """How far the control reaches, in every column."""
-        if self.found.band is None:
+        """Half-width of the control's band, in every column."""
+        if self.layout.band is None:
             return np.zeros(self.width)
         places = np.linspace(self.x_low, self.x_high, self.width, endpoint=False)
         order = np.argsort(self.x)
-        return np.interp(places, self.x[order], self.found.band[order])
+        return np.interp(places, self.x[order], self.layout.band[order])
 
-    def _behind(self, drawn: str, number: int, reach: np.ndarray) -> list[str]:
-        """The characters of a line, with the band and the line of 0 where nothing is drawn."""
+    def _fill_background(self, drawn: str, number: int, reach: np.ndarray) -> list[str]:
+        """The characters of a line, with the band and the zero line where nothing is drawn."""
         bottom = self.low + self.step * (self.height - 1 - number)
         shared = np.minimum(reach, bottom + self.step) - np.maximum(-reach, bottom)
         inside = (shared > self.step / 2).tolist()
@@ -120,17 +120,17 @@ class _Drawing:
         ]
 
     def axis(self) -> Iterator[Text]:
-        """The line below, and the coordinates that there is room for."""
+        """The x axis, with as many tick labels as fit."""
         rule, names = ["─"] * self.width, ""
         for column, start, label in self._ticks():
             names += " " * (start - cell_len(names)) + label
             rule[column] = "┴"
         yield Text(f"{'':10} └─" + "".join(rule), no_wrap=True)
-        name = pad_or_cut(visible(self.found.x_name), _LEFT - 1).rstrip()
+        name = pad_or_cut(visible(self.layout.x_name), _LEFT - 1).rstrip()
         yield Text(f"{' ' * (_LEFT - 1 - cell_len(name))}{name} {names}", no_wrap=True)
 
     def _ticks(self) -> list[tuple[int, int, str]]:
-        """(column, where its label begins, label): every one, every second, … as there is room."""
+        """(column, start of the label, label) of every tick, every second, …, as many as fit."""
         labels, count = self._labels(), len(self.x)
         for step in (1, 2, 3, 4, 5, 10, 20, 25, 50, 100, 200, 500, 1000, count):
             ticks, end = [], 0
@@ -148,15 +148,15 @@ class _Drawing:
     def _labels(self) -> Sequence[str]:
         return [
             pad_or_cut(label, 8).rstrip() if cell_len(label) > 8 else label
-            for label in self.found.labels
+            for label in self.layout.labels
         ]
 
 
-@functools.lru_cache(8)  # the cursor moves, and the lines stay
+@functools.lru_cache(8)  # moving the cursor does not change the lines
 def _dots(
     width: int, height: int, ends: tuple[float, ...], places: bytes, rows: tuple[bytes, ...]
 ) -> list[str]:
-    """Lines in a field of characters, from the top; each point has its line's letter.
+    """Lines drawn in a field of characters, from the top; each point shows its line's letter.
 
     Args:
         ends: lowest and highest x, lowest and highest y.
@@ -189,9 +189,9 @@ def _dots(
 
 
 def _scale(values: np.ndarray, height: int) -> tuple[float, float, int]:
-    """Lower end of the lowest line of text, how much each stands for, and how many are needed.
+    """Lower end of the lowest line of text, the step per line, and the number of lines needed.
 
-    The middle of each is a round number, and 0 is one of them.
+    The middle of each line is a round number, and 0 is one of them.
     """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)

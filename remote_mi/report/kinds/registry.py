@@ -1,4 +1,4 @@
-"""Which kind each class of figures is of: the one place that knows them all."""
+"""The kind for each class of figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
-#: Class of figures → its kind, or where it is: the package's own are imported when first shown.
+#: Class of figures → its kind, or its path: the package's own are imported when first shown.
 _KINDS: dict[type[Figure], Kind[Any, Any] | str] = {
     Heatmap: "remote_mi.report.kinds.heatmap:HeatmapKind",
     TokenGrid: "remote_mi.report.kinds.token_grid:TokenGridKind",
@@ -23,15 +23,15 @@ _KINDS: dict[type[Figure], Kind[Any, Any] | str] = {
 
 
 def register(figure: type[Figure], kind: Kind[Any, Any]) -> None:
-    """Show figures of a class, and of those derived from it, so from now on.
+    """Register the kind that shows figures of a class and of its subclasses.
 
     Raises:
-        TypeError: if that is no class of figures, or no kind.
+        TypeError: if `figure` is not a class of figures, or `kind` not a kind.
     """
     if not (isinstance(figure, type) and issubclass(figure, Figure)):
-        raise TypeError(f"{figure!r} is no class of figures")
+        raise TypeError(f"{figure!r} is not a class of figures")
     if not isinstance(kind, Kind):
-        raise TypeError(f"{kind!r} is no kind of figure; is it a class that was not called?")
+        raise TypeError(f"{kind!r} is not a kind of figure; pass an instance, not the class")
     _KINDS[figure] = kind
 
 
@@ -58,16 +58,16 @@ def kind_of(figure: Figure) -> Kind[Any, Any]:
         if base in _KINDS:
             return _kind(base)
     raise UsageError(
-        f"nothing shows a figure of the kind {figure.kind!r}",
-        f"register(…) one for {type(figure).__name__}; see docs/extending.md",
+        f"there is nothing to show a figure of kind {figure.kind!r} with",
+        f"register(…) a kind for {type(figure).__name__}; see docs/extending.md",
     )
 
 
-def laid_out(figure: Figure, result: Result, slice_: Slice) -> tuple[Kind[Any, Any], Layout]:
-    """The kind of a figure, and what the figure shows of a result.
+def lay_out(figure: Figure, result: Result, slice_: Slice) -> tuple[Kind[Any, Any], Layout]:
+    """The kind of a figure, and its layout for a result.
 
     Raises:
-        NotFound, UsageError: if the result has not what the figure shows, or not the slice.
+        NotFound, UsageError: if the result lacks what the figure shows, or the slice.
     """
     kind = kind_of(figure)
     return kind, kind.layout(figure, result, slice_)

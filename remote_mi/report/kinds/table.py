@@ -1,4 +1,4 @@
-"""A table: prompts down, outputs across."""
+"""Tables: a row per prompt, a column per output."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
-from remote_mi.report.kinds.cells import Row, plain_number, there
+from remote_mi.report.kinds.cells import Row, existing_prompts, plain_number
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import MOST, short
-from remote_mi.report.listing import Item, Listing, of_lines
-from remote_mi.report.markup import PagePlace, figure_markup
+from remote_mi.report.kinds.sentences import MOST, shorten
+from remote_mi.report.listing import Item, Listing, make_listing
+from remote_mi.report.markup import PagePlace, render_figure
 from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, format_amount
 from remote_mi.store.named_array import NamedArray
@@ -34,7 +34,7 @@ class Column:
     """One output of a table.
 
     Attributes:
-        name: of the output. kind: of the output. cells: one a row.
+        name: name of the output. kind: kind of the output. cells: one per row.
     """
 
     name: str
@@ -42,31 +42,31 @@ class Column:
     cells: list[NamedArray]
 
     @property
-    def numbers(self) -> bool:
+    def numeric(self) -> bool:
         return self.kind.averaged
 
 
 @dataclass(frozen=True)
 class TableLayout(Layout):
-    """Columns of as many cells as there are rows."""
+    """The columns of a table, all of the same length."""
 
     figure: Table
     columns: list[Column]
 
     @property
     def count(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return len(self.columns[0].cells)
 
     def name(self, index: int) -> str:
-        """What a row is of: its prompt, or its number where there are none."""
+        """The name of a row: its prompt, or its number if there are no prompts."""
         prompts = self.result.prompts
         return line(prompts[index]["clean"]) if prompts else str(index + 1)
 
     def cell(self, column: Column, index: int) -> str:
         """A number, or the tokens or texts of a row, safe to show."""
         array = column.cells[index]
-        if not column.numbers:
+        if not column.numeric:
             return " ".join(self._texts(column, index))
         whole = array.values.dtype.kind in "iub"
         return str(int(array.values)) if whole else f"{float(array.values):.3f}"
@@ -80,17 +80,17 @@ class TableLayout(Layout):
             if not tokens or value >= 0
         ]
 
-    def narrow(self, column: Column, index: int, wide: int) -> str:
-        """A cell of a terminal's table."""
-        if column.numbers:
+    def terminal_cell(self, column: Column, index: int, wide: int) -> str:
+        """A cell of a table in a terminal."""
+        if column.numeric:
             return f"{self.cell(column, index):>{wide}}"
         return pad_or_cut(" ".join(self._texts(column, index)).replace("␠", " "), wide)
 
 
 class TableKind(Kind[Table, TableLayout]):
-    """One row an example: its text, numbers and tokens."""
+    """One row per prompt: its text, numbers and tokens."""
 
-    of = "each"
+    prompts_shown = "each"
     noun = "Table"
 
     def layout(self, figure: Table, result: Result, slice_: Slice) -> TableLayout:
@@ -103,9 +103,9 @@ class TableKind(Kind[Table, TableLayout]):
             if len(column.cells) != len(columns[0].cells):
                 raise NotFound(
                     f"{column.name!r} has {len(column.cells)} values, {figure.output!r} "
-                    f"{len(columns[0].cells)}: they are no rows of one table"
+                    f"{len(columns[0].cells)}: they do not fit into one table"
                 )
-            if column.numbers and any(cell.values.ndim for cell in column.cells):
+            if column.numeric and any(cell.values.ndim for cell in column.cells):
                 raise NotFound(
                     f"{column.name!r} is not a single number", "a table shows single numbers"
                 )
@@ -117,33 +117,37 @@ class TableKind(Kind[Table, TableLayout]):
         left = max(_PROMPT_WIDTH, width - (wide + 1) * len(columns))
         heads = "".join(
             f" {pad_or_cut(c.name, wide).rstrip():>{wide}}"
-            if c.numbers
+            if c.numeric
             else f" {pad_or_cut(c.name, wide)}"
             for c in columns
         )
         yield Text(pad_or_cut(" prompt", left) + heads, "bold", no_wrap=True)
         for index in range(layout.count):
             text = f" {layout.name(index)}"
-            cells = "".join(f" {layout.narrow(column, index, wide)}" for column in columns)
+            cells = "".join(f" {layout.terminal_cell(column, index, wide)}" for column in columns)
             yield Text(pad_or_cut(text, left) + cells, no_wrap=True)
 
-    def words(self, layout: TableLayout) -> Iterator[str]:
-        yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one a prompt."
+    def sentences(self, layout: TableLayout) -> Iterator[str]:
+        yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one per prompt."
         for column in layout.columns:
-            yield _in_words(layout, column) if column.numbers else _texts_in_words(layout, column)
+            yield (
+                _describe_numbers(layout, column)
+                if column.numeric
+                else _describe_texts(layout, column)
+            )
 
     def html(self, layout: TableLayout, place: PagePlace) -> Markup:
         rows = [
             [layout.name(i), *(layout.cell(column, i) for column in layout.columns)]
             for i in range(layout.count)
         ]
-        return figure_markup(
+        return render_figure(
             "table.html.j2",
             layout.figure,
             place,
             heads=["prompt", *(column.name for column in layout.columns)],
             rows=rows,
-            numeric=[False, *(column.numbers for column in layout.columns)],
+            numeric=[False, *(column.numeric for column in layout.columns)],
         )
 
     def rows(
@@ -151,10 +155,10 @@ class TableKind(Kind[Table, TableLayout]):
     ) -> tuple[list[str], list[Row]]:
         layout = self.layout(figure, result, Slice())
         rows = []
-        for index in there(range(layout.count) if each is None else each, layout.count):
+        for index in existing_prompts(range(layout.count) if each is None else each, layout.count):
             cells = [
                 plain_number(column.cells[index].values)
-                if column.numbers
+                if column.numeric
                 else layout.cell(column, index)
                 for column in layout.columns
             ]
@@ -165,30 +169,30 @@ class TableKind(Kind[Table, TableLayout]):
         self, layout: TableLayout, width: int, height: int, at: tuple[int, int] | None = None
     ) -> Listing:
         head, *drawn = self.text(layout, width)
-        return of_lines(
-            [(text, Item(tuple(_row_in_words(layout, i)))) for i, text in enumerate(drawn)], [head]
+        return make_listing(
+            [(text, Item(tuple(_explain_row(layout, i)))) for i, text in enumerate(drawn)], [head]
         )
 
-    def sharing(self, figure: Table, outputs: Sequence[str]) -> Table:
+    def keep_outputs(self, figure: Table, outputs: Sequence[str]) -> Table:
         return replace(figure, columns=tuple(c for c in figure.columns if c in outputs))
 
 
 def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
-    """Whole numbers as such: a count is a float where it could also be no number."""
+    """Whole numbers as integers: a count is stored as a float if it may be NaN."""
     values = [array.values for array in column]
     if all(v.dtype.kind == "f" and not v.ndim and float(v).is_integer() for v in values):
         return [replace(array, values=array.values.astype(np.int64)) for array in column]
     return column
 
 
-def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
-    """A row with its numbers, then the prompt, and the one it is compared with."""
+def _explain_row(layout: TableLayout, index: int) -> Iterator[str]:
+    """The numbers of a row, then its prompt, and its corrupt prompt if it has one."""
     cells = (
-        f"{float(c.cells[index]):.4g}" if c.numbers else layout.cell(c, index)
+        f"{float(c.cells[index]):.4g}" if c.numeric else layout.cell(c, index)
         for c in layout.columns
     )
-    said = (f"{c.name} {cell}" for c, cell in zip(layout.columns, cells, strict=True))
-    yield f"prompt {index + 1}: {', '.join(said)}"
+    values = (f"{c.name} {cell}" for c, cell in zip(layout.columns, cells, strict=True))
+    yield f"prompt {index + 1}: {', '.join(values)}"
     if index < len(layout.result.prompts):
         prompt = layout.result.prompts[index]
         yield line(str(prompt["clean"]))
@@ -196,20 +200,20 @@ def _row_in_words(layout: TableLayout, index: int) -> Iterator[str]:
             yield line(str(prompt["corrupt"]))
 
 
-def _texts_in_words(layout: TableLayout, column: Column) -> str:
-    """Which tokens or texts come first, and how often."""
+def _describe_texts(layout: TableLayout, column: Column) -> str:
+    """The first token or text of each row, with how often each occurs."""
     firsts = (np.reshape(cell.values, -1)[0] for cell in column.cells if cell.values.size)
-    said = Counter(short(value_text(layout.result, column.kind.name, one)) for one in firsts)
+    counts = Counter(shorten(value_text(layout.result, column.kind.name, one)) for one in firsts)
     parts = [
         f"{f'“{text}”' if text != '∅' else 'nothing'} {'once' if times == 1 else f'{times} times'}"
-        for text, times in said.most_common(MOST)
+        for text, times in counts.most_common(MOST)
     ]
-    more = f", and {len(said) - MOST} others" if len(said) > MOST else ""
+    more = f", and {len(counts) - MOST} others" if len(counts) > MOST else ""
     return f"{column.name}, the first of each row: {', '.join(parts)}{more}."
 
 
-def _in_words(layout: TableLayout, column: Column) -> str:
-    """The mean with its interval, the smallest and the largest."""
+def _describe_numbers(layout: TableLayout, column: Column) -> str:
+    """The mean of a column with its interval, the smallest and the largest value."""
     figure, name = layout.figure, column.name
     numbers = np.array([float(cell) for cell in column.cells])
     if not np.isfinite(numbers).any():

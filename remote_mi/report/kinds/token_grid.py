@@ -1,4 +1,4 @@
-"""A grid of tokens: the most probable at each layer and position."""
+"""Token grids: the most probable token at each layer and position."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.recipes.figures import TokenGrid
 from remote_mi.report import colors
 from remote_mi.report.colors import Shades
-from remote_mi.report.drawing import CellAxes, color_map, size_of_cells
-from remote_mi.report.kinds.grid import Grid, Map, draw, page_cells, page_legend
+from remote_mi.report.drawing import CellAxes, cell_grid_size, color_map
+from remote_mi.report.kinds.grid import Grid, Map, grid_lines, page_cells, page_legend
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.words import quoted, short, some_dims
-from remote_mi.report.markup import PagePlace, figure_markup
-from remote_mi.report.slices import ShownExample, example
-from remote_mi.report.wording import Slice, format_amount, where
+from remote_mi.report.kinds.sentences import coords_only, quote_token, shorten
+from remote_mi.report.markup import PagePlace, render_figure
+from remote_mi.report.slices import ShownExample, select_example
+from remote_mi.report.wording import Slice, format_amount, place_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -40,8 +40,8 @@ class TokenGridLayout(Layout):
     """The tokens of one prompt.
 
     Attributes:
-        shown: their ids; [row, column, rank]. shade: how strong each is, of the same shape; None
-            where the figure names no output for it.
+        shown: token ids; [row, column, rank]. shade: strength of each, of the same shape; None
+            if the figure names no output for it.
     """
 
     figure: TokenGrid
@@ -59,7 +59,7 @@ class TokenGridLayout(Layout):
 
     @functools.cached_property
     def strength(self) -> np.ndarray:
-        """How strong the first token of each cell is; 1 where nothing says it."""
+        """Strength of the first token of each cell; 1 if the figure has no shade."""
         return np.ones(self.top.shape) if self.shade is None else self.shade[..., 0]
 
     @functools.cached_property
@@ -72,7 +72,7 @@ class TokenGridLayout(Layout):
         return self._texts[int(token)]
 
     def ranked(self, row: int, column: int) -> list[tuple[str, float | None]]:
-        """The tokens of a cell from the first, each with its strength."""
+        """The tokens of a cell by rank, each with its strength."""
         shades = [None] * self.tokens.shape[2] if self.shade is None else self.shade[row, column]
         ids = self.tokens.values[row, column]
         return [
@@ -82,36 +82,36 @@ class TokenGridLayout(Layout):
         ]
 
     def place(self, row: int, column: int) -> str:
-        """Where a cell is."""
-        return where(some_dims(self.tokens, self.tokens.dims[:2]), (row, column))
+        """The place of a cell as text."""
+        return place_text(coords_only(self.tokens, self.tokens.dims[:2]), (row, column))
 
 
 class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
-    """Tokens over rows × columns, coloured by how strong they are."""
+    """Tokens over rows × columns, coloured by strength."""
 
-    of = "one"
+    prompts_shown = "one"
 
     def layout(self, figure: TokenGrid, result: Result, slice_: Slice) -> TokenGridLayout:
-        found = example(figure.output, result, slice_)
+        found = select_example(figure.output, result, slice_)
         shade = result.each(figure.shade)[found.index].values if figure.shade else None
         return TokenGridLayout(figure, result, slice_, found, shade)
 
     def text(self, layout: TokenGridLayout, width: int) -> Iterator[Text]:
-        found = self.board(layout, colors.DARK)
-        for said in found.head:
-            yield Text(f" {said}")
-        yield from draw(found.grid, width)
+        cells = self.cell_map(layout, colors.DARK)
+        for text in cells.head:
+            yield Text(f" {text}")
+        yield from grid_lines(cells.grid, width)
         if layout.top.size:
             yield Text(
                 f" ▸ after the last layer, at the last position: {layout.text(layout.top[-1, -1])}"
-                f" · {layout.figure.shade or 'shade'} {found.distance[-1, -1]:.2f}"
+                f" · {layout.figure.shade or 'shade'} {cells.distance[-1, -1]:.2f}"
             )
 
-    def words(self, layout: TokenGridLayout) -> Iterator[str]:
+    def sentences(self, layout: TokenGridLayout) -> Iterator[str]:
         tokens, top, result = layout.tokens, layout.top, layout.result
         if layout.shown.count > 1:
-            clean = short(layout.shown.clean)
-            yield f"Of prompt {layout.shown.index + 1} of {layout.shown.count}, “{clean}”."
+            clean = shorten(layout.shown.clean)
+            yield f"Prompt {layout.shown.index + 1} of {layout.shown.count}: “{clean}”."
         rows = tokens.dims[0]
         if not top.size:
             yield f"{tokens.name} has no tokens."
@@ -119,30 +119,30 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         final = top[-1, -1]
         if final < 0:
             yield (
-                f"The last {rows} gives no token at the last position: its scores are no numbers."
+                f"The last {rows} gives no token at the last position: its scores are not finite."
             )
             return
         others = np.flatnonzero(top[:, -1] != final)
         since = int(others[-1]) + 1 if others.size else 0
         named = layout.figure.shade
         strength = f" ({named} {format_amount(layout.strength[-1, -1])})" if named else ""
-        place = where(some_dims(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
+        place = place_text(coords_only(tokens, tokens.dims[1:2]), (top.shape[1] - 1,))
         yield (
             f"At the last position ({place}) the last {rows} gives "
-            f"{quoted(result, final)}{strength}."
+            f"{quote_token(result, final)}{strength}."
         )
         names = tokens.coords[rows]
         if since == 0:
-            yield f"It is on top from the first {rows} on."
+            yield f"It is the top token from the first {rows} on."
             return
-        before = quoted(result, top[since - 1, -1])
+        before = quote_token(result, top[since - 1, -1])
         begins = f" ({named} {format_amount(layout.strength[since, -1])} there)" if named else ""
         yield (
-            f"It is on top from {rows} {names[since]} on{begins}; at {rows} {names[since - 1]} "
-            f"it is {before}."
+            f"It is the top token from {rows} {names[since]} on{begins}; at {rows} "
+            f"{names[since - 1]} the top token is {before}."
         )
 
-    def board(self, layout: TokenGridLayout, palette: colors.Palette) -> Map:
+    def cell_map(self, layout: TokenGridLayout, palette: colors.Palette) -> Map:
         tokens, shades = layout.tokens, layout.strength
         rows, columns = tokens.dims[:2]
         texts = [[layout.text(token) for token in row] for row in layout.top]
@@ -150,7 +150,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
 
         def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
             strength = float(distance[row, column])
-            text = colors.ramp(strength) + pad_or_cut(texts[row][column], wide - 1)
+            text = colors.ramp_character(strength) + pad_or_cut(texts[row][column], wide - 1)
             return text, colors.sequential(strength, palette)
 
         def explain(row: int, column: int) -> list[str]:
@@ -183,15 +183,15 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
             for c in range(layout.top.shape[1]):
                 level = scale.level(float(layout.strength[r, c])) if shaded else None
                 ranked = layout.ranked(r, c)
-                said = [text + ("" if p is None else f" {format_amount(p)}") for text, p in ranked]
+                texts = [text + ("" if p is None else f" {format_amount(p)}") for text, p in ranked]
                 cells[-1].append(
                     {
                         "css": "" if level is None else f"s{level}",
                         "text": ranked[0][0] if ranked else "∅",
-                        "title": f"{layout.place(r, c)}: {', '.join(said)}",
+                        "title": f"{layout.place(r, c)}: {', '.join(texts)}",
                     }
                 )
-        return figure_markup(
+        return render_figure(
             "grid.html.j2",
             layout.figure,
             place,
@@ -203,7 +203,7 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
         )
 
     def size(self, layout: TokenGridLayout) -> tuple[float, float]:
-        return size_of_cells(layout.top.shape, _CELL)
+        return cell_grid_size(layout.top.shape, _CELL)
 
     def draw(self, layout: TokenGridLayout, axes: Axes, pen: Pen) -> None:
         top, shaded = layout.top, layout.shade is not None
@@ -226,4 +226,4 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
                 gid=f"token:{row}:{column}:{token}",
             )
         if layout.shown.title:
-            axes.set_title(pen.fitting(layout.shown.title, grid.points[0], 8))
+            axes.set_title(pen.fit(layout.shown.title, grid.points[0], 8))

@@ -20,7 +20,7 @@
     return v.toExponential(0).replace("e+", "e");
   };
 
-  // A token may occur twice, so a position has its index; one that stands for a label has none.
+  // A token may occur twice, so a position has its index, unless positions are labels.
   const name = (dim, label, index, labelled) =>
     ["position", "query", "key"].includes(dim) && !labelled && label !== String(index)
       ? `${dim} ${index} ${label}` : `${dim} ${label}`;
@@ -32,7 +32,7 @@
     const shape = [rows.length, heads.length];
     const grid = {table, rows, heads, shape, figure, data: source ? JSON.parse(source.textContent) : null, slice: 0};
     grid.labelled = [rows.map(r => r.cells[0]), heads].map(all => all.every(th => th.textContent.startsWith("[")));
-    grid.entry = table.querySelector("td[tabindex='0']"); // the one cell that Tab comes to
+    grid.entry = table.querySelector("td[tabindex='0']"); // the one cell in the tab order
     grid.readout = figure.querySelector(".readout");
     grid.selects = [...figure.querySelectorAll(".choices select")];
     return grid;
@@ -48,7 +48,7 @@
     if (d.lo) text += `, 95% CI [${number(d.lo[at])}, ${number(d.hi[at])}]`;
     if (d.n) text += `, n=${d.n}`;
     if (d.band) text += `, control up to ${number(d.band[at])}`;
-    if (d.mark && d.mark[at] === "1") text += " ~ no larger than its control, or not told from 0";
+    if (d.mark && d.mark[at] === "1") text += " ~ no larger than its control, or not distinguishable from 0";
     return text;
   }
 
@@ -130,7 +130,7 @@
   }
   for (const table of document.querySelectorAll("table[role=grid]")) wire(table);
 
-  // The other prompts of a figure wait in templates, and stand in its place when they are chosen.
+  // The other prompts of a figure are in templates, and replace it when selected.
   for (const choice of document.querySelectorAll(".prompts select")) {
     const figure = choice.closest("figure"), place = figure.querySelector(".shown");
     const first = [...place.childNodes], others = figure.querySelectorAll("template");
@@ -142,7 +142,7 @@
     });
   }
 
-  // Things that explain themselves one at a time: those of a row by left and right, rows by up and down.
+  // Arrow keys between items with explanations: left and right within a row, up and down between rows.
   function rove(holder, items) {
     const row = item => Number(item.dataset.row), beside = item => Number(item.dataset.at || 0);
     const nearest = (item, by) => {

@@ -16,11 +16,11 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line
 from remote_mi.report.kinds.kind import Points
 from remote_mi.report.viewer import keys, pages
-from remote_mi.report.viewer.base_view import Showing
+from remote_mi.report.viewer.base_view import BaseView
 from remote_mi.report.viewer.finding import (
-    matches_of_listing,
-    matches_of_map,
-    rows_asked,
+    find_in_listing,
+    find_in_map,
+    parse_rows,
 )
 from remote_mi.report.viewer.header_footer import DARK, LIGHT, PanelLine, export
 from remote_mi.report.viewer.list_panel import ListPanel
@@ -28,16 +28,16 @@ from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import Pane
 from remote_mi.store.run_folder import RunFolder
 
-#: Names of the actions that keys of ours stand for.
+#: Names of the actions bound to the viewer's own keys.
 _ACTIONS = {key.action.partition("(")[0] for key in keys.ALL} | {"number"}
-#: Of those, what acts whatever is on top.
+#: The actions that are available whatever page is on top.
 _ALWAYS = {"interrupt"}
 #: Exit code after Ctrl-C.
 INTERRUPTED = 130
 
 
-class Viewer(Showing):
-    """Shows a run, and the runs, studies and jobs beside it; see `Showing` for the arguments."""
+class Viewer(BaseView):
+    """Shows a run, with lists of runs, studies and jobs; see `BaseView` for the arguments."""
 
     _asking = ""
     _matches: list[Any]
@@ -47,11 +47,11 @@ class Viewer(Showing):
 
     @property
     def _points(self) -> Points | None:
-        """The points of a list's lines, whose cursor is the panel's; None for any other panel."""
+        """The points that the panel's own cursor moves over; None if the panel has no points."""
         try:
             return self.panel.points if isinstance(self.panel, FigurePanel) else None
         except RemoteMIError:
-            return None  # showing it says what is wrong
+            return None  # `show` reports what is wrong
 
     def action_move(self, down: int, right: int) -> None:
         panel, points = self.panel, self._points
@@ -65,14 +65,14 @@ class Viewer(Showing):
         self.action_move(by * self.pane.screenful, 0)
 
     @on(Pane.Moved)
-    def _clicked(self) -> None:
-        """A click in the list below a plot chooses another line."""
-        listed = self.listed
+    def _follow_click(self) -> None:
+        """Select the line that was clicked in the list below a plot."""
+        listed = self.list_pane
         if self._lines and listed.display and listed.at != listed.listing.start:
             self.action_move(listed.at - listed.listing.start, 0)
 
     def action_largest(self, by: int) -> None:
-        """The cell that stands out most; again: the next one."""
+        """Go to the most prominent cell; when pressed again, to the next one."""
         grid, panel = self.grid, self.panel
         points = self._points
         ranked: Sequence[tuple[int, int]]
@@ -85,7 +85,7 @@ class Viewer(Showing):
             self.pane.move(by, 0)
             return
         if not ranked:
-            self.tell("every cell is at its neutral value")
+            self.show_message("every cell is at its neutral value")
             return
         if self._rank >= 0 and ranked[self._rank % len(ranked)] == at:
             self._rank = (self._rank + by) % len(ranked)
@@ -95,72 +95,72 @@ class Viewer(Showing):
 
     def _go(self, at: tuple[int, int] | int) -> None:
         """Put the cursor on a cell, a point of a line, or a line of a list."""
-        panel, grid, listed = self.panel, self.grid, self.listed
+        panel, grid, listed = self.panel, self.grid, self.list_pane
         if isinstance(at, int):
             if listed.display and at < listed.listing.count:
-                listed.place(at)
+                listed.place_cursor(at)
         elif grid.display:
-            grid.place(*at)
+            grid.place_cursor(*at)
         elif isinstance(panel, FigurePanel):
             panel.at = at
             self.show()
 
-    # Asking: a word to find, or rows to zoom to.
+    # The input box: text to find, or rows to zoom to.
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether a key acts now: the box at the bottom and a page on top take keys first."""
+        """Whether a key is active: the input box and a page on top take keys first."""
         if action not in _ACTIONS:
             return True
         if action in _ALWAYS:
             return True
         return len(self.screen_stack) == 1 and (not self._asking or action == "back")
 
-    def _ask(self, what: str, hint: str) -> None:
+    def _open_input(self, what: str, hint: str) -> None:
         self._asking = what
-        box = self.box
+        box = self.input_box
         box.placeholder, box.value, box.display = hint, "", True
         self.screen.set_focus(box)
 
-    def _leave_ask(self) -> None:
+    def _close_input(self) -> None:
         self._asking = ""
-        box = self.box
+        box = self.input_box
         box.display = False
         self.set_focus(None)
 
     @on(Input.Submitted, "#ask")
-    def _answered(self, event: Input.Submitted) -> None:
+    def _handle_answer(self, event: Input.Submitted) -> None:
         asking = self._asking
-        self._leave_ask()
+        self._close_input()
         if asking == "find":
             self._find(event.value)
         else:
             self._zoom(event.value)
 
     def action_find(self) -> None:
-        self._ask("find", "find a token, a row, a word; Enter looks, Esc leaves")
+        self._open_input("find", "find a token, row or word; Enter searches, Esc cancels")
 
-    def _find(self, asked: str) -> None:
-        grid, listed, points = self.grid, self.listed, self._points
+    def _find(self, query: str) -> None:
+        grid, listed, points = self.grid, self.list_pane, self._points
         self._matches, self._match = [], -1
-        if not asked:
+        if not query:
             return
         if points is not None:
-            self._matches = points.matches(asked, listed.at)
+            self._matches = points.matches(query, listed.at)
         elif grid.display and grid.map is not None:
-            found = matches_of_map(grid.map, asked, (grid.row, grid.column))
-            shown = set(grid.rows)
-            self._matches = [at for at in found if at[0] in shown]
+            matches = find_in_map(grid.map, query, (grid.row, grid.column))
+            shown_rows = set(grid.rows)
+            self._matches = [at for at in matches if at[0] in shown_rows]
         else:
-            self._matches = matches_of_listing(listed.listing, asked)
+            self._matches = find_in_listing(listed.listing, query)
         if not self._matches:
-            self.tell(f"nothing here says {line(asked)[:60]!r}", "warning")
+            self.show_message(f"no match for {line(query)[:60]!r}", "warning")
             return
-        self.action_found(1)
+        self.action_match(1)
 
-    def action_found(self, by: int) -> None:
-        """The next place that was found."""
+    def action_match(self, by: int) -> None:
+        """Go to the next match."""
         if not getattr(self, "_matches", []):
-            self.tell("nothing was looked for; / finds a word")
+            self.show_message("there are no matches yet; / searches")
             return
         self._match = (self._match + by) % len(self._matches)
         self._go(self._matches[self._match])
@@ -168,23 +168,23 @@ class Viewer(Showing):
     def action_zoom(self) -> None:
         grid = self.grid
         if not grid.display or grid.map is None:
-            self.tell("there are no rows to zoom to")
+            self.show_message("this panel has no rows to zoom to")
             return
-        self._ask("zoom", f"{grid.map.grid.row_name}s to show, e.g. 18-24; empty shows all")
+        self._open_input("zoom", f"{grid.map.grid.row_name}s to show, e.g. 18-24; empty shows all")
 
-    def _zoom(self, asked: str) -> None:
+    def _zoom(self, entry: str) -> None:
         panel, grid = self.panel, self.grid
         if not isinstance(panel, FigurePanel) or grid.map is None:
             return
-        window = rows_asked(asked, grid.map.grid.rows) if asked.strip() else None
-        if asked.strip() and window is None:
+        window = parse_rows(entry, grid.map.grid.rows) if entry.strip() else None
+        if entry.strip() and window is None:
             name = grid.map.grid.row_name
-            self.tell(f"{line(asked)[:60]!r} names no rows of this figure ({name})", "warning")
+            self.show_message(f"this figure has no {name}s {line(entry)[:60]!r}", "warning")
             return
         panel.window = window
         self.show()
 
-    # Choosing what is shown.
+    # Choosing the panel and the slice.
 
     def action_panel(self, by: int) -> None:
         self.turn_to((self.at + by) % len(self.panels))
@@ -194,11 +194,11 @@ class Viewer(Showing):
             self.turn_to(number - 1)
 
     @on(PanelLine.Picked)
-    def _picked(self, event: PanelLine.Picked) -> None:
+    def _show_picked_panel(self, event: PanelLine.Picked) -> None:
         self.turn_to(event.index)
 
     def turn_to(self, index: int) -> None:
-        """Show another panel; a list is read when it is first seen."""
+        """Show another panel; a list is loaded when it is first shown."""
         self.at, self._matches, self._rank = index, [], -1
         title = self.panel.title if isinstance(self.panel, ListPanel) else ""
         if title == "Runs":
@@ -209,38 +209,38 @@ class Viewer(Showing):
             self._read_jobs()
         self.show()
 
-    def _change(self, said: str) -> None:
-        """Show what was changed; the title says it, and what is said here where nothing was."""
+    def _redraw(self, problem: str) -> None:
+        """Show the changed figure, or a message that says why nothing changed."""
         self._matches, self._rank = [], -1
         self.show()
-        if said:
-            self.tell(said)
+        if problem:
+            self.show_message(problem)
 
     def action_metric(self, by: int) -> None:
         if isinstance(self.panel, FigurePanel):
-            self._change(self.panel.next_variant(by))
+            self._redraw(self.panel.next_variant(by))
 
     def action_slice(self, what: str, by: int) -> None:
         panel = self.panel
         if not isinstance(panel, FigurePanel):
             return
         if what == "pair":
-            self._change(panel.step_pair(by))
+            self._redraw(panel.step_pair(by))
             return
-        dim = panel.dim_of(what)
+        dim = panel.dim_for_key(what)
         if dim is None:
             named = {"layer": "layer", "component": "head or component"}.get(
                 what, "other dimension"
             )
-            self.tell(f"all of this figure is shown: there is no {named} to choose")
+            self.show_message(f"the whole figure is shown: there is no {named} to choose")
             return
-        self._change(panel.step(dim, by))
+        self._redraw(panel.step_dim(dim, by))
 
     # Runs.
 
     def action_choose(self) -> None:
-        """Open what the cursor stands on."""
-        listed = self.listed
+        """Open the run or study under the cursor."""
+        listed = self.list_pane
         item = listed.item if listed.display else None
         if item is not None and item.study:
             self.study = item.study
@@ -248,8 +248,8 @@ class Viewer(Showing):
         if item is None or item.run is None:
             return
         if not RunFolder(item.run).is_run:
-            self.tell(
-                f"{line(item.run.name)} is no longer there; r reads the list again", "warning"
+            self.show_message(
+                f"{line(item.run.name)} no longer exists; r reloads the list", "warning"
             )
             return
         self.open(item.run)
@@ -258,26 +258,28 @@ class Viewer(Showing):
             self._check(self.opened)
 
     @on(Pane.Chosen)
-    def _chosen(self) -> None:
+    def _open_chosen(self) -> None:
         self.action_choose()
 
     def action_mark(self) -> None:
-        listed = self.listed
+        listed = self.list_pane
         run = listed.item.run if listed.display else None
         run = run or self.opened.folder
         marked = self.runs.marked
         if run in marked:
             marked.remove(run)
-            self.tell(f"{line(run.name)} is no longer marked")
+            self.show_message(f"{line(run.name)} is no longer marked")
         else:
             marked.append(run)
             del marked[:-2]  # two runs can be compared
-            self.tell(f"{line(run.name)} is marked" + ("; = compares" if len(marked) == 2 else ""))
+            self.show_message(
+                f"{line(run.name)} is marked" + ("; = compares" if len(marked) == 2 else "")
+            )
         self.show()
 
     def action_compare(self) -> None:
-        if not self.two_runs:
-            self.tell("mark two runs with x first; Runs lists them", "warning")
+        if not self.runs_to_compare:
+            self.show_message("first mark two runs with x, e.g. in the panel Runs", "warning")
             return
         self.turn_to(next(i for i, p in enumerate(self.panels) if p.title == "Compare"))
 
@@ -285,71 +287,71 @@ class Viewer(Showing):
         self.runs.reread()
         self.turn_to(self.at)
 
-    # Taking along.
+    # Copying and exporting.
 
     def action_copy(self, what: str) -> None:
         grid = self.grid
         if what == "command":
-            text = pages.command_of(self.opened)
+            text = pages.repeat_command(self.opened)
         elif grid.display and grid.map is not None:
             there = grid.map.distance.size
             text = " · ".join(grid.map.explain(grid.row, grid.column)) if there else ""
         else:
-            item = self.listed.item
-            text = item.copied or " · ".join(item.said)
+            item = self.list_pane.item
+            text = item.copy_text or " · ".join(item.explanation)
         if not text:
-            self.tell("there is nothing here to copy")
+            self.show_message("there is nothing here to copy")
             return
         self.copy_to_clipboard(text)
-        self.tell(f"copied: {line(text)[:200]}")
+        self.show_message(f"copied: {line(text)[:200]}")
 
     def action_export(self) -> None:
-        """A picture and a text of the screen, in the project's exports folder."""
+        """Export the screen as SVG and as text, to the project's exports folder."""
         name = f"{self.opened.name}-{self.panel.title}"
         try:
             picture, text = export(self, self.project / "exports", name, line(name))
         except OSError as error:
-            self.tell(f"nothing was exported: {error.strerror or error}", "error")
+            self.show_message(f"export failed: {error.strerror or error}", "error")
             return
-        self.tell(f"exported {picture.parent.name}/{picture.name} and {text.suffix}")
+        self.show_message(f"exported {picture.parent.name}/{picture.name} and {text.suffix}")
 
     def action_words(self) -> None:
         panel = self.panel
         if not isinstance(panel, FigurePanel):
-            self.tell("this is words already")
+            self.show_message("this panel is text already")
             return
         try:
-            said = panel.in_words()
+            sentences = panel.sentences()
         except RemoteMIError as error:
-            said = [str(error)]
-        self.push_screen(keys.Page(line(panel.current.name), Text("\n\n".join(said))))
+            sentences = [str(error)]
+        self.push_screen(keys.Page(line(panel.current.name), Text("\n\n".join(sentences))))
 
     # The viewer.
 
     def action_dark(self) -> None:
         self.theme = LIGHT if self.theme == DARK else DARK
-        self.call_after_refresh(self.show)  # the styles of the widgets follow only then
+        self.call_after_refresh(self.show)  # widgets have the new styles only then
 
     def action_interrupt(self) -> None:
-        """Leave, and say so in the exit code, as every command does."""
+        """Quit with the exit code for an interrupt, as every command does."""
         self.exit(return_code=INTERRUPTED)
 
     def action_help(self) -> None:
-        self.push_screen(keys.Page("The keys of the viewer", keys.page()))
+        self.push_screen(keys.Page("Keys of the viewer", keys.help_text()))
 
     def action_back(self) -> None:
         if self._asking:
-            self._leave_ask()
+            self._close_input()
         elif self.study and self.panel.title == "Studies":
             self.study = ""
             self.show()
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
-        """Every key, by what it does."""
+        """Every key and every panel as a command of the palette."""
         for key in keys.ALL:
             if key.action not in ("digit", "command_palette"):
                 name = key.text[0].upper() + key.text[1:]
-                yield SystemCommand(name, f"key {key.shown}", partial(self.run_action, key.action))
+                yield SystemCommand(name, f"key {key.label}", partial(self.run_action, key.action))
         for index, panel in enumerate(self.panels):
             title = line(panel.title)
             yield SystemCommand(

@@ -1,4 +1,4 @@
-"""The viewer's screen: which run and panel are shown, and what goes on beside."""
+"""The viewer's screen: which run and panel are shown, and the work in the background."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.kinds.registry import kind_of
-from remote_mi.report.listing import Item, Listing, of_lines, wrapped
-from remote_mi.report.terminal import heading, picked
+from remote_mi.report.listing import Item, Listing, make_listing, wrap
+from remote_mi.report.terminal import heading, select_figures
 from remote_mi.report.viewer import keys, lists, pages
-from remote_mi.report.viewer.header_footer import DARK, PALETTES, THEMES, Foot, PanelLine
+from remote_mi.report.viewer.header_footer import DARK, PALETTES, THEMES, Footer, PanelLine
 from remote_mi.report.viewer.list_panel import ListPanel, message_listing
-from remote_mi.report.viewer.opened_run import Opened, check, open_run
+from remote_mi.report.viewer.opened_run import OpenedRun, check_arrays, open_run
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
 from remote_mi.report.wording import Slice
@@ -30,19 +30,19 @@ from remote_mi.store.result import Result
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords
 
-#: Seconds between two looks at the ledger.
-_EVERY = 1.0
-#: Lines of a screen below which the figure gets what the lines around it can spare.
-_LOW = 18
+#: Seconds between two readings of the ledger.
+_JOBS_INTERVAL = 1.0
+#: Screens with fewer lines leave out decoration to make room for the figure.
+_LOW_SCREEN = 18
 
 
-class Showing(App[None]):
-    """Shows a run, and the runs, studies and jobs beside it.
+class BaseView(App[None]):
+    """Shows a run, with lists of runs, studies and jobs.
 
     Args:
-        folder: of the run shown first. project: the user's project.
-        room: the runs that are listed. marked: folders of runs that are marked.
-        only: name of the figure shown first. slice_: which part of the arrays.
+        folder: folder of the run shown first. project: the user's project.
+        room: the runs to list. marked: folders of the marked runs.
+        only: name of the figure shown first. slice_: which part of its arrays to show.
 
     Raises:
         NotFound: if the run has no figure of that name.
@@ -83,34 +83,34 @@ class Showing(App[None]):
         self.at = 0
         self.status = ""
         self._jobs: list[Any] = []
-        self._jobs_said = ""
-        self._compared: Listing | None = None
-        self._compared_for: tuple[list[Path], int] | None = None
+        self._jobs_error = ""
+        self._comparison: Listing | None = None
+        self._comparison_for: tuple[list[Path], int] | None = None
         self.study = ""
         self._start = slice_
-        self.head, self.rule, self.heading, self.said = (
+        self.head, self.rule, self.heading, self.explanation = (
             Static(id=name, markup=False) for name in ("head", "rule", "title", "say")
         )
-        self.foot = Foot("foot")
-        self.names, self.box = PanelLine("panels"), Input(id="ask", compact=True)
-        self.grid, self.listed = GridPane("grid"), ListPane("list")
+        self.foot = Footer("foot")
+        self.panel_line, self.input_box = PanelLine("panels"), Input(id="ask", compact=True)
+        self.grid, self.list_pane = GridPane("grid"), ListPane("list")
         self.open(folder)
         if only is not None and self.opened.result is not None:
             self._choose_figure(only)
-        self._start = Slice()  # of this run, not of others
+        self._start = Slice()  # it was meant for the first run only
 
     # Building.
 
     def compose(self) -> ComposeResult:
-        yield from (self.head, self.names, self.rule, self.heading)
-        yield from (self.grid, self.listed, self.said, self.box, self.foot)
+        yield from (self.head, self.panel_line, self.rule, self.heading)
+        yield from (self.grid, self.list_pane, self.explanation, self.input_box, self.foot)
 
     def on_mount(self) -> None:
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DARK
         self.show()
-        self.set_interval(_EVERY, self._tick)
+        self.set_interval(_JOBS_INTERVAL, self._tick)
         if self.opened.unchecked:
             self._check(self.opened)
 
@@ -119,9 +119,9 @@ class Showing(App[None]):
             self.call_after_refresh(self.show)
 
     def open(self, folder: Path) -> None:
-        """Show another run from now on; its figures, or what is wrong with it."""
-        self.opened: Opened = open_run(folder)
-        self.runs.shown = folder
+        """Make another run the current one, with its figures or its error."""
+        self.opened: OpenedRun = open_run(folder)
+        self.runs.current = folder
         self.status = "checking the arrays against their hash …" if self.opened.unchecked else ""
         self.at = 0
         result = self.opened.result
@@ -129,7 +129,9 @@ class Showing(App[None]):
             self.panels = self._figures(result)
         else:
             title = "Failure" if self.opened.failed else "Damaged"
-            self.panels = [ListPanel(title, lambda width: pages.failure(self.opened, width))]
+            self.panels = [
+                ListPanel(title, lambda width: pages.failure_listing(self.opened, width))
+            ]
         self.panels += [
             ListPanel(
                 "Runs",
@@ -137,29 +139,29 @@ class Showing(App[None]):
                 "Enter opens, x marks, = compares two",
             ),
             ListPanel("Studies", self._study_listing, "Enter opens, Esc goes back"),
-            ListPanel("Jobs", self._job_listing, "on servers, read again every second"),
-            ListPanel("Compare", self._compare_listing, "of the two runs that are marked"),
+            ListPanel("Jobs", self._job_listing, "on servers, refreshed every second"),
+            ListPanel("Compare", self._compare_listing, "the two marked runs"),
             ListPanel(
                 "Provenance",
-                lambda width: pages.provenance(self.opened, width),
+                lambda width: pages.provenance_listing(self.opened, width),
                 "y copies a line, Y the command",
             ),
         ]
 
     def _figures(self, result: Result) -> list[FigurePanel | ListPanel]:
-        """A panel for every figure; some that follow one another share one."""
+        """A panel for every figure; consecutive figures of some kinds share one."""
         made: list[FigurePanel | ListPanel] = []
         last: FigurePanel | None = None
-        for figure in picked(result, None):
+        for figure in select_figures(result, None):
             if last is not None and last.kind.joined and kind_of(figure) is last.kind:
-                last.also = (*last.also, figure)
+                last.joined_figures = (*last.joined_figures, figure)
             else:
                 last = self._figure(figure, result)
                 made.append(last)
         return made
 
     def _figure(self, figure: Figure, result: Result) -> FigurePanel:
-        """A panel at the place that was asked for, as far as the figure has such a place."""
+        """A panel at the requested slice, without dimensions that the figure does not have."""
         panel = FigurePanel(figure, result, self._start)
         at = {dim: label for dim, label in self._start.at.items() if dim in panel.dims()}
         panel.slice_ = replace(self._start, at=at)
@@ -167,9 +169,9 @@ class Showing(App[None]):
 
     def _choose_figure(self, only: str) -> None:
         assert self.opened.result is not None
-        chosen = picked(self.opened.result, only)[0]
+        chosen = select_figures(self.opened.result, only)[0]
         for index, panel in enumerate(self.panels):
-            if isinstance(panel, FigurePanel) and chosen in (panel.figure, *panel.also):
+            if isinstance(panel, FigurePanel) and chosen in (panel.figure, *panel.joined_figures):
                 self.at = index
                 return
         self.panels.insert(0, self._figure(chosen, self.opened.result))
@@ -183,43 +185,44 @@ class Showing(App[None]):
     @property
     def pane(self) -> Pane:
         """The widget that shows the current panel."""
-        return self.grid if self.grid.display else self.listed
+        return self.grid if self.grid.display else self.list_pane
 
     def show(self) -> None:
-        """Draw everything as it is now; the cursor stays where it was in the same panel."""
+        """Redraw everything; the cursor stays where it is if the panel is the same."""
         width = self.size.width
-        self.screen_stack[0].set_class(self.low, "-low")
+        self.screen_stack[0].set_class(self.is_low, "-low")
         self.head.update(self._head(width))
-        self.names.show([line(p.title) for p in self.panels], self.at)
+        self.panel_line.show([line(p.title) for p in self.panels], self.at)
         self.rule.update(Text("─" * width, no_wrap=True))
         self.foot.show(width)
-        grid, listed = self.grid, self.listed
+        grid, listed = self.grid, self.list_pane
         panel = self.panel
         try:
-            found = panel.board(PALETTES[self.theme]) if isinstance(panel, FigurePanel) else None
-            made = None if found is not None else self._listing(panel, width - 2)
+            figure = panel if isinstance(panel, FigurePanel) else None
+            cell_map = figure.cell_map(PALETTES[self.theme]) if figure else None
+            listing = None if cell_map is not None else self._listing(panel, width - 2)
         except RemoteMIError as error:
-            found, made = None, message_listing(str(error), width - 2)
-        grid.display, listed.display = found is not None, found is None
-        self.heading.update(self._title(found))
-        if found is not None:
+            cell_map, listing = None, message_listing(str(error), width - 2)
+        grid.display, listed.display = cell_map is not None, cell_map is None
+        self.heading.update(self._title(cell_map))
+        if cell_map is not None:
             assert isinstance(panel, FigurePanel)
-            grid.show(found, panel.window)
+            grid.show(cell_map, panel.window)
             if not self._same_panel():
-                grid.place(*found.start)
-        elif made is not None:
+                grid.place_cursor(*cell_map.start)
+        elif listing is not None:
             keep = self._same_panel() and not self._lines
-            listed.show(made, listed.at if keep else None)
+            listed.show(listing, listed.at if keep else None)
         self._drawn = (self.opened.folder, self.at, self.study)
 
     @property
-    def low(self) -> bool:
-        """Whether the screen has so few lines that the figure needs those around it."""
-        return self.size.height < _LOW
+    def is_low(self) -> bool:
+        """Whether the screen has so few lines that the figure needs the space around it."""
+        return self.size.height < _LOW_SCREEN
 
     @property
     def _lines(self) -> bool:
-        """Whether the panel is a list whose cursor stands on points of its lines, too."""
+        """Whether the panel is a list whose cursor also selects a point of a line."""
         return isinstance(self.panel, FigurePanel) and self.panel.has_points
 
     _drawn: tuple[Path, int, str] | None = None
@@ -229,7 +232,7 @@ class Showing(App[None]):
 
     def _listing(self, panel: FigurePanel | ListPanel, width: int) -> Listing:
         if isinstance(panel, FigurePanel):
-            around = 5 if self.low else 9  # what stands above and below a list
+            around = 5 if self.is_low else 9  # lines above and below a list
             return panel.listing(width, self.size.height - around)
         return panel.make(width)
 
@@ -250,72 +253,72 @@ class Showing(App[None]):
             ]
         if self.status:
             lines[1] = Text(f" {self.status}", "bold")
-        if lines[0].cell_len > width - 1:  # its parts may stand closer
+        if lines[0].cell_len > width - 1:  # save space between its parts
             lines[0] = Text(lines[0].plain.replace("  ", " "), "bold")
         for text in lines:
             text.truncate(max(10, width - 1), overflow="ellipsis")
         return Text("\n").join(lines)
 
-    def _title(self, found: Map | None) -> Text:
+    def _title(self, cell_map: Map | None) -> Text:
         panel = self.panel
         if not isinstance(panel, FigurePanel):
             return Text(panel.title, "bold").append(f"  {panel.hint}", "not bold dim")
         unit = f" [{panel.current.unit}]" if panel.current.unit else ""
         text = Text(f"{line(panel.title)}{line(unit)}", "bold")
-        parts = [panel.state()]
-        if found is not None:
-            grid = found.grid
+        parts = [panel.state_text()]
+        if cell_map is not None:
+            grid = cell_map.grid
             parts.insert(0, f"{grid.row_name} × {grid.column_name}")
             if panel.window is not None:
                 low, high = (line(str(grid.rows[at])) for at in panel.window)
                 parts.append(f"{grid.row_name} {low} to {high}")
-            parts += found.head
-        said = " · ".join(line(p) for p in parts if p)
-        return text.append(f"  {said}" if said else "", "not bold")
+            parts += cell_map.head
+        details = " · ".join(line(p) for p in parts if p)
+        return text.append(f"  {details}" if details else "", "not bold")
 
     @on(Pane.Moved)
-    def say(self) -> None:
-        """Explain what the cursor stands on."""
+    def explain_cursor(self) -> None:
+        """Explain what is under the cursor."""
         grid = self.grid
         if grid.display:
-            said: list[str] = []
+            sentences: list[str] = []
             if grid.map is not None and grid.map.distance.size:
-                said = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
+                sentences = [*grid.map.explain(grid.row, grid.column), *grid.map.foot]
         else:
-            said = list(self.listed.item.said)
+            sentences = list(self.list_pane.item.explanation)
         width = self.size.width - 4
-        lines = [piece for text in said for piece in wrapped(text, width)]
-        room = 2 if self.low else 3
+        lines = [piece for text in sentences for piece in wrap(text, width)]
+        room = 2 if self.is_low else 3
         if len(lines) > room:
             lines[room - 1].truncate(width - 1)
             lines[room - 1].append("…")
         shown = [Text(" ▸ " if i == 0 else "   ") + text for i, text in enumerate(lines[:room])]
-        self.said.update(Text("\n").join(shown), layout=False)
+        self.explanation.update(Text("\n").join(shown), layout=False)
 
-    def tell(self, text: str, bad: str = "information") -> None:
-        """A message at the bottom; `bad` as in `Foot.tell`."""
-        self.foot.tell(text, bad)
+    def show_message(self, text: str, severity: str = "information") -> None:
+        """Show a message at the bottom; `severity` as in `Footer.show_message`."""
+        self.foot.show_message(text, severity)
 
-    # What goes on beside.
+    # Background work.
 
     @work(thread=True, group="check", description="check", exclusive=True)
-    def _check(self, opened: Opened) -> None:
-        problem = check(opened)
-        self.call_from_thread(self._checked, opened, problem)
+    def _check(self, opened: OpenedRun) -> None:
+        problem = check_arrays(opened)
+        self.call_from_thread(self._set_check_result, opened, problem)
 
-    def _checked(self, opened: Opened, problem: str) -> None:
+    def _set_check_result(self, opened: OpenedRun, problem: str) -> None:
         if opened is self.opened:
             self.status = f"! {line(problem)}" if problem else ""
             self.show()
             if problem:
-                self.tell("this run is damaged: do not trust what is shown", "error")
+                self.show_message("this run is damaged: do not trust what is shown", "error")
 
     @work(thread=True, group="rows", description="rows", exclusive=True)
     def _read_rows(self) -> None:
         rows = lists.read_rows(self.runs.room, self.project)
-        self.call_from_thread(self._rows_read, rows)
+        self.call_from_thread(self._set_rows, rows)
 
-    def _rows_read(self, rows: dict[str, Any]) -> None:
+    def _set_rows(self, rows: dict[str, Any]) -> None:
         self.runs.rows = rows
         if self.panel.title == "Runs":
             self.show()
@@ -323,19 +326,19 @@ class Showing(App[None]):
     @work(thread=True, group="jobs", description="jobs", exclusive=True)
     def _read_jobs(self) -> None:
         try:
-            found, said = lists.jobs(self.project), ""
+            jobs, problem = lists.read_jobs(self.project), ""
         except RemoteMIError as error:
-            found, said = [], str(error)
-        self.call_from_thread(self._jobs_read, found, said)
+            jobs, problem = [], str(error)
+        self.call_from_thread(self._set_jobs, jobs, problem)
 
-    def _jobs_read(self, found: list[Any], said: str) -> None:
-        self._jobs, self._jobs_said = found, said
+    def _set_jobs(self, jobs: list[Any], error: str) -> None:
+        self._jobs, self._jobs_error = jobs, error
         if self.panel.title == "Jobs":
             self.show()
 
     def _job_listing(self, width: int) -> Listing:
-        if self._jobs_said:
-            return message_listing(self._jobs_said, width)
+        if self._jobs_error:
+            return message_listing(self._jobs_error, width)
         return lists.job_listing(self._jobs, self.project)
 
     def _study_listing(self, width: int) -> Listing:
@@ -347,36 +350,36 @@ class Showing(App[None]):
     @work(thread=True, group="compare", description="compare", exclusive=True)
     def _compare(self, a: Path, b: Path, width: int) -> None:
         try:
-            found = pages.compared(a, b, width)
+            listing = pages.comparison_listing(a, b, width)
         except RemoteMIError as error:
-            found = message_listing(str(error), width)
-        self.call_from_thread(self._was_compared, ([a, b], width), found)
+            listing = message_listing(str(error), width)
+        self.call_from_thread(self._set_comparison, ([a, b], width), listing)
 
-    def _was_compared(self, of: tuple[list[Path], int], found: Listing) -> None:
-        if of != self._compared_for:
-            return  # others were marked meanwhile
-        self._compared = found
+    def _set_comparison(self, runs: tuple[list[Path], int], listing: Listing) -> None:
+        if runs != self._comparison_for:
+            return  # other runs have been marked since
+        self._comparison = listing
         if self.panel.title == "Compare":
             self.show()
 
     @property
-    def two_runs(self) -> list[Path]:
-        """The two runs to compare: those marked, or the one marked and the one shown; else none."""
+    def runs_to_compare(self) -> list[Path]:
+        """The two marked runs, or the one marked run and the one shown; else none."""
         chosen = list(self.runs.marked)
         if len(chosen) == 1 and chosen[0] != self.opened.folder:
             chosen.append(self.opened.folder)
         return chosen if len(chosen) == 2 else []
 
     def _compare_listing(self, width: int) -> Listing:
-        pair = self.two_runs
+        pair = self.runs_to_compare
         if not pair:
-            said = ["mark two runs with x, in the list of runs or here"]
-            said += [f"marked: {line(folder.name)}" for folder in self.runs.marked]
-            return of_lines([(Text(f" {text}", no_wrap=True), Item()) for text in said])
-        if self._compared_for != (pair, width):
-            self._compared, self._compared_for = None, (pair, width)
+            texts = ["mark two runs with x, in the panel Runs or here"]
+            texts += [f"marked: {line(folder.name)}" for folder in self.runs.marked]
+            return make_listing([(Text(f" {text}", no_wrap=True), Item()) for text in texts])
+        if self._comparison_for != (pair, width):
+            self._comparison, self._comparison_for = None, (pair, width)
             self._compare(*pair, width)
-        return self._compared or message_listing("comparing …", width)
+        return self._comparison or message_listing("comparing …", width)
 
     def _tick(self) -> None:
         if self.panel.title == "Jobs":

@@ -1,4 +1,4 @@
-"""A recorded run that comes with the package, to be looked at before any model is there."""
+"""A recorded run that ships with the package, to view without downloading a model."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _FOLDER = Path(__file__).resolve().parent / "recorded"
 
 
 def demo_run() -> Path:
-    """Folder of the recorded run that is shown first: the newest."""
+    """Folder of the recorded run to show: the newest."""
     return _FOLDER / run_names(_FOLDER)[-1]

@@ -1,4 +1,4 @@
-"""Finding a word among cells and lines, and rows by what was typed."""
+"""Searching cells and lines for a text, and parsing ranges of rows."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from remote_mi.report.kinds.grid import Map
 from remote_mi.report.listing import Listing
 
 
-def matches_of_map(found: Map, asked: str, at: tuple[int, int]) -> list[tuple[int, int]]:
-    """Cells whose column, whose row, or whose own text holds what was asked for.
+def find_in_map(cell_map: Map, query: str, at: tuple[int, int]) -> list[tuple[int, int]]:
+    """Cells whose column name or own text contains the query, or whose row has that name.
 
     Args:
-        at: the cursor; a column is found in its row, a row in its column.
+        at: (row, column) of the cursor; a match of a column is placed in its row, and vice versa.
     """
-    wanted = visible(asked).casefold()
-    grid = found.grid
+    wanted = visible(query).casefold()
+    grid = cell_map.grid
     columns = [i for i, name in enumerate(grid.column_labels) if wanted in name.casefold()]
     rows = [i for i, name in enumerate(grid.row_labels[1:]) if wanted == name.strip().casefold()]
     cells = [(at[0], column) for column in columns] + [(row, at[1]) for row in rows]
-    if found.texts is not None:
+    if cell_map.texts is not None:
         for row in grid.order:
             cells += [
-                (row, c) for c, text in enumerate(found.texts[row]) if wanted in text.casefold()
+                (row, c) for c, text in enumerate(cell_map.texts[row]) if wanted in text.casefold()
             ]
     return list(dict.fromkeys(cells))
 
 
-def matches_of_listing(listing: Listing, asked: str) -> list[int]:
-    """Lines that hold what was asked for, or whose items are known by it."""
-    wanted = asked.strip().casefold() or asked
-    marked = visible(asked).casefold()
-    found = []
+def find_in_listing(listing: Listing, query: str) -> list[int]:
+    """Indices of lines whose text or search text contains the query."""
+    wanted = query.strip().casefold() or query
+    marked = visible(query).casefold()
+    matches = []
     for index in range(listing.count):
         text = listing.line(index).plain.casefold()
-        if wanted in text or marked in text or wanted in listing.item(index).known.casefold():
-            found.append(index)
-    return found
+        if wanted in text or marked in text or wanted in listing.item(index).search_text.casefold():
+            matches.append(index)
+    return matches
 
 
-def rows_asked(asked: str, rows: Sequence[object]) -> tuple[int, int] | None:
-    """First and last row that "18-24" or "20" names, by label or else by index; None if neither."""
+def parse_rows(query: str, rows: Sequence[object]) -> tuple[int, int] | None:
+    """First and last row given by "18-24" or "20", as labels or else indices; None if neither."""
     names = [visible(str(r)) for r in rows]
-    asked = asked.strip().replace("–", "-")
-    first, _, last = (asked, "", "") if visible(asked) in names else asked.partition("-")
+    query = query.strip().replace("–", "-")
+    first, _, last = (query, "", "") if visible(query) in names else query.partition("-")
 
     def index(name: str) -> int | None:
         name = name.strip()

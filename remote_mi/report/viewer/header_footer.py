@@ -1,4 +1,4 @@
-"""What stands around the figures: the line of panels, the colours, and taking the screen along."""
+"""What surrounds the figures: the line of panels, the footer, themes, and exporting the screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from remote_mi.common.text import pad_or_cut
 from remote_mi.report import colors
-from remote_mi.report.viewer.keys import brief
+from remote_mi.report.viewer.keys import key_hints
 
 DARK, LIGHT = "remote-mi-dark", "remote-mi-light"
 THEMES = (
@@ -51,10 +51,10 @@ THEMES = (
         dark=False,
     ),
 )
-#: Cells of a panel's name where not all of them fit.
+#: Maximum cells of a panel's name if not all names fit.
 _CUT = 20
-#: Seconds for which a message stands in place of the keys.
-_TOLD = 5.0
+#: Seconds for which a message replaces the keys.
+_MESSAGE_SECONDS = 5.0
 _MESSAGES = {
     "information": ("", "bold"),
     "warning": ("! ", "bold"),
@@ -64,7 +64,7 @@ PALETTES = {DARK: colors.DARK, LIGHT: colors.LIGHT}
 
 
 class PanelLine(Widget):
-    """The names of all panels on one line, as many around the current one as there is room for."""
+    """The names of the panels on one line, as many around the current one as fit."""
 
     DEFAULT_CSS = "PanelLine { height: 1; width: 100%; }"
 
@@ -87,7 +87,7 @@ class PanelLine(Widget):
 
     def _labels(self, room: int) -> list[str]:
         numbered = [f"{i + 1} {name}" if i < 9 else name for i, name in enumerate(self.names)]
-        if sum(cell_len(x) + 2 for x in numbered) > room:  # the names beside are cut first
+        if sum(cell_len(x) + 2 for x in numbered) > room:  # cut the other names first
             numbered = [
                 x if i == self.current or cell_len(x) <= _CUT else pad_or_cut(x, _CUT)
                 for i, x in enumerate(numbered)
@@ -99,7 +99,7 @@ class PanelLine(Widget):
         labels = self._labels(room)
         first = last = self.current
         used = cell_len(labels[self.current]) if labels else 0
-        while labels:  # grow to both sides, the later panels first
+        while labels:  # extend to both sides, later panels first
             grown = False
             for at in (last + 1, first - 1):
                 if 0 <= at < len(labels) and used + cell_len(labels[at]) <= room:
@@ -122,51 +122,51 @@ class PanelLine(Widget):
                 self.post_message(self.Picked(index))
 
 
-class Foot(Static):
-    """The keys on the last line; for a while a message in their place, so that it hides no cell."""
+class Footer(Static):
+    """The keys on the last line, replaced by a message for a while, so that it hides no cell."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id, markup=False)
-        self._told: Text | None = None
-        self._until: Timer | None = None
+        self._message: Text | None = None
+        self._timer: Timer | None = None
 
     def show(self, width: int) -> None:
-        """Write the line for a width of the screen."""
-        if self._told is None:
-            self.update(brief(width))
+        """Draw the line for a screen of this width."""
+        if self._message is None:
+            self.update(key_hints(width))
             return
-        text = self._told.copy()
+        text = self._message.copy()
         text.truncate(max(10, width - 1), overflow="ellipsis")
         self.update(text)
 
-    def tell(self, text: str, bad: str = "information") -> None:
-        """Say something; `bad` is "information", "warning" or "error"."""
-        sign, style = _MESSAGES[bad]
-        self._told = Text(f" {sign}{text}", style, no_wrap=True)
-        if self._until is not None:
-            self._until.stop()
-        self._until = self.set_timer(_TOLD, self._untell)
+    def show_message(self, text: str, severity: str = "information") -> None:
+        """Show a message; `severity` is "information", "warning" or "error"."""
+        sign, style = _MESSAGES[severity]
+        self._message = Text(f" {sign}{text}", style, no_wrap=True)
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(_MESSAGE_SECONDS, self._clear_message)
         self.show(self.app.size.width)
 
-    def _untell(self) -> None:
-        self._told = None
+    def _clear_message(self) -> None:
+        self._message = None
         self.show(self.app.size.width)
 
 
 def screen_text(app: App) -> str:
-    """What is on screen as lines of text."""
+    """The screen as lines of text."""
     strips = app.screen._compositor.render_strips()
     return "\n".join(strip.text.rstrip() for strip in strips) + "\n"
 
 
 def screen_picture(app: App, title: str) -> str:
-    """What is on screen as SVG that asks no server for fonts."""
+    """The screen as an SVG that loads no fonts."""
     svg = app.export_screenshot(title=title)
     return re.sub(r"@font-face\s*\{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)
 
 
 def export(app: App, folder: Path, name: str, title: str) -> tuple[Path, Path]:
-    """Write what is on screen as a picture and as text, beside what is there already.
+    """Write the screen as a picture and as text, without overwriting existing files.
 
     Raises:
         OSError: if the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Every key of the viewer, in one table: the bindings, the help page and the tests read it."""
+"""Every key of the viewer in one table, which the bindings, the help page and the tests use."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from textual.widgets import Static
 
 @dataclass(frozen=True)
 class Key:
-    """Keys that do the same.
+    """Keys with the same action.
 
     Attributes:
-        keys: Textual's names of them, with commas. action: what the app does.
-        shown: as the help page writes them. text: what they do.
-        brief: for the line at the bottom; "" leaves them out there.
+        keys: Textual's names of the keys, separated by commas. action: the app's action.
+        label: the keys as shown on the help page. text: description of the action.
+        hint: text for the line at the bottom; "" if they are not shown there.
     """
 
     keys: str
     action: str
-    shown: str
+    label: str
     text: str
-    brief: str = ""
+    hint: str = ""
 
 
 SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
@@ -44,81 +44,81 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...]], ...] = (
             Key("end", "move(0,100000)", "End", "last column"),
             Key("ctrl+home", "move(-1000000,-100000)", "Ctrl+Home", "the beginning"),
             Key("ctrl+end", "move(1000000,100000)", "Ctrl+End", "the end"),
-            Key("g", "largest(1)", "g", "the largest effect; again: the next", "g largest"),
-            Key("G", "largest(-1)", "G", "back to the larger effect before"),
-            Key("slash", "find", "/", "find a token or a word", "/ find"),
-            Key("n", "found(1)", "n", "the next that was found"),
-            Key("N", "found(-1)", "N", "the one found before"),
+            Key("g", "largest(1)", "g", "largest effect; again: the next", "g largest"),
+            Key("G", "largest(-1)", "G", "back to the previous, larger effect"),
+            Key("slash", "find", "/", "find a token, row or word", "/ find"),
+            Key("n", "match(1)", "n", "next match"),
+            Key("N", "match(-1)", "N", "previous match"),
         ),
     ),
     (
         "Choose what is shown",
         (
-            Key("tab", "panel(1)", "Tab", "the next panel", "Tab panel"),
-            Key("shift+tab", "panel(-1)", "Shift+Tab", "the panel before"),
-            Key("1,2,3,4,5,6,7,8,9", "digit", "1 … 9", "the panel of this number"),
-            Key("m", "metric(1)", "m", "the next output of these dimensions", "m metric"),
-            Key("M", "metric(-1)", "M", "the output before"),
-            Key("l", "slice('layer',1)", "l", "the next layer", "l/c/p slice"),
-            Key("L", "slice('layer',-1)", "L", "the layer before"),
-            Key("c", "slice('component',1)", "c", "the next head or component"),
-            Key("C", "slice('component',-1)", "C", "the head or component before"),
-            Key("p", "slice('pair',1)", "p", "one pair by itself, the next one"),
-            Key("P", "slice('pair',-1)", "P", "the pair before; before the first, all"),
-            Key("s", "slice('other',1)", "s", "the next seed, direction, or other"),
-            Key("S", "slice('other',-1)", "S", "the seed, direction, … before"),
-            Key("z", "zoom", "z", "zoom to rows (18-24); none: all again", "z zoom"),
+            Key("tab", "panel(1)", "Tab", "next panel", "Tab panel"),
+            Key("shift+tab", "panel(-1)", "Shift+Tab", "previous panel"),
+            Key("1,2,3,4,5,6,7,8,9", "digit", "1 … 9", "the panel with this number"),
+            Key("m", "metric(1)", "m", "next output of the same dimensions", "m metric"),
+            Key("M", "metric(-1)", "M", "previous output"),
+            Key("l", "slice('layer',1)", "l", "next layer", "l/c/p slice"),
+            Key("L", "slice('layer',-1)", "L", "previous layer"),
+            Key("c", "slice('component',1)", "c", "next head or component"),
+            Key("C", "slice('component',-1)", "C", "previous head or component"),
+            Key("p", "slice('pair',1)", "p", "a single pair; again: the next"),
+            Key("P", "slice('pair',-1)", "P", "previous pair; before the first: all"),
+            Key("s", "slice('other',1)", "s", "next seed, direction, …"),
+            Key("S", "slice('other',-1)", "S", "previous seed, direction, …"),
+            Key("z", "zoom", "z", "zoom to rows (18-24); empty: all", "z zoom"),
         ),
     ),
     (
         "Runs",
         (
             Key("enter", "choose", "Enter", "open the run or study under the cursor"),
-            Key("x,space", "mark", "x  Space", "mark the run, or take the mark away"),
+            Key("x,space", "mark", "x  Space", "mark or unmark the run"),
             Key("equals_sign", "compare", "=", "compare the two marked runs"),
-            Key("r", "reload", "r", "read the list again"),
+            Key("r", "reload", "r", "reload the list"),
         ),
     ),
     (
-        "Take along",
+        "Copy and export",
         (
             Key("y", "copy('value')", "y", "copy the value or line at the cursor", "y copy"),
-            Key("Y", "copy('command')", "Y", "copy the command that makes this run"),
-            Key("e", "export", "e", "export the screen: picture and text", "e export"),
-            Key("w", "words", "w", "this figure in words"),
+            Key("Y", "copy('command')", "Y", "copy the command that repeats this run"),
+            Key("e", "export", "e", "export the screen as SVG and text", "e export"),
+            Key("w", "words", "w", "describe this figure in words"),
         ),
     ),
     (
         "The viewer",
         (
-            Key("d", "dark", "d", "dark or light"),
-            Key("ctrl+p", "command_palette", "Ctrl+P", "every command by name"),
+            Key("d", "dark", "d", "dark or light theme"),
+            Key("ctrl+p", "command_palette", "Ctrl+P", "all commands by name"),
             Key("question_mark", "help", "?", "this page", "? help"),
-            Key("escape", "back", "Esc", "back: leave help, the search, a study"),
-            Key("q", "quit", "q", "leave", "q quit"),
-            Key("ctrl+c", "interrupt", "Ctrl+C", "leave from anywhere (exit code 130)"),
+            Key("escape", "back", "Esc", "back: close help, the search, a study"),
+            Key("q", "quit", "q", "quit", "q quit"),
+            Key("ctrl+c", "interrupt", "Ctrl+C", "quit from anywhere (exit code 130)"),
         ),
     ),
 )
 ALL = tuple(key for _, keys in SECTIONS for key in keys)
-#: What does not fit on the narrowest screens is left out from the end, but for these.
+#: Hints that are kept on narrow screens, where others are dropped from the end.
 _ALWAYS = ("? help", "q quit")
 
 
 def bindings() -> list[Binding]:
-    """The bindings of the app; while something is asked they are off (`Viewer.check_action`)."""
+    """The bindings of the app; they are off while the input box is open (`Viewer.check_action`)."""
     made = []
     for key in ALL:
         for name in key.keys.split(","):
             action = f"number({name})" if key.action == "digit" else key.action
-            # Priority: each key is done with before the next is looked at, however fast they come.
+            # Priority: each key is handled before the next, however fast they come.
             made.append(Binding(name, action, key.text, show=False, priority=True))
     return made
 
 
-def brief(width: int) -> Text:
-    """The line at the bottom: as many keys as there is room for."""
-    hints = [key.brief for key in ALL if key.brief and key.brief not in _ALWAYS]
+def key_hints(width: int) -> Text:
+    """The line at the bottom: as many keys as fit."""
+    hints = [key.hint for key in ALL if key.hint and key.hint not in _ALWAYS]
     while hints and len("  ".join([*hints, *_ALWAYS])) > width - 2:
         hints.pop()
     text = Text(" ", no_wrap=True)
@@ -129,27 +129,27 @@ def brief(width: int) -> Text:
     return text
 
 
-def page() -> Text:
-    """The help page."""
+def help_text() -> Text:
+    """The text of the help page."""
     text = Text()
     for title, keys in SECTIONS:
         text.append(f"{title}\n", "bold underline")
         for key in keys:
-            text.append(f"  {key.shown:<10}", "bold")
+            text.append(f"  {key.label:<10}", "bold")
             text.append(f" {key.text}\n")
         text.append("\n")
     text.append(
-        "A click puts the cursor on a cell, two open a run; the wheel scrolls.\n\n"
+        "A click moves the cursor, a double click opens a run; the wheel scrolls.\n\n"
         "Blue is below the centre and orange above it; on maps without a centre, yellow and dark "
-        "blue are the two ends. The sign before a number says how much without colour: "
-        "· ░ ▒ ▓ █ from little to much, and ~ where a control explains the value. "
-        "? is no number."
+        "blue are the two ends. The symbol before a number shows its magnitude without colour: "
+        "· ░ ▒ ▓ █ from low to high, or ~ where a control explains the value. "
+        "? means no number."
     )
     return text
 
 
 class Page(ModalScreen[None]):
-    """A text above everything else; any of Esc, q, ? and Enter leaves it."""
+    """A page of text on top of the screen; Esc, q, ?, w and Enter close it."""
 
     AUTO_FOCUS = "VerticalScroll"
     CSS = """
@@ -172,7 +172,7 @@ class Page(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll() as frame:
             frame.border_title = self._title
-            frame.border_subtitle = "↑↓ scroll, Esc leaves"
+            frame.border_subtitle = "↑↓ scroll, Esc closes"
             yield Static(self._text, markup=False)
 
     def action_leave(self) -> None:

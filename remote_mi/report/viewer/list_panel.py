@@ -1,4 +1,4 @@
-"""A figure's place in the viewer where there is a list instead."""
+"""A panel of the viewer that shows a list instead of a figure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from remote_mi.common.text import line
-from remote_mi.report.listing import Item, Listing, of_lines, wrapped
+from remote_mi.report.listing import Item, Listing, make_listing, wrap
 
 
 def message_listing(text: str, width: int) -> Listing:
-    """A sentence or two in place of a list."""
-    return of_lines(
-        [(piece, Item()) for part in text.splitlines() for piece in wrapped(line(part), width, " ")]
+    """A message in place of a list."""
+    return make_listing(
+        [(piece, Item()) for part in text.splitlines() for piece in wrap(line(part), width, " ")]
     )
 
 
 @dataclass(frozen=True)
 class ListPanel:
-    """A panel of lines: its name, how they are made for a width, and what can be done there."""
+    """A panel of lines: title, function that makes the lines for a width, and hint of its keys."""
 
     title: str
     make: Callable[[int], Listing]

@@ -1,4 +1,4 @@
-"""The lists beside the figures: runs, studies, jobs on servers."""
+"""The viewer's lists: runs, studies, jobs on servers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.text import Text
 
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import ago, line, pad_or_cut
-from remote_mi.report.listing import Item, Listing, of_lines
-from remote_mi.report.viewer.opened_run import named
+from remote_mi.report.listing import Item, Listing, make_listing
+from remote_mi.report.viewer.opened_run import run_argument
 from remote_mi.store.run_index import RunRow
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord, StudyRecords
@@ -22,34 +22,36 @@ if TYPE_CHECKING:
     from remote_mi.backends.ledger import Entry
 
 _SIGNS = {"done": "✓", "failed": "✗", "damaged": "!", "": " "}
-#: Finished jobs that are listed below those under way.
+#: Maximum number of finished jobs listed, below the open ones.
 _MOST_FINISHED = 200
-#: Runs of a folder that is not the project's that are looked into.
+#: Maximum number of runs read from a folder without an index (not the project's).
 _MOST_UNINDEXED = 500
 
 
 @dataclass
 class RunTable:
-    """The runs of a folder, newest first; what is known of each comes later than the names.
+    """The runs of a folder, newest first; their details are loaded after the names.
 
     Attributes:
-        room: the runs. names: newest first. rows: name → what is known of it.
-        marked: folders of the runs that are marked. shown: folder of the run that is shown.
+        room: the runs. names: newest first. rows: name → details of the run.
+        marked: folders of the marked runs. current: folder of the run that is shown.
     """
 
     room: Runs
     marked: list[Path]
-    shown: Path | None = None
+    current: Path | None = None
     names: list[str] = field(default_factory=list)
     rows: Mapping[str, RunRow] = field(default_factory=dict)
 
     def reread(self) -> None:
-        """Read the names again; what is known is kept."""
+        """Read the names again; details already loaded are kept."""
         self.names = self.room.ids()[::-1]
 
     def listing(self, width: int) -> Listing:
-        """One line a run."""
-        shown = self.shown.name if self.shown and self.shown.parent == self.room.folder else None
+        """One line per run."""
+        shown = (
+            self.current.name if self.current and self.current.parent == self.room.folder else None
+        )
         start = self.names.index(shown) if shown in self.names else 0
         date, wide = _columns(width)
         head = Text(
@@ -63,7 +65,7 @@ class RunTable:
 
     def _line(self, index: int, width: int) -> Text:
         name = self.names[index]
-        stamp, recipe, id8 = _parts(name)
+        stamp, recipe, id8 = _split_name(name)
         row = self.rows.get(name)
         sign = _SIGNS.get(row.status if row else "", "?")
         mark = "●" if self.room.folder / name in self.marked else " "
@@ -72,35 +74,40 @@ class RunTable:
             f" {mark}{sign}{id8}  {stamp[date:]}  {pad_or_cut(line(recipe), wide)} ", no_wrap=True
         )
         if row is not None:
-            text.append(_about(row), "" if row.status == "done" else "bold")
+            text.append(_describe(row), "" if row.status == "done" else "bold")
         return text
 
     def _item(self, index: int) -> Item:
         name = self.names[index]
         row = self.rows.get(name)
-        said = [name]
+        sentences = [name]
         if row is not None and row.problem:
-            said.append(line(row.problem))
+            sentences.append(line(row.problem))
         elif row is not None:
             numbers = "  ".join(f"{line(k)} {v:.3g}" for k, v in row.scalars.items())
-            said += [x for x in (_about(row), numbers) if x]
+            sentences += [x for x in (_describe(row), numbers) if x]
         folder = self.room.folder / name
-        return Item(tuple(said), f"remote-mi view {named(folder)}", folder, known=" ".join(said))
+        return Item(
+            tuple(sentences),
+            f"remote-mi view {run_argument(folder)}",
+            folder,
+            search_text=" ".join(sentences),
+        )
 
 
 def _columns(width: int) -> tuple[int, int]:
-    """Characters of the date to leave out, and cells for the recipe's name."""
+    """Characters of the date to omit, and cells for the recipe's name."""
     return (0, 24) if width >= 110 else (5, 24) if width >= 76 else (5, 16)
 
 
-def _parts(name: str) -> tuple[str, str, str]:
-    """Time, recipe and id of a run's name."""
+def _split_name(name: str) -> tuple[str, str, str]:
+    """Time, recipe and id in a run's name."""
     stamp, _, rest = name.partition("-")
     recipe, _, id8 = rest.rpartition("-")
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}", recipe, id8
 
 
-def _about(row: RunRow) -> str:
+def _describe(row: RunRow) -> str:
     if row.problem:
         return line(row.problem)
     given = ", ".join(f"{k}={v}" for k, v in row.parameters.items())
@@ -109,14 +116,14 @@ def _about(row: RunRow) -> str:
 
 
 def read_rows(room: Runs, project: Path) -> dict[str, RunRow]:
-    """What is known of every run, by name; of the newest only where the runs have no index."""
+    """Details of every run, by name; only of the newest if the runs have no index."""
     if room.folder == project / "runs":
         return {row.name: row for row in room.rows()}
     return {name: room.row(name) for name in room.ids()[-_MOST_UNINDEXED:]}
 
 
 def study_listing(records: StudyRecords) -> Listing:
-    """One line a study, with how far it is."""
+    """One line per study, with its progress."""
     lines = []
     for name in records.names():
         try:
@@ -125,32 +132,37 @@ def study_listing(records: StudyRecords) -> Listing:
             lines.append((Text(f"  ! {line(name)}", no_wrap=True), Item((line(str(error)),))))
             continue
         counts = {state: many for state, many in record.counts().items() if many}
-        said = ", ".join(f"{many} {state}" for state, many in counts.items())
+        progress = ", ".join(f"{many} {state}" for state, many in counts.items())
         text = Text(
-            f"    {pad_or_cut(line(name), 24)} {len(record.points):>5} points: {said}", no_wrap=True
+            f"    {pad_or_cut(line(name), 24)} {len(record.points):>5} points: {progress}",
+            no_wrap=True,
         )
         words = [line(x) for x in (record.title, record.question) if x]
         item = Item(
             tuple(words or [name]), f"remote-mi study run {record.path / 'study.yaml'}", study=name
         )
         lines.append((text, item))
-    return of_lines(lines, (), "no studies; `remote-mi study run FILE` begins one")
+    return make_listing(lines, (), "no studies; `remote-mi study run FILE` starts one")
 
 
 def point_listing(records: StudyRecords, name: str) -> Listing:
-    """One line a point of a study.
+    """One line per point of a study.
 
     Raises:
-        NotFound, Mismatch: if it is not there or damaged.
+        NotFound, Mismatch: if the study does not exist or is damaged.
     """
     record = records.read(name)
     every = [_settings(point) for point in record.points]
-    names = list(dict.fromkeys(key for found in every for key in found))
+    names = list(dict.fromkeys(key for settings in every for key in settings))
     same = {n for n in names if len(every) > 1 and len({str(f.get(n)) for f in every}) == 1}
-    differing = [_said(found, [n for n in names if n not in same]) for found in every]
+    differing = [
+        _settings_text(settings, [n for n in names if n not in same]) for settings in every
+    ]
     head = [Text(f" {line(name)}: {line(record.title)}", "bold")]
     if same:
-        head.append(Text(f" all: {_said(every[0], [n for n in names if n in same])}", "dim"))
+        head.append(
+            Text(f" all: {_settings_text(every[0], [n for n in names if n in same])}", "dim")
+        )
 
     def shown(index: int) -> Text:
         point = record.points[index]
@@ -159,29 +171,31 @@ def point_listing(records: StudyRecords, name: str) -> Listing:
 
     def item(index: int) -> Item:
         point = record.points[index]
-        said = [f"{point.state}: {_said(every[index], names)}"]
-        said.append(line(point.error or "") if point.error else point.run or "not run yet")
+        sentences = [f"{point.state}: {_settings_text(every[index], names)}"]
+        sentences.append(line(point.error or "") if point.error else point.run or "not run yet")
         run = records.folder / point.run if point.run else None
-        command = f"remote-mi view {named(run)}" if run else ""
-        return Item(tuple(said), command, run)
+        command = f"remote-mi view {run_argument(run)}" if run else ""
+        return Item(tuple(sentences), command, run)
 
     return Listing(len(record.points), shown, item, head)
 
 
 def _settings(point: PointRecord) -> dict[str, str]:
-    """What a point is, by name; what no name is needed for has one that begins with a space."""
-    found = {" recipe": point.recipe, " model": point.model, " prompts": point.prompts}
-    found |= {k: str(v) for k, v in point.parameters.items()}
-    return found | ({" seed": f"seed {point.seed}"} if point.seed is not None else {})
+    """The settings of a point by name; names that are not displayed begin with a space."""
+    settings = {" recipe": point.recipe, " model": point.model, " prompts": point.prompts}
+    settings |= {k: str(v) for k, v in point.parameters.items()}
+    return settings | ({" seed": f"seed {point.seed}"} if point.seed is not None else {})
 
 
-def _said(found: Mapping[str, str], names: Sequence[str]) -> str:
-    parts = [found[n] if n.startswith(" ") else f"{n}={found[n]}" for n in names if n in found]
+def _settings_text(settings: Mapping[str, str], names: Sequence[str]) -> str:
+    parts = [
+        settings[n] if n.startswith(" ") else f"{n}={settings[n]}" for n in names if n in settings
+    ]
     return "  ".join(line(part) for part in parts if part)
 
 
-def jobs(project: Path) -> list[Entry]:
-    """The jobs of a project's ledger: those under way, then the newest of the others.
+def read_jobs(project: Path) -> list[Entry]:
+    """The jobs of a project's ledger: the open ones, then the newest of the others.
 
     Raises:
         StoreError: if the ledger cannot be read.
@@ -194,7 +208,7 @@ def jobs(project: Path) -> list[Entry]:
 
 
 def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
-    """One line a job, with what the server last said of it."""
+    """One line per job, with the state last reported by the server."""
     head = Text(f"   id        {'since':>8}  {'state':<12} recipe, model, server", "bold")
     lines = []
     for entry in entries:
@@ -207,21 +221,25 @@ def job_listing(entries: Sequence[Entry], project: Path) -> Listing:
             f"{line(entry.recipe)}  {line(entry.model)}  {line(entry.url)}",
             no_wrap=True,
         )
-        said = [f"job {entry.id} · {line(state)}{_kept_for(entry)}"]
+        sentences = [f"job {entry.id} · {line(state)}{_expiry_text(entry)}"]
         if entry.run:
-            said.append(f"run {entry.run} (Enter opens it)")
+            sentences.append(f"run {entry.run} (Enter opens it)")
         if entry.error:
-            said.append(line(str(entry.error.get("message", ""))))
+            sentences.append(line(str(entry.error.get("message", ""))))
         run = project / "runs" / entry.run if entry.run else None
         command = f"remote-mi jobs {'wait' if entry.is_open else 'show'} {entry.id[:8]}"
-        lines.append((text, Item(tuple(said), command, run)))
-    return of_lines(
+        lines.append((text, Item(tuple(sentences), command, run)))
+    return make_listing(
         lines, [head], "no jobs on servers; `remote-mi run … --backend ndif` submits one"
     )
 
 
-def _kept_for(entry: Entry) -> str:
+def _expiry_text(entry: Entry) -> str:
     if not entry.is_open or entry.deadline is None:
         return ""
     left = entry.deadline - time.time()
-    return f" · its result is kept for {left / 60:.0f} min" if left > 0 else " · its result expired"
+    return (
+        f" · its result is kept for {left / 60:.0f} min"
+        if left > 0
+        else " · its result has expired"
+    )

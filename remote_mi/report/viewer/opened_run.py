@@ -1,4 +1,4 @@
-"""A run as the viewer opens it: at once, whatever its size, and whatever is wrong with it."""
+"""A run as the viewer opens it: immediately, whatever its size and even if it is damaged."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder, id8_in
 from remote_mi.store.run_info import ARRAYS, RunInfo
 
-#: Runs with more bytes of arrays are shown first and checked against their hash meanwhile.
+#: Runs with more bytes of arrays are shown at once and checked against their hash meanwhile.
 CHECKED_AT_ONCE = 32 << 20
-#: Kinds of numbers of a safetensors file that numpy has, too.
+#: Data types of safetensors files that numpy supports → numpy's names.
 _KINDS = {
     "F64": "<f8",
     "F32": "<f4",
@@ -42,10 +42,10 @@ _AROUND = 3
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
-    """The arrays of a safetensors file, of which only what is looked at is read.
+    """The arrays of a safetensors file; only the parts that are accessed are read.
 
     Raises:
-        Mismatch: if the file is none.
+        Mismatch: if it is not a valid safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class LazyArrays(Mapping[str, np.ndarray]):
         self._made: dict[str, np.ndarray] = {}
         try:
             with safe_open(path, framework="numpy"):
-                pass  # its checks of the header: no array outside the file, none over another
+                pass  # validates the header: no array outside the file, no overlaps
             with path.open("rb") as handle:
                 length = int.from_bytes(handle.read(8), "little")
                 self._header = json.loads(handle.read(length))
@@ -68,10 +68,12 @@ class LazyArrays(Mapping[str, np.ndarray]):
         return self._made[name]
 
     def _map(self, entry: Mapping[str, Any]) -> np.ndarray:
-        """One array, whose pages are read when they are touched."""
+        """Memory-map one array; its pages are read when accessed."""
         kind, (first, last) = _KINDS.get(entry["dtype"]), entry["data_offsets"]
         if kind is None:
-            raise Mismatch(f"{self._path} holds {line(str(entry['dtype']))}, which numpy has not")
+            raise Mismatch(
+                f"{self._path} has the data type {line(str(entry['dtype']))}, which numpy lacks"
+            )
         if first == last:
             return np.zeros(entry["shape"], kind)
         try:
@@ -92,18 +94,18 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
 
 @dataclass
-class Opened:
-    """A run that is shown.
+class OpenedRun:
+    """A run opened in the viewer.
 
     Attributes:
-        folder: of the run. info: what its run.json says; None where that cannot be read.
+        folder: folder of the run. info: content of its run.json; None if it cannot be read.
         result: None for a run that failed or is damaged.
         problem: what is wrong with it, "" for a run that is done. advice: what to do about it.
         unchecked: whether its arrays have yet to be checked against their hash.
     """
 
     folder: Path
-    # A result's own text is all of its figures: not for a log.
+    # A result's repr renders all of its figures, which is too much for a log.
     info: RunInfo | None = field(default=None, repr=False)
     result: Result | None = field(default=None, repr=False)
     problem: str = ""
@@ -119,35 +121,35 @@ class Opened:
         return id8_in(self.name)
 
     @property
-    def named(self) -> str:
-        """How a command finds it."""
-        return named(self.folder)
+    def argument(self) -> str:
+        """The argument by which a command finds the run."""
+        return run_argument(self.folder)
 
     @property
     def failed(self) -> bool:
-        """Whether the job failed, so that there never were numbers."""
+        """Whether the job failed, so that there are no numbers."""
         return self.info is not None and self.info.failed
 
     @property
-    def said(self) -> str:
-        """The server's words about a failure."""
+    def server_message(self) -> str:
+        """The server's message about a failure, or ""."""
         return (self.info and self.info.made.record.server_said) or ""
 
 
-def named(folder: Path) -> str:
-    """How a command finds a run: by its id in the project, by its folder anywhere else."""
+def run_argument(folder: Path) -> str:
+    """The argument by which a command finds a run: its id within the project, else its folder."""
     ours = folder.parent == project_folder() / "runs"
     return shlex.quote(id8_in(folder.name) if ours else str(folder))
 
 
-def open_run(folder: Path) -> Opened:
-    """Open a run by its folder; what is wrong with it is told in what comes back."""
-    run, opened = RunFolder(folder), Opened(folder)
+def open_run(folder: Path) -> OpenedRun:
+    """Open the run in a folder; problems are reported in the returned `OpenedRun`."""
+    run, opened = RunFolder(folder), OpenedRun(folder)
     try:
         opened.info = run.info
         if opened.failed:
             opened.problem = opened.info.error or "the job failed"
-            opened.advice = "mend the cause and run it again"
+            opened.advice = "fix the cause and run it again"
             return opened
         path = run.arrays_file
         if path.is_file() and path.stat().st_size > CHECKED_AT_ONCE:
@@ -156,21 +158,21 @@ def open_run(folder: Path) -> Opened:
             opened.result = run.result()
         for figure in opened.result.figures:
             kind_of(figure)
-    except RemoteMIError as error:  # damaged, or of a figure that nothing shows
+    except RemoteMIError as error:  # damaged, or with a figure of an unknown kind
         opened.result, opened.unchecked = None, False
         opened.problem, opened.advice = error.message, error.hint or ""
     return opened
 
 
-def check(opened: Opened) -> str:
-    """Hold the arrays of a run against their hash; what is wrong, "" if nothing is."""
+def check_arrays(opened: OpenedRun) -> str:
+    """Check the arrays of a run against their hash; returns the problem, or ""."""
     for part, problem in RunFolder(opened.folder).changed(ARRAYS):
         return f"{opened.folder / part} {problem}"
     return ""
 
 
-def excerpt(opened: Opened) -> list[str]:
-    """The lines of the recipe around the one that an error names; [] if it names none."""
+def recipe_excerpt(opened: OpenedRun) -> list[str]:
+    """The lines of the recipe around the one that the error names; [] if it names none."""
     found = re.search(r"([\w./-]+\.py):(\d+)", opened.problem)
     if found is None:
         return []

@@ -1,4 +1,4 @@
-"""Pages of text: why a run failed, where a run comes from, how two compare."""
+"""Pages of text: why a run failed, its provenance, the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -11,69 +11,69 @@ from rich.text import Text
 
 from remote_mi.common.console import captured_text, capturing_console
 from remote_mi.common.text import line
-from remote_mi.report.document.commands import made_by
-from remote_mi.report.listing import Item, Listing, of_lines, wrapped
-from remote_mi.report.viewer.opened_run import Opened, excerpt
+from remote_mi.report.document.commands import command_for_run
+from remote_mi.report.listing import Item, Listing, make_listing, wrap
+from remote_mi.report.viewer.opened_run import OpenedRun, recipe_excerpt
 
 _NAME = 16
 _MOST_WORDS = 200
 
 
-def command_of(opened: Opened) -> str:
-    """The command that makes a run; the one that reproduces it where there is no such."""
-    return made_by(opened.folder) or f"remote-mi reproduce {opened.named}"
+def repeat_command(opened: OpenedRun) -> str:
+    """The command that makes a run, or else the one that reproduces it."""
+    return command_for_run(opened.folder) or f"remote-mi reproduce {opened.argument}"
 
 
-def failure(opened: Opened, width: int) -> Listing:
-    """What is wrong with a run: the message, the recipe's lines, the server's words, the advice."""
-    found: list[tuple[Text, Item]] = []
+def failure_listing(opened: OpenedRun, width: int) -> Listing:
+    """What is wrong with a run: error, lines of the recipe, message of the server, advice."""
+    rows: list[tuple[Text, Item]] = []
 
     def add(text: str, indent: str = "  ", style: str = "", copied: str = "") -> None:
-        for piece in wrapped(text, width, indent, style):
-            found.append((piece, Item((text,), copied)))
+        for piece in wrap(text, width, indent, style):
+            rows.append((piece, Item((text,), copied)))
 
     for part in opened.problem.splitlines():
         add(line(part))
-    lines = excerpt(opened)
+    lines = recipe_excerpt(opened)
     if lines:
-        found.append((Text(), Item()))
+        rows.append((Text(), Item()))
         add("The recipe, as it was run", " ", "bold")
         for text in lines:
             here = text.startswith("▸")
-            found.append((Text(f"  {text}", "bold" if here else "", no_wrap=True), Item((text,))))
-    if opened.said:
-        found.append((Text(), Item()))
-        add("The server's words", " ", "bold")
-        for part in opened.said.splitlines()[:_MOST_WORDS]:
+            rows.append((Text(f"  {text}", "bold" if here else "", no_wrap=True), Item((text,))))
+    if opened.server_message:
+        rows.append((Text(), Item()))
+        add("The server's message", " ", "bold")
+        for part in opened.server_message.splitlines()[:_MOST_WORDS]:
             add(line(part))
-    found.append((Text(), Item()))
+    rows.append((Text(), Item()))
     add("What to do", " ", "bold")
     if opened.advice:
         add(line(opened.advice))
-    command = made_by(opened.folder)
+    command = command_for_run(opened.folder)
     if command:
         add(line(command), copied=command)
-    return of_lines(found)
+    return make_listing(rows)
 
 
-def provenance(opened: Opened, width: int) -> Listing:
-    """Where a run comes from, and the commands that make it again."""
-    found: list[tuple[Text, Item]] = []
+def provenance_listing(opened: OpenedRun, width: int) -> Listing:
+    """The provenance of a run, and the commands that repeat it."""
+    rows: list[tuple[Text, Item]] = []
 
     def title(text: str) -> None:
-        if found:
-            found.append((Text(), Item()))
-        found.append((Text(f" {text}", "bold", no_wrap=True), Item()))
+        if rows:
+            rows.append((Text(), Item()))
+        rows.append((Text(f" {text}", "bold", no_wrap=True), Item()))
 
     def row(name: str, value: Any) -> None:
         shown = line(str(value)) if value not in ("", None) else "–"
         item = Item((f"{name}: {shown}",), shown)
-        for index, piece in enumerate(wrapped(shown, width - _NAME - 3)):
+        for index, piece in enumerate(wrap(shown, width - _NAME - 3)):
             start = f"  {line(name):<{_NAME}} " if index == 0 else " " * (_NAME + 3)
-            found.append((Text.assemble((start, "dim"), piece), item))
+            rows.append((Text.assemble((start, "dim"), piece), item))
 
-    title("The same again")
-    named, command = opened.named, made_by(opened.folder)
+    title("How to repeat it")
+    named, command = opened.argument, command_for_run(opened.folder)
     commands = [
         ("reproduce", f"remote-mi reproduce {named}"),
         ("run", command),
@@ -83,9 +83,9 @@ def provenance(opened: Opened, width: int) -> Listing:
     for name, text in commands:
         if text:
             item = Item((f"{line(text)}   y copies it",), text)
-            for index, piece in enumerate(wrapped(line(text), width - _NAME - 3)):
+            for index, piece in enumerate(wrap(line(text), width - _NAME - 3)):
                 start = f"  {name:<{_NAME}} " if index == 0 else " " * (_NAME + 3)
-                found.append((Text.assemble((start, "dim"), piece), item))
+                rows.append((Text.assemble((start, "dim"), piece), item))
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)
@@ -100,11 +100,11 @@ def provenance(opened: Opened, width: int) -> Listing:
             title(line(name))
             for inner, deeper in value.items():
                 row(str(inner), deeper)
-    return of_lines(found)
+    return make_listing(rows)
 
 
-def compared(a: Path, b: Path, width: int) -> Listing:
-    """Two runs held against each other.
+def comparison_listing(a: Path, b: Path, width: int) -> Listing:
+    """The comparison of two runs.
 
     Raises:
         NotFound, UsageError, Mismatch: if one of them cannot be read.
@@ -116,4 +116,4 @@ def compared(a: Path, b: Path, width: int) -> Listing:
     show(compare(str(a), str(b)), console)
     drawn = captured_text(console)
     lines = [Text.from_ansi(text, no_wrap=True) for text in drawn.splitlines()]
-    return of_lines([(text, Item((text.plain.strip(),))) for text in lines])
+    return make_listing([(text, Item((text.plain.strip(),))) for text in lines])

@@ -1,4 +1,4 @@
-"""A figure of a run with what the viewer may change of it: the slice, the metric, the rows."""
+"""A figure of a run with the state that the viewer can change: slice, output, rows."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from remote_mi.report import colors
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.kinds.kind import Kind, Layout, Points
 from remote_mi.report.kinds.registry import kind_of
-from remote_mi.report.listing import Item, Listing, of_lines
-from remote_mi.report.slices import cuts
-from remote_mi.report.wording import Slice, of_prompt
+from remote_mi.report.listing import Item, Listing, make_listing
+from remote_mi.report.slices import cut_dims
+from remote_mi.report.wording import Slice, prompt_values
 from remote_mi.store.result import Result
 
-#: Dimensions that the keys `l` and `c` step through; `s` takes any other.
+#: Dimensions that the keys `l` and `c` step through; `s` steps through any other.
 LAYER = ("layer",)
 COMPONENT = ("component", "head", "site", "neuron", "feature")
 
 
 @dataclass
 class FigurePanel:
-    """One figure of a result, and the state of looking at it.
+    """One figure of a result, and the state of its view.
 
     Attributes:
-        figure: as the recipe declares it. result: what it shows.
+        figure: as the recipe declares it. result: the result it shows.
         slice_: which part is shown.
-        shown: the output that is shown, among those of the same dimensions.
+        output: the output that is shown, among those of the same dimensions.
         window: first and last row that are shown; None for all.
-        at: (line, point) of the cursor in a list whose lines have points; None where most is to
-            be seen.
-        also: further figures that are shown below; what was said before is read beside what is
-            said after.
+        at: (line, point) of the cursor in a list whose lines have points; None for the most
+            prominent point.
+        joined_figures: further figures shown below in the same panel, e.g. the text after an
+            intervention below the text before.
     """
 
     figure: Figure
     result: Result
     slice_: Slice = field(default_factory=Slice)
-    shown: str = ""
+    output: str = ""
     window: tuple[int, int] | None = None
     at: tuple[int, int] | None = None
-    also: Sequence[Figure] = ()
+    joined_figures: Sequence[Figure] = ()
 
     def __post_init__(self) -> None:
-        self.shown = self.shown or self.figure.output
+        self.output = self.output or self.figure.output
 
     @property
     def title(self) -> str:
-        return self.figure.kind if self.also else self.figure.name
+        return self.figure.kind if self.joined_figures else self.figure.name
 
     @property
     def kind(self) -> Kind[Any, Any]:
@@ -62,20 +62,20 @@ class FigurePanel:
 
     @property
     def current(self) -> Figure:
-        """The figure with the output that is shown."""
-        if self.shown == self.figure.output:
+        """The figure for the output that is shown."""
+        if self.output == self.figure.output:
             return self.figure
         for other in self.result.figures:
-            if other.output == self.shown and type(other) is type(self.figure):
+            if other.output == self.output and type(other) is type(self.figure):
                 return other
-        return self.kind.showing(self.figure, self.result, self.shown)
+        return self.kind.with_output(self.figure, self.result, self.output)
 
     @property
     def layout(self) -> Layout:
-        """What is shown, laid out.
+        """The layout of what is shown.
 
         Raises:
-            RemoteMIError: if the result has not what the figure shows.
+            RemoteMIError: if the result lacks what the figure shows.
         """
         return self.kind.layout(self.current, self.result, self.slice_)
 
@@ -83,24 +83,24 @@ class FigurePanel:
 
     def variants(self) -> list[str]:
         """Outputs and summaries of the same dimensions, the declared one first."""
-        if not self.kind.numbers or self.figure.output not in self.result.arrays:
+        if not self.kind.numeric or self.figure.output not in self.result.arrays:
             return [self.figure.output]
         dims = self.result[self.figure.output].dims
-        found = [self.figure.output]
+        names = [self.figure.output]
         for name in self.result.names():
             kind = kind_of_output(self.result.outputs.get(name))
-            if name in found or name not in self.result.arrays or not kind.averaged:
+            if name in names or name not in self.result.arrays or not kind.averaged:
                 continue
             if self.result[name].dims == dims:
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     def dims(self) -> list[str]:
-        """Dimensions that the figure has no room for, in which one coordinate is chosen."""
-        return cuts(self.current, self.result)
+        """The dimensions that the figure cannot display; one coordinate of each is selected."""
+        return cut_dims(self.current, self.result)
 
-    def dim_of(self, key: str) -> str | None:
-        """The dimension that a key steps through: layer, component or another one."""
+    def dim_for_key(self, key: str) -> str | None:
+        """The dimension that a key steps through: layer, component or other; None if none."""
         dims = self.dims()
         named = {"layer": LAYER, "component": COMPONENT}.get(key)
         for dim in dims:
@@ -108,28 +108,28 @@ class FigurePanel:
                 return dim
         return None
 
-    def step(self, dim: str, by: int) -> str:
-        """Take the next coordinate of a dimension; returns why nothing changed, or ""."""
+    def step_dim(self, dim: str, by: int) -> str:
+        """Select the next coordinate of a dimension; returns why nothing changed, or ""."""
         labels, at = self._labels(dim), self.slice_.at.get(dim)
         index = next((i for i, label in enumerate(labels) if str(label) == str(at)), at)
         index = ((index if isinstance(index, int) else 0) + by) % len(labels)
-        # A token that occurs twice is told apart by its index.
+        # A token that occurs twice is identified by its index.
         label = index if labels.count(labels[index]) > 1 else labels[index]
         self.slice_ = replace(self.slice_, at={**self.slice_.at, dim: label})
-        return "" if len(labels) > 1 else f"there is one {dim} only"
+        return "" if len(labels) > 1 else f"there is only one {dim}"
 
     def step_pair(self, by: int) -> str:
-        """Show the next prompt by itself, or all again; returns why nothing changed, or ""."""
+        """Show only the next prompt, or all again; returns why nothing changed, or ""."""
         count = len(self.result.prompts)
         if count < 2:
-            return "there is one prompt only"
-        if self.kind.of == "each":
-            return "every prompt is shown"
-        single = self.kind.of == "one"
+            return "there is only one prompt"
+        if self.kind.prompts_shown == "each":
+            return "every prompt is shown already"
+        single = self.kind.prompts_shown == "one"
         if single:
             count = len(self.result.each(self.figure.output))
-            if count < 2:  # of a recipe that is called once with all prompts
-                return "this was made once, not for every prompt"
+            if count < 2:  # the recipe is called once with all prompts
+                return "this was computed once, not for every prompt"
         before = self.slice_.pair
         if single:
             pair = ((0 if before is None else before) + by) % count
@@ -138,7 +138,7 @@ class FigurePanel:
             pair = places[(places.index(before) + by) % len(places)]
             if pair is not None:
                 try:
-                    of_prompt(self.result, self.shown, pair)
+                    prompt_values(self.result, self.output, pair)
                 except RemoteMIError as error:
                     return error.message
         self.slice_ = replace(self.slice_, pair=pair, item=pair or 0)
@@ -152,25 +152,25 @@ class FigurePanel:
         return ""
 
     def _labels(self, dim: str) -> list[Any]:
-        """The coordinates of a dimension of what is shown: of one prompt they are its own."""
-        return list(self.slice_.of(self.result, self.shown).coords[dim])
+        """The coordinates of a dimension of the current slice; a single prompt has its own."""
+        return list(self.slice_.select(self.result, self.output).coords[dim])
 
     def next_variant(self, by: int) -> str:
         """Show the next output of the same dimensions; returns why nothing changed, or ""."""
         names = self.variants()
         if len(names) < 2:
-            return "there is no other output of these dimensions"
-        self.shown = names[(names.index(self.shown) + by) % len(names)]
+            return "there is no other output with these dimensions"
+        self.output = names[(names.index(self.output) + by) % len(names)]
         return ""
 
-    # The cursor in a list whose lines have points; boards and other lists have one of their own.
+    # The cursor in a list whose lines have points; cell maps and other lists have their own.
 
     @property
     def points(self) -> Points | None:
-        """The points; None for a figure without any.
+        """The points; None for a figure without points.
 
         Raises:
-            RemoteMIError: if the result has not what the figure shows.
+            RemoteMIError: if the result lacks what the figure shows.
         """
         return self.kind.points(self.layout) if self.has_points else None
 
@@ -179,76 +179,76 @@ class FigurePanel:
         """Whether it is a list whose lines have points."""
         return type(self.kind).points is not Kind.points
 
-    def move(self, found: Points, down: int, right: int) -> None:
-        """Move the cursor to another line or another point of it."""
-        line, point = self._place(found)
+    def move(self, points: Points, down: int, right: int) -> None:
+        """Move the cursor by so many lines and points."""
+        line, point = self._cursor(points)
         self.at = line + down, point + right
-        self.at = self._place(found)
+        self.at = self._cursor(points)
 
-    def _place(self, found: Points) -> tuple[int, int]:
-        """(line, point) of the cursor as far as they exist; at first where most is to be seen."""
+    def _cursor(self, points: Points) -> tuple[int, int]:
+        """(line, point) of the cursor, clipped; initially the most prominent point."""
         if self.at is None:
-            return found.ranked[0] if found.ranked else (0, 0)
-        lines, points = found.shape
-        return min(max(0, self.at[0]), lines - 1), min(max(0, self.at[1]), points - 1)
+            return points.ranked[0] if points.ranked else (0, 0)
+        lines, per_line = points.shape
+        return min(max(0, self.at[0]), lines - 1), min(max(0, self.at[1]), per_line - 1)
 
     # What is shown.
 
-    def board(self, palette: colors.Palette) -> Map | None:
-        """The cells that the cursor goes over; None for a figure that is a list.
+    def cell_map(self, palette: colors.Palette) -> Map | None:
+        """The cells that the cursor moves over; None for a figure that is a list.
 
         Raises:
-            RemoteMIError: if the result has not what the figure shows.
+            RemoteMIError: if the result lacks what the figure shows.
         """
-        return self.kind.board(self.layout, palette) if self.has_board else None
+        return self.kind.cell_map(self.layout, palette) if self.has_cell_map else None
 
     @property
-    def has_board(self) -> bool:
-        """Whether the cursor goes over cells in both directions."""
-        return type(self.kind).board is not Kind.board
+    def has_cell_map(self) -> bool:
+        """Whether the cursor moves over cells in two directions."""
+        return type(self.kind).cell_map is not Kind.cell_map
 
     def listing(self, width: int, height: int) -> Listing:
         """The figure as lines with a cursor.
 
         Raises:
-            RemoteMIError: if the result has not what the figure shows.
+            RemoteMIError: if the result lacks what the figure shows.
         """
-        if not self.also:
+        if not self.joined_figures:
             layout = self.layout
-            found = self.kind.points(layout)
-            at = None if found is None else self._place(found)
+            points = self.kind.points(layout)
+            at = None if points is None else self._cursor(points)
             return self.kind.listing(layout, width, height, at)
         lines: list[tuple[Text, Item]] = []
-        for part in (self.current, *self.also):
+        for part in (self.current, *self.joined_figures):
             kind = kind_of(part)
             made = kind.listing(kind.layout(part, self.result, self.slice_), width, height)
             gap = [(Text(), Item())] if lines else []
             lines += [*gap, (Text(f" {line(part.name)}", "bold", no_wrap=True), Item())]
             lines += [(text, Item()) for text in made.head]
             lines += [(made.line(i), made.item(i)) for i in range(made.count)]
-        return of_lines(lines)
+        return make_listing(lines)
 
-    def in_words(self) -> list[str]:
-        """What the figure shows, as sentences."""
+    def sentences(self) -> list[str]:
+        """A description of the figure in sentences."""
         from remote_mi.report.summary import summary
 
         everything = replace(self.slice_, pair=None)
         return [
-            said
-            for part in (self.current, *self.also)
-            for said in summary(part, self.result, everything)
+            sentence
+            for part in (self.current, *self.joined_figures)
+            for sentence in summary(part, self.result, everything)
         ]
 
-    def state(self) -> str:
-        """The slice and metric, for beside the title; "" where nothing was changed."""
+    def state_text(self) -> str:
+        """The selected output and slice, to follow the title; "" if nothing was changed."""
         parts = []
-        if self.shown != self.figure.output:
+        if self.output != self.figure.output:
             names = self.variants()
-            parts.append(f"shows {self.shown} ({names.index(self.shown) + 1} of {len(names)})")
-        if not self.has_board:  # a board itself says it
+            parts.append(f"shows {self.output} ({names.index(self.output) + 1} of {len(names)})")
+        if not self.has_cell_map:  # a cell map states its slice itself
             for dim in self.dims():
                 label = self.slice_.at.get(dim, self._labels(dim)[0])
                 parts.append(f"at {dim} {visible(str(label))}")
-            if self.slice_.pair is not None and self.kind.of == "all":
+            if self.slice_.pair is not None and self.kind.prompts_shown == "all":
                 parts.append(f"prompt {self.slice_.pair + 1} of {len(self.result.prompts)}")
         return " · ".join(parts)

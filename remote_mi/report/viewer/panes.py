@@ -1,4 +1,4 @@
-"""The two widgets that show everything: cells with axes that stay, and lines with a cursor."""
+"""The two main widgets: cells with fixed axes, and lines with a cursor."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from remote_mi.common.text import pad_or_cut
-from remote_mi.report.colors import softened
+from remote_mi.report.colors import soften
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.listing import NOTHING, Item, Listing
 
 _BOLD, _DIM, _PLAIN = Style(bold=True), Style(dim=True), Style()
 _HERE = Style(bold=True, reverse=True)
-#: Strips that are kept; a screen has fewer lines.
-_KEPT = 400
-#: More cells than a screen has: what was out of view comes into the middle.
+#: Strips in the cache; a screen has fewer lines.
+_MAX_STRIPS = 400
+#: More cells than a screen has: centres what was out of view.
 _MIDDLE = 10_000
 
 
 class Pane(ScrollView):
-    """A scrolling widget with a cursor of its own, moved by `move` and by the mouse."""
+    """A scrolling widget with its own cursor, moved by `move` and by the mouse."""
 
     can_focus = False
     DEFAULT_CSS = """
@@ -41,14 +41,14 @@ class Pane(ScrollView):
     """
 
     class Moved(Message):
-        """The cursor stands elsewhere, or something else is shown."""
+        """The cursor has moved, or the content has changed."""
 
     class Chosen(Message):
-        """What the cursor stands on is chosen: enter, or a second click."""
+        """The item under the cursor was chosen by a double click."""
 
     @property
     def room(self) -> Size:
-        """Cells for content, scrollbars apart."""
+        """Size of the content in cells, without scrollbars."""
         return self.scrollable_content_region.size
 
     def move(self, down: int, right: int) -> None:
@@ -57,43 +57,43 @@ class Pane(ScrollView):
 
     @property
     def screenful(self) -> int:
-        """Lines that a screen goes on by."""
+        """Number of lines to scroll by for a page."""
         return max(1, self.room.height - 2)
 
     def redraw(self, *lines: int) -> None:
-        """Draw these lines of the widget again."""
+        """Redraw these lines of the widget."""
         width, height = self.size
         for y in {y for y in lines if 0 <= y < height}:
             self.refresh(Region(0, y, width, 1))
 
 
 class GridPane(Pane):
-    """A heatmap or token grid: cells, with row and column names that stay while it scrolls."""
+    """A heatmap or token grid: cells, with row and column names that stay in view."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.map: Map | None = None
         self.rows: list[int] = []
         self.row = self.column = 0
-        self._each = self._left = 1
+        self._cell_width = self._label_width = 1
         self._base = Style()
-        self._kept: dict[tuple[int, int, int], Strip] = {}
+        self._strips: dict[tuple[int, int, int], Strip] = {}
         self._cells: dict[tuple[int, int], list[Segment]] = {}
 
-    def show(self, found: Map, window: tuple[int, int] | None = None) -> None:
-        """Show a map, or some of its rows, with the cursor where it was as far as that exists."""
-        self.map = found
-        low, high = window or (0, len(found.grid.rows) - 1)
-        self.rows = [row for row in found.grid.order if low <= row <= high]
+    def show(self, cell_map: Map, window: tuple[int, int] | None = None) -> None:
+        """Show a map, or a window of its rows; the cursor is kept, clipped to the cells."""
+        self.map = cell_map
+        low, high = window or (0, len(cell_map.grid.rows) - 1)
+        self.rows = [row for row in cell_map.grid.order if low <= row <= high]
         self.row = min(max(self.row, low), high)
-        self.column = min(self.column, max(0, len(found.grid.columns) - 1))
+        self.column = min(self.column, max(0, len(cell_map.grid.columns) - 1))
         self._measure()
         self._follow()
 
-    def place(self, row: int, column: int) -> None:
+    def place_cursor(self, row: int, column: int) -> None:
         """Put the cursor on a cell."""
         self.row, self.column = row, column
-        self._kept.clear()
+        self._strips.clear()
         self._follow(around=_MIDDLE)
         self.refresh()
 
@@ -112,38 +112,38 @@ class GridPane(Pane):
 
     @property
     def _pitch(self) -> int:
-        return self._each + 1
+        return self._cell_width + 1
 
     def _line(self, index: int) -> int:
-        """Line of the widget that a displayed row stands on."""
+        """Line of the widget on which a displayed row is drawn."""
         return index + 1 - self.scroll_offset.y
 
     def _measure(self) -> None:
         assert self.map is not None
         grid = self.map.grid
-        self._kept.clear()
+        self._strips.clear()
         self._cells.clear()
         self._base = self.rich_style
-        self._left = cell_len(grid.row_labels[0]) + 4
-        self._each = grid.cell_width(max(8, self.size.width - self._left - 1))
-        width = self._left + len(grid.columns) * self._pitch
+        self._label_width = cell_len(grid.row_labels[0]) + 4
+        self._cell_width = grid.cell_width(max(8, self.size.width - self._label_width - 1))
+        width = self._label_width + len(grid.columns) * self._pitch
         self.virtual_size = Size(width, len(self.rows) + 1)
         self.refresh()
 
     def _follow(self, around: int = 0) -> bool:
-        """Scroll so that the cursor is seen; whether that moved anything.
+        """Scroll the cursor into view; returns whether anything moved.
 
         Args:
-            around: rows and columns to show beside it where it was out of view.
+            around: rows and columns to show around it if it was out of view.
         """
         self.post_message(self.Moved())
         if self.map is None or self.row not in self.rows or not self.room.height:
             return False
         index, (x, y) = self.rows.index(self.row), self.scroll_offset
         high = max(1, self.room.height - 1)
-        wide = max(1, (self.room.width - self._left) // self._pitch)
-        y = _scrolled(index, y, high, around)
-        column = _scrolled(self.column, self._first, wide, around)
+        wide = max(1, (self.room.width - self._label_width) // self._pitch)
+        y = _scroll_start(index, y, high, around)
+        column = _scroll_start(self.column, self._first, wide, around)
         x = x if column == self._first else column * self._pitch
         if (x, y) == tuple(self.scroll_offset):
             return False
@@ -160,10 +160,10 @@ class GridPane(Pane):
         if self.map is None or at is None:
             return
         index = at.y - 1 + self.scroll_offset.y
-        column = self._first + (at.x - self._left) // self._pitch
-        inside = at.y >= 1 and at.x >= self._left
+        column = self._first + (at.x - self._label_width) // self._pitch
+        inside = at.y >= 1 and at.x >= self._label_width
         if inside and index < len(self.rows) and column < len(self.map.grid.columns):
-            self.place(self.rows[index], column)
+            self.place_cursor(self.rows[index], column)
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
@@ -175,22 +175,22 @@ class GridPane(Pane):
         row = -1 if y == 0 else self.rows[index]
         key = (row, self.scroll_offset.x, width)
         plain = row not in (-1, self.row)
-        if plain and key in self._kept:
-            return self._kept[key]
+        if plain and key in self._strips:
+            return self._strips[key]
         strip = self._strip(row, width)
         if plain:
-            if len(self._kept) > _KEPT:
-                self._kept.clear()
-            self._kept[key] = strip
+            if len(self._strips) > _MAX_STRIPS:
+                self._strips.clear()
+            self._strips[key] = strip
         return strip
 
     @property
     def _first(self) -> int:
-        """The first column in view: scrolling goes by whole columns, so that no number is cut."""
+        """The first column in view: scrolling is by whole columns, so that no number is cut."""
         return -(-self.scroll_offset.x // self._pitch)
 
     def _strip(self, row: int, width: int) -> Strip:
-        """One line: the name of the row, then the cells that are in view. Row −1 is the axis."""
+        """One line: the name of the row, then the cells in view. Row −1 is the axis."""
         assert self.map is not None
         grid, base = self.map.grid, self._base
         label = grid.row_labels[row + 1]
@@ -202,38 +202,38 @@ class GridPane(Pane):
             Segment(f" {bar} ", base + _DIM),
         ]
         first = self._first
-        last = min(len(grid.columns), first + max(0, width - self._left) // self._pitch)
+        last = min(len(grid.columns), first + max(0, width - self._label_width) // self._pitch)
         for column in range(first, last):
             segments += self._cell(row, column, base)
-        length = self._left + (last - first) * self._pitch
+        length = self._label_width + (last - first) * self._pitch
         if length <= width:
             segments.append(Segment(" " * (width - length), base))
             return Strip(segments, width)
         return Strip(segments, length).crop(0, width)
 
     def _cell(self, row: int, column: int, base: Style) -> Sequence[Segment]:
-        """A cell and the gap after it, which has its colour too, so that colours touch."""
+        """A cell and the gap after it, in the same colour so that cells touch."""
         assert self.map is not None
         grid = self.map.grid
         if row < 0:
-            name = pad_or_cut(grid.column_labels[column], self._each)
+            name = pad_or_cut(grid.column_labels[column], self._cell_width)
             here = column == self.column
             return [Segment(name, base + (_HERE if here else _BOLD)), Segment(" ", base)]
         if (row, column) == (self.row, self.column):
-            text, _ = grid.cell(row, column, self._each)
+            text, _ = grid.cell(row, column, self._cell_width)
             return [Segment(text, base + _HERE), Segment("◂", base + _BOLD)]
-        found = self._cells.get((row, column))
-        if found is None:
-            text, style = grid.cell(row, column, self._each)
-            found = [
-                Segment(text[:1], base + softened(style)),
+        segments = self._cells.get((row, column))
+        if segments is None:
+            text, style = grid.cell(row, column, self._cell_width)
+            segments = [
+                Segment(text[:1], base + soften(style)),
                 Segment(text[1:] + " ", base + style),
             ]
-            self._cells[row, column] = found
-        return found
+            self._cells[row, column] = segments
+        return segments
 
 
-def _scrolled(at: int, first: int, count: int, around: int) -> int:
+def _scroll_start(at: int, first: int, count: int, around: int) -> int:
     """The first of `count` places in view, so that `at` is among them."""
     if first <= at < first + count:
         return first
@@ -242,7 +242,7 @@ def _scrolled(at: int, first: int, count: int, around: int) -> int:
 
 
 class ListPane(Pane):
-    """Lines with a cursor; a heading stays on top."""
+    """Lines with a cursor, below a fixed heading."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"list--here"}
     DEFAULT_CSS = """
@@ -256,7 +256,7 @@ class ListPane(Pane):
         self.at = 0
 
     def show(self, listing: Listing, at: int | None = None) -> None:
-        """Show a listing, with the cursor on a line of it."""
+        """Show a listing, with the cursor on line `at` or its start."""
         self.listing = listing
         self.at = min(max(0, listing.start if at is None else at), max(0, listing.count - 1))
         self.virtual_size = Size(self.size.width, listing.count + len(listing.head))
@@ -272,10 +272,10 @@ class ListPane(Pane):
 
     @property
     def item(self) -> Item:
-        """What the cursor stands on."""
+        """The item under the cursor."""
         return self.listing.item(self.at) if self.listing.count else NOTHING
 
-    def place(self, at: int) -> None:
+    def place_cursor(self, at: int) -> None:
         """Put the cursor on a line."""
         lines = [self._line(self.at), self._line(at)]
         self.at = at
@@ -284,7 +284,7 @@ class ListPane(Pane):
 
     def move(self, down: int, right: int) -> None:
         if self.listing.count:
-            self.place(min(max(self.at + down, 0), self.listing.count - 1))
+            self.place_cursor(min(max(self.at + down, 0), self.listing.count - 1))
 
     def _line(self, at: int) -> int:
         return at + len(self.listing.head) - self.scroll_offset.y
@@ -292,7 +292,7 @@ class ListPane(Pane):
     def _follow(self) -> bool:
         self.post_message(self.Moved())
         high = max(1, self.room.height - len(self.listing.head))
-        y = _scrolled(self.at, self.scroll_offset.y, high, 0)
+        y = _scroll_start(self.at, self.scroll_offset.y, high, 0)
         if not self.room.height or y == self.scroll_offset.y:
             return False
         self.scroll_to(0, y, animate=False)
@@ -304,7 +304,7 @@ class ListPane(Pane):
             return
         index = at.y - len(self.listing.head) + self.scroll_offset.y
         if index < self.listing.count:
-            self.place(index)
+            self.place_cursor(index)
             if event.chain > 1:
                 self.post_message(self.Chosen())
 
@@ -315,9 +315,11 @@ class ListPane(Pane):
         else:
             index = y - len(head) + self.scroll_offset.y
             if index >= self.listing.count:
-                said = f"  {self.listing.empty}" if not self.listing.count and index == 0 else ""
+                message = f"  {self.listing.empty}" if not self.listing.count and index == 0 else ""
                 return (
-                    Strip([Segment(said, _DIM)]).apply_style(base).adjust_cell_length(width, base)
+                    Strip([Segment(message, _DIM)])
+                    .apply_style(base)
+                    .adjust_cell_length(width, base)
                 )
             text = self.listing.line(index)
             style, mark = _PLAIN, " "
@@ -326,12 +328,12 @@ class ListPane(Pane):
         return self._strip(text, mark, style).apply_style(base).adjust_cell_length(width, base)
 
     def _strip(self, text: Text, mark: str, style: Style) -> Strip:
-        """A line with what marks the cursor before it; it ends in … where it does not fit."""
+        """A line after the cursor mark; it is cut with … if it does not fit."""
         if text.cell_len > self.room.width - 1:
             text = text.copy()
             text.truncate(self.room.width - 1, overflow="ellipsis")
         console = self.app.console
         drawn = [s for s in text.render(console) if not s.control]
-        if not text.spans:  # rich leaves the style of the whole text to who prints it
+        if not text.spans:  # rich leaves the style of the whole text to the caller
             drawn = list(Segment.apply_style(drawn, console.get_style(text.style)))
         return Strip([Segment(mark), *drawn]).apply_style(style)

@@ -171,7 +171,7 @@ def test_a_plug_in_runs_jobs_and_gives_the_numbers_of_this_machine(box, tiny_lla
 
 
 def test_a_job_that_is_left_is_collected_and_listed(box, tiny_llama, cli, monkeypatch):
-    from remote_mi.report.viewer.lists import job_listing, jobs
+    from remote_mi.report.viewer.lists import job_listing, read_jobs
 
     monkeypatch.setenv("BOX_PASSWORD", "secret")
     job = lens(tiny_llama, "The city of")
@@ -179,7 +179,7 @@ def test_a_job_that_is_left_is_collected_and_listed(box, tiny_llama, cli, monkey
     assert job.submit("box").id == handed.id, "the same job is under way already"
     code, out, err = cli("jobs", "ls")
     assert code == 0 and handed.id[:8] in out and "box" in out and "jobs wait" in err
-    shown = job_listing(jobs(box), box)
+    shown = job_listing(read_jobs(box), box)
     assert handed.id[:8] in str(shown.line(0)) and "logit_lens" in str(shown.line(0))
     # Nobody waits: the collector makes the run.
     until(lambda: Ledger(box).get(handed.id).state == "done")

@@ -16,7 +16,7 @@ from remote_mi.common.errors import RunFailed
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.demo import demo_run
 from remote_mi.report.viewer.opened_run import open_run
-from remote_mi.report.viewer.pages import command_of
+from remote_mi.report.viewer.pages import repeat_command
 
 from ..report.viewing import driven, failed, kept, result_of, settled, whole
 
@@ -88,11 +88,11 @@ def test_what_is_typed_next_names_the_run_that_was_left(project, monkeypatch):
     folder = kept(project, result_of(["a", "b"]))
     id8 = folder.name.rsplit("-", 1)[-1]
     assert _view_command(open_run(folder)) == f"remote-mi view {id8}"
-    assert command_of(open_run(folder)) == f"remote-mi reproduce {id8}"
+    assert repeat_command(open_run(folder)) == f"remote-mi reproduce {id8}"
     assert _view_command(open_run(demo_run())) == "remote-mi view demo"
     monkeypatch.setenv("REMOTE_MI_PROJECT", str(project / "elsewhere"))
     assert _view_command(open_run(folder)) == f"remote-mi view {folder}"
-    assert command_of(open_run(folder)) == f"remote-mi reproduce {folder}"
+    assert repeat_command(open_run(folder)) == f"remote-mi reproduce {folder}"
 
 
 def test_the_name_of_a_folder_cannot_act_either(project, cli):

@@ -135,7 +135,7 @@ def test_what_the_control_explains_is_marked(write, tiny_llama):
     text = plain_text(result)
     assert f"~ {marked.sum()} of {marked.size}: no larger than random," in text
     assert "~-.2" in text and "▸ largest: layer 2 · position 1" in text
-    assert "control up to" in text and "the control's reach" in text
+    assert "control up to" in text and "range of the control" in text
 
 
 def test_a_control_without_draws_is_none(write, tiny_llama):

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from remote_mi.report.document.content import About, Failure, Report, make
+from remote_mi.report.document.content import About, Failure, Report, build_report
 from remote_mi.report.document.html import html
 from remote_mi.store.result import Result
 
@@ -58,7 +58,7 @@ class Page(HTMLParser):
 def page_of(project: Path, found: Result, **more) -> str:
     """The HTML report of a result that is kept as a run of a project."""
     run = kept(project, found)
-    return html(make(project, [run.path]), **more)
+    return html(build_report(project, [run.path]), **more)
 
 
 def hostile_report(project: Path) -> Report:
@@ -90,4 +90,4 @@ def hostile_report(project: Path) -> Report:
         commands=[f"remote-mi study run '{HOSTILE[1]}'"],
         failures=[Failure(evil, evil, evil)],
     )
-    return make(project, [kept(project, found).path], about)
+    return build_report(project, [kept(project, found).path], about)

@@ -15,7 +15,7 @@ import pytest
 from remote_mi import Bars, Heatmap, Lines, TokenGrid
 from remote_mi.common.errors import UsageError
 from remote_mi.report import tables
-from remote_mi.report.colors import between
+from remote_mi.report.colors import interpolate
 from remote_mi.report.images import save
 from remote_mi.report.text_fitting import Pen
 from remote_mi.report.wording import Slice
@@ -51,7 +51,7 @@ def test_a_heatmap_shows_its_numbers_in_the_colours_of_its_scale(tmp_path):
         expected = (
             (0xED, 0xED, 0xF0)
             if marked[at]
-            else between(LIGHT.centred, float(effect[at] / reach + 1) / 2)
+            else interpolate(LIGHT.centred, float(effect[at] / reach + 1) / 2)
         )
         assert colour(group) == pytest.approx(expected, abs=3), at
     assert {at for at, _ in np.ndenumerate(marked) if marked[at]}, "there is something to mark"
@@ -172,14 +172,18 @@ def test_no_cell_of_a_table_is_a_formula_or_a_command(project, cli):
 
 
 def test_latex_sets_text_as_it_is_whatever_the_engine():
-    assert tables.latex(r"a&b %c _d #e ^f ~g \h {i} $j") == (
+    assert tables.escape_latex(r"a&b %c _d #e ^f ~g \h {i} $j") == (
         r"a\&b \%c \_d \#e \textasciicircum{}f \textasciitilde{}g \textbackslash{}h \{i\} \$j"
     )
-    assert tables.latex("--option ''q'' ?`") == "-{}-option '{}'q'{}' ?{}`", "no ligatures"
-    assert tables.latex('*[x]"') == r"{*}{[}x{]}\texttt{\char34}", "nothing that \\\\ would take"
-    assert tables.latex("é Ł 中 ą ±") == r"é Ł \texttt{U+4E2D} \texttt{U+0105} \texttt{U+00B1}"
+    assert tables.escape_latex("--option ''q'' ?`") == "-{}-option '{}'q'{}' ?{}`", "no ligatures"
+    assert tables.escape_latex('*[x]"') == r"{*}{[}x{]}\texttt{\char34}", (
+        "nothing that \\\\ would take"
+    )
+    assert (
+        tables.escape_latex("é Ł 中 ą ±") == r"é Ł \texttt{U+4E2D} \texttt{U+0105} \texttt{U+00B1}"
+    )
     rows = [["a", 1.25e-7, -0.5, float("nan"), 3, True], ["b", 2.0, 0.123456, 1e9, -4, False]]
-    body = tables.formatted(list("uvwxyz"), rows, ".tex")
+    body = tables.format_table(list("uvwxyz"), rows, ".tex")
     assert r"a & $1.25\times10^{-7}$ & $-0.5$ & -- & 3 & $\sim$ \\" in body
     assert r"b & 2 & 0.123 & $1\times10^{9}$ & -4 &  \\" in body
     assert r"\begin{tabular}{lrrrrr}" in body
@@ -194,8 +198,8 @@ def test_what_the_font_lacks_is_written_as_its_code_and_nothing_is_wider_than_it
     font = FT2Font(findfont("DejaVu Sans"))
     font.set_size(5.5, 72)
     drawn, kept_as_text = Pen(Path("f.pdf")), Pen(Path("f.svg"))
-    assert drawn.fitting("a␠中\U0001f389␛", 1000, 5.5) == "a␣\\u4e2d\\U0001f389\\x1b"
-    assert kept_as_text.fitting("a␠中", 1000, 5.5) == "a␣中"
+    assert drawn.fit("a␠中\U0001f389␛", 1000, 5.5) == "a␣\\u4e2d\\U0001f389\\x1b"
+    assert kept_as_text.fit("a␠中", 1000, 5.5) == "a␣中"
     for text in (
         " internationalization",
         "mmmmmmmmmm",
@@ -227,7 +231,7 @@ def test_what_cannot_be_exported_is_said(project, cli, tmp_path):
         (["--figure", "text", "-o", "f.svg"], "remote-mi export aaaa1111 --table text -o f.csv"),
         (["--figure", "effect", "--item", "2", "-o", "f.svg"], "--table effect --item 2"),
         (["--figure", "effect", "--at", "head=1", "-o", "f.svg"], "cannot be cut at 'head'"),
-        (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave --at out"),
+        (["--figure", "largest effect", "--at", "layer=1", "-o", "f.svg"], "leave out --at"),
         (["--figure", "pattern", "--each", "-o", "f.svg"], "--each goes with --table"),
         (["--table", "effect", "--each", "--item", "2"], "without --item"),
         (["--table", "pattern", "--at", "layer=1"], "--at goes with --figure"),

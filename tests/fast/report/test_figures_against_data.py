@@ -11,7 +11,7 @@ import pytest
 
 from remote_mi.common.text import line, visible
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
-from remote_mi.report.colors import between, shades
+from remote_mi.report.colors import interpolate, shades
 from remote_mi.report.document.html import figure_html
 from remote_mi.report.images import save
 from remote_mi.report.terminal import figure_lines
@@ -79,7 +79,7 @@ def test_attention_at_a_layer_shows_that_layers_numbers(tmp_path):
         at = int(row), int(column)
         assert float(value) == pytest.approx(expected[at], rel=1e-4)
         share = float((expected[at] - scale.low) / (scale.high - scale.low))
-        assert fill(group) == pytest.approx(between(LIGHT.ordered, share), abs=3)
+        assert fill(group) == pytest.approx(interpolate(LIGHT.ordered, share), abs=3)
 
 
 def test_bars_show_value_and_interval_in_numbers_and_in_length(tmp_path):
@@ -263,7 +263,9 @@ def test_token_grids_show_the_tokens_and_shades_of_each_prompt(project, tmp_path
             at = int(row), int(column), 0
             if kind == "cell":
                 assert float(value) == pytest.approx(prob[at], rel=1e-4)
-                assert fill(group) == pytest.approx(between(LIGHT.ordered, float(prob[at])), abs=3)
+                assert fill(group) == pytest.approx(
+                    interpolate(LIGHT.ordered, float(prob[at])), abs=3
+                )
             else:
                 assert int(value) == top[at]
                 written = "".join(group.itertext()).strip()

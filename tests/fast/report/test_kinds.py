@@ -31,13 +31,13 @@ from remote_mi.recipes.figures import (
     TokenGrid,
     figures_from_json,
 )
-from remote_mi.report.document.content import make
+from remote_mi.report.document.content import build_report
 from remote_mi.report.document.html import figure_html, html
 from remote_mi.report.document.markdown import markdown
 from remote_mi.report.images import save
 from remote_mi.report.kinds.registry import kind_of, kinds
 from remote_mi.report.summary import summary
-from remote_mi.report.tables import formatted, table
+from remote_mi.report.tables import format_table, table
 from remote_mi.report.terminal import figure_lines, plain_text
 from remote_mi.report.wording import Slice
 from remote_mi.store.comparison import compare
@@ -164,7 +164,7 @@ def test_a_page_shows_it_and_runs_nothing_of_it(figure, made, project):
         assert not [name for _, given in page.tags for name in given if name.startswith("on")]
     found.recipe = {**found.recipe, "figures": [figure.to_json()]}
     run = kept(project, found)
-    report = make(project, [run.path])
+    report = build_report(project, [run.path])
     assert report.sections[0].shown[0].problem == ""
     page = Page(html(report))
     assert [kind for kind, _ in page.tags].count("figure") == 1
@@ -179,7 +179,7 @@ def test_a_picture_is_drawn_or_refused_with_what_to_type(figure, made, tmp_path)
     found = made()
     for ending in ("svg", "pdf", "png") if made in (result, RESULTS["hostile"]) else ("svg",):
         path = tmp_path / f"f.{ending}"
-        if not kind_of(figure).drawn:
+        if not kind_of(figure).can_draw:
             with pytest.raises(UsageError, match="--table"):
                 save(figure, found, path, Slice())
             continue
@@ -201,10 +201,10 @@ def test_a_table_has_as_many_cells_as_heads_whatever_its_format(figure, made):
     for each in (None, [0]):
         heads, rows = table(found, figure.name, each)
         assert all(len(row) == len(heads) for row in rows)
-        read = list(csv.reader(io.StringIO(formatted(heads, rows, ".csv"))))
+        read = list(csv.reader(io.StringIO(format_table(heads, rows, ".csv"))))
         assert len(read) == len(rows) + 1 and {len(row) for row in read} == {len(heads)}
-        assert len(json.loads(formatted(heads, rows, ".json"))["rows"]) == len(rows)
-        assert formatted(heads, rows, ".tex").count(r" \\") >= len(rows) + 1
+        assert len(json.loads(format_table(heads, rows, ".json"))["rows"]) == len(rows)
+        assert format_table(heads, rows, ".tex").count(r" \\") >= len(rows) + 1
 
 
 @each_kind
@@ -247,7 +247,7 @@ def test_two_results_are_held_side_by_side(figure, project):
     text = plain_text_of(compare(*runs))
     known = second.outputs[figure.output].kind == "number"
     assert f"{figure.name}: " in text
-    assert (f"{figure.name}: b − a" in text) == (known and kind_of(figure).numbers)
+    assert (f"{figure.name}: b − a" in text) == (known and kind_of(figure).numeric)
 
 
 def plain_text_of(comparison) -> str:
@@ -309,7 +309,7 @@ def test_a_figure_that_nothing_shows_says_what_to_do():
         kind = "unshown_in_tests"
 
     try:
-        with pytest.raises(UsageError, match="nothing shows a figure of the kind 'unshown_in"):
+        with pytest.raises(UsageError, match="nothing to show a figure of kind 'unshown_in"):
             list(figure_lines(Unshown("effect"), result(), 80))
     finally:
         del figures.KINDS["unshown_in_tests"]
@@ -360,7 +360,7 @@ def test_an_installed_package_declares_a_kind_by_its_entry_point(project, tmp_pa
     )
     try:
         (figure,) = cards_in(path)[0].figures
-        assert figure.to_json()["figure"] == "installed_histogram" and kind_of(figure).drawn
+        assert figure.to_json()["figure"] == "installed_histogram" and kind_of(figure).can_draw
         figures.KINDS.pop("installed_histogram"), sys.modules.pop("installed_kind")
         (again,) = figures_from_json([figure.to_json()])
         assert again.to_json() == figure.to_json()

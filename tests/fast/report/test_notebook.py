@@ -120,7 +120,7 @@ def test_results_and_jobs_show_themselves_in_a_notebook(project):
     titles = [a["title"] for t, a in page.tags if t == "td" and "title" in a]
     assert any("95% CI" in title for title in titles)
     assert "At layer 0" in found._repr_html_(), "one part of a pattern is said to be one"
-    assert "was there already" in RemoteJob(project, None, found)._repr_html_()
+    assert "already existed" in RemoteJob(project, None, found)._repr_html_()
     assert Ledger(project).all() == []
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from remote_mi import Bars, Heatmap, Lines
 from remote_mi.common.errors import UsageError
-from remote_mi.report.document import bibliography, method, written
+from remote_mi.report.document import author_text, bibliography, method
 from remote_mi.report.document.commands import run_command
-from remote_mi.report.document.content import make
-from remote_mi.report.document.markdown import escaped
+from remote_mi.report.document.content import build_report
+from remote_mi.report.document.markdown import escape
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import figure_lines
 from remote_mi.store.result import Result
@@ -47,13 +47,13 @@ def test_every_figure_is_said_in_words():
         re.search(r"head 0: curve rises from -(1.0|0.9)", curve) and "head 1: curve falls" in curve
     )
     assert "; changes sign between layer 0 and layer 1." in curve
-    assert said["pattern"][0].startswith("Shown at layer 0; the largest of all is at layer ")
-    assert said["top"][0] == "Of prompt 1 of 3, “When Mary and to”."
+    assert said["pattern"][0].startswith("Shown at layer 0; the largest value overall is at layer ")
+    assert said["top"][0] == "Prompt 1 of 3: “When Mary and to”."
     top, prob = found.each("top")[0], found.each("prob")[0]
     last = found.text(top[-1, -1, 0]).replace(" ", "␠")
     assert f"the last layer gives “{last}” (prob {prob[-1, -1, 0]:.2f})" in said["top"][1]
-    assert said["text"] == ["Of prompt 1 of 3, “When Mary and to”.", "When Mary and to"]
-    assert said["pairs"][0] == "3 rows, one a prompt."
+    assert said["text"] == ["Prompt 1 of 3: “When Mary and to”.", "When Mary and to"]
+    assert said["pairs"][0] == "3 rows, one per prompt."
     score = found["score"]
     assert said["pairs"][1].startswith(
         f"score: mean {float(score):.2f}, 95% CI [{score.low:.2f}, {score.high:.2f}], from "
@@ -64,7 +64,7 @@ def test_every_figure_is_said_in_words():
 
 def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
     run = kept(project, result())
-    (section,) = make(project, [run.path]).sections
+    (section,) = build_report(project, [run.path]).sections
     assert [shown.label for shown in section.shown] == [
         "Figure 1",
         "Figure 2",
@@ -80,8 +80,8 @@ def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
     found = result()
     found.recipe = {**found.recipe, "figures": [figure.to_json() for figure in units]}
     run = kept(project, found, "bbbb2222")
-    (section,) = make(project, [run.path]).sections
-    assert section.shown[1].sentences == ["In words: see Figure 1."]
+    (section,) = build_report(project, [run.path]).sections
+    assert section.shown[1].sentences == ["For a description, see Figure 1."]
     assert bars.sentences, "without the unit the sentence is another one"
 
 
@@ -174,7 +174,7 @@ def test_a_report_of_a_real_run_can_be_made_again_from_its_command(project, tiny
         assert f"<h2>{heading}</h2>" in text
     assert "write here: discussion" in text and "Zhang, F." in text and "Σ effect" in text
     assert str(project) not in text, "a report tells nothing of the machine but the model's folder"
-    made = make(project, [project / "runs" / i for i in ids])
+    made = build_report(project, [project / "runs" / i for i in ids])
     for section in made.sections:
         words = shlex.split(section.command)
         code, out, err = cli(*words[1:], "--dry-run", "--json")
@@ -188,18 +188,18 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
     prompts = {"origin": "greater_than", "seed": 0, "source": source}
     found.provenance = {**found.provenance, "prompts": prompts}
     run = kept(project, found)
-    report = make(project, [run.path])
+    report = build_report(project, [run.path])
     assert [r.key for r in report.references] == [
         "fiottokaufman2025nnsight",
         "hanna2023greater",
         "zhang2023patching",
     ]
-    assert report.asked == [
+    assert report.recipe_questions == [
         "To find out where something is.",
         "Studied on: A later year (see Data).",
     ]
     assert "fewer than 10 prompts are rough" in report.intervals
-    assert report.data[0].which == "All 3" and report.data[0].facts["pairs"] == "3"
+    assert report.data[0].caption == "All 3" and report.data[0].facts["pairs"] == "3"
     text = page_of(project, found)
     assert "· 3 pairs · tiny · local-cpu/float32 · 2026-01-02</p>" in text
     asked = "To find out where something is.", "Studied on:"
@@ -209,9 +209,9 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
     assert "<p>Mine?</p>" in question and "Studied on:" not in question
     many = result(n=12)
     run = kept(project, many, "bbbb2222")
-    report = make(project, [run.path])
+    report = build_report(project, [run.path])
     assert "rough" not in report.intervals
-    assert report.data[0].which.startswith("The first 3 of 12; all are in config.lock.yaml")
+    assert report.data[0].caption.startswith("The first 3 of 12; all are in config.lock.yaml")
 
 
 def test_prompts_that_a_page_has_no_room_for_are_said_to_be_elsewhere(project, monkeypatch):
@@ -261,8 +261,8 @@ def test_what_was_written_stands_in_its_place_and_is_never_written_over(project,
     assert code == 2 and "may contain what you wrote" in err
     assert cli("report", "-o", "r.html", "--force", "-q")[0] == 0
     (project / "mine.md").write_text("## Discusion\nIt is.\n")
-    with pytest.raises(UsageError, match="no place 'Discusion'") as caught:
-        written.read(project / "mine.md")
+    with pytest.raises(UsageError, match="no section 'Discusion'") as caught:
+        author_text.read(project / "mine.md")
     assert "did you mean 'Discussion'" in caught.value.hint
 
 
@@ -321,7 +321,7 @@ def test_the_markdown_report_has_its_pictures_beside_it(project, cli):
     assert len(pictures) == 5 and all((project / "out" / p).is_file() for p in pictures)
     assert "write here: question" in text and "effect[l, p] = a < b" in text
     assert "#### effect \\[nats\\]\n" in text and "**Sign:** positive is `more`." in text
-    assert escaped("0.8.1") == "0.8.1" and escaped("1. a") == "1\\. a"
+    assert escape("0.8.1") == "0.8.1" and escape("1. a") == "1\\. a"
     assert "Another of the 3 prompts: `remote-mi view aaaa1111 --item 2`." in text
     (project / "out" / "r_files" / "99-of-before.svg").write_text("<svg/>")
     code, out, _ = cli("report", "-o", "out/r.md", "--force", "--json")
@@ -357,7 +357,7 @@ def test_the_command_of_a_run_on_a_server_names_it_and_what_no_command_can_say_h
     found = result()
     found.provenance = {**found.provenance, "backend": "ndif https://nd.if/x"}
     run = kept(project, found)
-    (section,) = make(project, [run.path]).sections
+    (section,) = build_report(project, [run.path]).sections
     assert section.command is not None
     assert section.command.endswith(" -p site=here --backend ndif:https://nd.if/x")
     lock = {
@@ -386,7 +386,7 @@ def test_references_are_read_and_set(project):
     (found,) = bibliography.read(text)
     assert str(found) == "Müller, F., Löf, É. et al. (2020). A Quoted & b. J."
     assert found.url == "https://doi.org/10.1/x"
-    known = bibliography.cited(["vig2020causal", "nobody1999"], project)
+    known = bibliography.cite(["vig2020causal", "nobody1999"], project)
     assert str(known[0]) == "nobody1999" and known[1].url.endswith("/2004.12265")
     assert bibliography.Reference("k", {"url": "javascript:alert(1)"}).url == ""
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 
-from remote_mi.report.document.content import make
+from remote_mi.report.document.content import build_report
 from remote_mi.report.document.html import html
 from remote_mi.report.document.markdown import markdown
 
@@ -72,7 +72,7 @@ def test_hostile_texts_do_not_act_in_markdown(project):
     from markdown_it import MarkdownIt
 
     run = kept(project, result(HOSTILE))
-    text = markdown(make(project, [run.path]), {})
+    text = markdown(build_report(project, [run.path]), {})
     seen = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
     assert {t for t, _ in seen.tags}.isdisjoint({"script", "img", "b"})
     assert not [a for t, a in seen.tags if t == "a" and "javascript" in (a.get("href") or "")]

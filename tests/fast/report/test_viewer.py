@@ -77,9 +77,9 @@ def test_every_key_of_the_help_page_does_what_it_says(project, width):
         assert grid.column == first
         # Metric, slices, zoom.
         assert re.search(r"recovery.*effect", await press("m")), "the title says what is shown"
-        assert app.panel.shown == "effect"
+        assert app.panel.output == "effect"
         await press("M")
-        assert app.panel.shown == "recovery"
+        assert app.panel.output == "recovery"
         await press("p")
         assert app.panel.slice_.pair == 0
         own = app.opened.result.each("effect")[0].values / 2.0
@@ -275,7 +275,7 @@ def test_without_colours_the_screen_says_the_same(project, monkeypatch):
 def test_the_page_about_the_viewer_names_every_key_of_the_help_page():
     page = (Path(__file__).parents[3] / "docs" / "viewer.md").read_text()
     missing = [
-        name for key in keys.ALL for name in key.shown.split("  ") if f"`{name}`" not in page
+        name for key in keys.ALL for name in key.label.split("  ") if f"`{name}`" not in page
     ]
     assert not missing
     for _, section in keys.SECTIONS:

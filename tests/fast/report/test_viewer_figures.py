@@ -15,7 +15,7 @@ from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.terminal import plain_text
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.demo import demo_run
-from remote_mi.report.viewer.finding import rows_asked
+from remote_mi.report.viewer.finding import parse_rows
 from remote_mi.report.viewer.header_footer import screen_text
 from remote_mi.report.viewer.panes import GridPane, ListPane
 from remote_mi.store.result import Result
@@ -187,7 +187,7 @@ def test_texts_before_and_after_are_read_side_by_side(project):
     async def of_all(app: Viewer, pilot) -> None:
         await pilot.press("3", "p")
         text = whole(app, 80)
-        assert "first before" in text and "made once, not for every prompt" in text
+        assert "first before" in text and "computed once, not for every prompt" in text
 
     driven(folder, project, each)
     driven(once, project, of_all)
@@ -261,8 +261,8 @@ def test_a_message_stands_at_the_bottom_and_hides_no_cell(project):
 
 
 def test_rows_are_asked_for_by_their_names_even_below_zero():
-    assert rows_asked("18-24", range(30)) == (18, 24)
-    assert rows_asked("24–18", range(30)) == (18, 24)
-    assert rows_asked("7", [3, 5, 7]) == (2, 2)
-    assert rows_asked("-1.0", DOSES) == (1, 1)
-    assert rows_asked("99", range(30)) is None
+    assert parse_rows("18-24", range(30)) == (18, 24)
+    assert parse_rows("24–18", range(30)) == (18, 24)
+    assert parse_rows("7", [3, 5, 7]) == (2, 2)
+    assert parse_rows("-1.0", DOSES) == (1, 1)
+    assert parse_rows("99", range(30)) is None

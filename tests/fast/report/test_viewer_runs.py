@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from remote_mi.backends.ledger import Entry, Ledger
-from remote_mi.report.document.commands import made_by
+from remote_mi.report.document.commands import command_for_run
 from remote_mi.report.viewer import opened_run
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text
@@ -29,7 +29,7 @@ def test_a_failed_run_opens_on_its_error(project, cli):
             "▸   12 │ line_12 = 12",
             "Traceback on the server",
             "␛[31mCUDA error",
-            "mend the cause",
+            "fix the cause",
         ):
             assert said in text
         await pilot.press("2", "1", "3", "5", "6")  # every panel works without a result
@@ -49,10 +49,10 @@ def test_a_run_of_a_recipe_that_was_given_by_its_file_names_the_file(project):
         "prompts": {},
     }
     (folder / "config.lock.yaml").write_text(json.dumps(lock))
-    assert made_by(folder) == "remote-mi run mine.py --model m -p k=3"
+    assert command_for_run(folder) == "remote-mi run mine.py --model m -p k=3"
     lock["recipe"] = {"name": "logit_lens", "file": "logit_lens.py"}
     (folder / "config.lock.yaml").write_text(json.dumps(lock))
-    assert made_by(folder) == "remote-mi run logit_lens --model m -p k=3"
+    assert command_for_run(folder) == "remote-mi run logit_lens --model m -p k=3"
 
 
 def test_a_damaged_run_and_one_of_a_newer_schema_say_so(project, cli):
@@ -124,7 +124,7 @@ def test_ten_thousand_runs_are_listed_and_found(project):
         await pilot.press("slash", *"old_recipe_42", "enter")
         assert "old_recipe_42" in whole(app, 80).splitlines()[-5]
         await settled(app, pilot)
-        assert any("has no run.json" in said for said in listed.item.said)
+        assert any("has no run.json" in said for said in listed.item.explanation)
 
     driven(folder, project, drive)
 

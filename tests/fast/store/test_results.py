@@ -240,9 +240,9 @@ def test_visible_and_fit():
     ],
 )
 def test_numbers_fit_four_cells(value, text):
-    assert grid.number(value).rstrip("0") == text.rstrip("0")
-    assert len(grid.number(value)) <= 4
-    assert len(grid.number(value, 3)) <= 3
+    assert grid.format_number(value).rstrip("0") == text.rstrip("0")
+    assert len(grid.format_number(value)) <= 4
+    assert len(grid.format_number(value, 3)) <= 3
 
 
 def test_a_hundred_layers_are_thinned_out_and_said_to_be():

@@ -1,4 +1,4 @@
-"""The places of a report that only its author can fill, and the file they are written in.
+"""The sections of a report that only its author can write, and the file that contains them.
 
     ## Question
     Do the heads that copy names …
@@ -6,7 +6,7 @@
     ## Discussion
     …
 
-A report is made anew from its runs and this file, so what was written is never lost.
+A report is regenerated from its runs and this file, so the author's text is never lost.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from remote_mi.common.errors import UsageError, nearest
 
-#: Place → what belongs there.
+#: Section → questions it should answer.
 PLACES = {
     "question": (
         "What do you want to know, and why? Which outcome did you expect?",
-        "What would have to be seen for the answer to be no?",
+        "Which observation would make the answer no?",
     ),
     "discussion": (
         "What do the results say about the question? Name the figure for each claim.",
@@ -33,10 +33,10 @@ _HEADING = re.compile(r"^##?\s+(.+?)\s*#*\s*$", re.M)
 
 
 def read(path: Path) -> dict[str, str]:
-    """Place → Markdown, from a file with a heading a place.
+    """Section → Markdown, from a file with a heading for each section.
 
     Raises:
-        UsageError: if the file cannot be read, or has a heading that is no place.
+        UsageError: if the file cannot be read, or has an unknown heading.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -45,14 +45,16 @@ def read(path: Path) -> dict[str, str]:
     parts = _HEADING.split(text)
     names = " and ".join(f"## {name.title()}" for name in PLACES)
     if parts[0].strip() or len(parts) == 1:
-        raise UsageError(f"{path} does not begin with a heading", f"it may have: {names}")
-    found = {}
+        raise UsageError(f"{path} does not begin with a heading", f"allowed headings: {names}")
+    texts = {}
     for heading, body in zip(parts[1::2], parts[2::2], strict=True):
         place = heading.casefold()
         if place not in PLACES:
             close = nearest(place, PLACES)
             hint = f"did you mean {close.title()!r}? " if close else ""
-            raise UsageError(f"{path}: a report has no place {heading!r}", f"{hint}it has: {names}")
+            raise UsageError(
+                f"{path}: a report has no section {heading!r}", f"{hint}it has: {names}"
+            )
         if body.strip():
-            found[place] = body.strip()
-    return found
+            texts[place] = body.strip()
+    return texts

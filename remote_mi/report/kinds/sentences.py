@@ -1,4 +1,4 @@
-"""Sentences that several kinds of figures have in common."""
+"""Sentences used by several kinds of figures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from remote_mi.common.text import visible
-from remote_mi.report.slices import Shown
+from remote_mi.report.slices import FigurePart
 from remote_mi.report.wording import EXPLAINED, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
-#: Cells, lines or texts of which a sentence tells.
+#: Maximum number of cells, lines or texts that sentences mention.
 MOST = 3
 _LONGEST_TEXT = 120
 
 
-def largest(part: Shown, center: float) -> Iterator[str]:
-    """Where the largest values are, those first that no control explains; then the range."""
+def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
+    """The largest values, those that no control explains first; then the range of all."""
     array, marked = part.array, part.marked
     values = array.values
     finite = np.isfinite(values)
@@ -26,7 +26,8 @@ def largest(part: Shown, center: float) -> Iterator[str]:
         yield f"{array.name} has no values."
         return
     if not values.ndim:
-        yield f"{part.said(())}{', no larger than its control or not told from 0' if marked else ''}."
+        mark = ", no larger than its control or not distinguishable from 0" if marked else ""
+        yield f"{part.describe_value(())}{mark}."
         return
     distance = np.where(finite, np.abs(values - center), -1.0)
     order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
@@ -36,7 +37,10 @@ def largest(part: Shown, center: float) -> Iterator[str]:
         yield f"Every {array.name} is {format_amount(center)}."
         return
     count = f" (n={part.count})" if part.count else ""
-    parts = [part.value(at) + (" (explained by its control)" if marked[at] else "") for at in best]
+    parts = [
+        part.value_with_place(at) + (" (explained by its control)" if marked[at] else "")
+        for at in best
+    ]
     yield f"Largest {array.name}{count}: {'; '.join(parts)}."
     low, high = float(values[finite].min()), float(values[finite].max())
     missing = values.size - int(finite.sum())
@@ -45,30 +49,30 @@ def largest(part: Shown, center: float) -> Iterator[str]:
         (f"{missing} of {values.size} cells have no value. " if missing else "")
         + f"{known} cells lie between {format_amount(low)} and {format_amount(high)}."
     )
-    yield from explained(part)
+    yield from control_sentence(part)
 
 
-def explained(part: Shown) -> Iterator[str]:
-    """How many cells are marked, and as what; nothing where there is no control."""
+def control_sentence(part: FigurePart) -> Iterator[str]:
+    """How many cells are explained by their control; nothing without a control."""
     if part.control is not None:
         many = int(part.marked.sum())
         yield (
             f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
-            f"{'is' if many == 1 else 'are'} no larger than {part.controlled_by}, "
-            "or not told from 0."
+            f"{'is' if many == 1 else 'are'} no larger than {part.control_name}, "
+            "or not distinguishable from 0."
         )
 
 
-def some_dims(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
-    """Some dimensions of an array, to name their coordinates; without values."""
+def coords_only(array: NamedArray, dims: tuple[str, ...]) -> NamedArray:
+    """An array without values, of only the given dimensions, to name their coordinates."""
     return NamedArray(np.zeros(()), dims, array.coords, name=array.name)
 
 
-def quoted(result: Result, token: int) -> str:
-    """A token in quotes."""
+def quote_token(result: Result, token: int) -> str:
+    """A token in quotes, or "nothing"."""
     return f"“{visible(result.text(token))}”" if token >= 0 else "nothing"
 
 
-def short(text: str) -> str:
-    """The beginning of a text that is too long for a sentence."""
+def shorten(text: str) -> str:
+    """A text, cut if it is too long for a sentence."""
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
