@@ -111,10 +111,12 @@ def check(folders: Mapping[Path, str], options: dict[str, Any]) -> None:
 
 def again(folders: Iterable[Path], options: dict[str, Any]) -> None:
     """Compute runs again and say whether they give the same."""
-    from remote_mi.jobs.reproduction.reproduce import Asked, reproduce_all
+    from remote_mi.jobs.reproduction.reproduce import ReproductionOptions, reproduce_all
 
     model, keep = (Path(options[n]) if options[n] else None for n in ("model", "keep"))
-    asked = Asked(options["backend"], model, options["tolerance"], options["timeout"], keep)
+    asked = ReproductionOptions(
+        options["backend"], model, options["tolerance"], options["timeout"], keep
+    )
     with watching(options["quiet"] or options["as_json"]) as watch:
         outcomes = reproduce_all(list(folders), asked, watch)
     if len(outcomes) == 1 and isinstance(outcomes[0][1], RemoteMIError):

@@ -1,4 +1,4 @@
-"""Reading the entries of a study's parts: models, prompts, recipes, exclusions, figures."""
+"""Reading the entries of a study file: models, prompts, recipes, exclusions, figures."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ from remote_mi.recipes.card import INPUTS, Card
 from remote_mi.recipes.parameters import Param
 
 _LISTS = ("ints", "floats", "strs")
-#: Of what another part of the package says, in characters.
+#: Longest error message taken from another part of the package, in characters.
 _LONGEST = 300
-#: A name this close to the embedded model's is taken for it, misspelt.
+#: A name this similar to the embedded model's is taken for a misspelling of it.
 _MISSPELT = 0.8
 
 
 class Reader:
-    """Reads the entries of one file, and notes what is wrong with them.
+    """Reads the entries of one file, and collects the mistakes in them.
+
+    Reading continues after a mistake, so that all of them are reported at once.
 
     Args:
         found: the file.
-        project: what files are relative to.
-        structure: the mistakes of its structure; entries with one are left out.
+        project: file names are relative to it.
+        structure: mistakes in the file's structure; entries with one are skipped.
     """
 
     def __init__(self, found: Located, project: Path, structure: Mapping[Where, Problem]) -> None:
@@ -47,33 +49,33 @@ class Reader:
         self.problems: list[Problem] = list(structure.values())
         self._bad = set(structure)
         self._around = {bad[:size] for bad in structure for size in range(len(bad) + 1)}
-        self._cards: dict[str, Card | None] = dict(_every_card(project))
+        self._cards: dict[str, Card | None] = dict(_all_cards(project))
         self._prompts: dict[str, Any] = {}
 
-    def note(self, where: Where, error: RemoteMIError) -> None:
-        """Note a mistake that was found elsewhere."""
-        self.refuse(where, first_line(error)[:_LONGEST], error.hint or "")
+    def add_error(self, where: Where, error: RemoteMIError) -> None:
+        """Add the problem that an error describes."""
+        self.add_problem(where, first_line(error)[:_LONGEST], error.hint or "")
 
-    def refuse(self, where: Where, said: str, hint: str = "") -> None:
-        """Note a mistake in the value at a place."""
+    def add_problem(self, where: Where, said: str, hint: str = "") -> None:
+        """Add a problem with the value at a place."""
         self.problems.append(self.found.problem(where, said, hint))
 
-    def sound(self, where: Where) -> bool:
-        """Whether the structure is right at a place, in it and in what it lies in."""
+    def is_valid(self, where: Where) -> bool:
+        """Whether a place, its contents and its containers have no structural mistakes."""
         within = any(where[:size] in self._bad for size in range(len(where)))
         return not within and where not in self._around
 
-    def several(self, where: Where) -> Iterator[tuple[Where, Any]]:
-        """The sound entries of the list at a place; one entry stands for a list of one."""
+    def entries(self, where: Where) -> Iterator[tuple[Where, Any]]:
+        """The valid entries of the list at a place; a single entry counts as a list of one."""
         value: Any = self.data
         for step in where:
             value = value.get(step) if isinstance(value, dict) else value[step]
         if value is None:
             return
-        entries = enumerate(value) if isinstance(value, list) else [(None, value)]
-        for index, entry in entries:
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, entry in items:
             inner = where if index is None else (*where, index)
-            if self.sound(inner):
+            if self.is_valid(inner):
                 yield inner, entry
 
     # -- models --------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ class Reader:
         """The models listed at a place."""
         return [
             made
-            for place, entry in self.several(where)
+            for place, entry in self.entries(where)
             if (made := self._model(place, entry)) is not None
         ]
 
@@ -92,27 +94,27 @@ class Reader:
         if word != EMBEDDED and "/" not in word:
             alike = difflib.SequenceMatcher(None, word.lower(), EMBEDDED).ratio()
             if alike > _MISSPELT:
-                self.refuse(where, f"no model named {word!r}", f"did you mean {EMBEDDED!r}?")
+                self.add_problem(where, f"no model named {word!r}", f"did you mean {EMBEDDED!r}?")
                 return None
         if word.startswith((".", "~")) or (self.project / word).is_dir():
-            fields["name"] = str(self._at(word))
+            fields["name"] = str(self._resolve_path(word))
         try:
             spec = ModelSpec(**fields)
         except RemoteMIError as error:
-            self.note(where, error)
+            self.add_error(where, error)
             return None
         if spec.folder is not None and not (spec.folder / "config.json").is_file():
-            what = "no model: it has no config.json" if spec.folder.is_dir() else "not there"
-            self.refuse(
+            what = "is not a model: it has no config.json"
+            self.add_problem(
                 where,
-                f"the folder {word!r} is {what}",
+                f"the folder {word!r} {what if spec.folder.is_dir() else 'does not exist'}",
                 "name a folder written by save_pretrained, or a hub id",
             )
             return None
         return ModelEntry(where, word, spec, backend or "")
 
-    def _at(self, name: str) -> Path:
-        """A path of the file: relative to the project, else as it is."""
+    def _resolve_path(self, name: str) -> Path:
+        """A path in the file; relative paths are relative to the project."""
         path = Path(name).expanduser()
         return path if path.is_absolute() else self.project / path
 
@@ -121,7 +123,7 @@ class Reader:
     def prompts(self, where: Where) -> list[PromptsEntry]:
         """The prompts listed at a place."""
         found = []
-        for place, entry in self.several(where):
+        for place, entry in self.entries(where):
             fields = {"name": entry} if isinstance(entry, str) else entry
             read: Callable[[Where, Any], PromptsEntry] = self._phenomenon
             if "pairs" in fields:
@@ -133,14 +135,14 @@ class Reader:
             except RemoteMIError as error:
                 about_size = "-n " in f"{error.message} {error.hint}"
                 error.hint = (error.hint or "").replace("-n ", "n: ")
-                self.note((*place, "n") if about_size else place, error)
+                self.add_error((*place, "n") if about_size else place, error)
         return found
 
     def _phenomenon(self, where: Where, fields: Mapping[str, Any]) -> PromptsEntry:
         word, size = fields["name"], fields.get("n")
         name, colon, template = word.partition(":")
         if name.endswith((".yaml", ".yml")):
-            name = str(self._at(name))
+            name = str(self._resolve_path(name))
         if name not in self._prompts:
             self._prompts[name] = phenomena.find(name, self.project)
         found = self._prompts[name]
@@ -154,9 +156,9 @@ class Reader:
             address = word.removeprefix(DATASET)
             if address.startswith("."):
                 address = f"{self.project}/{address}"
-            # Reading a data set may take the network: its rows are checked when it runs.
+            # Reading a data set may need the network: its rows are checked when it runs.
             return PromptsEntry(where, word, PromptChoice(pairs=f"{DATASET}{address}", size=size))
-        choice = PromptChoice(pairs=self._at(word), size=size)
+        choice = PromptChoice(pairs=self._resolve_path(word), size=size)
         examples = choice.resolve(self.project).examples
         pairs = all(example.corrupt is not None for example in examples)
         return PromptsEntry(where, word, choice, pairs=pairs)
@@ -172,7 +174,7 @@ class Reader:
     def recipes(self, where: Where) -> list[RecipeEntry]:
         """The recipes listed at a place."""
         found = []
-        for place, entry in self.several(where):
+        for place, entry in self.entries(where):
             inner = place
             if isinstance(entry, str):
                 fields: Mapping[str, Any] = {"name": entry}
@@ -184,8 +186,8 @@ class Reader:
             found += self._recipe(place, fields, inner)
         return found
 
-    def included(self, where: Where, entry: Mapping[str, Any]) -> list[RecipeEntry]:
-        """The recipe of an inclusion; [] if something is wrong with it."""
+    def included_recipes(self, where: Where, entry: Mapping[str, Any]) -> list[RecipeEntry]:
+        """The recipe of an inclusion; [] if it is invalid."""
         fields = {**entry, "name": entry["recipe"]}
         return self._recipe((*where, "recipe"), fields, (*where, "parameters"))
 
@@ -195,8 +197,8 @@ class Reader:
             return []
         axes = self._axes(card, fields.get("parameters") or {}, inner)
         for param in card.parameters:
-            if param.required and param.name not in axes and self.sound(inner):
-                self.refuse(
+            if param.required and param.name not in axes and self.is_valid(inner):
+                self.add_problem(
                     where,
                     f"recipe {card.name!r} needs the parameter {param.name!r}",
                     f"it is {param.expected}",
@@ -205,62 +207,62 @@ class Reader:
         return [RecipeEntry(where, fields["name"], path, card, axes, fields.get("backend") or "")]
 
     def card(self, word: str, where: Where) -> Card | None:
-        """The card of a recipe; a name that is unknown is noted once at each place."""
+        """The card of a recipe; None, with a problem added, if there is none."""
         file, colon, name = word.partition(":")
-        full = f"{self._at(file)}{colon}{name}" if file.endswith(".py") else word
+        full = f"{self._resolve_path(file)}{colon}{name}" if file.endswith(".py") else word
         if self._cards.get(full) is None:
             try:
                 self._cards[full] = catalog.find(full, self.project)
             except RemoteMIError as error:
                 self._cards[full] = None
-                self.note(where, error)
+                self.add_error(where, error)
         return self._cards[full]
 
     def _axes(self, card: Card, given: Mapping[str, Any], where: Where) -> dict[str, list[Any]]:
-        """Parameter → values, of the recipe's own and of those that all recipes share."""
+        """Parameter → values, from the recipe's own parameters and from the shared ones."""
         known = {param.name: param for param in card.parameters}
         own = {name: (value, (*where, name)) for name, value in given.items()}
         for name, (_, place) in own.items():
             if name not in known:
                 hint = (
-                    "prompts stand in 'phenomena'"
+                    "prompts belong in 'phenomena'"
                     if name in INPUTS
                     else suggestion(name, known) or "it takes none"
                 )
                 said = f"recipe {card.name!r} has no parameter {name!r}"
                 self.problems.append(self.found.key_problem(place, said, hint))
         shared = self.data.get("parameters") or {}
-        if isinstance(shared, dict) and self.sound(("parameters",)):
+        if isinstance(shared, dict) and self.is_valid(("parameters",)):
             own = {**{k: (v, ("parameters", k)) for k, v in shared.items()}, **own}
         return {
             name: self._values(param, *own[name]) for name, param in known.items() if name in own
         }
 
     def _values(self, param: Param, value: Any, where: Where) -> list[Any]:
-        """The values of a parameter, as the recipe gets them."""
+        """The parsed values of a parameter."""
         values = [(where, value)]
         if is_axis(param, value):
             values = [((*where, index), item) for index, item in enumerate(value)]
             if not values:
-                self.refuse(where, f"{param.name!r}: the list is empty", "name its values")
+                self.add_problem(where, f"{param.name!r}: the list is empty", "list its values")
         parsed = []
         for place, item in values:
             try:
                 parsed.append(param.parse(item))
             except RemoteMIError as error:
-                self.note(place, error)
+                self.add_error(place, error)
         return parsed
 
     # -- exclusions ----------------------------------------------------------------------------
 
     def exclusions(self) -> list[ExclusionEntry]:
-        """What is left out of the grid."""
+        """The points to leave out of the grid."""
         found = []
-        for where, entry in self.several(("exclude",)):
+        for where, entry in self.entries(("exclude",)):
             if not any(entry.values()):
-                self.refuse(
+                self.add_problem(
                     where,
-                    "this leaves out everything",
+                    "this would exclude everything",
                     "name recipe, model, phenomenon, seed or parameters",
                 )
                 continue
@@ -278,7 +280,7 @@ class Reader:
         return found
 
     def shared_parameters(self, blocks: list[Block]) -> None:
-        """Refuse parameters for all recipes that none of them has."""
+        """Report shared parameters that no recipe has."""
         recipes = [recipe for block in blocks for recipe in block.recipes]
         known = {param.name for recipe in recipes for param in recipe.card.parameters}
         shared = self.data.get("parameters")
@@ -292,7 +294,7 @@ class Reader:
         """Recipe → the figures chosen for it, from `figures` and from the recipes' entries."""
         cards = {name: r.card for b in blocks for r in b.recipes for name in (r.word, r.card.name)}
         chosen: dict[str, list[str]] = {}
-        for where, entry in self.several(("recipes",)):
+        for where, entry in self.entries(("recipes",)):
             if isinstance(entry, dict) and "name" in entry and entry["name"] in cards:
                 card = cards[entry["name"]]
                 chosen.setdefault(card.name, []).extend(
@@ -301,7 +303,7 @@ class Reader:
         named = self.data.get("figures")
         for name, wanted in named.items() if isinstance(named, dict) else ():
             where = ("figures", name)
-            if not self.sound(where):
+            if not self.is_valid(where):
                 continue
             if name in cards:
                 chosen.setdefault(cards[name].name, []).extend(
@@ -317,7 +319,7 @@ class Reader:
         known = [*(f.name for f in card.figures), *card.returns, *card.summaries]
         for index, name in enumerate(wanted):
             if name not in known:
-                self.refuse(
+                self.add_problem(
                     (*where, index),
                     f"recipe {card.name!r} has no figure {name!r}",
                     suggestion(name, known),
@@ -325,10 +327,10 @@ class Reader:
         return [name for name in wanted if name in known]
 
 
-def _every_card(project: Path) -> dict[str, Card]:
-    """Name → card of all recipes, read at once; {} where one of the files has a mistake.
+def _all_cards(project: Path) -> dict[str, Card]:
+    """Name → card of all recipes; {} if one of the files has a mistake.
 
-    Then each is looked up by itself, and the mistake matters only to those who name that recipe.
+    In that case recipes are looked up one by one, so the mistake only affects studies that use it.
     """
     try:
         return {card.name: card for card in catalog.all_cards(project)}
@@ -337,7 +339,7 @@ def _every_card(project: Path) -> dict[str, Card]:
 
 
 def is_axis(param: Param, value: Any) -> bool:
-    """Whether a value is several: a list, or for a parameter that is a list a list of lists."""
+    """Whether a value is an axis: a list, or for a list parameter a list of lists."""
     if not isinstance(value, list) or param.kind not in _LISTS:
         return isinstance(value, list)
     return bool(value) and all(isinstance(item, list) for item in value)

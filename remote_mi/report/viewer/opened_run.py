@@ -18,7 +18,7 @@ from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.store.result import Result
-from remote_mi.store.run_folder import RunFolder, id8_in
+from remote_mi.store.run_folder import RunFolder, id8_from_name
 from remote_mi.store.run_info import ARRAYS, RunInfo
 
 #: Runs with more bytes of arrays are shown first and checked against their hash meanwhile.
@@ -116,7 +116,7 @@ class Opened:
 
     @property
     def id8(self) -> str:
-        return id8_in(self.name)
+        return id8_from_name(self.name)
 
     @property
     def named(self) -> str:
@@ -137,7 +137,7 @@ class Opened:
 def named(folder: Path) -> str:
     """How a command finds a run: by its id in the project, by its folder anywhere else."""
     ours = folder.parent == project_folder() / "runs"
-    return shlex.quote(id8_in(folder.name) if ours else str(folder))
+    return shlex.quote(id8_from_name(folder.name) if ours else str(folder))
 
 
 def open_run(folder: Path) -> Opened:
@@ -164,7 +164,7 @@ def open_run(folder: Path) -> Opened:
 
 def check(opened: Opened) -> str:
     """Hold the arrays of a run against their hash; what is wrong, "" if nothing is."""
-    for part, problem in RunFolder(opened.folder).changed(ARRAYS):
+    for part, problem in RunFolder(opened.folder).changed_files(ARRAYS):
         return f"{opened.folder / part} {problem}"
     return ""
 
