@@ -66,7 +66,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
 def average_over_examples(
     name: str, output: Output, values: Any, examples: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The mean and interval of a summary that an analysis returned per example; {} if it did not."""
+    """The mean and interval of a summary, if an analysis returned it per example; else {}."""
     array = np.asarray(0.0 if values is None else values)
     dims = [dim for dim in output.dims if dim != DRAW]
     if array.ndim != len(dims) + 1 or array.shape[-1] != len(examples):

@@ -95,12 +95,13 @@ def job(
     return UserJob(**{field.name: getattr(made, field.name) for field in fields(Job)})
 
 
-def _job_of(recipe: str | Callable[..., Any] | UserJob, asked: Mapping[str, Any]) -> UserJob:
+def _job_of(recipe: str | Callable[..., Any] | UserJob, arguments: Mapping[str, Any]) -> UserJob:
     if not isinstance(recipe, UserJob):
-        return job(recipe, **asked)
-    if asked:
+        return job(recipe, **arguments)
+    if arguments:
         raise UsageError(
-            f"a job already has its model, prompts and parameters; also given: {', '.join(asked)}",
+            "a job already has its model, prompts and parameters; also given: "
+            + ", ".join(arguments),
             "create another one with remote_mi.job(…)",
         )
     return recipe
@@ -114,7 +115,7 @@ def run(
     watch: Watch | None = None,
     fetch: bool = False,
     reuse_any: bool = False,
-    **asked: Any,
+    **arguments: Any,
 ) -> Result:
     """Run a recipe, or return the existing result.
 
@@ -126,17 +127,17 @@ def run(
         fetch: allow model downloads of any size; without it, only up to `limits.ask_above` in
             remote-mi.yaml.
         reuse_any: accept a result that was computed in any environment; its provenance says so.
-        **asked: the other arguments of `remote_mi.job`: model, prompts, parameters.
+        **arguments: the other arguments of `remote_mi.job`: model, prompts, parameters.
 
     Raises:
         RemoteMIError: every problem a user can act on, by kind (see `remote_mi.common.errors`).
     """
-    made = _job_of(recipe, asked)
+    made = _job_of(recipe, arguments)
     return made.run(backend, timeout=timeout, watch=watch, fetch=fetch, reuse_any=reuse_any)
 
 
 def plan(
-    recipe: str | Callable[..., Any] | UserJob, *, backend: str = "auto", **asked: Any
+    recipe: str | Callable[..., Any] | UserJob, *, backend: str = "auto", **arguments: Any
 ) -> Plan:
     """Where `run` with the same arguments would run the job, and why; nothing is run.
 
@@ -145,7 +146,7 @@ def plan(
     Raises:
         BackendUnavailable: if no backend can run it. Others as `run`.
     """
-    return _job_of(recipe, asked).plan(backend)
+    return _job_of(recipe, arguments).plan(backend)
 
 
 def submit(
@@ -153,21 +154,21 @@ def submit(
     *,
     backend: str = "ndif",
     watch: Watch | None = None,
-    **asked: Any,
+    **arguments: Any,
 ) -> RemoteJob:
     """Submit a recipe to a server and return at once; a collector process fetches the result.
 
     Args and errors as `run`.
     """
-    return _job_of(recipe, asked).submit(backend, watch=watch)
+    return _job_of(recipe, arguments).submit(backend, watch=watch)
 
 
 def _expand_signature(function: Callable[..., Any]) -> None:
-    """Show the arguments of `job` in place of `**asked` in help and completion."""
+    """Show the arguments of `job` in place of `**arguments` in help and completion."""
     own = inspect.signature(function)
     first, *rest = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    asked = list(inspect.signature(job).parameters.values())[1:]
-    function.__signature__ = own.replace(parameters=[first, *asked[:-1], *rest, asked[-1]])  # type: ignore[attr-defined]
+    *added, inputs = list(inspect.signature(job).parameters.values())[1:]
+    function.__signature__ = own.replace(parameters=[first, *added, *rest, inputs])  # type: ignore[attr-defined]
 
 
 for _verb in (run, plan, submit):

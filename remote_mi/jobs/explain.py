@@ -120,7 +120,7 @@ def _distance(there: Mapping[str, Any], here: Mapping[str, Any]) -> float:
     """How many parts of the key differ; prompts count by the fraction that differ."""
     parts = float(there.get("code") != here["code"]) + (there.get("declared") != here["declared"])
     for name in ("parameters", "model"):
-        parts += len(_changed_members(there.get(name) or {}, here[name]))
+        parts += len(_differing(there.get(name) or {}, here[name]))
     known = {prompt["digest"] for prompt in there.get("prompts") or []}
     wanted = {prompt["digest"] for prompt in here["prompts"]}
     if known != wanted:
@@ -134,37 +134,35 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     Args:
         there, here: `remote_mi.jobs.job.Job.key_description` of the stored result and of this job.
     """
-    said = []
+    lines = []
     if there.get("schema") != here["schema"]:
-        said.append(
+        lines.append(
             f"the format of keys: {there.get('schema')} there, {here['schema']} here, "
             "because remote_mi was updated"
         )
-    said += _code(there, here)
-    for name, before, now in _changed_members(there.get("parameters") or {}, here["parameters"]):
-        said.append(f"parameter {name}: {before} there, {now} here")
-    said += _model(there.get("model") or {}, here["model"])
-    said += _prompts(there, here)
-    for name, _, _ in _changed_members(there.get("declared") or {}, here["declared"]):
-        said.append(f"the recipe's declaration of {name}")
+    lines += _code_differences(there, here)
+    for name, before, now in _differing(there.get("parameters") or {}, here["parameters"]):
+        lines.append(f"parameter {name}: {before} there, {now} here")
+    lines += _model_differences(there.get("model") or {}, here["model"])
+    lines += _prompt_differences(there, here)
+    for name, _, _ in _differing(there.get("declared") or {}, here["declared"]):
+        lines.append(f"the recipe's declaration of {name}")
     if not there.get("part") and len(there.get("prompts") or []) == len(here["prompts"]):
         if there.get("templates") != here["templates"]:
-            said.append("the names of the prompts' templates")
+            lines.append("the names of the prompts' templates")
         if there.get("classes") != here["classes"]:
-            said.append("the classes or groups of the prompts")
+            lines.append("the classes or groups of the prompts")
         if there.get("drop_invalid") != here["drop_invalid"]:
             words = {True: "left out", False: "refused"}
-            said.append(
+            lines.append(
                 "prompts that do not fit the tokenizer are "
                 f"{words[bool(there.get('drop_invalid'))]} there, "
                 f"{words[here['drop_invalid']]} here"
             )
-    return said
+    return lines
 
 
-def _changed_members(
-    there: Mapping[str, Any], here: Mapping[str, Any]
-) -> list[tuple[str, str, str]]:
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value there and value here of every member that differs between two mappings."""
     return [
         (name, _abbreviate(there, name), _abbreviate(here, name))
@@ -180,40 +178,40 @@ def _abbreviate(values: Mapping[str, Any], name: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _model(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    named = {name: (before, now) for name, before, now in _changed_members(there, here)}
+def _model_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    named = {name: (before, now) for name, before, now in _differing(there, here)}
     content = named.pop("content", None)
-    said = []
+    lines = []
     if "name" in named:
         before, now = named.pop("name")
-        said.append(f"model: {before} there, {now} here")
+        lines.append(f"model: {before} there, {now} here")
     elif content:
-        said.append("the model's files changed")
-    return said + [
+        lines.append("the model's files changed")
+    return lines + [
         f"the model's {n}: {before} there, {now} here" for n, (before, now) in named.items()
     ]
 
 
-def _code(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _code_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """The functions, classes and constants reached by the recipe that differ."""
     before, now = there.get("code_parts") or {}, here["code_parts"]
     if before == now or (not before and there.get("code") == here["code"]):
         return []
     if not before:
         return ["the code that the recipe reaches changed; it is not known which part"]
-    said = []
+    lines = []
     for label in sorted({*before, *now}, key=lambda label: (label not in now, label)):
-        what = _definition(label, str((here if label in now else there).get("file")))
+        what = _code_part_name(label, str((here if label in now else there).get("file")))
         if label not in before:
-            said.append(f"{what} is reached now, but was not before")
+            lines.append(f"{what} is reached now, but was not before")
         elif label not in now:
-            said.append(f"{what} was reached before, but is not now")
+            lines.append(f"{what} was reached before, but is not now")
         elif before[label] != now[label]:
-            said.append(f"{what} changed")
-    return _truncate(said, "parts of the code")
+            lines.append(f"{what} changed")
+    return _first_few(lines, "parts of the code")
 
 
-def _definition(label: str, file: str) -> str:
+def _code_part_name(label: str, file: str) -> str:
     """The name and place of a code part, as the subject of a sentence."""
     module, _, name = label.rpartition(":")
     place = {"recipe": file, "live": "the notebook"}.get(module, module)
@@ -222,7 +220,7 @@ def _definition(label: str, file: str) -> str:
     return f"the code of `{name}` in {place}" if name else f"the module-level code of {place}"
 
 
-def _prompts(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _prompt_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     before, now = list(there.get("prompts") or []), here["prompts"]
     known, wanted = ([p["digest"] for p in prompts] for prompts in (before, now))
     if known == wanted or (there.get("part") and set(known) <= set(wanted)):
@@ -232,23 +230,23 @@ def _prompts(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if len(known) != len(wanted):
         same = len(set(known) & set(wanted))
         return [f"{len(known)} prompts there, {len(wanted)} here; {same} are the same"]
-    said = [
-        _prompt(number, old, new)
+    lines = [
+        _prompt_difference(number, old, new)
         for number, (old, new) in enumerate(zip(before, now, strict=True), 1)
         if old["digest"] != new["digest"]
     ]
-    return _truncate(said, "prompts")
+    return _first_few(lines, "prompts")
 
 
-def _prompt(number: int, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    fields = [name for name, _, _ in _changed_members(there["fields"], here["fields"])]
-    said = f"prompt {number} differs in {', '.join(fields)}"
+def _prompt_difference(number: int, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    fields = [name for name, _, _ in _differing(there["fields"], here["fields"])]
+    text = f"prompt {number} differs in {', '.join(fields)}"
     if there["begins"] != here["begins"]:
-        said += f": {there['begins']!r} there, {here['begins']!r} here"
-    return said
+        text += f": {there['begins']!r} there, {here['begins']!r} here"
+    return text
 
 
-def _truncate(said: Sequence[str], what: str) -> list[str]:
+def _first_few(lines: Sequence[str], what: str) -> list[str]:
     """The first few, and how many more there are."""
-    more = len(said) - _MOST
-    return [*said[:_MOST], *([f"and {more} more {what}"] if more > 0 else [])]
+    more = len(lines) - _MOST
+    return [*lines[:_MOST], *([f"and {more} more {what}"] if more > 0 else [])]

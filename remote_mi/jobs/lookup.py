@@ -66,7 +66,7 @@ def candidate_environments(
     """The environments in which backends would run a model, in the order they are tried.
 
     Args:
-        every: include all environments in which a backend may have run it, not only the current one.
+        every: include all environments a backend may have run it in, not only the current one.
     """
     for name, backend in backends:
         environments = backend.environments(spec) if every else [backend.environment(spec)]

@@ -78,39 +78,41 @@ def _submit(job: Job, plan: Plan, watch: Watch) -> Result | Ticket:
     return started if isinstance(started, Result) else started.ticket
 
 
-def look_up_anywhere(job: Job, asked: str) -> Result | None:
+def look_up_anywhere(job: Job, requested: str) -> Result | None:
     """The existing result that a run on this backend would reuse, else one of any environment."""
-    return look_up(job, Dispatcher(job.project).backends(asked)) or find_computed_elsewhere(job)
+    return look_up(job, Dispatcher(job.project).backends(requested)) or find_computed_elsewhere(job)
 
 
-def survey(job: Job, asked: str, everything: bool = True) -> tuple[Plan, ResultPlace | None]:
+def survey(job: Job, requested: str, everything: bool = True) -> tuple[Plan, ResultPlace | None]:
     """Where `execute` would find or compute the result, and the place of an existing one.
 
     Args:
         everything: consider every backend, even after one was found that has it or can run it.
     """
     planner = Dispatcher(job.project)
-    place = first_place_with_result(job, planner.backends(asked))
+    place = first_place_with_result(job, planner.backends(requested))
     if place is None:
-        return (planner.survey if everything else planner.plan)(job, asked), None
+        return (planner.survey if everything else planner.plan)(job, requested), None
     there = Option(
         place.backend, True, f"already computed there: {place.description}", model=job.model
     )
     if not everything:
         return Plan(there, (there,)), place
-    return planner.survey(job, asked, there), place
+    return planner.survey(job, requested, there), place
 
 
-def _find_or_plan(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tuple[Job, Plan]:
+def _find_or_plan(
+    job: Job, requested: str, watch: Watch, permit: Permit
+) -> Result | tuple[Job, Plan]:
     """The existing result, or the plan and the job with the model as the plan runs it."""
     planner = Dispatcher(job.project)
-    hit = look_up(job, planner.backends(asked))
+    hit = look_up(job, planner.backends(requested))
     if hit is not None:
         return hit
     note = earlier_result_note(job)
     if note:
         watch.note(note)
-    plan = planner.plan(job, asked)
+    plan = planner.plan(job, requested)
     watch.note(plan.line())
     if plan.model != job.model:
         job = replace(job, model=plan.model)

@@ -141,7 +141,7 @@ class Cache:
             content = json.dumps(entry, sort_keys=True).encode()
             write_whole(self._entry_path(key, environment), content, self.root / "tmp")
             for name, sha in named.items():
-                # A concurrent `gc` may have removed it as unreferenced just before the entry existed.
+                # A concurrent `gc` may have removed it as unreferenced before the entry existed.
                 if not self.blob_path(sha).exists():
                     self._write_blob(blobs[name])
         except OSError as error:

@@ -127,7 +127,7 @@ class Comparison(Displayed):
     outputs: list[Difference]
 
     def within(self, tolerance: float) -> bool:
-        """Whether every output is within a tolerance, as defined by `remote_mi.store.comparison`."""
+        """Whether every output is within a tolerance, as defined at the top of this module."""
         return not self.beyond(tolerance)
 
     def beyond(self, tolerance: float) -> list[Difference]:

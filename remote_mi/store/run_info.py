@@ -334,7 +334,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_schema(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The data if it has this schema; the place to upgrade earlier ones, of which there are none."""
+    """The data, if it has this version's schema; there are no earlier ones to upgrade."""
     if data.get("schema") != SCHEMA:
         raise Mismatch(
             f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-#: SQLite's error codes that do not mean a damaged file: busy, locked, read-only, full, cannot open …
+#: SQLite's codes that do not mean a damaged file: busy, locked, read-only, full, cannot open …
 _TEMPORARY = {3, 5, 6, 8, 13, 14, 23}
 _ATTEMPTS = 3
 

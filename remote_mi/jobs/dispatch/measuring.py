@@ -1,7 +1,7 @@
 """Measuring the memory that a job needs in addition to the weights, by a run without weights.
 
-Takes seconds, since it builds the model's modules; `remote_mi.jobs.dispatch.plan` does it only if by
-the estimate the weights fit but the job does not.
+Takes seconds, since it builds the model's modules; `remote_mi.jobs.dispatch.plan` does it only if,
+by the estimate, the weights fit but the job does not.
 """
 
 from __future__ import annotations

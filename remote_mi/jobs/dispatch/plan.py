@@ -134,48 +134,48 @@ class Dispatcher:
             self._backends[name] = self.opened(name, self.project)
         return self._backends[name]
 
-    def candidates(self, asked: str) -> list[str]:
+    def candidates(self, requested: str) -> list[str]:
         """Names of the backends that a request stands for, in the order they are tried.
 
         Raises:
             UsageError: if there is no such backend.
         """
-        if asked != AUTO:
-            self.backend(asked)
-            return [asked]
+        if requested != AUTO:
+            self.backend(requested)
+            return [requested]
         names: list[str] = []
         for preferred in self.settings.prefer:
             kind, where = named(preferred)
             names += [preferred] if where else kind.of_auto(self.settings)
         return list(dict.fromkeys(names))
 
-    def backends(self, asked: str) -> Iterator[tuple[str, Backend]]:
+    def backends(self, requested: str) -> Iterator[tuple[str, Backend]]:
         """The candidates with their backends, created lazily; errors as `candidates`."""
-        return ((name, self.backend(name)) for name in self.candidates(asked))
+        return ((name, self.backend(name)) for name in self.candidates(requested))
 
     # --- deciding ---
 
-    def plan(self, job: Job, asked: str = AUTO) -> Plan:
+    def plan(self, job: Job, requested: str = AUTO) -> Plan:
         """Plan a job on the first backend that can run it.
 
         Raises:
             UsageError: if there is no backend of that name. BackendUnavailable: if none can run it.
         """
-        return self._plan(job, asked, survey=False)
+        return self._plan(job, requested, survey=False)
 
-    def survey(self, job: Job, asked: str = AUTO, there: Option | None = None) -> Plan:
+    def survey(self, job: Job, requested: str = AUTO, there: Option | None = None) -> Plan:
         """As `plan`, but consider every backend, even after one was found; errors as `plan`.
 
         Args:
             there: an option that already has the result, which comes before all others.
         """
-        return self._plan(job, asked, survey=True, there=there)
+        return self._plan(job, requested, survey=True, there=there)
 
-    def _plan(self, job: Job, asked: str, survey: bool, there: Option | None = None) -> Plan:
-        question = self._question(job, asked, survey)
+    def _plan(self, job: Job, requested: str, survey: bool, there: Option | None = None) -> Plan:
+        question = self._question(job, requested, survey)
         options: list[Option] = [there] if there else []
         late: list[Option] = []
-        for name in self.candidates(asked):
+        for name in self.candidates(requested):
             option = replace(self.backend(name).consider(question), backend=name)
             if option.not_yet:
                 late.append(option)
@@ -188,10 +188,10 @@ class Dispatcher:
         chosen = next((option for option in options if option.can), None)
         if chosen is None:
             raise no_backend_error(job, options)
-        ask_above = self.settings.limits.ask_above if asked == AUTO else 1 << 62
+        ask_above = self.settings.limits.ask_above if requested == AUTO else 1 << 62
         return Plan(chosen, tuple(options), *question.found, ask_above=ask_above)
 
-    def _question(self, job: Job, asked: str, survey: bool) -> Question:
+    def _question(self, job: Job, requested: str, survey: bool) -> Question:
         def measured(need: Footprint, rows_bytes: int) -> Footprint:
             from remote_mi.jobs.dispatch.measuring import measure  # imports torch
 
@@ -206,7 +206,7 @@ class Dispatcher:
             job.model,
             tuple(job.card.needs),
             self.settings.limits,
-            asked != AUTO,
+            requested != AUTO,
             survey,
             checkpoint,
             lambda found: footprint.estimate(job, found.config, found.dtype),

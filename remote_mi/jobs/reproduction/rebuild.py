@@ -1,7 +1,7 @@
 """Rebuilding a job from a run's folder alone: from the lock and the copied source.
 
-The recipe's card is read from the copy under source/, in a place where only the modules copied with
-it are importable. A rebuilt job has the recorded key if neither the lock, the copies nor the code of
+The recipe's card is read from the copy under source/, where only the modules copied with it are
+importable. A rebuilt job has the recorded key if neither the lock, the copies nor the code of
 remote_mi that the recipe reaches have changed.
 """
 

@@ -142,13 +142,13 @@ def reproduce(
         if run.path is None:
             raise UsageError("this result has no run folder", "name a run")
         run = run.path
-    asked = ReproductionOptions(
+    options = ReproductionOptions(
         backend, Path(model) if model else None, tolerance, timeout, Path(keep) if keep else None
     )
-    return reproduce_folder(find_run(run, project).path, asked, watch or Silent())
+    return reproduce_folder(find_run(run, project).path, options, watch or Silent())
 
 
-def reproduce_folder(folder: Path, asked: ReproductionOptions, watch: Watch) -> Reproduction:
+def reproduce_folder(folder: Path, options: ReproductionOptions, watch: Watch) -> Reproduction:
     """As `reproduce`, for a run's folder."""
     kept = read_kept(folder)
     if kept.info.failed:
@@ -160,16 +160,16 @@ def reproduce_folder(folder: Path, asked: ReproductionOptions, watch: Watch) -> 
         with source_of(kept, home) as source:
             job = recorded_job(kept, source, home / "project")
             notes += _code_notes(kept, job)
-            where = asked.backend or backend_of(kept)
-            job = replace(job, model=_model(kept, asked, where), store=home / "store")
-            result = execute(job, where, asked.timeout, watch)
+            where = options.backend or backend_of(kept)
+            job = replace(job, model=_model(kept, options, where), store=home / "store")
+            result = execute(job, where, options.timeout, watch)
         comparison = compare(recorded, result)
-        result.path = _keep_in(result, asked.keep)
-    return Reproduction(kept.name, comparison, asked.tolerance, notes, result.path)
+        result.path = _keep_in(result, options.keep)
+    return Reproduction(kept.name, comparison, options.tolerance, notes, result.path)
 
 
 def reproduce_all(
-    folders: Sequence[Path], asked: ReproductionOptions, watch: Watch
+    folders: Sequence[Path], options: ReproductionOptions, watch: Watch
 ) -> list[tuple[str, Reproduction | RemoteMIError]]:
     """Reproduce several runs; returns each one's name and outcome or error, in the given order.
 
@@ -179,7 +179,7 @@ def reproduce_all(
     for folder in sorted(folders, key=_model_name):
         watch.stage(f"run {len(outcomes) + 1} of {len(folders)}: {folder.name}")
         try:
-            outcomes[folder] = reproduce_folder(folder, asked, watch)
+            outcomes[folder] = reproduce_folder(folder, options, watch)
         except RemoteMIError as error:
             outcomes[folder] = error
     return [(folder.name, outcomes[folder]) for folder in folders]
@@ -267,13 +267,15 @@ def _code_notes(kept: KeptRun, job: Job) -> list[str]:
     return notes
 
 
-def _model(kept: KeptRun, asked: ReproductionOptions, backend: str) -> ModelSpec:
+def _model(kept: KeptRun, options: ReproductionOptions, backend: str) -> ModelSpec:
     """The model to load, so that the backend uses the recorded one."""
-    spec = find_model(kept, asked.model)
+    spec = find_model(kept, options.model)
     commit = None if "content" in kept.identity else commit_of(kept)
     environment = kept.info.made.kind
     kind, _ = named(backend)
-    return kind.spec_again(spec, commit, environment if asked.backend is None else None, kept.name)
+    return kind.spec_again(
+        spec, commit, environment if options.backend is None else None, kept.name
+    )
 
 
 def _keep_in(result: Result, keep: Path | None) -> Path | None:

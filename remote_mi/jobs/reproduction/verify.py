@@ -1,7 +1,7 @@
 """Verifying that the parts of a run's folder belong together, without a model, an API key or a GPU.
 
 Nothing in the folder is executed. This detects edits of any file and folders assembled from several
-runs; numbers that never came from a model are detected only by `remote_mi.jobs.reproduction.reproduce`.
+runs; only `remote_mi.jobs.reproduction.reproduce` detects numbers that never came from a model.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ class Reader:
         """Add the problem that an error describes."""
         self.add_problem(where, first_line(error)[:_LONGEST], error.hint or "")
 
-    def add_problem(self, where: Where, said: str, hint: str = "") -> None:
+    def add_problem(self, where: Where, message: str, hint: str = "") -> None:
         """Add a problem with the value at a place."""
-        self.problems.append(self.found.problem(where, said, hint))
+        self.problems.append(self.found.problem(where, message, hint))
 
     def is_valid(self, where: Where) -> bool:
         """Whether a place, its contents and its containers have no structural mistakes."""
@@ -229,8 +229,8 @@ class Reader:
                     if name in INPUTS
                     else suggestion(name, known) or "it takes none"
                 )
-                said = f"recipe {card.name!r} has no parameter {name!r}"
-                self.problems.append(self.found.key_problem(place, said, hint))
+                message = f"recipe {card.name!r} has no parameter {name!r}"
+                self.problems.append(self.found.key_problem(place, message, hint))
         shared = self.data.get("parameters") or {}
         if isinstance(shared, dict) and self.is_valid(("parameters",)):
             own = {**{k: (v, ("parameters", k)) for k, v in shared.items()}, **own}
@@ -286,9 +286,9 @@ class Reader:
         shared = self.data.get("parameters")
         for name in shared if isinstance(shared, dict) else ():
             if name not in known and recipes:
-                said = f"no recipe of the study has a parameter {shown(name)}"
+                message = f"no recipe of the study has a parameter {shown(name)}"
                 hint = suggestion(name, sorted(known))
-                self.problems.append(self.found.key_problem(("parameters", name), said, hint))
+                self.problems.append(self.found.key_problem(("parameters", name), message, hint))
 
     def figures(self, blocks: list[Block]) -> dict[str, tuple[str, ...]]:
         """Recipe → the figures chosen for it, from `figures` and from the recipes' entries."""
@@ -310,9 +310,9 @@ class Reader:
                     self._figures(cards[name], where, wanted)
                 )
             elif not any(card is None for card in self._cards.values()):
-                said = f"no recipe {name!r} in this study"
+                message = f"no recipe {name!r} in this study"
                 hint = suggestion(name, sorted(cards))
-                self.problems.append(self.found.key_problem(where, said, hint))
+                self.problems.append(self.found.key_problem(where, message, hint))
         return {name: tuple(dict.fromkeys(names)) for name, names in chosen.items() if names}
 
     def _figures(self, card: Card, where: Where, wanted: list[str]) -> list[str]:

@@ -137,14 +137,14 @@ class StudyGrid:
         """Whether a recipe works with these prompts and this model; if not, reported once."""
         card, hint = recipe.card, ""
         if card.takes_pairs and prompts.pairs is False:
-            said = (
+            message = (
                 f"recipe {card.name!r} works on clean/corrupt pairs, and "
                 f"{prompts.word[:40]!r} is not a pair"
             )
             hint = f"{{recipe: {recipe.word}, phenomenon: {json.dumps(prompts.word)}}}"
             name = (recipe.where, prompts.where)
         elif "attention_weights" in card.needs and model.spec.attention not in ("auto", "eager"):
-            said = (
+            message = (
                 f"recipe {card.name!r} reads attention weights, which attention "
                 f"{model.spec.attention!r} of {model.word!r} does not provide"
             )
@@ -155,7 +155,7 @@ class StudyGrid:
         if name not in self._refused:
             self._refused.add(name)
             advice = "choose others" if block.where else f"add to 'exclude': - {hint}"
-            self.reader.add_problem(recipe.where, said, advice)
+            self.reader.add_problem(recipe.where, message, advice)
         return False
 
     def _check(self, points: list[Point]) -> None:
@@ -182,8 +182,8 @@ class StudyGrid:
         for part, words in known.items():
             for word in getattr(entry, part):
                 if str(word) not in words:
-                    said = f"{part} {word!r} is not in the grid"
-                    return "; ".join([said, *filter(None, [suggestion(word, words)])])
+                    message = f"{part} {word!r} is not in the grid"
+                    return "; ".join([message, *filter(None, [suggestion(word, words)])])
         names = {param.name for recipe in grid.recipes for param in recipe.card.parameters}
         for name in entry.parameters:
             if name not in names:

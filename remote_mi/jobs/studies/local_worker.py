@@ -1,9 +1,9 @@
 """A separate process that runs the local jobs of a study on one model, one after the other.
 
-Command line: `python -m remote_mi.jobs.studies.local_worker PROJECT`. It reads jobs as lines of JSON
-from stdin, and reports their progress on stdout. The model is loaded once, its memory is freed when
-the process exits, and a crash affects only the current job. It exits as soon as its parent does, so
-that no job is still being computed when the study is run again.
+Command line: `python -m remote_mi.jobs.studies.local_worker PROJECT`. It reads jobs as lines of
+JSON from stdin, and reports their progress on stdout. The model is loaded once, its memory is freed
+when the process exits, and a crash affects only the current job. It exits as soon as its parent
+does, so that no job is still being computed when the study is run again.
 """
 
 from __future__ import annotations

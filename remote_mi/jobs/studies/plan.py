@@ -1,4 +1,4 @@
-"""From a study to its jobs: which have results, where the others would run, what must be downloaded.
+"""From a study to its jobs: which have results, where the others would run, and the downloads.
 
 Thousands of points share recipes, prompts and models; each of these is read only once.
 """
@@ -148,35 +148,37 @@ class _PlaceFinder:
 
     def find(self, point: PlannedPoint) -> None:
         """Fill in where a point's result is, or where it would be computed."""
-        job, asked = point.job, point.point.backend
+        job, requested = point.job, point.point.backend
         assert job is not None
-        for place in result_places(job, self._homes(job.model, asked), self.latest_done):
+        for place in result_places(job, self._homes(job.model, requested), self.latest_done):
             if place.run:
                 point.run = place.run
                 return
             point.cached |= place.cached
-        plan = self._plan(job, asked)
+        plan = self._plan(job, requested)
         if isinstance(plan, RemoteMIError):
             if not point.cached:
                 point.problem = str(plan)
             return
         point.where = plan
 
-    def _homes(self, model: ModelSpec, asked: str) -> list[Home]:
+    def _homes(self, model: ModelSpec, requested: str) -> list[Home]:
         return _get_or_compute(
             self.homes,
-            repr((model, asked)),
-            lambda: list(candidate_environments(model, self.planner.backends(asked), every=True)),
+            repr((model, requested)),
+            lambda: list(
+                candidate_environments(model, self.planner.backends(requested), every=True)
+            ),
         )
 
-    def _plan(self, job: Job, asked: str) -> Plan | RemoteMIError:
+    def _plan(self, job: Job, requested: str) -> Plan | RemoteMIError:
         """The plan for a job; jobs that are similar enough to be planned alike share one."""
         longest = max(
             (len(e.clean) + len(e.corrupt or "") for e in job.prompts.examples), default=0
         )
         alike = repr(
             (
-                asked,
+                requested,
                 job.model,
                 job.card.needs,
                 job.card.name,
@@ -187,7 +189,7 @@ class _PlaceFinder:
 
         def decide() -> Plan | RemoteMIError:
             try:
-                return self.planner.plan(job, asked)
+                return self.planner.plan(job, requested)
             except RemoteMIError as error:
                 return error
 

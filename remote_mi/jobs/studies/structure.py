@@ -279,7 +279,7 @@ class StudyFile(_Part):
     parameters: _Values = {}
     """Parameters of every recipe that has them. A list is an axis of the grid."""
     backend: _Backend = "auto"
-    """Where jobs run, unless recipe or model says otherwise: auto, local, ndif, ndif:here, ndif:URL."""
+    """Where jobs run, unless recipe or model say otherwise: auto, local, ndif, ndif:here, ndif:URL."""
     exclude: list[Exclusion] = []
     """Points that are left out of the grid."""
     include: list[Inclusion] = []
