@@ -17,7 +17,7 @@ from remote_mi.backends.kind import BackendKind
 from remote_mi.common.paths import cache_root, project_folder
 from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
-from remote_mi.store.environment import PACKAGES, installed
+from remote_mi.store.environment import PACKAGES, installed_version
 
 _ROOM_BYTES = 2 << 30
 
@@ -53,7 +53,7 @@ def _python() -> list[Check]:
 
 
 def _packages() -> list[Check]:
-    versions = {name: installed(name) for name in ("remote_mi", *PACKAGES)}
+    versions = {name: installed_version(name) for name in ("remote_mi", *PACKAGES)}
     missing = [name for name, version in versions.items() if version == "none"]
     found = ", ".join(f"{name} {version}" for name, version in versions.items())
     if missing:

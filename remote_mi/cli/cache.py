@@ -20,7 +20,7 @@ from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.explain import Explanation
 from remote_mi.jobs.explain import explain as explain_result
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.lookup import homes, places
+from remote_mi.jobs.lookup import candidate_environments, result_places
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.cache_upkeep import plan_sweep, sweep
@@ -120,7 +120,11 @@ def explain_options() -> list[click.Option]:
 def explain_job(job: Job, options: Options) -> None:
     """Explain the cache hit or miss of the job described on the command line."""
     explanation = explain_result(
-        job, places(job, homes(job.model, Dispatcher(job.project).backends(options["backend"])))
+        job,
+        result_places(
+            job,
+            candidate_environments(job.model, Dispatcher(job.project).backends(options["backend"])),
+        ),
     )
     if options["as_json"]:
         print_json(explanation.to_json())

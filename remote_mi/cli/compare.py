@@ -81,7 +81,7 @@ def make_comparison(a: str, b: str, timeout: float | None, quiet: bool) -> Compa
     first = load_run(folder)
     if not is_backend(b) or RunFolder(Path(b)).is_run:
         return comparison.compare(first, b, project=project)
-    from remote_mi.jobs.reproduction.reproduce import run_elsewhere
+    from remote_mi.jobs.reproduction.reproduce import run_on_backend
 
     with show_progress(quiet) as watch:
-        return comparison.compare(first, run_elsewhere(folder, b, project, timeout, watch))
+        return comparison.compare(first, run_on_backend(folder, b, project, timeout, watch))

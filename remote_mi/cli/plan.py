@@ -13,7 +13,7 @@ from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.progress import Watch
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
-from remote_mi.jobs.dispatch.plan import Plan, asked_for_download
+from remote_mi.jobs.dispatch.plan import Plan, download_question
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.runner import Permit, survey
 
@@ -30,7 +30,7 @@ def plan_job(job: Job, options: Options) -> None:
     """Plan the job described on the command line, and print the plan."""
     found, place = survey(job, options["backend"])
     if options["as_json"]:
-        print_json({"key": job.key, "hit": place and place.said, **found.to_json()})
+        print_json({"key": job.key, "hit": place and place.description, **found.to_json()})
     elif options["quiet"]:
         print(found.chosen.backend)
     else:
@@ -96,6 +96,6 @@ def ask_for_download(yes: bool, watch: Watch) -> Permit:
         if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return yes
         watch.stage("waiting for an answer")
-        return click.confirm(asked_for_download(found), default=False, err=True)
+        return click.confirm(download_question(found), default=False, err=True)
 
     return permit

@@ -112,10 +112,12 @@ def verify_folders(folders: Mapping[Path, str], options: dict[str, Any]) -> None
 
 def reproduce_folders(folders: Iterable[Path], options: dict[str, Any]) -> None:
     """Recompute runs and report whether their numbers are reproduced."""
-    from remote_mi.jobs.reproduction.reproduce import Asked, reproduce_all
+    from remote_mi.jobs.reproduction.reproduce import ReproductionOptions, reproduce_all
 
     model, keep = (Path(options[n]) if options[n] else None for n in ("model", "keep"))
-    request = Asked(options["backend"], model, options["tolerance"], options["timeout"], keep)
+    request = ReproductionOptions(
+        options["backend"], model, options["tolerance"], options["timeout"], keep
+    )
     with show_progress(options["quiet"] or options["as_json"]) as watch:
         outcomes = reproduce_all(list(folders), request, watch)
     if len(outcomes) == 1 and isinstance(outcomes[0][1], RemoteMIError):

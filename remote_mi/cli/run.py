@@ -12,7 +12,7 @@ from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import execute, look_anywhere, survey
+from remote_mi.jobs.runner import execute, look_up_anywhere, survey
 from remote_mi.store.result import Result
 
 
@@ -51,7 +51,7 @@ def run_job(job: Job, options: Options) -> None:
         print_dry_run(job, options["backend"], options["as_json"])
         return
     if options["reuse_any"]:
-        found = look_anywhere(job, options["backend"])
+        found = look_up_anywhere(job, options["backend"])
         if found is not None:
             if found.made.reused:
                 say(f"note: {found.made.reused}")
@@ -165,10 +165,10 @@ def _replace_non_finite(value: Any) -> Any:
 def print_dry_run(job: Job, backend: str, as_json: bool) -> None:
     """Print what a job is, where it would run, and whether its result already exists."""
     plan, place = survey(job, backend, everything=False)
-    hit = place and place.said
+    hit = place and place.description
     state = f"already exists: {hit}" if hit else "not computed yet"
     if as_json:
-        print_json({"key": job.key, "hit": hit, "plan": plan.to_json(), "job": job.described})
+        print_json({"key": job.key, "hit": hit, "plan": plan.to_json(), "job": job.key_content})
         return
     parameters = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
     examples = job.prompts.examples

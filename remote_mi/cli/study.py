@@ -20,7 +20,7 @@ from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
-from remote_mi.store.run_folder import id8_in
+from remote_mi.store.run_folder import id8_from_name
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
 #: More points than this are listed only with --all.
@@ -224,7 +224,7 @@ def _build_points_table(points: list[PointRecord], everything: bool) -> Table:
         sign = {"done": "✓", "failed": "✗", "submitted": "…"}.get(point.state, "·")
         given = ", ".join(f"{k}={v}" for k, v in point.parameters.items())
         prompts = point.prompts + (f" seed {point.seed}" if point.seed is not None else "")
-        run = id8_in(point.run or "")
+        run = id8_from_name(point.run or "")
         table.add_row(
             *(Text(line(cell)) for cell in (sign, point.recipe, prompts, given, point.model, run))
         )

@@ -100,7 +100,7 @@ def _has_terminal() -> bool:
 
 def _open_viewer(folders: list[Path], only: str | None, slice_: Slice) -> None:
     from remote_mi.report.viewer.app import INTERRUPTED, Viewer
-    from remote_mi.store.opening import runs_beside
+    from remote_mi.store.opening import sibling_runs
     from remote_mi.store.runs import Runs
 
     if not sys.stdin.isatty():  # it held the run ids: read keys from the terminal instead
@@ -111,7 +111,7 @@ def _open_viewer(folders: list[Path], only: str | None, slice_: Slice) -> None:
     for name in ("COLUMNS", "LINES"):  # if exported by a shell, they would override a resize
         os.environ.pop(name, None)
     project = project_folder()
-    runs = Runs(project) if folders[0].parent == project / "runs" else runs_beside(folders[0])
+    runs = Runs(project) if folders[0].parent == project / "runs" else sibling_runs(folders[0])
     app = Viewer(folders[0], project, runs, folders[:2] if len(folders) > 1 else [], only, slice_)
     app.run()
     if app.return_code in (None, 0, INTERRUPTED):  # else Textual has reported a bug of ours

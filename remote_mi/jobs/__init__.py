@@ -1,7 +1,7 @@
-"""From a job to its result: build, look up, plan, execute, keep. Not how a backend runs it.
+"""From a job to its result: build, look up, plan, execute, save. Backends do the computing.
 
-The package is also the function `remote_mi.jobs`, which lists the jobs on servers: a package and
-a function of one name would hide each other, whichever was imported last.
+The package is callable as `remote_mi.jobs()`, which lists the jobs on servers: a package and a
+function of the same name would hide each other, depending on which was imported last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _Jobs(ModuleType):
         """The remote jobs of a project, oldest first; forgotten ones are left out.
 
         Args:
-            project: folder that holds runs/; the working folder by default.
+            project: folder that contains runs/; the working folder by default.
         """
         from remote_mi.jobs.api import list_jobs
 

@@ -1,7 +1,7 @@
 """From the raw outputs of every example to one result: alignment, means, intervals.
 
-Aggregation is a ratio of means where the recipe declares one, otherwise a mean; the intervals
-are 95% percentile bootstrap intervals over examples, or over draws where there is one example.
+Outputs are averaged; summaries are ratios of means if the recipe declares them so. Intervals are
+95% percentile bootstrap intervals over examples, or over draws if there is only one example.
 Positions are averaged index by index only within one template; prompts of different templates
 are aligned by their labelled positions.
 """
@@ -21,20 +21,20 @@ from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinate
 
 RESAMPLES = 1000
 LEVEL = 0.95
-#: Numbers one bootstrap batch may hold, so that a large grid does not take all memory.
+#: Most numbers in one bootstrap batch, so that a large grid does not use up the memory.
 _BATCH_NUMBERS = 8_000_000
 
 
 @dataclass
 class Part:
-    """Raw outputs of one prompt or pair, with what labels them.
+    """Raw outputs of one prompt or pair, with its tokens and labels.
 
     Attributes:
         arrays: output → values.
         tokens: text of each token of the (clean) prompt.
         labels: label → position.
-        template: prompts of one template are aligned index by index.
-        text: the prompt's own texts, to be shown.
+        template: prompts of the same template are aligned index by index.
+        text: the prompt's own texts, for display.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -59,14 +59,14 @@ def assemble(
     of_set: Mapping[str, np.ndarray] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Assembled:
-    """Put the raw outputs of a job together.
+    """Combine the raw outputs of a job.
 
     Args:
-        card: the recipe. parts: one an example, in their order.
+        card: the recipe. parts: one per example, in order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
     """
-    with np.errstate(all="ignore"):  # whatever the caller has set
-        return _Assembly(card, parts, of_set or {}, parameters or {}).assembled()
+    with np.errstate(all="ignore"):  # independent of the caller's settings
+        return _Assembly(card, parts, of_set or {}, parameters or {}).run()
 
 
 class _Assembly:
@@ -83,17 +83,17 @@ class _Assembly:
         self.positions, self.columns = _alignment(parts) if parts else ([], [])
         self.result = Assembled({}, {}, [])
 
-    def assembled(self) -> Assembled:
+    def run(self) -> Assembled:
         arrays, card = self.result.arrays, self.card
         for index, part in enumerate(self.parts):
             for name, values in part.arrays.items():
                 arrays[f"{name}@{index}"] = np.asarray(values)
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
-        self.result.notes += self._not_finite()
+        self.result.notes += self._non_finite_notes()
         for name, output in card.returns.items():
             averaged = kind_of_output(output).averaged
             if not averaged and output.of == "example" and len(self.parts) > 1:
-                continue  # token ids and texts have no mean; the parts keep them
+                continue  # token ids and texts have no mean; they are kept per prompt
             self._label(name, output)
             if not averaged and not self.parts and output.of == "example":
                 continue
@@ -107,8 +107,8 @@ class _Assembly:
                 self._ratio(name, summary)
         return self.result
 
-    def _not_finite(self) -> Iterator[str]:
-        """A note on each output that holds what is no number, in float32 as results keep them."""
+    def _non_finite_notes(self) -> Iterator[str]:
+        """A note on each output with NaN or infinite values, in float32 as results store them."""
         for name, output in self.card.returns.items():
             if not kind_of_output(output).averaged:
                 continue
@@ -119,26 +119,26 @@ class _Assembly:
                 total = sum(array.size for array in arrays)
                 yield (
                     f"{bad} of {total} numbers of {name} are NaN or infinite, and so is every "
-                    "mean that they enter"
+                    "mean that includes them"
                 )
 
     def _samples(self, name: str) -> np.ndarray:
-        """What an output is averaged over, aligned: [example, ...]; of one example [draw, ...]."""
+        """The aligned samples of an output: [example, ...], or [draw, ...] for a single example."""
         output = self.card.returns[name]
         if output.of == "set":
             stacked = np.asarray(self.of_set[name])[None]
         else:
-            stacked = np.stack([self._aligned(output, name, i) for i in range(len(self.parts))])
+            stacked = np.stack([self._align(output, name, i) for i in range(len(self.parts))])
         if DRAW not in output.dims or not kind_of_output(output).averaged:
             return stacked
         axis = 1 + output.dims.index(DRAW)
-        if stacked.shape[axis] == 0:  # no draws were asked for
+        if stacked.shape[axis] == 0:  # no draws were requested
             return np.full([1, *np.delete(stacked.shape[1:], axis - 1)], np.nan)
         if len(stacked) > 1:
             return stacked.mean(axis)
         return np.moveaxis(stacked[0], axis - 1, 0)
 
-    def _aligned(self, output: Output, name: str, index: int) -> np.ndarray:
+    def _align(self, output: Output, name: str, index: int) -> np.ndarray:
         values = np.asarray(self.parts[index].arrays[name])
         for axis, dim in enumerate(output.dims):
             if dim in POSITIONS:
@@ -146,7 +146,7 @@ class _Assembly:
         return values
 
     def _label(self, name: str, output: Output) -> None:
-        """The coordinates of an output or summary."""
+        """Set the coordinates of an output or summary."""
         averaged = kind_of_output(output).averaged
         dims = [d for d in output.dims if d != DRAW or not averaged]
         self.result.axes[name] = {dim: self._coordinates(name, dim) for dim in dims}
@@ -165,12 +165,12 @@ class _Assembly:
         )
 
     def _estimate(self, name: str, samples: np.ndarray, gap: np.ndarray | None) -> None:
-        """The mean of the samples, or its ratio to the mean gap, with an interval."""
+        """Add the mean of the samples, or its ratio to the mean gap, with an interval."""
         mean = samples.astype(np.float64).mean(0)
         divisor = 1.0 if gap is None else gap.mean()
         self.result.arrays[name] = (mean / divisor).astype(np.float32)
         if len(samples) > 1:
-            _put_interval(self.result.arrays, name, samples.astype(np.float64), gap)
+            _add_interval(self.result.arrays, name, samples.astype(np.float64), gap)
 
     def _ratio(self, name: str, ratio: Ratio) -> None:
         effect = self._samples(ratio.effect).astype(np.float64)
@@ -181,8 +181,8 @@ class _Assembly:
                 self.result.notes.append(note)
         if abs(gap.mean()) < 1e-6:
             self.result.notes.append(
-                f"{name} is not given: the mean {ratio.gap} is {gap.mean():.2g}, and nothing can "
-                f"be divided by it; the raw {ratio.effect} is kept"
+                f"{name} is not computed: the mean {ratio.gap} it would be divided by is "
+                f"{gap.mean():.2g}; the raw {ratio.effect} is kept"
             )
             self.result.arrays[name] = np.full(effect.shape[1:], np.nan, np.float32)
             return
@@ -199,12 +199,12 @@ def _gap_notes(name: str, gap: np.ndarray) -> list[str]:
     more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
     return [
         f"{len(bad)} of {len(gap)} pairs have a {name} that is not positive: {shown}{more}; "
-        "they are kept in the means"
+        "they are included in the means"
     ]
 
 
 def _alignment(parts: Sequence[Part]) -> tuple[list[list[int]], list[str]]:
-    """Per part the positions that are compared, and the labels of those columns."""
+    """For each part the positions that are aligned, and the labels of those columns."""
     if _one_template(parts):
         columns = []
         by_position = {position: label for label, position in parts[0].labels.items()}
@@ -231,16 +231,16 @@ def _one_template(parts: Sequence[Part]) -> bool:
     )
 
 
-def _degenerate() -> list[IgnoredWarnings]:
+def _warnings_to_ignore() -> list[IgnoredWarnings]:
     from scipy.stats import DegenerateDataWarning
 
     return [IgnoredWarnings(DegenerateDataWarning)]
 
 
-_no_word_of_it = SharedSettings(_degenerate)
+_degenerate_data_ignored = SharedSettings(_warnings_to_ignore)
 
 
-def _put_interval(
+def _add_interval(
     arrays: dict[str, np.ndarray], name: str, values: np.ndarray, gap: np.ndarray | None
 ) -> None:
     """Add the interval of the mean of `values`, or of its ratio to the mean of `gap`."""
@@ -258,8 +258,8 @@ def _put_interval(
     for start in range(0, cells.shape[1], step):
         some = cells[:, start : start + step].T  # [cell, sample]
         data = (some,) if gap is None else (some, np.broadcast_to(gap, some.shape))
-        # Where a sample is no number the interval is none either, and is shown as such.
-        with _no_word_of_it.hold():
+        # Where a sample is NaN, so is the interval, and it is shown as such.
+        with _degenerate_data_ignored.hold():
             found = bootstrap(
                 data,
                 np.mean if gap is None else ratio,
@@ -277,13 +277,13 @@ def _put_interval(
 
 
 def interval_over_groups(values: np.ndarray, groups: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """The percentile bootstrap interval of a mean over examples, groups drawn as wholes.
+    """The percentile bootstrap interval of a mean over examples, resampling whole groups.
 
     Args:
         values: [..., example]. groups: the group of each example.
 
     Returns:
-        its lower and its upper end, [...].
+        The lower and upper ends, each [...].
     """
     group, ids = np.asarray(groups), sorted(set(groups))
     sums = np.stack([values[..., group == one].sum(-1) for one in ids], -1)

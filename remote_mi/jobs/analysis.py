@@ -1,4 +1,4 @@
-"""A recipe's own analysis: run here, on the outputs of all examples, and never on a server."""
+"""Running a recipe's own analysis on the outputs of all examples, locally and never on a server."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from remote_mi.store.draft import Draft
 
 
 def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> None:
-    """Run the analysis that the recipe names, if any, and add its summaries to the result.
+    """Run the recipe's analysis, if it has one, and add its summaries to the result.
 
-    The function comes from the sources that the job was made with, whatever became of the file.
+    The function is loaded from the sources stored with the job, not from the current file.
 
     Raises:
-        RunFailed: if it fails, or gives something else than the declared summaries.
+        RunFailed: if it fails, or does not return the declared summaries.
     """
     card = draft.card
     declared = {k: v for k, v in card.summaries.items() if isinstance(v, Output)}
@@ -34,7 +34,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         return
     examples = [
         {
-            "arrays": _unpacked(card, part.arrays),
+            "arrays": _unpack(card, part.arrays),
             "tokens": part.tokens,
             "positions": dict(part.labels),
             "template": part.template,
@@ -46,15 +46,15 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     parameters = dict(draft.parameters)
     found = dict(_call(draft, card.analysis, examples, parameters))
     for name, output in declared.items():
-        found.update(averaged(name, output, found.get(name), examples))
+        found.update(average_over_examples(name, output, found.get(name), examples))
     for name, output in declared.items():
         if name not in found:
             raise RunFailed(
-                f"recipe {card.name!r}: its analysis {card.analysis!r} did not give {name!r}"
+                f"recipe {card.name!r}: its analysis {card.analysis!r} did not return {name!r}"
             )
         for key in (name, f"{name}:low", f"{name}:high"):
             if key in found:
-                assembled.arrays[key] = _shaped(draft, key, output, found[key])
+                assembled.arrays[key] = _check_shape(draft, key, output, found[key])
         shape = assembled.arrays[name].shape
         dims = [dim for dim in output.dims if dim != DRAW]
         assembled.axes[name] = {
@@ -63,10 +63,10 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         }
 
 
-def averaged(
+def average_over_examples(
     name: str, output: Output, values: Any, examples: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The mean and the interval of a summary that an analysis gives for each example."""
+    """The mean and interval of a summary, if an analysis returned it per example; else {}."""
     array = np.asarray(0.0 if values is None else values)
     dims = [dim for dim in output.dims if dim != DRAW]
     if array.ndim != len(dims) + 1 or array.shape[-1] != len(examples):
@@ -77,13 +77,13 @@ def averaged(
     return {name: array.mean(-1), f"{name}:low": low, f"{name}:high": high}
 
 
-def _unpacked(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _unpack(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The outputs of an example as the recipe returned them: arrays, texts, JSON values."""
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     for name, packed in arrays.items():
         values = kind_of_output(card.returns[name]).unpack(packed)
-        found[name] = values if values.dtype.kind != "O" else values.tolist()
-    return found
+        outputs[name] = values if values.dtype.kind != "O" else values.tolist()
+    return outputs
 
 
 def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, Any]) -> Any:
@@ -101,7 +101,7 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
                 return function(examples, **parameters)
         except ValueError as error:
             raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
-        except Exception as error:  # the analysis is the recipe author's code: anything can come
+        except Exception as error:  # the analysis is the recipe author's code: anything can happen
             line = line_number_in(error, path.resolve())
             raise RunFailed(
                 f"{draft.file}:{line}: the analysis {name!r} failed: "
@@ -110,7 +110,7 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             ) from error
 
 
-def _shaped(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
+def _check_shape(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float32)
     if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
         raise RunFailed(

@@ -1,4 +1,4 @@
-"""What a program does with jobs: make one, plan it, run it, submit it."""
+"""The Python API for jobs: create, plan, run and submit them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from remote_mi.jobs.building import make_job
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.remote import RemoteJob, submit_job
-from remote_mi.jobs.runner import execute, look_anywhere, survey
+from remote_mi.jobs.runner import execute, look_up_anywhere, survey
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.card import INPUTS
@@ -25,10 +25,10 @@ from remote_mi.store.result import Result
 
 @dataclass(frozen=True, repr=False)
 class UserJob(Job):
-    """A job as `remote_mi.job` makes it: validated, immutable, and what can be done with it."""
+    """A job created by `remote_mi.job`: validated and immutable, with methods to run it."""
 
     def plan(self, backend: str = "auto") -> Plan:
-        """Where it would run, and why; nothing is run. Errors as `remote_mi.plan`."""
+        """Where the job would run, and why; nothing is run. Errors as `remote_mi.plan`."""
         return survey(self, backend)[0]
 
     def run(
@@ -40,12 +40,12 @@ class UserJob(Job):
         fetch: bool = False,
         reuse_any: bool = False,
     ) -> Result:
-        """Its result, computed where it is not there already. Args and errors as `remote_mi.run`."""
-        kept = look_anywhere(self, backend) if reuse_any else None
-        return kept or execute(self, backend, timeout, watch or Silent(), lambda plan: fetch)
+        """The job's result, computed if there is none yet. Args and errors as `remote_mi.run`."""
+        existing = look_up_anywhere(self, backend) if reuse_any else None
+        return existing or execute(self, backend, timeout, watch or Silent(), lambda plan: fetch)
 
     def submit(self, backend: str = "ndif", *, watch: Watch | None = None) -> RemoteJob:
-        """Send it to a server and return at once. Args and errors as `remote_mi.submit`."""
+        """Send the job to a server and return at once. Args and errors as `remote_mi.submit`."""
         return submit_job(self, backend, watch or Silent())
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ def job(
     parameters: Mapping[str, Any] | None = None,
     **inputs: Any,
 ) -> UserJob:
-    """A job: a recipe on a model and prompts, validated, with its key; nothing is run.
+    """Create a job: a recipe on a model and prompts, validated, with its key; nothing is run.
 
         job = mi.job("activation_patching", phenomenon="ioi", n=16)
         job.key, job.plan(), job.run(), job.submit("ndif")
@@ -78,13 +78,13 @@ def job(
         phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
         pairs: JSONL file or list of dicts with clean, corrupt, answer, wrong (or prompt, target).
         n, seed: how many prompts of a phenomenon, and its seed.
-        drop_invalid: leave out prompts that do not fit the tokenizer, noting which.
-        project: folder of runs/ and recipes/; the working folder by default.
-        parameters: the recipe's parameters whose names are taken by the arguments above.
+        drop_invalid: leave out prompts that do not fit the tokenizer, and note which.
+        project: folder that contains runs/ and recipes/; the working folder by default.
+        parameters: recipe parameters whose names clash with the arguments above.
         **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
 
     Raises:
-        RemoteMIError: for whatever of it is wrong, as far as it shows without a tokenizer.
+        RemoteMIError: for anything invalid that can be detected without a tokenizer.
     """
     spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
@@ -95,13 +95,14 @@ def job(
     return UserJob(**{field.name: getattr(made, field.name) for field in fields(Job)})
 
 
-def _job_of(recipe: str | Callable[..., Any] | UserJob, asked: Mapping[str, Any]) -> UserJob:
+def _job_of(recipe: str | Callable[..., Any] | UserJob, arguments: Mapping[str, Any]) -> UserJob:
     if not isinstance(recipe, UserJob):
-        return job(recipe, **asked)
-    if asked:
+        return job(recipe, **arguments)
+    if arguments:
         raise UsageError(
-            f"a job has its model, prompts and parameters already; {', '.join(asked)} was given too",
-            "make another with remote_mi.job(…)",
+            "a job already has its model, prompts and parameters; also given: "
+            + ", ".join(arguments),
+            "create another one with remote_mi.job(…)",
         )
     return recipe
 
@@ -114,38 +115,38 @@ def run(
     watch: Watch | None = None,
     fetch: bool = False,
     reuse_any: bool = False,
-    **asked: Any,
+    **arguments: Any,
 ) -> Result:
-    """Run a recipe, or give the result that is already there.
+    """Run a recipe, or return the existing result.
 
     Args:
-        recipe: as `remote_mi.job` takes it, or a job that it made.
+        recipe: as for `remote_mi.job`, or a job that it returned.
         backend: "auto", "local", "ndif" or "ndif:https://host".
         timeout: seconds to wait for a remote job.
         watch: shows progress.
-        fetch: allow a download of a model of whatever size (`limits.ask_above` in remote-mi.yaml
-            is what is fetched without).
-        reuse_any: take a result that was computed in any environment; its provenance says so.
-        **asked: the other arguments of `remote_mi.job`: model, prompts, parameters.
+        fetch: allow model downloads of any size; without it, only up to `limits.ask_above` in
+            remote-mi.yaml.
+        reuse_any: accept a result that was computed in any environment; its provenance says so.
+        **arguments: the other arguments of `remote_mi.job`: model, prompts, parameters.
 
     Raises:
         RemoteMIError: every problem a user can act on, by kind (see `remote_mi.common.errors`).
     """
-    made = _job_of(recipe, asked)
+    made = _job_of(recipe, arguments)
     return made.run(backend, timeout=timeout, watch=watch, fetch=fetch, reuse_any=reuse_any)
 
 
 def plan(
-    recipe: str | Callable[..., Any] | UserJob, *, backend: str = "auto", **asked: Any
+    recipe: str | Callable[..., Any] | UserJob, *, backend: str = "auto", **arguments: Any
 ) -> Plan:
     """Where `run` with the same arguments would run the job, and why; nothing is run.
 
-    Every backend is looked at, servers are asked. Args as `run`.
+    Considers every backend, and queries servers. Args as `run`.
 
     Raises:
-        BackendUnavailable: if no backend can serve. Others as `run`.
+        BackendUnavailable: if no backend can run it. Others as `run`.
     """
-    return _job_of(recipe, asked).plan(backend)
+    return _job_of(recipe, arguments).plan(backend)
 
 
 def submit(
@@ -153,25 +154,25 @@ def submit(
     *,
     backend: str = "ndif",
     watch: Watch | None = None,
-    **asked: Any,
+    **arguments: Any,
 ) -> RemoteJob:
     """Submit a recipe to a server and return at once; a collector process fetches the result.
 
     Args and errors as `run`.
     """
-    return _job_of(recipe, asked).submit(backend, watch=watch)
+    return _job_of(recipe, arguments).submit(backend, watch=watch)
 
 
-def _spelled_out(function: Callable[..., Any]) -> None:
-    """Let help and completion see the arguments of `job` in the place of `**asked`."""
+def _expand_signature(function: Callable[..., Any]) -> None:
+    """Show the arguments of `job` in place of `**arguments` in help and completion."""
     own = inspect.signature(function)
     first, *rest = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    asked = list(inspect.signature(job).parameters.values())[1:]
-    function.__signature__ = own.replace(parameters=[first, *asked[:-1], *rest, asked[-1]])  # type: ignore[attr-defined]
+    *added, inputs = list(inspect.signature(job).parameters.values())[1:]
+    function.__signature__ = own.replace(parameters=[first, *added, *rest, inputs])  # type: ignore[attr-defined]
 
 
 for _verb in (run, plan, submit):
-    _spelled_out(_verb)
+    _expand_signature(_verb)
 
 
 def list_jobs(project: str | Path | None = None) -> list[RemoteJob]:

@@ -1,4 +1,4 @@
-"""Making jobs: where arguments, a command line or a study's point become one."""
+"""Creating jobs from arguments, a command line or a study's point."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def make_job(
     project: Path,
     drop_invalid: bool = False,
 ) -> Job:
-    """A validated job; errors as `remote_mi.run`, as far as they show without a tokenizer.
+    """Create a validated job; errors as `remote_mi.run`, if detectable without a tokenizer.
 
     Args:
-        recipe: a name, a file, a decorated function, or the card of one that was found.
+        recipe: a name, a file, a decorated function, or a card.
     """
-    card, function = _found(recipe, project)
-    card.resolve(parameters)  # a mistyped name is told before the prompts that it was meant for
+    card, function = _resolve_recipe(recipe, project)
+    card.resolve(parameters)  # report a mistyped parameter before missing prompts
     prompts = choice.check_none(card.name) if card.over == "none" else choice.resolve(project)
     return job_on(
         card, spec, prompts, parameters, project, function=function, drop_invalid=drop_invalid
     )
 
 
-def _found(
+def _resolve_recipe(
     recipe: str | Callable[..., Any] | Card, project: Path
 ) -> tuple[Card, Callable[..., Any] | None]:
-    """A recipe's card, and its function where it is in no file."""
+    """A recipe's card, and its function if it is not in a file."""
     if isinstance(recipe, Card):
         return recipe, None
     if isinstance(recipe, str):
@@ -60,27 +60,27 @@ def job_on(
     drop_invalid: bool = False,
     memo: Memo | None = None,
 ) -> Job:
-    """A validated job of a recipe and prompts that were found; errors as `make_job`."""
+    """A validated job from a card and resolved prompts; errors as `make_job`."""
     if "attention_weights" in card.needs:
         if spec.attention not in ("auto", "eager"):
             raise UsageError(
                 f"recipe {card.name!r} reads attention weights, which attention "
-                f"{spec.attention!r} does not give",
+                f"{spec.attention!r} does not provide",
                 "leave --attention out",
             )
         spec = replace(spec, attention="eager")
     if (card.analysis or card.setup) and card.path is None:
         what = "an analysis" if card.analysis else "a setup"
         raise UsageError(
-            f"recipe {card.name!r} has {what} and no file",
-            "write it into a file, and name the file",
+            f"recipe {card.name!r} has {what} but no file",
+            "write it to a file, and name the file",
         )
     if card.takes_pairs:
         for index, example in enumerate(prompts.examples):
             if example.corrupt is None:
                 raise UsageError(
                     f"recipe {card.name!r} works on clean/corrupt pairs; prompt {index + 1} has "
-                    "no corrupt one",
+                    "no corrupt prompt",
                     "give -p clean=… -p corrupt=… -p answer=… -p wrong=…, or --phenomenon NAME",
                 )
     names = {p.name for p in card.parameters}

@@ -1,4 +1,4 @@
-"""One execution of a job that is not there yet: opened, submitted, waited for, made into a run."""
+"""Executing a job that has no result yet: open the model, submit, wait, write the run."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Started:
-    """A job that is under way.
+    """A submitted job.
 
     Attributes:
         ticket: the backend's. draft: the run so far.
-        tokenizer: the model's, where it is at hand.
+        tokenizer: the model's, if it is already loaded.
     """
 
     ticket: Ticket
@@ -54,10 +54,10 @@ class Started:
 def finish(
     backend: Backend, started: Started, project: Path, timeout: float | None, watch: Watch
 ) -> Result:
-    """Wait for a submitted job and make the run of it, in whatever process it was submitted.
+    """Wait for a submitted job and write its run; any process can do so.
 
     Raises:
-        FinishedElsewhere: if another process was quicker. Others as `Backend.collect`; a job that
+        FinishedElsewhere: if another process was first. Others as `Backend.collect`; a job that
         failed leaves a failed run behind.
     """
     ticket, draft = started.ticket, started.draft
@@ -65,11 +65,11 @@ def finish(
     try:
         computed = backend.collect(ticket, watch, timeout, lambda: start_collector.start(project))
         for index, outputs in zip(draft.missing, computed, strict=True):
-            finisher.take(index, outputs)
+            finisher.add_outputs(index, outputs)
     except (WaitTimeout, BackendUnavailable, StoreError):
-        raise  # the job may still give a result
+        raise  # the job may still finish
     except RemoteMIError as error:
-        finisher.failure(error, ticket.record)
+        finisher.write_failure(error, ticket.record)
         raise
     draft.events.append(event_line("collected", record=ticket.record))
     try:
@@ -77,17 +77,17 @@ def finish(
     except Mismatch as error:
         backend.settle(ticket, None, error)
         raise
-    except RunFailed as error:  # its analysis; the outputs are cached
-        finisher.failure(error, ticket.record)
+    except RunFailed as error:  # raised by its analysis; the outputs are cached
+        finisher.write_failure(error, ticket.record)
         backend.settle(ticket, None, error)
         raise
-    kept = result.path is not None or finisher.unsaved is None
-    backend.settle(ticket, result.run_id if kept else None)
+    saved = result.path is not None or finisher.unsaved is None
+    backend.settle(ticket, result.run_id if saved else None)
     return result
 
 
 class Execution:
-    """One execution of a job that is not there yet."""
+    """One execution of a job that has no result yet."""
 
     def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
         self.job, self.plan, self.watch = job, plan, watch
@@ -96,8 +96,8 @@ class Execution:
         self.together: list[Any] = []
 
     def start(self) -> Result | Started:
-        """The job under way: the same if it is already, else submitted now; its result if all
-        parts of it are in the cache."""
+        """Submit the job, or resume it if it was submitted before; returns the result directly
+        if all its parts are cached."""
         ticket = self.backend.resume(self.job.key, self.watch)
         if ticket is not None:
             return Started(ticket, Draft.from_json(ticket.draft))
@@ -109,7 +109,7 @@ class Execution:
         return Started(ticket, draft, model.tokenizer)
 
     def result(self, timeout: float | None) -> Result:
-        """The job's result, waited for."""
+        """Start the job and wait for its result."""
         while True:
             started = self.start()
             if isinstance(started, Result):
@@ -120,11 +120,11 @@ class Execution:
                 result = look_up(self.job, [(self.backend.name, self.backend)])
                 if result is not None:
                     return result
-                # It is gone again. What was done before now does not count from here on.
+                # The result is gone again: start afresh.
                 self.events = [event_line("planned", backend=self.backend.name, reason="once more")]
 
     def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
-        """The opened model, the run so far, and what the recipe is to be called with."""
+        """The opened model, the draft of the run, and the calls of the recipe to compute."""
         from remote_mi.interventions.model_info import reuses_prefix
         from remote_mi.prompts.tokens import tokenize
 
@@ -132,7 +132,7 @@ class Execution:
         model = self.backend.open(job.model, self.watch)
         if job.model.identity() != job.identity:
             raise UsageError(
-                f"the files of {job.model.name} changed since the job was made",
+                f"the files of {job.model.name} have changed since the job was created",
                 "run the same command again",
             )
         check_needs_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
@@ -167,14 +167,14 @@ class Execution:
         return model, draft, [calls[i] for i in missing]
 
     def _parameters(self, model: LoadedModel) -> dict[str, Any]:
-        """The recipe's parameters, with texts that it takes as prompts tokenized."""
+        """The recipe's parameters, with those of kind "prompt" tokenized."""
         from remote_mi.prompts.tokens import tokenize
 
         parameters = dict(self.job.parameters)
         for param in self.job.card.parameters:
             if param.kind == "prompt":
                 text = PromptSet((Example(parameters[param.name]),), param.name)
-                made = tokenize(
+                tokenized = tokenize(
                     model.tokenizer,
                     text,
                     self.job.model,
@@ -183,7 +183,7 @@ class Execution:
                     masked=model.masked,
                     bidirectional=model.bidirectional,
                 )
-                parameters[param.name] = made.prompts[0]
+                parameters[param.name] = tokenized.prompts[0]
         return parameters
 
     def _draft(
@@ -226,7 +226,7 @@ class Execution:
             record,
             self.events,
             store=str(job.store or ""),
-            about=job.about(),
+            about=job.key_description(),
             kept=tokenized.kept,
         )
 
@@ -256,7 +256,7 @@ class Execution:
 
 
 def _part(tokenized: Tokenized, index: int, example: Example) -> dict[str, Any]:
-    """What a run keeps of a prompt: its tokens and labels, and its texts."""
+    """What a run stores of a prompt: its tokens, labels and texts."""
     texts = ("clean", "corrupt", "answer", "wrong", "template")
     return {
         "tokens": tokenized.tokens[index],

@@ -1,4 +1,4 @@
-"""Why a job's result is, or is not, in the store: which part of the key differs, in words."""
+"""Explaining why a job's result is, or is not, available: which parts of the key differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex, EntryRow
 from remote_mi.store.environment import PACKAGES, Environment
 
-#: Differences of one kind that are told one by one.
+#: Most differences of one kind that are listed.
 _MOST = 4
 
 
@@ -23,11 +23,11 @@ class Explanation:
 
     Attributes:
         key: the job's. environment: where it would run; None if that is not known yet.
-        run: the run that is its result, "" if none. cached: whether only the cache has it.
-        elsewhere: environments in which the same was computed, and why that is not taken.
-        parts, parts_there: calls of the recipe, and those whose raw outputs are there.
-        nearest: the most similar result of the recipe, None if there is none or it is not needed.
-        differences: what its key has otherwise, in words.
+        run: the run with its result; "" if none. cached: whether only the cache has it.
+        elsewhere: other environments with a result of the job, and why it is not reused.
+        parts, parts_there: number of calls of the recipe, and of those with cached raw outputs.
+        nearest: the most similar result of the recipe; None if there is none or it is not needed.
+        differences: how its key differs, in words.
     """
 
     key: str
@@ -67,30 +67,30 @@ class Explanation:
 
 
 def explain(job: Job, places: Iterable[ResultPlace]) -> Explanation:
-    """Say where a job's result is, or what is found instead.
+    """Say where a job's result is, or why there is none.
 
     Args:
-        places: where a run would take it from; a miss is told of the first.
+        places: where a run would look for it; a miss is explained for the first.
     """
     here: Environment | None = None
     for place in places:
         here = here or place.environment
-        if place.has_it:
+        if place.has_result:
             return Explanation(job.key, place.environment, place.run, place.cached)
     others = dict.fromkeys(place.environment for place in other_places(job))
-    elsewhere = [in_words(other, here) for other in others if other is not None]
+    elsewhere = [describe_environment(other, here) for other in others if other is not None]
     if elsewhere or here is None:
         return Explanation(job.key, here, elsewhere=elsewhere)
     cache = Cache(job.cache)
-    there = sum(cache.holds(key, here) for key in job.part_keys)
+    there = sum(cache.contains(key, here) for key in job.part_keys)
     near, differ = _nearest(job, cache)
     return Explanation(
         job.key, here, parts=len(job.part_keys), parts_there=there, nearest=near, differences=differ
     )
 
 
-def in_words(other: Environment, here: Environment | None) -> str:
-    """Another environment, and why a result from it is not taken here."""
+def describe_environment(other: Environment, here: Environment | None) -> str:
+    """Another environment, and why a result from it is not reused here."""
     if here is None:
         return f"{other}: it is not known yet where the job would run"
     if other.kind != here.kind:
@@ -99,14 +99,14 @@ def in_words(other: Environment, here: Environment | None) -> str:
         differ = [
             n for n in PACKAGES if major_minor(getattr(other, n)) != major_minor(getattr(here, n))
         ]
-        why = "here are " + ", ".join(f"{name} {getattr(here, name)}" for name in differ)
-    return f"{other}: not taken, because numbers may differ; {why}"
+        why = "this one has " + ", ".join(f"{name} {getattr(here, name)}" for name in differ)
+    return f"{other}: not reused, because numbers may differ; {why}"
 
 
 def _nearest(job: Job, cache: Cache) -> tuple[EntryRow | None, list[str]]:
-    """The entry of the recipe that differs in the fewest parts of the key, and these parts."""
-    about = job.about()
-    rows = [row for row in CacheIndex(cache).of_recipe(job.card.name) if row.about]
+    """The entry of the recipe whose key differs in the fewest parts, and those differences."""
+    about = job.key_description()
+    rows = [row for row in CacheIndex(cache).rows_of_recipe(job.card.name) if row.about]
     if not rows:
         return None, []
 
@@ -119,10 +119,10 @@ def _nearest(job: Job, cache: Cache) -> tuple[EntryRow | None, list[str]]:
 
 
 def _distance(there: Mapping[str, Any], here: Mapping[str, Any]) -> float:
-    """How many parts of the key differ; prompts count by how many of them do."""
+    """How many parts of the key differ; prompts count by the fraction that differ."""
     parts = float(there.get("code") != here["code"]) + (there.get("declared") != here["declared"])
     for name in ("parameters", "model"):
-        parts += len(_changed(there.get(name) or {}, here[name]))
+        parts += len(_differing(there.get(name) or {}, here[name]))
     known = {prompt["digest"] for prompt in there.get("prompts") or []}
     wanted = {prompt["digest"] for prompt in here["prompts"]}
     if known != wanted:
@@ -131,124 +131,124 @@ def _distance(there: Mapping[str, Any], here: Mapping[str, Any]) -> float:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What decides the key and is not the same in two results, in words.
+    """What differs between the keys of two jobs, in words.
 
     Args:
-        there, here: `remote_mi.jobs.job.Job.about` of the kept result, and of the job at hand.
+        there, here: `remote_mi.jobs.job.Job.key_description` of the stored result and of this job.
     """
-    said = []
+    lines = []
     if there.get("schema") != here["schema"]:
-        said.append(
+        lines.append(
             f"the format of keys: {there.get('schema')} there, {here['schema']} here, "
-            "by an update of remote_mi"
+            "because remote_mi was updated"
         )
-    said += _code(there, here)
-    for name, before, now in _changed(there.get("parameters") or {}, here["parameters"]):
-        said.append(f"parameter {name}: {before} there, {now} here")
-    said += _model(there.get("model") or {}, here["model"])
-    said += _prompts(there, here)
-    for name, _, _ in _changed(there.get("declared") or {}, here["declared"]):
-        said.append(f"what the recipe declares as its {name}")
+    lines += _code_differences(there, here)
+    for name, before, now in _differing(there.get("parameters") or {}, here["parameters"]):
+        lines.append(f"parameter {name}: {before} there, {now} here")
+    lines += _model_differences(there.get("model") or {}, here["model"])
+    lines += _prompt_differences(there, here)
+    for name, _, _ in _differing(there.get("declared") or {}, here["declared"]):
+        lines.append(f"the recipe's declaration of {name}")
     if not there.get("part") and len(there.get("prompts") or []) == len(here["prompts"]):
         if there.get("templates") != here["templates"]:
-            said.append("the names of the prompts' templates")
+            lines.append("the names of the prompts' templates")
         if there.get("classes") != here["classes"]:
-            said.append("the classes or groups of the prompts")
+            lines.append("the classes or groups of the prompts")
         if there.get("drop_invalid") != here["drop_invalid"]:
             words = {True: "left out", False: "refused"}
-            said.append(
+            lines.append(
                 "prompts that do not fit the tokenizer are "
                 f"{words[bool(there.get('drop_invalid'))]} there, "
                 f"{words[here['drop_invalid']]} here"
             )
-    return said
+    return lines
 
 
-def _changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, value there and value here of what differs between two mappings."""
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value there and value here of every member that differs between two mappings."""
     return [
-        (name, _short(there, name), _short(here, name))
+        (name, _abbreviate(there, name), _abbreviate(here, name))
         for name in dict.fromkeys([*here, *there])
         if (name in there, there.get(name)) != (name in here, here.get(name))
     ]
 
 
-def _short(values: Mapping[str, Any], name: str) -> str:
+def _abbreviate(values: Mapping[str, Any], name: str) -> str:
     if name not in values:
         return "nothing"
     text = str(values[name])
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _model(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    named = {name: (before, now) for name, before, now in _changed(there, here)}
+def _model_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    named = {name: (before, now) for name, before, now in _differing(there, here)}
     content = named.pop("content", None)
-    said = []
+    lines = []
     if "name" in named:
         before, now = named.pop("name")
-        said.append(f"model: {before} there, {now} here")
+        lines.append(f"model: {before} there, {now} here")
     elif content:
-        said.append("the model's files changed")
-    return said + [
+        lines.append("the model's files changed")
+    return lines + [
         f"the model's {n}: {before} there, {now} here" for n, (before, now) in named.items()
     ]
 
 
-def _code(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Which functions, classes and constants that the recipe reaches are not the same."""
+def _code_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The functions, classes and constants reached by the recipe that differ."""
     before, now = there.get("code_parts") or {}, here["code_parts"]
     if before == now or (not before and there.get("code") == here["code"]):
         return []
     if not before:
-        return ["the code that the recipe reaches changed; which part is not known"]
-    said = []
+        return ["the code that the recipe reaches changed; it is not known which part"]
+    lines = []
     for label in sorted({*before, *now}, key=lambda label: (label not in now, label)):
-        what = _definition(label, str((here if label in now else there).get("file")))
+        what = _code_part_name(label, str((here if label in now else there).get("file")))
         if label not in before:
-            said.append(f"{what} is reached now, and was not then")
+            lines.append(f"{what} is reached now, but was not before")
         elif label not in now:
-            said.append(f"{what} was reached then, and is not now")
+            lines.append(f"{what} was reached before, but is not now")
         elif before[label] != now[label]:
-            said.append(f"{what} changed")
-    return _first(said, "parts of the code")
+            lines.append(f"{what} changed")
+    return _first_few(lines, "parts of the code")
 
 
-def _definition(label: str, file: str) -> str:
-    """A definition of the project by name and place, as a subject of a sentence."""
+def _code_part_name(label: str, file: str) -> str:
+    """The name and place of a code part, as the subject of a sentence."""
     module, _, name = label.rpartition(":")
     place = {"recipe": file, "live": "the notebook"}.get(module, module)
     if not place.startswith("remote_mi.") and module not in ("recipe", "live"):
         place = f"{module.replace('.', '/')}.py"
-    return f"the code of `{name}` in {place}" if name else f"what {place} does when it is imported"
+    return f"the code of `{name}` in {place}" if name else f"the module-level code of {place}"
 
 
-def _prompts(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _prompt_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     before, now = list(there.get("prompts") or []), here["prompts"]
     known, wanted = ([p["digest"] for p in prompts] for prompts in (before, now))
     if known == wanted or (there.get("part") and set(known) <= set(wanted)):
         return []
     if sorted(known) == sorted(wanted):
-        return ["the same prompts come in another order"]
+        return ["the same prompts are in a different order"]
     if len(known) != len(wanted):
         same = len(set(known) & set(wanted))
         return [f"{len(known)} prompts there, {len(wanted)} here; {same} are the same"]
-    said = [
-        _prompt(number, old, new)
+    lines = [
+        _prompt_difference(number, old, new)
         for number, (old, new) in enumerate(zip(before, now, strict=True), 1)
         if old["digest"] != new["digest"]
     ]
-    return _first(said, "prompts")
+    return _first_few(lines, "prompts")
 
 
-def _prompt(number: int, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    fields = [name for name, _, _ in _changed(there["fields"], here["fields"])]
-    said = f"prompt {number} differs in {', '.join(fields)}"
+def _prompt_difference(number: int, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    fields = [name for name, _, _ in _differing(there["fields"], here["fields"])]
+    text = f"prompt {number} differs in {', '.join(fields)}"
     if there["begins"] != here["begins"]:
-        said += f": {there['begins']!r} there, {here['begins']!r} here"
-    return said
+        text += f": {there['begins']!r} there, {here['begins']!r} here"
+    return text
 
 
-def _first(said: Sequence[str], what: str) -> list[str]:
+def _first_few(lines: Sequence[str], what: str) -> list[str]:
     """The first few, and how many more there are."""
-    more = len(said) - _MOST
-    return [*said[:_MOST], *([f"and {more} more {what}"] if more > 0 else [])]
+    more = len(lines) - _MOST
+    return [*lines[:_MOST], *([f"and {more} more {what}"] if more > 0 else [])]

@@ -25,18 +25,18 @@ from remote_mi.recipes.code_identity import (
 
 T = TypeVar("T")
 
-#: Characters of a prompt that are kept beside a result, to tell which one it was.
+#: Characters of a prompt that are stored with a result, to identify it.
 _BEGINNING = 60
 
 
 class Memo:
-    """What many jobs have in common, each thing found once; handed in by whoever makes them."""
+    """A cache of what many jobs have in common; passed in by the code that creates them."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
 
-    def once(self, name: Any, find: Callable[[], T]) -> T:
-        """What was found under a name, or is found now."""
+    def get_or_compute(self, name: Any, find: Callable[[], T]) -> T:
+        """The value of a name, computed on first use."""
         if name not in self._known:
             self._known[name] = find()
         return self._known[name]
@@ -44,19 +44,19 @@ class Memo:
 
 @dataclass(frozen=True)
 class Job:
-    """Work to do, described completely.
+    """A complete description of what to compute.
 
     Attributes:
         card: the recipe.
         function: the recipe's function when it was defined in a notebook; None for a file.
-        model: the model as asked for.
+        model: the model as requested.
         prompts: the prompts as text.
         parameters: all of the recipe's parameters, defaults filled in.
-        drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing.
+        drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing the job.
         project: the user's project folder (for local modules; not part of the key).
-        store: a results cache of its own, which no other job answers from; None is the user's.
-        schema: of its key; an earlier one only to tell whether a run is what was recorded then.
-        memo: what it has in common with other jobs.
+        store: folder of a separate results cache; None for the user's.
+        schema: of its key; earlier ones are used only to check the recorded key of a run.
+        memo: values shared with other jobs.
     """
 
     card: Card
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def cache(self) -> Path:
-        """The folder of the results cache that it looks into and that keeps its outputs."""
+        """The folder of the results cache that is searched and that stores its outputs."""
         return self.store or cache_root()
 
     @functools.cached_property
@@ -84,15 +84,15 @@ class Job:
         """Digest of the project code that the recipe, its setup or its analysis reaches."""
         path = self.card.path
         if path is not None:
-            return self.memo.once(
+            return self.memo.get_or_compute(
                 ("code", path, name), lambda: code_digest(path, name, self.project)
             )
         assert self.function is not None
         return live_code_digest(self.function, self.project)
 
     @functools.cached_property
-    def described(self) -> dict[str, Any]:
-        """Everything that decides the numbers, as JSON; the key is its digest."""
+    def key_content(self) -> dict[str, Any]:
+        """Everything that determines the numbers, as JSON; the keys are digests of it."""
         setup = {"setup": self._digest_of(self.card.setup)} if self.card.setup else {}
         return {
             "schema": self.schema,
@@ -108,46 +108,44 @@ class Job:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """Which model, as the key has it."""
-        return self.memo.once(("identity", repr(self.model)), self.model.identity)
+        """The model as it enters the key."""
+        return self.memo.get_or_compute(("identity", repr(self.model)), self.model.identity)
 
     @functools.cached_property
     def key(self) -> str:
         """Key of the whole job's result, summaries included."""
-        described = {name: value for name, value in self.described.items() if name != "prompts"}
-        described.update(
-            summaries=self.card.cached_json["summaries"], drop_invalid=self.drop_invalid
-        )
+        members = {name: value for name, value in self.key_content.items() if name != "prompts"}
+        members.update(summaries=self.card.cached_json["summaries"], drop_invalid=self.drop_invalid)
         if self.card.analysis:
-            described["analysis"] = self._digest_of(self.card.analysis)
-        members = {name: canonical_json(value) for name, value in described.items()}
-        known = self.prompts.canonical_members  # many jobs share a set of prompts, which is long
-        members.update(prompts=known["prompts"], templates=known["templates"])
+            members["analysis"] = self._digest_of(self.card.analysis)
+        members = {name: canonical_json(value) for name, value in members.items()}
+        prompts = self.prompts.canonical_members  # computed once for many jobs, since it is long
+        members.update(prompts=prompts["prompts"], templates=prompts["templates"])
         if self.card.analysis:
-            members["classes"] = known["classes"]
+            members["classes"] = prompts["classes"]
         return digest_members(members)
 
     @functools.cached_property
     def part_keys(self) -> list[str]:
-        """Keys of the raw outputs: one an example, or a single one for a recipe that is called once.
+        """Keys of the raw outputs: one per example, or a single one if the recipe is called once.
 
-        With a setup, an example's outputs depend on all of them.
+        With a setup, each example's outputs depend on all examples.
         """
-        prompts = self.described["prompts"]
+        prompts = self.key_content["prompts"]
         if self.card.setup:
             of_set = digest(prompts)
             return [
-                digest({**self.described, "prompts": [p], "part": True, "set": of_set})
+                digest({**self.key_content, "prompts": [p], "part": True, "set": of_set})
                 for p in prompts
             ]
         groups = [prompts] if self.card.called_once else [[p] for p in prompts]
-        return [digest({**self.described, "prompts": group, "part": True}) for group in groups]
+        return [digest({**self.key_content, "prompts": group, "part": True}) for group in groups]
 
-    def about(self) -> dict[str, Any]:
-        """What the key was made of, by short digests, so that it can be said later what differs.
+    def key_description(self) -> dict[str, Any]:
+        """What the key was made of, as short digests, so that differences can be explained later.
 
-        `prompts` holds, for each prompt, the digest of all of it, a short one of each of its
-        fields, and how it begins; `code_parts` what `remote_mi.recipes.code_identity.code_parts` gives.
+        `prompts` holds, for each prompt, its digest, a short digest of each of its fields, and its
+        beginning; `code_parts` is from `remote_mi.recipes.code_identity.code_parts`.
         """
         shown, examples = self.card.to_json(), self.prompts.examples
         return {
@@ -160,7 +158,7 @@ class Job:
             "parameters": dict(self.parameters),
             "model": self.identity,
             "origin": self.prompts.origin,
-            "prompts": [_about_prompt(text) for text in self.described["prompts"]],
+            "prompts": [_about_prompt(text) for text in self.key_content["prompts"]],
             "templates": digest([e.template for e in examples])[:12],
             "classes": digest([[e.label, e.group] for e in examples])[:12]
             if self.card.analysis
@@ -175,13 +173,13 @@ class Job:
             return live_code_parts(self.function, self.project)
         card = self.card
         names = [name for name in (card.name, card.setup, card.analysis) if name]
-        found: dict[str, str] = {}
+        parts: dict[str, str] = {}
         for name in names:
-            found.update(code_parts(self.card.path, name, self.project))
-        return found
+            parts.update(code_parts(self.card.path, name, self.project))
+        return parts
 
     def lock(self) -> dict[str, Any]:
-        """The job as config.lock.yaml keeps it: enough to run it again."""
+        """The content of config.lock.yaml: enough to run the job again."""
         return {
             "schema": 1,
             "key": self.key,
@@ -190,7 +188,7 @@ class Job:
                 "name": self.card.name,
                 "code": self.code,
                 "file": self.card.path.name if self.card.path else None,
-                **self._digests_beside(),
+                **self._setup_and_analysis_digests(),
             },
             "model": asdict(self.model),
             "model_identity": self.identity,
@@ -206,13 +204,13 @@ class Job:
             "drop_invalid": self.drop_invalid,
         }
 
-    def _digests_beside(self) -> dict[str, str]:
-        """Digests of what the recipe names: its setup and its analysis."""
+    def _setup_and_analysis_digests(self) -> dict[str, str]:
+        """Digests of the code of the recipe's setup and analysis, if any."""
         named = {"setup": self.card.setup, "analysis": self.card.analysis}
         return {what: self._digest_of(name) for what, name in named.items() if name}
 
     def sources(self) -> dict[str, bytes]:
-        """The files a reader needs to see what was run."""
+        """The source files of the recipe: relative path → content."""
         if self.card.path is None:
             assert self.function is not None
             return {f"{self.card.name}.py": inspect.getsource(self.function).encode()}
@@ -221,7 +219,7 @@ class Job:
             home = name.replace(".", "/")
             package = path.name == "__init__.py"
             sources[f"{home}/__init__.py" if package else f"{home}.py"] = path.read_bytes()
-            # Importing a.b runs a's own file, too.
+            # Importing a.b also runs a's __init__.py.
             above = path.parents[1 if package else 0]
             for parent in list(Path(home).parents)[:-1]:
                 if (above / "__init__.py").is_file():
@@ -231,7 +229,7 @@ class Job:
 
 
 def _about_prompt(text: Mapping[str, Any]) -> dict[str, Any]:
-    """One prompt in `Job.about`."""
+    """One prompt in `Job.key_description`."""
     return {
         "digest": digest(text)[:16],
         "fields": {name: digest(value)[:6] for name, value in text.items() if value},

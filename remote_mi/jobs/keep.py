@@ -1,4 +1,4 @@
-"""From a draft and the outputs of its calls to a result that is kept, or to a failure that is."""
+"""From a draft and the outputs of its calls to a saved result, or a saved failure."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def event_line(what: str, **more: Any) -> dict[str, Any]:
 
 
 class Finisher:
-    """Takes the outputs of a draft's calls as they come, and makes the run of them.
+    """Collects the outputs of a draft's calls as they arrive, and writes the run.
 
     Args:
-        tokenizer: the model's; loaded when it is needed and none is given.
+        tokenizer: the model's; loaded on demand if not given.
     """
 
     def __init__(self, draft: Draft, project: Path, watch: Watch, tokenizer: Any = None) -> None:
@@ -44,29 +44,29 @@ class Finisher:
         self.computed: dict[int, Mapping[str, np.ndarray]] = {}
         self.unsaved: StoreError | None = None
 
-    def take(self, index: int, outputs: Mapping[str, np.ndarray]) -> None:
-        """The raw outputs of one call; kept in the cache at once."""
+    def add_outputs(self, index: int, outputs: Mapping[str, np.ndarray]) -> None:
+        """Add the raw outputs of one call; they are cached at once."""
         self.computed[index] = outputs
-        about = self.draft.about_call(index)
-        self._keep(self.draft.keys[index], {}, outputs, {}, about)
+        about = self.draft.describe_call(index)
+        self._put_in_cache(self.draft.keys[index], {}, outputs, {}, about)
 
     def result(self, record: Mapping[str, Any]) -> Result:
-        """The run, kept in the project and the cache as far as they can be written.
+        """The result, saved to the project and the cache unless they cannot be written.
 
         Args:
-            record: what the backend noted.
+            record: what the backend recorded.
 
         Raises:
-            Mismatch: if outputs that the cache had are no longer there.
+            Mismatch: if outputs that were in the cache are no longer there.
             RunFailed: if the recipe's own analysis fails.
         """
         from remote_mi.jobs.aggregation import assemble
         from remote_mi.jobs.analysis import add_analysis
 
         taken = len(self.draft.keys) - len(self.draft.missing)
-        draft = self._noted({**record, "parts_from_cache": taken})
+        draft = self._add_record({**record, "parts_from_cache": taken})
         self.watch.stage("putting the results together")
-        raw = self._raw()
+        raw = self._raw_outputs()
         parts, of_set = self._parts(raw)
         assembled = assemble(draft.card, parts, of_set, draft.parameters)
         add_analysis(draft, parts, assembled)
@@ -79,7 +79,7 @@ class Finisher:
             **self._texts(raw),
         }
         result = Result(draft.recipe, document, assembled.arrays, self._provenance())
-        self._keep(draft.key, document, result.arrays, result.provenance, draft.about)
+        self._put_in_cache(draft.key, document, result.arrays, result.provenance, draft.about)
         if self.unsaved is not None:
             self.watch.note(f"warning: not cached: {self.unsaved}")
             result.provenance = {**result.provenance, "cache": "miss (not cached)"}
@@ -87,13 +87,13 @@ class Finisher:
         try:
             return self._write(result, None)
         except StoreError as error:
-            self.watch.note(f"warning: the run is not kept: {error}")
+            self.watch.note(f"warning: the run was not saved: {error}")
             return result
 
-    def failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:
-        """Leave a failed run behind; returns its name, "" if it cannot be written."""
-        said = getattr(error, "said", "")
-        self._noted({**record, "server_said": said} if said else record)
+    def write_failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:
+        """Write a failed run; returns its name, or "" if it cannot be written."""
+        server_message = getattr(error, "said", "")
+        self._add_record({**record, "server_said": server_message} if server_message else record)
         self.draft.events.append(event_line("failed", error=str(error)))
         empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}, "texts": {}}
         result = Result(self.draft.recipe, empty, {}, self._provenance())
@@ -102,8 +102,8 @@ class Finisher:
         except StoreError:
             return ""  # the error itself is what the user needs to see
 
-    def _noted(self, record: Mapping[str, Any]) -> Draft:
-        """The draft, from now on with what was noted."""
+    def _add_record(self, record: Mapping[str, Any]) -> Draft:
+        """Add to the draft's record; returns the new draft."""
         self.draft = replace(self.draft, record={**self.draft.record, **record})
         return self.draft
 
@@ -113,26 +113,26 @@ class Finisher:
         record = RunRecord(draft.id8, result, draft.lock, sources, draft.events, error)
         return Runs(self.project).write(record)
 
-    def _raw(self) -> list[Mapping[str, np.ndarray]]:
+    def _raw_outputs(self) -> list[Mapping[str, np.ndarray]]:
         """Raw outputs of every call, in order."""
-        found = []
+        outputs = []
         for index, key in enumerate(self.draft.keys):
             if index in self.computed:
-                found.append(self.computed[index])
+                outputs.append(self.computed[index])
                 continue
-            entry = self.cache.get(key, self.draft.where)
+            entry = self.cache.get(key, self.draft.parsed_environment)
             if entry is None:
                 raise Mismatch(
                     "outputs that were in the cache are no longer there",
                     "run the same command again",
                 )
-            found.append(entry.arrays)
-        return found
+            outputs.append(entry.arrays)
+        return outputs
 
     def _parts(
         self, raw: list[Mapping[str, np.ndarray]]
     ) -> tuple[list[Part], Mapping[str, np.ndarray]]:
-        """The outputs of each example, and those of the whole set."""
+        """The outputs of each example, and of the whole set."""
         from remote_mi.jobs.aggregation import Part
 
         once = self.draft.card.called_once
@@ -151,7 +151,7 @@ class Finisher:
         return parts, {name: raw[0][name] for name in of_set}
 
     def _texts(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, dict[str, str]]:
-        """The text of every token id that an output holds, and of the passages that they make."""
+        """The text of every token id in the outputs, and of the passages that figures show."""
         ids: set[int] = set()
         passages: set[tuple[int, ...]] = set()
         card = self.draft.card
@@ -186,9 +186,9 @@ class Finisher:
             "cache": "miss",
         }
 
-    def _keep(self, key: str, document: Any, arrays: Any, record: Any, about: Any) -> None:
+    def _put_in_cache(self, key: str, document: Any, arrays: Any, record: Any, about: Any) -> None:
         if self.unsaved is None:
             try:
-                self.cache.put(key, self.draft.where, document, arrays, record, about)
+                self.cache.put(key, self.draft.parsed_environment, document, arrays, record, about)
             except StoreError as error:
                 self.unsaved = error

@@ -1,4 +1,4 @@
-"""Results that are there already: among the runs of a project, or in the cache."""
+"""Finding existing results: among the runs of a project, or in the cache."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from remote_mi.store.runs import Runs
 
 @dataclass(frozen=True)
 class ResultPlace:
-    """Where the result of a job may be.
+    """A place where the result of a job may be found.
 
     Attributes:
-        backend: what `--backend` takes; "" where nobody asked for one.
-        environment: where the job runs there; None where that is not known yet.
-        run: name of the run that holds the result. cached: whether the cache does, and no run.
-        kept: the result or the cache's entry, where it was read.
+        backend: as for `--backend`; "" if none was requested.
+        environment: in which the backend runs the job; None if that is not known yet.
+        run: name of the run with the result. cached: whether only the cache has the result.
+        kept: the result or the cache's entry, if it was read.
     """
 
     backend: str
@@ -38,57 +38,59 @@ class ResultPlace:
     kept: Result | CacheEntry | None = None
 
     @property
-    def has_it(self) -> bool:
-        """Whether the result is there."""
+    def has_result(self) -> bool:
+        """Whether the result was found there."""
         return bool(self.run) or self.cached
 
     @property
-    def said(self) -> str:
-        """In words: where it is, or why it is not."""
+    def description(self) -> str:
+        """In words: where the result is, or why there is none."""
         if self.run:
             return f"run {self.run}"
         if self.cached:
             return "the cache"
         if self.environment is None:
-            return f"what {self.backend} has installed is not known before it was asked once"
+            return f"the versions installed on {self.backend} are not known until it is first asked"
         return f"there is no result in {self.environment}"
 
 
-#: What `--backend` takes, and the backend that it stands for.
+#: A backend's name as for `--backend`, and the backend.
 Backends = Iterable[tuple[str, Backend]]
-#: A backend, as `--backend` takes it, and where it would run a model; None if that is not known yet.
+#: A backend's name, and the environment in which it would run a model; None if not known yet.
 Home = tuple[str, Environment | None]
 
 
-def homes(spec: ModelSpec, backends: Backends, every: bool = False) -> Iterator[Home]:
-    """Where backends would run a model, in the order in which they are tried.
+def candidate_environments(
+    spec: ModelSpec, backends: Backends, every: bool = False
+) -> Iterator[Home]:
+    """The environments in which backends would run a model, in the order they are tried.
 
     Args:
-        every: each environment that a backend may have run it in, not only the one of now.
+        every: include all environments a backend may have run it in, not only the current one.
     """
     for name, backend in backends:
-        found = backend.environments(spec) if every else [backend.environment(spec)]
-        yield from ((name, environment) for environment in found)
+        environments = backend.environments(spec) if every else [backend.environment(spec)]
+        yield from ((name, environment) for environment in environments)
 
 
-def places(
-    job: Job, homes: Iterable[Home], listed: Mapping[tuple[str, str], str] | None = None
+def result_places(
+    job: Job, homes: Iterable[Home], finished: Mapping[tuple[str, str], str] | None = None
 ) -> Iterator[ResultPlace]:
-    """The places where the result of a job is taken from, in the order in which they are tried.
+    """The places to take a job's result from, in the order they are tried.
 
     Never imports torch.
 
     Args:
-        listed: the runs of the project, as `Runs.done` gives them. Then no result is read, which
-            is quick enough for thousands of jobs.
+        finished: the runs of the project, from `Runs.latest_done`. If given, results are located
+            but not read, which is fast enough for thousands of jobs.
     """
     runs, cache = Runs(job.project), Cache(job.cache)
     for name, environment in homes:
         if environment is None:
             yield ResultPlace(name, None)
-        elif listed is not None:
-            run = listed.get((job.key, environment.id), "")
-            cached = not run and cache.holds(job.key, environment)
+        elif finished is not None:
+            run = finished.get((job.key, environment.id), "")
+            cached = not run and cache.contains(job.key, environment)
             yield ResultPlace(name, environment, run, cached)
         elif (result := runs.lookup(job.key, environment)) is not None:
             yield ResultPlace(name, environment, result.run_id, kept=result)
@@ -98,52 +100,54 @@ def places(
 
 
 def other_places(job: Job) -> Iterator[ResultPlace]:
-    """Where the same was computed, in whatever environment: runs of the project, then the cache's."""
-    for result in Runs(job.project).of_key(job.key):
+    """Results of the job in any environment: runs of the project, then entries of the cache."""
+    for result in Runs(job.project).results_of_key(job.key):
         yield ResultPlace("", environment_of(result.provenance), result.run_id, kept=result)
     for environment in Cache(job.cache).environments(job.key):
         yield ResultPlace("", environment, cached=True)
 
 
 def look_up(job: Job, backends: Backends) -> Result | None:
-    """The result of the same job in the environment of one of the backends, or None."""
-    place = first_with_it(job, backends)
-    return None if place is None else _taken(job, place)
+    """The existing result of a job in the environment of one of the backends, or None."""
+    place = first_place_with_result(job, backends)
+    return None if place is None else _load_result(job, place)
 
 
-def first_with_it(job: Job, backends: Backends) -> ResultPlace | None:
+def first_place_with_result(job: Job, backends: Backends) -> ResultPlace | None:
     """The first place that has the result, or None."""
-    found = places(job, homes(job.model, backends))
-    return next((place for place in found if place.has_it), None)
+    places = result_places(job, candidate_environments(job.model, backends))
+    return next((place for place in places if place.has_result), None)
 
 
-def computed_elsewhere(job: Job) -> Result | None:
-    """A result that was computed in whatever environment, or None: the newest of the project's
-    runs, else the newest that the cache has.
+def find_computed_elsewhere(job: Job) -> Result | None:
+    """A result of the job from any environment, or None: the newest of the project's runs, else
+    the newest in the cache.
 
-    Its provenance says under `reused` that this was asked for.
+    Its provenance records under `reused` that this was requested.
     """
     for place in other_places(job):
         assert place.environment is not None
         if place.cached:
             place = replace(place, kept=Cache(job.cache).get(job.key, place.environment))
         if place.kept is not None:
-            return _taken(job, place, reused=f"taken on request, computed in {place.environment}")
+            return _load_result(
+                job, place, reused=f"taken on request, computed in {place.environment}"
+            )
     return None
 
 
-def _taken(job: Job, place: ResultPlace, **noted: str) -> Result | None:
-    """The result that a place has, shown as a run of today would be. `noted`: for its provenance."""
+def _load_result(job: Job, place: ResultPlace, **noted: str) -> Result | None:
+    """The result in a place, with the recipe's current figures. `noted`: for its provenance."""
     if isinstance(place.kept, CacheEntry):
         return _from_cache(job, place.kept, **noted)
-    return None if place.kept is None else _shown_as_now(place.kept, job, "run", **noted)
+    return None if place.kept is None else _with_current_figures(place.kept, job, "run", **noted)
 
 
-def earlier(job: Job) -> str:
-    """A line on results of the same job that were kept under an earlier kind of key, or ""."""
-    about = job.about()
+def earlier_result_note(job: Job) -> str:
+    """A note if the job has a result under an earlier key schema, which is not reused; else ""."""
+    about = job.key_description()
     wanted = [prompt["digest"] for prompt in about["prompts"]]
-    for row in CacheIndex(Cache(job.cache)).of_recipe(job.card.name):
+    for row in CacheIndex(Cache(job.cache)).rows_of_recipe(job.card.name):
         there = row.about or {}
         if (
             there.get("schema", SCHEMA) < SCHEMA
@@ -151,7 +155,9 @@ def earlier(job: Job) -> str:
             and [prompt["digest"] for prompt in there.get("prompts", [])] == wanted
             and all(there.get(name) == about[name] for name in ("parameters", "model"))
         ):
-            return f"a result of this job from {_day(row.time)} is not taken: {EARLIER_SCHEMA_NOTE}"
+            return (
+                f"a result of this job from {_day(row.time)} is not reused: {EARLIER_SCHEMA_NOTE}"
+            )
     return ""
 
 
@@ -160,7 +166,7 @@ def _day(seconds: float) -> str:
 
 
 def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
-    """A run of the project that is made from what the cache has.
+    """Write a run of the project from a cache entry.
 
     Args:
         noted: for its provenance.
@@ -173,12 +179,12 @@ def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
             RunRecord(id8, result, job.lock(), job.sources(), [event_line("taken from the cache")])
         )
     except StoreError:
-        pass  # a project that cannot be written still shows what the cache has
-    return _shown_as_now(result, job, "cache", **noted)
+        pass  # the result is still usable if the project cannot be written
+    return _with_current_figures(result, job, "cache", **noted)
 
 
-def _shown_as_now(result: Result, job: Job, source: str, **noted: str) -> Result:
-    """The result with the recipe's figures as they are today, and where it came from."""
+def _with_current_figures(result: Result, job: Job, source: str, **noted: str) -> Result:
+    """The result with the recipe's current figures, and where it was found."""
     result.recipe = job.card.to_json()
     result.provenance = {**result.provenance, **noted, "cache": "hit", "hit_from": source}
     return result

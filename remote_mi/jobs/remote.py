@@ -1,4 +1,4 @@
-"""Jobs on servers, from any process: what is under way, waiting for it, giving it up."""
+"""Jobs on servers, from any process: their state, waiting for them, giving them up."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.execution import Started, finish
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.runner import hand_over
+from remote_mi.jobs.runner import submit_or_find
 from remote_mi.store.draft import Draft
 from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
 
 
 class RemoteJob(Displayed):
-    """A job that was submitted to a server, or its result where that was there already.
+    """A job that was submitted to a server, or its result if there already was one.
 
     Attributes:
         id: of the job; None if nothing had to be submitted.
@@ -32,13 +32,13 @@ class RemoteJob(Displayed):
 
     @property
     def entry(self) -> Entry:
-        """What the ledger says of it now.
+        """Its current entry in the ledger.
 
         Raises:
             NotFound: if nothing was submitted.
         """
         if self.id is None:
-            raise NotFound("nothing was submitted: the result was there already")
+            raise NotFound("nothing was submitted: there already was a result")
         return Ledger(self.project).get(self.id)
 
     @property
@@ -48,18 +48,18 @@ class RemoteJob(Displayed):
 
     @property
     def timeline(self) -> list[dict[str, Any]]:
-        """Every status that was seen: time, status, description."""
+        """Every status seen so far: time, status, description."""
         return Ledger(self.project).timeline(self.id) if self.id else []
 
     def wait(self, timeout: float | None = None, watch: Watch | None = None) -> Result:
-        """The result, waited for up to `timeout` seconds; errors as `remote_mi.run`."""
+        """Wait up to `timeout` seconds for the result; errors as `remote_mi.run`."""
         if self._result is None:
             self._result = collect(self.entry, self.project, timeout, watch or Silent())
         return self._result
 
     def __repr__(self) -> str:
         if self.id is None:
-            return "<RemoteJob: the result was there already>"
+            return "<RemoteJob: there already was a result>"
         entry = self.entry
         return (
             f"<RemoteJob {entry.id[:8]} {entry.recipe} on {entry.url}: "
@@ -69,18 +69,18 @@ class RemoteJob(Displayed):
 
 def submit_job(job: Job, backend: str, watch: Watch) -> RemoteJob:
     """Submit a job and leave it to the collector; errors as `remote_mi.run`."""
-    handed = hand_over(job, backend, watch)
-    if isinstance(handed, Result):
-        return RemoteJob(job.project, None, handed)
+    submitted = submit_or_find(job, backend, watch)
+    if isinstance(submitted, Result):
+        return RemoteJob(job.project, None, submitted)
     start_collector.start(job.project)
-    return RemoteJob(job.project, handed.id)
+    return RemoteJob(job.project, submitted.id)
 
 
 def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) -> Result:
-    """The result of an entry of the ledger: fetched and kept now, or the run that was kept before.
+    """The result of a ledger entry: fetched and saved now, or loaded from its run.
 
     Raises:
-        RemoteMIError: the error the job ended in; what `Backend.collect` raises.
+        RemoteMIError: the error the job ended with, or what `Backend.collect` raises.
     """
     if entry.is_open:
         backend = backend_of(entry, project)
@@ -98,5 +98,5 @@ def collect(entry: Entry, project: Path, timeout: float | None, watch: Watch) ->
 
 
 def forget(entry: Entry, project: Path) -> None:
-    """Give up a job's result; a backend that can stop it does."""
+    """Give up a job's result; the backend stops the job if it can."""
     backend_of(entry, project).forget(entry)

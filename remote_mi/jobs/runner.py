@@ -1,4 +1,4 @@
-"""From a job to its result: there already, or planned, executed and kept."""
+"""From a job to its result: found, or planned, executed and saved."""
 
 from __future__ import annotations
 
@@ -10,108 +10,120 @@ from remote_mi.backends.options import Option
 from remote_mi.backends.registry import named
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Watch
-from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, needs_a_yes
+from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, download_not_allowed
 from remote_mi.jobs.execution import Execution
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.lookup import ResultPlace, computed_elsewhere, earlier, first_with_it, look_up
+from remote_mi.jobs.lookup import (
+    ResultPlace,
+    earlier_result_note,
+    find_computed_elsewhere,
+    first_place_with_result,
+    look_up,
+)
 from remote_mi.store.result import Result
 
-#: Whether a download that a plan wants is allowed.
+#: Decides whether the download that a plan requires is allowed.
 Permit = Callable[[Plan], bool]
 
 
-def nobody(plan: Plan) -> bool:
-    """Where nobody can be asked, no large download is made."""
+def deny_downloads(plan: Plan) -> bool:
+    """The default where nobody can be asked: no large downloads."""
     return False
 
 
 def execute(
-    job: Job, backend: str, timeout: float | None, watch: Watch, permit: Permit = nobody
+    job: Job, backend: str, timeout: float | None, watch: Watch, permit: Permit = deny_downloads
 ) -> Result:
     """The job's result: from the runs, from the cache, or computed now. Errors as `remote_mi.run`.
 
     Args:
-        permit: asked before a download that is larger than the settings allow unasked.
+        permit: called before a download that is larger than the settings allow without asking.
     """
-    planned = _planned(job, backend, watch, permit)
-    if isinstance(planned, Result):
-        return planned
-    job, where = planned
-    return Execution(job, where, watch).result(timeout)
+    found = _find_or_plan(job, backend, watch, permit)
+    if isinstance(found, Result):
+        return found
+    job, plan = found
+    return Execution(job, plan, watch).result(timeout)
 
 
-def hand_over(job: Job, backend: str, watch: Watch, permit: Permit = nobody) -> Result | Ticket:
-    """Submit the job and return at once: its ticket, or the result that is already there.
+def submit_or_find(
+    job: Job, backend: str, watch: Watch, permit: Permit = deny_downloads
+) -> Result | Ticket:
+    """Submit the job and return at once: its ticket, or its existing result.
 
     Raises:
-        UsageError: if the backend runs jobs only while it is waited for. Others as `remote_mi.run`.
+        UsageError: if the backend cannot run jobs in the background. Others as `remote_mi.run`.
     """
-    planned = _planned(job, backend, watch, permit)
-    if isinstance(planned, Result):
-        return planned
-    return _submitted(*planned, watch)
+    found = _find_or_plan(job, backend, watch, permit)
+    if isinstance(found, Result):
+        return found
+    return _submit(*found, watch)
 
 
-def hand_over_planned(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
-    """As `hand_over`, where it is decided already by which backend, and why."""
-    if where.model != job.model:
-        job = replace(job, model=where.model)
-    return _there(job, where) or _submitted(job, where, watch)
+def submit_planned(job: Job, plan: Plan, watch: Watch) -> Result | Ticket:
+    """As `submit_or_find`, for a job that is already planned."""
+    if plan.model != job.model:
+        job = replace(job, model=plan.model)
+    return _find_on_chosen(job, plan) or _submit(job, plan, watch)
 
 
-def _submitted(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
-    kind, _ = named(where.chosen.backend)
+def _submit(job: Job, plan: Plan, watch: Watch) -> Result | Ticket:
+    kind, _ = named(plan.chosen.backend)
     if not kind.detaches:
         raise UsageError(
-            f"{kind.name} runs a job only while it is waited for",
+            f"{kind.name} cannot run a job in the background",
             "leave --detach out, or name a server: --backend ndif",
         )
-    started = Execution(job, where, watch).start()
+    started = Execution(job, plan, watch).start()
     return started if isinstance(started, Result) else started.ticket
 
 
-def look_anywhere(job: Job, asked: str) -> Result | None:
-    """As a run with this backend would find it, else what was computed in any other environment."""
-    return look_up(job, Dispatcher(job.project).backends(asked)) or computed_elsewhere(job)
+def look_up_anywhere(job: Job, requested: str) -> Result | None:
+    """The existing result that a run on this backend would reuse, else one of any environment."""
+    return look_up(job, Dispatcher(job.project).backends(requested)) or find_computed_elsewhere(job)
 
 
-def survey(job: Job, asked: str, everything: bool = True) -> tuple[Plan, ResultPlace | None]:
-    """Where `execute` would find or compute the result, and the place that has it already.
+def survey(job: Job, requested: str, everything: bool = True) -> tuple[Plan, ResultPlace | None]:
+    """Where `execute` would find or compute the result, and the place of an existing one.
 
     Args:
-        everything: look at every backend, also after one was found that has it or can run it.
+        everything: consider every backend, even after one was found that has it or can run it.
     """
     planner = Dispatcher(job.project)
-    place = first_with_it(job, planner.backends(asked))
+    place = first_place_with_result(job, planner.backends(requested))
     if place is None:
-        return (planner.survey if everything else planner.plan)(job, asked), None
-    there = Option(place.backend, True, f"already computed there: {place.said}", model=job.model)
+        return (planner.survey if everything else planner.plan)(job, requested), None
+    there = Option(
+        place.backend, True, f"already computed there: {place.description}", model=job.model
+    )
     if not everything:
         return Plan(there, (there,)), place
-    return planner.survey(job, asked, there), place
+    return planner.survey(job, requested, there), place
 
 
-def _planned(job: Job, asked: str, watch: Watch, permit: Permit) -> Result | tuple[Job, Plan]:
-    """The result that is there, or the job with the model as it is to be run, and where."""
+def _find_or_plan(
+    job: Job, requested: str, watch: Watch, permit: Permit
+) -> Result | tuple[Job, Plan]:
+    """The existing result, or the plan and the job with the model as the plan runs it."""
     planner = Dispatcher(job.project)
-    hit = look_up(job, planner.backends(asked))
+    hit = look_up(job, planner.backends(requested))
     if hit is not None:
         return hit
-    note = earlier(job)
+    note = earlier_result_note(job)
     if note:
         watch.note(note)
-    where = planner.plan(job, asked)
-    watch.note(where.line())
-    if where.model != job.model:
-        job = replace(job, model=where.model)
-        hit = _there(job, where)  # of a device that was not the first choice
+    plan = planner.plan(job, requested)
+    watch.note(plan.line())
+    if plan.model != job.model:
+        job = replace(job, model=plan.model)
+        hit = _find_on_chosen(job, plan)  # from a device that was not the first choice
         if hit is not None:
             return hit
-    if where.download and not permit(where):
-        raise needs_a_yes(where)
-    return job, where
+    if plan.download and not permit(plan):
+        raise download_not_allowed(plan)
+    return job, plan
 
 
-def _there(job: Job, where: Plan) -> Result | None:
-    """The result that is there already, of the backend that a plan has chosen."""
-    return look_up(job, [(where.chosen.backend, where.open(job.project))])
+def _find_on_chosen(job: Job, plan: Plan) -> Result | None:
+    """The existing result of the backend that a plan has chosen."""
+    return look_up(job, [(plan.chosen.backend, plan.open(job.project))])

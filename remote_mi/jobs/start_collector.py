@@ -1,4 +1,4 @@
-"""Starting the collector: one small process a project that outlives terminals."""
+"""Starting the collector: one small process per project that outlives terminals."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MODULE = "remote_mi.jobs.collector"
 
 
 def start(project: Path) -> None:
-    """See to it that a collector runs for the project; of several, all but one end at once.
+    """Start a collector for the project; it exits at once if another one is running.
 
-    It gets no key that a backend can do without there.
+    Secrets that a backend does not need for collecting are removed from its environment.
     """
     folder = Ledger(project).folder
     secrets = {name for kind in kinds() for name in kind.secrets}
@@ -33,4 +33,4 @@ def start(project: Path) -> None:
                 start_new_session=True,
             )
     except OSError:
-        pass  # without it, the next command collects
+        pass  # without a collector, the next command collects

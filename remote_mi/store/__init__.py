@@ -1,7 +1,7 @@
-"""What was computed and where it is kept: results, the runs of a project, the cache of all projects.
+"""Storage of results: the runs of one project, and the cache that all projects share.
 
-What is to be computed is not decided here.
+This package does not decide what is computed.
 
-Both write to a temporary file or folder, flush it to the disk and rename it, so that what can be
-found is whole; both check what they read against its SHA-256. Nothing here unpickles.
+Runs and cache write to a temporary file or folder, flush it to disk and rename it, so readers never
+see a partial one; both check what they read against its SHA-256. Nothing here unpickles.
 """

@@ -1,4 +1,4 @@
-"""Writing so that a file is there whole or not at all; arrays as safetensors."""
+"""Converting arrays to and from safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remote_mi.common.errors import Mismatch
 
 def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as one safetensors file."""
-    # ascontiguousarray alone would turn a number into an array of one.
+    # ascontiguousarray alone would turn a 0-d array into a 1-d one.
     return save_safetensors(
         {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in arrays.items()}
     )
@@ -25,7 +25,7 @@ def arrays_from_bytes(content: bytes, where: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file.
 
     Raises:
-        Mismatch: if the bytes are no such file.
+        Mismatch: if the content is not a valid file.
     """
     try:
         return load_safetensors(content)

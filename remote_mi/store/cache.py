@@ -1,14 +1,14 @@
-"""The results cache: content-addressed bytes, and under each key one entry per environment.
+"""The results cache: content-addressed blobs, and one entry per key and environment.
 
-    ac/<2>/<key>/<environment>.json   an entry: which bytes, computed where, by which versions
-    cas/<2>/<sha256>                  bytes
-    tmp/, quarantine/                 writes under way; what did not match its hash
-    index.sqlite                      what lists and explanations read; made again when it is lost
+    ac/<2>/<key>/<environment>.json   an entry: its blobs, and the environment and versions
+    cas/<2>/<sha256>                  a blob
+    tmp/, quarantine/                 unfinished writes; files that did not match their hash
+    index.sqlite                      for lists and explanations; rebuilt if it is lost
 
-Bytes are written first and the entry last, so an entry's bytes exist. Every read checks hashes;
-what does not match goes to quarantine and counts as absent. No lock is needed for correctness:
-two writers of one key write the same names, each by rename. When an entry was last used is the
-time of its file.
+Blobs are written before the entry, so an entry's blobs exist. Every read checks hashes; a file
+that does not match is moved to quarantine and counts as absent. Correctness needs no lock: two
+writers of one key write the same names, each by rename. The modification time of an entry's file
+is when it was last used.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A kept result.
+    """A cached result.
 
     Attributes:
-        key: what was asked; environment: where and by which versions it was computed.
-        document: JSON beside the arrays; arrays: by name.
-        record: what the backend noted (device, dtype, times, job id).
+        key: of the job or call; environment: where and by which versions it was computed.
+        document: JSON that describes the arrays; arrays: by name.
+        record: what the backend recorded (device, dtype, times, job id).
     """
 
     key: str
@@ -52,7 +52,7 @@ class CacheEntry:
 
 
 class Cache:
-    """The cache in a folder; `root` need not exist yet."""
+    """The cache in the folder `root`, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -61,36 +61,36 @@ class Cache:
         return self.root / "ac" / key[:2] / key / f"{environment.id}.json"
 
     def blob_path(self, sha: str) -> Path:
-        """Where the bytes of this SHA-256 are, or would be."""
+        """Path of the blob with this SHA-256, whether or not it exists."""
         return self.root / "cas" / sha[:2] / sha
 
     def get(self, key: str, environment: Environment) -> CacheEntry | None:
-        """The entry of this key and environment, checked; None when absent or damaged."""
+        """The verified entry of this key and environment; None if absent or damaged."""
         path = self._entry_path(key, environment)
         try:
-            entry = self.read_checked(path)
+            entry = self.read_verified(path)
         except FileNotFoundError:
             return None
         except Damaged:
             self.quarantine(path)
             return None
-        _touch(path)  # used now: the least recently used ones go first
+        _touch(path)  # marks it as used: `gc` removes the least recently used first
         return entry
 
-    def holds(self, key: str, environment: Environment) -> bool:
-        """Whether there is an entry, unread and unchecked; for plans of thousands of jobs."""
+    def contains(self, key: str, environment: Environment) -> bool:
+        """Whether an entry exists, without reading or checking it; for plans of many jobs."""
         return self._entry_path(key, environment).exists()
 
-    def read_checked(self, path: Path) -> CacheEntry:
-        """The entry in a file, with its bytes.
+    def read_verified(self, path: Path) -> CacheEntry:
+        """The entry in a file, with its blobs.
 
         Raises:
-            FileNotFoundError: if there is none. Damaged: if it, or bytes it names, are not whole.
+            FileNotFoundError: if there is none. Damaged: if it or one of its blobs is damaged.
         """
         data = read_entry(path)
         try:
-            document = json.loads(self._blob(data["document"]))
-            arrays = arrays_from_bytes(self._blob(data["arrays"]), path)
+            document = json.loads(self._read_blob(data["document"]))
+            arrays = arrays_from_bytes(self._read_blob(data["arrays"]), path)
             return CacheEntry(
                 data["key"], Environment(**data["environment"]), document, arrays, data["record"]
             )
@@ -106,10 +106,11 @@ class Cache:
         record: Mapping[str, Any],
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep a result; an entry of the same key and environment is replaced.
+        """Store a result; an entry of the same key and environment is replaced.
 
         Args:
-            about: what the key was made of, as `remote_mi.jobs.job.Job.about`, to explain a miss by.
+            about: what the key was made of, as `remote_mi.jobs.job.Job.key_description`, so that
+                misses can be explained.
 
         Raises:
             StoreError: if the disk is full or the folder cannot be written; the cache stays valid.
@@ -119,11 +120,11 @@ class Cache:
             "arrays": arrays_to_bytes(arrays),
         }
         described = dict(about or {})
-        if "code_parts" in described:  # long, and the same for all results of one recipe
+        if "code_parts" in described:  # long, and shared by all results of one recipe
             parts = described.pop("code_parts")
             blobs["code_parts"] = json.dumps(parts, sort_keys=True).encode()
         try:
-            named = {name: self._keep(content) for name, content in blobs.items()}
+            named = {name: self._write_blob(content) for name, content in blobs.items()}
             entry = {
                 "schema": SCHEMA,
                 "key": key,
@@ -135,56 +136,56 @@ class Cache:
             }
             if about:
                 entry["about"] = {**described, "code_parts": named.get("code_parts")}
-            entry = json.loads(json.dumps(entry))  # the check is of what will be read
+            entry = json.loads(json.dumps(entry))  # so that the check is of what will be read
             entry["check"] = digest(entry)
             content = json.dumps(entry, sort_keys=True).encode()
             write_atomically(self._entry_path(key, environment), content, self.root / "tmp")
             for name, sha in named.items():
-                # Taken for nobody's and removed by a `gc`, in the moment before the entry named it.
+                # A concurrent `gc` may have removed it as unreferenced before the entry existed.
                 if not self.blob_path(sha).exists():
-                    self._keep(blobs[name])
+                    self._write_blob(blobs[name])
         except OSError as error:
             raise store_error(error, self.root, "the result") from error
 
     def environments(self, key: str) -> list[Environment]:
-        """Where results of this key were computed, the newest first."""
-        found = []
+        """The environments in which this key was computed, newest first."""
+        dated = []
         for path in (self.root / "ac" / key[:2] / key).glob("*.json"):
             try:
                 data = read_entry(path)
-                found.append((data["time"], Environment(**data["environment"])))
+                dated.append((data["time"], Environment(**data["environment"])))
             except (OSError, Damaged, KeyError, TypeError):
                 continue
-        return [where for _, where in sorted(found, key=lambda one: -one[0])]
+        return [environment for _, environment in sorted(dated, key=lambda pair: -pair[0])]
 
     def entry_paths(self) -> Iterator[Path]:
         """The files of all entries."""
         return (self.root / "ac").glob("*/*/*.json")
 
     def blob_paths(self) -> Iterator[Path]:
-        """The files of all bytes."""
+        """The files of all blobs."""
         return (self.root / "cas").glob("*/*")
 
     def code_parts(self, about: Mapping[str, Any]) -> dict[str, str]:
-        """The parts of the code in an entry's `about`; {} if they are not known."""
+        """The digests of the code parts that an entry's `about` refers to; {} if not known."""
         try:
-            return json.loads(self._blob(about["code_parts"]))
+            return json.loads(self._read_blob(about["code_parts"]))
         except (KeyError, TypeError, ValueError, OSError, Damaged):
             return {}
 
-    def _keep(self, content: bytes) -> str:
+    def _write_blob(self, content: bytes) -> str:
         sha = hashlib.sha256(content).hexdigest()
         path = self.blob_path(sha)
         try:
             if hashlib.sha256(path.read_bytes()).hexdigest() == sha:
-                _touch(path)  # an entry will name it in a moment: not to be tidied up now
+                _touch(path)  # an entry will refer to it in a moment: `gc` must not remove it
                 return sha
             self.quarantine(path)
         except FileNotFoundError:
             pass
         return write_atomically(path, content, self.root / "tmp")
 
-    def _blob(self, sha: str) -> bytes:
+    def _read_blob(self, sha: str) -> bytes:
         path = self.blob_path(sha)
         try:
             content = path.read_bytes()
@@ -192,24 +193,24 @@ class Cache:
             raise Damaged(f"{path} is missing") from None
         if hashlib.sha256(content).hexdigest() != sha:
             self.quarantine(path)
-            raise Damaged(f"{path} is not what its name says")
+            raise Damaged(f"{path} does not have the SHA-256 of its name")
         return content
 
     def quarantine(self, path: Path) -> None:
-        """Move a file aside, so that it is never read again and can still be looked at."""
+        """Move a file to quarantine/, where it is never read but can still be inspected."""
         aside = self.root / "quarantine"
         try:
             aside.mkdir(parents=True, exist_ok=True)
             path.replace(aside / f"{int(time.time())}-{uuid.uuid4().hex[:8]}-{path.name}")
         except OSError:
-            pass  # a read-only cache: the caller computes again all the same
+            pass  # a read-only cache: the caller recomputes anyway
 
 
 def _touch(path: Path) -> None:
     try:
         os.utime(path)
     except OSError:
-        pass  # a cache that cannot be written is read all the same
+        pass  # a read-only cache can still be read
 
 
 class Damaged(Exception):
@@ -217,18 +218,18 @@ class Damaged(Exception):
 
 
 def read_entry(path: Path) -> dict[str, Any]:
-    """The JSON of an entry's file, checked as far as it goes; its bytes are not read.
+    """The checked JSON of an entry's file, without reading its blobs.
 
     Raises:
-        FileNotFoundError: if there is none, or one of another schema.
-        Damaged: if it is not whole, or of another key or environment than its name says.
+        FileNotFoundError: if there is none, or it has another schema.
+        Damaged: if it is invalid, or its key or environment does not match its path.
     """
     try:
         data = json.loads(path.read_bytes())
         check = data.pop("check", None)  # entries of earlier versions have none
         if data["schema"] != SCHEMA:
-            raise FileNotFoundError(f"{path} is of another version")
-        whole = (
+            raise FileNotFoundError(f"{path} has another schema")
+        valid = (
             data["key"] == path.parent.name
             and Environment(**data["environment"]).id == path.stem
             and (check is None or check == digest(data))
@@ -237,6 +238,6 @@ def read_entry(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path} cannot be read: {error!r}") from None
-    if not whole:
+    if not valid:
         raise Damaged(f"{path} does not match its check")
     return data

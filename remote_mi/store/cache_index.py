@@ -1,9 +1,9 @@
-"""The index of a cache: what lists, explanations and tidying up need of every entry.
+"""The index of a cache: the fields of every entry that `cache info`, `explain` and `gc` need.
 
     <cache>/index.sqlite
 
-Nobody writes it on the way: whoever needs it first takes in the entries whose files changed since
-it last looked. Finding an entry never uses it.
+Writing an entry does not touch it: every use first reads the entries whose files have changed
+since. Looking up a single entry does not use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from remote_mi.store.cache import Cache, Damaged, read_entry
 from remote_mi.store.environment import PACKAGES, Environment
-from remote_mi.store.sqlite_index import IndexFile, Unusable, writing
+from remote_mi.store.sqlite_index import IndexFile, Unusable, transaction
 
 _CHUNK = 500
 _TABLES = """
@@ -39,10 +39,10 @@ class EntryRow:
     """An entry without its bytes.
 
     Attributes:
-        path: its file, below the cache. key, environment: what and where.
-        about: what the key was made of (`remote_mi.jobs.job.Job.about`); None if it does not say.
-        blobs: SHA-256 of the bytes that it names. size: of the file and these bytes.
-        time: when it was made; used: when it was last taken; seconds since 1970.
+        path: its file, relative to the cache. key, environment: of the job and where it ran.
+        about: what the key was made of (`remote_mi.jobs.job.Job.key_description`), if recorded.
+        blobs: SHA-256 of each blob it refers to. size: of the entry file and its blobs, in bytes.
+        time: when it was created; used: when it was last read; in seconds since 1970.
     """
 
     path: str
@@ -64,7 +64,7 @@ class EntryRow:
 
     @property
     def part(self) -> bool:
-        """Whether it holds the raw outputs of one call, and not a whole job's result."""
+        """Whether it holds the raw outputs of one call rather than a whole job's result."""
         return bool(self.about and self.about.get("part"))
 
 
@@ -76,10 +76,10 @@ class CacheIndex:
         self.file = IndexFile(cache.root / "index.sqlite", _TABLES)
 
     def rows(self) -> list[EntryRow]:
-        """All entries that can be read, as the files are now."""
+        """All readable entries, up to date with the files."""
         return self._select("", ())
 
-    def of_recipe(self, recipe: str, most: int = 2000) -> list[EntryRow]:
+    def rows_of_recipe(self, recipe: str, most: int = 2000) -> list[EntryRow]:
         """The newest entries of a recipe, whole results first."""
         return self._select("WHERE recipe = ? ORDER BY part, time DESC LIMIT ?", (recipe, most))
 
@@ -88,21 +88,21 @@ class CacheIndex:
             return []
 
         def work(db: sqlite3.Connection) -> list[EntryRow]:
-            self._take_in(db)
+            self._refresh(db)
             return [
-                _row(found)
+                _row_from_sql(found)
                 for found in db.execute(f"SELECT {_COLUMNS} FROM entries {where}", values)
             ]
 
         try:
             return self.file.use(work)
-        except Unusable:  # a cache that cannot be written
+        except Unusable:  # e.g. a read-only cache
             with sqlite3.connect(":memory:", isolation_level=None) as db:
                 db.executescript(_TABLES)
                 return work(db)
 
-    def _take_in(self, db: sqlite3.Connection) -> None:
-        """Take in entries that are new, changed or gone."""
+    def _refresh(self, db: sqlite3.Connection) -> None:
+        """Update the rows of entries that are new, changed or gone."""
         known = dict(db.execute("SELECT path, stamp FROM entries").fetchall())
         here = dict(_stamps(self.cache.root))
         new = [path for path, stamp in here.items() if known.get(path) != stamp]
@@ -113,14 +113,14 @@ class CacheIndex:
                 try:
                     rows.append(self._values(path, here[path]))
                 except (OSError, Damaged, KeyError, TypeError):
-                    gone.append((path,))  # `verify` tells of it
-            with writing(db):
+                    gone.append((path,))  # `verify` reports it
+            with transaction(db):
                 db.executemany(
                     f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
                     rows,
                 )
         if gone:
-            with writing(db):
+            with transaction(db):
                 db.executemany("DELETE FROM entries WHERE path = ?", gone)
 
     def _values(self, path: str, stamp: str) -> tuple[Any, ...]:
@@ -134,7 +134,7 @@ class CacheIndex:
             try:
                 size += self.cache.blob_path(sha).stat().st_size
             except OSError:
-                pass  # `verify` tells of it
+                pass  # `verify` reports it
         versions = {name: getattr(where, name) for name in PACKAGES}
         return (
             path,
@@ -155,13 +155,13 @@ class CacheIndex:
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, str]]:
-    """Every entry's path below the cache, with what changes when its file does."""
-    for first in _folders(f"{root}/ac"):
-        for key in _folders(first):
+    """Every entry's path relative to the cache, and a stamp that changes with its file."""
+    for first in _subfolders(f"{root}/ac"):
+        for key in _subfolders(first):
             try:
                 files = list(os.scandir(key))
             except OSError:
-                continue  # tidied up meanwhile
+                continue  # removed meanwhile
             for file in files:
                 if file.name.endswith(".json"):
                     try:
@@ -176,14 +176,14 @@ def _stamps(root: Path) -> Iterator[tuple[str, str]]:
                     )
 
 
-def _folders(path: str) -> list[str]:
+def _subfolders(path: str) -> list[str]:
     try:
         return [entry.path for entry in os.scandir(path) if entry.is_dir()]
     except OSError:
         return []
 
 
-def _row(found: tuple[Any, ...]) -> EntryRow:
+def _row_from_sql(found: tuple[Any, ...]) -> EntryRow:
     path, _, key, _, kind, versions, _, _, _, about, blobs, size, made, used = found
     return EntryRow(
         path,

@@ -1,7 +1,7 @@
-"""Looking after a cache: is every byte what it should be, and what can go when it grows too large.
+"""Maintaining a cache: verifying its files, and removing entries when it grows too large.
 
-Neither needs a lock. Removing an entry while another process reads it is a miss there. Bytes that
-no entry names yet may belong to a write under way, so what is young stays.
+Neither needs a lock. A process that reads an entry while it is removed gets a miss. Blobs that no
+entry refers to may belong to an unfinished write, so recent ones are kept.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from remote_mi.store.runs import Runs
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What `verify` found.
+class CacheCheck:
+    """The outcome of `verify`.
 
     Attributes:
-        entries, blobs: how many were read, the damaged ones included.
-        damaged: file below the cache → what is wrong with it; it was moved to quarantine/.
+        entries, blobs: how many were read, including damaged ones.
+        damaged: file, relative to the cache → what is wrong with it; it was moved to quarantine/.
     """
 
     entries: int
@@ -34,10 +34,10 @@ class Checked:
     damaged: dict[str, str]
 
 
-def verify(cache: Cache, watch: Watch) -> Checked:
-    """Read and hash every file of a cache; what does not match goes to quarantine.
+def verify(cache: Cache, watch: Watch) -> CacheCheck:
+    """Read and hash every file of a cache; files that do not match are moved to quarantine.
 
-    An entry that names bytes which are gone or damaged is damaged, too.
+    An entry with a missing or damaged blob counts as damaged, too.
     """
     blobs, entries = sorted(cache.blob_paths()), sorted(cache.entry_paths())
     total, damaged = len(blobs) + len(entries), {}
@@ -47,26 +47,28 @@ def verify(cache: Cache, watch: Watch) -> Checked:
             with path.open("rb") as handle:
                 sha = hashlib.file_digest(handle, "sha256").hexdigest()
         except FileNotFoundError:
-            continue  # tidied up meanwhile
+            continue  # removed meanwhile
         except OSError as error:
             sha = str(error)
         if sha != path.name:
-            damaged[_below(cache, path)] = "its bytes are not those of its name"
+            damaged[_relative_path(cache, path)] = (
+                "its content does not have the SHA-256 of its name"
+            )
             cache.quarantine(path)
     for number, path in enumerate(entries, len(blobs) + 1):
         watch.advance(number, total, "files")
         try:
-            cache.read_checked(path)
+            cache.read_verified(path)
         except FileNotFoundError:
             continue
         except Damaged as error:
-            damaged[_below(cache, path)] = str(error)
+            damaged[_relative_path(cache, path)] = str(error)
             cache.quarantine(path)
-    return Checked(len(entries), len(blobs), damaged)
+    return CacheCheck(len(entries), len(blobs), damaged)
 
 
 def verify_runs(runs: Runs, watch: Watch) -> dict[str, str]:
-    """Read every run of a project and check its hashes: name → what is wrong with it."""
+    """Check the hashes of every run of a project; returns name → what is wrong with it."""
     names, damaged = runs.ids(), {}
     for number, name in enumerate(names, 1):
         watch.advance(number, len(names), "runs")
@@ -78,14 +80,15 @@ def verify_runs(runs: Runs, watch: Watch) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class SweptEntries:
-    """What is to go from a cache.
+class SweepPlan:
+    """What will be removed from a cache.
 
     Attributes:
-        before: bytes of entries and what they name, and of bytes that nobody names.
-        entries: least recently used first. blobs, leftovers: files that nothing names.
-        frees: bytes that go. spared: entries that would have to go and are too young.
-        began: when it was decided; what changes from then on stays.
+        before: size of all entries and blobs, in bytes.
+        entries: to remove, least recently used first.
+        blobs, leftovers: to remove, files that no remaining entry refers to.
+        frees: bytes that are freed. spared: entries kept only because they are too recent.
+        began: when the plan was made; files that changed since are kept.
     """
 
     before: int
@@ -97,15 +100,13 @@ class SweptEntries:
     began: float
 
 
-def plan_sweep(
-    cache: Cache, most: int | None, spare: float, leftovers: Iterable[str]
-) -> SweptEntries:
-    """Decide what goes, and remove nothing.
+def plan_sweep(cache: Cache, most: int | None, spare: float, leftovers: Iterable[str]) -> SweepPlan:
+    """Decide what to remove, without removing anything.
 
     Args:
-        most: bytes that may stay; None removes only what nothing names.
-        spare: seconds; what was written or used within them stays.
-        leftovers: folders of the cache whose old files go as well, of "tmp" and "quarantine".
+        most: size to keep, in bytes; None removes only files that nothing refers to.
+        spare: seconds; files written or used within this time are kept.
+        leftovers: which of "tmp" and "quarantine" to remove old files from as well.
     """
     began = time.time()
     rows = CacheIndex(cache).rows()
@@ -134,34 +135,34 @@ def plan_sweep(
     for folder in leftovers:
         paths = [p for p in (cache.root / folder).glob("*") if p.is_file()]
         limit = began - spare if folder == "tmp" else began
-        old += [p for p in paths if _changed(p) <= limit]
+        old += [p for p in paths if _mtime(p) <= limit]
     frees = before - left + sum(_size(path) for path in old)
     blobs = [cache.blob_path(sha) for sha in sorted(going)]
-    return SweptEntries(before, evicted, blobs, old, frees, spared, began)
+    return SweepPlan(before, evicted, blobs, old, frees, spared, began)
 
 
-def sweep(cache: Cache, plan: SweptEntries) -> None:
-    """Remove what was decided, except what has changed since."""
+def sweep(cache: Cache, plan: SweepPlan) -> None:
+    """Remove what was planned, except what has changed since."""
     for row in plan.entries:
         path = cache.root / row.path
-        if _changed(path) <= row.used + 1e-3:  # not used since
+        if _mtime(path) <= row.used + 1e-3:  # not used since
             _remove([path])
             try:
                 path.parent.rmdir()
             except OSError:
-                pass  # a result of another environment is in it
-    # An entry that stayed, or came meanwhile, needs its bytes.
+                pass  # it holds a result of another environment
+    # Entries that were kept or written meanwhile need their blobs.
     named = {sha for row in CacheIndex(cache).rows() for sha in row.blobs}
-    _remove([path for path in plan.blobs if path.name not in named and _changed(path) < plan.began])
+    _remove([path for path in plan.blobs if path.name not in named and _mtime(path) < plan.began])
     _remove(plan.leftovers)
 
 
-def _below(cache: Cache, path: Path) -> str:
+def _relative_path(cache: Cache, path: Path) -> str:
     return path.relative_to(cache.root).as_posix()
 
 
 def _sizes(paths: Iterable[Path], since: float) -> tuple[dict[str, int], set[str]]:
-    """Size of each blob by its SHA-256, and those that were written since then."""
+    """Size of each blob by its SHA-256, and the ones that were written since a time."""
     sizes, young = {}, set()
     for path in paths:
         try:
@@ -181,8 +182,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _changed(path: Path) -> float:
-    """When a file was last written or used; 0 if it is gone."""
+def _mtime(path: Path) -> float:
+    """When a file was last written or used; 0 if it does not exist."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -194,4 +195,4 @@ def _remove(paths: Sequence[Path]) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError:
-            pass  # not ours to remove; the next `gc` counts it again
+            pass  # no permission; the next `gc` counts it again

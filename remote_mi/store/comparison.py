@@ -1,13 +1,13 @@
-"""Two results held against each other: how they were made, and how far their numbers are apart.
+"""Comparing two results: how they were made, and how far apart their numbers are.
 
-An output is within a tolerance T where
+An output is within a tolerance T if
 
-    max |b − a| ≤ T · max(1, max |a|)        numbers; NaN and infinities at the same places
+    max |b − a| ≤ T · max(1, max |a|)        numbers; NaN and infinities in the same cells
     cells that differ ≤ T · cells            token ids, texts, JSON values
 
-So T is absolute for what is smaller than 1, and relative to the largest value of what is larger.
+So T is absolute for outputs whose largest value is below 1, and relative to that value otherwise.
 Outputs that cannot be compared are beyond every tolerance. Intervals are not compared: they follow
-from the values of the single prompts, which are.
+from the values of the individual prompts, which are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from remote_mi.common.errors import NotFound, nearest
 from remote_mi.recipes.output_kinds import NUMBERS, OutputKind, kind_of_output
 from remote_mi.recipes.outputs import DRAW
 from remote_mi.store.differences import (
-    Prompts,
+    PromptComparison,
     SettingDifference,
     compare_prompts,
     differing_settings,
@@ -33,26 +33,26 @@ from remote_mi.store.named_array import NamedArray
 from remote_mi.store.opening import load_run
 from remote_mi.store.result import Result
 
-#: How far two runs of one job may be apart where nothing else is asked for.
+#: Default tolerance between two runs of the same job.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two results are apart in one output or summary.
+    """How far apart two results are in one output or summary.
 
     Attributes:
         name: of the output or summary.
-        each: False for the values over all prompts, True for those of each prompt by itself.
+        each: False for the values over all prompts, True for those of each prompt.
         kind: of the output: "number", "token", "text" or "json".
-        why_not: why it cannot be compared; "" where it can.
-        cells: how many values. differing: how many of them are not equal.
-        largest: largest |b − a|; for what is no number 1 where any differ.
+        why_not: why it cannot be compared; "" if it can.
+        cells: number of values. differing: how many of them are not equal.
+        largest: largest |b − a|; for kinds other than numbers, 1 if any differ.
         mean: mean |b − a|. scale: largest |a|.
-        unmatched: cells that are NaN or infinite in one and not, or not the same, in the other.
-        nan: cells that are NaN in a, and in b.
-        prompt: index of the prompt the largest difference is of; None over all prompts.
-        index, coords: where it is: the index, and dimension → coordinate.
+        unmatched: cells that are NaN or infinite in one result, and not the same in the other.
+        nan: number of NaN cells in a, and in b.
+        prompt: index of the prompt with the largest difference; None over all prompts.
+        index, coords: location of the largest difference: its index, and dimension → coordinate.
         values: the two values there.
     """
 
@@ -74,12 +74,12 @@ class Difference:
 
     @property
     def numbers(self) -> bool:
-        """Whether it is of numbers, of which it can be said how far they are apart."""
+        """Whether the output holds numbers, so that differences have a size."""
         return self.kind == "number"
 
     @property
     def relative(self) -> float:
-        """What a tolerance is held against; infinite where nothing can be compared."""
+        """The value that is compared with a tolerance; infinite if nothing can be compared."""
         if self.why_not or self.unmatched:
             return float("inf")
         if not self.numbers:
@@ -105,64 +105,65 @@ class Difference:
             "prompt": self.prompt,
             "index": list(self.index),
             "coords": dict(self.coords),
-            "values": [_plain(v) for v in self.values] if self.values else None,
+            "values": [_to_json_value(v) for v in self.values] if self.values else None,
         }
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Displayed):
-    """Two results held against each other. In a notebook it displays itself.
+    """The comparison of two results. In a notebook it displays itself.
 
     Attributes:
         a, b: the results.
-        configuration: what differs in how they were made.
+        configuration: the settings that differ.
         prompts: how their prompts compare.
-        outputs: summaries and outputs over all prompts, then outputs of each prompt by itself.
+        outputs: summaries and outputs over all prompts, then outputs of each prompt.
     """
 
     a: Result
     b: Result
     configuration: list[SettingDifference]
-    prompts: Prompts
+    prompts: PromptComparison
     outputs: list[Difference]
 
     def within(self, tolerance: float) -> bool:
-        """Whether every output is within a tolerance; see the top of this file."""
+        """Whether every output is within a tolerance, as defined at the top of this module."""
         return not self.beyond(tolerance)
 
     def beyond(self, tolerance: float) -> list[Difference]:
         """The outputs that are not within a tolerance."""
-        return [found for found in self.outputs if not found.relative <= tolerance]
+        return [difference for difference in self.outputs if not difference.relative <= tolerance]
 
     @property
     def worst(self) -> Difference | None:
-        """The output that is furthest apart."""
-        return max(self.outputs, key=lambda found: found.relative, default=None)
+        """The output with the largest difference."""
+        return max(self.outputs, key=lambda difference: difference.relative, default=None)
 
     def only(self, name: str | None) -> Comparison:
-        """The comparison of one output or summary; of all for None.
+        """The comparison restricted to one output or summary; all of it for None.
 
         Raises:
             NotFound: if neither result has it.
         """
         if name is None:
             return self
-        kept = [found for found in self.outputs if found.name == name]
-        if not kept:
-            known = list(dict.fromkeys(found.name for found in self.outputs))
+        selected = [difference for difference in self.outputs if difference.name == name]
+        if not selected:
+            known = list(dict.fromkeys(difference.name for difference in self.outputs))
             close = nearest(name, known)
             raise NotFound(
                 f"there is no output {name!r} to compare",
                 f"did you mean {close!r}?" if close else f"there are: {', '.join(known)}",
             )
-        return Comparison(self.a, self.b, self.configuration, self.prompts, kept)
+        return Comparison(self.a, self.b, self.configuration, self.prompts, selected)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "a": self.a.run_id or None,
             "b": self.b.run_id or None,
             "configuration": [
-                {"path": s.path, "a": _plain(s.a), "b": _plain(s.b)} for s in self.configuration
+                {"path": s.path, "a": _to_json_value(s.a), "b": _to_json_value(s.b)}
+                for s in self.configuration
             ],
             "prompts": {
                 "same": self.prompts.same,
@@ -170,7 +171,7 @@ class Comparison(Displayed):
                 "b": self.prompts.b,
                 "first": self.prompts.first,
             },
-            "outputs": [found.to_json() for found in self.outputs],
+            "outputs": [difference.to_json() for difference in self.outputs],
         }
 
 
@@ -179,11 +180,11 @@ def compare(
     b: Result | str | Path,
     project: str | Path | None = None,
 ) -> Comparison:
-    """Hold two results against each other.
+    """Compare two results.
 
     Args:
         a, b: results, or runs: name, id, prefix of an id, or path of a run's folder.
-        project: folder that holds runs/; the working folder by default.
+        project: folder that contains runs/; the working folder by default.
 
     Raises:
         NotFound, UsageError, Mismatch: as `remote_mi.load_run`.
@@ -199,49 +200,49 @@ def compare(
 
 
 def _differences(a: Result, b: Result) -> Iterable[Difference]:
-    """Everything that either result gives: over all prompts, then of each."""
+    """The difference in everything that either result has: over all prompts, then per prompt."""
     names = list(dict.fromkeys([*a.names(), *b.names()]))
     for name in names:
         here, there = (name in result.arrays for result in (a, b))
         if here and there:
-            yield _of_arrays(a, b, name, [(None, a[name], b[name])])
+            yield _compare_arrays(a, b, name, [(None, a[name], b[name])])
         elif here or there:
-            yield Difference(name, why_not=_only_in(a, b, name, here))
+            yield Difference(name, why_not=_missing_reason(a, b, name, here))
         elif name not in a.outputs or name not in b.outputs:
-            yield Difference(name, why_not=_only_in(a, b, name, name in a.names()))
+            yield Difference(name, why_not=_missing_reason(a, b, name, name in a.names()))
     for name in names:
         if name not in a.outputs or name not in b.outputs:
             continue
         lists = a.each(name), b.each(name)
-        if not _told_apart(a, name) and not _told_apart(b, name):
-            continue  # one prompt: it is what was compared above
+        if not _has_separate_prompts(a, name) and not _has_separate_prompts(b, name):
+            continue  # the same values as over all prompts, compared above
         if len(lists[0]) != len(lists[1]):
             yield Difference(name, True, why_not=f"{len(lists[0])} and {len(lists[1])} prompts")
             continue
         pairs = [(i, one, other) for i, (one, other) in enumerate(zip(*lists, strict=True))]
-        yield _of_arrays(a, b, name, pairs)
+        yield _compare_arrays(a, b, name, pairs)
 
 
-def _only_in(a: Result, b: Result, name: str, here: bool) -> str:
-    """Why one of two results has no values of a name."""
+def _missing_reason(a: Result, b: Result, name: str, here: bool) -> str:
+    """Why only one of two results has values of this name."""
     other = b if here else a
     where = "a" if here else "b"
     if name in other.names():
-        return f"only {where} has one over all prompts"
+        return f"only {where} has a value over all prompts"
     return f"only {where} has it"
 
 
-def _told_apart(result: Result, name: str) -> bool:
-    """Whether the values of each prompt are other ones than those over all prompts."""
+def _has_separate_prompts(result: Result, name: str) -> bool:
+    """Whether the values of each prompt differ from those over all prompts."""
     return result.outputs[name].of == "example" and (
         len(result.prompts) > 1 or DRAW in result.outputs[name].dims
     )
 
 
-def _of_arrays(
+def _compare_arrays(
     a: Result, b: Result, name: str, pairs: Sequence[tuple[int | None, NamedArray, NamedArray]]
 ) -> Difference:
-    """The difference over some pairs of arrays: one over all prompts, or one a prompt."""
+    """The difference between pairs of arrays: one pair over all prompts, or one per prompt."""
     each = pairs[0][0] is not None
     kinds = [kind_of_output(r.outputs.get(name)) for r in (a, b)]
     kind = kinds[0]
@@ -249,7 +250,7 @@ def _of_arrays(
         unlike = " and ".join("token ids" if k.name == "token" else k.plural for k in kinds)
         return Difference(name, each, kind.name, unlike)
     for prompt, one, other in pairs:
-        reason = _unlike(one, other)
+        reason = _mismatch(one, other)
         if reason:
             return Difference(
                 name,
@@ -257,7 +258,7 @@ def _of_arrays(
                 kind.name,
                 f"prompt {prompt + 1}: {reason}" if prompt is not None else reason,
             )
-    gaps = [kind.gap(*_comparable(a, b, kind, x.values, y.values)) for _, x, y in pairs]
+    gaps = [kind.gap(*_comparable_values(a, b, kind, x.values, y.values)) for _, x, y in pairs]
     cells = sum(gap.size for gap in gaps)
     if not cells:
         return Difference(name, each, kind.name)
@@ -276,18 +277,18 @@ def _of_arrays(
         differing=int(sum((g > 0).sum() for g in gaps)),
         largest=float(max(g.max(initial=0.0) for g in finite)),
         mean=float(sum(g.sum() for g in finite) / known) if known else 0.0,
-        scale=max(_reach(v) for v in ones) if kind is NUMBERS else 0.0,
+        scale=max(_largest_finite(v) for v in ones) if kind is NUMBERS else 0.0,
         unmatched=cells - known,
-        nan=(_nans(ones), _nans(others)),
+        nan=(_count_nans(ones), _count_nans(others)),
         prompt=prompt,
         index=index,
         coords={dim: one.coords[dim][i] for dim, i in zip(one.dims, index, strict=True)},
-        values=(_item(one.values[index]), _item(other.values[index])),
+        values=(_to_python(one.values[index]), _to_python(other.values[index])),
     )
 
 
-def _unlike(a: NamedArray, b: NamedArray) -> str:
-    """Why two arrays cannot be compared cell by cell, "" if they can."""
+def _mismatch(a: NamedArray, b: NamedArray) -> str:
+    """Why two arrays cannot be compared cell by cell; "" if they can."""
     if a.dims != b.dims:
         return f"dimensions ({', '.join(a.dims)}) and ({', '.join(b.dims)})"
     for dim, one, other in zip(a.dims, a.shape, b.shape, strict=True):
@@ -300,10 +301,10 @@ def _unlike(a: NamedArray, b: NamedArray) -> str:
     return ""
 
 
-def _comparable(
+def _comparable_values(
     a: Result, b: Result, kind: OutputKind, one: np.ndarray, other: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The values that tell two arrays apart: of token ids the texts, where vocabularies differ."""
+    """The values to compare: texts in place of token ids if the vocabularies differ."""
     if kind.name != "token":
         return one, other
     known = a.document.get("vocabulary", {}), b.document.get("vocabulary", {})
@@ -316,22 +317,22 @@ def _comparable(
     return first, second
 
 
-def _item(value: Any) -> Any:
-    """A number of numpy as Python's; a text or JSON value as it is."""
+def _to_python(value: Any) -> Any:
+    """A numpy scalar as a Python number; texts and JSON values unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _reach(values: np.ndarray) -> float:
+def _largest_finite(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return float(np.abs(finite).max()) if finite.size else 0.0
 
 
-def _nans(arrays: list[np.ndarray]) -> int:
+def _count_nans(arrays: list[np.ndarray]) -> int:
     return int(sum(np.isnan(v).sum() for v in arrays if v.dtype.kind == "f"))
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: null in place of NaN and infinities."""
+def _to_json_value(value: Any) -> Any:
+    """The value as JSON allows it: null for NaN and infinities."""
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -1,4 +1,4 @@
-"""How two results were made, held against each other: their settings and their prompts."""
+"""Comparing how two results were made: their settings and their prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from remote_mi.store.lock import read_lock
 from remote_mi.store.result import Result
 
-#: Fields of a prompt that two runs are compared by, of a lock or else of a result.
+#: Fields of a prompt that are compared: from the lock if possible, else from the result.
 _TEXTS = ("clean", "corrupt", "answer", "wrong")
 _PROMPT = (*_TEXTS, "answers", "wrongs", "labels", "corrupt_labels", "template", "label", "group")
 _NOTED = ("revision", "dtype", "attention", "device", "architecture")
@@ -20,7 +20,7 @@ class SettingDifference:
     """One difference in how two results were made.
 
     Attributes:
-        path: what differs, e.g. "parameters.site". a, b: its values; None where there is none.
+        path: what differs, e.g. "parameters.site". a, b: the two values; None if missing.
     """
 
     path: str
@@ -29,12 +29,12 @@ class SettingDifference:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptComparison:
     """How the prompts of two results compare.
 
     Attributes:
-        same: how many are in both at the same place. a, b: how many there are.
-        first: the first that differs: its index, and the fields that do, with both values.
+        same: how many are equal at the same index. a, b: how many each result has.
+        first: the first that differs: its index, and both values of each field that differs.
     """
 
     same: int
@@ -48,8 +48,8 @@ class Prompts:
 
 
 def differing_settings(a: Result, b: Result) -> list[SettingDifference]:
-    """Everything that was not the same when two results were made, but for the prompts' texts."""
-    one, other = _described(a), _described(b)
+    """Every setting that differs between two results, except the prompts' texts."""
+    one, other = _settings_of(a), _settings_of(b)
     return [
         SettingDifference(path, one.get(path), other.get(path))
         for path in dict.fromkeys([*one, *other])
@@ -57,8 +57,8 @@ def differing_settings(a: Result, b: Result) -> list[SettingDifference]:
     ]
 
 
-def _described(result: Result) -> dict[str, Any]:
-    """How a result was made, by path."""
+def _settings_of(result: Result) -> dict[str, Any]:
+    """The settings of a result, by dotted path."""
     source = result.provenance
     prompts = source.get("prompts", {})
     prompts = {k: v for k, v in prompts.items() if not isinstance(v, (list, dict))}
@@ -66,7 +66,7 @@ def _described(result: Result) -> dict[str, Any]:
     environment = dict(source.get("environment", {}))
     kind = environment.pop("kind", None)
     return dict(
-        _flat(
+        _flatten(
             {
                 "recipe": {"name": result.recipe["name"], "code": str(source.get("code", ""))[:12]},
                 "parameters": source.get("parameters", {}),
@@ -85,18 +85,18 @@ def _described(result: Result) -> dict[str, Any]:
     )
 
 
-def _flat(value: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(value: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
     for name, item in value.items():
         path = f"{above}{name}"
         if isinstance(item, Mapping) and item:
-            yield from _flat(item, f"{path}.")
+            yield from _flatten(item, f"{path}.")
         else:
             yield path, None if item == {} else item
 
 
-def compare_prompts(a: Result, b: Result) -> Prompts:
-    """How many of the prompts are the same, and where the first is that is not."""
-    texts, others = _prompts(a), _prompts(b)
+def compare_prompts(a: Result, b: Result) -> PromptComparison:
+    """How many prompts are the same, and the first one that differs."""
+    texts, others = _prompt_texts(a), _prompt_texts(b)
     same, first = 0, None
     for index, (one, other) in enumerate(zip(texts, others, strict=False)):
         shared = [k for k in one if k in other]
@@ -104,11 +104,11 @@ def compare_prompts(a: Result, b: Result) -> Prompts:
         same += not fields
         if fields and first is None:
             first = {"index": index, "fields": fields}
-    return Prompts(same, len(texts), len(others), first)
+    return PromptComparison(same, len(texts), len(others), first)
 
 
-def _prompts(result: Result) -> list[Mapping[str, Any]]:
-    """The prompts of a result as texts; those of the lock where it has them."""
+def _prompt_texts(result: Result) -> list[Mapping[str, Any]]:
+    """The prompts of a result as texts, taken from the lock if it has them."""
     prompts = _lock_of(result).get("prompts")
     kept = prompts.get("examples") if isinstance(prompts, dict) else None
     kept = [e for e in kept if isinstance(e, dict)] if isinstance(kept, list) else []

@@ -1,4 +1,4 @@
-"""A run as far as it is known before its outputs are: plain data, so that any process can finish it."""
+"""A run before its outputs are computed: plain data, so that any process can finish it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from remote_mi.store.run_info import card_from_json
 
 @dataclass(frozen=True)
 class Draft:
-    """Everything of a run but the numbers; JSON throughout, and without torch.
+    """Everything in a run except the numbers; plain JSON, and without torch.
 
     Attributes:
-        recipe: the recipe's card as runs keep it. file: name of its file.
+        recipe: the recipe's card as runs store it. file: name of its file.
         key: the job's key. id8: of the run's name.
         keys: key of each call's raw outputs. missing: indices of the calls to compute.
         lock, sources: for the run folder. model: fields of the `ModelSpec`.
-        parts: per prompt its tokens, labels, template, class, group and texts.
-        notes: for the reader. provenance: all of it but `record`.
-        record: what was noted on the way. events: what happened when.
+        parts: for each prompt its tokens, labels, template, class, group and texts.
+        notes: for the reader. provenance: without `record`.
+        record: what was recorded so far. events: with their times.
         environment: where the outputs are computed.
-        store: folder of a results cache of its own; "" is the user's.
-        about: `Job.about`. kept: which of its prompts `parts` are of.
+        store: folder of a separate results cache; "" for the user's.
+        about: `Job.key_description`. kept: indices of the job's prompts that `parts` holds.
     """
 
     recipe: dict[str, Any]
@@ -52,12 +52,12 @@ class Draft:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Draft:
-        """A draft that `to_json` wrote; parts of a newer version that this one lacks are left out."""
+        """A draft from the output of `to_json`; fields that only a newer version has are ignored."""
         known = cls.__dataclass_fields__
         return cls(**{name: value for name, value in data.items() if name in known})
 
-    def about_call(self, index: int) -> dict[str, Any]:
-        """What the key of one call's raw outputs was made of, as `Job.about`; {} if not known."""
+    def describe_call(self, index: int) -> dict[str, Any]:
+        """What one call's key was made of, as `Job.key_description`; {} if not known."""
         if not self.about:
             return {}
         kept = self.kept if self.card.called_once else self.kept[index : index + 1]
@@ -65,7 +65,7 @@ class Draft:
 
     @property
     def card(self) -> Card:
-        """The recipe's card, as far as a result needs it."""
+        """The part of the recipe's card that a result needs."""
         return card_from_json(self.recipe)
 
     @property
@@ -74,6 +74,6 @@ class Draft:
         return self.provenance["parameters"]
 
     @property
-    def where(self) -> Environment:
-        """The environment, as the cache asks for it."""
+    def parsed_environment(self) -> Environment:
+        """`environment` as an object."""
         return Environment(**self.environment)

@@ -1,4 +1,4 @@
-"""Where a result is computed: the class of machine and the versions that decide its numbers."""
+"""The environment a result is computed in: class of machine, and versions that affect numbers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PACKAGES = ("nnsight", "transformers", "torch")
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment; results of one are taken for another only when `id` is the same.
+    """An environment; a result is reused in another one only if both have the same `id`.
 
     Attributes:
         kind: "local-cpu", "local-cuda", "local-mps", or "ndif " + host.
-        nnsight, transformers, torch: versions there.
+        nnsight, transformers, torch: the versions installed there.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class Environment:
 
     @functools.cached_property
     def id(self) -> str:
-        """Short identity by kind and minor versions."""
+        """Short hash of the kind and the major_minor versions."""
         minors = [major_minor(getattr(self, name)) for name in PACKAGES]
         return digest([self.kind, *minors])[:16]
 
@@ -40,8 +40,8 @@ class Environment:
 
 
 @functools.cache
-def installed(package: str) -> str:
-    """Version of an installed package, found without importing it; "none" when absent."""
+def installed_version(package: str) -> str:
+    """The version of an installed package, read without importing it; "none" if absent."""
     from importlib.metadata import PackageNotFoundError, version  # slow, and not always needed
 
     try:
@@ -51,5 +51,5 @@ def installed(package: str) -> str:
 
 
 def local_environment(device: str) -> Environment:
-    """The environment of a run on this machine on a device such as "cpu" or "cuda:0"."""
-    return Environment(f"local-{device.split(':')[0]}", *(installed(p) for p in PACKAGES))
+    """The environment of runs on a device of this machine, such as "cpu" or "cuda:0"."""
+    return Environment(f"local-{device.split(':')[0]}", *(installed_version(p) for p in PACKAGES))

@@ -1,4 +1,4 @@
-"""Reading a run's config.lock.yaml, the job as it was written down."""
+"""Reading a run's config.lock.yaml, the recorded job."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 LOCK = "config.lock.yaml"
-#: Bytes that it may have.
-LONGEST = 16 << 20
+#: Largest accepted file, in bytes.
+MAX_BYTES = 16 << 20
 
 
 def read_lock(folder: Path) -> Mapping[str, Any]:
-    """The lock of a run's folder; {} where there is none that can be read."""
-    # Slow to import, and opening a run does without.
+    """The lock in a run's folder; {} if it is missing or unreadable."""
+    # Slow to import, and not needed to open a run.
     from remote_mi.common.yaml_file import read_generated
 
     try:
-        found = read_generated(folder / LOCK, LONGEST)
+        lock = read_generated(folder / LOCK, MAX_BYTES)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return lock if isinstance(lock, dict) else {}

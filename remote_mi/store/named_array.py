@@ -20,11 +20,11 @@ class NamedArray(Displayed):
     """An array whose dimensions have names and coordinates.
 
     Attributes:
-        values: the numbers.
+        values: the array itself.
         dims: name of each dimension.
         coords: dimension → label of each index (token text for positions).
         low, high: 95% bootstrap interval over pairs, of the same shape; None for one pair.
-        name: what it is.
+        name: of the output or summary.
     """
 
     values: np.ndarray
@@ -48,32 +48,31 @@ class NamedArray(Displayed):
         return float(self.values)
 
     def item(self) -> Any:
-        """The value of an array of one: a number, a text, a JSON value."""
+        """The value of a single-element array: a number, a text or a JSON value."""
         return self.values.item()
 
     def sel(self, **where: Any) -> NamedArray:
         """The part at some coordinates, e.g. `sel(layer=20, position="[s2]")`.
 
-        A position is named by its token, by its label with or without brackets, or, where a
-        token occurs twice, by its index.
+        A position is selected by its token, by its label with or without brackets, or, if a token
+        occurs twice, by its index.
 
         Raises:
             NotFound: if there is no such dimension or coordinate.
-            UsageError: if several coordinates have this label.
+            UsageError: if several coordinates match the label.
         """
         part = self
         for dim, label in where.items():
             if dim not in part.dims:
                 raise NotFound(f"no dimension {dim!r}", f"there are: {', '.join(part.dims)}")
-            part = part.isel(dim, _at(dim, list(part.coords[dim]), label))
+            part = part.isel(dim, _index_of(dim, list(part.coords[dim]), label))
         return part
 
     def isel(self, dim: str, index: int) -> NamedArray:
         """The part at one index of a dimension."""
         axis = self.dims.index(dim)
         values, low, high = (
-            None if a is None else _taken(a, index, axis)
-            for a in (self.values, self.low, self.high)
+            None if a is None else _take(a, index, axis) for a in (self.values, self.low, self.high)
         )
         assert values is not None
         return NamedArray(
@@ -86,20 +85,20 @@ class NamedArray(Displayed):
         )
 
     def transpose(self, *dims: str) -> NamedArray:
-        """The same with its dimensions in this order."""
+        """The same array with its dimensions in this order."""
         order = [self.dims.index(dim) for dim in dims]
         low, high = (None if end is None else end.transpose(order) for end in (self.low, self.high))
         return NamedArray(self.values.transpose(order), dims, self.coords, low, high, self.name)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a cell: a column per dimension, `value`, and `low`/`high` where there are."""
+        """One row per cell: a column per dimension, `value`, and `low`/`high` if present."""
         pandas = import_pandas()
         axes = [list(self.coords[d]) for d in self.dims]
         grid = np.indices(self.values.shape).reshape(len(self.dims), self.values.size)
         columns: dict[str, Any] = {
             dim: [axes[i][j] for j in grid[i]] for i, dim in enumerate(self.dims)
         }
-        if "position" in self.dims:  # a token may occur twice; its index tells them apart
+        if "position" in self.dims:  # a token may occur twice; the index distinguishes them
             columns["position_index"] = grid[self.dims.index("position")]
         columns["value"] = self.values.reshape(-1)
         if self.low is not None and self.high is not None:
@@ -111,8 +110,8 @@ class NamedArray(Displayed):
         return f"<{self.name} ({sizes})>\n{self.values!r}"
 
 
-def _taken(values: np.ndarray, index: int, axis: int) -> np.ndarray:
-    """The part at an index of an axis; a text or JSON value stays in an array of its own."""
+def _take(values: np.ndarray, index: int, axis: int) -> np.ndarray:
+    """The part at an index of an axis; a single text or JSON value stays wrapped in an array."""
     if values.dtype.kind != "O":
         return np.take(values, index, axis)
     part = np.moveaxis(values, axis, 0)[index : index + 1 or None]
@@ -120,7 +119,7 @@ def _taken(values: np.ndarray, index: int, axis: int) -> np.ndarray:
 
 
 def import_pandas() -> Any:
-    """pandas, which is an extra.
+    """Import pandas, an optional dependency.
 
     Raises:
         UsageError: if it is not installed.
@@ -134,7 +133,7 @@ def import_pandas() -> Any:
     return pandas
 
 
-def _at(dim: str, labels: list[Any], wanted: Any) -> int:
+def _index_of(dim: str, labels: list[Any], wanted: Any) -> int:
     """Index of a coordinate; see `NamedArray.sel`."""
     if isinstance(wanted, int) and wanted not in labels and 0 <= wanted < len(labels):
         return wanted

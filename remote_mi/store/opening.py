@@ -1,4 +1,4 @@
-"""Opening what was run before, from Python."""
+"""Finding and opening earlier runs and studies."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from remote_mi.common.paths import project_folder
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.runs import Runs
-from remote_mi.store.studies import StudyRecord, StudyRecords, read_folder
+from remote_mi.store.studies import StudyRecord, StudyRecords, read_study_folder
 
 
 def load_run(run: str | Path | None = None, project: str | Path | None = None) -> Result:
-    """The result of a run of a project.
+    """Load the result of a run.
 
     Args:
-        run: full name, id or prefix of an id, or the path of a run's folder, wherever it lies;
-            the newest by default.
-        project: folder that holds runs/; the working folder by default.
+        run: full name, id or prefix of an id, or the path of any run's folder; the newest run
+            by default.
+        project: folder that contains runs/; the working folder by default.
 
     Raises:
-        NotFound, UsageError, Mismatch: if there is none, several fit, or it is damaged.
+        NotFound, UsageError, Mismatch: if there is none, several match, or it is damaged.
         RunFailed: if it failed, so that there is no result.
     """
     folder = find_run(run, project)
     if folder.info.failed:
         raise RunFailed(
             f"the run {folder.name} failed: {folder.info.error}",
-            "`remote-mi view` shows where; mend it and run it again",
+            "`remote-mi view` shows where; fix it and run it again",
         )
     return folder.result()
 
@@ -43,39 +43,39 @@ def find_run(run: str | Path | None, project: str | Path | None = None) -> RunFo
 
 
 def find_run_or_study(wanted: str | None, project: Path) -> RunFolder | StudyRecord:
-    """What a user named: a run as in `find_run`, or else a study as in `study_named`.
+    """The run (as `find_run`) or study (as `find_study`) that a user named.
 
-    A folder of a run comes first, then the name of a study, then the id of a run.
+    A run's folder takes precedence, then a study, then a run's name or id.
 
     Raises:
-        NotFound, UsageError, Mismatch: as these.
+        NotFound, UsageError, Mismatch: as those two functions.
     """
     if wanted is not None and not RunFolder(Path(wanted)).is_run:
-        study = study_named(wanted, project)
+        study = find_study(wanted, project)
         if study is not None:
             return study
     return find_run(wanted, project)
 
 
-def runs_beside(folder: Path) -> Runs:
-    """The runs in the folder that a run's folder lies in, be it a project's runs/ or not."""
+def sibling_runs(folder: Path) -> Runs:
+    """The runs in the parent of a run's folder, whether or not that is a project's runs/."""
     runs = Runs(folder.parent.parent)
     runs.folder = folder.parent
     return runs
 
 
-def study_named(wanted: str, project: Path) -> StudyRecord | None:
-    """The study of a name, of its folder wherever it lies, or of its file; None if there is none.
+def find_study(wanted: str, project: Path) -> StudyRecord | None:
+    """A study by its name, by the path of its folder or by its file; None if there is none.
 
     Raises:
-        NotFound: if it is there, and was never run. Mismatch: if its folder is damaged.
+        NotFound: if it exists but was never run. Mismatch: if its folder is damaged.
     """
-    # Slow to import, and opening a run does without.
+    # Slow to import, and not needed to open a run.
     from remote_mi.common.yaml_file import read_generated
 
     given, records = Path(wanted), StudyRecords(project)
     if (given / "study.json").is_file():
-        return read_folder(given.absolute())
+        return read_study_folder(given.absolute())
     if given.suffix in (".yaml", ".yml"):
         try:
             wanted = str(read_generated(given)["study"])
@@ -87,10 +87,10 @@ def study_named(wanted: str, project: Path) -> StudyRecord | None:
 
 
 def runs_of_study(study: StudyRecord) -> dict[RunFolder, str]:
-    """The folder of every finished run of a study, beside its own → the job's key it stands for.
+    """The folder of every finished run of a study → the key of its job.
 
     Raises:
-        NotFound: if nothing of it is finished. Mismatch: if a run is not there.
+        NotFound: if no point is finished. Mismatch: if a run is missing next to the study's folder.
     """
     found: dict[RunFolder, str] = {}
     for point in study.points:
@@ -99,12 +99,13 @@ def runs_of_study(study: StudyRecord) -> dict[RunFolder, str]:
         folder = RunFolder(study.path.parent / Path(point.run).name)
         if not folder.is_run:
             raise Mismatch(
-                f"the study {study.name} names the run {point.run}, which is not beside its folder",
+                f"the study {study.name} refers to the run {point.run}, which is not next to its "
+                "folder",
                 "copy the runs along with it",
             )
         found[folder] = point.key
     if not found:
         raise NotFound(
-            f"nothing of the study {study.name} is finished", f"remote-mi study run {study.name}"
+            f"no point of the study {study.name} is finished", f"remote-mi study run {study.name}"
         )
     return found

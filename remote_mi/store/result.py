@@ -21,7 +21,7 @@ from remote_mi.store.run_info import Provenance, card_from_json
 if TYPE_CHECKING:
     import pandas
 
-#: Values this small beside the largest are 0 up to rounding.
+#: Values this small relative to the largest are 0 up to rounding.
 _ROUNDING = 1e-6
 
 
@@ -32,18 +32,18 @@ def passage_key(tokens: Sequence[int]) -> str:
 
 @dataclass(repr=False)
 class Result(Displayed):
-    """What a job gave.
+    """The result of a job.
 
-    `result["name"]` is an output or summary over all prompts; `result.each("name")` keeps them
-    apart. In a notebook a result displays its figures.
+    `result["name"]` is an output or summary over all prompts; `result.each("name")` is a list with
+    one array per prompt. In a notebook a result displays its figures.
 
     Attributes:
-        recipe: the shown part of the recipe's card.
+        recipe: the stored part of the recipe's card.
         document: prompts, tokens, coordinates, notes (see docs/results.md).
         arrays: raw arrays by "output@index", estimates by name, intervals by "name:low|high".
         provenance: where and how it was computed, key, versions, times.
-        run_id: id of the run folder, when there is one.
-        path: the run folder, when there is one.
+        run_id: name of the run folder, if there is one.
+        path: the run folder, if there is one.
     """
 
     recipe: Mapping[str, Any]
@@ -55,12 +55,12 @@ class Result(Displayed):
 
     @property
     def made(self) -> Provenance:
-        """The provenance, by names; see `remote_mi.store.run_info.Provenance`."""
+        """The provenance as typed attributes; see `remote_mi.store.run_info.Provenance`."""
         return Provenance.from_json(self.provenance)
 
     @property
     def card(self) -> Card:
-        """The recipe's card, as far as a run keeps it."""
+        """The part of the recipe's card that a run stores."""
         return card_from_json(self.recipe)
 
     @property
@@ -70,7 +70,7 @@ class Result(Displayed):
 
     @property
     def id8(self) -> str:
-        """The eight digits of the run's id; "" of a result that was not kept."""
+        """The eight hex digits of the run's id; "" if the result was not saved."""
         return self.run_id.rsplit("-", 1)[-1]
 
     @property
@@ -85,7 +85,7 @@ class Result(Displayed):
 
     @property
     def controls(self) -> Mapping[str, str]:
-        """Output or summary → the one that it is held against."""
+        """Output or summary → its control."""
         return self.recipe.get("controls", {})
 
     @property
@@ -95,30 +95,30 @@ class Result(Displayed):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the numbers has to know: pairs at fault, what was left out."""
+        """What a reader of the numbers has to know, e.g. faulty pairs and omitted prompts."""
         return list(self.document.get("notes", []))
 
     @property
     def vocabulary(self) -> Mapping[str, str]:
-        """Token id, as text → its text, of every id that an output holds."""
+        """Token id (as a string) → its text, for every id that occurs in an output."""
         return self.document["vocabulary"]
 
     @property
     def texts(self) -> Mapping[str, str]:
-        """Passage (`passage_key`) → its text, decoded together."""
+        """Passage (`passage_key`) → its text, decoded as a whole."""
         return self.document.get("texts", {})
 
     def names(self) -> list[str]:
-        """Everything `result[name]` can give."""
+        """All names that `result[name]` accepts."""
         return [*self.recipe["summaries"], *self.recipe["returns"]]
 
     def __getitem__(self, name: str) -> NamedArray:
-        """An output or summary over all prompts: the value of one prompt, the mean of several.
+        """An output or summary over all prompts: the value of one prompt, or the mean of several.
 
-        Texts and JSON values are what they are: arrays of objects.
+        Texts and JSON values are returned as arrays of objects.
 
         Raises:
-            NotFound: for an unknown name, or for token ids or texts of several prompts.
+            NotFound: for an unknown name, or for an output without a mean and several prompts.
         """
         if name not in self.names():
             close = nearest(name, self.names())
@@ -145,19 +145,19 @@ class Result(Displayed):
     def _dims(self, name: str) -> tuple[str, ...]:
         """The dimensions in the order of the recipe's declaration.
 
-        JSON objects do not keep an order that is to be relied on: the cache sorts their keys.
+        The order of JSON keys cannot be relied on: the cache sorts them.
         """
         axes = self.document["axes"][name]
         declared = self.recipe["summaries"].get(name) or self.recipe["returns"][name]
-        if "effect" in declared:  # a ratio has the dimensions of what it divides
+        if "effect" in declared:  # a ratio has the dimensions of its numerator
             declared = self.recipe["returns"][declared["effect"]]
         return tuple(dim for dim in declared["dims"] if dim in axes)
 
     def each(self, name: str) -> list[NamedArray]:
-        """An output of every prompt by itself, with its own tokens as coordinates.
+        """An output of each prompt separately, with the prompt's own tokens as coordinates.
 
         Raises:
-            NotFound: for an unknown output (summaries exist over all prompts only).
+            NotFound: for an unknown output (summaries exist only over all prompts).
         """
         if name not in self.outputs:
             raise NotFound(
@@ -178,10 +178,10 @@ class Result(Displayed):
             yield NamedArray(values, dims, coords, name=name)
 
     def _labels(self, dim: str, size: int, index: int | None = None) -> list[Any] | None:
-        """The coordinates that another output gives a dimension; None where none does.
+        """The coordinates of a dimension that another output provides; None if none does.
 
         Args:
-            size: of the dimension. index: of the prompt; None asks for those that all prompts share.
+            size: of the dimension. index: of the prompt; None for the labels that all prompts share.
         """
         name = self.recipe.get("labels", {}).get(dim)
         if name is None:
@@ -189,30 +189,32 @@ class Result(Displayed):
         output = self.outputs[name]
         every = range(max(1, len(self.prompts))) if index is None else [index]
         keys = [f"{name}@{0 if output.of == 'set' else i}" for i in every]
-        found = [self._named(output, self.arrays[key]) for key in keys if key in self.arrays]
-        same = bool(found) and all(labels == found[0] for labels in found)
-        return found[0] if same and len(found[0]) == size else None
+        labels = [
+            self._coordinates_from(output, self.arrays[key]) for key in keys if key in self.arrays
+        ]
+        same = bool(labels) and all(one == labels[0] for one in labels)
+        return labels[0] if same and len(labels[0]) == size else None
 
-    def _named(self, output: Output, packed: np.ndarray) -> list[Any]:
+    def _coordinates_from(self, output: Output, packed: np.ndarray) -> list[Any]:
         """The values of an output as coordinates: texts, the text of tokens, numbers."""
         values = kind_of_output(output).unpack(packed).tolist()
         return [self.text(token) for token in values] if output.kind == "token" else values
 
     def control_band(self, name: str) -> np.ndarray | None:
-        """How large an output or summary would be by its control alone.
+        """How large an output or summary would be if only its control were at work.
 
         Returns:
-            Of the output's shape: the largest size within the control's 95% interval, or the size
-            of the control where it has none. None if the output has no control.
+            An array of the output's shape: the largest absolute value within the control's 95%
+            interval, or of the control itself if it has none. None if the output has no control.
         """
         control = self.controls.get(name)
         if control is None or control not in self.arrays or name not in self.arrays:
             return None
-        found = self[control]
-        ends = [e for e in (found.values, found.low, found.high) if e is not None]
+        array = self[control]
+        ends = [e for e in (array.values, array.low, array.high) if e is not None]
         band = np.abs(np.stack(ends)).max(0)
         if not np.isfinite(band).any():
-            return None  # no draws were asked for
+            return None  # no draws were requested
         shape = self.arrays[name].shape
         return np.broadcast_to(band.reshape(band.shape + (1,) * (len(shape) - band.ndim)), shape)
 
@@ -220,38 +222,38 @@ class Result(Displayed):
         """Which cells of an output or summary its control explains.
 
         Returns:
-            True where the value is no larger than `control_band`, or its own interval contains 0;
-            False where it is 0 up to rounding (nothing is to be explained). None without a control.
+            True where the value is no larger than `control_band` or its own interval contains 0;
+            False where it is 0 up to rounding (nothing to explain). None without a control.
         """
         band = self.control_band(name)
         if band is None:
             return None
-        found = self[name]
-        marked = np.abs(found.values) <= band
-        if found.low is not None and found.high is not None:
-            marked |= (found.low <= 0) & (found.high >= 0)
-        sizes = np.abs(found.values)
+        array = self[name]
+        sizes = np.abs(array.values)
+        marked = sizes <= band
+        if array.low is not None and array.high is not None:
+            marked |= (array.low <= 0) & (array.high >= 0)
         largest = np.max(sizes[np.isfinite(sizes)], initial=0.0)
         return marked & (sizes > _ROUNDING * largest)
 
     def text(self, token: int) -> str:
-        """A token id of this result as text; of a negative one, which is none, nothing."""
+        """The text of a token id of this result; "" for a negative id, which means no token."""
         return "" if token < 0 else self.vocabulary.get(str(int(token)), f"<{int(token)}>")
 
     def passage(self, tokens: Iterable[int]) -> str:
-        """Token ids of this result that follow one another, as text; negative ones are none.
+        """The text of consecutive token ids of this result; negative ids are skipped.
 
-        Where the result has it, as its tokenizer decodes them together; else token by token.
+        Decoded as a whole if the result stores that text, else token by token.
         """
         ids = [int(token) for token in tokens if token >= 0]
-        found = self.texts.get(passage_key(ids))
-        return "".join(self.text(token) for token in ids) if found is None else found
+        text = self.texts.get(passage_key(ids))
+        return "".join(self.text(token) for token in ids) if text is None else text
 
     def to_pandas(self, name: str | None = None) -> pandas.DataFrame:
-        """One output as a table; by default what the first figure shows.
+        """One output or summary as a table; by default what the first figure shows.
 
-        With several prompts a summary has one row a cell, an output one row a cell and prompt
-        (column `prompt`). Token ids get a column `token` with their text.
+        A summary has one row per cell; an output one row per cell and prompt, with a column
+        `prompt`. Token ids get a column `token` with their text.
         """
         pandas = import_pandas()
         name = name or (self.figures[0].output if self.figures else self.names()[0])

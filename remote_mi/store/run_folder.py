@@ -1,4 +1,4 @@
-"""One run's folder: what lies in it, and whether it is as it was made."""
+"""One run's folder: reading its files, and checking that they are unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run by its folder, wherever that lies; each of its files is read when it is asked for.
+    """A run's folder, in a project or anywhere else; files are read on demand.
 
     Attributes:
         path: the folder.
@@ -45,12 +45,12 @@ class RunFolder:
 
     @property
     def id8(self) -> str:
-        """The eight digits that end its name."""
-        return id8_in(self.name)
+        """The eight hex digits at the end of its name."""
+        return id8_from_name(self.name)
 
     @property
     def is_run(self) -> bool:
-        """Whether it is the folder of a run, in whatever state."""
+        """Whether this is the folder of a run, in any state."""
         return (self.path / RUN_JSON).is_file()
 
     @property
@@ -60,12 +60,12 @@ class RunFolder:
 
     @functools.cached_property
     def info(self) -> RunInfo:
-        """What run.json says, checked; see `read_info`."""
+        """The checked content of run.json; see `read_info`."""
         return read_info(self.path / RUN_JSON)
 
     @property
     def lock(self) -> Mapping[str, Any]:
-        """The job as it was written down; {} where that cannot be read."""
+        """The recorded job; {} if it cannot be read."""
         return read_lock(self.path)
 
     @property
@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def sources(self) -> Path:
-        """Folder of the recipe's source, as it was run."""
+        """Folder with a copy of the recipe's source as it was run."""
         return self.path / SOURCE
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -89,17 +89,17 @@ class RunFolder:
         except OSError as error:
             raise Mismatch(f"{path} cannot be read: {error.strerror}") from None
         if hashlib.sha256(content).hexdigest() != self.info.artifacts.get(ARRAYS):
-            raise _changed(path, "run the job again")
+            raise _hash_mismatch(path, "run the job again")
         return arrays_from_bytes(content, path)
 
     def result(self, arrays: Mapping[str, np.ndarray] | None = None) -> Result:
         """The run's result.
 
         Args:
-            arrays: taken in place of its own, which are checked against their hash.
+            arrays: used instead of the stored ones, which are checked against their hash.
 
         Raises:
-            Mismatch: if something is damaged, a `DamagedRun` for run.json.
+            Mismatch: if a file is damaged; a `DamagedRun` for run.json.
         """
         info = self.info
         if arrays is None:
@@ -111,25 +111,25 @@ class RunFolder:
         return Result(info.recipe, info.document, arrays, info.provenance, self.name, self.path)
 
     def check(self) -> None:
-        """Read the run and hash every file of it whose hash is recorded.
+        """Read the run and check every file that has a recorded hash.
 
         Raises:
-            Mismatch: naming the first file that is not what it was.
+            Mismatch: naming the first file that has changed.
         """
         self.result()
-        for part, problem in self.changed():
+        for part, problem in self.changed_files():
             raise Mismatch(f"{self.path / part} {problem}")
 
-    def changed(self, *parts: str) -> Iterator[tuple[str, str]]:
-        """Each file that is not as it was recorded, and what is wrong with it.
+    def changed_files(self, *parts: str) -> Iterator[tuple[str, str]]:
+        """Each file that differs from its recorded hash, and what is wrong with it.
 
         Args:
-            parts: those that are looked at; all whose hash is recorded by default.
+            parts: the files to check; by default all that have a recorded hash.
         """
         for part in parts or self.info.artifacts:
             path = self.path / part
             try:
-                digest = _digest(path)
+                digest = _file_digest(path)
             except OSError as error:
                 yield part, f"cannot be read: {error.strerror}"
                 continue
@@ -137,12 +137,12 @@ class RunFolder:
                 yield part, "is damaged: its SHA-256 is not the recorded one"
 
 
-def id8_in(name: str) -> str:
-    """The eight digits that end the name of a run; "" of no name."""
+def id8_from_name(name: str) -> str:
+    """The eight hex digits at the end of a run's name; "" for an empty name."""
     return name.rsplit("-", 1)[-1]
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while chunk := handle.read(_CHUNK):
@@ -150,5 +150,5 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _changed(path: Path, hint: str) -> Mismatch:
+def _hash_mismatch(path: Path, hint: str) -> Mismatch:
     return Mismatch(f"{path} is damaged: its SHA-256 is not the recorded one", hint)

@@ -1,9 +1,9 @@
-"""The index of a project's runs, so that finding one takes as long among 10,000 as among 100.
+"""The index of a project's runs: finding one takes as long among 10,000 as among 100.
 
     <project>/.remote_mi/runs.sqlite
 
-The runs folder is the truth. Its time of change tells whether a run came or went since the index
-last looked; folders that were copied in or deleted by hand are noticed the same way.
+The runs folder is authoritative. Its modification time shows whether runs were added or removed
+since the index was last refreshed, including folders that were copied in or deleted by hand.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.store.sqlite_index import IndexFile, writing
+from remote_mi.store.sqlite_index import IndexFile, transaction
 
-#: Names of runs; other folders beside them are not runs.
+#: Names of runs; folders with other names are not runs.
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}")
 DAMAGED = "damaged"
-#: A change this recent (nanoseconds) may hide another one: clocks of file systems are coarse.
+#: A change this recent (nanoseconds) may hide another one: file timestamps are coarse.
 _RACY = 2_000_000_000
 _CHUNK = 500
 _TABLES = """
@@ -37,15 +37,15 @@ CREATE TABLE folder (changed INTEGER NOT NULL, seen INTEGER NOT NULL);
 
 @dataclass(frozen=True)
 class RunRow:
-    """What a list says of a run, without its numbers.
+    """The fields of a run that lists show.
 
     Attributes:
         name: of its folder. status: "done", "failed", or "damaged" with the `problem`.
-        key: the job's. environment: id of where it was computed.
+        key: the job's. environment: id of the environment it was computed in.
         recipe, model: their names. prompts: where they come from.
         parameters: the recipe's. time: when it was computed, in UTC.
-        scalars: outputs and summaries that are single numbers, over all prompts.
-        tags: what the user calls it.
+        scalars: outputs and summaries over all prompts that are single numbers.
+        tags: given by the user.
     """
 
     name: str
@@ -63,7 +63,7 @@ class RunRow:
 
     @property
     def id8(self) -> str:
-        """The eight digits that end its name."""
+        """The eight hex digits at the end of its name."""
         return self.name.rsplit("-", 1)[-1]
 
 
@@ -83,7 +83,7 @@ class RunIndex:
     """The index of the runs in a folder.
 
     Args:
-        project: the project; `folder` its runs. read: the row of a run by its name.
+        project: the project. folder: with its runs. read: returns the row of a run by its name.
     """
 
     def __init__(self, project: Path, folder: Path, read: Callable[[str], RunRow]) -> None:
@@ -91,31 +91,31 @@ class RunIndex:
         self.file = IndexFile(project / ".remote_mi" / "runs.sqlite", _TABLES)
 
     def names_of(self, key: str, environment: str | None) -> Iterator[str]:
-        """Names of the runs of a key that are done, in an environment or in any, newest first.
+        """Names of the done runs of a key, in one environment or in any, newest first.
 
-        What the index knows comes first; the folder is looked at when that was not enough.
+        Runs that the index knows come first; it is refreshed only if those are not enough.
 
         Raises:
             Unusable: if the index cannot be used.
         """
-        known = self.file.use(lambda db: _of_key(db, key, environment))
+        known = self.file.use(lambda db: _names_of_key(db, key, environment))
         yield from known
 
-        def looked_again(db: sqlite3.Connection) -> list[str]:
-            self._take_names(db)
-            return _of_key(db, key, environment)
+        def refresh_and_look(db: sqlite3.Connection) -> list[str]:
+            self._refresh_names(db)
+            return _names_of_key(db, key, environment)
 
-        yield from (n for n in self.file.use(looked_again) if n not in known)
+        yield from (n for n in self.file.use(refresh_and_look) if n not in known)
 
-    def done(self) -> dict[tuple[str, str], str]:
-        """(key, environment) → the newest run that is done.
+    def latest_done(self) -> dict[tuple[str, str], str]:
+        """(key, environment id) → name of the newest run that is done.
 
         Raises:
             Unusable: if the index cannot be used.
         """
 
         def work(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
-            self._take_files(db)
+            self._refresh_files(db)
             rows = db.execute(
                 "SELECT key, environment, max(name) FROM runs "
                 "WHERE status = 'done' GROUP BY key, environment"
@@ -132,15 +132,15 @@ class RunIndex:
         """
 
         def work(db: sqlite3.Connection) -> list[RunRow]:
-            self._take_files(db)
+            self._refresh_files(db)
             found = db.execute("SELECT row FROM runs ORDER BY name")
             return [RunRow(**json.loads(row)) for (row,) in found]
 
         return self.file.use(work)
 
-    def _take_names(self, db: sqlite3.Connection) -> None:
-        """Take in the runs that came and went since the index last looked."""
-        changed = _changed(self.folder)
+    def _refresh_names(self, db: sqlite3.Connection) -> None:
+        """Add and remove runs whose folders appeared or disappeared since the last refresh."""
+        changed = _mtime_ns(self.folder)
         last = db.execute("SELECT changed, seen FROM folder").fetchone()
         if last is None or last[0] != changed or last[1] - last[0] < _RACY:
             seen = time.time_ns()
@@ -149,38 +149,38 @@ class RunIndex:
             new = [name for name in here - known if RUN_NAME.fullmatch(name)]
             self._store(db, sorted(new), known - here)
             if (changed, seen) != last:
-                with writing(db):
+                with transaction(db):
                     db.execute("DELETE FROM folder")
                     db.execute("INSERT INTO folder VALUES (?, ?)", (changed, seen))
-        # One that is being copied in has no run.json yet; its arrival shows in its own folder only.
+        # A run being copied in has no run.json yet; when it arrives, only its own folder changes.
         waiting = db.execute("SELECT name, stamp FROM runs WHERE status = ?", (DAMAGED,)).fetchall()
         self._store(db, [n for n, stamp in waiting if stamp != _stamp(f"{self.folder}/{n}")], ())
 
-    def _take_files(self, db: sqlite3.Connection) -> None:
-        """As `_take_names`, and runs whose files were changed where they are."""
-        self._take_names(db)
+    def _refresh_files(self, db: sqlite3.Connection) -> None:
+        """As `_refresh_names`, and update runs whose files have changed."""
+        self._refresh_names(db)
         known = db.execute("SELECT name, stamp FROM runs").fetchall()
         self._store(db, [n for n, stamp in known if stamp != _stamp(f"{self.folder}/{n}")], ())
 
     def _store(self, db: sqlite3.Connection, new: list[str], gone: Iterable[str]) -> None:
-        """Read new runs and write their rows; in pieces, so that no other process waits for long."""
+        """Read new runs and write their rows; in chunks, so that no other process waits for long."""
         for start in range(0, len(new), _CHUNK):
             rows = []
             for name in new[start : start + _CHUNK]:
-                # Before reading: a change that comes later is seen the next time.
+                # Taken before reading, so that a later change is seen the next time.
                 stamp = _stamp(f"{self.folder}/{name}")
                 row = self.read(name)
                 rows.append(
                     (name, stamp, row.key, row.environment, row.status, json.dumps(asdict(row)))
                 )
-            with writing(db):
+            with transaction(db):
                 db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", rows)
         if gone:
-            with writing(db):
+            with transaction(db):
                 db.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
 
 
-def _of_key(db: sqlite3.Connection, key: str, environment: str | None) -> list[str]:
+def _names_of_key(db: sqlite3.Connection, key: str, environment: str | None) -> list[str]:
     rows = db.execute(
         "SELECT name FROM runs WHERE key = ? AND environment = ifnull(?, environment)"
         " AND status = 'done' ORDER BY name DESC",
@@ -189,8 +189,8 @@ def _of_key(db: sqlite3.Connection, key: str, environment: str | None) -> list[s
     return [name for (name,) in rows]
 
 
-def _changed(folder: Path | str) -> int:
-    """When a folder last changed, in nanoseconds; -1 if there is none."""
+def _mtime_ns(folder: Path | str) -> int:
+    """When a folder last changed, in nanoseconds; -1 if it does not exist."""
     try:
         return os.stat(folder).st_mtime_ns
     except OSError:
@@ -198,9 +198,9 @@ def _changed(folder: Path | str) -> int:
 
 
 def _stamp(run: str) -> str:
-    """Changes when run.json, or what lies beside it, does."""
+    """A stamp that changes with run.json and with the list of files next to it."""
     try:
         info = os.stat(f"{run}/run.json")
         return f"{os.stat(run).st_mtime_ns}/{info.st_mtime_ns}/{info.st_size}"
     except OSError:
-        return f"{_changed(run)}"
+        return f"{_mtime_ns(run)}"

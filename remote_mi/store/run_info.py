@@ -1,7 +1,7 @@
-"""What run.json says of a run, read once and checked in one place.
+"""The content of run.json, read and checked in one place.
 
-Nothing outside of the store asks the document itself: what is missing or of another type is found
-here, and told as a `DamagedRun` with its place.
+Code outside the store never reads the JSON itself: missing fields and wrong types are found here,
+and raised as a `DamagedRun` with their path in the document.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import Output, outputs_from_json, summaries_from_json
 from remote_mi.store.environment import Environment
-from remote_mi.store.typed_json import WrongJson, typed
+from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 
 SCHEMA = 1
 RUN_JSON = "run.json"
 ARRAYS = "artifacts/result.safetensors"
-#: What a run's provenance has to say, that its numbers can be traced.
-_WANTED = (
+#: What a run's provenance must contain for its numbers to be traceable.
+_REQUIRED = (
     *("key", "code", "backend", "environment", "model"),
     *("parameters", "prompts", "record", "time"),
 )
 
 
 class DamagedRun(Mismatch):
-    """A run whose documents are not what they should be.
+    """A run whose run.json is invalid.
 
     Attributes:
-        path: of the file. where: the place in it. what: what is wrong there.
+        path: of the file. where: the path in the document. what: what is wrong there.
     """
 
     def __init__(self, path: Path, where: str, what: str) -> None:
-        said = f"{path} is damaged: {where}: {what}" if where else f"{path} is damaged: {what}"
-        super().__init__(said, "run the job again")
+        problem = f"{where}: {what}" if where else what
+        super().__init__(f"{path} is damaged: {problem}", "run the job again")
         self.path, self.where, self.what = path, where, what
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model as it entered the key; None where that says nothing."""
+    """The model as it entered the key; None for fields that it does not include."""
 
     name: str = "?"
     revision: str | None = None
@@ -59,7 +59,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class PromptFacts:
-    """Where the prompts are from, and how they were made tokens."""
+    """Where the prompts come from, and how they were tokenized."""
 
     origin: str | None = None
     template: str | None = None
@@ -70,7 +70,7 @@ class PromptFacts:
 
     @property
     def name(self) -> str:
-        """A phenomenon with its template, or the file they are from; "" of single texts."""
+        """A phenomenon with its template, or the source file; "" for prompts given as text."""
         if self.origin in (None, "", "command line", "list", "no prompts"):
             return ""
         return f"{self.origin}:{self.template}" if self.template else str(self.origin)
@@ -78,7 +78,7 @@ class PromptFacts:
 
 @dataclass(frozen=True)
 class ComputedFacts:
-    """What a backend noted: device, types, and what it took. None where it did not."""
+    """What the backend recorded: device, dtype, cost. None for what it did not record."""
 
     revision: str | None = None
     dtype: str | None = None
@@ -96,10 +96,11 @@ class Provenance:
     """Where and how a result was computed.
 
     Attributes:
-        key, code: digests of the job and of the recipe's code. backend: its name; `reason` why there.
-        time: when it was finished, in UTC. cache: "miss", or "hit". reused: what is said of a
-            result that was taken from another environment.
-        record: what the backend noted.
+        key, code: digests of the job and of the recipe's code.
+        backend: its name; reason: why it was chosen.
+        time: when it was finished, in UTC. cache: "miss" or "hit".
+        reused: a note if the result was taken from another environment.
+        record: what the backend recorded.
     """
 
     key: str = ""
@@ -117,33 +118,33 @@ class Provenance:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provenance:
-        """The provenance of a document.
+        """Parse the provenance of a run.
 
         Raises:
-            WrongJson: if it is not one.
+            WrongJson: if it is not valid.
         """
-        return typed(cls, data, "provenance")
+        return dataclass_from_json(cls, data, "provenance")
 
     @property
     def kind(self) -> str:
-        """The class of machine, "?" where it is not known."""
+        """The class of machine, "?" if it is not known."""
         return self.environment.kind if self.environment else "?"
 
     @property
     def host(self) -> str:
-        """The server that computed it, "" for this machine."""
+        """The server that computed it; "" for this machine."""
         return self.backend.partition(" ")[2]
 
     @property
     def where(self) -> str:
-        """The class of machine, and the server where there is one; "" where neither is known."""
+        """The class of machine, and the server if there was one; "" if neither is known."""
         kind = self.environment.kind if self.environment else ""
         return f"{kind} {self.host}" if self.host and self.host not in kind else kind
 
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """One prompt or pair as it was shown to the recipe, with the text of its tokens."""
+    """One prompt or pair as the recipe received it, with the text of its tokens."""
 
     clean: str
     tokens: list[str]
@@ -154,7 +155,7 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class RunDocument:
-    """The prompts and labels that the arrays go with; names as in `Result.document`."""
+    """The prompts and labels that belong to the arrays; names as in `Result.document`."""
 
     parts: list[PromptRecord] = field(default_factory=list)
     axes: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
@@ -165,7 +166,7 @@ class RunDocument:
 
 @dataclass(frozen=True)
 class _CardRecord:
-    """The part of a recipe's card that a run keeps, as JSON has it."""
+    """The part of a recipe's card that a run stores, in its JSON form."""
 
     name: str
     over: str = "prompt"
@@ -196,18 +197,18 @@ class _SummaryRecord:
 
 
 def card_from_json(shown: Mapping[str, Any]) -> Card:
-    """The card of a recipe as far as a run keeps it.
+    """The card of a recipe, limited to what a run stores.
 
-    Figures of a kind that nothing declares are left out.
+    Figures of an unknown kind are left out.
 
     Raises:
-        WrongJson: if it is none. UsageError: if the file of a figure cannot be imported.
+        WrongJson: if it is invalid. UsageError: if the file of a figure cannot be imported.
     """
-    record = typed(_CardRecord, shown, "recipe")
+    record = dataclass_from_json(_CardRecord, shown, "recipe")
     _check_names(record)
     return Card(
         record.name,
-        record.over,  # type: ignore[arg-type] - of whatever version
+        record.over,  # type: ignore[arg-type] - written by any version
         outputs_from_json(shown.get("returns", {})),
         summaries_from_json(shown.get("summaries", {})),
         _figures(record.figures),
@@ -221,10 +222,12 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
 
 
 def _check_names(record: _CardRecord) -> None:
-    """Whether kinds are known, and what outputs name each other exists."""
+    """Check that output kinds are known, and that referenced outputs exist."""
     for name, output in record.returns.items():
         if output.kind not in KINDS:
-            raise WrongJson(f"recipe.returns.{name}.kind", f"{output.kind!r} is no kind of output")
+            raise WrongJson(
+                f"recipe.returns.{name}.kind", f"{output.kind!r} is not a kind of output"
+            )
     for name, summary in record.summaries.items():
         place = f"recipe.summaries.{name}"
         if summary.effect is None and summary.dims is None:
@@ -238,22 +241,22 @@ def _check_names(record: _CardRecord) -> None:
 
 
 def _figures(items: Sequence[Mapping[str, Any]]) -> list[figures.Figure]:
-    found: list[figures.Figure] = []
-    for at, item in enumerate(items):
+    parsed: list[figures.Figure] = []
+    for index, item in enumerate(items):
         try:
-            found += figures.figures_from_json([dict(item)])
+            parsed += figures.figures_from_json([dict(item)])
         except (KeyError, TypeError) as error:
-            raise WrongJson(f"recipe.figures[{at}]", repr(error)) from None
-    return found
+            raise WrongJson(f"recipe.figures[{index}]", repr(error)) from None
+    return parsed
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What run.json says.
+    """The content of run.json.
 
     Attributes:
-        status: "done" or "failed", with the `error`. scalars: single numbers, for lists.
-        artifacts: file of the folder → its SHA-256. data: the document as it is.
+        status: "done", or "failed" with the `error`. scalars: single numbers, for lists.
+        artifacts: file in the folder → its SHA-256.
     """
 
     status: str
@@ -266,7 +269,7 @@ class RunInfo:
 
     @property
     def failed(self) -> bool:
-        """Whether the job failed, so that there never were numbers."""
+        """Whether the job failed, so that there are no numbers."""
         return self.status == "failed"
 
     @functools.cached_property
@@ -278,46 +281,46 @@ class RunInfo:
         return card_from_json(self.recipe)
 
     @functools.cached_property
-    def shown(self) -> RunDocument:
+    def parsed_document(self) -> RunDocument:
         """The document, checked."""
-        return typed(RunDocument, self.document, "document")
+        return dataclass_from_json(RunDocument, self.document, "document")
 
     @property
-    def lacking(self) -> list[str]:
-        """What the provenance does not say, though every run's should."""
-        said = self.provenance
-        found = [name for name in _WANTED if not said.get(name) and said.get(name) != {}]
-        return found or ([] if said["record"] else ["record"])
+    def missing_fields(self) -> list[str]:
+        """Required fields that the provenance lacks."""
+        given = self.provenance
+        missing = [name for name in _REQUIRED if not given.get(name) and given.get(name) != {}]
+        return missing or ([] if given["record"] else ["record"])
 
     def check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Hold the document against the arrays' names.
+        """Check that the document and the names of the arrays agree.
 
         Raises:
-            WrongJson: if it does not say what one of them is.
+            WrongJson: if an array is missing, or the document does not describe it.
         """
         if self.failed:
             return
         for name in (*self.card.summaries, *self.card.returns):
-            if name in arrays and name not in self.shown.axes:
+            if name in arrays and name not in self.parsed_document.axes:
                 raise WrongJson("document.axes", repr(KeyError(name)))
         for name, output in self.card.returns.items():
-            for index in range(_count(output, self.shown)):
+            for index in range(_array_count(output, self.parsed_document)):
                 if f"{name}@{index}" not in arrays:
                     raise WrongJson("document.parts", f"there is no array {name}@{index}")
 
 
-def _count(output: Output, document: RunDocument) -> int:
+def _array_count(output: Output, document: RunDocument) -> int:
     return 1 if output.of == "set" else len(document.parts)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The document of a run as this version has it.
+    """The JSON of a run, in this version's schema.
 
     Args:
         path: of run.json.
 
     Raises:
-        DamagedRun: if it is damaged. Mismatch: if there is none, or it is of another schema.
+        DamagedRun: if it is damaged. Mismatch: if it is missing or has another schema.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -326,12 +329,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedRun(path, "", str(error)) from None
     if not isinstance(data, dict):
-        raise DamagedRun(path, "", "it holds no object")
-    return _upgraded(data, path)
+        raise DamagedRun(path, "", "it is not a JSON object")
+    return _check_schema(data, path)
 
 
-def _upgraded(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A document of an earlier schema as this one has it; there was none before the first."""
+def _check_schema(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The data, if it has this version's schema; there are no earlier ones to upgrade."""
     if data.get("schema") != SCHEMA:
         raise Mismatch(
             f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}",
@@ -341,22 +344,24 @@ def _upgraded(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def read_info(path: Path, whole: bool = True) -> RunInfo:
-    """What run.json says, checked.
+    """Read and check run.json.
 
     Args:
-        path: of run.json. whole: whether all of it is wanted; without, card and document are
-            checked when they are asked for, which a list does not.
+        path: of run.json.
+        whole: check card and document now; if False, only on first access, for lists.
 
     Raises:
-        DamagedRun: naming the place of what is wrong. Mismatch: as `read_json`.
+        DamagedRun: naming the path of the invalid value. Mismatch: as `read_json`.
         UsageError: if the file of a figure cannot be imported.
     """
     data = read_json(path)
     try:
-        info = typed(RunInfo, {f.name: data[f.name] for f in fields(RunInfo) if f.name in data}, "")
+        info = dataclass_from_json(
+            RunInfo, {f.name: data[f.name] for f in fields(RunInfo) if f.name in data}, ""
+        )
         _ = info.made
         if whole:
-            _ = info.card, info.shown
+            _ = info.card, info.parsed_document
     except WrongJson as error:
         raise DamagedRun(path, error.where, error.what) from None
     except UsageError as error:

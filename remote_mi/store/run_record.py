@@ -1,4 +1,4 @@
-"""What is written of a run, and the name it gets."""
+"""The content of a run folder to be written, and its id."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from remote_mi.common.digests import digest
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
 
-#: Single numbers that a list may show.
+#: Most single numbers stored for lists.
 _MOST_SCALARS = 12
 
 
 def id8_of(key: str, environment: Environment) -> str:
-    """Eight hex digits that name a run: the same for the same job in the same environment."""
+    """A run's id of eight hex digits: the same for the same job in the same environment."""
     return digest([key, environment.id])[:8]
 
 
@@ -25,7 +25,7 @@ class RunRecord:
     """What a run folder is made from.
 
     Attributes:
-        id8: eight hex digits that the key and the environment give.
+        id8: the run's id, see `id8_of`.
         lock: the job, for config.lock.yaml.
         sources: file name → content to keep under source/.
         events: one JSON object each, in order.
@@ -41,12 +41,16 @@ class RunRecord:
 
 
 def environment_of(provenance: Mapping[str, Any]) -> Environment:
-    """Where a run was computed; a KeyError or TypeError where its provenance is malformed."""
+    """The environment of a run.
+
+    Raises:
+        KeyError, TypeError: if its provenance is malformed.
+    """
     return Environment(**provenance["environment"])
 
 
 def scalars_of(result: Result) -> dict[str, float]:
-    """Outputs and summaries over all prompts that are single numbers."""
+    """The outputs and summaries over all prompts that are single finite numbers."""
     found = {
         name: float(values)
         for name, values in result.arrays.items()

@@ -1,12 +1,12 @@
-"""The runs of a project: one folder a run, complete in itself and safe to copy.
+"""The runs of a project: one self-contained folder per run, safe to copy.
 
 runs/<utc>-<recipe>-<id8>/
   run.json            status, recipe, prompts, coordinates, provenance, hashes of the artifacts
   config.lock.yaml    the job, to run it again
-  source/             the recipe's file, local modules it imports, the phenomenon's file
-  events.jsonl        what happened when
+  source/             the recipe's file and the local modules it imports
+  events.jsonl        timestamped events
   artifacts/result.safetensors
-  tags.json           what the user calls it, if anything
+  tags.json           the user's tags, if any
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
 from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
-from remote_mi.store.run_folder import RunFolder, id8_in
+from remote_mi.store.run_folder import RunFolder, id8_from_name
 from remote_mi.store.run_index import DAMAGED, RunIndex, RunRow, run_names
 from remote_mi.store.run_info import ARRAYS, RUN_JSON, SCHEMA, DamagedRun, read_info
 from remote_mi.store.run_record import RunRecord, environment_of, id8_of, scalars_of
 from remote_mi.store.sqlite_index import Unusable
-from remote_mi.store.typed_json import WrongJson, typed
+from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 
 _TAGS = "tags.json"
 _TAG = re.compile(r"\w[\w.:+-]{0,39}")
 
 
 @dataclass(frozen=True)
-class Named:
-    """Of a recipe, what a list says."""
+class RecipeName:
+    """The part of a recipe that lists need."""
 
     name: str
 
@@ -58,41 +58,41 @@ class Runs:
         return run_names(self.folder)
 
     def rows(self) -> list[RunRow]:
-        """What a list says of each run, oldest first; from the index where there is one."""
+        """The list row of each run, oldest first; from the index if it can be used."""
         if not self.folder.is_dir():
             return []
         try:
             return self._index.rows()
-        except Unusable:  # a project that cannot be written
+        except Unusable:  # e.g. a read-only project
             return [self.row(name) for name in self.ids()]
 
-    def done(self) -> Mapping[tuple[str, str], str]:
-        """(job key, id of the environment) → name of the newest run that is done."""
+    def latest_done(self) -> Mapping[tuple[str, str], str]:
+        """(job key, environment id) → name of the newest run that is done."""
         if not self.folder.is_dir():
             return {}
         try:
-            return self._index.done()
+            return self._index.latest_done()
         except Unusable:
             rows = [self.row(name) for name in self.ids()]
             return {(r.key, r.environment): r.name for r in rows if r.status == "done"}
 
     def lookup(self, key: str, environment: Environment) -> Result | None:
-        """The newest run of a job in an environment that is done and whole; None if there is none.
+        """The newest done and undamaged run of a job in an environment; None if there is none.
 
-        Its key decides: two jobs may share the digits that end their names.
+        Runs are matched by their full key, since two jobs may share an `id8`.
         """
         id8 = id8_of(key, environment)
-        for result in self._of_key(key, environment.id, id8):
+        for result in self._results_of_key(key, environment.id, id8):
             if result.made.environment and result.made.environment.id == environment.id:
                 return result
         return None
 
-    def of_key(self, key: str) -> Iterator[Result]:
-        """The runs of a job in whatever environment that are done and whole, newest first."""
-        return self._of_key(key, None, "")
+    def results_of_key(self, key: str) -> Iterator[Result]:
+        """The done and undamaged runs of a job in any environment, newest first."""
+        return self._results_of_key(key, None, "")
 
-    def _of_key(self, key: str, environment: str | None, id8: str) -> Iterator[Result]:
-        """As `of_key`; of one environment where that is given, with the digits of its runs."""
+    def _results_of_key(self, key: str, environment: str | None, id8: str) -> Iterator[Result]:
+        """As `results_of_key`, optionally of one environment, whose runs end in `id8`."""
         for name in self._candidates(key, environment, id8):
             try:
                 result = self.read(name)
@@ -102,7 +102,7 @@ class Runs:
                 yield result
 
     def _candidates(self, key: str, environment: str | None, id8: str) -> Iterator[str]:
-        """Names of runs that may be of this job, newest first."""
+        """Names of runs that may belong to this job, newest first."""
         if not self.folder.is_dir():
             return
         try:
@@ -113,10 +113,10 @@ class Runs:
                     yield name
 
     def find(self, wanted: str | None) -> str:
-        """The run of a full name, an id, a prefix of an id, or the newest for None.
+        """The name of a run, from its full name, id or a prefix of its id; the newest for None.
 
         Raises:
-            NotFound: with the nearest name. UsageError: if a prefix fits several runs.
+            NotFound: with the nearest name. UsageError: if a prefix matches several runs.
         """
         names = self.ids()
         if not names:
@@ -124,33 +124,34 @@ class Runs:
         if wanted is None:
             return names[-1]
         wanted = Path(wanted).name
-        found = [n for n in names if n == wanted or id8_in(n).startswith(wanted)]
-        if not found:
-            known = [*names, *map(id8_in, names)]
+        matches = [n for n in names if n == wanted or id8_from_name(n).startswith(wanted)]
+        if not matches:
+            known = [*names, *map(id8_from_name, names)]
             raise not_found("run", wanted, known, "remote-mi runs ls")
-        if len(set(map(id8_in, found))) > 1:
+        if len(set(map(id8_from_name, matches))) > 1:
             raise UsageError(
-                f"{wanted!r} fits {len(found)} runs: {', '.join(found[:5])}", "give more digits"
+                f"{wanted!r} matches {len(matches)} runs: {', '.join(matches[:5])}",
+                "give more digits",
             )
-        return found[-1]
+        return matches[-1]
 
     def run(self, name: str) -> RunFolder:
-        """The folder of a run, whether or not it is there."""
+        """The folder of a run, whether or not it exists."""
         return RunFolder(self.folder / name)
 
     def read(self, name: str) -> Result:
         """A run's result, its artifacts checked against their hashes.
 
         Raises:
-            Mismatch: if something is damaged.
+            Mismatch: if a file is damaged.
         """
         return self.run(name).result()
 
     def row(self, name: str) -> RunRow:
-        """What a list says of a run, from its folder."""
+        """The list row of a run, read from its folder."""
         try:
             info = read_info(self.folder / name / RUN_JSON, whole=False)
-            made, card = info.made, typed(Named, info.recipe, "recipe")
+            made, card = info.made, dataclass_from_json(RecipeName, info.recipe, "recipe")
             if made.environment is None:
                 raise WrongJson("provenance.environment", "is missing")
         except Mismatch as error:
@@ -173,7 +174,7 @@ class Runs:
         )
 
     def tags(self, name: str) -> list[str]:
-        """What the user calls a run; [] if nothing, or if the file cannot be read."""
+        """The user's tags of a run; [] if there are none or the file cannot be read."""
         try:
             found = json.loads((self.folder / name / _TAGS).read_bytes())["tags"]
             return [tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag)]
@@ -181,15 +182,15 @@ class Runs:
             return []
 
     def set_tags(self, name: str, tags: Sequence[str]) -> None:
-        """Call a run so from now on.
+        """Replace the tags of a run.
 
         Raises:
-            UsageError: for a tag that is none. StoreError: if the folder cannot be written.
+            UsageError: for an invalid tag. StoreError: if the folder cannot be written.
         """
         for tag in tags:
             if not _TAG.fullmatch(tag):
                 raise UsageError(
-                    f"{tag!r} is not a tag", "letters, digits and . : + - _, at most 40"
+                    f"{tag!r} is not a valid tag", "letters, digits and . : + - _, at most 40"
                 )
         folder = self.folder / name
         content = json.dumps({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
@@ -199,12 +200,12 @@ class Runs:
             raise store_error(error, folder, "the tags") from error
 
     def remove(self, name: str) -> None:
-        """Delete a run for good; gone at once or not at all.
+        """Delete a run permanently and atomically.
 
         Raises:
             StoreError: if the folder cannot be written.
         """
-        aside = self._partial()
+        aside = self._new_partial_path()
         try:
             (self.folder / name).rename(aside)
         except OSError as error:
@@ -212,15 +213,15 @@ class Runs:
         shutil.rmtree(aside, ignore_errors=True)
 
     def write(self, record: RunRecord) -> Result:
-        """Make a run folder; it appears whole or not at all.
+        """Write a run folder; it appears complete or not at all.
 
         Raises:
             StoreError: if the disk is full or the folder cannot be written.
         """
-        partial = self._partial()
+        partial = self._new_partial_path()
         try:
-            self._clean()
-            self._fill(partial, record)
+            self._remove_unfinished()
+            self._write_files(partial, record)
             name = self._publish(partial, record)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -228,14 +229,14 @@ class Runs:
         record.result.run_id, record.result.path = name, self.folder / name
         return record.result
 
-    def _partial(self) -> Path:
+    def _new_partial_path(self) -> Path:
         return self.folder / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     def _publish(self, partial: Path, record: RunRecord) -> str:
         """Give a finished folder its name, and return it.
 
-        The same run, finished by another process within the second, is left as it is. Another run
-        of the same digits takes the next second that is free.
+        If another process finished the same run within the same second, that one is kept. A
+        different run with the same `id8` takes the next free second.
         """
         recipe, status = record.result.recipe["name"], "failed" if record.error else "done"
         moment = int(time.time())
@@ -255,11 +256,11 @@ class Runs:
                 return name
             moment += 1
 
-    def _fill(self, folder: Path, record: RunRecord) -> None:
-        import yaml  # slow to import, and reading does without
+    def _write_files(self, folder: Path, record: RunRecord) -> None:
+        import yaml  # slow to import, and not needed for reading
 
         content = arrays_to_bytes(record.result.arrays)
-        lock = yaml.safe_dump(_plain(record.lock), sort_keys=False).encode()
+        lock = yaml.safe_dump(_to_plain(record.lock), sort_keys=False).encode()
         kept = {
             ARRAYS: content,
             "config.lock.yaml": lock,
@@ -288,17 +289,17 @@ class Runs:
                 handle.flush()
                 os.fsync(handle.fileno())
 
-    def _clean(self) -> None:
-        """Remove folders that a killed process left unfinished."""
+    def _remove_unfinished(self) -> None:
+        """Remove folders that killed processes left unfinished."""
         if not self.folder.is_dir():
             return
         for path in self.folder.glob(".partial-*"):
             owner = path.name.split("-")[1]
-            if not (owner.isdigit() and _alive(int(owner))):
+            if not (owner.isdigit() and _is_running(int(owner))):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -308,6 +309,6 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
-    """The value in plain containers, as YAML's safe dumper wants it."""
+def _to_plain(value: Any) -> Any:
+    """The value in plain containers, as YAML's safe dumper requires."""
     return json.loads(json.dumps(value))

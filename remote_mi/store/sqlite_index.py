@@ -1,7 +1,7 @@
-"""Small SQLite files that can be made again from the files they index.
+"""Small SQLite files that can be rebuilt from the files they index.
 
-They are never the truth: whoever reads one reads the files instead where it cannot be used. A
-file that is missing, damaged or of another version is made anew without a word.
+They are never authoritative: a caller that cannot use one reads the files instead. An index that is
+missing, damaged or of another version is silently rebuilt.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-#: SQLite's codes for a file that is not at fault: busy, locked, read-only, full, cannot open …
-_NOT_NOW = {3, 5, 6, 8, 13, 14, 23}
+#: SQLite's codes that do not mean a damaged file: busy, locked, read-only, full, cannot open …
+_TEMPORARY = {3, 5, 6, 8, 13, 14, 23}
 _ATTEMPTS = 3
 
 
 class Unusable(Exception):
-    """The index cannot be used now; the files tell the same, more slowly."""
+    """The index cannot be used now; the files hold the same information, but are slower to read."""
 
 
 class IndexFile:
     """An index in a file.
 
     Args:
-        path: the file; its folder is made, out of version control, if it is missing.
-        tables: the statements that make it; another text is another version.
+        path: the file; its folder is created if missing, excluded from version control.
+        tables: the SQL that creates it; a different text is a different version.
     """
 
     def __init__(self, path: Path, tables: str) -> None:
@@ -37,7 +37,7 @@ class IndexFile:
         self.version = int(hashlib.sha256(tables.encode()).hexdigest()[:7], 16) + 1
 
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` gives with a connection, in a new file if the old one is damaged.
+        """Call `work` with a connection, in a new file if the old one is damaged.
 
         Raises:
             Unusable: if the file cannot be opened or written.
@@ -47,16 +47,16 @@ class IndexFile:
             found = _inode(self.path)
             try:
                 if found is None:
-                    self._make(found)
+                    self._create(found)
                 return self._attempt(work)
             except OSError as error:
                 raise Unusable(str(error)) from error
             except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
-                if _not_now(error):
+                if _is_temporary(error):
                     raise Unusable(str(error)) from error
                 problem = error
             try:
-                self._make(found)
+                self._create(found)
             except (sqlite3.Error, OSError) as error:
                 raise Unusable(str(error)) from error
         raise Unusable(str(problem)) from problem
@@ -69,13 +69,13 @@ class IndexFile:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=5, isolation_level=None)
-        # What a loss of power takes is made again: no need to wait for the disk.
+        # What a power failure destroys is rebuilt: no need to wait for the disk.
         db.execute("PRAGMA synchronous = OFF")
         return db
 
-    def _make(self, damaged: int | None) -> None:
-        """A new file in place of the one of this inode, unless another process was quicker."""
-        from filelock import FileLock  # slow to import, and only needed once a project
+    def _create(self, damaged: int | None) -> None:
+        """Replace the file with this inode by a new one, unless another process already has."""
+        from filelock import FileLock  # slow to import, and only needed once per project
 
         folder = self.path.parent
         if not folder.exists():
@@ -93,7 +93,7 @@ class IndexFile:
                 )
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-            made.replace(self.path)  # whole, so that nobody sees it without its tables
+            made.replace(self.path)  # atomic, so that nobody sees it without its tables
 
 
 def _inode(path: Path) -> int | None:
@@ -103,14 +103,14 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def _not_now(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _NOT_NOW
+    return code is not None and code & 0xFF in _TEMPORARY
 
 
 @contextlib.contextmanager
-def writing(db: sqlite3.Connection) -> Iterator[None]:
-    """A transaction in which nobody else writes."""
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """A transaction with an exclusive write lock."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -1,11 +1,11 @@
-"""The records of a project's studies: what was asked, and how far each point is.
+"""The records of a project's studies: their points, and the state of each.
 
     <project>/runs/study-<name>/
-      study.yaml       the file as it was
+      study.yaml       a copy of the study file
       study.json       title, question, chosen figures, and every point with its job's key
-      progress.jsonl   a line for each point that was finished, submitted, or failed; only appended
+      progress.jsonl   append-only; one line whenever a point is submitted, done or failed
 
-The numbers are in the runs that the points name, beside it in runs/.
+The numbers are in the runs that the points name, in the same runs/ folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from remote_mi.common.named_files import named_files
 
 SCHEMA = 1
 PREFIX = "study-"
-#: States of a point; a point that is not finished is tried again by the next `study run`.
+#: States of a point; the next `study run` tries every point again that is not done.
 STATES = ("waiting", "submitted", "done", "failed")
 
 
@@ -34,8 +34,9 @@ class PointRecord:
 
     Attributes:
         index: in the study's order. recipe, model, prompts: their names. seed: of the phenomenon.
-        parameters: as given. backend: asked for. key: the job's; "" if there is no such job.
-        state: one of `STATES`. run: name of its run. error: why it failed. where: backend it went to.
+        parameters: as given. backend: as requested. key: the job's; "" if the job is invalid.
+        state: one of `STATES`. run: name of its run. error: why it failed.
+        where: the backend that it was sent to.
     """
 
     index: int
@@ -54,10 +55,10 @@ class PointRecord:
 
 @dataclass
 class StudyRecord:
-    """A study as its folder knows it.
+    """A study as recorded in its folder.
 
     Attributes:
-        figures: recipe → names of the figures that were chosen; a recipe without any shows all.
+        figures: recipe → names of the chosen figures; a recipe without an entry shows all.
         path: its folder.
     """
 
@@ -69,18 +70,18 @@ class StudyRecord:
     path: Path = Path()
 
     def counts(self) -> dict[str, int]:
-        """State → how many points are in it."""
+        """State → number of points in it."""
         return {state: sum(p.state == state for p in self.points) for state in STATES}
 
 
 class StudyRecords:
-    """The studies of a project; it need not have any."""
+    """The studies of a project, which may have none."""
 
     def __init__(self, project: Path) -> None:
         self.folder = project / "runs"
 
     def names(self) -> list[str]:
-        """Names of all studies that were begun."""
+        """Names of all studies that were ever started."""
         try:
             entries = sorted(os.listdir(self.folder))
         except (FileNotFoundError, NotADirectoryError):
@@ -101,13 +102,13 @@ class StudyRecords:
         if name not in self.names():
             if name in named_files("studies", self.folder.parent):
                 raise NotFound(
-                    f"the study {name!r} was not run here yet", f"remote-mi study run {name}"
+                    f"the study {name!r} has not been run here yet", f"remote-mi study run {name}"
                 )
             raise not_found("study", name, self.names(), "remote-mi study ls")
-        return read_folder(self.path(name))
+        return read_study_folder(self.path(name))
 
     def begin(self, record: StudyRecord, text: bytes) -> StudyRecord:
-        """Write down a study before anything of it runs; what was done of the same jobs is kept.
+        """Record a study before any of it runs; progress on the same jobs is kept.
 
         Args:
             text: the study's file.
@@ -143,7 +144,7 @@ class StudyRecords:
         return record
 
     def note(self, record: StudyRecord, *points: PointRecord) -> None:
-        """Write down how far points are.
+        """Append the states of points to the progress file.
 
         Raises:
             StoreError: if the project cannot be written.
@@ -170,11 +171,11 @@ class StudyRecords:
             raise store_error(error, record.path, "the study's progress") from error
 
 
-def read_folder(folder: Path) -> StudyRecord:
-    """The study in a folder, wherever it lies.
+def read_study_folder(folder: Path) -> StudyRecord:
+    """The study in a folder, which need not be in a project.
 
     Raises:
-        Mismatch: if it is damaged or of a newer schema.
+        Mismatch: if it is damaged or has a newer schema.
     """
     path = folder / "study.json"
     try:
@@ -201,7 +202,7 @@ def read_folder(folder: Path) -> StudyRecord:
 
 
 def _replay(record: StudyRecord) -> None:
-    """Bring the points to where the progress file says they are."""
+    """Set the points' states from the progress file."""
     try:
         lines = (record.path / "progress.jsonl").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -209,12 +210,12 @@ def _replay(record: StudyRecord) -> None:
     latest: dict[str, dict[str, Any]] = {}
     for line in lines:
         try:
-            said = json.loads(line)
-            latest[said["key"]] = said
+            entry = json.loads(line)
+            latest[entry["key"]] = entry
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a process that was killed
     for point in record.points:
-        said = latest.get(point.key) if point.key else None
-        if said and said.get("state") in STATES:
-            point.state, point.run = said["state"], said.get("run")
-            point.error, point.where = said.get("error"), said.get("where") or ""
+        entry = latest.get(point.key) if point.key else None
+        if entry and entry.get("state") in STATES:
+            point.state, point.run = entry["state"], entry.get("run")
+            point.error, point.where = entry.get("error"), entry.get("where") or ""

@@ -126,7 +126,7 @@ def once(store: Store) -> dict[str, float]:
     tasks: dict[str, Callable[[], Any]] = {
         "index of runs made": lambda: rows.extend(Runs(store.project).rows()),
         "all runs listed": lambda: rows.extend(Runs(store.project).rows()),
-        "done runs of a study": lambda: Runs(store.project).done(),
+        "done runs of a study": lambda: Runs(store.project).latest_done(),
         "index of cache made": lambda: CacheIndex(store.cache).rows(),
         "cache entries listed": lambda: CacheIndex(store.cache).rows(),
     }

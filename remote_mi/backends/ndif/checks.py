@@ -23,7 +23,7 @@ from remote_mi.common.progress import Silent
 from remote_mi.common.versions import major_minor
 from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
-from remote_mi.store.environment import PACKAGES, installed
+from remote_mi.store.environment import PACKAGES, installed_version
 
 #: The version of NDIF that this package is made for.
 _NDIF = "0.1.2"
@@ -161,7 +161,7 @@ def _compute(client: Client) -> list[Check]:
 def _versions(host: Host, client: Client) -> list[Check]:
     there = facts.packages(client, max_age=0)
     python = recall(host).get("python") or ["unknown"]
-    pairs = {name: (installed(name), there.get(name, "unknown")) for name in PACKAGES}
+    pairs = {name: (installed_version(name), there.get(name, "unknown")) for name in PACKAGES}
     pairs["Python"] = (platform.python_version(), (str(python[0]).split() or ["unknown"])[0])
     checks = []
     for name, (ours, theirs) in pairs.items():

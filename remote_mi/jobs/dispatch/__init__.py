@@ -1,1 +1,1 @@
-"""Choosing where a job runs, and saying why."""
+"""Choosing where a job runs, and explaining why."""

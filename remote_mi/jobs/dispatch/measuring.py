@@ -1,7 +1,7 @@
-"""The memory that a job needs beside the weights, found by a run without weights.
+"""Measuring the memory that a job needs in addition to the weights, by a run without weights.
 
-Takes seconds, since it builds the model's modules; `remote_mi.jobs.dispatch.plan` asks for it only where
-arithmetic says that the weights fit and the job does not.
+Takes seconds, since it builds the model's modules; `remote_mi.jobs.dispatch.plan` does it only if,
+by the estimate, the weights fit but the job does not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes import loading
 
 
-def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
-    """What a job needs, measured; as it was where a run without weights cannot follow the recipe.
+def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
+    """The measured need of a job; `need` unchanged if the recipe cannot be run without weights.
 
     Args:
-        rows_bytes: what the rows of a sweep may take.
+        need: the estimate. rows_bytes: memory that the rows of a sweep may use.
     """
     from remote_mi.backends.dry_run import peak
     from remote_mi.models.load import UNSENT_ID, build_weightless
@@ -29,7 +29,7 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
 
     card = job.card
     if any(param.kind == "prompt" for param in card.parameters):
-        return need  # their texts are tokenized where the job runs
+        return need  # these texts are tokenized only where the job runs
     try:
         model = build_weightless(job.model, Silent(), UNSENT_ID)
         tokenized = tokenize(
@@ -46,7 +46,7 @@ def measured(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         calls = calls if card.called_once else list(tokenized.prompts)
         function = job.function or loading.load_function(card, job.project)
     except RemoteMIError:
-        return need  # it is said where the job is made to run
+        return need  # the error is reported when the job is run
     with exclusive_model_use():
         together = tokenized.prompts if card.setup else ()
         work = Work(card, function, calls, job.parameters, job.key, together=together)

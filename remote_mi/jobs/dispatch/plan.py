@@ -1,7 +1,7 @@
 """The plan: where a job runs, why, and why not elsewhere.
 
-`Dispatcher` asks each backend in order, and takes the first that can. There is no silent change of
-backend: one that was asked for and cannot serve is an error.
+`Dispatcher` asks each backend in order, and chooses the first that can run the job. There is no
+silent fallback: if a backend was requested by name and cannot run it, that is an error.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from remote_mi.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Plan(Displayed):
-    """Where a job runs, and why. Plain data: `open` makes the backend where it is used.
+    """Where a job runs, and why. Plain data: `open` creates the backend when it is used.
 
     Attributes:
-        chosen: the backend that was chosen. options: all that were looked at, in order.
-        checkpoint, need: what was found of the model and the job; None where nobody asked.
-        ask_above: downloads of more bytes are asked for.
+        chosen: the chosen backend. options: all that were considered, in order.
+        checkpoint, need: of the model and the job; None if no backend required them.
+        ask_above: larger downloads, in bytes, need confirmation.
     """
 
     chosen: Option
@@ -43,28 +43,28 @@ class Plan(Displayed):
 
     @property
     def model(self) -> ModelSpec:
-        """The model as it runs there."""
+        """The model as the chosen backend runs it."""
         return self.chosen.model
 
     @property
     def reason(self) -> str:
-        """Why there, in words."""
+        """Why this backend was chosen, in words."""
         return self.chosen.why
 
     def open(self, project: Path) -> Backend:
-        """What executes it."""
+        """The backend that executes the job."""
         return open_backend(self.chosen.backend, project, self.chosen.rows_bytes)
 
     @property
     def download(self) -> int:
-        """Bytes to be fetched that a person should be asked for; 0 for none."""
+        """Size of a download that needs confirmation, in bytes; 0 if none does."""
         return self.chosen.download if self.chosen.download > self.ask_above else 0
 
     def __str__(self) -> str:
         return f"{self.chosen.backend}: {self.reason}"
 
     def line(self) -> str:
-        """The plan in one line: where and why, and what was rejected."""
+        """The plan in one line: where and why, and the rejected options."""
         rejected = "; ".join(
             f"not {o.backend}: {o.why}"
             for o in self.options
@@ -73,7 +73,7 @@ class Plan(Displayed):
         return f"plan: {self}" + (f" ({rejected})" if rejected else "")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON: the choice, every option with its reason, and what was measured."""
+        """As JSON: the choice, every option with its reason, and the model's and job's sizes."""
         return {
             "backend": self.chosen.backend,
             "reason": self.reason,
@@ -101,11 +101,11 @@ class Plan(Displayed):
 
 
 class Dispatcher:
-    """Plans jobs of a project; what it has found out it keeps, so that a study is planned quickly.
+    """Plans jobs of a project; it caches what it finds out, so that studies are planned quickly.
 
     Args:
-        settings: of the project, read from its remote-mi.yaml if not given.
-        opened: makes a backend of a name, to be asked; it executes nothing.
+        settings: of the project; read from its remote-mi.yaml if not given.
+        opened: creates a backend from its name, only for planning.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Dispatcher:
         self._checkpoints: dict[str, Checkpoint] = {}
         self._backends: dict[str, Backend] = {}
 
-    # --- what is known ---
+    # --- what the backends need to know ---
 
     def checkpoint(self, spec: ModelSpec) -> Checkpoint:
         """What is known of a model's checkpoint."""
@@ -129,53 +129,53 @@ class Dispatcher:
         return self._checkpoints[name]
 
     def backend(self, name: str) -> Backend:
-        """A backend to ask, and to look for results of earlier; it executes nothing."""
+        """A backend for planning and for finding existing results; it executes nothing."""
         if name not in self._backends:
             self._backends[name] = self.opened(name, self.project)
         return self._backends[name]
 
-    def candidates(self, asked: str) -> list[str]:
-        """The backends that a name stands for, in the order in which they are tried.
+    def candidates(self, requested: str) -> list[str]:
+        """Names of the backends that a request stands for, in the order they are tried.
 
         Raises:
             UsageError: if there is no such backend.
         """
-        if asked != AUTO:
-            self.backend(asked)
-            return [asked]
+        if requested != AUTO:
+            self.backend(requested)
+            return [requested]
         names: list[str] = []
         for preferred in self.settings.prefer:
             kind, where = named(preferred)
             names += [preferred] if where else kind.of_auto(self.settings)
         return list(dict.fromkeys(names))
 
-    def backends(self, asked: str) -> Iterator[tuple[str, Backend]]:
-        """The same with what each is, made when its turn comes; errors as `candidates`."""
-        return ((name, self.backend(name)) for name in self.candidates(asked))
+    def backends(self, requested: str) -> Iterator[tuple[str, Backend]]:
+        """The candidates with their backends, created lazily; errors as `candidates`."""
+        return ((name, self.backend(name)) for name in self.candidates(requested))
 
     # --- deciding ---
 
-    def plan(self, job: Job, asked: str = AUTO) -> Plan:
-        """Where a job runs: the first backend that can.
+    def plan(self, job: Job, requested: str = AUTO) -> Plan:
+        """Plan a job on the first backend that can run it.
 
         Raises:
-            UsageError: if there is no backend of that name. BackendUnavailable: if none can serve.
+            UsageError: if there is no backend of that name. BackendUnavailable: if none can run it.
         """
-        return self._plan(job, asked, survey=False)
+        return self._plan(job, requested, survey=False)
 
-    def survey(self, job: Job, asked: str = AUTO, there: Option | None = None) -> Plan:
-        """As `plan`, but every backend is looked at, also after one was found; errors as `plan`.
+    def survey(self, job: Job, requested: str = AUTO, there: Option | None = None) -> Plan:
+        """As `plan`, but consider every backend, even after one was found; errors as `plan`.
 
         Args:
-            there: the backend that has the result already, which goes before all others.
+            there: an option that already has the result, which comes before all others.
         """
-        return self._plan(job, asked, survey=True, there=there)
+        return self._plan(job, requested, survey=True, there=there)
 
-    def _plan(self, job: Job, asked: str, survey: bool, there: Option | None = None) -> Plan:
-        question = self._question(job, asked, survey)
+    def _plan(self, job: Job, requested: str, survey: bool, there: Option | None = None) -> Plan:
+        question = self._question(job, requested, survey)
         options: list[Option] = [there] if there else []
         late: list[Option] = []
-        for name in self.candidates(asked):
+        for name in self.candidates(requested):
             option = replace(self.backend(name).consider(question), backend=name)
             if option.not_yet:
                 late.append(option)
@@ -187,15 +187,15 @@ class Dispatcher:
             options += late
         chosen = next((option for option in options if option.can), None)
         if chosen is None:
-            raise nowhere(job, options)
-        ask_above = self.settings.limits.ask_above if asked == AUTO else 1 << 62
+            raise no_backend_error(job, options)
+        ask_above = self.settings.limits.ask_above if requested == AUTO else 1 << 62
         return Plan(chosen, tuple(options), *question.found, ask_above=ask_above)
 
-    def _question(self, job: Job, asked: str, survey: bool) -> Question:
+    def _question(self, job: Job, requested: str, survey: bool) -> Question:
         def measured(need: Footprint, rows_bytes: int) -> Footprint:
-            from remote_mi.jobs.dispatch.measuring import measured  # imports torch
+            from remote_mi.jobs.dispatch.measuring import measure  # imports torch
 
-            return measured(job, need, rows_bytes)
+            return measure(job, need, rows_bytes)
 
         def checkpoint() -> Checkpoint:
             found = self.checkpoint(job.model)
@@ -206,7 +206,7 @@ class Dispatcher:
             job.model,
             tuple(job.card.needs),
             self.settings.limits,
-            asked != AUTO,
+            requested != AUTO,
             survey,
             checkpoint,
             lambda found: footprint.estimate(job, found.config, found.dtype),
@@ -214,8 +214,8 @@ class Dispatcher:
         )
 
 
-def nowhere(job: Job, options: list[Option]) -> BackendUnavailable:
-    """The error that names every backend with its reason, and what would make it possible."""
+def no_backend_error(job: Job, options: list[Option]) -> BackendUnavailable:
+    """The error that lists every backend with its reason, and what would make it possible."""
     reasons = "\n".join(
         f"  {o.backend}: {o.why}" + (f"\n      {o.hint}" if o.hint else "") for o in options
     )
@@ -227,11 +227,11 @@ def nowhere(job: Job, options: list[Option]) -> BackendUnavailable:
         )
     return BackendUnavailable(
         f"no backend can run {job.card.name} on {job.model.name}\n{reasons}",
-        f"`remote-mi plan {job.card.name} …` looks at each; remote-mi.yaml sets what may be used",
+        f"`remote-mi plan {job.card.name} …` explains each; remote-mi.yaml sets what may be used",
     )
 
 
-def asked_for_download(plan: Plan) -> str:
+def download_question(plan: Plan) -> str:
     """The question before a download."""
     return (
         f"{plan.model.name} is not on this machine; fetch {format_size(plan.download)} "
@@ -239,10 +239,10 @@ def asked_for_download(plan: Plan) -> str:
     )
 
 
-def needs_a_yes(plan: Plan) -> BackendUnavailable:
-    """The error where nobody can be asked."""
+def download_not_allowed(plan: Plan) -> BackendUnavailable:
+    """The error if a download needs confirmation and nobody can be asked."""
     return BackendUnavailable(
-        f"{plan.model.name} is not on this machine, and nobody was asked for a download of "
-        f"{format_size(plan.download)}",
-        "--yes (in Python fetch=True) allows it; --backend local asks for this machine",
+        f"{plan.model.name} is not on this machine, and a download of "
+        f"{format_size(plan.download)} was not confirmed",
+        "--yes (in Python fetch=True) allows it, as does --backend local",
     )

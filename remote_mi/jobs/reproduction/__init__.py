@@ -1,1 +1,1 @@
-"""Runs made again from their folders, and folders checked without running anything."""
+"""Reproducing runs from their folders, and verifying folders without running anything."""

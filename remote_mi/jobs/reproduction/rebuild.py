@@ -1,8 +1,8 @@
-"""From a run's folder alone back to its job: the lock, and the copied source.
+"""Rebuilding a job from a run's folder alone: from the lock and the copied source.
 
-The recipe's card is read from the copy under source/, in a place where no other module is found
-than those copied with it. A rebuilt job has the recorded key if nothing has changed: neither lock
-and copies nor what of remote_mi the recipe reaches.
+The recipe's card is read from the copy under source/, where only the modules copied with it are
+importable. A rebuilt job has the recorded key if neither the lock, the copies nor the code of
+remote_mi that the recipe reaches have changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from remote_mi.models.spec import ModelSpec, folder_digest
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
-from remote_mi.store.lock import LOCK, LONGEST
+from remote_mi.store.lock import LOCK, MAX_BYTES
 from remote_mi.store.run_folder import SOURCE as SOURCE
 from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.run_info import RunInfo
@@ -33,10 +33,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run's folder, as far as it is text.
+    """The text parts of a run's folder.
 
     Attributes:
-        folder: where it lies. info: what its run.json says. lock: its config.lock.yaml.
+        folder: its path. info: from its run.json. lock: its config.lock.yaml.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class KeptRun:
 
 
 def read_kept(folder: Path) -> KeptRun:
-    """A run's run.json and lock.
+    """Read a run's run.json and lock.
 
     Raises:
         Mismatch: if one of them is damaged, naming it.
@@ -62,31 +62,31 @@ def read_kept(folder: Path) -> KeptRun:
     info = RunFolder(folder).info
     path = folder / LOCK
     try:
-        lock = read_generated(path, LONGEST)
+        lock = read_generated(path, MAX_BYTES)
     except FileNotFoundError:
         raise Mismatch(f"{folder} has no {LOCK}, so its job is not known") from None
     except (OSError, ValueError) as error:
         raise Mismatch(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     wanted = ("key", "recipe", "model", "model_identity", "parameters", "prompts")
-    lacking = [name for name in wanted if not isinstance(lock, dict) or name not in lock]
-    if lacking:
-        raise Mismatch(f"{path} does not say: {', '.join(lacking)}")
+    missing_fields = [name for name in wanted if not isinstance(lock, dict) or name not in lock]
+    if missing_fields:
+        raise Mismatch(f"{path} lacks: {', '.join(missing_fields)}")
     return KeptRun(folder, info, lock)
 
 
 def copy_source(kept: KeptRun, home: Path) -> Path:
-    """Put the copied source of a run into a folder of its own; returns that folder."""
+    """Copy a run's stored source into `home`; returns the new folder."""
     target = home / SOURCE
     shutil.copytree(kept.folder / SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 
 @dataclass(frozen=True)
-class AsRecorded(ModelSpec):
-    """A model by the identity that a run recorded, whether or not it is here.
+class RecordedModel(ModelSpec):
+    """A model with the identity that a run recorded, whether or not the model is available.
 
     Attributes:
-        recorded: what `ModelSpec.identity` gave when the job was made.
+        recorded: what `ModelSpec.identity` returned when the job was created.
     """
 
     recorded: Mapping[str, Any] = field(default_factory=dict)
@@ -96,11 +96,11 @@ class AsRecorded(ModelSpec):
 
 
 @dataclass(frozen=True)
-class WithRecordedCode(Job):
-    """A job whose code counts as what its lock recorded, to tell changes of it from others.
+class JobWithRecordedCode(Job):
+    """A job with the code digests that its lock recorded, to separate code changes from others.
 
     Attributes:
-        digests: name of the recipe, of its setup and of its analysis → digest of the code it reaches.
+        digests: name of the recipe, setup or analysis → digest of the code that it reaches.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -110,13 +110,13 @@ class WithRecordedCode(Job):
 
 
 def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
-    """The job of a run as it was asked for.
+    """The job of a run as it was originally requested.
 
     Args:
-        source: folder with the copied source. project: where its runs go.
+        source: folder with the copied source. project: for its new runs.
 
     Raises:
-        Mismatch: if the lock or the copied source is damaged, or too old, saying what lacks.
+        Mismatch: if the lock or the copied source is damaged or too old, naming what is missing.
         UsageError: if the recipe was defined in a notebook.
     """
     recipe, prompts = kept.lock["recipe"], kept.lock["prompts"]
@@ -124,15 +124,15 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
     if file is None:
         raise UsageError(
             f"{kept.name}: the recipe {recipe.get('name')!r} was defined in a notebook or prompt, "
-            "and its run keeps the function's text only",
-            "write the recipe into a file, and run that",
+            "and its run stores only the function's text",
+            "write the recipe to a file, and run that",
         )
     try:
         if Path(file).name != file:
             raise ValueError(f"recipe.file is {file!r}")
         card = catalog.find(f"{source / file}:{recipe['name']}", project, lenient=True)
         model = {f.name for f in fields(ModelSpec)} & set(kept.lock["model"])
-        spec = AsRecorded(
+        spec = RecordedModel(
             **{name: kept.lock["model"][name] for name in model}, recorded=dict(kept.identity)
         )
         details = {k: v for k, v in prompts.items() if k not in ("origin", "examples")}
@@ -144,7 +144,7 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
         raise Mismatch(f"{kept.folder}: {error.message}", error.hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Mismatch(
-            f"{kept.folder / LOCK} is not the lock of a run: {type(error).__name__}: {error}"
+            f"{kept.folder / LOCK} is not a valid lock: {type(error).__name__}: {error}"
         ) from None
     return Job(
         card,
@@ -157,7 +157,7 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
 
 
 def _example(data: Mapping[str, Any]) -> Example:
-    """A prompt of a lock."""
+    """A prompt from a lock."""
     values = {f.name: data[f.name] for f in fields(Example) if f.name in data}
     for name in ("answers", "wrongs"):
         if name in values:
@@ -169,9 +169,9 @@ def _example(data: Mapping[str, Any]) -> Example:
 
 
 def what_changed(kept: KeptRun, job: Job) -> str:
-    """Why a rebuilt job has not the recorded key: "lock", "code", or "" if it has it.
+    """Why a rebuilt job does not have the recorded key: "lock", "code", or "" if it does.
 
-    The key is made as it was made then (`made_before`).
+    The key is computed by the run's own schema (`key_schema`).
     """
     job = replace(job, schema=key_schema(kept))
     if job.key == kept.lock["key"]:
@@ -182,30 +182,30 @@ def what_changed(kept: KeptRun, job: Job) -> str:
         if name:
             digests[name] = str(recipe.get(what, ""))
     parts = {f.name: getattr(job, f.name) for f in fields(Job)}
-    as_recorded = WithRecordedCode(**parts, digests=digests)
+    as_recorded = JobWithRecordedCode(**parts, digests=digests)
     return "code" if as_recorded.key == kept.lock["key"] else "lock"
 
 
 def key_schema(kept: KeptRun) -> int:
-    """The schema of a run's key; the first locks do not say it."""
-    found = kept.lock.get("key_schema", 1)
-    return found if isinstance(found, int) else 0
+    """The schema of a run's key; the earliest locks do not contain it."""
+    schema = kept.lock.get("key_schema", 1)
+    return schema if isinstance(schema, int) else 0
 
 
-def made_before(kept: KeptRun) -> bool:
-    """Whether a run was made by a version whose results are not taken any more."""
+def is_from_earlier_version(kept: KeptRun) -> bool:
+    """Whether a run was made by a version whose results are no longer reused."""
     return key_schema(kept) < SCHEMA
 
 
-def model_here(kept: KeptRun, folder: Path | None) -> ModelSpec:
-    """The model of a run as it is to be loaded here: the same content, wherever it lies.
+def find_model(kept: KeptRun, folder: Path | None) -> ModelSpec:
+    """The model of a run, found on this machine: the same content, possibly in another folder.
 
     Args:
-        folder: new place of a model that was named by its folder.
+        folder: new location of a model that was given as a folder.
 
     Raises:
-        NotFound: if the folder is gone. Mismatch: if its content is another.
-        UsageError: if the model was not named by a folder, and one is given.
+        NotFound: if the folder is gone. Mismatch: if its content differs.
+        UsageError: if `folder` is given, but the run's model was not a folder.
     """
     content = kept.identity.get("content")
     known = {f.name for f in fields(ModelSpec)}
@@ -213,29 +213,29 @@ def model_here(kept: KeptRun, folder: Path | None) -> ModelSpec:
     if content is None or spec.name == EMBEDDED:
         if folder is not None:
             raise UsageError(
-                f"{kept.name} ran on {spec.name}, which is no folder", "leave --model out"
+                f"{kept.name} ran on {spec.name}, which is not a folder", "leave --model out"
             )
         if content is not None and spec.identity().get("content") != content:
             raise Mismatch(f"{kept.name} ran on another version of the embedded model")
         return spec
-    place = (folder or Path(spec.name)).expanduser()
-    if not (place / "config.json").is_file():
+    location = (folder or Path(spec.name)).expanduser()
+    if not (location / "config.json").is_file():
         raise NotFound(
             f"{kept.name} ran on a model in the folder {spec.name}"
-            + (f", and {folder} holds no model" if folder else ", which is not here"),
-            "name its new place: --model FOLDER",
+            + (f", and {folder} contains no model" if folder else ", which is not here"),
+            "give its new location: --model FOLDER",
         )
-    if folder_digest(place) != content:
+    if folder_digest(location) != content:
         raise Mismatch(
-            f"the model in {place} is not the one {kept.name} ran on: its content has "
-            "another SHA-256",
-            "--model FOLDER names another place",
+            f"the model in {location} is not the one {kept.name} ran on: its content has "
+            "a different SHA-256",
+            "give its location: --model FOLDER",
         )
-    return replace(spec, name=str(place.absolute()))
+    return replace(spec, name=str(location.absolute()))
 
 
 def commit_of(kept: KeptRun) -> str | None:
-    """The commit of the hub that a run loaded its model from, None if it was not recorded."""
+    """The hub commit that a run loaded its model from; None if it was not recorded."""
     revision = kept.info.made.record.revision or ""
     return revision if _COMMIT.fullmatch(revision) else None
 
@@ -244,7 +244,7 @@ def events_of(folder: Path) -> list[Any]:
     """The events of a run.
 
     Raises:
-        OSError, ValueError: if there are none to read.
+        OSError, ValueError: if they cannot be read.
     """
     text = (folder / "events.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines() if line.strip()]

@@ -1,7 +1,7 @@
-"""A run computed again from its folder alone, and held against what it gave.
+"""Reproducing a run from its folder alone, and comparing the new result with the recorded one.
 
-Neither the project's runs nor the results cache answer: it is computed in a project and a store of
-its own, which are removed afterwards.
+Existing runs and the results cache are not used: it is computed in a temporary project with a
+separate cache.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from remote_mi.jobs.reproduction.rebuild import (
     KeptRun,
     commit_of,
     copy_source,
-    made_before,
-    model_here,
+    find_model,
+    is_from_earlier_version,
     read_kept,
     recorded_job,
     what_changed,
@@ -46,13 +46,13 @@ from remote_mi.store.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A run, computed again.
+    """The outcome of computing a run again.
 
     Attributes:
-        run: its name. comparison: of it (a) with what was computed now (b).
-        tolerance: that it is held against; see `remote_mi.store.comparison`.
-        notes: what is not as it was, though the same was asked for.
-        kept: folder of the new run, None where it was not asked for.
+        run: its name. comparison: of the recorded result (a) with the new one (b).
+        tolerance: see `remote_mi.store.comparison`.
+        notes: what differs from the recorded run besides the numbers.
+        kept: folder of the new run; None if it was not kept.
     """
 
     run: str
@@ -68,7 +68,7 @@ class Reproduction:
 
     @property
     def verdict(self) -> str:
-        """In a sentence."""
+        """The outcome in one line."""
         worst = self.comparison.worst
         apart = worst.relative if worst else 0.0
         if not self.matches:
@@ -94,12 +94,12 @@ class Reproduction:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a reproduction was asked for.
+class ReproductionOptions:
+    """The options of a reproduction.
 
     Attributes:
-        backend: where to compute; None is where it was computed before.
-        model: new place of a model that was named by its folder.
+        backend: to compute on; None for the one it was computed on before.
+        model: new location of a model that was given as a folder.
         tolerance, timeout: as `reproduce`.
         keep: folder for the new run.
     """
@@ -122,65 +122,64 @@ def reproduce(
     project: str | Path | None = None,
     watch: Watch | None = None,
 ) -> Reproduction:
-    """Compute a run again from its folder alone, and compare.
+    """Compute a run again from its folder alone, and compare the results.
 
-    This executes the recipe that lies in the folder.
+    This executes the recipe that is stored in the folder.
 
     Args:
         run: name, id, prefix of an id, path of a run's folder, or a result that has one.
-        backend: where; by default where it was computed before.
-        model: new place of a model that was named by its folder; its content must be the same.
-        tolerance: how far outputs may be apart; see `remote_mi.store.comparison`.
-        keep: folder into which the new run is put.
+        backend: to compute on; by default the one it was computed on before.
+        model: new location of a model that was given as a folder; its content must be the same.
+        tolerance: how far apart outputs may be; see `remote_mi.store.comparison`.
+        keep: folder to save the new run in.
         timeout: seconds to wait for a remote job.
 
     Raises:
-        Mismatch: if the folder was changed, or the model is not the one of then.
+        Mismatch: if the folder was changed, or the model is a different one.
         NotFound: if there is no such run, or the model's folder is gone. Others as `remote_mi.run`.
     """
     if isinstance(run, Result):
         if run.path is None:
             raise UsageError("this result has no run folder", "name a run")
         run = run.path
-    asked = Asked(
+    options = ReproductionOptions(
         backend, Path(model) if model else None, tolerance, timeout, Path(keep) if keep else None
     )
-    return reproduce_folder(find_run(run, project).path, asked, watch or Silent())
+    return reproduce_folder(find_run(run, project).path, options, watch or Silent())
 
 
-def reproduce_folder(folder: Path, asked: Asked, watch: Watch) -> Reproduction:
-    """As `reproduce`, of a run's folder."""
+def reproduce_folder(folder: Path, options: ReproductionOptions, watch: Watch) -> Reproduction:
+    """As `reproduce`, for a run's folder."""
     kept = read_kept(folder)
     if kept.info.failed:
-        raise UsageError(f"{kept.name} failed when it was run: {kept.info.error}")
-    notes = _trusted(kept)
+        raise UsageError(f"{kept.name} is a failed run: {kept.info.error}")
+    notes = _verified_notes(kept)
     recorded = RunFolder(folder).result()
     with tempfile.TemporaryDirectory(prefix="remote-mi-reproduce-") as temporary:
         home = Path(temporary).resolve()
         with source_of(kept, home) as source:
             job = recorded_job(kept, source, home / "project")
             notes += _code_notes(kept, job)
-            where = asked.backend or backend_of(kept)
-            job = replace(job, model=_model(kept, asked, where), store=home / "store")
-            result = execute(job, where, asked.timeout, watch)
-        found = compare(recorded, result)
-        place = _kept(result, asked.keep)
-    result.path = place
-    return Reproduction(kept.name, found, asked.tolerance, notes, place)
+            where = options.backend or backend_of(kept)
+            job = replace(job, model=_model(kept, options, where), store=home / "store")
+            result = execute(job, where, options.timeout, watch)
+        comparison = compare(recorded, result)
+        result.path = _keep_in(result, options.keep)
+    return Reproduction(kept.name, comparison, options.tolerance, notes, result.path)
 
 
 def reproduce_all(
-    folders: Sequence[Path], asked: Asked, watch: Watch
+    folders: Sequence[Path], options: ReproductionOptions, watch: Watch
 ) -> list[tuple[str, Reproduction | RemoteMIError]]:
-    """Several runs, each reproduced or with the error that it gave, in their order.
+    """Reproduce several runs; returns each one's name and outcome or error, in the given order.
 
-    Runs of one model follow each other, so that it is loaded once.
+    They are computed grouped by model, so that each model is loaded once.
     """
     outcomes: dict[Path, Reproduction | RemoteMIError] = {}
     for folder in sorted(folders, key=_model_name):
         watch.stage(f"run {len(outcomes) + 1} of {len(folders)}: {folder.name}")
         try:
-            outcomes[folder] = reproduce_folder(folder, asked, watch)
+            outcomes[folder] = reproduce_folder(folder, options, watch)
         except RemoteMIError as error:
             outcomes[folder] = error
     return [(folder.name, outcomes[folder]) for folder in folders]
@@ -193,26 +192,26 @@ def _model_name(folder: Path) -> str:
         return ""
 
 
-def run_elsewhere(
+def run_on_backend(
     folder: Path, backend: str, project: Path, timeout: float | None, watch: Watch
 ) -> Result:
-    """The job of a run on another backend: computed there, or taken where it is there already.
+    """The result of a run's job on another backend: an existing one, or computed there.
 
     Args:
-        folder: of the run. project: where the new run is kept. Others and errors as `reproduce`.
+        folder: of the run. project: for the new run. Others and errors as `reproduce`.
     """
     kept = read_kept(folder)
-    _trusted(kept)
+    _verified_notes(kept)
     with tempfile.TemporaryDirectory(prefix="remote-mi-compare-") as temporary:
         with source_of(kept, Path(temporary).resolve()) as source:
             job = recorded_job(kept, source, project)
             _code_notes(kept, job)
-            return execute(replace(job, model=model_here(kept, None)), backend, timeout, watch)
+            return execute(replace(job, model=find_model(kept, None)), backend, timeout, watch)
 
 
 @contextmanager
 def source_of(kept: KeptRun, home: Path) -> Iterator[Path]:
-    """A run's copied source in a folder of its own; what is imported from it is forgotten after."""
+    """A copy of a run's stored source; modules imported from it are unloaded afterwards."""
     paths, known = list(sys.path), set(sys.modules)
     source = copy_source(kept, home)
     try:
@@ -226,55 +225,61 @@ def source_of(kept: KeptRun, home: Path) -> Iterator[Path]:
 
 
 def backend_of(kept: KeptRun) -> str:
-    """The backend a run was computed by, as it is asked for."""
+    """The backend a run was computed on, as for `--backend`."""
     return asked_as(kept.info.made.backend or "local")
 
 
-def _trusted(kept: KeptRun) -> list[str]:
-    """Notes on a run that is to be executed.
+def _verified_notes(kept: KeptRun) -> list[str]:
+    """Verify a run before it is executed; returns the notes of the verification.
 
     Raises:
-        Mismatch: if its files are not as they were recorded.
+        Mismatch: if its files have changed.
     """
-    found = verify(kept.folder)
-    if not found.holds:
-        said = "; ".join(f"{f.part}: {f.said}" for f in found.problems)
+    verification = verify(kept.folder)
+    if not verification.holds:
+        problems = "; ".join(f"{f.part}: {f.said}" for f in verification.problems)
         raise Mismatch(
-            f"{kept.name} was changed since it was made: {said}",
-            "remote-mi reproduce RUN --verify-only   says all that was checked",
+            f"{kept.name} has changed since it was made: {problems}",
+            "remote-mi reproduce RUN --verify-only   shows everything that was checked",
         )
-    return [f"{f.part}: {f.said}" for f in found.findings if f.state == "note" and f.part != "key"]
+    return [
+        f"{f.part}: {f.said}"
+        for f in verification.findings
+        if f.state == "note" and f.part != "key"
+    ]
 
 
 def _code_notes(kept: KeptRun, job: Job) -> list[str]:
-    """What the rebuilt job's key says.
+    """Notes on differences between the rebuilt job's key and the recorded one.
 
     Raises:
-        Mismatch: if the lock does not give the recorded key.
+        Mismatch: if the lock does not yield the recorded key.
     """
     changed = what_changed(kept, job)
     if changed == "lock":
-        raise Mismatch(f"{kept.name}: what its lock says does not give the recorded key")
-    notes = [EARLIER_SCHEMA_NOTE] if made_before(kept) else []
+        raise Mismatch(f"{kept.name}: its lock does not yield the recorded key")
+    notes = [EARLIER_SCHEMA_NOTE] if is_from_earlier_version(kept) else []
     if changed == "code":
         notes += [
-            "the recipe's code has another digest than then: remote_mi's own code that it "
-            "reaches has changed"
+            "the recipe's code has a different digest than recorded: remote_mi's own code that "
+            "it reaches has changed"
         ]
     return notes
 
 
-def _model(kept: KeptRun, asked: Asked, backend: str) -> ModelSpec:
-    """The model to load, as the backend takes it to be the one of then."""
-    spec = model_here(kept, asked.model)
+def _model(kept: KeptRun, options: ReproductionOptions, backend: str) -> ModelSpec:
+    """The model to load, so that the backend uses the recorded one."""
+    spec = find_model(kept, options.model)
     commit = None if "content" in kept.identity else commit_of(kept)
     environment = kept.info.made.kind
     kind, _ = named(backend)
-    return kind.spec_again(spec, commit, environment if asked.backend is None else None, kept.name)
+    return kind.spec_again(
+        spec, commit, environment if options.backend is None else None, kept.name
+    )
 
 
-def _kept(result: Result, keep: Path | None) -> Path | None:
-    """The new run, moved to where it is to stay."""
+def _keep_in(result: Result, keep: Path | None) -> Path | None:
+    """Copy the new run into `keep`; returns its path, None if it is not to be kept."""
     if keep is None:
         return None
     if result.path is None:
@@ -283,7 +288,7 @@ def _kept(result: Result, keep: Path | None) -> Path | None:
     try:
         shutil.copytree(result.path, target)
     except FileExistsError:
-        raise StoreError(f"{target} is there already", "name another folder") from None
+        raise StoreError(f"{target} already exists", "choose another folder") from None
     except (OSError, shutil.Error) as error:
         raise StoreError(f"the new run cannot be kept in {keep}: {error}") from error
     return target

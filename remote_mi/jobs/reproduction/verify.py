@@ -1,7 +1,7 @@
-"""Whether the parts of a run's folder belong together, without a model, a key or a GPU.
+"""Verifying that the parts of a run's folder belong together, without a model, an API key or a GPU.
 
-Nothing of the folder is executed. What can be found is an edit of any file and a folder put
-together from several; numbers that never came from a model are found by `reproduction` only.
+Nothing in the folder is executed. This detects edits of any file and folders assembled from several
+runs; only `remote_mi.jobs.reproduction.reproduce` detects numbers that never came from a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from remote_mi.jobs.reproduction.rebuild import (
     KeptRun,
     commit_of,
     events_of,
-    made_before,
+    is_from_earlier_version,
     read_kept,
     recorded_job,
     what_changed,
@@ -37,11 +37,12 @@ _NAME = re.compile(r"\d{8}T\d{6}Z-.+-([0-9a-f]{8})")
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one part of a run.
+    """A finding about one part of a run.
 
     Attributes:
-        part: the part, mostly a file. state: "ok", "problem", or "note" for what cannot be told.
-        said: in words.
+        part: the part, usually a file.
+        state: "ok", "problem", or "note" for what cannot be checked.
+        said: the finding in words.
     """
 
     part: str
@@ -51,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of a run.
+    """All findings about a run.
 
     Attributes:
         run: its name. findings: in the order of the checks.
@@ -62,7 +63,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing contradicts anything."""
+        """Whether no problem was found."""
         return not self.problems
 
     @property
@@ -74,43 +75,43 @@ class Verification:
 
 
 def verify(folder: Path, key: str = "") -> Verification:
-    """Check everything of a run's folder that can be checked without running anything.
+    """Check everything in a run's folder that can be checked without running anything.
 
     Args:
-        key: of the job that it is to be of, where something else says so.
+        key: the expected key of its job, if known from elsewhere.
     """
     findings: list[Finding] = []
     try:
         run = RunFolder(folder)
-        findings.extend(_of_files(run))
-        findings.extend(_of_result(run))
+        findings.extend(_check_files(run))
+        findings.extend(_check_result(run))
         if key and run.info.made.key != key:
             findings.append(
-                Finding("run.json", "problem", "is not of the job that the study names")
+                Finding("run.json", "problem", "belongs to a different job than the study says")
             )
         kept = read_kept(folder)
-        findings.extend(_of_lock(kept))
-        findings.extend(list(_of_key(kept, findings)))
+        findings.extend(_check_lock(kept))
+        findings.extend(list(_check_key(kept, findings)))
     except Mismatch as error:
         findings.append(Finding("run", "problem", error.message))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # It was edited into something that no run has.
-        said = f"cannot be read as a run's: {type(error).__name__}: {error}"
-        findings.append(Finding(LOCK, "problem", said))
+        # It was edited into something that remote_mi never writes.
+        problem = f"is not a valid lock: {type(error).__name__}: {error}"
+        findings.append(Finding(LOCK, "problem", problem))
     return Verification(folder.name, findings)
 
 
-def _of_files(run: RunFolder) -> Iterator[Finding]:
-    """Every recorded file by its hash; files that should be there or should not."""
+def _check_files(run: RunFolder) -> Iterator[Finding]:
+    """Check the hash of every recorded file, and find missing and unexpected files."""
     folder, recorded = run.path, run.info.artifacts
     for name in dict.fromkeys([ARRAYS, *recorded]):
-        yield _hashed(folder, name, recorded.get(name))
+        yield _check_hash(folder, name, recorded.get(name))
     if LOCK not in recorded:
         yield Finding(
             LOCK,
             "note",
             "no hash of lock and source was recorded (an older run): an "
-            "edit shows only where it changes the key",
+            "edit is detected only if it changes the key",
         )
     else:
         for path in sorted((folder / SOURCE).rglob("*.py")):
@@ -124,7 +125,7 @@ def _of_files(run: RunFolder) -> Iterator[Finding]:
         yield Finding("events.jsonl", "problem", f"cannot be read: {error}")
 
 
-def _hashed(folder: Path, name: str, recorded: str | None) -> Finding:
+def _check_hash(folder: Path, name: str, recorded: str | None) -> Finding:
     path = folder / name
     if recorded is None:
         return Finding(name, "problem", "its SHA-256 is not recorded")
@@ -136,47 +137,49 @@ def _hashed(folder: Path, name: str, recorded: str | None) -> Finding:
     except OSError as error:
         return Finding(name, "problem", f"cannot be read: {error.strerror}")
     if found != recorded:
-        return Finding(name, "problem", "is not what was recorded: its SHA-256 is another")
+        return Finding(name, "problem", "has changed: its SHA-256 is not the recorded one")
     return Finding(name, "ok", "as recorded")
 
 
-def _of_result(run: RunFolder) -> Iterator[Finding]:
-    """Status, provenance and arrays."""
+def _check_result(run: RunFolder) -> Iterator[Finding]:
+    """Check status, provenance and arrays."""
     info, made = run.info, run.info.made
     if info.status != "done":
         yield Finding("run.json", "problem", f"the run is {info.status}: {info.error}")
-    if info.lacking or made.environment is None:
-        yield Finding("run.json", "problem", f"the provenance lacks: {', '.join(info.lacking)}")
+    if info.missing_fields or made.environment is None:
+        yield Finding(
+            "run.json", "problem", f"the provenance lacks: {', '.join(info.missing_fields)}"
+        )
     else:
         where = made.environment
         yield Finding("run.json", "ok", f"complete: computed on {where}, {made.time}")
-        yield from _of_name(run.name, made.key, where)
+        yield from _check_name(run.name, made.key, where)
     try:
         result = run.result()
-        wrong = _misshapen(result)
+        wrong = _first_misshapen(result)
     except RemoteMIError as error:
         yield Finding(ARRAYS, "problem", error.message)
         return
     if wrong:
-        yield Finding(ARRAYS, "problem", f"{wrong} does not fit what run.json says of it")
+        yield Finding(ARRAYS, "problem", f"{wrong} does not match its description in run.json")
 
 
-def _of_name(name: str, key: str, where: Environment) -> Iterator[Finding]:
+def _check_name(name: str, key: str, where: Environment) -> Iterator[Finding]:
     found = _NAME.fullmatch(name)
     expected = id8_of(key, where)
     if found and found[1] != expected:
         yield Finding(
             "run.json",
             "problem",
-            f"its key and environment give the id {expected}, the folder is named {found[1]}",
+            f"its key and environment yield the id {expected}, but the folder is named {found[1]}",
         )
 
 
-def _misshapen(result: Result) -> str:
-    """An output whose array has not the shape of its coordinates, "" if there is none."""
+def _first_misshapen(result: Result) -> str:
+    """The first output whose arrays are missing or do not fit its coordinates; "" if none."""
     for name in filter(result.arrays.__contains__, result.names()):
-        found = result[name]
-        if found.shape != tuple(len(found.coords[dim]) for dim in found.dims):
+        array = result[name]
+        if array.shape != tuple(len(array.coords[dim]) for dim in array.dims):
             return name
     for name, output in result.outputs.items():
         count = 1 if output.of == "set" else len(result.prompts)
@@ -185,8 +188,8 @@ def _misshapen(result: Result) -> str:
     return ""
 
 
-def _of_lock(kept: KeptRun) -> Iterator[Finding]:
-    """Whether lock and run.json speak of the same job."""
+def _check_lock(kept: KeptRun) -> Iterator[Finding]:
+    """Check that lock and run.json describe the same job."""
     source, lock = kept.info.provenance, kept.lock
     pairs = {
         "key": (source["key"], lock["key"]),
@@ -198,23 +201,23 @@ def _of_lock(kept: KeptRun) -> Iterator[Finding]:
     }
     wrong = [name for name, (a, b) in pairs.items() if a != b]
     if wrong:
-        yield Finding(LOCK, "problem", f"and run.json say different things of: {', '.join(wrong)}")
+        yield Finding(LOCK, "problem", f"and run.json disagree about: {', '.join(wrong)}")
     else:
-        yield Finding(LOCK, "ok", "says the same as run.json")
+        yield Finding(LOCK, "ok", "agrees with run.json")
 
 
 def _same_prompts(kept: KeptRun) -> bool:
-    """Whether the prompts of run.json are those of the lock, some of them left out at most."""
+    """Whether the prompts of run.json are the lock's, in order, possibly with some left out."""
     fields = ("clean", "corrupt", "answer", "wrong")
     every = iter([[e.get(f) for f in fields] for e in kept.lock["prompts"]["examples"]])
     return all(
         any([getattr(part, f) for f in fields] == other for other in every)
-        for part in kept.info.shown.parts
+        for part in kept.info.parsed_document.parts
     )
 
 
-def _of_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
-    """Whether lock and copied source give the recorded key."""
+def _check_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
+    """Check that lock and copied source yield the recorded key."""
     try:
         job = recorded_job(kept, kept.folder / SOURCE, kept.folder / SOURCE)
         changed = what_changed(kept, job)
@@ -226,34 +229,36 @@ def _of_key(kept: KeptRun, files: list[Finding]) -> Iterator[Finding]:
         yield Finding(SOURCE, "problem", error.message)
         return
     if any(declared[k] != kept.info.recipe.get(k) for k in ("name", "over", "returns")):
-        yield Finding("run.json", "problem", f"the outputs it names are not those of {SOURCE}/")
-    if made_before(kept):
+        yield Finding("run.json", "problem", f"its outputs differ from the recipe's in {SOURCE}/")
+    if is_from_earlier_version(kept):
         yield Finding("key", "note", EARLIER_SCHEMA_NOTE)
     if changed == "lock":
-        yield Finding(LOCK, "problem", "what it says does not give the recorded key")
+        yield Finding(LOCK, "problem", "does not yield the recorded key")
     elif not changed:
-        yield Finding("key", "ok", "lock and source give it again")
+        yield Finding("key", "ok", "lock and source yield it")
     else:
-        yield _of_code(files)
+        yield _code_finding(files)
     if "content" not in kept.identity and commit_of(kept) is None:
-        yield Finding("model", "note", "its commit is not recorded: the hub may have another now")
+        yield Finding(
+            "model", "note", "its commit is not recorded: the hub may have a different one now"
+        )
 
 
-def _of_code(files: list[Finding]) -> Finding:
-    """What it means that the code has another digest than it had."""
+def _code_finding(files: list[Finding]) -> Finding:
+    """The finding for a code digest that differs from the recorded one."""
     own = [f for f in files if f.part.startswith(f"{SOURCE}/")]
     if any(f.state == "problem" for f in own):
-        return Finding("key", "problem", "the copied source does not give it")
+        return Finding("key", "problem", "the copied source does not yield it")
     if own:
         return Finding(
             "key",
             "note",
             "the source is as recorded; remote_mi's own code that it "
-            "reaches is another in this version",
+            "reaches is different in this version",
         )
     return Finding(
         "key",
         "note",
-        "the code has another digest: the copied source, or remote_mi's "
-        "own code that it reaches, is not as it was; an older run does not say which",
+        "the code has a different digest: the copied source, or remote_mi's "
+        "own code that it reaches, has changed; an older run does not record which",
     )

@@ -1,7 +1,7 @@
-"""Study files: grids of jobs, written in YAML (docs/studies.md says how).
+"""Study files: grids of jobs, written in YAML (see docs/studies.md).
 
-`read` checks everything that can be known without a tokenizer, and reports all mistakes at once.
-`available` and `find` import no pydantic, so that lists and help stay quick.
+`read` checks everything that can be checked without a tokenizer, and reports all mistakes at once.
+`available` and `find` do not import pydantic, so that lists and help stay fast.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def read(path: Path, project: Path) -> Study:
     """The study that a file describes, with all its points.
 
     Args:
-        project: where its own recipes and phenomena lie; files are relative to it.
+        project: with its own recipes and phenomena; file names are relative to it.
 
     Raises:
         UsageError: naming every mistake with file, line and column.
     """
-    from remote_mi.jobs.studies.reading import study_of
+    from remote_mi.jobs.studies.reading import load_study
 
-    return study_of(path, project)
+    return load_study(path, project)
 
 
 def schema() -> dict[str, Any]:
@@ -38,12 +38,12 @@ def schema() -> dict[str, Any]:
 
 
 def available(project: Path) -> dict[str, Path]:
-    """Name → file of every study; a project's own hides a built-in one of the same name."""
+    """Name → file of every study; a project's study hides a built-in one of the same name."""
     return named_files("studies", project)
 
 
 def find(name: str, project: Path) -> Path:
-    """The file of a study by its name, or by a path: from the working folder, or the project.
+    """The file of a study, from its name or from a path relative to the working folder or project.
 
     Raises:
         NotFound: with the nearest name.

@@ -1,7 +1,4 @@
-"""The entries of a study file, each checked by itself: models, prompts, recipes, exclusions.
-
-A mistake is noted and the reading goes on, so that all of them are reported at once.
-"""
+"""The entries of a study file: models, prompts, recipes, exclusions."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from remote_mi.recipes.card import Card
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model. `word`: its name as it stands in the file. `backend`: "" if it names none."""
+    """A model. `word`: its name as written in the file. `backend`: "" if none is given."""
 
     where: KeyPath
     word: str
@@ -30,10 +27,10 @@ class PromptsEntry:
     """Prompts.
 
     Attributes:
-        word: how the file names them.
-        choice: which they are, without a seed.
-        drawn: whether a seed changes them.
-        pairs: whether all are clean/corrupt pairs; None where that is not known yet.
+        word: their name as written in the file.
+        choice: the prompts, without a seed.
+        drawn: whether they depend on a seed.
+        pairs: whether all are clean/corrupt pairs; None if that is not known yet.
         metric: the phenomenon's.
     """
 
@@ -51,7 +48,7 @@ NO_PROMPTS = PromptsEntry((), "", PromptChoice())
 
 @dataclass(frozen=True)
 class RecipeEntry:
-    """A recipe. `axes`: parameter → its values; `word`: how the file names it."""
+    """A recipe. `axes`: parameter → its values; `word`: its name as written in the file."""
 
     where: KeyPath
     word: str
@@ -63,7 +60,7 @@ class RecipeEntry:
 
 @dataclass(frozen=True)
 class ExclusionEntry:
-    """What is left out: points of which all that is named holds; () names nothing."""
+    """Points to leave out: the ones that match every non-empty field."""
 
     where: KeyPath
     recipe: tuple[str, ...]
@@ -75,7 +72,7 @@ class ExclusionEntry:
 
 @dataclass
 class Block:
-    """A grid: models × recipes × prompts × seeds. `where`: () for the study's own."""
+    """A grid: models × recipes × prompts × seeds. `where`: () for the study's own grid."""
 
     where: KeyPath = ()
     models: list[ModelEntry] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Reading the entries of a study's parts: models, prompts, recipes, exclusions, figures."""
+"""Reading the entries of a study file: models, prompts, recipes, exclusions, figures."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ from remote_mi.recipes.card import INPUTS, Card
 from remote_mi.recipes.parameters import Param
 
 _LISTS = ("ints", "floats", "strs")
-#: Of what another part of the package says, in characters.
+#: Longest error message taken from another part of the package, in characters.
 _LONGEST = 300
-#: A name this close to the embedded model's is taken for it, misspelt.
+#: A name this similar to the embedded model's is taken for a misspelling of it.
 _MISSPELT = 0.8
 
 
 class Reader:
-    """Reads the entries of one file, and notes what is wrong with them.
+    """Reads the entries of one file, and collects the mistakes in them.
+
+    Reading continues after a mistake, so that all of them are reported at once.
 
     Args:
         found: the file.
-        project: what files are relative to.
-        structure: the mistakes of its structure; entries with one are left out.
+        project: file names are relative to it.
+        structure: mistakes in the file's structure; entries with one are skipped.
     """
 
     def __init__(
@@ -55,33 +57,33 @@ class Reader:
         self.problems: list[Problem] = list(structure.values())
         self._bad = set(structure)
         self._around = {bad[:size] for bad in structure for size in range(len(bad) + 1)}
-        self._cards: dict[str, Card | None] = dict(_every_card(project))
+        self._cards: dict[str, Card | None] = dict(_all_cards(project))
         self._prompts: dict[str, Any] = {}
 
-    def note(self, where: KeyPath, error: RemoteMIError) -> None:
-        """Note a mistake that was found elsewhere."""
-        self.refuse(where, first_line(error)[:_LONGEST], error.hint or "")
+    def add_error(self, where: KeyPath, error: RemoteMIError) -> None:
+        """Add the problem that an error describes."""
+        self.add_problem(where, first_line(error)[:_LONGEST], error.hint or "")
 
-    def refuse(self, where: KeyPath, said: str, hint: str = "") -> None:
-        """Note a mistake in the value at a place."""
-        self.problems.append(self.found.problem_at(where, said, hint))
+    def add_problem(self, where: KeyPath, message: str, hint: str = "") -> None:
+        """Add a problem with the value at a place."""
+        self.problems.append(self.found.problem_at(where, message, hint))
 
-    def sound(self, where: KeyPath) -> bool:
-        """Whether the structure is right at a place, in it and in what it lies in."""
+    def is_valid(self, where: KeyPath) -> bool:
+        """Whether a place, its contents and its containers have no structural mistakes."""
         within = any(where[:size] in self._bad for size in range(len(where)))
         return not within and where not in self._around
 
-    def several(self, where: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
-        """The sound entries of the list at a place; one entry stands for a list of one."""
+    def entries(self, where: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+        """The valid entries of the list at a place; a single entry counts as a list of one."""
         value: Any = self.data
         for step in where:
             value = value.get(step) if isinstance(value, dict) else value[step]
         if value is None:
             return
-        entries = enumerate(value) if isinstance(value, list) else [(None, value)]
-        for index, entry in entries:
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, entry in items:
             inner = where if index is None else (*where, index)
-            if self.sound(inner):
+            if self.is_valid(inner):
                 yield inner, entry
 
     # -- models --------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ class Reader:
         """The models listed at a place."""
         return [
             made
-            for place, entry in self.several(where)
+            for place, entry in self.entries(where)
             if (made := self._model(place, entry)) is not None
         ]
 
@@ -100,27 +102,27 @@ class Reader:
         if word != EMBEDDED and "/" not in word:
             alike = difflib.SequenceMatcher(None, word.lower(), EMBEDDED).ratio()
             if alike > _MISSPELT:
-                self.refuse(where, f"no model named {word!r}", f"did you mean {EMBEDDED!r}?")
+                self.add_problem(where, f"no model named {word!r}", f"did you mean {EMBEDDED!r}?")
                 return None
         if word.startswith((".", "~")) or (self.project / word).is_dir():
-            fields["name"] = str(self._at(word))
+            fields["name"] = str(self._resolve_path(word))
         try:
             spec = ModelSpec(**fields)
         except RemoteMIError as error:
-            self.note(where, error)
+            self.add_error(where, error)
             return None
         if spec.folder is not None and not (spec.folder / "config.json").is_file():
-            what = "no model: it has no config.json" if spec.folder.is_dir() else "not there"
-            self.refuse(
+            what = "is not a model: it has no config.json"
+            self.add_problem(
                 where,
-                f"the folder {word!r} is {what}",
+                f"the folder {word!r} {what if spec.folder.is_dir() else 'does not exist'}",
                 "name a folder written by save_pretrained, or a hub id",
             )
             return None
         return ModelEntry(where, word, spec, backend or "")
 
-    def _at(self, name: str) -> Path:
-        """A path of the file: relative to the project, else as it is."""
+    def _resolve_path(self, name: str) -> Path:
+        """A path in the file; relative paths are relative to the project."""
         path = Path(name).expanduser()
         return path if path.is_absolute() else self.project / path
 
@@ -129,7 +131,7 @@ class Reader:
     def prompts(self, where: KeyPath) -> list[PromptsEntry]:
         """The prompts listed at a place."""
         found = []
-        for place, entry in self.several(where):
+        for place, entry in self.entries(where):
             fields = {"name": entry} if isinstance(entry, str) else entry
             read: Callable[[KeyPath, Any], PromptsEntry] = self._phenomenon
             if "pairs" in fields:
@@ -141,14 +143,14 @@ class Reader:
             except RemoteMIError as error:
                 about_size = "-n " in f"{error.message} {error.hint}"
                 error.hint = (error.hint or "").replace("-n ", "n: ")
-                self.note((*place, "n") if about_size else place, error)
+                self.add_error((*place, "n") if about_size else place, error)
         return found
 
     def _phenomenon(self, where: KeyPath, fields: Mapping[str, Any]) -> PromptsEntry:
         word, size = fields["name"], fields.get("n")
         name, colon, template = word.partition(":")
         if name.endswith((".yaml", ".yml")):
-            name = str(self._at(name))
+            name = str(self._resolve_path(name))
         if name not in self._prompts:
             self._prompts[name] = phenomena.find(name, self.project)
         found = self._prompts[name]
@@ -162,9 +164,9 @@ class Reader:
             address = word.removeprefix(DATASET)
             if address.startswith("."):
                 address = f"{self.project}/{address}"
-            # Reading a data set may take the network: its rows are checked when it runs.
+            # Reading a data set may need the network: its rows are checked when it runs.
             return PromptsEntry(where, word, PromptChoice(pairs=f"{DATASET}{address}", size=size))
-        choice = PromptChoice(pairs=self._at(word), size=size)
+        choice = PromptChoice(pairs=self._resolve_path(word), size=size)
         examples = choice.resolve(self.project).examples
         pairs = all(example.corrupt is not None for example in examples)
         return PromptsEntry(where, word, choice, pairs=pairs)
@@ -180,7 +182,7 @@ class Reader:
     def recipes(self, where: KeyPath) -> list[RecipeEntry]:
         """The recipes listed at a place."""
         found = []
-        for place, entry in self.several(where):
+        for place, entry in self.entries(where):
             inner = place
             if isinstance(entry, str):
                 fields: Mapping[str, Any] = {"name": entry}
@@ -192,8 +194,8 @@ class Reader:
             found += self._recipe(place, fields, inner)
         return found
 
-    def included(self, where: KeyPath, entry: Mapping[str, Any]) -> list[RecipeEntry]:
-        """The recipe of an inclusion; [] if something is wrong with it."""
+    def included_recipes(self, where: KeyPath, entry: Mapping[str, Any]) -> list[RecipeEntry]:
+        """The recipe of an inclusion; [] if it is invalid."""
         fields = {**entry, "name": entry["recipe"]}
         return self._recipe((*where, "recipe"), fields, (*where, "parameters"))
 
@@ -205,8 +207,8 @@ class Reader:
             return []
         axes = self._axes(card, fields.get("parameters") or {}, inner)
         for param in card.parameters:
-            if param.required and param.name not in axes and self.sound(inner):
-                self.refuse(
+            if param.required and param.name not in axes and self.is_valid(inner):
+                self.add_problem(
                     where,
                     f"recipe {card.name!r} needs the parameter {param.name!r}",
                     f"it is {param.expected}",
@@ -215,62 +217,62 @@ class Reader:
         return [RecipeEntry(where, fields["name"], path, card, axes, fields.get("backend") or "")]
 
     def card(self, word: str, where: KeyPath) -> Card | None:
-        """The card of a recipe; a name that is unknown is noted once at each place."""
+        """The card of a recipe; None, with a problem added, if there is none."""
         file, colon, name = word.partition(":")
-        full = f"{self._at(file)}{colon}{name}" if file.endswith(".py") else word
+        full = f"{self._resolve_path(file)}{colon}{name}" if file.endswith(".py") else word
         if self._cards.get(full) is None:
             try:
                 self._cards[full] = catalog.find(full, self.project)
             except RemoteMIError as error:
                 self._cards[full] = None
-                self.note(where, error)
+                self.add_error(where, error)
         return self._cards[full]
 
     def _axes(self, card: Card, given: Mapping[str, Any], where: KeyPath) -> dict[str, list[Any]]:
-        """Parameter → values, of the recipe's own and of those that all recipes share."""
+        """Parameter → values, from the recipe's own parameters and from the shared ones."""
         known = {param.name: param for param in card.parameters}
         own = {name: (value, (*where, name)) for name, value in given.items()}
         for name, (_, place) in own.items():
             if name not in known:
                 hint = (
-                    "prompts stand in 'phenomena'"
+                    "prompts belong in 'phenomena'"
                     if name in INPUTS
                     else name_hint(name, known) or "it takes none"
                 )
-                said = f"recipe {card.name!r} has no parameter {name!r}"
-                self.problems.append(self.found.key_problem_at(place, said, hint))
+                message = f"recipe {card.name!r} has no parameter {name!r}"
+                self.problems.append(self.found.key_problem_at(place, message, hint))
         shared = self.data.get("parameters") or {}
-        if isinstance(shared, dict) and self.sound(("parameters",)):
+        if isinstance(shared, dict) and self.is_valid(("parameters",)):
             own = {**{k: (v, ("parameters", k)) for k, v in shared.items()}, **own}
         return {
             name: self._values(param, *own[name]) for name, param in known.items() if name in own
         }
 
     def _values(self, param: Param, value: Any, where: KeyPath) -> list[Any]:
-        """The values of a parameter, as the recipe gets them."""
+        """The parsed values of a parameter."""
         values = [(where, value)]
         if is_axis(param, value):
             values = [((*where, index), item) for index, item in enumerate(value)]
             if not values:
-                self.refuse(where, f"{param.name!r}: the list is empty", "name its values")
+                self.add_problem(where, f"{param.name!r}: the list is empty", "list its values")
         parsed = []
         for place, item in values:
             try:
                 parsed.append(param.parse(item))
             except RemoteMIError as error:
-                self.note(place, error)
+                self.add_error(place, error)
         return parsed
 
     # -- exclusions ----------------------------------------------------------------------------
 
     def exclusions(self) -> list[ExclusionEntry]:
-        """What is left out of the grid."""
+        """The points to leave out of the grid."""
         found = []
-        for where, entry in self.several(("exclude",)):
+        for where, entry in self.entries(("exclude",)):
             if not any(entry.values()):
-                self.refuse(
+                self.add_problem(
                     where,
-                    "this leaves out everything",
+                    "this would exclude everything",
                     "name recipe, model, phenomenon, seed or parameters",
                 )
                 continue
@@ -288,21 +290,21 @@ class Reader:
         return found
 
     def shared_parameters(self, blocks: list[Block]) -> None:
-        """Refuse parameters for all recipes that none of them has."""
+        """Report shared parameters that no recipe has."""
         recipes = [recipe for block in blocks for recipe in block.recipes]
         known = {param.name for recipe in recipes for param in recipe.card.parameters}
         shared = self.data.get("parameters")
         for name in shared if isinstance(shared, dict) else ():
             if name not in known and recipes:
-                said = f"no recipe of the study has a parameter {describe_value(name)}"
+                message = f"no recipe of the study has a parameter {describe_value(name)}"
                 hint = name_hint(name, sorted(known))
-                self.problems.append(self.found.key_problem_at(("parameters", name), said, hint))
+                self.problems.append(self.found.key_problem_at(("parameters", name), message, hint))
 
     def figures(self, blocks: list[Block]) -> dict[str, tuple[str, ...]]:
         """Recipe → the figures chosen for it, from `figures` and from the recipes' entries."""
         cards = {name: r.card for b in blocks for r in b.recipes for name in (r.word, r.card.name)}
         chosen: dict[str, list[str]] = {}
-        for where, entry in self.several(("recipes",)):
+        for where, entry in self.entries(("recipes",)):
             if isinstance(entry, dict) and "name" in entry and entry["name"] in cards:
                 card = cards[entry["name"]]
                 chosen.setdefault(card.name, []).extend(
@@ -311,23 +313,23 @@ class Reader:
         named = self.data.get("figures")
         for name, wanted in named.items() if isinstance(named, dict) else ():
             where = ("figures", name)
-            if not self.sound(where):
+            if not self.is_valid(where):
                 continue
             if name in cards:
                 chosen.setdefault(cards[name].name, []).extend(
                     self._figures(cards[name], where, wanted)
                 )
             elif not any(card is None for card in self._cards.values()):
-                said = f"no recipe {name!r} in this study"
+                message = f"no recipe {name!r} in this study"
                 hint = name_hint(name, sorted(cards))
-                self.problems.append(self.found.key_problem_at(where, said, hint))
+                self.problems.append(self.found.key_problem_at(where, message, hint))
         return {name: tuple(dict.fromkeys(names)) for name, names in chosen.items() if names}
 
     def _figures(self, card: Card, where: KeyPath, wanted: list[str]) -> list[str]:
         known = [*(f.name for f in card.figures), *card.returns, *card.summaries]
         for index, name in enumerate(wanted):
             if name not in known:
-                self.refuse(
+                self.add_problem(
                     (*where, index),
                     f"recipe {card.name!r} has no figure {name!r}",
                     name_hint(name, known),
@@ -335,10 +337,10 @@ class Reader:
         return [name for name in wanted if name in known]
 
 
-def _every_card(project: Path) -> dict[str, Card]:
-    """Name → card of all recipes, read at once; {} where one of the files has a mistake.
+def _all_cards(project: Path) -> dict[str, Card]:
+    """Name → card of all recipes; {} if one of the files has a mistake.
 
-    Then each is looked up by itself, and the mistake matters only to those who name that recipe.
+    In that case recipes are looked up one by one, so the mistake only affects studies that use it.
     """
     try:
         return {card.name: card for card in catalog.all_cards(project)}
@@ -347,7 +349,7 @@ def _every_card(project: Path) -> dict[str, Card]:
 
 
 def is_axis(param: Param, value: Any) -> bool:
-    """Whether a value is several: a list, or for a parameter that is a list a list of lists."""
+    """Whether a value is an axis: a list, or for a list parameter a list of lists."""
     if not isinstance(value, list) or param.kind not in _LISTS:
         return isinstance(value, list)
     return bool(value) and all(isinstance(item, list) for item in value)

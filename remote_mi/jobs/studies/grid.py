@@ -31,35 +31,37 @@ class StudyGrid:
     """Expands blocks into points, in a fixed order: by model, then as the file lists the rest.
 
     Args:
-        reader: takes note of what is wrong.
+        reader: collects the problems.
         blocks: the study's own grid first, then its inclusions.
-        backend: for points of which neither recipe nor model names one.
+        backend: for points whose recipe and model do not specify one.
     """
 
     def __init__(self, reader: Reader, blocks: list[Block], backend: str) -> None:
         self.reader, self.blocks, self.backend = reader, blocks, backend
-        self.exclusions = [_Excluded(entry) for entry in reader.exclusions()]
+        self.exclusions = [_ExclusionFilter(entry) for entry in reader.exclusions()]
         self._choices: dict[tuple[int, int | None], tuple[PromptChoice, str]] = {}
         self._refused: set[tuple[Any, ...]] = set()
 
     def points(self) -> tuple[Point, ...]:
-        """Every point once."""
-        if not self._fits():
+        """All points, without duplicates."""
+        if not self._check_size():
             return ()
         seen: set[tuple[Any, ...]] = set()
         points: list[Point] = []
         for spec_key, model, block, recipe in self._lanes():
             backend = recipe.backend or model.backend or self.backend
-            effective = _Effective(recipe.card)
-            excluded = [] if block.where else [x for x in self.exclusions if x.meets(model, recipe)]
+            effective = _DefaultFiller(recipe.card)
+            excluded = (
+                [] if block.where else [x for x in self.exclusions if x.may_exclude(model, recipe)]
+            )
             values = _product(recipe.axes)
             for prompts, seed in self._prompts(block, recipe):
                 choice, choice_key = self._choice(prompts, seed)
-                here = [x for x in excluded if x.covers(prompts, seed)]
+                here = [x for x in excluded if x.matches_prompts(prompts, seed)]
                 for parameters in values:
                     full = effective.of(parameters, prompts.metric)
-                    taken = [x for x in here if x.takes(full)]  # all are asked: each counts
-                    if taken or not self._fit(block, model, recipe, prompts):
+                    taken = [x for x in here if x.excludes(full)]  # all, to mark each as used
+                    if taken or not self._check_compatible(block, model, recipe, prompts):
                         continue
                     key = (spec_key, recipe.path, choice_key, backend, _hashable(full))
                     if key not in seen:
@@ -78,7 +80,7 @@ class StudyGrid:
         return tuple(points)
 
     def _lanes(self) -> Iterator[tuple[str, ModelEntry, Block, RecipeEntry]]:
-        """(identity of the model, model, block, recipe), the models outermost."""
+        """(identity of the model, model, block, recipe), grouped by model."""
         identities: dict[str, None] = {}
         keyed = []
         for block in self.blocks:
@@ -94,7 +96,7 @@ class StudyGrid:
     def _prompts(
         self, block: Block, recipe: RecipeEntry
     ) -> Iterator[tuple[PromptsEntry, int | None]]:
-        """The prompts of a recipe, each with the seeds that change it."""
+        """The prompts of a recipe, each with every seed that affects it."""
         if recipe.card.over == "none":
             yield NO_PROMPTS, None
             return
@@ -103,17 +105,17 @@ class StudyGrid:
                 yield prompts, seed
 
     def _choice(self, prompts: PromptsEntry, seed: int | None) -> tuple[PromptChoice, str]:
-        """The prompts with a seed, and what tells them from others."""
+        """The prompts with a seed, and a string that identifies them."""
         name = (id(prompts), seed)
         if name not in self._choices:
             choice = replace(prompts.choice, seed=seed) if seed is not None else prompts.choice
             self._choices[name] = choice, json.dumps(asdict(choice), sort_keys=True, default=str)
         return self._choices[name]
 
-    # -- what is refused -----------------------------------------------------------------------
+    # -- checks ---------------------------------------------------------------------------------
 
-    def _fits(self) -> bool:
-        """Whether the grid has a bearable size, told without making it."""
+    def _check_size(self) -> bool:
+        """Whether the grid is small enough, determined without building it."""
         count = sum(
             len(block.models)
             * math.prod(map(len, recipe.axes.values()))
@@ -122,29 +124,29 @@ class StudyGrid:
             for recipe in block.recipes
         )
         if count > MOST_POINTS:
-            self.reader.refuse(
+            self.reader.add_problem(
                 (),
                 f"the grid has {count:,} points, more than {MOST_POINTS:,}",
-                "make several studies of it",
+                "split it into several studies",
             )
         return count <= MOST_POINTS
 
-    def _fit(
+    def _check_compatible(
         self, block: Block, model: ModelEntry, recipe: RecipeEntry, prompts: PromptsEntry
     ) -> bool:
-        """Whether a recipe can have these prompts and this model; what cannot be is noted once."""
+        """Whether a recipe works with these prompts and this model; if not, reported once."""
         card, hint = recipe.card, ""
         if card.takes_pairs and prompts.pairs is False:
-            said = (
+            message = (
                 f"recipe {card.name!r} works on clean/corrupt pairs, and "
-                f"{prompts.word[:40]!r} is no pair"
+                f"{prompts.word[:40]!r} is not a pair"
             )
             hint = f"{{recipe: {recipe.word}, phenomenon: {json.dumps(prompts.word)}}}"
             name = (recipe.where, prompts.where)
         elif "attention_weights" in card.needs and model.spec.attention not in ("auto", "eager"):
-            said = (
+            message = (
                 f"recipe {card.name!r} reads attention weights, which attention "
-                f"{model.spec.attention!r} of {model.word!r} does not give"
+                f"{model.spec.attention!r} of {model.word!r} does not provide"
             )
             hint = f"{{recipe: {recipe.word}, model: {model.word}}}"
             name = (recipe.where, model.where)
@@ -152,24 +154,24 @@ class StudyGrid:
             return True
         if name not in self._refused:
             self._refused.add(name)
-            advice = "name other ones" if block.where else f"add to 'exclude': - {hint}"
-            self.reader.refuse(recipe.where, said, advice)
+            advice = "choose others" if block.where else f"add to 'exclude': - {hint}"
+            self.reader.add_problem(recipe.where, message, advice)
         return False
 
     def _check(self, points: list[Point]) -> None:
-        """Refuse exclusions that exclude nothing, and a study of no points."""
+        """Report exclusions that exclude nothing, and a study without points."""
         for exclusion in self.exclusions:
             if not exclusion.used:
-                self.reader.refuse(
+                self.reader.add_problem(
                     exclusion.entry.where,
                     "this excludes no point of the grid",
                     self._unknown(exclusion.entry),
                 )
         if not points and not self.reader.problems:
-            self.reader.refuse((), "the study has no points", "everything is excluded")
+            self.reader.add_problem((), "the study has no points", "everything is excluded")
 
     def _unknown(self, entry: ExclusionEntry) -> str:
-        """What an exclusion names that the grid does not have."""
+        """The first thing that an exclusion names and the grid does not contain."""
         grid = self.blocks[0]
         known = {
             "recipe": [n for r in grid.recipes for n in (r.card.name, r.word)],
@@ -180,24 +182,24 @@ class StudyGrid:
         for part, words in known.items():
             for word in getattr(entry, part):
                 if str(word) not in words:
-                    said = f"{part} {word!r} is not in the grid"
-                    return "; ".join([said, *filter(None, [name_hint(word, words)])])
+                    message = f"{part} {word!r} is not in the grid"
+                    return "; ".join([message, *filter(None, [name_hint(word, words)])])
         names = {param.name for recipe in grid.recipes for param in recipe.card.parameters}
         for name in entry.parameters:
             if name not in names:
                 return f"no recipe has the parameter {name!r}; {name_hint(name, sorted(names))}"
-        return "no point has all of it"
+        return "no point matches all of it"
 
 
-class _Excluded:
-    """An exclusion, asked in steps, so that most points are not asked about."""
+class _ExclusionFilter:
+    """An exclusion, checked in steps, so that most points need no check of their own."""
 
     def __init__(self, entry: ExclusionEntry) -> None:
         self.entry = entry
         self.used = False
         self._wanted: dict[str, list[Any]] | None = {}
 
-    def meets(self, model: ModelEntry, recipe: RecipeEntry) -> bool:
+    def may_exclude(self, model: ModelEntry, recipe: RecipeEntry) -> bool:
         """Whether it may exclude points of this model and recipe."""
         entry = self.entry
         if entry.recipe and not {recipe.word, recipe.card.name} & set(entry.recipe):
@@ -207,15 +209,15 @@ class _Excluded:
         self._wanted = _wanted(recipe.card, entry.parameters)
         return self._wanted is not None
 
-    def covers(self, prompts: PromptsEntry, seed: int | None) -> bool:
+    def matches_prompts(self, prompts: PromptsEntry, seed: int | None) -> bool:
         """Whether it may exclude points of these prompts."""
         entry = self.entry
         if entry.phenomenon and not set(_names(prompts)) & set(entry.phenomenon):
             return False
         return not entry.seed or seed in entry.seed
 
-    def takes(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether it excludes a point of these parameters."""
+    def excludes(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether it excludes a point with these parameters."""
         wanted = self._wanted or {}
         if any(parameters[name] not in values for name, values in wanted.items()):
             return False
@@ -224,7 +226,7 @@ class _Excluded:
 
 
 def _wanted(card: Card, given: Mapping[str, Any]) -> dict[str, list[Any]] | None:
-    """Parameter → the values that are excluded; None if the recipe cannot have them."""
+    """Parameter → excluded values; None if the recipe cannot have them."""
     known = {param.name: param for param in card.parameters}
     wanted = {}
     for name, value in given.items():
@@ -239,13 +241,13 @@ def _wanted(card: Card, given: Mapping[str, Any]) -> dict[str, list[Any]] | None
 
 
 def _names(prompts: PromptsEntry) -> list[str]:
-    """The names by which an exclusion may call prompts: with and without the template."""
+    """The names that an exclusion may use for prompts: with and without the template."""
     phenomenon = prompts.choice.phenomenon is not None
     return [prompts.word, *([prompts.word.partition(":")[0]] if phenomenon else [])]
 
 
-class _Effective:
-    """All parameters that a point of a recipe has, whether the study gives them or not."""
+class _DefaultFiller:
+    """Fills in the defaults of the parameters that a study does not give."""
 
     def __init__(self, card: Card) -> None:
         self.defaults = {param.name: param.default for param in card.parameters}
@@ -258,7 +260,7 @@ class _Effective:
 
 
 def _product(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values, the last parameter changing quickest."""
+    """Every combination of the values, the last parameter varying fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 

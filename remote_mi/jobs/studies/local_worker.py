@@ -1,9 +1,9 @@
-"""A process of its own in which the local jobs of a study on one model run, one after the other.
+"""A separate process that runs the local jobs of a study on one model, one after the other.
 
-Started as `python -m remote_mi.jobs.studies.local_worker PROJECT`; it takes jobs as lines of JSON on
-stdin, and says on stdout how they go. The model is loaded once, its memory is given back when the process ends, and
-a crash takes down no more than the job at hand. It ends at once when its parent does, so that
-nobody else finds one of its jobs still being computed.
+Command line: `python -m remote_mi.jobs.studies.local_worker PROJECT`. It reads jobs as lines of
+JSON from stdin, and reports their progress on stdout. The model is loaded once, its memory is freed
+when the process exits, and a crash affects only the current job. It exits as soon as its parent
+does, so that no job is still being computed when the study is run again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ MODULE = "remote_mi.jobs.studies.local_worker"
 
 
 def job_message(point: Point, key: str, backend: str) -> dict[str, Any]:
-    """What a lane is told of a point.
+    """The message that sends a point to a lane.
 
     Args:
-        key: that its job should have. backend: where it runs.
+        key: the expected key of its job. backend: where it runs.
     """
     return {
         "job": point.index,
@@ -44,71 +44,71 @@ def job_message(point: Point, key: str, backend: str) -> dict[str, Any]:
     }
 
 
-class _Reports:
-    """Says on the real stdout how a job goes; a watch for the runner, too."""
+class _LaneReporter:
+    """Reports the progress of a job on the real stdout; also the runner's `Watch`."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.job = out, -1
 
-    def say(self, **what: Any) -> None:
+    def send(self, **what: Any) -> None:
         self.out.write(json.dumps({"job": self.job, **what}) + "\n")
         self.out.flush()
 
     def stage(self, text: str) -> None:
-        self.say(stage=text)
+        self.send(stage=text)
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        self.say(done=done, total=total, unit=unit)
+        self.send(done=done, total=total, unit=unit)
 
     def note(self, text: str) -> None:
         pass
 
 
 def serve(project: Path, out: TextIO) -> None:
-    """Take jobs from stdin until there are no more."""
+    """Run jobs from stdin until there are no more."""
     waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
-            told = json.loads(line)
-            waiting.put(told or None)
+            message = json.loads(line)
+            waiting.put(message or None)
         if waiting.empty() or waiting.queue[-1] is not None:
-            os._exit(1)  # the parent is gone, and did not say that this was all
+            os._exit(1)  # the parent is gone, and sent no end message
 
     threading.Thread(target=listen, daemon=True).start()
-    reports = _Reports(out)
-    while (told := waiting.get()) is not None:
-        reports.job = told["job"]
+    reports = _LaneReporter(out)
+    while (message := waiting.get()) is not None:
+        reports.job = message["job"]
         try:
             job = make_job(
-                told["recipe"],
-                ModelSpec(**told["model"]),
-                PromptChoice(**told["choice"]),
-                told["parameters"],
+                message["recipe"],
+                ModelSpec(**message["model"]),
+                PromptChoice(**message["choice"]),
+                message["parameters"],
                 project,
             )
-            if job.key != told["key"]:
-                reports.say(
+            if job.key != message["key"]:
+                reports.send(
                     state="failed",
-                    error=f"{job.card.name} changed since the study was "
+                    error=f"{job.card.name} has changed since the study was "
                     "planned; run the study again",
                 )
                 continue
-            result = execute(job, told["backend"], None, reports)
-            reports.say(state="done", run=result.run_id)
+            result = execute(job, message["backend"], None, reports)
+            reports.send(state="done", run=result.run_id)
         except RemoteMIError as error:
-            reports.say(state="failed", error=str(error))
-        except Exception as error:  # a mistake of ours must not take the other jobs along
-            reports.say(state="failed", error=f"unexpected {type(error).__name__}: {error}")
+            reports.send(state="failed", error=str(error))
+        except Exception as error:  # a bug must not affect the other jobs
+            reports.send(state="failed", error=f"unexpected {type(error).__name__}: {error}")
 
 
 def main() -> None:
-    """Serve, with everything that libraries print kept off the channel."""
+    """Serve, with libraries' output redirected from stdout to stderr."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(Path(sys.argv[1]), out)
     out.close()
-    os._exit(0)  # the thread that listens never returns
+    os._exit(0)  # the listening thread never returns
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""From a study to its jobs: which are there already, where the others would run, what it costs.
+"""From a study to its jobs: which have results, where the others would run, and the downloads.
 
-Thousands of points share recipes, prompts and models; each of these is read once.
+Thousands of points share recipes, prompts and models; each of these is read only once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
 from remote_mi.jobs.job import Job, Memo
-from remote_mi.jobs.lookup import Home, homes, places
+from remote_mi.jobs.lookup import Home, candidate_environments, result_places
 from remote_mi.jobs.studies import Point, Study
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
@@ -29,8 +29,8 @@ class PlannedPoint:
     """A point of a study, with its job and where it would run.
 
     Attributes:
-        job: None if it could not be made. where: None if it is there or cannot run anywhere.
-        run: name of the run that holds its result. cached: whether the cache holds it.
+        job: None if it is invalid. where: None if it has a run or cannot run anywhere.
+        run: name of the run with its result. cached: whether the cache has it.
         problem: why it cannot run.
     """
 
@@ -43,7 +43,7 @@ class PlannedPoint:
 
     @property
     def record(self) -> PointRecord:
-        """The point as the study's record has it."""
+        """The point's entry in the study's record."""
         point = self.point
         return PointRecord(
             point.index,
@@ -64,7 +64,7 @@ class StudyPlan:
     """All points of a study, planned.
 
     Attributes:
-        study: as read. points: in its order.
+        study: as read. points: in the study's order.
     """
 
     study: Study
@@ -72,17 +72,17 @@ class StudyPlan:
 
     @property
     def download(self) -> int:
-        """Bytes of models that somebody should be asked for."""
+        """Total size of model downloads that need confirmation, in bytes."""
         sizes = {p.where.model.name: p.where.download for p in self.points if p.where}
         return sum(sizes.values())
 
     def counts(self) -> Counter[str]:
-        """How many points are there already, in the cache, to run on each backend, or cannot run."""
+        """Number of points in each state; see `state_of`."""
         return Counter(state_of(point) for point in self.points)
 
 
 def state_of(point: PlannedPoint) -> str:
-    """Where a point stands, in a word."""
+    """A point's state: there, cached, cannot run, or the backend that would run it."""
     if point.run:
         return "there"
     if point.problem:
@@ -93,17 +93,17 @@ def state_of(point: PlannedPoint) -> str:
 
 
 def plan_study(study: Study, project: Path) -> StudyPlan:
-    """The jobs of a study, and where each would run.
+    """Plan the jobs of a study.
 
-    A point that cannot run is part of the plan, with its reason. Errors of single points are, too.
+    Points that are invalid or cannot run are part of the plan, each with its reason.
     """
-    makes, places = _Maker(project), _Places(project)
+    make_point_job, finder = _JobMaker(project), _PlaceFinder(project)
     points = []
     for point in study.points:
         planned = PlannedPoint(point)
         try:
-            planned.job = makes(point)
-            places.find(planned)
+            planned.job = make_point_job(point)
+            finder.find(planned)
         except RemoteMIError as error:
             planned.problem = str(error)
         points.append(planned)
@@ -118,8 +118,8 @@ def _prompts_name(choice: PromptChoice) -> str:
     return next(iter(choice.texts.values()), "")
 
 
-class _Maker:
-    """Makes the jobs of points; what they share is read once."""
+class _JobMaker:
+    """Creates the jobs of points; what they share is read only once."""
 
     def __init__(self, project: Path) -> None:
         self.project = project
@@ -128,55 +128,57 @@ class _Maker:
 
     def __call__(self, point: Point) -> Job:
         card, choice = point.card, point.choice
-        asked = card.over != "none"
-        prompts = _once(
+        takes_prompts = card.over != "none"
+        prompts = _get_or_compute(
             self.prompts,
-            repr((asked, choice)),
-            lambda: choice.resolve(self.project) if asked else choice.check_none(card.name),
+            repr((takes_prompts, choice)),
+            lambda: choice.resolve(self.project) if takes_prompts else choice.check_none(card.name),
         )
         return job_on(card, point.model, prompts, point.parameters, self.project, memo=self.memo)
 
 
-class _Places:
-    """Where the results of jobs are, and where those that are not there would be computed."""
+class _PlaceFinder:
+    """Finds existing results of jobs, and where the missing ones would be computed."""
 
     def __init__(self, project: Path) -> None:
         self.planner = Dispatcher(project)
-        self.done = Runs(project).done()
+        self.latest_done = Runs(project).latest_done()
         self.homes: dict[str, list[Home]] = {}
         self.plans: dict[str, Plan | RemoteMIError] = {}
 
     def find(self, point: PlannedPoint) -> None:
-        """Fill in where a point's result is or would be computed."""
-        job, asked = point.job, point.point.backend
+        """Fill in where a point's result is, or where it would be computed."""
+        job, requested = point.job, point.point.backend
         assert job is not None
-        for place in places(job, self._homes(job.model, asked), self.done):
+        for place in result_places(job, self._homes(job.model, requested), self.latest_done):
             if place.run:
                 point.run = place.run
                 return
             point.cached |= place.cached
-        plan = self._plan(job, asked)
+        plan = self._plan(job, requested)
         if isinstance(plan, RemoteMIError):
             if not point.cached:
                 point.problem = str(plan)
             return
         point.where = plan
 
-    def _homes(self, model: ModelSpec, asked: str) -> list[Home]:
-        return _once(
+    def _homes(self, model: ModelSpec, requested: str) -> list[Home]:
+        return _get_or_compute(
             self.homes,
-            repr((model, asked)),
-            lambda: list(homes(model, self.planner.backends(asked), every=True)),
+            repr((model, requested)),
+            lambda: list(
+                candidate_environments(model, self.planner.backends(requested), every=True)
+            ),
         )
 
-    def _plan(self, job: Job, asked: str) -> Plan | RemoteMIError:
-        """The plan for a job; jobs that are alike in what matters to it share one."""
+    def _plan(self, job: Job, requested: str) -> Plan | RemoteMIError:
+        """The plan for a job; jobs that are similar enough to be planned alike share one."""
         longest = max(
             (len(e.clean) + len(e.corrupt or "") for e in job.prompts.examples), default=0
         )
         alike = repr(
             (
-                asked,
+                requested,
                 job.model,
                 job.card.needs,
                 job.card.name,
@@ -187,14 +189,14 @@ class _Places:
 
         def decide() -> Plan | RemoteMIError:
             try:
-                return self.planner.plan(job, asked)
+                return self.planner.plan(job, requested)
             except RemoteMIError as error:
                 return error
 
-        return _once(self.plans, alike, decide)
+        return _get_or_compute(self.plans, alike, decide)
 
 
-def _once(known: dict[Any, Any], name: Any, find: Callable[[], Any]) -> Any:
+def _get_or_compute(known: dict[Any, Any], name: Any, find: Callable[[], Any]) -> Any:
     if name not in known:
         known[name] = find()
     return known[name]

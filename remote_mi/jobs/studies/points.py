@@ -1,4 +1,4 @@
-"""What a study file says: its points, each the description of one job."""
+"""The content of a study file: its points, each of which describes one job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from remote_mi.recipes.declaration import Card
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One job of a study, as `remote_mi.jobs.building.make_job` takes it.
+    """One job of a study, as arguments of `remote_mi.jobs.building.make_job`.
 
     Attributes:
-        index: its place in the study, from 0.
+        index: its position in the study, from 0.
         recipe: name, or absolute file (`/…/mine.py:name`).
         model, choice: the model and the prompts; an empty choice for a recipe that takes none.
-        parameters: those that the study gives, as the recipe gets them.
-        backend: as `--backend` takes it. card: of the recipe, as it was found.
+        parameters: given by the study, parsed.
+        backend: as for `--backend`. card: of the recipe.
     """
 
     index: int
@@ -35,15 +35,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, checked as far as that is possible without a tokenizer.
+    """A study file, checked as far as possible without a tokenizer.
 
     Attributes:
-        name, title, question: as in the file; the title is the name, and the question empty, where
-            it has none.
+        name, title, question: from the file; the title defaults to the name, the question to "".
         path: the file.
-        points: every job once; those of one model stand together.
-        figures: recipe's own name → the figures chosen for the report; recipes that are not
-            named show all of theirs.
+        points: every job once, grouped by model.
+        figures: recipe → names of the figures chosen for the report; recipes without an entry
+            show all of theirs.
     """
 
     name: str

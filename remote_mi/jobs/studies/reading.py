@@ -1,4 +1,4 @@
-"""Reading a study file: structure, entries, grid, each step noting all of its mistakes."""
+"""Reading a study file: structure, entries, grid. Each step collects all of its mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 
 
-def study_of(path: Path, project: Path) -> Study:
+def load_study(path: Path, project: Path) -> Study:
     """The study that a file describes; see `remote_mi.jobs.studies.read`."""
     found = read_with_positions(path)
     reader = Reader(found, project, model_problems(found, StudyFile))
@@ -33,25 +33,25 @@ def study_of(path: Path, project: Path) -> Study:
 
 
 def _blocks(reader: Reader) -> list[Block]:
-    """The study's own grid, and its inclusions, which have what they do not name from it."""
+    """The study's own grid, and its inclusions, which inherit from it what they do not specify."""
     data = reader.data
     own = Block(
         models=reader.models(("models",)),
         recipes=reader.recipes(("recipes",)),
         prompts=reader.prompts(("phenomena",)),
-        seeds=[seed for _, seed in reader.several(("seeds",))],
+        seeds=[seed for _, seed in reader.entries(("seeds",))],
     )
     if "models" not in data:
         own.models = [ModelEntry((), EMBEDDED, ModelSpec(), "")]
     blocks = [own]
-    for where, entry in reader.several(("include",)):
+    for where, entry in reader.entries(("include",)):
         blocks.append(
             Block(
                 where,
                 reader.models((*where, "model")) if "model" in entry else own.models,
-                reader.included(where, entry),
+                reader.included_recipes(where, entry),
                 reader.prompts((*where, "phenomenon")) if "phenomenon" in entry else own.prompts,
-                [seed for _, seed in reader.several((*where, "seed"))]
+                [seed for _, seed in reader.entries((*where, "seed"))]
                 if "seed" in entry
                 else own.seeds,
             )
@@ -61,24 +61,29 @@ def _blocks(reader: Reader) -> list[Block]:
 
 
 def _check_prompts(reader: Reader, blocks: list[Block]) -> None:
-    """Refuse a study without recipes, recipes without prompts, and seeds that change nothing."""
+    """Report a study without recipes, recipes without prompts, and seeds without effect."""
     data = reader.data
     if not data.get("recipes") and not data.get("include") and not reader.problems:
-        reader.refuse((), "the study names no recipe", "add e.g. recipes: [logit_lens]")
+        reader.add_problem((), "the study has no recipes", "add e.g. recipes: [logit_lens]")
     for block in blocks:
         named = block.where and "phenomenon" in data["include"][block.where[-1]]
         for recipe in block.recipes:
             if recipe.card.over != "none" and not named and not data.get("phenomena"):
-                reader.refuse(
+                reader.add_problem(
                     recipe.where,
                     f"recipe {recipe.word!r} needs prompts",
                     "add e.g. phenomena: [ioi]",
                 )
     drawn = any(prompts.drawn for block in blocks for prompts in block.prompts)
     for where in (("seeds",), *((*b.where, "seed") for b in blocks if b.where)):
-        if where in reader.found.keys and reader.sound(where) and not drawn and not reader.problems:
-            reader.refuse(
+        if (
+            where in reader.found.keys
+            and reader.is_valid(where)
+            and not drawn
+            and not reader.problems
+        ):
+            reader.add_problem(
                 where,
-                "no phenomenon here is drawn with a seed",
+                "no phenomenon here uses a seed",
                 "leave it out; a recipe's own seed is one of its parameters",
             )

@@ -1,7 +1,7 @@
-"""Running a study: local jobs in one lane a model, remote ones in flight at the same time.
+"""Running a study: local jobs in one lane per model, remote jobs in flight at the same time.
 
-Nothing is lost by an end in the middle: a finished local job is in the store, a remote one is
-looked after by the collector, and the next `run_study` goes on from there.
+Nothing is lost if it is interrupted: finished local jobs are in the store, remote ones are
+fetched by the collector, and the next `run_study` continues from there.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.dispatch.plan import Plan
-from remote_mi.jobs.runner import execute, hand_over_planned
+from remote_mi.jobs.runner import execute, submit_planned
 from remote_mi.jobs.studies import local_worker
 from remote_mi.jobs.studies.plan import PlannedPoint, StudyPlan
 from remote_mi.store.result import Result
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
-#: How often remote jobs and the lane are looked at, in seconds.
+#: How often remote jobs and the lane are polled, in seconds.
 PAUSE_S = 0.1
-#: Jobs that a lane is told of beforehand, so that it need not wait for the next.
+#: Jobs sent to a lane in advance, so that it need not wait for the next.
 _AHEAD = 2
 
 
-def goes_on_alone(plan: Plan) -> bool:
-    """Whether a job runs on while nobody waits for it, and is not to be done in a lane."""
+def runs_detached(plan: Plan) -> bool:
+    """Whether the chosen backend runs a job in the background, so that it needs no lane."""
     return named(plan.chosen.backend)[0].detaches
 
 
 class Overview(Protocol):
-    """Something that shows how a study goes."""
+    """Displays the progress of a study."""
 
     def begin(self, record: StudyRecord) -> None:
-        """The study, before anything of it runs."""
+        """Called with the study before any of it runs."""
         ...
 
     def point(self, point: PointRecord) -> None:
-        """A point's state has changed."""
+        """Called when a point's state has changed."""
         ...
 
     def watch(self, point: PointRecord) -> Watch:
-        """Something that shows what is being done about a point."""
+        """Displays the progress of a point."""
         ...
 
 
 def run_study(
     plan: StudyPlan, project: Path, overview: Overview, max_remote: int, text: bytes
 ) -> StudyRecord:
-    """Run what of a study is not there yet; points that fail are recorded, and the rest goes on.
+    """Run all points of a study without a result; failures are recorded, and the rest continues.
 
     Args:
-        max_remote: the most jobs on servers at one time. text: the study's file.
+        max_remote: most jobs on servers at one time. text: content of the study's file.
 
     Raises:
-        UsageError: if the same study is running already. StoreError: if nothing can be written.
+        UsageError: if the same study is already running. StoreError: if nothing can be written.
     """
     records = StudyRecords(project)
     study = plan.study
@@ -78,7 +78,7 @@ def run_study(
     record = records.begin(record, text)
     changed = []
     for point, planned in zip(record.points, plan.points, strict=True):
-        # What is there now is truer than what was written down.
+        # What exists now takes precedence over what was recorded.
         before = (point.state, point.run)
         point.state, point.run = ("done" if planned.run else "waiting"), planned.run
         if (point.state, point.run) != before:
@@ -92,11 +92,11 @@ def run_study(
     try:
         with FileLock(locks / f"study-{study.name}", timeout=0):
             overview.begin(record)
-            _StudyRun(plan, record, project, overview, max_remote).go()
+            _StudyRun(plan, record, project, overview, max_remote).run()
     except Timeout:
         raise UsageError(
-            f"the study {study.name!r} is running already",
-            f"`remote-mi study show {study.name}` says how far it is",
+            f"the study {study.name!r} is already running",
+            f"`remote-mi study show {study.name}` shows its progress",
         ) from None
     return record
 
@@ -121,7 +121,7 @@ class _StudyRun:
             same = first.setdefault(point.job.key + point.point.backend, point)
             if same is not point:
                 self.twins.setdefault(same.point.index, []).append(point)
-            elif point.where is not None and goes_on_alone(point.where):
+            elif point.where is not None and runs_detached(point.where):
                 self.remote.append(point)
             else:
                 lanes.setdefault(repr(point.point.model), []).append(point)
@@ -129,22 +129,22 @@ class _StudyRun:
         self.lane: _Lane | None = None
         for point in plan.points:
             if point.problem:
-                self.end(point, error=point.problem)
+                self.finish(point, error=point.problem)
 
-    def go(self) -> None:
-        """Until every point is done or has failed."""
+    def run(self) -> None:
+        """Run until every point is done or has failed."""
         try:
             while self.lanes or self.lane or self.remote or self.in_flight:
                 self._feed_lane()
                 self._send_one()
-                self._look()
-                self._hear()
+                self._poll_remote()
+                self._read_lane()
         finally:
             if self.lane is not None:
                 self.lane.stop()
 
-    def end(self, point: PlannedPoint, run: str | None = None, error: str | None = None) -> None:
-        """A point is done, or has failed."""
+    def finish(self, point: PlannedPoint, run: str | None = None, error: str | None = None) -> None:
+        """Record that a point is done, or has failed."""
         for same in (point, *self.twins.get(point.point.index, ())):
             entry = self._entry(same)
             entry.state, entry.run, entry.error = ("done" if run else "failed"), run, error
@@ -157,7 +157,7 @@ class _StudyRun:
     # --- local ---
 
     def _feed_lane(self) -> None:
-        """Start the next lane where none runs, and tell the running one of its next jobs."""
+        """Start the next lane if none is running, and send the running one its next jobs."""
         if self.lane is None and self.lanes:
             points = self.lanes.popleft()
             self._take_cached(points)
@@ -167,55 +167,56 @@ class _StudyRun:
             self.lane.feed()
 
     def _take_cached(self, points: deque[PlannedPoint]) -> None:
-        """Make the runs of what the cache has; that needs no model, and so no lane."""
+        """Write the runs of cached results; that needs no model, and so no lane."""
         for point in [p for p in points if p.cached]:
             points.remove(point)
             assert point.job is not None
             try:
                 watch = self.overview.watch(self._entry(point))
-                self.end(point, execute(point.job, point.point.backend, None, watch).run_id)
+                self.finish(point, execute(point.job, point.point.backend, None, watch).run_id)
             except RemoteMIError as error:
-                self.end(point, error=str(error))
+                self.finish(point, error=str(error))
 
-    def _hear(self) -> None:
-        """Take what the lane says, waiting a moment for it."""
+    def _read_lane(self) -> None:
+        """Handle the lane's messages, waiting briefly for them."""
         if self.lane is None:
             if self.in_flight:
                 time.sleep(PAUSE_S)
             return
-        for said in self.lane.heard(PAUSE_S):
-            point = self.lane.told.get(said.get("job", -1))
+        for message in self.lane.read_messages(PAUSE_S):
+            point = self.lane.sent.get(message.get("job", -1))
             if point is None:
                 continue
             entry = self._entry(point)
-            if "state" in said:
-                del self.lane.told[said["job"]]
-                self.end(point, said.get("run"), said.get("error"))
-            elif "stage" in said:
-                self.overview.watch(entry).stage(said["stage"])
-            elif "total" in said:
-                self.overview.watch(entry).advance(said["done"], said["total"], said["unit"])
-        if self.lane.is_over:
-            self._lane_is_over(self.lane)
+            if "state" in message:
+                del self.lane.sent[message["job"]]
+                self.finish(point, message.get("run"), message.get("error"))
+            elif "stage" in message:
+                self.overview.watch(entry).stage(message["stage"])
+            elif "total" in message:
+                watch = self.overview.watch(entry)
+                watch.advance(message["done"], message["total"], message["unit"])
+        if self.lane.has_ended:
+            self._handle_lane_end(self.lane)
 
-    def _lane_is_over(self, over: _Lane) -> None:
-        """Go on after a lane has ended, also where it crashed in the middle of a job."""
+    def _handle_lane_end(self, ended: _Lane) -> None:
+        """Continue after a lane has ended, possibly by a crash in the middle of a job."""
         self.lane = None
-        unfinished = [over.told[number] for number in sorted(over.told)]
-        if unfinished:  # it was at the first; the others it had not begun
-            self.end(
+        unfinished = [ended.sent[number] for number in sorted(ended.sent)]
+        if unfinished:  # it was running the first, and had not begun the others
+            self.finish(
                 unfinished[0],
-                error=f"the process that ran it ended ({over.how_it_ended()}); "
-                "if memory ran out: a smaller dtype, shorter prompts or fewer pairs",
+                error=f"the process that ran it ended ({ended.exit_reason()}); "
+                "if it ran out of memory: use a smaller dtype, shorter prompts or fewer pairs",
             )
-        rest = deque([*unfinished[1:], *over.points])
+        rest = deque([*unfinished[1:], *ended.points])
         if rest:
             self.lanes.appendleft(rest)
 
     # --- remote ---
 
     def _send_one(self) -> None:
-        """Send the next job to its server, where there is room."""
+        """Submit the next remote job, unless too many are in flight."""
         if not self.remote or len(self.in_flight) >= self.most:
             return
         point = self.remote.popleft()
@@ -225,47 +226,46 @@ class _StudyRun:
         watch = self.overview.watch(entry)
         watch.stage(f"submitting to {entry.where}")
         try:
-            handed = hand_over_planned(point.job, point.where, watch)
+            submitted = submit_planned(point.job, point.where, watch)
         except RemoteMIError as error:
-            self.end(point, error=str(error))
+            self.finish(point, error=str(error))
             return
-        if isinstance(handed, Result):
-            self.end(point, handed.run_id)
+        if isinstance(submitted, Result):
+            self.finish(point, submitted.run_id)
             return
-        # It fetches the results, also if this process is killed.
+        # It fetches the results even if this process is killed.
         start_collector.start(self.project)
-        self.in_flight[handed.id] = point
+        self.in_flight[submitted.id] = point
         entry.state = "submitted"
         self.records.note(self.record, entry)
         self.overview.point(entry)
 
-    def _look(self) -> None:
-        """See in the ledger what has become of the jobs in flight."""
+    def _poll_remote(self) -> None:
+        """Look up the jobs in flight in the ledger."""
         for job_id, point in list(self.in_flight.items()):
-            found = self.ledger.get(job_id)
-            if found.is_open:
-                said = found.status.lower() or "submitted"
-                self.overview.watch(self._entry(point)).stage(said)
+            job = self.ledger.get(job_id)
+            if job.is_open:
+                self.overview.watch(self._entry(point)).stage(job.status.lower() or "submitted")
                 continue
             del self.in_flight[job_id]
-            if found.state == "done":
-                self.end(point, found.run or "")
+            if job.state == "done":
+                self.finish(point, job.run or "")
             else:
-                said = (found.error or {}).get("message") or f"the job is {found.state}"
-                self.end(point, error=str(said))
+                message = (job.error or {}).get("message") or f"the job is {job.state}"
+                self.finish(point, error=str(message))
 
 
 class _Lane:
-    """The process in which jobs on one model run; see `remote_mi.jobs.studies.local_worker`."""
+    """The process that runs the jobs on one model; see `remote_mi.jobs.studies.local_worker`."""
 
     def __init__(self, project: Path, points: deque[PlannedPoint]) -> None:
         self.points = points
-        self.told: dict[int, PlannedPoint] = {}
-        self.said: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self.is_over = self.closed = False
+        self.sent: dict[int, PlannedPoint] = {}
+        self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.has_ended = self.closed = False
         logs = project / ".remote_mi"
         with (logs / "lane.log").open("wb") as log:
-            # In a session of its own: Ctrl-C is for us, and we end it.
+            # In its own session: Ctrl-C goes to this process only, which then stops the lane.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", local_worker.MODULE, str(project)],
                 stdin=subprocess.PIPE,
@@ -282,51 +282,51 @@ class _Lane:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             try:
-                self.said.put(json.loads(line))
+                self.messages.put(json.loads(line))
             except ValueError:
                 continue
-        self.said.put(None)
+        self.messages.put(None)
 
     def feed(self) -> None:
-        """Tell it of its next jobs, or that there are no more."""
-        while self.points and len(self.told) < _AHEAD:
+        """Send it its next jobs, or the message that there are no more."""
+        while self.points and len(self.sent) < _AHEAD:
             point = self.points.popleft()
-            self.told[point.point.index] = point
+            self.sent[point.point.index] = point
             assert point.job is not None
             where = point.where.chosen.backend if point.where else point.point.backend
             self._write(local_worker.job_message(point.point, point.job.key, where))
-        if not self.points and not self.told and not self.closed:
+        if not self.points and not self.sent and not self.closed:
             self.closed = True
             self._write({})
 
-    def _write(self, told: dict[str, Any]) -> None:
+    def _write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(told) + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
         except OSError:
-            pass  # it has ended; its listener says so
+            pass  # it has ended; the listener reports that
 
-    def heard(self, patience: float) -> list[dict[str, Any]]:
-        """What it has said since; waits for the first word."""
-        found: list[dict[str, Any]] = []
+    def read_messages(self, patience: float) -> list[dict[str, Any]]:
+        """Its new messages; waits up to `patience` seconds for the first."""
+        new: list[dict[str, Any]] = []
         try:
-            said = self.said.get(timeout=patience)
-            while said is not None:
-                found.append(said)
-                said = self.said.get_nowait()
-            self.is_over = True
+            message = self.messages.get(timeout=patience)
+            while message is not None:
+                new.append(message)
+                message = self.messages.get_nowait()
+            self.has_ended = True
         except queue.Empty:
             pass
-        return found
+        return new
 
-    def how_it_ended(self) -> str:
-        """Its exit code, and the last that it or a library of it said."""
+    def exit_reason(self) -> str:
+        """Its exit code, and the last line of its log."""
         code = self.process.wait(timeout=10)
-        said = self.log.read_text(errors="replace").strip().splitlines()
-        return f"exit code {code}" + (f": {first_line(RuntimeError(said[-1]))}" if said else "")
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return f"exit code {code}" + (f": {first_line(RuntimeError(lines[-1]))}" if lines else "")
 
     def stop(self) -> None:
-        """End it, and with it the job at hand."""
+        """Kill it, together with the current job."""
         self.process.kill()
         self.process.wait(timeout=10)

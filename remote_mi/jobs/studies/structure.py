@@ -1,7 +1,7 @@
-"""The keys of a study file, as a pydantic model; a JSON schema for editors is made of it.
+"""The structure of a study file as a pydantic model, which also yields a JSON schema for editors.
 
-What is said here is structure: which keys there are, and of what type. Whether a recipe exists,
-has a parameter or takes a value is checked in `remote_mi.jobs.studies`.
+Only structure is checked here: the keys and their types. Whether a recipe exists, has a parameter
+or accepts a value is checked in `remote_mi.jobs.studies.entry_reader`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 def _name(word: str) -> str:
     if not _NAME.fullmatch(word):
-        raise _refused("a name has letters, digits, '_', '-' and '.', at most 80 of them")
+        raise _error("a name has letters, digits, '_', '-' and '.', at most 80 of them")
     return word
 
 
@@ -46,14 +46,14 @@ def _backend(word: str) -> str:
     try:
         return backend_name(word)
     except UsageError as error:
-        raise _refused(error.message, error.hint) from None
+        raise _error(error.message, error.hint) from None
 
 
-def _refused(said: str, hint: str | None = None) -> PydanticCustomError:
+def _error(said: str, hint: str | None = None) -> PydanticCustomError:
     return PydanticCustomError("refused", "{said}", {"said": said, "hint": hint or ""})
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     """One entry as a list of one."""
     return value if isinstance(value, list) else [value]
 
@@ -72,7 +72,7 @@ _Values = dict[
 
 
 class ModelFields(_Part):
-    """A model, with what decides its numbers."""
+    """A model, with everything that determines its numbers."""
 
     name: _Word
     """A hub id, a folder (relative to the project), or the embedded model's name."""
@@ -93,7 +93,7 @@ class ModelFields(_Part):
     chat: bool = False
     """Whether prompts are put into the model's chat template."""
     names: dict[str, str] = {}
-    """Module path → portable name, for an architecture that is not known."""
+    """Module path → portable name, for an unknown architecture."""
     backend: _Backend | None = None
     """Where its jobs run: auto, local, ndif, ndif:here, ndif:URL."""
 
@@ -122,7 +122,7 @@ class TextEntry(_Part):
     prompt: str | None = None
     """The text of a prompt."""
     target: str | None = None
-    """The token that is asked for, with its leading space; optional."""
+    """The token to predict, with its leading space; optional."""
     clean: str | None = None
     """The text of the clean prompt of a pair."""
     corrupt: str | None = None
@@ -152,8 +152,8 @@ class RecipeFields(_Part):
             first = str(next(iter(value), "NAME"))
             hint = f"are the parameters of {first!r:.60} indented below it?"
             if first not in RecipeFields.model_fields and nearest(first, ["name"]):
-                hint = f"is {first!r:.60} 'name', misspelt?"
-            raise _refused(
+                hint = f"is {first!r:.60} a misspelling of 'name'?"
+            raise _error(
                 "a recipe is NAME, or NAME: {PARAMETER: VALUE}, or a mapping with the key 'name'",
                 hint,
             )
@@ -167,7 +167,7 @@ class ShortRecipe(
 
 
 def _kind(value: Any) -> str | None:
-    """Which of the ways an entry is written in."""
+    """The form in which an entry is written."""
     if isinstance(value, str):
         return "as a text"
     if not isinstance(value, dict):
@@ -186,26 +186,28 @@ def _recipe_kind(value: Any) -> str | None:
     return "as a short mapping" if short else _plain_kind(value)
 
 
-def _way(kind: Any) -> Any:
+def _discriminator(kind: Any) -> Any:
     return Discriminator(
         kind, custom_error_type="neither", custom_error_message="it is neither a name nor a mapping"
     )
 
 
 _Named = Annotated[_Word, Tag("as a text")]
-_AModel = Annotated[_Named | Annotated[ModelFields, Tag("as a mapping")], _way(_plain_kind)]
+_AModel = Annotated[
+    _Named | Annotated[ModelFields, Tag("as a mapping")], _discriminator(_plain_kind)
+]
 _Prompts = Annotated[
     _Named
     | Annotated[PhenomenonEntry, Tag("as a mapping")]
     | Annotated[PairsEntry, Tag("as a file")]
     | Annotated[TextEntry, Tag("as texts")],
-    _way(_kind),
+    _discriminator(_kind),
 ]
 _ARecipe = Annotated[
     _Named
     | Annotated[ShortRecipe, Tag("as a short mapping")]
     | Annotated[RecipeFields, Tag("as a mapping")],
-    _way(_recipe_kind),
+    _discriminator(_recipe_kind),
 ]
 
 
@@ -213,7 +215,7 @@ class _OneOrMore:
     """Lets one entry stand for a list of one."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return core_schema.no_info_before_validator_function(_listed, handler(source))
+        return core_schema.no_info_before_validator_function(_as_list, handler(source))
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
         several = handler(core)
@@ -226,12 +228,12 @@ _Numbers = Annotated[list[int], *_ONE_OR_MORE]
 
 
 class Exclusion(_Part):
-    """Points that are left out of the grid: those that have all of what is named."""
+    """Points that are left out of the grid: the ones that match all of its keys."""
 
     recipe: _Words = []
     """Name of a recipe, or several."""
     model: _Words = []
-    """Name of a model as it stands in `models`, or several."""
+    """Name of a model as written in `models`, or several."""
     phenomenon: _Words = []
     """A phenomenon, with or without its template, a file, or a prompt's text; or several."""
     seed: _Numbers = []
@@ -241,10 +243,10 @@ class Exclusion(_Part):
 
 
 class Inclusion(_Part):
-    """Points beyond the grid. What is left out is as in the study."""
+    """Points beyond the grid. Omitted keys are as in the study."""
 
     recipe: _Word
-    """Name or file of a recipe, whether it stands in `recipes` or not."""
+    """Name or file of a recipe, whether or not it is in `recipes`."""
     model: Annotated[list[_AModel], *_ONE_OR_MORE] = []
     """A model, or several, as in `models`."""
     phenomenon: Annotated[list[_Prompts], *_ONE_OR_MORE] = []
@@ -261,11 +263,11 @@ class StudyFile(_Part):
     """A study: a grid of jobs, models × recipes × phenomena × parameters × seeds."""
 
     study: Annotated[str, AfterValidator(_name)]
-    """Its name; the file is called the same."""
+    """Its name; should be the same as the file's."""
     title: str = ""
-    """What it is called in the report; its name if left out."""
+    """Its title in the report; its name if left out."""
     question: str = ""
-    """What it is to find out."""
+    """The question that it should answer."""
     models: Annotated[list[_AModel], Field(min_length=1)] = [EMBEDDED]
     """Names, or mappings; the embedded model if left out."""
     recipes: Annotated[list[_ARecipe], Field(min_length=1)] = []
@@ -277,7 +279,7 @@ class StudyFile(_Part):
     parameters: _Values = {}
     """Parameters of every recipe that has them. A list is an axis of the grid."""
     backend: _Backend = "auto"
-    """Where jobs run, if neither recipe nor model says it: auto, local, ndif, ndif:here, ndif:URL."""
+    """Where jobs run, unless recipe or model say otherwise: auto, local, ndif, ndif:here, ndif:URL."""
     exclude: list[Exclusion] = []
     """Points that are left out of the grid."""
     include: list[Inclusion] = []
@@ -293,7 +295,7 @@ def schema() -> dict[str, Any]:
 
 
 def _without_titles(part: Any) -> Any:
-    """Without the titles that pydantic makes of names: they say nothing new."""
+    """Without the titles that pydantic derives from names, which add nothing."""
     if isinstance(part, list):
         return [_without_titles(item) for item in part]
     if not isinstance(part, dict):

@@ -18,7 +18,7 @@ from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.store.result import Result
-from remote_mi.store.run_folder import RunFolder, id8_in
+from remote_mi.store.run_folder import RunFolder, id8_from_name
 from remote_mi.store.run_info import ARRAYS, RunInfo
 
 #: Runs with more bytes of arrays are shown at once and checked against their hash meanwhile.
@@ -118,7 +118,7 @@ class OpenedRun:
 
     @property
     def id8(self) -> str:
-        return id8_in(self.name)
+        return id8_from_name(self.name)
 
     @property
     def argument(self) -> str:
@@ -139,7 +139,7 @@ class OpenedRun:
 def run_argument(folder: Path) -> str:
     """The argument by which a command finds a run: its id within the project, else its folder."""
     ours = folder.parent == project_folder() / "runs"
-    return shlex.quote(id8_in(folder.name) if ours else str(folder))
+    return shlex.quote(id8_from_name(folder.name) if ours else str(folder))
 
 
 def open_run(folder: Path) -> OpenedRun:
@@ -166,7 +166,7 @@ def open_run(folder: Path) -> OpenedRun:
 
 def check_arrays(opened: OpenedRun) -> str:
     """Check the arrays of a run against their hash; returns the problem, or ""."""
-    for part, problem in RunFolder(opened.folder).changed(ARRAYS):
+    for part, problem in RunFolder(opened.folder).changed_files(ARRAYS):
         return f"{opened.folder / part} {problem}"
     return ""
 

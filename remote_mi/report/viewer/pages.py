@@ -89,7 +89,7 @@ def provenance_listing(opened: OpenedRun, width: int) -> Listing:
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)
-    for note in opened.info.shown.notes if opened.info else []:
+    for note in opened.info.parsed_document.notes if opened.info else []:
         row("note", note)
     source: Mapping[str, Any] = opened.info.provenance if opened.info else {}
     plain = {name: value for name, value in source.items() if not isinstance(value, Mapping)}

@@ -249,7 +249,7 @@ def test_a_kind_that_runs_while_it_is_waited_for_has_lanes_of_a_study(box, tiny_
     assert [run["backend"] for run in runs] == ["crate", "crate"]
     assert {run["environment"]["kind"] for run in runs} == {"crate"}
     code, out, err = cli("run", "logit_lens", "-p", "prompt=a", "--backend", "crate", "--detach")
-    assert code == 2 and "crate runs a job only while it is waited for" in err
+    assert code == 2 and "crate cannot run a job in the background" in err
     code, out, _ = cli("study", "plan", "boxed.yaml", "--json")
     assert {point["run"] is not None for point in json.loads(out)["points"]} == {True}
 

@@ -13,7 +13,7 @@ import pytest
 
 import remote_mi as mi
 from remote_mi.common.paths import cache_root
-from remote_mi.jobs.explain import differences, in_words
+from remote_mi.jobs.explain import describe_environment, differences
 from remote_mi.store.cache import Cache
 from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.cache_upkeep import plan_sweep, sweep
@@ -74,7 +74,7 @@ def kept(store):
     """Which of the twenty are whole, looked at without counting as use."""
     found = []
     for path in store.entry_paths():
-        store.read_checked(path)
+        store.read_verified(path)
         found.append(int(path.parent.name, 16))
     return sorted(found)
 
@@ -287,7 +287,7 @@ def test_a_result_of_another_environment_is_named_and_taken_on_request_only(
         (store.root / row.path).unlink()
     out = cli("cache", "explain", *words)[1]
     assert "same key, computed in another environment: local-cuda" in out and "2.12.0" in out
-    assert "not taken, because numbers may differ" in out and "--reuse-any" in out
+    assert "not reused, because numbers may differ" in out and "--reuse-any" in out
     code, out, err = cli("run", *words, "--reuse-any", "--json")
     found = json.loads(out)["provenance"]
     assert code == 0 and "local-cuda" in found["reused"] and found["cache"] == "hit"
@@ -329,16 +329,16 @@ def test_every_kind_of_difference_has_its_words():
 
     assert said() == []
     assert said(code_parts={}, code="d") == [
-        "the code that the recipe reaches changed; which part is not known"
+        "the code that the recipe reaches changed; it is not known which part"
     ]
     assert said(code_parts={**here["code_parts"], "m.n:": "4", "recipe:g": "5"}) == [
-        "what m/n.py does when it is imported changed",
-        "the code of `g` in f.py was reached then, and is not now",
+        "the module-level code of m/n.py changed",
+        "the code of `g` in f.py was reached before, but is not now",
     ]
     parts = {**here["code_parts"], "remote_mi.interventions.sites:read": "9"}
     del parts["recipe:f"]
     assert said(code_parts=parts) == [
-        "the code of `f` in f.py is reached now, and was not then",
+        "the code of `f` in f.py is reached now, but was not before",
         "the code of `read` in remote_mi.interventions.sites changed",
     ]
     assert said(parameters={}) == ["parameter a: nothing there, 1 here"]
@@ -346,7 +346,7 @@ def test_every_kind_of_difference_has_its_words():
     assert said(model={**here["model"], "dtype": "float16"}) == [
         "the model's dtype: float16 there, auto here"
     ]
-    assert said(prompts=here["prompts"][::-1]) == ["the same prompts come in another order"]
+    assert said(prompts=here["prompts"][::-1]) == ["the same prompts are in a different order"]
     changed = [prompt("p", clean="1"), {**prompt("z", clean="2", answer="3"), "begins": "q"}]
     assert said(prompts=changed) == ["prompt 2 differs in answer"]
     assert said(schema=0)[0].startswith("the format of keys: 0 there, 1 here")
@@ -354,10 +354,12 @@ def test_every_kind_of_difference_has_its_words():
     assert said(classes="u") == ["the classes or groups of the prompts"]
     assert "left out there, refused here" in said(drop_invalid=True)[0]
     assert said(declared={**here["declared"], "over": "prompt"}) == [
-        "what the recipe declares as its over"
+        "the recipe's declaration of over"
     ]
     older = Environment("local-cpu", "0.8.1", "5.22.2", "2.12.1")
-    assert in_words(older, HERE).endswith("numbers may differ; here are torch 2.13.0")
+    assert describe_environment(older, HERE).endswith(
+        "numbers may differ; this one has torch 2.13.0"
+    )
 
 
 def test_looking_after_the_cache_imports_no_torch(filled, project):

@@ -25,12 +25,12 @@ def test_the_viewer_and_its_demo_need_neither_torch_nor_a_model(project, process
     code = """
 import asyncio, sys
 from pathlib import Path
-from remote_mi.store.opening import runs_beside
+from remote_mi.store.opening import sibling_runs
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.cli.view import _view_command
 from remote_mi.report.viewer.demo import demo_run
 async def main():
-    app = Viewer(demo_run(), Path("."), runs_beside(demo_run()))
+    app = Viewer(demo_run(), Path("."), sibling_runs(demo_run()))
     async with app.run_test(size=(80, 24)) as pilot:
         for _ in app.panels:
             await pilot.press("tab", "g", "y")
@@ -126,7 +126,7 @@ def test_what_reads_numbers_says_of_a_failed_run_that_it_failed(project, cli):
 def test_a_study_that_was_not_run_yet_is_told_from_one_that_there_is_not(project, cli):
     for words in (("study", "show"), ("report",)):
         code, _, err = cli(*words, "facts_small")
-        assert code == 3 and "was not run here yet" in err and "study run facts_small" in err
+        assert code == 3 and "has not been run here yet" in err and "study run facts_small" in err
     assert "not run here yet" not in cli("study", "show", "fact_small")[2]
 
 

@@ -29,7 +29,7 @@ def test_a_job_is_made_once_planned_and_run(project, tiny_llama):
 
 def test_a_job_is_submitted_where_it_can_be(project, tiny_llama):
     job = mi.job("logit_lens", model=tiny_llama, prompt="Mary and John")
-    with pytest.raises(UsageError, match="only while it is waited for"):
+    with pytest.raises(UsageError, match="cannot run a job in the background"):
         job.submit("local")
     found = job.run("local")
     assert job.submit("local").wait().run_id == found.run_id, "it is there already"
@@ -37,7 +37,7 @@ def test_a_job_is_submitted_where_it_can_be(project, tiny_llama):
 
 def test_arguments_beside_a_job_are_refused(project, tiny_llama):
     job = mi.job("logit_lens", model=tiny_llama, prompt="Mary and John")
-    with pytest.raises(UsageError, match="top, model was given too"):
+    with pytest.raises(UsageError, match="also given: top, model"):
         mi.run(job, top=3, model="another")
     with pytest.raises(NotFound, match="no recipe named"):
         mi.job("logit_lense", prompt="Mary")

@@ -19,7 +19,7 @@ from remote_mi.backends.settings import Limits, Settings
 from remote_mi.common.errors import BackendUnavailable, NotFound, UsageError
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.dispatch.footprint import estimate
-from remote_mi.jobs.dispatch.measuring import measured
+from remote_mi.jobs.dispatch.measuring import measure
 from remote_mi.jobs.dispatch.plan import Dispatcher
 from remote_mi.jobs.runner import survey
 from remote_mi.models import checkpoint as room
@@ -449,7 +449,7 @@ def test_where_arithmetic_is_too_careful_a_run_without_weights_measures(
     made = job(project, recipe, str(tiny_llama))
     weights = room.describe(made.model)
     careful = estimate(made, weights.config, weights.dtype)
-    found = measured(made, careful, 1 << 20)
+    found = measure(made, careful, 1 << 20)
     assert found.measured and 10_000 < found.activations < careful.activations
     # A device with room for the weights and what was measured, and not for what was reckoned.
     free = int((weights.weights + (found.activations + careful.activations) / 2) / 0.9)

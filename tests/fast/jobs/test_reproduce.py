@@ -15,7 +15,7 @@ import yaml
 import remote_mi as mi
 from remote_mi.common.errors import Mismatch, NotFound, UsageError
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.reproduction.rebuild import WithRecordedCode, read_kept, recorded_job
+from remote_mi.jobs.reproduction.rebuild import JobWithRecordedCode, read_kept, recorded_job
 from remote_mi.jobs.reproduction.verify import ARRAYS, verify
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.lock import LOCK
@@ -176,7 +176,7 @@ def swap(data, path, value):
     [
         (LOCK, ["parameters", "power"], 1.0, "parameters"),
         (LOCK, ["prompts", "examples", 0, "clean"], "John and Mary", "prompts"),
-        (LOCK, ["drop_invalid"], True, "does not give the recorded key"),
+        (LOCK, ["drop_invalid"], True, "does not yield the recorded key"),
         (LOCK, ["recipe", "file"], "../norms.py", "recipe.file"),
         (LOCK, ["key"], "0" * 64, "key"),
         ("run.json", ["provenance", "key"], "0" * 64, "key"),
@@ -203,14 +203,14 @@ def test_a_run_of_an_older_version_is_checked_as_far_as_it_goes(project, cli, ti
     assert code == 0 and "an older run" in out
     rewrite(result.path, LOCK, lambda d: d["prompts"]["examples"][0].update(template="other"))
     code, out, _ = cli("reproduce", result.run_id, "--verify-only")
-    assert code == 7 and "does not give the recorded key" in out
+    assert code == 7 and "does not yield the recorded key" in out
 
 
 def test_another_version_of_the_kit_is_said_and_is_no_edit(project, cli, tiny_llama):
     result = run_own(project, tiny_llama)
     kept = read_kept(result.path)
     job = recorded_job(kept, result.path / "source", project)
-    older = WithRecordedCode(
+    older = JobWithRecordedCode(
         **{f.name: getattr(job, f.name) for f in fields(Job)}, digests={"norms": "1" * 64}
     )
     rewrite(
@@ -347,4 +347,4 @@ def test_a_run_of_another_job_in_a_studys_place_is_noticed(project, cli, tiny_ll
     line = json.loads((path / "progress.jsonl").read_text())
     (path / "progress.jsonl").write_text(json.dumps({**line, "run": other.run_id}) + "\n")
     code, _, err = cli("reproduce", "both", "--verify-only")
-    assert code == 7 and "not of the job that the study names" in err
+    assert code == 7 and "belongs to a different job than the study says" in err

@@ -160,7 +160,7 @@ def test_the_same_study_does_not_run_twice_at_once(project, cli, tiny_llama):
     locks.mkdir(parents=True)
     with FileLock(locks / "study-grid"):
         code, _, err = cli("study", "run", path.name)
-    assert code == 2 and "running already" in err
+    assert code == 2 and "already running" in err
 
 
 def forty(project: Path, model: Path) -> Path:

@@ -109,11 +109,11 @@ def test_no_dropped_cut_or_moved_line_gives_anything_but_a_message(tmp_path, pat
         (b"just words", "is a mapping of keys, not 'just words'"),
         (b"study: s\nquestion: \xff\xfe", ":2:11: not UTF-8 text"),
         (b"study: s\n---\nstudy: t", ":2:1: not YAML"),
-        (b"study: s\n", "names no recipe"),
+        (b"study: s\n", "has no recipes"),
         (b"study: s\nrecipes: [logit_lens]\n", ":2:11: recipe 'logit_lens' needs prompts"),
         (
             b"study: s\nseeds: [1]\nphenomena: [landmark_city]\nrecipes: [baseline]",
-            ":2:8: no phenomenon here is drawn with a seed",
+            ":2:8: no phenomenon here uses a seed",
         ),
         (b"a" * 2_000_001, "larger than 2 MB"),
         (

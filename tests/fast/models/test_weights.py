@@ -292,7 +292,7 @@ def test_a_model_that_changes_between_job_and_loading_is_refused(
         return opened(self, spec, watch)
 
     monkeypatch.setattr(LocalBackend, "open", change_first)
-    with pytest.raises(UsageError, match="changed since the job was made"):
+    with pytest.raises(UsageError, match="have changed since the job was created"):
         mi.run("logit_lens", model=folder, **PROMPT)
     loading_models._loaded.clear()
 
@@ -312,10 +312,10 @@ def test_what_an_earlier_version_kept_is_not_taken_and_one_line_says_so(
     old = mi.runs()[-1].id8
     code, _, err = cli("run", *words)
     assert code == 0 and len(mi.runs()) == 2
-    (said,) = [line for line in err.splitlines() if "is not taken" in line]
+    (said,) = [line for line in err.splitlines() if "is not reused" in line]
     assert "an earlier version of remote_mi made it" in said
     code, _, err = cli("run", *words)
-    assert code == 0 and "is not taken" not in err and len(mi.runs()) == 2
+    assert code == 0 and "is not reused" not in err and len(mi.runs()) == 2
     code, out, err = cli("reproduce", old, "--verify-only")
     assert code == 0, err
     assert "an earlier version of remote_mi made it" in out + err

@@ -14,7 +14,7 @@ from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.demo import demo_run
 from remote_mi.report.viewer.header_footer import DARK, screen_text
 from remote_mi.report.viewer.panes import GridPane, ListPane
-from remote_mi.store.opening import runs_beside
+from remote_mi.store.opening import sibling_runs
 
 from .viewing import HOSTILE, LAYERS, driven, kept, result_of, says, settled, until, whole
 
@@ -180,7 +180,7 @@ def test_ctrl_c_leaves_from_anywhere_and_says_so_in_the_exit_code(before):
 
 
 def test_every_command_of_the_palette_has_a_name_of_its_own():
-    app = Viewer(demo_run(), Path("/nowhere"), runs_beside(demo_run()))
+    app = Viewer(demo_run(), Path("/nowhere"), sibling_runs(demo_run()))
     names = [command.title for command in app.get_system_commands(None)]  # type: ignore[arg-type]
     assert len(names) == len(set(names)) == len(keys.ALL) - 2 + len(app.panels), "keys and panels"
 

@@ -12,7 +12,7 @@ from remote_mi.report.viewer import opened_run
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text
 from remote_mi.report.viewer.panes import ListPane
-from remote_mi.store.opening import runs_beside
+from remote_mi.store.opening import sibling_runs
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
 from .viewing import driven, failed, kept, result_of, settled, whole
@@ -91,7 +91,7 @@ def test_a_large_run_is_shown_at_once_and_checked_meanwhile(project, monkeypatch
         assert app.opened.unchecked and "layer │" in whole(app, 80)
         lazy = app.opened.result.arrays
         assert len(lazy._made) < len(lazy), "what is not looked at is not read"
-        known = runs_beside(folder).read(folder.name).arrays
+        known = sibling_runs(folder).read(folder.name).arrays
         assert set(lazy) == set(known)
         for name, values in known.items():
             assert np.array_equal(lazy[name], values) and lazy[name].dtype == values.dtype

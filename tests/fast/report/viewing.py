@@ -16,7 +16,7 @@ from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.viewer.app import Viewer
 from remote_mi.report.viewer.header_footer import screen_text
-from remote_mi.store.opening import runs_beside
+from remote_mi.store.opening import sibling_runs
 from remote_mi.store.result import Result
 from remote_mi.store.run_record import RunRecord
 from remote_mi.store.runs import Runs
@@ -128,7 +128,7 @@ def driven(folder: Path, project: Path, drive, size=(80, 24)):
     """Open the viewer on a run, and drive it."""
 
     async def run():
-        room = Runs(project) if folder.parent == project / "runs" else runs_beside(folder)
+        room = Runs(project) if folder.parent == project / "runs" else sibling_runs(folder)
         app = Viewer(folder, project, room)
         async with app.run_test(size=size) as pilot:
             await pilot.pause()

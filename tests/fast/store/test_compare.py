@@ -76,7 +76,7 @@ def test_what_cannot_be_compared_says_why_and_is_beyond_every_tolerance(project,
     fewer = mi.compare(plain, two)
     assert of(fewer, "kl", each=True).why_not == "1 and 2 prompts"
     assert of(fewer, "kl").relative < 1e-6, "the means of equal prompts can still be compared"
-    assert of(fewer, "top_token").why_not == "only a has one over all prompts"
+    assert of(fewer, "top_token").why_not == "only a has a value over all prompts"
     for found in (longer, other, fewer):
         assert not found.within(1e9) and "not comparable" in plain_text(found)
     json.dumps([longer.to_json(), fewer.to_json()], allow_nan=False)

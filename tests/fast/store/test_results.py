@@ -104,7 +104,7 @@ def test_pairs_whose_gap_is_not_positive_are_listed_and_kept():
 def test_nothing_is_divided_by_a_gap_of_zero():
     result = result_of(CARD, [part([[1.0]], 1.0), part([[1.0]], -1.0)])
     assert np.isnan(result["recovery"].values).all()
-    assert any("not given" in n for n in result.notes)
+    assert any("not computed" in n for n in result.notes)
     assert result["effect"].values[0, 0] == 1.0
     plain_text(result)  # and it can still be shown
 

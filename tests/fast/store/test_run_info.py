@@ -46,8 +46,8 @@ def test_what_a_run_says_is_known_by_names(run):
     assert info.made.environment == Environment("local-cpu", "0.8.1", "5.22", "2.13")
     assert (info.made.model.name, info.made.record.dtype) == ("tiny", "float32")
     assert info.made.prompts.name == "" and info.made.parameters == {"site": "here"}
-    assert info.shown.parts[0].tokens == ["When", " Mary", " and", " to"]
-    assert info.lacking == ["code", "backend"]
+    assert info.parsed_document.parts[0].tokens == ["When", " Mary", " and", " to"]
+    assert info.missing_fields == ["code", "backend"]
     assert run.lock["recipe"] == {"name": "probing"} and run.id8 == "aaaa1111"
     assert run.result().made == info.made and run.result().id8 == run.id8
 
@@ -63,7 +63,7 @@ def test_what_a_run_says_is_known_by_names(run):
         (
             lambda d: d["recipe"]["returns"]["top"].update(kind="sound"),
             "recipe.returns.top.kind",
-            "'sound' is no kind of output",
+            "'sound' is not a kind of output",
         ),
         (lambda d: d["recipe"]["figures"][1].pop("output"), "recipe.figures[1]", "TypeError"),
         (lambda d: d["recipe"]["figures"][0].pop("figure"), "recipe.figures[0]", "KeyError"),
@@ -153,13 +153,13 @@ def test_lists_say_what_is_damaged_and_need_no_more_than_they_show(run, project)
 
 def test_a_file_that_is_not_as_recorded_is_named(run):
     run.check()
-    assert list(run.changed()) == []
+    assert list(run.changed_files()) == []
     (run.path / "config.lock.yaml").write_text("other")
-    assert [part for part, _ in run.changed()] == ["config.lock.yaml"]
+    assert [part for part, _ in run.changed_files()] == ["config.lock.yaml"]
     with pytest.raises(Mismatch, match=r"config\.lock\.yaml is damaged: its SHA-256"):
         run.check()
     (run.path / ARRAYS).unlink()
-    assert dict(run.changed(ARRAYS)) == {ARRAYS: "cannot be read: No such file or directory"}
+    assert dict(run.changed_files(ARRAYS)) == {ARRAYS: "cannot be read: No such file or directory"}
 
 
 def test_whatever_names_a_run_finds_it(run, project, tmp_path):
@@ -175,7 +175,7 @@ def test_whatever_names_a_run_finds_it(run, project, tmp_path):
     with pytest.raises(NotFound):
         find_run("mine", project)
     kept(project, result(), "aaaa3333")
-    with pytest.raises(UsageError, match="fits 2 runs"):
+    with pytest.raises(UsageError, match="matches 2 runs"):
         find_run("aaaa", project)
 
 

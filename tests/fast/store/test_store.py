@@ -236,9 +236,9 @@ def test_two_jobs_that_share_their_digits_are_told_apart(tmp_path, monkeypatch):
 def test_a_run_that_failed_is_no_hit_and_does_not_hide_its_repetition(tmp_path):
     runs = Runs(tmp_path)
     failed = toy_run(runs, "a", error="no memory")
-    assert runs.lookup("a", HERE) is None and runs.done() == {}
+    assert runs.lookup("a", HERE) is None and runs.latest_done() == {}
     done = toy_run(runs, "a")
-    assert failed != done and runs.done() == {("a", HERE.id): done}
+    assert failed != done and runs.latest_done() == {("a", HERE.id): done}
     assert [(r.name, r.status) for r in runs.rows()] == [(failed, "failed"), (done, "done")]
 
 
@@ -255,7 +255,7 @@ def test_the_index_of_runs_follows_what_is_done_to_the_folder_by_hand(tmp_path):
     assert {r.name: r.status for r in runs.rows()}[copied] == "damaged"
     shutil.copy(other.folder / copied / "run.json", runs.folder / copied)
     assert runs.lookup("b", HERE) is not None
-    assert set(runs.done().values()) == {first, copied}
+    assert set(runs.latest_done().values()) == {first, copied}
     shutil.rmtree(runs.folder / first)
     assert runs.lookup("a", HERE) is None and [r.name for r in runs.rows()] == [copied]
     (runs.folder / copied / "run.json").write_text("{")
@@ -285,7 +285,7 @@ def test_an_index_of_runs_that_is_lost_or_damaged_changes_nothing(tmp_path, harm
         db.close()
     again = Runs(tmp_path)
     assert [r.name for r in again.rows()] == [name]
-    assert again.done() == {("a", HERE.id): name}
+    assert again.latest_done() == {("a", HERE.id): name}
     assert again.lookup("a", HERE) is not None and again.lookup("b", HERE) is None
     assert index.exists() == (harm != "folder")
 

@@ -11,7 +11,7 @@ import remote_mi as mi
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Prompt
-from remote_mi.jobs.analysis import averaged
+from remote_mi.jobs.analysis import average_over_examples
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
@@ -40,7 +40,9 @@ def fit(probe):
             examples, folds=folds, control_draws=draws, seed=seed
         )
         for name in list(found):
-            found.update(averaged(name, Output(("layer", "place")), found[name], examples))
+            found.update(
+                average_over_examples(name, Output(("layer", "place")), found[name], examples)
+            )
         return found
 
     return run

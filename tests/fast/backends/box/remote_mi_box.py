@@ -25,7 +25,7 @@ from remote_mi.backends.local.backend import LocalBackend
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.models.spec import ModelSpec
-from remote_mi.store.environment import PACKAGES, Environment, installed
+from remote_mi.store.environment import PACKAGES, Environment, installed_version
 
 
 class BoxKind(BackendKind):
@@ -71,7 +71,7 @@ class Crate(LocalBackend):
     name = "crate"
 
     def environment(self, spec: ModelSpec) -> Environment:
-        return Environment("crate", *(installed(package) for package in PACKAGES))
+        return Environment("crate", *(installed_version(package) for package in PACKAGES))
 
     def environments(self, spec: ModelSpec) -> list[Environment]:
         return [self.environment(spec)]
@@ -84,7 +84,7 @@ class Box(DetachedBackend):
     """Executes in a process of its own."""
 
     def environment(self, spec: ModelSpec) -> Environment:
-        return Environment(self.name, *(installed(package) for package in PACKAGES))
+        return Environment(self.name, *(installed_version(package) for package in PACKAGES))
 
     def send(self, entry: Entry, model: Any, work: Work, watch: Watch) -> None:
         if work.card.path is None:
