@@ -6,7 +6,7 @@ if ticket is None:
     ticket = backend.submit(model, work, watch)  # returns at once where the backend can
 for outputs in backend.collect(ticket, watch, timeout):
     ...                                          # one call of the recipe at a time
-backend.settle(ticket, run)                      # the run is kept; nothing need be remembered
+backend.close(ticket, run)                      # the run is kept; nothing need be remembered
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Outputs = dict[str, np.ndarray]
 
 
-def nobody_left() -> None:
+def do_nothing() -> None:
     """What is done about a job that goes on without a reader, where there is nobody to do it."""
 
 
@@ -112,7 +112,7 @@ class Backend(Protocol):
         found = self.environment(spec)
         return [] if found is None else [found]
 
-    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+    def actual_environment(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
         """Where it really runs. `record`: of the model that was opened."""
         found = self.environment(spec)
         return found or Environment(self.name, "unknown", "unknown", "unknown")
@@ -140,7 +140,7 @@ class Backend(Protocol):
         ticket: Ticket,
         watch: Watch,
         timeout: float | None,
-        on_leave: Callable[[], None] = nobody_left,
+        on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
         """The outputs of each call, in order, as they come.
 
@@ -155,7 +155,7 @@ class Backend(Protocol):
         """
         ...
 
-    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
+    def close(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
         """The run is kept under this name, or could not be kept (None).
 
         Args:
@@ -163,7 +163,7 @@ class Backend(Protocol):
         """
 
 
-def labelled(card: Card) -> str:
+def recipe_label(card: Card) -> str:
     """How an error names a recipe: file, line and name."""
     return (f"{card.path}:{card.line}: " if card.path else "") + f"recipe {card.name!r}"
 
@@ -186,7 +186,7 @@ def recipe_error(
     return RunFailed(f"{where}: {type(error).__name__}: {message}", hint)
 
 
-def checked(
+def check_outputs(
     recipe: str, declared: Mapping[str, Output], returned: Any, examples: int | None
 ) -> Outputs:
     """A call's outputs as arrays, checked against the recipe's declaration.
@@ -239,7 +239,7 @@ def _array(recipe: str, name: str, output: Output, value: Any) -> np.ndarray:
         raise RunFailed(f"{recipe}: output {name!r} {error}") from None
 
 
-def examples_in(call: Any) -> int | None:
+def example_count(call: Any) -> int | None:
     """How many examples a call gives at once; None for a call with one."""
     if call is None:
         return 0

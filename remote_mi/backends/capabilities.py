@@ -39,12 +39,16 @@ class Place:
 LOCAL = Place("local")
 
 
-def lacking(needs: Sequence[str], place: Place) -> list[str]:
+def unmet_needs(needs: Sequence[str], place: Place) -> list[str]:
     """Those of a recipe's needs that the place cannot serve."""
-    return [need for need in _of_places(needs) if not _can(TABLE[need][place.kind], place.nnsight)]
+    return [
+        need
+        for need in _place_needs(needs)
+        if not _is_supported(TABLE[need][place.kind], place.nnsight)
+    ]
 
 
-def _can(answer: str, version: str) -> bool:
+def _is_supported(answer: str, version: str) -> bool:
     if answer in ("yes", "no"):
         return answer == "yes"
     return is_from(version, answer)
@@ -52,10 +56,10 @@ def _can(answer: str, version: str) -> bool:
 
 def depends_on_trust(needs: Sequence[str]) -> bool:
     """Whether a server has to be asked for its trust before it is known if it can serve."""
-    kinds = [TABLE[need] for need in _of_places(needs)]
+    kinds = [TABLE[need] for need in _place_needs(needs)]
     return any(answers["sandboxed"] != answers["trusted"] for answers in kinds)
 
 
-def _of_places(needs: Sequence[str]) -> list[str]:
+def _place_needs(needs: Sequence[str]) -> list[str]:
     """The needs that a place serves or not; the others are the model's."""
     return [need for need in needs if need in TABLE]

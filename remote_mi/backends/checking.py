@@ -33,15 +33,15 @@ class Check:
     exit_code: int = 1
 
 
-def guarded(name: str, seconds: float, work: Callable[[], list[Check]]) -> list[Check]:
+def run_check(name: str, seconds: float, work: Callable[[], list[Check]]) -> list[Check]:
     """What some work finds; where it fails or takes too long, that is what is found."""
     try:
         return within(seconds, work)
     except Exception as error:
-        return [problem(name, error)]
+        return [failed_check(name, error)]
 
 
-def problem(name: str, error: Exception) -> Check:
+def failed_check(name: str, error: Exception) -> Check:
     """The check of a thing that an error came from."""
     if not isinstance(error, RemoteMIError):
         return Check(name, "problem", f"{type(error).__name__}: {first_line(error)}")

@@ -6,7 +6,7 @@ job, to ask after it, and to read what it gave.
     class Mine(DetachedBackend):
         def environment(self, spec): ...                       # under which its results are kept
         def send(self, entry, model, work, watch): ...         # start it; returns at once
-        def ask(self, entry, watch): ...                       # note what is new; raise if it failed
+        def poll(self, entry, watch): ...                       # note what is new; raise if it failed
         def outputs(self, entry): ...                          # of a job that is ready
 """
 
@@ -24,8 +24,8 @@ from remote_mi.backends.base import (
     Outputs,
     Ticket,
     Work,
-    checked,
-    nobody_left,
+    check_outputs,
+    do_nothing,
 )
 from remote_mi.backends.errors import (
     QueueTimeout,
@@ -36,7 +36,7 @@ from remote_mi.backends.errors import (
     to_record,
 )
 from remote_mi.backends.job_locks import JobLocks
-from remote_mi.backends.ledger import Entry, Ledger, typed
+from remote_mi.backends.ledger import Entry, Ledger, current_command
 from remote_mi.common.errors import BackendUnavailable, Detached, RemoteMIError, StoreError
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 3600.0
 POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.05
 #: A wait of so long is left to the collector, too.
-_A_WHILE_S = 2.0
+_LONG_WAIT_S = 2.0
 #: Statuses of a job that has not begun, in the words of NDIF.
 WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
 #: Status of a job whose result is there.
@@ -80,7 +80,7 @@ class DetachedBackend(Backend):
         """Start the work of an entry that is written down. An error means that it did not start."""
         raise NotImplementedError
 
-    def ask(self, entry: Entry, watch: Watch) -> None:
+    def poll(self, entry: Entry, watch: Watch) -> None:
         """Find out how a job is, which was sent and may still give a result; its lock is held.
 
         A new status goes into the ledger with `note`; COMPLETED is that of a job whose outputs
@@ -91,7 +91,7 @@ class DetachedBackend(Backend):
         """
         raise NotImplementedError
 
-    def has(self, entry: Entry) -> bool:
+    def was_received(self, entry: Entry) -> bool:
         """Whether a job whose submission was cut off has arrived."""
         return False
 
@@ -120,19 +120,19 @@ class DetachedBackend(Backend):
 
     # --- for its use ---
 
-    def note(self, entry: Entry, status: str, description: str = "") -> None:
+    def set_status(self, entry: Entry, status: str, description: str = "") -> None:
         """Write a new status of a job down."""
         if status != entry.status:
             entry.status = status
             self.ledger.note_status(entry.id, status, description)
 
-    def failed(self, entry: Entry, error: RemoteMIError) -> RemoteMIError:
+    def mark_failed(self, entry: Entry, error: RemoteMIError) -> RemoteMIError:
         """The error, after the entry says that it ended so."""
         entry.state = "failed"
         self.ledger.update(entry.id, state="failed", error=to_record(error))
         return error
 
-    def entry_for(self, work: Work, **more: Any) -> Entry:
+    def new_entry(self, work: Work, **more: Any) -> Entry:
         """A new entry for some work, not yet written down."""
         return Entry(
             str(uuid.uuid4()),
@@ -143,27 +143,27 @@ class DetachedBackend(Backend):
             work.spec.name,
             len(work.calls),
             dict(work.draft),
-            command=typed(),
+            command=current_command(),
             **more,
         )
 
     # --- the protocol ---
 
-    def look(self, entry: Entry, watch: Watch) -> Entry:
+    def refresh(self, entry: Entry, watch: Watch) -> Entry:
         """Bring an open entry up to date; its lock is held. Errors as `ask`."""
         if entry.state in ("submitting", "unknown"):
-            if not self.has(entry):
+            if not self.was_received(entry):
                 error = SubmissionUnknown(
                     f"job {entry.id[:8]}: {entry.url} has not heard of it",
                     "run the same command again",
                 )
-                self.failed(entry, error)
+                self.mark_failed(entry, error)
                 watch.note(f"{error.message}; it counts as not submitted")
                 return entry
             entry.state = "submitted"
             self.ledger.update(entry.id, state="submitted")
         if entry.is_open and entry.state != "fetched":
-            self.ask(entry, watch)
+            self.poll(entry, watch)
         return entry
 
     def ticket_of(self, entry: Entry) -> Ticket:
@@ -180,12 +180,12 @@ class DetachedBackend(Backend):
             return None
         if entry.is_open and self.locks.take(entry.id):
             try:
-                entry = self.look(self.ledger.get(entry.id), watch)
+                entry = self.refresh(self.ledger.get(entry.id), watch)
             except ResultExpired:
                 entry = self.ledger.get(entry.id)
             except RemoteMIError as error:
                 if self.ledger.get(entry.id).is_open:
-                    add_way_back(entry.id, error)
+                    add_resume_hint(entry.id, error)
                 raise
             finally:
                 self.locks.release(entry.id)
@@ -200,18 +200,18 @@ class DetachedBackend(Backend):
         return self.ticket_of(entry)
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
-        entry = self.entry_for(work)
+        entry = self.new_entry(work)
 
         def send() -> bool:
             self.send(entry, model, work, watch)
             self.ledger.update(entry.id, state="submitted")
             return True
 
-        ticket = self.written_down(entry, work, watch, send)
+        ticket = self.record_and_send(entry, work, watch, send)
         assert ticket is not None
         return ticket
 
-    def written_down(
+    def record_and_send(
         self, entry: Entry, work: Work, watch: Watch, send: Callable[[], bool]
     ) -> Ticket | None:
         """Write an entry down and send its work; None where `send` says that it did not arrive.
@@ -238,27 +238,27 @@ class DetachedBackend(Backend):
         ticket: Ticket,
         watch: Watch,
         timeout: float | None = None,
-        on_leave: Callable[[], None] = nobody_left,
+        on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
         deadline = time.monotonic() + (timeout or DEFAULT_TIMEOUT_S)
         try:
-            entry = self._hold(ticket.id, watch, deadline)
+            entry = self._acquire(ticket.id, watch, deadline)
             try:
-                yield from self.collected(entry, watch, deadline, on_leave)
+                yield from self.await_outputs(entry, watch, deadline, on_leave)
             finally:
                 ticket.record.update(self.record_of(entry))
         except KeyboardInterrupt:
             on_leave()
             self.locks.release(ticket.id)
-            raise Detached(self.left(self.ledger.get(ticket.id))) from None
+            raise Detached(self.detached_message(self.ledger.get(ticket.id))) from None
         except BaseException as error:
             if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
                 on_leave()
-                add_way_back(ticket.id, error)
+                add_resume_hint(ticket.id, error)
             self.locks.release(ticket.id)
             raise
 
-    def left(self, entry: Entry) -> str:
+    def detached_message(self, entry: Entry) -> str:
         """What is said to somebody who stops waiting."""
         short = entry.id[:8]
         return (
@@ -267,7 +267,7 @@ class DetachedBackend(Backend):
             f"  `remote-mi jobs forget {short}` gives up its result"
         )
 
-    def _hold(self, job_id: str, watch: Watch, deadline: float) -> Entry:
+    def _acquire(self, job_id: str, watch: Watch, deadline: float) -> Entry:
         """Wait until this process is the one that collects the job."""
         while not self.locks.take(job_id):
             entry = self.ledger.get(job_id)
@@ -278,7 +278,7 @@ class DetachedBackend(Backend):
                 "(another process fetches the result)"
             )
             if time.monotonic() > deadline:
-                out_of_patience(entry)
+                raise_wait_timeout(entry)
             time.sleep(0.1)
         entry = self.ledger.get(job_id)
         if entry.state == "done":
@@ -287,7 +287,7 @@ class DetachedBackend(Backend):
             raise from_record(entry.error or {"message": f"job {job_id[:8]} is {entry.state}"})
         return entry
 
-    def collected(
+    def await_outputs(
         self, entry: Entry, watch: Watch, deadline: float, on_leave: Callable[[], None]
     ) -> Iterator[Outputs]:
         """The outputs of each call of an entry that is held, waited for.
@@ -296,29 +296,31 @@ class DetachedBackend(Backend):
             deadline: on the monotonic clock. on_leave: called once if it takes seconds.
         """
         pause, begun, told = POLL_FIRST_S, time.monotonic(), False
-        while not self.is_ready(self.look(entry, watch)):
+        while not self.is_ready(self.refresh(entry, watch)):
             if not entry.is_open:
                 raise from_record(self.ledger.get(entry.id).error or {})
             watch.stage(f"{entry.url} · {entry.status.lower() or 'submitted'}")
             if time.monotonic() >= deadline:
-                out_of_patience(entry)
-            if not told and time.monotonic() - begun > _A_WHILE_S:
+                raise_wait_timeout(entry)
+            if not told and time.monotonic() - begun > _LONG_WAIT_S:
                 told = True
                 on_leave()
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * POLL_GROWTH, POLL_LAST_S)
-        yield from self.declared(entry, self.outputs(entry))
+        yield from self.checked_outputs(entry, self.outputs(entry))
 
-    def declared(self, entry: Entry, calls: Iterator[Mapping[str, Any]]) -> Iterator[Outputs]:
+    def checked_outputs(
+        self, entry: Entry, calls: Iterator[Mapping[str, Any]]
+    ) -> Iterator[Outputs]:
         """What each call gave, checked against what the recipe declares."""
         recipe, draft = f"job {entry.id[:8]}: recipe {entry.recipe!r}", entry.draft
         outputs = outputs_from_json(draft["recipe"]["returns"])
         once = draft["recipe"]["over"] not in ("prompt", "pair")
         examples = len(draft["parts"]) if once else None
         for returned in calls:
-            yield checked(recipe, outputs, returned, examples)
+            yield check_outputs(recipe, outputs, returned, examples)
 
-    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
+    def close(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
         """The run is kept: the entry is done. One that could not be kept stays open."""
         try:
             if error is not None:
@@ -339,7 +341,7 @@ class DetachedBackend(Backend):
             self.stop(entry)
 
 
-def out_of_patience(entry: Entry) -> NoReturn:
+def raise_wait_timeout(entry: Entry) -> NoReturn:
     """The wait has ended before the job.
 
     Raises:
@@ -348,11 +350,11 @@ def out_of_patience(entry: Entry) -> NoReturn:
     kind = QueueTimeout if entry.status in WAITING else StillRunning
     raise kind(
         f"job {entry.id[:8]}: the wait for {entry.url} ended at status {entry.status or 'none yet'}",
-        way_back(entry.id),
+        resume_hint(entry.id),
     )
 
 
-def way_back(job_id: str) -> str:
+def resume_hint(job_id: str) -> str:
     """What to type for a job that is not waited for any more."""
     short = job_id[:8]
     return (
@@ -361,11 +363,11 @@ def way_back(job_id: str) -> str:
     )
 
 
-def add_way_back(job_id: str, error: BaseException) -> None:
+def add_resume_hint(job_id: str, error: BaseException) -> None:
     """Make an error that ends the wait for an open job name the job and say how to come back."""
     if not isinstance(error, RemoteMIError):
         return
-    name, back = f"job {job_id[:8]}", way_back(job_id)
+    name, back = f"job {job_id[:8]}", resume_hint(job_id)
     if name not in error.message:
         error.message = f"{name}: {error.message}"
     if back not in (error.hint or ""):

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from remote_mi.backends.checking import QUICK_S, Check, guarded
+from remote_mi.backends.checking import QUICK_S, Check, run_check
 from remote_mi.backends.kind import BackendKind
 from remote_mi.common.paths import cache_root, project_folder
 from remote_mi.models import embedded
@@ -36,11 +36,11 @@ def diagnose(kind: BackendKind, where: str, model: str | None = None) -> Iterato
 
 
 def _diagnosed(there: Iterator[Check]) -> Iterator[Check]:
-    yield from guarded("Python", QUICK_S, _python)
-    yield from guarded("packages", QUICK_S, _packages)
-    yield from guarded("cache", QUICK_S, lambda: _folder("cache", cache_root(), _ROOM_BYTES))
-    yield from guarded("project", QUICK_S, lambda: _folder("project", project_folder(), 0))
-    yield from guarded("embedded model", QUICK_S, _embedded)
+    yield from run_check("Python", QUICK_S, _python)
+    yield from run_check("packages", QUICK_S, _packages)
+    yield from run_check("cache", QUICK_S, lambda: _folder("cache", cache_root(), _ROOM_BYTES))
+    yield from run_check("project", QUICK_S, lambda: _folder("project", project_folder(), 0))
+    yield from run_check("embedded model", QUICK_S, _embedded)
     yield from there
 
 

@@ -28,14 +28,20 @@ from torch._subclasses.fake_tensor import FakeTensor
 from remote_mi import interventions
 from remote_mi.backends.base import (
     Work,
-    checked,
-    examples_in,
-    labelled,
+    check_outputs,
+    example_count,
     line_in_recipe,
     recipe_error,
+    recipe_label,
 )
 from remote_mi.backends.session import run_session
-from remote_mi.backends.weightless import Measured, NoNumbers, TooLong, quiet, weightless
+from remote_mi.backends.weightless import (
+    DryRunTimeout,
+    FastFakeMode,
+    MeasuringFakeMode,
+    fake_weights,
+    silence_torch_logs,
+)
 from remote_mi.common.errors import first_line
 from remote_mi.models.load import LoadedModel
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -89,13 +95,13 @@ def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -
         if need in work.card.needs:
             return Expected(None, None, f"it works with {why}")
     deadline = time.thread_time() + budget
-    about = _about(model, work)
+    about = _memory_key(model, work)
     known: dict[str, Shapes | str] = {}
     outputs: list[Shapes] = []
     for call in work.calls:
-        like = json.dumps(_form(call))
+        like = json.dumps(_shape_form(call))
         if like not in known:
-            known[like] = _remembered(about, like) or _one(model, work, call, deadline)
+            known[like] = _recall(about, like) or _call_shapes(model, work, call, deadline)
             _remember(about, like, known[like])
         found = known[like]
         if isinstance(found, str):
@@ -111,7 +117,9 @@ def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -
     return Expected(outputs, size)
 
 
-def peak(model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET_S) -> int | None:
+def peak_memory(
+    model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET_S
+) -> int | None:
     """Bytes that the tensors of a job's longest call take at most, weights apart.
 
     Args:
@@ -123,31 +131,31 @@ def peak(model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET
     """
     if {"gradients", "generation"} & set(work.card.needs) or not work.calls:
         return None
-    call = max(work.calls, key=lambda call: len(json.dumps(_form(call))))
-    mode = Measured(time.thread_time() + budget)
+    call = max(work.calls, key=lambda call: len(json.dumps(_shape_form(call))))
+    mode = MeasuringFakeMode(time.thread_time() + budget)
     try:
-        with quiet(), weightless(model.lm._module, mode, rows_bytes):
-            run_session(model.lm, _alone(work, call))
+        with silence_torch_logs(), fake_weights(model.lm._module, mode, rows_bytes):
+            run_session(model.lm, _single_call(work, call))
     except Exception:  # the recipe is the user's code; a mistake in it shows when it runs
         return None
     return mode.peak
 
 
-def _alone(work: Work, call: Any) -> Work:
+def _single_call(work: Work, call: Any) -> Work:
     """The work of a single call; what all share has the same shape of one as of all."""
     return replace(work, calls=[call], together=[call] if work.card.setup else ())
 
 
-def _form(call: Any) -> Any:
+def _shape_form(call: Any) -> Any:
     """What of a call can decide shapes: all but the ids of tokens."""
     if call is None:
         return None
     if isinstance(call, list):
-        return [_form(one) for one in call]
+        return [_shape_form(one) for one in call]
     if isinstance(call, interventions.Pair):
         return [
-            _form(call.clean),
-            _form(call.corrupt),
+            _shape_form(call.clean),
+            _shape_form(call.corrupt),
             call.first_difference,
             len(call.answers),
             len(call.wrongs),
@@ -158,7 +166,7 @@ def _form(call: Any) -> Any:
 _memory: OrderedDict[tuple[Any, str], Shapes | str] = OrderedDict()
 
 
-def _about(model: LoadedModel, work: Work) -> Any:
+def _memory_key(model: LoadedModel, work: Work) -> Any:
     """Recipe, model and parameters of an outcome; None where an outcome cannot be kept.
 
     A recipe file gets a new function when the file or a local module changes. A function of a
@@ -168,7 +176,7 @@ def _about(model: LoadedModel, work: Work) -> Any:
         return None
     lm = model.lm
     names = repr(getattr(lm, "_rename", None))
-    parameters = json.dumps(dict(work.parameters), default=_form, sort_keys=True)
+    parameters = json.dumps(dict(work.parameters), default=_shape_form, sort_keys=True)
     return (
         work.function,
         type(lm._module),
@@ -179,37 +187,37 @@ def _about(model: LoadedModel, work: Work) -> Any:
     )
 
 
-def _remembered(about: Any, like: str) -> Shapes | str | None:
+def _recall(about: Any, like: str) -> Shapes | str | None:
     return None if about is None else _memory.get((about, like))
 
 
 def _remember(about: Any, like: str, outcome: Shapes | str) -> None:
-    if about is None or outcome == TooLong.said:
+    if about is None or outcome == DryRunTimeout.reason:
         return
     _memory[about, like] = outcome
     while len(_memory) > REMEMBERED:
         _memory.popitem(last=False)
 
 
-def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
+def _call_shapes(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
     """Shapes of one call's outputs, or why they are not known; of texts nothing is known."""
     sized = {k: o for k, o in work.card.returns.items() if kind_of_output(o).sized}
     free = work.card.returns.keys() - sized.keys()
     try:
-        with quiet(), weightless(model.lm._module, NoNumbers(deadline)):
-            returned = run_session(model.lm, _alone(work, call))[0]
-            described = _described_outputs(returned, free)
+        with silence_torch_logs(), fake_weights(model.lm._module, FastFakeMode(deadline)):
+            returned = run_session(model.lm, _single_call(work, call))[0]
+            described = _stand_ins(returned, free)
     except Exception as error:  # the recipe is the user's code: anything can come
         if _is_mistake(error, work):
             raise recipe_error(work, error, "nothing was sent") from error
         return _why_unknown(error, work)
     if isinstance(described, str):
         return described
-    arrays = checked(labelled(work.card), sized, described, examples_in(call))
+    arrays = check_outputs(recipe_label(work.card), sized, described, example_count(call))
     return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
-def _described_outputs(returned: Any, free: Collection[str]) -> Any:
+def _stand_ins(returned: Any, free: Collection[str]) -> Any:
     """The outputs with a stand-in of the same shape and dtype, that takes no memory, for each.
 
     Args:
@@ -238,20 +246,20 @@ _UNKNOWN = "unknown"
 
 def _stand_in(value: Any) -> Any:
     """An array of a value's shape and dtype that takes no memory; None if it is no array."""
-    shape, dtype = _described(value)
+    shape, dtype = _shape_and_dtype(value)
     if any(isinstance(size, torch.SymInt) for size in shape):
         return _UNKNOWN
     return np.broadcast_to(np.zeros((), dtype), shape) if dtype else None
 
 
-def _described(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:
+def _shape_and_dtype(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:
     """Shape and dtype of a tensor, a number, or a list of them; no dtype for anything else."""
     if isinstance(value, FakeTensor):
         if value.dtype.is_complex:
             return (), None
         return tuple(value.shape), np.dtype(str(value.dtype).removeprefix("torch."))
     if isinstance(value, (list, tuple)) and value:
-        parts = [_described(item) for item in value]
+        parts = [_shape_and_dtype(item) for item in value]
         if any(dtype is None or shape != parts[0][0] for shape, dtype in parts):
             return (), None
         return (len(value), *parts[0][0]), np.result_type(*(dtype for _, dtype in parts if dtype))
@@ -283,7 +291,7 @@ _OWN_MISTAKES = (
     ZeroDivisionError,
 )
 _CANNOT_FOLLOW = (
-    TooLong,
+    DryRunTimeout,
     NotImplementedError,
     *(
         kind
@@ -313,7 +321,7 @@ def _is_mistake(error: Exception, work: Work) -> bool:
         said
     ):
         return True
-    return isinstance(error, _OWN_MISTAKES) and _is_users(_innermost(error), work)
+    return isinstance(error, _OWN_MISTAKES) and _is_users_code(_innermost(error), work)
 
 
 def _innermost(error: BaseException) -> str:
@@ -323,7 +331,7 @@ def _innermost(error: BaseException) -> str:
     return next((file for file in reversed(files) if nnsight not in file), "")
 
 
-def _is_users(file: str, work: Work) -> bool:
+def _is_users_code(file: str, work: Work) -> bool:
     """Whether a file is code that travels: the recipe's, a local module, or the kit."""
     own = work.card.path.resolve() if work.card.path else work.function.__code__.co_filename
     kit = Path(interventions.__file__).parent
@@ -334,8 +342,8 @@ def _is_users(file: str, work: Work) -> bool:
 
 
 def _why_unknown(error: Exception, work: Work) -> str:
-    if any(isinstance(e, TooLong) for e in _chain(error)):
-        return TooLong.said
+    if any(isinstance(e, DryRunTimeout) for e in _chain(error)):
+        return DryRunTimeout.reason
     line = line_in_recipe(work, error)
     where = f"{work.card.path}:{line}" if work.card.path else f"line {line}"
     if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):

@@ -43,7 +43,7 @@ class JobFailed(RunFailed):
         said: the server's own words.
     """
 
-    said = ""
+    server_text = ""
 
 
 class RecipeFailed(JobFailed):
@@ -74,10 +74,10 @@ class ResultRefused(JobFailed):
     """What came back is damaged, too large, not what was declared, or not plain data."""
 
 
-def carrying(error: RemoteMIError, said: str) -> RemoteMIError:
+def with_server_text(error: RemoteMIError, said: str) -> RemoteMIError:
     """The error, with the server's own words where it is of a kind that keeps them."""
     if isinstance(error, JobFailed):
-        error.said = said
+        error.server_text = said
     return error
 
 
@@ -87,7 +87,7 @@ def to_record(error: RemoteMIError) -> dict[str, Any]:
         "kind": type(error).__name__,
         "message": error.message,
         "hint": error.hint,
-        "said": getattr(error, "said", ""),
+        "said": getattr(error, "server_text", ""),
     }
 
 
@@ -96,7 +96,7 @@ def from_record(record: Mapping[str, Any]) -> RemoteMIError:
     kinds = {kind.__name__: kind for kind in _kinds(RemoteMIError)}
     kind = kinds.get(str(record.get("kind")), JobFailed)
     error = kind(str(record.get("message")), record.get("hint"))
-    return carrying(error, str(record.get("said") or ""))
+    return with_server_text(error, str(record.get("said") or ""))
 
 
 def _kinds(of: type[RemoteMIError]) -> Iterator[type[RemoteMIError]]:

@@ -44,12 +44,12 @@ class ModelList:
 
     rows: Sequence[Sequence[str]]
     document: Mapping[str, Any]
-    next: str
+    next_step: str
     columns: Sequence[ModelColumn] = ()
-    none: str = ""
+    empty_message: str = ""
 
 
-class KeyKeeper:
+class KeyStore:
     """Takes the user's key for a backend and keeps it where the backend finds it.
 
     Attributes:
@@ -61,11 +61,11 @@ class KeyKeeper:
     source = ""
     variable = ""
 
-    def misshapen(self, key: str) -> str:
+    def format_problem(self, key: str) -> str:
         """What form a key has, where this has not; the text is not repeated. "" where it has."""
         return ""
 
-    def ask(self, key: str) -> str:
+    def verify(self, key: str) -> str:
         """What the backend says of a key, in words.
 
         Raises:
@@ -73,7 +73,7 @@ class KeyKeeper:
         """
         raise NotImplementedError
 
-    def keep(self, key: str) -> Path:
+    def save(self, key: str) -> Path:
         """Write the key down, readable by the user alone; the file."""
         raise NotImplementedError
 
@@ -96,10 +96,10 @@ class BackendKind:
     secrets: tuple[str, ...] = ()
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def option_values(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def place(self, where: str) -> str:
+    def normalize_where(self, where: str) -> str:
         """Which one of the kind, as it is written down.
 
         Args:
@@ -112,7 +112,7 @@ class BackendKind:
             f"no backend {f'{self.name}:{where}'!r}", f"there is one {self.name}: {self.name}"
         )
 
-    def of_auto(self, settings: Settings) -> list[str]:
+    def auto_candidates(self, settings: Settings) -> list[str]:
         """The backends that the kind's name stands for in the setting `prefer`."""
         return [self.name]
 
@@ -135,7 +135,7 @@ class BackendKind:
         """An error that the ledger keeps."""
         return from_record(record)
 
-    def spec_again(
+    def spec_for_rerun(
         self, spec: ModelSpec, commit: str | None, environment: str | None, run: str
     ) -> ModelSpec:
         """The model of a run that is computed again here.
@@ -169,7 +169,7 @@ class BackendKind:
         """
         raise UsageError(f"{self.name} has no list of models", "name any with --model")
 
-    def keys(self, where: str) -> KeyKeeper:
+    def keys(self, where: str) -> KeyStore:
         """What keeps the user's key for it.
 
         Raises:

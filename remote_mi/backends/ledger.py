@@ -105,7 +105,7 @@ class Ledger:
     def __init__(self, project: Path) -> None:
         self.folder = project / ".remote_mi"
         self.path = self.folder / "jobs.sqlite"
-        self._mine = threading.local()  # a connection for each thread that asks
+        self._local = threading.local()  # a connection for each thread that asks
 
     def claim(self, entry: Entry, since: float) -> Entry:
         """Write a submission down before it is sent, unless the same job is open there already.
@@ -119,7 +119,7 @@ class Ledger:
         Raises:
             StoreError: if the project cannot be written.
         """
-        with self._writing() as db:
+        with self._transaction() as db:
             row = db.execute(
                 f"SELECT * FROM jobs WHERE key = ? AND host = ? AND (state IN {OPEN} "
                 "OR (state = 'done' AND finished >= ?)) ORDER BY created DESC LIMIT 1",
@@ -142,13 +142,13 @@ class Ledger:
         assert changes.get("state", "done") in STATES
         sets = ", ".join(f"{name} = ?" for name in changes)
         values = [json.dumps(v) if k in _JSON and v is not None else v for k, v in changes.items()]
-        with self._writing() as db:
+        with self._transaction() as db:
             kept = "id = ? AND state != 'forgotten'"
             db.execute(f"UPDATE jobs SET {sets} WHERE {kept}", (*values, job_id))
 
     def note_status(self, job_id: str, status: str, description: str) -> None:
         """Write down a status that the server gave."""
-        with self._writing() as db:
+        with self._transaction() as db:
             db.execute("UPDATE jobs SET status = ? WHERE id = ?", (status, job_id))
             db.execute(
                 "INSERT INTO statuses VALUES (?, ?, ?, ?)",
@@ -211,7 +211,7 @@ class Ledger:
         """Every status seen of a job, oldest first: time, status, description."""
         if not self.path.exists():
             return []
-        with self._connected() as db:
+        with self._connection() as db:
             rows = db.execute(
                 "SELECT time, status, description FROM statuses WHERE job = ? ORDER BY rowid",
                 (job_id,),
@@ -242,13 +242,13 @@ class Ledger:
     def _select(self, where: str, *values: Any) -> list[Entry]:
         if not self.path.exists():
             return []
-        with self._connected() as db:
+        with self._connection() as db:
             return [_entry(row) for row in db.execute(f"SELECT * FROM jobs {where}", values)]
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction in which nobody else writes."""
-        with self._connected() as db:
+        with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -259,30 +259,30 @@ class Ledger:
                 raise
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            db = getattr(self._mine, "db", None)
+            db = getattr(self._local, "db", None)
             if db is None or not self.path.exists():
-                db = self._mine.db = self._open()
+                db = self._local.db = self._open()
             yield db
         except (sqlite3.Error, OSError) as error:
             raise _store_error(self.folder, error) from None
 
     def _open(self) -> sqlite3.Connection:
         if not self.path.exists():
-            self._make()
+            self._create()
         db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         db.row_factory = sqlite3.Row
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            self._make()
+            self._create()
         elif version != SCHEMA:
             raise StoreError(
                 f"{self.path} has schema {version}, this version reads {SCHEMA}", "update remote_mi"
             )
         return db
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         """Make the file; of several processes that find none, one does and the others wait."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
@@ -293,8 +293,8 @@ class Ledger:
                     db.executescript(_TABLES)
 
 
-def typed() -> str | None:
-    """The command that is running, as it was typed; None in a program that is not ours."""
+def current_command() -> str | None:
+    """The running command as it was typed; None in any program but `remote-mi`."""
     program = Path(sys.argv[0]).name if sys.argv else ""
     if program not in ("remote-mi", "__main__.py"):
         return None

@@ -48,7 +48,7 @@ class Option:
         model: the model as it would run there: device, device map.
         rows_bytes: what the rows of a sweep may take there.
         download: bytes to fetch first.
-        not_yet: why every other backend is tried before; "" where there is no reason.
+        defer_reason: why every other backend is tried before; "" where there is no reason.
     """
 
     backend: str
@@ -58,11 +58,11 @@ class Option:
     model: ModelSpec = field(default_factory=ModelSpec)
     rows_bytes: int | None = None
     download: int = 0
-    not_yet: str = ""
+    defer_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         shown = asdict(self)
-        del shown["not_yet"]
+        del shown["defer_reason"]
         shown["model"] = {"device": self.model.device, "device_map": self.model.device_map}
         return shown
 
@@ -74,18 +74,18 @@ class Question:
     Attributes:
         model: as asked for. needs: what the recipe needs, as `remote_mi.recipes.declaration.NEEDS`
             names it. limits: of the project's settings.
-        asked: whether this backend was asked for by name, not by `auto`.
+        explicit: whether this backend was asked for by name, not by `auto`.
         survey: whether somebody wants to read the answer, not only to have the job run.
-        describe, reckon, measure: find out what the properties give.
+        describe, estimate, measure: find out what the properties give.
     """
 
     model: ModelSpec
     needs: tuple[str, ...]
     limits: Limits
-    asked: bool
+    explicit: bool
     survey: bool
     describe: Callable[[], Checkpoint]
-    reckon: Callable[[Checkpoint], Footprint]
+    estimate: Callable[[Checkpoint], Footprint]
     measure: Callable[[Footprint, int], Footprint]
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class Question:
     @functools.cached_property
     def need(self) -> Footprint:
         """What the job needs beside the weights, by arithmetic."""
-        return self.reckon(self.checkpoint)
+        return self.estimate(self.checkpoint)
 
     def measured(self, rows_bytes: int) -> Footprint:
         """The same by a run without weights, which takes seconds.
@@ -107,6 +107,6 @@ class Question:
         return self.measure(self.need, rows_bytes)
 
     @property
-    def found(self) -> tuple[Checkpoint | None, Footprint | None]:
+    def looked_up(self) -> tuple[Checkpoint | None, Footprint | None]:
         """The checkpoint and the need, as far as some backend has looked at them."""
         return self.__dict__.get("checkpoint"), self.__dict__.get("need")

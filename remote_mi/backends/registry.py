@@ -38,41 +38,45 @@ AUTO = "auto"
 
 def kind_names() -> list[str]:
     """The names of all kinds, the package's own first."""
-    return list(dict.fromkeys([*BACKENDS, *_plugged_in(tuple(sys.path))]))
+    return list(dict.fromkeys([*BACKENDS, *_entry_points(tuple(sys.path))]))
 
 
-def kind_named(name: str) -> BackendKind:
+def get_kind(name: str) -> BackendKind:
     """The kind of a name.
 
     Raises:
         UsageError: if there is none, or it cannot be imported.
     """
     if not _is_kind(name):
-        raise _no_backend(name, name)
-    return _own(name) if name in BACKENDS else _plugged(_plugged_in(tuple(sys.path))[name])
+        raise _unknown_backend(name, name)
+    return (
+        _builtin_kind(name)
+        if name in BACKENDS
+        else _load_entry_point(_entry_points(tuple(sys.path))[name])
+    )
 
 
 def _is_kind(name: str) -> bool:
     """Whether there is a kind of that name; for the package's own, other packages are not asked."""
-    return name in BACKENDS or name in _plugged_in(tuple(sys.path))
+    return name in BACKENDS or name in _entry_points(tuple(sys.path))
 
 
-def _no_backend(word: str, name: str) -> UsageError:
+def _unknown_backend(word: str, name: str) -> UsageError:
     close = nearest(name, (AUTO, *kind_names()))
     return UsageError(
         f"no backend {word!r}",
-        (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(words())}",
+        (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(option_values())}",
     )
 
 
 @functools.cache
-def _own(name: str) -> BackendKind:
+def _builtin_kind(name: str) -> BackendKind:
     module, _, kind = BACKENDS[name].partition(":")
     return getattr(import_module(module), kind)()
 
 
 @functools.lru_cache(maxsize=4)
-def _plugged_in(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
     """The entry points of other packages by name; looked for once, which takes milliseconds.
 
     Args:
@@ -84,7 +88,7 @@ def _plugged_in(path: tuple[str, ...]) -> dict[str, EntryPoint]:
 
 
 @functools.cache
-def _plugged(point: EntryPoint) -> BackendKind:
+def _load_entry_point(point: EntryPoint) -> BackendKind:
     try:
         found = point.load()
         kind = found() if isinstance(found, type) else found
@@ -107,15 +111,17 @@ def kinds() -> list[BackendKind]:
     found = []
     for name in kind_names():
         try:
-            found.append(kind_named(name))
+            found.append(get_kind(name))
         except UsageError:
             continue
     return found
 
 
-def words(servers: bool = False) -> list[str]:
+def option_values(servers: bool = False) -> list[str]:
     """What `--backend` takes, for help. `servers`: only those that are servers."""
-    of_kinds = [word for kind in kinds() if kind.is_server or not servers for word in kind.words]
+    of_kinds = [
+        word for kind in kinds() if kind.is_server or not servers for word in kind.option_values
+    ]
     return of_kinds if servers else [AUTO, *of_kinds]
 
 
@@ -124,7 +130,7 @@ def is_backend(word: str) -> bool:
     return _is_kind(word.partition(":")[0])
 
 
-def named(word: str) -> tuple[BackendKind, str]:
+def parse_backend(word: str) -> tuple[BackendKind, str]:
     """The kind that a word names, and which one of the kind: "" for the kind's own.
 
     Raises:
@@ -132,25 +138,25 @@ def named(word: str) -> tuple[BackendKind, str]:
     """
     name, colon, where = word.partition(":")
     if not _is_kind(name):
-        raise _no_backend(word, name)
-    kind = kind_named(name)
-    return kind, kind.place(where) if colon else ""
+        raise _unknown_backend(word, name)
+    kind = get_kind(name)
+    return kind, kind.normalize_where(where) if colon else ""
 
 
-def server_named(word: str) -> tuple[BackendKind, str]:
+def parse_server(word: str) -> tuple[BackendKind, str]:
     """As `named`, of one that is a server.
 
     Raises:
         UsageError: if it names no server.
     """
     name, _, where = word.partition(":")
-    kind = kind_named(name) if _is_kind(name) else None
+    kind = get_kind(name) if _is_kind(name) else None
     if kind is None or not kind.is_server:
         close = nearest(name, [kind.name for kind in kinds() if kind.is_server])
         raise UsageError(
             f"{word!r} is no server",
             (f"did you mean {close!r}? " if close else "")
-            + f"there are: {', '.join(words(servers=True))}",
+            + f"there are: {', '.join(option_values(servers=True))}",
         )
     return kind, where
 
@@ -163,7 +169,7 @@ def backend_name(word: str) -> str:
     """
     if word == AUTO:
         return word
-    kind, where = named(word)
+    kind, where = parse_backend(word)
     return f"{kind.name}:{where}" if where else kind.name
 
 
@@ -176,11 +182,11 @@ def open_backend(word: str, project: Path, rows_bytes: int | None = None) -> Bac
     Raises:
         UsageError: if there is none of that name.
     """
-    kind, where = named(word)
+    kind, where = parse_backend(word)
     return kind.backend(where, project, rows_bytes)
 
 
-def asked_as(written: str) -> str:
+def option_value(written: str) -> str:
     """What `--backend` takes, of a backend's name as runs have it."""
     return written.replace(" ", ":", 1)
 
@@ -191,7 +197,7 @@ def kind_of(entry: Entry) -> BackendKind:
     Raises:
         UsageError: if it is not installed any more.
     """
-    return kind_named(entry.host.partition(" ")[0])
+    return get_kind(entry.host.partition(" ")[0])
 
 
 def backend_of(entry: Entry, project: Path) -> DetachedBackend:

@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from remote_mi.interventions.memory import memory
 
 
-class TooLong(Exception):
+class DryRunTimeout(Exception):
     """The dry run took longer than it may."""
 
-    said = "a run without weights takes too long"
+    reason = "a run without weights takes too long"
 
 
 _CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ _PLAIN = frozenset(
 )
 
 
-class NoNumbers(FakeTensorMode):
+class FastFakeMode(FakeTensorMode):
     """Fake tensors with a short way for plain operations, and a deadline.
 
     The short way is what the general one ends in, without its search for special cases: three
@@ -102,7 +102,7 @@ class NoNumbers(FakeTensorMode):
         if func is _DEVICE and type(args[0]) is FakeTensor and not self.in_kernel_invocation:
             return args[0].fake_device
         if time.thread_time() > self.deadline:
-            raise TooLong()
+            raise DryRunTimeout()
         kwargs = dict(kwargs or {})
         if func not in _PLAIN or not _are_plain(args) or kwargs.pop("device", _CPU) != _CPU:
             return super().dispatch(func, types, args, kwargs)
@@ -130,7 +130,7 @@ def _are_plain(values: Any) -> bool:
     return True
 
 
-class Measured(NoNumbers):
+class MeasuringFakeMode(FastFakeMode):
     """The same, and how much memory the tensors would have taken at most, weights apart.
 
     What views share counts once; what autograd alone holds is not seen.
@@ -170,8 +170,8 @@ class Measured(NoNumbers):
 
 
 @contextmanager
-def weightless(
-    module: torch.nn.Module, mode: NoNumbers, rows_bytes: int = 1 << 60
+def fake_weights(
+    module: torch.nn.Module, mode: FastFakeMode, rows_bytes: int = 1 << 60
 ) -> Iterator[None]:
     """Work without numbers; the model's weights seem to lie on the CPU, as those of a real run.
 
@@ -203,7 +203,7 @@ def weightless(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_torch_logs() -> Iterator[None]:
     """Silence what torch logs of operations without numbers; the error itself says it."""
     names = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
     loggers = [logging.getLogger(name) for name in names]

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from remote_mi.backends.kind import KeyKeeper
-from remote_mi.backends.registry import server_named
+from remote_mi.backends.kind import KeyStore
+from remote_mi.backends.registry import parse_server
 from remote_mi.cli.output import say
 from remote_mi.common.errors import UsageError
 
@@ -35,11 +35,11 @@ def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
             "the key is never an argument: the shell would keep it in its history",
             "type `remote-mi login` and then the key, or use --key-stdin",
         )
-    kind, where = server_named(backend)
+    kind, where = parse_server(backend)
     keeper = kind.keys(where)
     key = _given(keeper, key_stdin)
-    found = keeper.ask(key)
-    print(keeper.keep(key))
+    found = keeper.verify(key)
+    print(keeper.save(key))
     say(f"the key is kept there; {found}")
     if keeper.variable and os.environ.get(keeper.variable) not in (None, "", key):
         say(
@@ -49,7 +49,7 @@ def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
     say(f"\nnext: remote-mi doctor{'' if backend == 'ndif' else f' --backend {backend}'}")
 
 
-def _given(keeper: KeyKeeper, key_stdin: bool) -> str:
+def _given(keeper: KeyStore, key_stdin: bool) -> str:
     """The key as typed or read.
 
     Raises:
@@ -67,7 +67,7 @@ def _given(keeper: KeyKeeper, key_stdin: bool) -> str:
         ).strip()
     if not key:
         raise UsageError("no key was given", keeper.source)
-    form = keeper.misshapen(key)
+    form = keeper.format_problem(key)
     if form:
         raise UsageError(f"that is no key: {form}", keeper.source)
     return key

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.backends.kind import ModelList
-from remote_mi.backends.registry import AUTO, named
+from remote_mi.backends.registry import AUTO, parse_backend
 from remote_mi.cli.output import print_json, say, stdout_console, watching
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import line
@@ -72,19 +72,19 @@ def fetch(wheel: Path | None, quiet: bool) -> None:
 
 
 def _list(backend: str, as_json: bool) -> None:
-    kind, where = named(LOCAL if backend == AUTO else backend)
+    kind, where = parse_backend(LOCAL if backend == AUTO else backend)
     found = kind.models(where)
     if as_json:
         print_json(found.document)
         return
     if not found.rows:
-        say(found.none)
+        say(found.empty_message)
     elif found.columns:
         stdout_console().print(_table(found))
     else:
         for row in found.rows:
             print(*row, sep="  ")
-    say(f"\nnext: {found.next}")
+    say(f"\nnext: {found.next_step}")
 
 
 def _table(found: ModelList) -> Table:

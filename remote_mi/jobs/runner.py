@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from remote_mi.backends.base import Ticket
 from remote_mi.backends.options import Option
-from remote_mi.backends.registry import named
+from remote_mi.backends.registry import parse_backend
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, needs_a_yes
@@ -60,7 +60,7 @@ def hand_over_planned(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
 
 
 def _submitted(job: Job, where: Plan, watch: Watch) -> Result | Ticket:
-    kind, _ = named(where.chosen.backend)
+    kind, _ = parse_backend(where.chosen.backend)
     if not kind.detaches:
         raise UsageError(
             f"{kind.name} runs a job only while it is waited for",

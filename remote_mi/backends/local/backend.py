@@ -14,11 +14,11 @@ from remote_mi.backends.base import (
     Outputs,
     Ticket,
     Work,
-    checked,
-    examples_in,
-    labelled,
-    nobody_left,
+    check_outputs,
+    do_nothing,
+    example_count,
     recipe_error,
+    recipe_label,
 )
 from remote_mi.backends.local.fitting import consider
 from remote_mi.backends.local.resources import Resources, measure
@@ -55,7 +55,7 @@ class LocalBackend(Backend):
             found.append(local_environment("cpu"))
         return list(dict.fromkeys(found))
 
-    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+    def actual_environment(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
         return local_environment(record["device"])
 
     def consider(self, question: Question) -> Option:
@@ -76,38 +76,40 @@ class LocalBackend(Backend):
         ticket: Ticket,
         watch: Watch,
         timeout: float | None = None,
-        on_leave: Callable[[], None] = nobody_left,
+        on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
-        counted = _Passes()
+        passes = _PassCounter()
         if work.card.setup:
-            with at_work(watch), counted.of(model.lm):
-                work = replace(work, shared=self._setup(model, work))
+            with at_work(watch), passes.counting(model.lm):
+                work = replace(work, shared=self._run_setup(model, work))
         for index, call in enumerate(work.calls):
             watch.advance(index, len(work.calls), "calls")
-            with at_work(watch), counted.of(model.lm):
-                returned = self._one(model, replace(work, calls=[call]))
-            yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
+            with at_work(watch), passes.counting(model.lm):
+                returned = self._run_call(model, replace(work, calls=[call]))
+            yield check_outputs(
+                recipe_label(work.card), work.card.returns, returned, example_count(call)
+            )
         watch.advance(len(work.calls), len(work.calls), "calls")
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
-            forward_passes=counted.seen,
+            forward_passes=passes.count,
             **noted_settings(),
             **model.record,
         )
 
-    def _setup(self, model: LoadedModel, work: Work) -> Any:
+    def _run_setup(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_setup
 
-        return self._guarded(work, lambda: run_setup(model.lm, work))
+        return self._run_guarded(work, lambda: run_setup(model.lm, work))
 
-    def _one(self, model: LoadedModel, work: Work) -> Any:
+    def _run_call(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_session
 
-        return self._guarded(work, lambda: run_session(model.lm, work)[0])
+        return self._run_guarded(work, lambda: run_session(model.lm, work)[0])
 
-    def _guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
+    def _run_guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
         """Compute within the memory that was planned; an error names the recipe's own line."""
         from remote_mi.interventions.memory import memory
 
@@ -120,14 +122,14 @@ class LocalBackend(Backend):
             raise out_of_memory(error) or recipe_error(work, error) from error
 
 
-class _Passes:
+class _PassCounter:
     """Counts forward passes of a model."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.count = 0
 
     @contextmanager
-    def of(self, lm: Any) -> Iterator[None]:
+    def counting(self, lm: Any) -> Iterator[None]:
         """Count those of a model in between."""
         handle = lm.backbone._module.register_forward_pre_hook(self._count)
         try:
@@ -136,4 +138,4 @@ class _Passes:
             handle.remove()
 
     def _count(self, *_: Any) -> None:
-        self.seen += 1
+        self.count += 1

@@ -27,16 +27,16 @@ def consider(question: Question, machine: Resources) -> Option:
     """Whether a job runs on this machine, and, unless it was asked for, after which download."""
     model, checkpoint, limits = question.model, question.checkpoint, question.limits
     need = question.need
-    option = locally(model, checkpoint, need, machine, limits)
+    option = evaluate_local(model, checkpoint, need, machine, limits)
     if not option.can and only_activations(model, checkpoint, need, machine, limits):
         need = question.measured(LEAST_ROWS_BYTES)
-        option = locally(model, checkpoint, need, machine, limits)
-    if not option.can and question.asked and _might_fit(model, checkpoint, machine):
+        option = evaluate_local(model, checkpoint, need, machine, limits)
+    if not option.can and question.explicit and _might_fit(model, checkpoint, machine):
         # It was asked for, and what is free now is not all there is: the system may give more.
         return Option("local", True, f"asked for, though {option.why}", option.hint, model)
-    if option.can and not checkpoint.present and not question.asked:
-        option = fetched_first(option, limits, machine.disk_free)
-        return replace(option, not_yet="the model is not on this machine")
+    if option.can and not checkpoint.present and not question.explicit:
+        option = option_after_download(option, limits, machine.disk_free)
+        return replace(option, defer_reason="the model is not on this machine")
     return option
 
 
@@ -49,7 +49,7 @@ def _might_fit(spec: ModelSpec, checkpoint: Checkpoint, machine: Resources) -> b
     return not any(sizes) or checkpoint.weights <= max(sizes)
 
 
-def locally(
+def evaluate_local(
     spec: ModelSpec, checkpoint: Checkpoint, need: Footprint, resources: Resources, limits: Limits
 ) -> Option:
     """Whether and how a job runs on this machine; whether the weights are here is not judged."""
@@ -63,7 +63,7 @@ def locally(
     if need.activations is not None:
         about = "" if need.measured else "about "
         wanted += f" and {about}{format_size(beside)} beside them"
-    devices = _asked_devices(spec, resources)
+    devices = _allowed_devices(spec, resources)
     if not devices:
         return Option(
             "local",
@@ -72,20 +72,23 @@ def locally(
             f"it has {', '.join(d.name for d in resources.devices)}",
             spec,
         )
-    whole = _Wanted(spec, checkpoint, beside, wanted, limits)
-    tried = [*_one_device(whole, devices, resources), *_several_devices(whole, devices)]
+    whole = _Requirement(spec, checkpoint, beside, wanted, limits)
+    tried = [
+        *_single_device_options(whole, devices, resources),
+        *_multi_gpu_options(whole, devices),
+    ]
     fitting = next((option for option in tried if isinstance(option, Option)), None)
     return fitting or Option(
         "local",
         False,
         f"{wanted} do not fit into {', nor into '.join(map(str, tried))}",
-        suggest_smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)),
+        suggest_smaller(spec, checkpoint, beside, max(_usable_bytes(d, limits) for d in devices)),
         spec,
     )
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Requirement:
     """What has to fit: the weights, and bytes beside them on each device; `text` says it."""
 
     spec: ModelSpec
@@ -105,26 +108,26 @@ class _Wanted:
         )
 
 
-def _one_device(
-    wanted: _Wanted, devices: list[Device], resources: Resources
+def _single_device_options(
+    wanted: _Requirement, devices: list[Device], resources: Resources
 ) -> Iterator[Option | str]:
     """Each device by itself: the option, where it holds all of it, or how much it holds."""
     weights = wanted.checkpoint.weights or 0
     for device in devices if wanted.spec.device_map is None else []:
-        room = _room(device, wanted.limits)
-        holds = f"{format_size(room)} of {_named(device, wanted.limits)}"
+        room = _usable_bytes(device, wanted.limits)
+        holds = f"{format_size(room)} of {_describe_memory(device, wanted.limits)}"
         if weights + wanted.beside <= room:
-            model = _on(wanted.spec, device, resources)
-            yield wanted.fits(f" fit into {holds}", model, _rows(device, room - weights))
+            model = _pin_to(wanted.spec, device, resources)
+            yield wanted.fits(f" fit into {holds}", model, _rows_budget(device, room - weights))
         yield holds
 
 
-def _several_devices(wanted: _Wanted, devices: list[Device]) -> Iterator[Option | str]:
+def _multi_gpu_options(wanted: _Requirement, devices: list[Device]) -> Iterator[Option | str]:
     """The GPUs together, each with its own layers and its own activations."""
     spec, weights = wanted.spec, wanted.checkpoint.weights or 0
     several = [d for d in devices if d.kind == "cuda"]
     if len(several) > 1 or (spec.device_map is not None and several):
-        room = sum(_room(d, wanted.limits) for d in several)
+        room = sum(_usable_bytes(d, wanted.limits) for d in several)
         holds = f"{format_size(room)} of {len(several)} GPUs together"
         if weights + wanted.beside * len(several) <= room:
             model = replace(spec, device_map=spec.device_map or "auto")
@@ -140,11 +143,11 @@ def only_activations(
     """Whether a job does not fit by arithmetic alone: its weights are here, and would fit."""
     if need.measured or not checkpoint.present or checkpoint.weights is None:
         return False
-    rooms = [_room(device, limits) for device in _asked_devices(spec, resources)]
+    rooms = [_usable_bytes(device, limits) for device in _allowed_devices(spec, resources)]
     return spec.device_map is None and any(checkpoint.weights < room for room in rooms)
 
 
-def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
+def _allowed_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
     """The devices that a spec allows, the one with most room of the best kind first."""
     if spec.device == "auto":
         kinds = list(dict.fromkeys(d.kind for d in resources.devices))
@@ -153,27 +156,27 @@ def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
     return exact or (resources.of_kind(spec.device)[:1] if ":" not in spec.device else [])
 
 
-def _on(spec: ModelSpec, device: Device, resources: Resources) -> ModelSpec:
+def _pin_to(spec: ModelSpec, device: Device, resources: Resources) -> ModelSpec:
     """The spec for a device; as it is where "auto" takes that device by itself."""
     if spec.device != "auto" or device == resources.of_kind(resources.devices[0].kind)[0]:
         return spec
     return replace(spec, device=device.name)
 
 
-def _room(device: Device, limits: Limits) -> int:
+def _usable_bytes(device: Device, limits: Limits) -> int:
     """Bytes of a device that a job may take."""
     limit = limits.gpu_memory if device.kind == "cuda" else limits.memory
     room = int(device.free * SHARE)
     return room if limit is None else min(room, limit)
 
 
-def _named(device: Device, limits: Limits) -> str:
+def _describe_memory(device: Device, limits: Limits) -> str:
     limit = limits.gpu_memory if device.kind == "cuda" else limits.memory
     limited = limit is not None and limit < device.free * SHARE
     return f"{device.name}'s memory ({'the limit set' if limited else 'free'})"
 
 
-def _rows(device: Device, left: int) -> int:
+def _rows_budget(device: Device, left: int) -> int:
     if device.kind == "cuda":
         return max(LEAST_ROWS_BYTES, left // 2)
     return max(LEAST_ROWS_BYTES, min(CPU_ROWS_BYTES, left // 2))
@@ -197,7 +200,7 @@ def suggest_smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: 
     return "; ".join(ideas)
 
 
-def fetched_first(local: Option, limits: Limits, disk_free: int) -> Option:
+def option_after_download(local: Option, limits: Limits, disk_free: int) -> Option:
     """A local option whose model has to be fetched, judged by the download."""
     size = format_size(local.download)
     if limits.download is not None and local.download > limits.download:

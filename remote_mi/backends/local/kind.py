@@ -25,7 +25,7 @@ class LocalKind(BackendKind):
 
         return LocalBackend(rows_bytes)
 
-    def spec_again(
+    def spec_for_rerun(
         self, spec: ModelSpec, commit: str | None, environment: str | None, run: str
     ) -> ModelSpec:
         """The recorded commit, and the recorded kind of device where no other place is named."""

@@ -81,15 +81,15 @@ def main_memory() -> tuple[int, int]:
 
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    limit = _number(_CGROUP / "memory.max")
-    used = _number(_CGROUP / "memory.current")
+    limit = _read_int(_CGROUP / "memory.max")
+    used = _read_int(_CGROUP / "memory.current")
     if limit is not None and used is not None and limit < total:
         cache = _inactive_file()
         total, free = limit, min(free, max(0, limit - used + cache))
     return total, free
 
 
-def _number(path: Path) -> int | None:
+def _read_int(path: Path) -> int | None:
     try:
         return int(path.read_text())
     except (OSError, ValueError):  # no container, or "max"
@@ -139,13 +139,13 @@ def visible_gpus(said: str, visible: str | None) -> list[Device]:
             found.append((index, uuid, name, int(total) << 20, int(free) << 20))
         except ValueError:
             continue
-    chosen = found if visible is None else _chosen(found, visible.split(","))
+    chosen = found if visible is None else _select_visible(found, visible.split(","))
     return [
         Device(f"cuda:{i}", total, free, name) for i, (_, _, name, total, free) in enumerate(chosen)
     ]
 
 
-def _chosen(
+def _select_visible(
     found: Sequence[tuple[str, str, str, int, int]], wanted: Sequence[str]
 ) -> list[tuple[str, str, str, int, int]]:
     chosen = []

@@ -9,13 +9,13 @@ import platform
 import time
 from collections.abc import Iterator
 
-from remote_mi.backends.checking import CLUSTER_S, MODEL_S, QUICK_S, Check, guarded, problem
+from remote_mi.backends.checking import CLUSTER_S, MODEL_S, QUICK_S, Check, failed_check, run_check
 from remote_mi.backends.errors import ServerDown
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import LOGIN, NotNdif
-from remote_mi.backends.ndif.facts import described
-from remote_mi.backends.ndif.hosts import Host, find_host, has_form_of_a_key, key_source, recall
+from remote_mi.backends.ndif.facts import describe_caller
+from remote_mi.backends.ndif.hosts import Host, find_host, is_well_formed_key, key_source, recall
 from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import within
 from remote_mi.common.errors import AuthenticationError, RemoteMIError
@@ -47,31 +47,31 @@ def checks(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
     """
     if asked not in (None, personal.HERE):
         find_host(asked)
-    return _checked(asked, spec)
+    return _run_checks(asked, spec)
 
 
-def _checked(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
+def _run_checks(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
     if asked == personal.HERE:
-        yield from guarded("personal server", CLUSTER_S, _personal)
+        yield from run_check("personal server", CLUSTER_S, _personal)
     try:
         host = within(QUICK_S, lambda: find_host(asked))
     except RemoteMIError as error:
         if asked != personal.HERE:
-            yield problem("server", error)
+            yield failed_check("server", error)
         return
     client = Client(host)
-    reached = guarded("server", QUICK_S, lambda: _server(client))
+    reached = run_check("server", QUICK_S, lambda: _server(client))
     yield from reached
     answers = reached[-1].state != "problem"
     if not answers:
-        yield from guarded("key", QUICK_S, lambda: _key_unasked(host))
+        yield from run_check("key", QUICK_S, lambda: _key_unverified(host))
     else:
-        yield from guarded("key", QUICK_S, lambda: _key(host, client))
-        compute = guarded("compute backend", CLUSTER_S, lambda: _compute(client))
+        yield from run_check("key", QUICK_S, lambda: _key(host, client))
+        compute = run_check("compute backend", CLUSTER_S, lambda: _compute(client))
         yield from compute
         answers = compute[-1].state != "problem"
         if answers:
-            yield from guarded("versions there", CLUSTER_S, lambda: _versions(host, client))
+            yield from run_check("versions there", CLUSTER_S, lambda: _versions(host, client))
     if spec is not None:
         yield from _model(spec, host, client if answers else None)
 
@@ -82,7 +82,7 @@ def _personal() -> list[Check]:
         from remote_mi.backends.ndif_server.settings import redis_server
 
         redis_server()
-        personal.here()  # raises, in the words for it
+        personal.require_running()  # raises, in the words for it
     dead = [name for name, service in status["services"].items() if not service["alive"]]
     if dead or not status["healthy"]:
         found = f"{', '.join(dead)} died" if dead else "it does not answer"
@@ -107,7 +107,7 @@ def _server(client: Client) -> list[Check]:
     try:
         for _ in range(2):  # the second over the open connection
             begun = time.perf_counter()
-            answer = client.ask("/ping")
+            answer = client.get_json("/ping")
     except ServerDown as error:
         advice = "is it up, is the address right, and does no firewall or proxy keep it away?"
         return [Check("server", "problem", error.message, advice, error.exit_code)]
@@ -127,12 +127,12 @@ def _sent_key(host: Host) -> str | None:
         AuthenticationError: if it has not the form of one, or may not be sent.
     """
     key = host.key_headers().get("ndif-api-key")
-    if key and not has_form_of_a_key(key):
+    if key and not is_well_formed_key(key):
         raise AuthenticationError(f"what {key_source()} holds has not the form of a key", LOGIN)
     return key
 
 
-def _key_unasked(host: Host) -> list[Check]:
+def _key_unverified(host: Host) -> list[Check]:
     if _sent_key(host) is None:
         return [Check("key", "note", "none", LOGIN)]
     return [Check("key", "note", f"from {key_source()}; whether the server knows it is not known")]
@@ -148,7 +148,7 @@ def _key(host: Host, client: Client) -> list[Check]:
     source = "the personal server's own" if host.served is not None else f"from {key_source()}"
     if not who.known:
         return [Check("key", "problem", f"{source}; the server does not know it", LOGIN, 4)]
-    return [Check("key", "ok", f"{source}; {described(who)}")]
+    return [Check("key", "ok", f"{source}; {describe_caller(who)}")]
 
 
 def _compute(client: Client) -> list[Check]:
@@ -189,13 +189,13 @@ def _model(spec: ModelSpec, host: Host, client: Client | None) -> Iterator[Check
     """Whether the model can be described here, and, where a server answers, whether it has it."""
     on_hub = spec.name != embedded.EMBEDDED and spec.folder is None
     if on_hub:
-        yield from guarded("hub token", QUICK_S, _token)
+        yield from run_check("hub token", QUICK_S, _token)
     if spec.name == embedded.EMBEDDED and not embedded.is_ready():
         return  # it is said above that it would have to be fetched first
     keys: list[str] = []
-    yield from guarded("architecture", MODEL_S, lambda: _architecture(spec, host, keys))
+    yield from run_check("architecture", MODEL_S, lambda: _architecture(spec, host, keys))
     if keys and client is not None:
-        yield from guarded("deployed there", CLUSTER_S, lambda: _deployed(keys[0], host, client))
+        yield from run_check("deployed there", CLUSTER_S, lambda: _deployed(keys[0], host, client))
 
 
 def _token() -> list[Check]:
@@ -215,7 +215,7 @@ def _architecture(spec: ModelSpec, host: Host, keys: list[str]) -> list[Check]:
     if host.served is not None and spec.name == embedded.EMBEDDED:
         repo_id = personal.SERVED_EMBEDDED
     elif host.served is not None and spec.folder is not None:
-        repo_id = personal.served_as(spec.folder, host.served)
+        repo_id = personal.served_repo_id(spec.folder, host.served)
     lm = build_weightless(spec, Silent(), repo_id).lm
     keys.append(model_key(lm))
     found = f"{type(lm._module).__name__}, {len(lm.layers)} layers; all names are known"
@@ -226,7 +226,7 @@ def _deployed(key: str, host: Host, client: Client) -> list[Check]:
     name = "deployed there"
     there = facts.deployments(client)
     model = next((d for d in there if d.model_key == key), None)
-    repo_id = str(facts.of_key(key).get("repo_id"))
+    repo_id = str(facts.parse_model_key(key).get("repo_id"))
     if model is None:
         if host.served is not None and repo_id not in host.served.models:
             return [

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from remote_mi.backends.errors import ResultExpired, ResultRefused, ServerDown
-from remote_mi.backends.ndif.errors import NotNdif, refusal
+from remote_mi.backends.ndif.errors import NotNdif, response_error
 from remote_mi.backends.ndif.hosts import Host
 from remote_mi.common.errors import StoreError, first_line
 from remote_mi.common.progress import Watch
@@ -41,17 +41,17 @@ class ReplyLost(Exception):
     """The connection broke after a submission had left: the server may have it or not."""
 
 
-_making = threading.Lock()
-_made: dict[bool, httpx.Client] = {}
+_clients_lock = threading.Lock()
+_clients: dict[bool, httpx.Client] = {}
 
 
-def _connections(trust_env: bool) -> httpx.Client:
+def _shared_client(trust_env: bool) -> httpx.Client:
     """The connections of this process: making them reads all certificates, which takes time."""
-    with _making:
-        if trust_env not in _made:
+    with _clients_lock:
+        if trust_env not in _clients:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-            _made[trust_env] = httpx.Client(timeout=TIMEOUT, trust_env=trust_env, limits=limits)
-        return _made[trust_env]
+            _clients[trust_env] = httpx.Client(timeout=TIMEOUT, trust_env=trust_env, limits=limits)
+        return _clients[trust_env]
 
 
 class Client:
@@ -60,20 +60,20 @@ class Client:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def ask(self, path: str, with_key: bool = False) -> Any:
+    def get_json(self, path: str, with_key: bool = False) -> Any:
         """The JSON that a GET answers.
 
         Raises:
             ServerDown, KeyRefused, NotNdif, RemoteMIError: as the server answers, or does not.
         """
         headers = self.host.key_headers() if with_key else {}
-        return self._parsed(path, self._get(path, headers))
+        return self._parse(path, self._get(path, headers))
 
-    def probe(self, path: str, headers: dict[str, str]) -> int:
+    def status_code(self, path: str, headers: dict[str, str]) -> int:
         """The HTTP status that a GET with these headers answers."""
         return self._get(path, headers).status_code
 
-    def answer_to(self, job_id: str, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
+    def job_response(self, job_id: str, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
         """The latest status of a job; None while the server has stored none.
 
         Args:
@@ -90,7 +90,7 @@ class Client:
             return None
         if 400 <= response.status_code < 500 and response.status_code != 429:
             raise self._not_ndif(path)  # it went without a key: nothing of the user's is refused
-        answer = self._parsed(path, response)
+        answer = self._parse(path, response)
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise self._not_ndif(path)
         return answer
@@ -122,7 +122,7 @@ class Client:
             raise ReplyLost(first_line(error)) from None
         if response.status_code in (500, 502, 504):
             raise ReplyLost(f"status {response.status_code}")
-        answer = self._parsed("/request", response)
+        answer = self._parse("/request", response)
         job_id = answer.get("id") if isinstance(answer, dict) else None
         if not isinstance(job_id, str) or not re.fullmatch(r"[\w.:-]{1,200}", job_id, re.ASCII):
             raise self._not_ndif("/request")
@@ -219,14 +219,14 @@ class Client:
         except (httpx.HTTPError, UnicodeError) as error:  # the latter: a name no DNS can have
             raise self._unreachable(error) from None
 
-    def _parsed(self, path: str, response: httpx.Response) -> Any:
+    def _parse(self, path: str, response: httpx.Response) -> Any:
         if 300 <= response.status_code < 400:
             raise NotNdif(
                 f"{self.host.url} sends elsewhere, and a key does not follow",
                 "name the address it really has: --backend ndif:https://host",
             )
         if response.status_code >= 400:
-            raise refusal(self.host.url, response)
+            raise response_error(self.host.url, response)
         try:
             return response.json()
         except (ValueError, RecursionError):
@@ -234,7 +234,7 @@ class Client:
 
     def _client(self) -> httpx.Client:
         # A proxy of the user's would look for a server of this machine on its own.
-        return _connections(trust_env=not self.host.is_loopback)
+        return _shared_client(trust_env=not self.host.is_loopback)
 
     def _unreachable(self, error: Exception) -> ServerDown:
         return ServerDown(

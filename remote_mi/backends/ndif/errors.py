@@ -20,7 +20,7 @@ from remote_mi.backends.errors import (
     OutOfMemory,
     RecipeFailed,
     ServerDown,
-    carrying,
+    with_server_text,
 )
 from remote_mi.common.errors import (
     AuthenticationError,
@@ -105,7 +105,7 @@ _SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
 ]
 
 
-def failure(
+def job_error(
     job_id: str, host: str, answer: Mapping[str, Any], recipe_file: str | None
 ) -> RemoteMIError:
     """The error that an ERROR status means.
@@ -123,17 +123,17 @@ def failure(
     for sentence, kind, advice in _SENTENCES:
         if sentence in said:
             extra = _shortfall(answer.get("meta")) if kind is OutOfMemory else ""
-            return carrying(kind(f"{where}: {last}{extra}", advice), said)
+            return with_server_text(kind(f"{where}: {last}{extra}", advice), said)
     in_recipe = _line_in(said, recipe_file)
     if in_recipe is not None:
-        return carrying(
+        return with_server_text(
             RecipeFailed(
                 f"{recipe_file}:{in_recipe}: {last}",
                 f"on {host}; the server's traceback: remote-mi jobs show {job_id[:8]}",
             ),
             said,
         )
-    return carrying(
+    return with_server_text(
         JobFailed(f"{where}: {last}", f"all of it: remote-mi jobs show {job_id[:8]}"), said
     )
 
@@ -156,7 +156,7 @@ def _shortfall(meta: Any) -> str:
     return "".join(f"; GPU {gpu} lacked {value / 2**30:.2f} GiB" for gpu, value in short.items())
 
 
-def refusal(host: str, response: httpx.Response) -> RemoteMIError:
+def response_error(host: str, response: httpx.Response) -> RemoteMIError:
     """The error that an HTTP status of 400 or more means."""
     said = _detail(response)
     text = f"{host} refused ({response.status_code}): {said}"

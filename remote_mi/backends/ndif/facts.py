@@ -32,7 +32,7 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
     known = recall(client.host).get("packages")
     if known and time.time() - known[1] < max_age:
         return known[0]
-    said = client.ask("/env", with_key=True)
+    said = client.get_json("/env", with_key=True)
     found = said.get("packages") if isinstance(said, dict) else None
     if not isinstance(found, dict):
         raise NotNdif(
@@ -78,7 +78,7 @@ def deployments(client: Client) -> list[Deployment]:
     Raises:
         ServerDown, NotNdif: if the server does not say.
     """
-    said = client.ask("/status", with_key=True)
+    said = client.get_json("/status", with_key=True)
     listed = said.get("deployments", said) if isinstance(said, dict) else None
     if not isinstance(listed, dict):
         raise NotNdif(
@@ -105,7 +105,7 @@ def _deployment(key: str, items: list[Mapping[str, Any]]) -> Deployment:
         ),
     )
     best = items[0]
-    given = of_key(key)
+    given = parse_model_key(key)
     schedule = best.get("schedule")
     return Deployment(
         str(best.get("repo_id") or given.get("repo_id") or key),
@@ -115,16 +115,16 @@ def _deployment(key: str, items: list[Mapping[str, Any]]) -> Deployment:
         str(best.get("application_state") or "unknown"),
         str(best.get("deployment_level") or "unknown"),
         _text(best.get("dtype")),
-        _number(best.get("execution_timeout_seconds")),
-        _whole(best.get("n_params")),
-        _whole(best.get("size_bytes")),
+        _to_float(best.get("execution_timeout_seconds")),
+        _to_int(best.get("n_params")),
+        _to_int(best.get("size_bytes")),
         len(items),
-        _moment(schedule.get("end_time")) if isinstance(schedule, dict) else None,
+        _timestamp(schedule.get("end_time")) if isinstance(schedule, dict) else None,
         _text(best.get("actor_class")),
     )
 
 
-def of_key(key: str) -> dict[str, Any]:
+def parse_model_key(key: str) -> dict[str, Any]:
     """The JSON part of a model key."""
     found = re.search(r"\{.*\}", key, re.DOTALL)
     try:
@@ -138,21 +138,21 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value).removeprefix("torch.")
 
 
-def _number(value: Any) -> float | None:
+def _to_float(value: Any) -> float | None:
     # JSON as servers write it has NaN and infinity, too.
     is_number = isinstance(value, (int, float)) and abs(value) < 1e300
     return float(value) if is_number else None
 
 
-def _whole(value: Any) -> int | None:
-    number = _number(value)
+def _to_int(value: Any) -> int | None:
+    number = _to_float(value)
     return None if number is None else int(number)
 
 
-def _moment(value: Any) -> float | None:
+def _timestamp(value: Any) -> float | None:
     """Seconds since 1970 of a number of them, or of a date and time as text (UTC if unsaid)."""
     if not isinstance(value, str):
-        return _number(value)
+        return _to_float(value)
     try:
         moment = datetime.fromisoformat(value)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -189,7 +189,7 @@ def caller(client: Client) -> Caller:
     Raises:
         KeyRefused, ServerDown, NotNdif: as the server answers.
     """
-    said = client.ask("/whoami", with_key=True)
+    said = client.get_json("/whoami", with_key=True)
     if not isinstance(said, dict):
         raise NotNdif(
             f"{client.host.url}/whoami does not answer as an NDIF server",
@@ -198,7 +198,7 @@ def caller(client: Client) -> Caller:
     tags = said.get("tags")
     tags = tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
     email = _text(said.get("email"))
-    refuses = client.probe("/whoami", {"ndif-api-key": "no-key"}) == 400
+    refuses = client.status_code("/whoami", {"ndif-api-key": "no-key"}) == 400
     found = Caller(refuses, email is not None or bool(tags), email, tags)
     remember(client.host, trusted=found.trusted)
     return found
@@ -219,7 +219,7 @@ def sandboxes(client: Client, model_key: str) -> bool:
     return not any(d.actor and "sandbox" not in d.actor.lower() for d in deployed)
 
 
-def described(who: Caller) -> str:
+def describe_caller(who: Caller) -> str:
     """Who one is to a server, in words."""
     tags = ", ".join(who.tags) or "none"
     trust = (

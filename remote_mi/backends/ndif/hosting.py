@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remote_mi.backends.capabilities import lacking
+from remote_mi.backends.capabilities import unmet_needs
 from remote_mi.backends.ndif.servers import ServerFacts
 from remote_mi.backends.options import Footprint, Option
 from remote_mi.backends.settings.values import Limits
@@ -12,7 +12,7 @@ from remote_mi.common.sizes import format_size
 from remote_mi.models.spec import ModelSpec
 
 
-def on_server(
+def evaluate_server(
     facts: ServerFacts, needs: Sequence[str], need: Footprint, limits: Limits, spec: ModelSpec
 ) -> Option:
     """Whether a server hosts the model and can do what the recipe needs."""
@@ -22,17 +22,17 @@ def on_server(
 
     if facts.problem:
         return no(facts.problem, facts.hint)
-    lacks = lacking(needs, facts.place)
+    lacks = unmet_needs(needs, facts.place)
     if lacks:
         what = " and ".join(need.replace("_", " ") for need in lacks)
         return no(
             f"it runs the jobs of this key in its sandbox, where {what} cannot be read",
             "use a key with the tag 'trusted', or a server of your own (`remote-mi ndif up`)",
         )
-    problem, hint = _hosting(facts, spec)
+    problem, hint = _hosting_problem(facts, spec)
     if problem:
         return no(problem, hint)
-    differs = _dtype_differs(facts, spec)
+    differs = _dtype_mismatch(facts, spec)
     if differs:
         return no(*differs)
     for what, size, limit in (
@@ -47,10 +47,10 @@ def on_server(
             )
     down = "?" if need.bytes_down is None else format_size(need.bytes_down)
     traffic = f"about {format_size(need.bytes_up)} up and {down} down"
-    return Option(facts.backend, True, f"{_hosted(facts)}; {traffic}", model=spec)
+    return Option(facts.backend, True, f"{_describe_hosting(facts)}; {traffic}", model=spec)
 
 
-def _hosting(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str]:
+def _hosting_problem(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str]:
     """Why the model is not ready there, and what to do; ("", "") if it is."""
     there = facts.deployment
     if there is None and facts.loads:
@@ -85,7 +85,7 @@ def may_deploy(facts: ServerFacts) -> bool:
     return not facts.problem and (there is None or there.state == "DEPLOYING")
 
 
-def _dtype_differs(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str] | None:
+def _dtype_mismatch(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str] | None:
     """Whether the weights there are held otherwise than was asked for; a reason and a hint."""
     there = facts.deployment.dtype if facts.deployment else None
     asked = spec.quantization or spec.dtype
@@ -97,7 +97,7 @@ def _dtype_differs(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str] | Non
     )
 
 
-def _hosted(facts: ServerFacts) -> str:
+def _describe_hosting(facts: ServerFacts) -> str:
     there = facts.deployment
     if there is None:
         return f"{facts.url} serves the model; the first job loads it"

@@ -90,7 +90,7 @@ def find_host(asked: str | None) -> Host:
         UsageError: if it is no address. BackendUnavailable: if no personal server runs.
     """
     if asked == personal.HERE:
-        served = personal.here()
+        served = personal.require_running()
         return replace(HERE, url=served.url, served=served)
     given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
     url = str(given).rstrip("/")
@@ -111,7 +111,7 @@ def find_host(asked: str | None) -> Host:
             "an address with a name or password in it is not taken",
             "the key goes with `remote-mi login`",
         )
-    served = personal.served(url) if parts.hostname in _LOOPBACK else None
+    served = personal.running_server(url) if parts.hostname in _LOOPBACK else None
     return Host(url, f"ndif {url}", served)
 
 
@@ -147,7 +147,7 @@ def keep_key(key: str) -> Path:
     settings = _read(path)
     api = settings.get("API")
     api = {} if api is None else api
-    if not isinstance(api, dict) or (not settings and _holds_something(path)):
+    if not isinstance(api, dict) or (not settings and _has_content(path)):
         raise UsageError(
             f"{path} cannot be read as nnsight's settings",
             "mend or remove it, or name another file in NNSIGHT_CONFIG",
@@ -169,7 +169,7 @@ def keep_key(key: str) -> Path:
     return path
 
 
-def _holds_something(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     """Whether a file has content other than empty settings, readable or not."""
     try:
         return written(path) not in (None, {})
@@ -224,7 +224,7 @@ def _memory_file() -> Path:
 _KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def has_form_of_a_key(key: str) -> bool:
+def is_well_formed_key(key: str) -> bool:
     """Whether a text looks as every key does: 8-4-4-4-12 hexadecimal digits."""
     return _KEY_FORM.fullmatch(key) is not None
 

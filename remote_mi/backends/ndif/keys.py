@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from remote_mi.backends.checking import QUICK_S
-from remote_mi.backends.kind import KeyKeeper
+from remote_mi.backends.kind import KeyStore
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import KeyRefused, NotNdif
-from remote_mi.backends.ndif.hosts import find_host, has_form_of_a_key, keep_key
+from remote_mi.backends.ndif.hosts import find_host, is_well_formed_key, keep_key
 from remote_mi.common.deadline import within
 from remote_mi.common.errors import BackendUnavailable, UsageError
 from remote_mi.common.text import line
 
 
-class NdifKeys(KeyKeeper):
+class NdifKeys(KeyStore):
     """The key that nnsight sends to NDIF servers.
 
     Args:
@@ -35,10 +35,10 @@ class NdifKeys(KeyKeeper):
                 "nothing is to be kept for it",
             )
 
-    def misshapen(self, key: str) -> str:
-        return "" if has_form_of_a_key(key) else "one has 8-4-4-4-12 hexadecimal digits"
+    def format_problem(self, key: str) -> str:
+        return "" if is_well_formed_key(key) else "one has 8-4-4-4-12 hexadecimal digits"
 
-    def ask(self, key: str) -> str:
+    def verify(self, key: str) -> str:
         client, url = Client(replace(self.host, key=key)), self.host.url
         try:
             who = within(QUICK_S, lambda: facts.caller(client))
@@ -50,7 +50,7 @@ class NdifKeys(KeyKeeper):
             return f"{url} checks no keys"
         if not who.known:
             raise KeyRefused(f"{url} does not know this key; it is not kept", self.source)
-        return f"{url}: {line(facts.described(who))}"
+        return f"{url}: {line(facts.describe_caller(who))}"
 
-    def keep(self, key: str) -> Path:
+    def save(self, key: str) -> Path:
         return keep_key(key)

@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 
 
-def deployed(asked: str | None) -> ModelList:
+def list_models(asked: str | None) -> ModelList:
     """The models that a server has deployed.
 
     Args:
@@ -38,7 +38,7 @@ def deployed(asked: str | None) -> ModelList:
         none = f"{host.url} has loaded no model yet; the first job loads one"
         first = next(iter(host.served.models), None)
     if first and host.served is not None:
-        first = personal.asked_as(first, host.served)
+        first = personal.model_option(first, host.served)
     # What a server calls a model may be anything; only what prints as it is goes into a command.
     shown = shlex.quote(first) if first and first == line(first) else "ID"
     return ModelList(
@@ -56,15 +56,15 @@ def _row(item: Deployment) -> tuple[str, ...]:
         # Of a model that waits in RAM, a server says no other state.
         item.level if item.state == "unknown" else f"{item.state} {item.level}",
         item.dtype or "?",
-        _short(item.parameters, "").replace("G", "B"),
-        _short(item.size_bytes, "B"),
+        _format_count(item.parameters, "").replace("G", "B"),
+        _format_count(item.size_bytes, "B"),
         "none" if item.timeout_s is None else f"{item.timeout_s:g} s",
         str(item.replicas),
-        _until(item.ends),
+        _format_end(item.ends),
     )
 
 
-def _short(number: int | None, unit: str) -> str:
+def _format_count(number: int | None, unit: str) -> str:
     """A number of three digits with a decimal prefix: 135M, 1.2GB."""
     if number is None:
         return "?"
@@ -78,7 +78,7 @@ def _short(number: int | None, unit: str) -> str:
     return f"{value:.3g}{prefix}{unit}"
 
 
-def _until(moment: float | None) -> str:
+def _format_end(moment: float | None) -> str:
     """The end of a schedule: the time of today, or the day; of local time."""
     if moment is None:
         return "–"

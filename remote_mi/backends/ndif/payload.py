@@ -27,13 +27,17 @@ class _Pickler(CustomCloudPickler):
         made, arguments, *rest = super()._dynamic_function_reduce(func)
         if made is _load_function:
             *head, _annotations, file, line = arguments
-            arguments = (*head, None, _shown(file), line)
+            arguments = (*head, None, _portable_path(file), line)
         return (made, arguments, *rest)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, SerializedFrame):
             code = obj.f_code
-            return SerializedFrame, (_shown(code.co_filename), code.co_firstlineno, code.co_name)
+            return SerializedFrame, (
+                _portable_path(code.co_filename),
+                code.co_firstlineno,
+                code.co_name,
+            )
         return super().reducer_override(obj)
 
 
@@ -63,7 +67,7 @@ def model_key(lm: Any) -> str:
     return lm.to_model_key()
 
 
-def _shown(path: str) -> str:
+def _portable_path(path: str) -> str:
     """A file as a server's traceback shows it: in this package its module path, else its name."""
     file = PurePath(path)
     if file.is_relative_to(_PACKAGE):

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Work
-from remote_mi.backends.capabilities import Place, depends_on_trust, lacking
+from remote_mi.backends.capabilities import Place, depends_on_trust, unmet_needs
 from remote_mi.backends.dry_run import expected_outputs
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import CannotDo
-from remote_mi.backends.ndif.source_checks import check_source, refuse
+from remote_mi.backends.ndif.source_checks import check_source, raise_mistakes
 from remote_mi.common.progress import Watch
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check(
     Raises:
         UsageError, RunFailed: naming the recipe's file and line.
     """
-    refuse(check_source(work.card, work.function, work.project, packages))
+    raise_mistakes(check_source(work.card, work.function, work.project, packages))
     watch.stage(f"checking {work.card.name} without weights")
     expected = expected_outputs(model, work)
     if expected.outputs is None:
@@ -54,7 +54,7 @@ def check_sandbox(work: Work, client: Client, key: str) -> None:
     if not depends_on_trust(work.card.needs) or not facts.sandboxes(client, key):
         return
     place = Place("sandboxed", facts.packages(client).get("nnsight", ""))
-    needs = lacking(work.card.needs, place)
+    needs = unmet_needs(work.card.needs, place)
     if not needs:
         return
     raise CannotDo(

@@ -47,7 +47,7 @@ class ServerFacts:
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
-def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
+def gather_facts(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
     """Ask a server about a model. Never fails: why it cannot be used is part of what is learnt.
 
     Args:
@@ -57,7 +57,7 @@ def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
         host = find_host(backend.partition(":")[2] or None)
         if not host.key_headers() and not host.is_loopback:
             return ServerFacts(backend, host.url, f"there is no key for {host.url}", LOGIN)
-        repo_id = _served_as(spec, host)
+        repo_id = _served_repo_id(spec, host)
         if repo_id is None:
             return ServerFacts(
                 backend,
@@ -65,12 +65,12 @@ def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
                 f"{spec.name} is on this machine only, and {host.url} does not serve it",
                 _how_to_serve(spec, host),
             )
-        return within(PATIENCE_S, lambda: _asked(backend, host, repo_id, spec, needs))
+        return within(PATIENCE_S, lambda: _query(backend, host, repo_id, spec, needs))
     except RemoteMIError as error:
         return ServerFacts(backend, problem=error.message, hint=error.hint or "")
 
 
-def _asked(
+def _query(
     backend: str, host: Host, repo_id: str, spec: ModelSpec, needs: tuple[str, ...]
 ) -> ServerFacts:
     client = Client(host)
@@ -103,20 +103,22 @@ def serves(deployment: Deployment, repo_id: str, spec: ModelSpec) -> bool:
     The key holds repository, revision and task. No revision and the revision "main" are two keys,
     and the job for one does not reach the other.
     """
-    given: dict[str, Any] = facts.of_key(deployment.model_key)
+    given: dict[str, Any] = facts.parse_model_key(deployment.model_key)
     return (
         str(given.get("repo_id", "")).lower() == repo_id.lower()
         and given.get("revision") == spec.revision
     )
 
 
-def _served_as(spec: ModelSpec, host: Host) -> str | None:
+def _served_repo_id(spec: ModelSpec, host: Host) -> str | None:
     """The repository id under which a server can know the model; None for weights of this machine."""
     if spec.name == EMBEDDED:
         served = host.served.models if host.served is not None else {}
         return personal.SERVED_EMBEDDED if personal.SERVED_EMBEDDED in served else None
     if spec.folder is not None:
-        return personal.served_as(spec.folder, host.served) if host.served is not None else None
+        return (
+            personal.served_repo_id(spec.folder, host.served) if host.served is not None else None
+        )
     return spec.name
 
 

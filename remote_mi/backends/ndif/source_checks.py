@@ -16,11 +16,11 @@ from typing import Any
 
 from remote_mi.backends.ndif.shipped_code import (
     Definition,
-    Shipped,
+    ShippedCode,
     Use,
     bound_names,
-    home_of,
     is_sent_as_source,
+    module_of,
 )
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card import Card
@@ -61,20 +61,20 @@ def check_source(
         packages: what the server's `/env` names: importable name → version, or the name of the
             distribution where nothing can be imported from it. Empty when it is not known.
     """
-    shipped = Shipped(card, project)
-    shipped.function(function)
+    shipped = ShippedCode(card, project)
+    shipped.add_function(function)
     if card.setup:
-        shipped.function(function.__globals__[card.setup])
+        shipped.add_function(function.__globals__[card.setup])
     findings: dict[SourceMistake, None] = {}
     for part in shipped.parts:
-        for line, problem, fix in [*_own_submissions(part), *_outside_changes(part)]:
+        for line, problem, fix in [*_nested_submissions(part), *_external_changes(part)]:
             findings[SourceMistake(part.path, line, problem, fix)] = None
     if packages:
-        findings.update(dict.fromkeys(_missing(shipped.needed, packages)))
+        findings.update(dict.fromkeys(_missing_packages(shipped.needed, packages)))
     return sorted(findings, key=lambda f: (f.path != str(card.path), f.path, f.line, f.problem))
 
 
-def refuse(findings: list[SourceMistake]) -> None:
+def raise_mistakes(findings: list[SourceMistake]) -> None:
     """Raise one error that names all findings; nothing when there are none.
 
     Raises:
@@ -88,7 +88,7 @@ def refuse(findings: list[SourceMistake]) -> None:
     raise UsageError("\n  ".join(["the recipe cannot run on a server as it is:", *lines]))
 
 
-def _own_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
+def _nested_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
     """Blocks that would submit themselves to a server, from within the server."""
     for call in ast.walk(part.node):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
@@ -109,7 +109,7 @@ def _own_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
             )
 
 
-def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
+def _external_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
     """Changes of what is defined outside the function: lost on a server, and never pure."""
     node = part.node
     outer = part.scope.keys() - bound_names(node)
@@ -123,7 +123,7 @@ def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
         elif isinstance(statement, ast.Nonlocal):
             for name in part.enclosing.intersection(statement.names):
                 yield statement.lineno, f"it sets {name!r} of an enclosing function", _OUTSIDE
-        changed = _changed(statement)
+        changed = _change_target(statement)
         if changed is None:
             continue
         root, steps, method = changed
@@ -134,7 +134,7 @@ def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
                 f"it changes its argument {root!r}, which other calls share",
                 "change a copy",
             )
-        elif root in outer and _is_change(part.scope[root], steps, method):
+        elif root in outer and _is_certain_change(part.scope[root], steps, method):
             where = "of an enclosing function" if root in part.enclosing else "of the module"
             yield line, f"it changes {root!r} {where}", _OUTSIDE
 
@@ -143,7 +143,7 @@ def _writes(context: ast.expr_context) -> bool:
     return not isinstance(context, ast.Load)
 
 
-def _changed(node: ast.AST) -> tuple[str, str, str] | None:
+def _change_target(node: ast.AST) -> tuple[str, str, str] | None:
     """(name, steps, method) of what `name.a[0] = …`, `del name[…]` or `name.append(…)` changes.
 
     The steps are a letter each: "." for an attribute, "[" for an item. The method is "" for an
@@ -164,7 +164,7 @@ def _changed(node: ast.AST) -> tuple[str, str, str] | None:
     return (target.id, steps, method) if isinstance(target, ast.Name) else None
 
 
-def _is_change(value: Any, steps: str, method: str) -> bool:
+def _is_certain_change(value: Any, steps: str, method: str) -> bool:
     """Whether it is certain that a change of this form changes the value itself."""
     holder = isinstance(value, (list, dict, set, deque, bytearray))
     array = type(value).__module__.split(".")[0] in ("torch", "numpy") and hasattr(value, "ndim")
@@ -182,10 +182,12 @@ def _is_change(value: Any, steps: str, method: str) -> bool:
 def _is_own(value: Any) -> bool:
     """Whether it is a module, class or function that travels, not one of a library."""
     kind = isinstance(value, (types.ModuleType, types.FunctionType, type))
-    return kind and is_sent_as_source(home_of(value))
+    return kind and is_sent_as_source(module_of(value))
 
 
-def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator[SourceMistake]:
+def _missing_packages(
+    needed: Mapping[Any, Use], packages: Mapping[str, str]
+) -> Iterator[SourceMistake]:
     there = {_canonical(name) for name in packages}
     for use in needed.values():
         root = use.module

@@ -68,9 +68,9 @@ class Launcher:
     def _start(
         self, name: str, command: list[str], database: postgres.Database | None = None
     ) -> None:
-        as_whom: dict[str, Any] = {"cwd": self._plan.state / _WORK}
+        user_options: dict[str, Any] = {"cwd": self._plan.state / _WORK}
         if database:
-            as_whom = {"cwd": "/", **database.as_whom}
+            user_options = {"cwd": "/", **database.user_options}
         with (self._logs / f"{name}.log").open("ab") as log:
             try:
                 child = subprocess.Popen(
@@ -82,7 +82,7 @@ class Launcher:
                     # Ctrl-C in the terminal is for the client, not for the server.
                     start_new_session=True,
                     pass_fds=[self._plan.ports.holder.fileno()] if name == "hub" else [],
-                    **as_whom,
+                    **user_options,
                 )
             except OSError as error:
                 raise ServerStartFailed(f"{name} could not be run: {error}") from None
@@ -124,7 +124,7 @@ class Launcher:
                 code = child.poll()
                 if code is not None:
                     raise self._failure(f"{name} ended with code {code}", name)
-            if answer(url, timeout=2) == 200:
+            if http_status(url, timeout=2) == 200:
                 return
             if time.monotonic() > deadline:
                 raise self._failure(f"{url} did not answer in time", "api")
@@ -191,7 +191,7 @@ def _keep_ray_logs(folder: Path, target: Path) -> None:
             shutil.copytree(logs, target, dirs_exist_ok=True)
 
 
-def answer(url: str, timeout: float) -> int | None:
+def http_status(url: str, timeout: float) -> int | None:
     """The HTTP status an address of this machine answers with; None if nobody answers.
 
     Args:

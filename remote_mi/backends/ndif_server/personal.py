@@ -92,10 +92,10 @@ def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
     from remote_mi.models.served_folder import ensure_folder
 
     server = personal_server(watch=watch, **options)
-    named = _named(models)
-    running = served(HERE)
+    named = _by_repo_id(models)
+    running = running_server(HERE)
     if running:
-        raise _runs_already(running, named)
+        raise _already_running(running, named)
     server.check_programs()  # before a download of minutes
     return server.start({repo_id: ensure_folder(model, watch) for repo_id, model in named.items()})
 
@@ -127,7 +127,7 @@ def repo_id_of(model: str) -> str:
     return model
 
 
-def served(host: str) -> Served | None:
+def running_server(host: str) -> Served | None:
     """The personal server, if this is its address and it runs; takes about a millisecond.
 
     Args:
@@ -136,7 +136,7 @@ def served(host: str) -> Served | None:
     record = _record()
     if record is None or not record.is_running():
         return None
-    if host != HERE and not _same(host, record.url):
+    if host != HERE and not _is_same_address(host, record.url):
         return None
     models = {repo_id: Path(folder) for repo_id, folder in record.models.items()}
     return Served(
@@ -149,7 +149,7 @@ def served(host: str) -> Served | None:
     )
 
 
-def served_as(folder: Path, served: Served) -> str | None:
+def served_repo_id(folder: Path, served: Served) -> str | None:
     """The repository id under which a server serves a folder; None if it does not.
 
     Raises:
@@ -169,7 +169,7 @@ def served_as(folder: Path, served: Served) -> str | None:
     return found
 
 
-def asked_as(repo_id: str, served: Served) -> str:
+def model_option(repo_id: str, served: Served) -> str:
     """What `--model` names a served model by: weights of this machine by what holds them.
 
     Their repository id says nothing of their content, so that it could not be part of a key.
@@ -181,13 +181,13 @@ def asked_as(repo_id: str, served: Served) -> str:
     return repo_id
 
 
-def here() -> Served:
+def require_running() -> Served:
     """The personal server that runs.
 
     Raises:
         BackendUnavailable: none does.
     """
-    found = served(HERE)
+    found = running_server(HERE)
     if found:
         return found
     record = _record()
@@ -207,7 +207,7 @@ def _record() -> Record | None:
     return Record.read(state_folder())
 
 
-def _same(host: str, url: str) -> bool:
+def _is_same_address(host: str, url: str) -> bool:
     """Whether an address is the server's, which listens on loopback only."""
     try:
         asked, ours = urlsplit(host.rstrip("/")), urlsplit(url)
@@ -218,7 +218,7 @@ def _same(host: str, url: str) -> bool:
         return False
 
 
-def _named(models: Sequence[str]) -> dict[str, str]:
+def _by_repo_id(models: Sequence[str]) -> dict[str, str]:
     """Model by repository id; nothing is fetched."""
     named: dict[str, str] = {}
     for model in models:
@@ -234,7 +234,7 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _runs_already(running: Served, wanted: dict[str, str]) -> ServerRunning:
+def _already_running(running: Served, wanted: dict[str, str]) -> ServerRunning:
     listed = ", ".join(running.models)
     message = f"a personal NDIF server runs already at {running.url}, serving {listed}"
     if set(wanted) <= set(running.models):

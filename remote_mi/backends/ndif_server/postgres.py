@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.ndif_server.errors import ServerStartFailed, ServerUnavailable
-from remote_mi.backends.ndif_server.processes import signal_to
+from remote_mi.backends.ndif_server.processes import send_signal
 from remote_mi.backends.ndif_server.settings import program
 
 _REMEDY = (
@@ -52,9 +52,9 @@ class Database:
     user: str | None
 
     @property
-    def as_whom(self) -> dict[str, Any]:
+    def user_options(self) -> dict[str, Any]:
         """Arguments of `subprocess` that run a program as that user."""
-        return _as_whom(self.user)
+        return _user_options(self.user)
 
     def command(self, port: int) -> list[str]:
         """The command line that serves it on loopback."""
@@ -122,7 +122,7 @@ def _other_user() -> str | None:
     return _USER
 
 
-def _as_whom(user: str | None) -> dict[str, Any]:
+def _user_options(user: str | None) -> dict[str, Any]:
     return {"user": user, "group": user, "extra_groups": []} if user else {}
 
 
@@ -137,7 +137,7 @@ def _run(command: list[str], log: Path, user: str | None, sent: str = "") -> Non
                 cwd="/",
                 timeout=_SECONDS,
                 check=True,
-                **_as_whom(user),
+                **_user_options(user),
             )
     except (subprocess.SubprocessError, OSError) as error:
         raise ServerStartFailed(f"PostgreSQL made no database: {error} (log: {log})") from None
@@ -145,4 +145,4 @@ def _run(command: list[str], log: Path, user: str | None, sent: str = "") -> Non
 
 def end(pid: int) -> None:
     """Ask a PostgreSQL to end at once, giving back its shared memory, as a kill would not."""
-    signal_to(pid, signal.SIGQUIT)
+    send_signal(pid, signal.SIGQUIT)

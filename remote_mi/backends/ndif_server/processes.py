@@ -69,13 +69,13 @@ class Family:
         found: dict[int, str] = {}
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and self._has(process, leaders):
+                if process.pid != os.getpid() and self._is_member(process, leaders):
                     found[process.pid] = " ".join(process.cmdline()).strip()
             except (psutil.Error, OSError):
                 continue  # it ended meanwhile, or it belongs to somebody else
         return found
 
-    def _has(self, process: psutil.Process, leaders: set[int]) -> bool:
+    def _is_member(self, process: psutil.Process, leaders: set[int]) -> bool:
         """Whether a process is a living member."""
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
@@ -97,7 +97,7 @@ class Family:
             kill = waited >= grace
             for pid in alive:
                 if kill or pid not in asked:
-                    signal_to(pid, signal.SIGKILL if kill else signal.SIGTERM)
+                    send_signal(pid, signal.SIGKILL if kill else signal.SIGTERM)
                     asked.add(pid)
             time.sleep(0.05)
         return alive
@@ -113,7 +113,7 @@ def memory(pids: Iterable[int]) -> int:
     return total
 
 
-def signal_to(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
     """Send a signal to a process that may be gone already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

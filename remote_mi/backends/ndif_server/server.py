@@ -20,8 +20,8 @@ from remote_mi.backends.ndif_server.launch import (
     LOGS,
     RESTARTABLE,
     Launcher,
-    answer,
     family,
+    http_status,
     tear_down,
 )
 from remote_mi.backends.ndif_server.ports import reserve
@@ -161,7 +161,7 @@ class Server:
         return {
             "running": running,
             # Not `/connected`, which goes on saying yes after Ray has died.
-            "healthy": running and answer(f"{record.url}/status", timeout=10) == 200,
+            "healthy": running and http_status(f"{record.url}/status", timeout=10) == 200,
             "phase": record.phase,
             "url": record.url,
             "hub_url": record.hub_url,
@@ -206,10 +206,10 @@ class Server:
             ServerStartFailed: a service died or did not answer; nothing is left running.
             UsageError: a folder holds no model, or a repository id is malformed.
         """
-        folders = _checked(models)
+        folders = _check_models(models)
         self.check_programs()  # what is missing is said at once, not after minutes of building
         with lock(self.state, timeout=5):
-            self._refuse_a_second()
+            self._refuse_second()
             venv = self._venv or ensure_venv(self._venvs, self._watch)
             tear_down(self.state, keep_logs=False)
             try:
@@ -219,7 +219,7 @@ class Server:
                 raise
         return self
 
-    def _refuse_a_second(self) -> None:
+    def _refuse_second(self) -> None:
         record = Record.read(self.state)
         if record and record.is_running():
             raise ServerRunning(
@@ -332,7 +332,7 @@ class Server:
         return record
 
 
-def _checked(models: Mapping[str, Path]) -> dict[str, Path]:
+def _check_models(models: Mapping[str, Path]) -> dict[str, Path]:
     folders = {}
     for repo_id, folder in models.items():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id):

@@ -19,7 +19,7 @@ from remote_mi.backends.settings.values import (
     Limits,
     Settings,
     StudySettings,
-    host_name,
+    normalize_host,
 )
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
     "Limits",
     "Settings",
     "StudySettings",
-    "host_name",
     "load",
+    "normalize_host",
 ]
 
 

@@ -70,7 +70,7 @@ class Settings:
         return f"{FILE}:{self.lines[name]}" if name in self.lines else "default"
 
 
-def host_name(word: str) -> str:
+def normalize_host(word: str) -> str:
     """A server as `hosts` names it: here, or an address without its last slash.
 
     Raises:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.registry import asked_as, named
+from remote_mi.backends.registry import option_value, parse_backend
 from remote_mi.common.errors import (
     Mismatch,
     RemoteMIError,
@@ -227,7 +227,7 @@ def source_of(kept: KeptRun, home: Path) -> Iterator[Path]:
 
 def backend_of(kept: KeptRun) -> str:
     """The backend a run was computed by, as it is asked for."""
-    return asked_as(kept.info.made.backend or "local")
+    return option_value(kept.info.made.backend or "local")
 
 
 def _trusted(kept: KeptRun) -> list[str]:
@@ -269,8 +269,10 @@ def _model(kept: KeptRun, asked: Asked, backend: str) -> ModelSpec:
     spec = model_here(kept, asked.model)
     commit = None if "content" in kept.identity else commit_of(kept)
     environment = kept.info.made.kind
-    kind, _ = named(backend)
-    return kind.spec_again(spec, commit, environment if asked.backend is None else None, kept.name)
+    kind, _ = parse_backend(backend)
+    return kind.spec_for_rerun(
+        spec, commit, environment if asked.backend is None else None, kept.name
+    )
 
 
 def _kept(result: Result, keep: Path | None) -> Path | None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from remote_mi.backends.ledger import Ledger
-from remote_mi.backends.registry import named
+from remote_mi.backends.registry import parse_backend
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
@@ -40,7 +40,7 @@ _AHEAD = 2
 
 def goes_on_alone(plan: Plan) -> bool:
     """Whether a job runs on while nobody waits for it, and is not to be done in a lane."""
-    return named(plan.chosen.backend)[0].detaches
+    return parse_backend(plan.chosen.backend)[0].detaches
 
 
 class Overview(Protocol):
