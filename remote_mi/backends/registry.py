@@ -1,11 +1,11 @@
-"""Every kind of backend by its name: the package's own, and those of installed packages.
+"""Every kind of backend by name: the built-in ones, and those of installed packages.
 
-A package adds one by an entry point of the group `remote_mi.backends`, whose name is the kind's
-and which names a `remote_mi.backends.kind.BackendKind`, as a class or an object. Nothing else in
-this package knows a backend by its name.
+A package adds one with an entry point in the group `remote_mi.backends`. The entry point has the
+kind's name and refers to a `remote_mi.backends.kind.BackendKind`, a class or an object. Nothing
+else in this package refers to a backend by name.
 
-A backend has a name in two forms. It is asked for as `KIND` or `KIND:WHERE`, and written down in
-runs as `KIND` or `KIND WHERE`.
+A backend's name has two forms: `KIND` or `KIND:WHERE` as the value of `--backend`, and `KIND` or
+`KIND WHERE` as recorded in runs.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from remote_mi.backends.detached import DetachedBackend
     from remote_mi.backends.ledger import Entry
 
-#: Kinds of the package's own: name → module and class.
+#: Built-in kinds: name → module and class.
 BACKENDS = {
     "local": "remote_mi.backends.local.kind:LocalKind",
     "ndif": "remote_mi.backends.ndif.kind:NdifKind",
 }
-#: Group of entry points under which other packages name theirs.
+#: Group of the entry points of other packages.
 ENTRY_POINTS = "remote_mi.backends"
 AUTO = "auto"
 
 
 def kind_names() -> list[str]:
-    """The names of all kinds, the package's own first."""
+    """The names of all kinds, the built-in ones first."""
     return list(dict.fromkeys([*BACKENDS, *_entry_points(tuple(sys.path))]))
 
 
 def get_kind(name: str) -> BackendKind:
-    """The kind of a name.
+    """The kind of this name.
 
     Raises:
         UsageError: if there is none, or it cannot be imported.
@@ -57,7 +57,7 @@ def get_kind(name: str) -> BackendKind:
 
 
 def _is_kind(name: str) -> bool:
-    """Whether there is a kind of that name; for the package's own, other packages are not asked."""
+    """Whether there is a kind of that name; entry points are read only if it is not built in."""
     return name in BACKENDS or name in _entry_points(tuple(sys.path))
 
 
@@ -77,12 +77,12 @@ def _builtin_kind(name: str) -> BackendKind:
 
 @functools.lru_cache(maxsize=4)
 def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The entry points of other packages by name; looked for once, which takes milliseconds.
+    """The entry points of other packages by name; read once, which takes milliseconds.
 
     Args:
-        path: where packages are looked for, as it is now.
+        path: the current `sys.path`, as the key of the cache.
     """
-    from importlib.metadata import entry_points  # slow to import, and seldom needed
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
 
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
@@ -92,22 +92,22 @@ def _load_entry_point(point: EntryPoint) -> BackendKind:
     try:
         found = point.load()
         kind = found() if isinstance(found, type) else found
-    except Exception as error:  # somebody else's module: anything can come
+    except Exception as error:  # third-party code: anything can be raised
         raise UsageError(
             f"the backend {point.name!r} of {point.value} cannot be imported: "
             f"{type(error).__name__}: {first_line(error)}",
-            "mend or uninstall the package that brings it",
+            "fix or uninstall the package that provides it",
         ) from error
     if not isinstance(kind, BackendKind) or kind.name != point.name:
         raise UsageError(
-            f"{point.value} is no backend named {point.name!r}",
-            "it has to name a remote_mi.backends.kind.BackendKind of that name",
+            f"{point.value} is not a backend named {point.name!r}",
+            "the entry point must refer to a remote_mi.backends.kind.BackendKind of that name",
         )
     return kind
 
 
 def kinds() -> list[BackendKind]:
-    """Every kind that can be imported; of another, the error is told to whoever asks for it."""
+    """Every kind that can be imported; for any other, `get_kind` raises the error."""
     found = []
     for name in kind_names():
         try:
@@ -118,7 +118,7 @@ def kinds() -> list[BackendKind]:
 
 
 def option_values(servers: bool = False) -> list[str]:
-    """What `--backend` takes, for help. `servers`: only those that are servers."""
+    """The values of `--backend`, for help. `servers`: only servers."""
     of_kinds = [
         word for kind in kinds() if kind.is_server or not servers for word in kind.option_values
     ]
@@ -126,12 +126,12 @@ def option_values(servers: bool = False) -> list[str]:
 
 
 def is_backend(word: str) -> bool:
-    """Whether a word begins as the name of a backend does, `auto` not among them."""
+    """Whether a word is `KIND` or `KIND:…` of a known kind; `auto` is not."""
     return _is_kind(word.partition(":")[0])
 
 
 def parse_backend(word: str) -> tuple[BackendKind, str]:
-    """The kind that a word names, and which one of the kind: "" for the kind's own.
+    """The kind and the part after the colon ("" for none) of a value of `--backend`.
 
     Raises:
         UsageError: if there is no such backend.
@@ -144,7 +144,7 @@ def parse_backend(word: str) -> tuple[BackendKind, str]:
 
 
 def parse_server(word: str) -> tuple[BackendKind, str]:
-    """As `named`, of one that is a server.
+    """Like `parse_backend`, for a server; the part after the colon is not checked.
 
     Raises:
         UsageError: if it names no server.
@@ -154,7 +154,7 @@ def parse_server(word: str) -> tuple[BackendKind, str]:
     if kind is None or not kind.is_server:
         close = nearest(name, [kind.name for kind in kinds() if kind.is_server])
         raise UsageError(
-            f"{word!r} is no server",
+            f"{word!r} is not a server",
             (f"did you mean {close!r}? " if close else "")
             + f"there are: {', '.join(option_values(servers=True))}",
         )
@@ -162,7 +162,7 @@ def parse_server(word: str) -> tuple[BackendKind, str]:
 
 
 def backend_name(word: str) -> str:
-    """The name of a backend as it is written down in settings and studies; `auto` is one, too.
+    """A backend's name as settings and studies record it; `auto` is one, too.
 
     Raises:
         UsageError: if there is no such backend.
@@ -177,34 +177,34 @@ def open_backend(word: str, project: Path, rows_bytes: int | None = None) -> Bac
     """The backend that `--backend` names.
 
     Args:
-        rows_bytes: what the rows of a sweep may take there, as a plan says.
+        rows_bytes: memory for the rows of a sweep there, from a plan.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if there is no such backend.
     """
     kind, where = parse_backend(word)
     return kind.backend(where, project, rows_bytes)
 
 
 def option_value(written: str) -> str:
-    """What `--backend` takes, of a backend's name as runs have it."""
+    """The value of `--backend` for a backend's name as recorded in runs."""
     return written.replace(" ", ":", 1)
 
 
 def kind_of(entry: Entry) -> BackendKind:
-    """The kind of backend that has a job of the ledger.
+    """The kind of backend of a job in the ledger.
 
     Raises:
-        UsageError: if it is not installed any more.
+        UsageError: if it is no longer installed.
     """
     return get_kind(entry.host.partition(" ")[0])
 
 
 def backend_of(entry: Entry, project: Path) -> DetachedBackend:
-    """The backend of a job of the ledger, at the address that it had."""
+    """The backend of a job in the ledger, at the address it had."""
     return kind_of(entry).backend_of(entry, project)
 
 
 def error_of(entry: Entry) -> RemoteMIError | None:
-    """The error that a job of the ledger ended in."""
+    """The error in which a job in the ledger ended."""
     return kind_of(entry).error_of(entry.error) if entry.error else None

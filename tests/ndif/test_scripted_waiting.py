@@ -179,6 +179,6 @@ def test_a_personal_server_that_was_ended_has_no_jobs(faulty, monkeypatch):
         assert faulty.do(*here, "--timeout", 0.3).code == 6
         monkeypatch.setattr(personal, "require_running", lambda: replace(served, url=new.url))
         said = faulty.do(*here)
-        assert said.values == VALUES and "was ended" in said.err, said.err
+        assert said.values == VALUES and "was stopped" in said.err, said.err
         assert (old.count("POST"), new.count("POST")) == (1, 1)
         assert faulty.states == ["failed", "done"]

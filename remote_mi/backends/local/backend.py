@@ -1,4 +1,4 @@
-"""This machine: the model is loaded here and each call runs in a session of its own."""
+"""This machine: the model is loaded here and each call runs in its own session."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from remote_mi.store.environment import Environment, local_environment
 
 
 class LocalBackend(Backend):
-    """Executes on this machine. `submit` only takes the work; `collect` does it, call by call.
+    """Executes on this machine. `submit` only accepts the work; `collect` does it, call by call.
 
     Args:
-        rows_bytes: what the rows of a sweep may take, in bytes; None leaves it to the kit.
-        machine: what this machine has; measured when it is asked for, and once.
+        rows_bytes: memory for the rows of a sweep; None leaves it to the kit.
+        machine: this machine's resources; by default measured on first use, once.
     """
 
     name = "local"
@@ -110,7 +110,7 @@ class LocalBackend(Backend):
         return self._run_guarded(work, lambda: run_session(model.lm, work)[0])
 
     def _run_guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
-        """Compute within the memory that was planned; an error names the recipe's own line."""
+        """Compute within the planned memory; an error names the recipe's own line."""
         from remote_mi.interventions.memory import memory
 
         try:
@@ -118,7 +118,7 @@ class LocalBackend(Backend):
                 return compute()
         except RemoteMIError:
             raise
-        except Exception as error:  # the recipe is the user's code: anything can come
+        except Exception as error:  # the recipe is the user's code: anything can be raised
             raise out_of_memory(error) or recipe_error(work, error) from error
 
 
@@ -130,7 +130,7 @@ class _PassCounter:
 
     @contextmanager
     def counting(self, lm: Any) -> Iterator[None]:
-        """Count those of a model in between."""
+        """Count the passes of a model within the block."""
         handle = lm.backbone._module.register_forward_pre_hook(self._count)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Whether and how a job fits on this machine: its weights and what it needs beside them.
+"""Whether and how a job fits on this machine: its weights and what it needs in addition.
 
 Plain functions of plain data, so that every decision can be tested and read.
 """
@@ -15,16 +15,16 @@ from remote_mi.common.sizes import format_size
 from remote_mi.models.checkpoint import BITS, QUANTIZED_BITS, Checkpoint
 from remote_mi.models.spec import ModelSpec
 
-#: Share of the free memory that a job may take; the rest is for what allocators and the system need.
+#: Share of the free memory that a job may take; the rest is for allocators and the system.
 SHARE = 0.9
-#: What a sweep's rows may take on a CPU: more would not make them quicker.
+#: Memory for a sweep's rows on a CPU: more would not make them faster.
 CPU_ROWS_BYTES = 1 << 30
 #: Below this, a sweep would read the weights for a handful of rows at a time.
 LEAST_ROWS_BYTES = 32 << 20
 
 
 def consider(question: Question, machine: Resources) -> Option:
-    """Whether a job runs on this machine, and, unless it was asked for, after which download."""
+    """Whether a job runs on this machine, and, unless the user named it, after which download."""
     model, checkpoint, limits = question.model, question.checkpoint, question.limits
     need = question.need
     option = evaluate_local(model, checkpoint, need, machine, limits)
@@ -32,8 +32,8 @@ def consider(question: Question, machine: Resources) -> Option:
         need = question.measured(LEAST_ROWS_BYTES)
         option = evaluate_local(model, checkpoint, need, machine, limits)
     if not option.can and question.explicit and _might_fit(model, checkpoint, machine):
-        # It was asked for, and what is free now is not all there is: the system may give more.
-        return Option("local", True, f"asked for, though {option.why}", option.hint, model)
+        # The user asked for it, and the system may free more memory than is free now.
+        return Option("local", True, f"requested, although {option.why}", option.hint, model)
     if option.can and not checkpoint.present and not question.explicit:
         option = option_after_download(option, limits, machine.disk_free)
         return replace(option, defer_reason="the model is not on this machine")
@@ -41,7 +41,7 @@ def consider(question: Question, machine: Resources) -> Option:
 
 
 def _might_fit(spec: ModelSpec, checkpoint: Checkpoint, machine: Resources) -> bool:
-    """Whether the weights alone fit into all memory there is, or their size is not known."""
+    """Whether the weights alone fit into the total memory, or their size is unknown."""
     if checkpoint.weights is None or spec.device_map is not None:
         return True
     kinds = {spec.device.split(":")[0]} - {"auto"} or {d.kind for d in machine.devices}
@@ -52,7 +52,7 @@ def _might_fit(spec: ModelSpec, checkpoint: Checkpoint, machine: Resources) -> b
 def evaluate_local(
     spec: ModelSpec, checkpoint: Checkpoint, need: Footprint, resources: Resources, limits: Limits
 ) -> Option:
-    """Whether and how a job runs on this machine; whether the weights are here is not judged."""
+    """Whether and how a job runs on this machine, whether or not the weights are here."""
     if checkpoint.weights is None:
         reason = checkpoint.unknown or "how large its weights are is not known"
         return Option(
@@ -72,10 +72,10 @@ def evaluate_local(
             f"it has {', '.join(d.name for d in resources.devices)}",
             spec,
         )
-    whole = _Requirement(spec, checkpoint, beside, wanted, limits)
+    requirement = _Requirement(spec, checkpoint, beside, wanted, limits)
     tried = [
-        *_single_device_options(whole, devices, resources),
-        *_multi_gpu_options(whole, devices),
+        *_single_device_options(requirement, devices, resources),
+        *_multi_gpu_options(requirement, devices),
     ]
     fitting = next((option for option in tried if isinstance(option, Option)), None)
     return fitting or Option(
@@ -89,7 +89,7 @@ def evaluate_local(
 
 @dataclass(frozen=True)
 class _Requirement:
-    """What has to fit: the weights, and bytes beside them on each device; `text` says it."""
+    """What has to fit: the weights, and `beside` more bytes on each device; `text` describes it."""
 
     spec: ModelSpec
     checkpoint: Checkpoint
@@ -111,7 +111,7 @@ class _Requirement:
 def _single_device_options(
     wanted: _Requirement, devices: list[Device], resources: Resources
 ) -> Iterator[Option | str]:
-    """Each device by itself: the option, where it holds all of it, or how much it holds."""
+    """For each device: how much it holds, preceded by the option if that is enough."""
     weights = wanted.checkpoint.weights or 0
     for device in devices if wanted.spec.device_map is None else []:
         room = _usable_bytes(device, wanted.limits)
@@ -140,7 +140,7 @@ def _multi_gpu_options(wanted: _Requirement, devices: list[Device]) -> Iterator[
 def only_activations(
     spec: ModelSpec, checkpoint: Checkpoint, need: Footprint, resources: Resources, limits: Limits
 ) -> bool:
-    """Whether a job does not fit by arithmetic alone: its weights are here, and would fit."""
+    """Whether only estimated activations keep a job out: its weights are here and fit."""
     if need.measured or not checkpoint.present or checkpoint.weights is None:
         return False
     rooms = [_usable_bytes(device, limits) for device in _allowed_devices(spec, resources)]
@@ -148,7 +148,7 @@ def only_activations(
 
 
 def _allowed_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
-    """The devices that a spec allows, the one with most room of the best kind first."""
+    """The devices that a spec allows, best kind first, most free memory first."""
     if spec.device == "auto":
         kinds = list(dict.fromkeys(d.kind for d in resources.devices))
         return [d for kind in kinds for d in sorted(resources.of_kind(kind), key=lambda d: -d.free)]
@@ -157,7 +157,7 @@ def _allowed_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
 
 
 def _pin_to(spec: ModelSpec, device: Device, resources: Resources) -> ModelSpec:
-    """The spec for a device; as it is where "auto" takes that device by itself."""
+    """The spec for a device; unchanged if "auto" selects that device anyway."""
     if spec.device != "auto" or device == resources.of_kind(resources.devices[0].kind)[0]:
         return spec
     return replace(spec, device=device.name)
@@ -183,7 +183,7 @@ def _rows_budget(device: Device, left: int) -> int:
 
 
 def suggest_smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: int) -> str:
-    """What would make a job fit: another dtype, or fewer and shorter prompts; "" if nothing."""
+    """What would make a job fit: another dtype, or fewer or shorter prompts; "" if nothing."""
     if checkpoint.weights is None:
         return ""
     ideas = []
@@ -201,7 +201,7 @@ def suggest_smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: 
 
 
 def option_after_download(local: Option, limits: Limits, disk_free: int) -> Option:
-    """A local option whose model has to be fetched, judged by the download."""
+    """A local option whose model has to be fetched first, if limits and disk space allow."""
     size = format_size(local.download)
     if limits.download is not None and local.download > limits.download:
         return replace(

@@ -1,8 +1,8 @@
 """An NDIF server: the block is sent as source, run there as one job, and its result fetched.
 
 Jobs are non-blocking: submitted by one POST under an id of our own, polled, and downloaded from
-the address that COMPLETED carries. The ledger knows of each step before it is taken, so that any
-process can go on where one ended.
+the address in the COMPLETED status. Every step is recorded in the ledger before it is taken, so
+that any process can continue where another ended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NdifBackend(DetachedBackend):
     """Executes on an NDIF server.
 
     Args:
-        host: the server. project: the user's project, which keeps the ledger.
+        host: the server. project: the user's project, with the ledger.
         word: what `--backend` takes for it.
     """
 
@@ -51,17 +51,17 @@ class NdifBackend(DetachedBackend):
         super().__init__(host.name, project, host.url)
         self.host, self.word = host, word
         self.client = Client(host)
-        # One of this machine has lost its jobs when it has been gone for minutes.
+        # A server on this machine that has been gone for minutes has lost its jobs.
         self.patience_s = 120.0 if host.is_loopback else super().patience_s
         self._facts: dict[str, ServerFacts] = {}
         self._unavailable: BackendUnavailable | None = None
 
     @classmethod
     def for_host(cls, host: str | None, project: Path) -> NdifBackend:
-        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as `find_host`.
+        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as for `find_host`.
 
-        A personal server that does not run is an error only when something is to run there: what
-        was computed on it before needs none.
+        A personal server that is not running is an error only when a job is to run there: results
+        computed on it before need no server.
         """
         word = f"ndif:{host}" if host else "ndif"
         try:
@@ -80,22 +80,22 @@ class NdifBackend(DetachedBackend):
 
     def consider(self, question: Question) -> Option:
         """Whether the server hosts the model and can do what the recipe needs."""
-        spec, asked_for = question.model, Option(self.word, True, "asked for", model=question.model)
+        spec, asked_for = question.model, Option(self.word, True, "requested", model=question.model)
         if question.explicit and not question.survey:
-            # What it says when the job comes to it is better than what it says before.
+            # Its answer when the job arrives is more accurate than one beforehand.
             return asked_for
         facts = self.facts(spec, question.needs)
         option = evaluate_server(facts, question.needs, question.need, question.limits, spec)
         if not option.can and question.explicit and may_deploy(facts):
-            return replace(asked_for, why=f"asked for, though {option.why}")
+            return replace(asked_for, why=f"requested, although {option.why}")
         return option
 
     def facts(self, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
-        """What the server says of a model and recipes of these needs; asked once."""
-        about = repr((spec, needs))
-        if about not in self._facts:
-            self._facts[about] = gather_facts(self.word, spec, needs)
-        return self._facts[about]
+        """What the server reports about a model, for recipes with these needs; asked once."""
+        key = repr((spec, needs))
+        if key not in self._facts:
+            self._facts[key] = gather_facts(self.word, spec, needs)
+        return self._facts[key]
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         from remote_mi.models.load import build_weightless
@@ -105,15 +105,15 @@ class NdifBackend(DetachedBackend):
         return build_weightless(spec, watch, self._served_repo_id(spec))
 
     def _served_repo_id(self, spec: ModelSpec) -> str | None:
-        """The repository id of weights of this machine that the personal server serves."""
+        """The repository id under which the personal server serves weights of this machine."""
         if self.host.served is None:
             return None
         found = None
         named = personal.model_option(spec.name, self.host.served)
         if named != spec.name:
             raise UsageError(
-                f"{spec.name} is what the personal server calls weights of this machine",
-                f"name them by what holds them: --model {named}",
+                f"{spec.name} is the personal server's name for weights of this machine",
+                f"name the weights themselves: --model {named}",
             )
         if spec.name == EMBEDDED:
             found = personal.SERVED_EMBEDDED
@@ -133,11 +133,11 @@ class NdifBackend(DetachedBackend):
         return super().resume(key, watch)
 
     def refresh(self, entry: Entry, watch: Watch) -> Entry:
-        """Bring an open entry up to date, asking the server once; holding its lock.
+        """Bring an open entry up to date, asking the server once; its lock is held.
 
         Raises:
             JobFailed, NotHosted: if it failed there. ResultExpired: if its result is gone.
-            ServerDown, NotNdif: as the server answers.
+            ServerDown, NotNdif: depending on the answer.
         """
         if entry.state == "fetched" or not entry.is_open:
             return entry
@@ -151,13 +151,13 @@ class NdifBackend(DetachedBackend):
         return entry
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
-        """Check, write down and send the work. An open job with the same key is shared instead.
+        """Check, record and send the work. An open job with the same key is reused instead.
 
         Raises:
-            UsageError, RunFailed: if a check finds what would fail there.
+            UsageError, RunFailed: if a check finds a mistake that would fail there.
             CannotDo: if the recipe cannot work in the server's sandbox.
-            KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif: as
-            the server answers.
+            KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif:
+            depending on the answer.
         """
         entry, blob, envelope = self._prepare(model, work, watch)
         first, again = entry, replace(entry, id=str(uuid.uuid4()), replaces=entry.id)
@@ -172,8 +172,8 @@ class NdifBackend(DetachedBackend):
             )
         if ticket is None:
             raise SubmissionUnknown(
-                f"{self.host.url} was sent the job twice and has heard of it neither time",
-                "the same command submits it again; `remote-mi doctor` looks at the server",
+                f"{self.host.url} was sent the job twice and knows of neither",
+                "the same command submits it again; `remote-mi doctor` checks the server",
             )
         return ticket
 
@@ -218,7 +218,7 @@ class NdifBackend(DetachedBackend):
                 return Waiter(self.client, self.ledger, entry, watch).was_received()
             except (ServerDown, NotNdif) as down:
                 raise SubmissionUnknown(
-                    f"whether job {entry.id[:8]} reached {self.host.url} is not known: {down.message}",
+                    f"whether job {entry.id[:8]} reached {self.host.url} is unknown: {down.message}",
                     "the same command asks first, and submits only what did not arrive",
                 ) from None
         self.ledger.update(entry.id, state="submitted", server_id=server_id)
@@ -259,7 +259,7 @@ class NdifBackend(DetachedBackend):
             raise waiter.mark_refused(error) from None
 
     def record_of(self, entry: Entry) -> dict[str, Any]:
-        """What the provenance of a run keeps of its job."""
+        """The job's record in the provenance of its run."""
         seen = self.ledger.timeline(entry.id)
         packages = recall(self.host).get("packages", [{}])[0]
         return {

@@ -1,6 +1,6 @@
-"""What `remote-mi doctor` looks at on a server: whether it answers, the key, versions, a model.
+"""The checks of `remote-mi doctor` on a server: reachability, the key, versions, a model.
 
-Nothing here imports torch unless a model is asked for, and the key is never part of what is found.
+Nothing here imports torch unless a model is given, and the key is never part of a finding.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _IF_ANOTHER = {
     "nnsight": "the server may refuse jobs, or read them differently: install the server's version",
     "transformers": "modules may have other names there, and numbers may differ",
     "torch": "numbers may differ in the last digits",
-    "Python": "code that only the newer one understands fails on the older one",
+    "Python": "code that needs the newer version fails on the older one",
     "ndif": f"remote_mi is made for {_NDIF}",
 }
 
 
 def checks(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
-    """What is found about a server, and about a model there.
+    """The checks of a server, and of a model there.
 
     Args:
         asked: the server, as `find_host` takes it.
 
     Raises:
-        UsageError: at once, if it can be none.
+        UsageError: immediately, if it cannot be a server.
     """
     if asked not in (None, personal.HERE):
         find_host(asked)
@@ -82,7 +82,7 @@ def _personal() -> list[Check]:
         from remote_mi.backends.ndif_server.settings import redis_server
 
         redis_server()
-        personal.require_running()  # raises, in the words for it
+        personal.require_running()  # raises the appropriate error
     dead = [name for name, service in status["services"].items() if not service["alive"]]
     if dead or not status["healthy"]:
         found = f"{', '.join(dead)} died" if dead else "it does not answer"
@@ -91,7 +91,7 @@ def _personal() -> list[Check]:
                 "personal server",
                 "problem",
                 found,
-                "`remote-mi ndif logs` says more; `remote-mi ndif down`, then `up` again",
+                "see `remote-mi ndif logs`; `remote-mi ndif down`, then `up` again",
                 5,
             )
         ]
@@ -105,11 +105,11 @@ def _personal() -> list[Check]:
 def _server(client: Client) -> list[Check]:
     begun, answer = 0.0, None
     try:
-        for _ in range(2):  # the second over the open connection
+        for _ in range(2):  # the second time over the open connection
             begun = time.perf_counter()
             answer = client.get_json("/ping")
     except ServerDown as error:
-        advice = "is it up, is the address right, and does no firewall or proxy keep it away?"
+        advice = "is it up, is the address right, and does a firewall or proxy block it?"
         return [Check("server", "problem", error.message, advice, error.exit_code)]
     if answer != "pong":
         raise NotNdif(
@@ -121,21 +121,25 @@ def _server(client: Client) -> list[Check]:
 
 
 def _sent_key(host: Host) -> str | None:
-    """The key that goes to the server.
+    """The key that is sent to the server.
 
     Raises:
-        AuthenticationError: if it has not the form of one, or may not be sent.
+        AuthenticationError: if it is malformed, or may not be sent.
     """
     key = host.key_headers().get("ndif-api-key")
     if key and not is_well_formed_key(key):
-        raise AuthenticationError(f"what {key_source()} holds has not the form of a key", LOGIN)
+        raise AuthenticationError(f"{key_source()} does not hold a well-formed key", LOGIN)
     return key
 
 
 def _key_unverified(host: Host) -> list[Check]:
     if _sent_key(host) is None:
         return [Check("key", "note", "none", LOGIN)]
-    return [Check("key", "note", f"from {key_source()}; whether the server knows it is not known")]
+    return [
+        Check(
+            "key", "note", f"from {key_source()}; whether the server knows it could not be checked"
+        )
+    ]
 
 
 def _key(host: Host, client: Client) -> list[Check]:
@@ -186,12 +190,12 @@ def _versions(host: Host, client: Client) -> list[Check]:
 
 
 def _model(spec: ModelSpec, host: Host, client: Client | None) -> Iterator[Check]:
-    """Whether the model can be described here, and, where a server answers, whether it has it."""
+    """Whether the model can be described here, and, if a server answers, whether it has it."""
     on_hub = spec.name != embedded.EMBEDDED and spec.folder is None
     if on_hub:
         yield from run_check("hub token", QUICK_S, _token)
     if spec.name == embedded.EMBEDDED and not embedded.is_ready():
-        return  # it is said above that it would have to be fetched first
+        return  # already reported above: it has to be fetched first
     keys: list[str] = []
     yield from run_check("architecture", MODEL_S, lambda: _architecture(spec, host, keys))
     if keys and client is not None:
@@ -207,7 +211,7 @@ def _token() -> list[Check]:
 
 
 def _architecture(spec: ModelSpec, host: Host, keys: list[str]) -> list[Check]:
-    """Build the model without weights; the key under which servers know it goes to `keys`."""
+    """Build the model without weights; its key on servers is appended to `keys`."""
     from remote_mi.backends.ndif.payload import model_key
     from remote_mi.models.load import build_weightless
 
@@ -218,7 +222,7 @@ def _architecture(spec: ModelSpec, host: Host, keys: list[str]) -> list[Check]:
         repo_id = personal.served_repo_id(spec.folder, host.served)
     lm = build_weightless(spec, Silent(), repo_id).lm
     keys.append(model_key(lm))
-    found = f"{type(lm._module).__name__}, {len(lm.layers)} layers; all names are known"
+    found = f"{type(lm._module).__name__}, {len(lm.layers)} layers; all module names are known"
     return [Check("architecture", "ok", found)]
 
 
@@ -243,14 +247,14 @@ def _deployed(key: str, host: Host, client: Client) -> list[Check]:
         advice = (
             "the first job for it loads it"
             if host.served is not None
-            else "the first job asks for it, which may take minutes or be refused"
+            else "the first job requests it, which may take minutes or be refused"
         )
         return [Check(name, "note", found, advice)]
     level = model.level if model.state == "unknown" else f"{model.state}, {model.level}"
     limit = (
         "no limit on time" if model.timeout_s is None else f"at most {model.timeout_s:g} s a job"
     )
-    found = f"{level}, {model.dtype or 'dtype not said'}, {limit}"
+    found = f"{level}, {model.dtype or 'dtype not reported'}, {limit}"
     if model.state == "UNHEALTHY":
         return [Check(name, "problem", found, "its process died; try again later", 5)]
     if model.state == "DEPLOYING":

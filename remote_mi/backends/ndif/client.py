@@ -1,7 +1,8 @@
-"""The protocol of an NDIF server, and nothing else: one method a request.
+"""The protocol of an NDIF server, and nothing else: one method per request.
 
-The key goes with what needs it (submitting, and asking who one is), to the server itself and
-never after a redirect. Polls and downloads carry none. Every request has a deadline.
+The key is sent only with requests that need it (submissions, /env, /status and /whoami), to the
+server itself and never after a redirect. Polls and downloads carry none. Every request has a
+deadline.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from remote_mi.common.errors import StoreError, first_line
 from remote_mi.common.progress import Watch
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=120.0)
-#: How long the answer to the question after a job is waited for.
+#: How long to wait for the answer to a poll.
 POLL_TIMEOUT_S = 20.0
-#: No answer other than a result is larger than this.
+#: The largest answer accepted, results apart.
 ANSWER_LIMIT_BYTES = 64 << 20
-#: What an object store says of an address that is no longer good.
+#: What an object store answers for an expired address.
 _GONE = (400, 403, 404, 410)
 DOWNLOAD_TRIES = 5
-#: A download that is slower than this on average, after a while, is given up.
+#: After this time, a download that is slower than this on average is given up.
 STALL_S, SLOWEST_BYTES_S = 60.0, 1000
 #: The pause before the second try; the next ones are twice as long each.
 DOWNLOAD_PAUSE_S = 0.2
 
 
 class ReplyLost(Exception):
-    """The connection broke after a submission had left: the server may have it or not."""
+    """The connection broke after a submission was sent: the server may or may not have it."""
 
 
 _clients_lock = threading.Lock()
@@ -46,7 +47,7 @@ _clients: dict[bool, httpx.Client] = {}
 
 
 def _shared_client(trust_env: bool) -> httpx.Client:
-    """The connections of this process: making them reads all certificates, which takes time."""
+    """The HTTP client shared by this process: creating one reads all certificates."""
     with _clients_lock:
         if trust_env not in _clients:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
@@ -61,16 +62,16 @@ class Client:
         self.host = host
 
     def get_json(self, path: str, with_key: bool = False) -> Any:
-        """The JSON that a GET answers.
+        """The JSON answer to a GET.
 
         Raises:
-            ServerDown, KeyRefused, NotNdif, RemoteMIError: as the server answers, or does not.
+            ServerDown, KeyRefused, NotNdif, RemoteMIError: depending on the answer, or lack of one.
         """
         headers = self.host.key_headers() if with_key else {}
         return self._parse(path, self._get(path, headers))
 
     def status_code(self, path: str, headers: dict[str, str]) -> int:
-        """The HTTP status that a GET with these headers answers."""
+        """The HTTP status of a GET with these headers."""
         return self._get(path, headers).status_code
 
     def job_response(self, job_id: str, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
@@ -80,7 +81,7 @@ class Client:
             patience: seconds in which the server has to answer.
 
         Raises:
-            ServerDown, NotNdif: as `ask`.
+            ServerDown, NotNdif: as for `get_json`.
         """
         path = f"/response/{job_id}"
         response = self._get(path, {}, patience)
@@ -89,19 +90,19 @@ class Client:
                 raise self._not_ndif(path)
             return None
         if 400 <= response.status_code < 500 and response.status_code != 429:
-            raise self._not_ndif(path)  # it went without a key: nothing of the user's is refused
+            raise self._not_ndif(path)  # sent without a key: it is not the user who is refused
         answer = self._parse(path, response)
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise self._not_ndif(path)
         return answer
 
     def submit(self, envelope: dict[str, Any], blob: bytes) -> str:
-        """Send a job; returns the id under which the server knows it.
+        """Send a job; returns the server's id for it.
 
         Raises:
             ReplyLost: if the job may have arrived.
             ServerDown: if it has not.
-            KeyRefused, VersionRefused, RequestRefused, NotNdif: as the server answers.
+            KeyRefused, VersionRefused, RequestRefused, NotNdif: depending on the answer.
         """
         headers = {
             **self.host.key_headers(),
@@ -129,15 +130,16 @@ class Client:
         return job_id
 
     def download(self, url: Any, target: Path, limit: int, watch: Watch) -> int:
-        """Stream a result into a file; returns its size in bytes. A cut download is tried again.
+        """Stream a result into a file; returns its size in bytes. Retries if interrupted.
 
         Args:
-            url: what COMPLETED carried. limit: bytes it may have.
-            watch: shows how many bytes are here, where it is known of how many.
+            url: from the COMPLETED status. limit: the maximum size in bytes.
+            watch: shows the progress in bytes, if the total is known.
 
         Raises:
-            ResultExpired: if the address is no longer good. ResultRefused: if it is too large,
-            or no address. ServerDown: if it cannot be fetched. StoreError: if there is no room.
+            ResultExpired: if the address has expired. ResultRefused: if the result is too large,
+            or `url` is not an address. ServerDown: if it cannot be fetched. StoreError: if the
+            disk is full.
         """
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ResultRefused(f"{self.host.url} gave no address for the result")
@@ -163,7 +165,7 @@ class Client:
         raise AssertionError
 
     def is_gone(self, url: Any) -> bool:
-        """Whether the address of a result is no longer good; False where that cannot be found out."""
+        """Whether the address of a result has expired; False if that cannot be determined."""
         try:
             with self._client().stream("GET", str(url), timeout=POLL_TIMEOUT_S) as response:
                 return response.status_code in _GONE
@@ -216,14 +218,14 @@ class Client:
                     content=bytes(body),
                     headers={"content-type": response.headers.get("content-type", "")},
                 )
-        except (httpx.HTTPError, UnicodeError) as error:  # the latter: a name no DNS can have
+        except (httpx.HTTPError, UnicodeError) as error:  # UnicodeError: an invalid DNS name
             raise self._unreachable(error) from None
 
     def _parse(self, path: str, response: httpx.Response) -> Any:
         if 300 <= response.status_code < 400:
             raise NotNdif(
-                f"{self.host.url} sends elsewhere, and a key does not follow",
-                "name the address it really has: --backend ndif:https://host",
+                f"{self.host.url} redirects elsewhere, and a key is not sent along",
+                "name its actual address: --backend ndif:https://host",
             )
         if response.status_code >= 400:
             raise response_error(self.host.url, response)
@@ -233,13 +235,13 @@ class Client:
             raise self._not_ndif(path) from None
 
     def _client(self) -> httpx.Client:
-        # A proxy of the user's would look for a server of this machine on its own.
+        # The user's proxy would look for a loopback server on the proxy's own machine.
         return _shared_client(trust_env=not self.host.is_loopback)
 
     def _unreachable(self, error: Exception) -> ServerDown:
         return ServerDown(
             f"{self.host.url} cannot be reached: {first_line(error)}",
-            "is the server up? `remote-mi doctor` looks; `--backend local` runs here",
+            "is the server up? `remote-mi doctor` checks; `--backend local` runs here",
         )
 
     def _not_ndif(self, path: str) -> NotNdif:

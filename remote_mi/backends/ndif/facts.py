@@ -1,4 +1,4 @@
-"""What a server says of itself: its packages, what it has deployed, and whom it trusts."""
+"""What a server reports about itself: its packages, its deployments, and whom it trusts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import NotNdif
 from remote_mi.backends.ndif.hosts import recall, remember
 
-#: How long what a server said is taken for true, in seconds.
+#: How long a server's answer is considered valid, in seconds.
 FRESH_S = 600.0
 _STATES = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
@@ -24,10 +24,10 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
     """Distribution → version of what is installed on the server; asked every ten minutes.
 
     Args:
-        max_age: how old what the server said may be, in seconds; 0 asks it.
+        max_age: maximum age of a remembered answer in seconds; 0 always asks.
 
     Raises:
-        ServerDown, NotNdif: if the server does not say.
+        ServerDown, NotNdif: if the server does not answer.
     """
     known = recall(client.host).get("packages")
     if known and time.time() - known[1] < max_age:
@@ -47,14 +47,14 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A model that a server has deployed; replicas of one key are one.
+    """A model deployed on a server; replicas with the same key count as one.
 
     Attributes:
         repo_id, revision, task: what it is. model_key: what a job must match exactly.
         state: RUNNING, DEPLOYING or UNHEALTHY. level: HOT (on its GPUs) or WARM (in RAM).
-        dtype: of the weights. timeout_s: what a job may run. parameters, size_bytes: of the model.
+        dtype: of the weights. timeout_s: time limit of a job. parameters, size_bytes: of the model.
         replicas: how many. ends: when its schedule ends, in seconds since 1970.
-        actor: class that runs it.
+        actor: the class that runs it.
     """
 
     repo_id: str
@@ -73,10 +73,10 @@ class Deployment:
 
 
 def deployments(client: Client) -> list[Deployment]:
-    """What is deployed on the server, by name.
+    """The models deployed on the server, sorted by name.
 
     Raises:
-        ServerDown, NotNdif: if the server does not say.
+        ServerDown, NotNdif: if the server does not answer.
     """
     said = client.get_json("/status", with_key=True)
     listed = said.get("deployments", said) if isinstance(said, dict) else None
@@ -139,7 +139,7 @@ def _text(value: Any) -> str | None:
 
 
 def _to_float(value: Any) -> float | None:
-    # JSON as servers write it has NaN and infinity, too.
+    # JSON from servers may contain NaN and infinity.
     is_number = isinstance(value, (int, float)) and abs(value) < 1e300
     return float(value) if is_number else None
 
@@ -150,7 +150,7 @@ def _to_int(value: Any) -> int | None:
 
 
 def _timestamp(value: Any) -> float | None:
-    """Seconds since 1970 of a number of them, or of a date and time as text (UTC if unsaid)."""
+    """Seconds since 1970, from a number or an ISO date and time (UTC by default)."""
     if not isinstance(value, str):
         return _to_float(value)
     try:
@@ -162,11 +162,11 @@ def _timestamp(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who one is to a server.
+    """The user of the current key, as a server sees them.
 
     Attributes:
-        checks_keys: whether the server looks at keys at all.
-        known: whether it knows this one. email, tags: what it has on it.
+        checks_keys: whether the server checks keys at all.
+        known: whether it knows this one. email, tags: its data on the key.
     """
 
     checks_keys: bool
@@ -176,18 +176,18 @@ class Caller:
 
     @property
     def trusted(self) -> bool:
-        """Whether jobs run beside the model, not in the sandbox."""
+        """Whether jobs run in the model's process, not in the sandbox."""
         return not self.checks_keys or "trusted" in self.tags
 
 
 def caller(client: Client) -> Caller:
-    """Who one is to the server; remembered per host.
+    """Ask the server who is calling; remembered per host.
 
-    A server without key checking answers anything; one with it refuses what has not the form of a
-    key. That, and the tags of the key, is all that a server says of trust.
+    A server that checks keys refuses a malformed one; a server that does not accepts anything.
+    That, and the tags of the key, is all that a server reveals about trust.
 
     Raises:
-        KeyRefused, ServerDown, NotNdif: as the server answers.
+        KeyRefused, ServerDown, NotNdif: depending on the answer.
     """
     said = client.get_json("/whoami", with_key=True)
     if not isinstance(said, dict):
@@ -208,7 +208,7 @@ def sandboxes(client: Client, model_key: str) -> bool:
     """Whether the server would run this user's job on this model in its sandbox process.
 
     Raises:
-        ServerDown, NotNdif, KeyRefused: if the server does not say.
+        ServerDown, NotNdif, KeyRefused: if the server does not answer.
     """
     if caller(client).trusted:
         return False
@@ -220,7 +220,7 @@ def sandboxes(client: Client, model_key: str) -> bool:
 
 
 def describe_caller(who: Caller) -> str:
-    """Who one is to a server, in words."""
+    """A caller in words."""
     tags = ", ".join(who.tags) or "none"
     trust = (
         "trusted: jobs run beside the model"

@@ -1,4 +1,4 @@
-"""Whether a server hosts a model and can do what a recipe needs, from what is known of it."""
+"""Whether a server hosts a model and can do what a recipe needs, from what is known about it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def evaluate_server(
     ):
         if limit is not None and size is not None and size > limit:
             return no(
-                f"about {format_size(size)} would travel, and the limit 'limits.{what}' is "
+                f"about {format_size(size)} would be transferred, and the limit 'limits.{what}' is "
                 f"{format_size(limit)}",
-                "raise it in remote-mi.yaml, or take fewer prompts",
+                "raise it in remote-mi.yaml, or use fewer prompts",
             )
     down = "?" if need.bytes_down is None else format_size(need.bytes_down)
     traffic = f"about {format_size(need.bytes_up)} up and {down} down"
@@ -67,33 +67,33 @@ def _hosting_problem(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str]:
         more = f" and {len(facts.others) - 4} more" if len(facts.others) > 4 else ""
         return (
             f"{spec.name} is not deployed there",
-            f"deployed are {hosted}{more}; --backend {facts.backend} asks it to deploy this one",
+            f"it has deployed {hosted}{more}; --backend {facts.backend} asks it to deploy this one",
         )
     if there.state == "UNHEALTHY":
         return f"the process of {spec.name} died there", "try again later"
     if there.state == "DEPLOYING":
         return (
             f"{spec.name} is being deployed there",
-            f"wait, or --backend {facts.backend} waits for it",
+            f"try again later; --backend {facts.backend} waits for it",
         )
     return "", ""
 
 
 def may_deploy(facts: ServerFacts) -> bool:
-    """Whether the only thing in the way is that the server does not have the model ready yet."""
+    """Whether the only obstacle may be that the model is not ready on the server yet."""
     there = facts.deployment
     return not facts.problem and (there is None or there.state == "DEPLOYING")
 
 
 def _dtype_mismatch(facts: ServerFacts, spec: ModelSpec) -> tuple[str, str] | None:
-    """Whether the weights there are held otherwise than was asked for; a reason and a hint."""
+    """The reason and a hint if the weights there have another dtype than requested."""
     there = facts.deployment.dtype if facts.deployment else None
     asked = spec.quantization or spec.dtype
     if there is None or asked in ("auto", there):
         return None
     return (
-        f"{spec.name} is held there in {there}, and {asked} was asked for",
-        "leave --dtype out to take it as it is there",
+        f"{spec.name} is loaded there in {there}, but {asked} was requested",
+        "leave --dtype out to use it as it is",
     )
 
 
@@ -103,4 +103,4 @@ def _describe_hosting(facts: ServerFacts) -> str:
         return f"{facts.url} serves the model; the first job loads it"
     limit = "no limit on time" if there.timeout_s is None else f"{there.timeout_s:g} s a job"
     level = there.level if there.state == "unknown" else f"{there.state} {there.level}"
-    return f"{facts.url} has the model: {level}, {there.dtype or 'dtype not said'}, {limit}"
+    return f"{facts.url} has the model: {level}, {there.dtype or 'dtype not reported'}, {limit}"

@@ -1,4 +1,4 @@
-"""Keeping the key for NDIF, once a server knows it."""
+"""Storing the NDIF key, once a server knows it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class NdifKeys(KeyStore):
     """
 
     name = "NDIF"
-    source = "https://login.ndif.us gives one"
+    source = "get one at https://login.ndif.us"
     variable = "NDIF_API_KEY"
 
     def __init__(self, asked: str | None) -> None:
         self.host = find_host(asked)
         if self.host.served is not None:
             raise UsageError(
-                "a personal server makes its own keys, and they are used by themselves",
-                "nothing is to be kept for it",
+                "a personal server creates its own keys, which are used automatically",
+                "there is nothing to save for it",
             )
 
     def format_problem(self, key: str) -> str:
@@ -45,7 +45,7 @@ class NdifKeys(KeyStore):
         except NotNdif:
             raise
         except BackendUnavailable as error:
-            return f"whether {url} knows it could not be asked: {line(error.message)}"
+            return f"{url} could not be asked whether it knows the key: {line(error.message)}"
         if not who.checks_keys:
             return f"{url} checks no keys"
         if not who.known:

@@ -36,7 +36,7 @@ class NdifKind(BackendKind):
         return normalize_host(where)
 
     def auto_candidates(self, settings: Settings) -> list[str]:
-        """Those of the settings; else the personal one where it runs, and the one of the key."""
+        """The hosts in the settings; else a running personal server and the configured one."""
         if settings.hosts is not None:
             return [f"ndif:{host}" for host in settings.hosts]
         running = [f"ndif:{personal.HERE}"] if personal.running_server(personal.HERE) else []
@@ -54,7 +54,7 @@ class NdifKind(BackendKind):
         return NdifBackend(Host(entry.url, entry.host), project)
 
     def error_of(self, record: Mapping[str, Any]) -> RemoteMIError:
-        import remote_mi.backends.ndif.errors  # noqa: F401 - from here on its kinds are known
+        import remote_mi.backends.ndif.errors  # noqa: F401 - defines the error classes
 
         return super().error_of(record)
 

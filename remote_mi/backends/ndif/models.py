@@ -15,7 +15,7 @@ from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import within
 from remote_mi.common.text import line
 
-#: A table of 80 columns; a long name goes on in the next line.
+#: A table of 80 columns; a long name wraps.
 _COLUMNS = (
     ModelColumn("model"),
     *(ModelColumn(name, 15) for name in ("state", "dtype")),
@@ -33,13 +33,13 @@ def list_models(asked: str | None) -> ModelList:
     backend = f"ndif:{asked}" if asked else "ndif"
     found = within(CLUSTER_S, lambda: deployments(Client(host)))
     first = next((d.repo_id for d in found if d.state != "UNHEALTHY"), None)
-    none = f"{host.url} has deployed no model; the first job asks for its own"
+    none = f"{host.url} has deployed no model; a job requests the one it needs"
     if not found and host.served is not None:
         none = f"{host.url} has loaded no model yet; the first job loads one"
         first = next(iter(host.served.models), None)
     if first and host.served is not None:
         first = personal.model_option(first, host.served)
-    # What a server calls a model may be anything; only what prints as it is goes into a command.
+    # A server may use any text as a name; only a printable one is put into a command.
     shown = shlex.quote(first) if first and first == line(first) else "ID"
     return ModelList(
         [_row(deployment) for deployment in found],
@@ -53,7 +53,7 @@ def list_models(asked: str | None) -> ModelList:
 def _row(item: Deployment) -> tuple[str, ...]:
     return (
         item.repo_id if item.revision == "main" else f"{item.repo_id}@{item.revision}",
-        # Of a model that waits in RAM, a server says no other state.
+        # A server reports no other state for a model that is parked in RAM.
         item.level if item.state == "unknown" else f"{item.state} {item.level}",
         item.dtype or "?",
         _format_count(item.parameters, "").replace("G", "B"),
@@ -79,7 +79,7 @@ def _format_count(number: int | None, unit: str) -> str:
 
 
 def _format_end(moment: float | None) -> str:
-    """The end of a schedule: the time of today, or the day; of local time."""
+    """The end of a schedule in local time: the time if today, else the date."""
     if moment is None:
         return "–"
     try:

@@ -1,4 +1,4 @@
-"""What is sent to a server: the session's block as source, with what it names, and nothing else."""
+"""What is sent to a server: the session's block as source, with what it refers to, nothing else."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LEVEL = 6
 
 
 class _Pickler(CustomCloudPickler):
-    """nnsight's pickler, which names files without the folders of this machine.
+    """nnsight's pickler, without this machine's folders in file names.
 
-    Annotations stay at home: those that were evaluated would take along what they are made of.
+    Annotations are dropped: evaluated ones would pull in the objects they refer to.
     """
 
     def _dynamic_function_reduce(self, func: Any) -> tuple:
@@ -68,7 +68,7 @@ def model_key(lm: Any) -> str:
 
 
 def _portable_path(path: str) -> str:
-    """A file as a server's traceback shows it: in this package its module path, else its name."""
+    """A file as the server's traceback shows it: in this package its module path, else its name."""
     file = PurePath(path)
     if file.is_relative_to(_PACKAGE):
         return str(file.relative_to(_PACKAGE.parent))

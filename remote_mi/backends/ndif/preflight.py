@@ -1,4 +1,4 @@
-"""What is checked before a job is sent: its source, what it would give, where it would run."""
+"""Checks before a job is sent: its source, its expected outputs, where it would run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def check(
     model: LoadedModel, work: Work, packages: Mapping[str, str], watch: Watch
 ) -> tuple[list[dict[str, Any]] | None, str]:
-    """Refuse what would fail on the server, and find out what would come back.
+    """Refuse a job that would fail on the server, and predict its outputs.
 
     Args:
         packages: distribution → version of what the server has.
 
     Returns:
-        Per call, output → [shape, dtype], or None where it is not known beforehand; and in words
-        how much will come back.
+        Per call, output → [shape, dtype], or None if not known beforehand; and the expected size
+        in words.
 
     Raises:
         UsageError, RunFailed: naming the recipe's file and line.
@@ -42,7 +42,7 @@ def check(
 
 
 def check_sandbox(work: Work, client: Client, key: str) -> None:
-    """Refuse work that a process without the model cannot do. Others ask the server nothing.
+    """Refuse work that needs the model's process if the server would run it in its sandbox.
 
     Args:
         key: of the model, as the server knows it.

@@ -1,4 +1,4 @@
-"""What is known of a server before a job is sent there: asked once a plan, each with a deadline."""
+"""What is known about a server before a job is sent: asked once per plan, with a deadline."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 
-#: Longest wait for all that is asked of one server, in seconds.
+#: Longest wait for all questions to one server, in seconds.
 PATIENCE_S = 45.0
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """A server, as far as a job on one model is concerned.
+    """What matters about a server for a job on one model.
 
     Attributes:
         backend: what `--backend` takes. url: its address; "" where it has none now.
-        problem, hint: why it cannot be used at all, and what to do; "" where it can.
+        problem, hint: why it cannot be used at all, and what to do; "" if it can.
         place: where a job of this key would run.
         deployment: the model there under the exact key; None where it is not deployed.
         loads: whether the first job loads the model, as on a personal server that serves it.
@@ -48,7 +48,7 @@ class ServerFacts:
 
 
 def gather_facts(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
-    """Ask a server about a model. Never fails: why it cannot be used is part of what is learnt.
+    """Ask a server about a model. Never raises: a problem is part of the answer.
 
     Args:
         backend: "ndif", "ndif:here" or "ndif:URL". needs: of the recipe.

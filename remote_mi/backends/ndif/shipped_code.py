@@ -1,7 +1,7 @@
-"""What travels to a server with a recipe, found as nnsight's serializer follows it.
+"""The code that is sent to a server with a recipe, found by following nnsight's serializer.
 
-The recipe's function, and every function, class, module and value that it names.
-`remote_mi.interventions` travels too, is ours, and is left out. Nothing is executed.
+That is the recipe's function, and every function, class, module and value that it refers to.
+`remote_mi.interventions` is sent too, but needs no check and is left out. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _AFTERWARDS = "do that part after the run, on the result, or use what the server
 
 @dataclass(frozen=True)
 class Definition:
-    """One function that travels.
+    """One function that is sent.
 
     Attributes:
-        path: its file, as it is named to the user. node: its definition.
+        path: its file, as shown to the user. node: its definition.
         scope: the globals and enclosing variables it sees.
         enclosing: names of variables of a function around it.
         arguments: for the recipe itself, its arguments after the model; else empty.
@@ -54,7 +54,7 @@ class Use:
 
 @dataclass
 class ShippedCode:
-    """Follows what travels with a function, as the serializer does."""
+    """Collects what is sent with a function, following references as the serializer does."""
 
     card: Card
     project: Path
@@ -64,7 +64,7 @@ class ShippedCode:
     home: str = ""
 
     def add_function(self, function: Callable[..., Any]) -> None:
-        """A function that travels as source, and all that it names."""
+        """Add a function that is sent as source, and everything it refers to."""
         function = inspect.unwrap(function)
         if id(function) in self.seen or not isinstance(function, types.FunctionType):
             return
@@ -113,7 +113,7 @@ class ShippedCode:
             self.add_function(value)
 
     def _add_module(self, module: types.ModuleType) -> None:
-        """A module of the user's own that is named as a whole: all that it holds travels."""
+        """A module of the user's own that is referred to as a whole: all of its content is sent."""
         if id(module) in self.seen or not module.__file__:
             return
         self.seen.add(id(module))
@@ -134,7 +134,7 @@ class ShippedCode:
                 self.add_function(plain)
 
     def _add_inner_import(self, node: ast.Import | ast.ImportFrom, path: str) -> None:
-        """An import that the server executes; what the user's machine has does not help it."""
+        """An import that the server executes; it cannot use what only the user's machine has."""
         if isinstance(node, ast.ImportFrom):
             modules = ["." if node.level else node.module or ""]
         else:
@@ -238,7 +238,7 @@ def body_of(node: Any) -> list[ast.AST]:
 
 
 def bound_names(node: Any) -> set[str]:
-    """Every name that a function binds anywhere in it: what is not in here is of outside."""
+    """Every name that a function binds; all others come from outside."""
     bound: set[str] = set()
     outer: set[str] = set()
     for part in ast.walk(node):
@@ -259,7 +259,7 @@ def bound_names(node: Any) -> set[str]:
 
 
 def free_names(node: Any) -> dict[str, int]:
-    """Names of outside that a function's body reads, each with the line of its first use."""
+    """Outside names that a function's body reads, each with the line of its first use."""
     bound = bound_names(node)
     found: dict[str, int] = {}
     for statement in body_of(node):
@@ -270,7 +270,7 @@ def free_names(node: Any) -> dict[str, int]:
 
 
 def _runtime_imports(node: Any) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Imports within a function, but for those whose failure the function expects."""
+    """Imports within a function, except those in a try block with handlers."""
     expected: set[int] = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Try) and part.handlers:

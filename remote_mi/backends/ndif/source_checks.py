@@ -1,4 +1,4 @@
-"""Mistakes that can be read in a recipe's code before it is sent to a server. Nothing is executed."""
+"""Finding mistakes in a recipe's code before it is sent to a server. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from remote_mi.recipes.card import Card
 
 #: Calls of nnsight that open a block, and so take `remote=` or `backend=`.
 _BLOCKS = ("trace", "session", "generate", "invoke", "scan", "edit")
-#: What every NDIF server runs on; never looked up.
+#: Installed on every NDIF server; never checked.
 _ALWAYS_THERE = frozenset({"torch", "nnsight", "transformers", "numpy"})
 #: Methods that change a list, dict, set or deque.
 _CHANGING = frozenset(
@@ -36,13 +36,13 @@ _CHANGING = frozenset(
     - {"copy", "get", "items", "keys", "values", "fromkeys", "rotate", "maxlen"}
 )
 _OUTSIDE = (
-    "build it inside the function and return it: what lies outside stays as it was, on a server"
+    "build it inside the function and return it: changes to outside objects are lost on a server"
 )
 
 
 @dataclass(frozen=True)
 class SourceMistake:
-    """One mistake: where it is, what it is, and what to change."""
+    """One mistake: its place, the problem, and how to fix it."""
 
     path: str
     line: int
@@ -53,7 +53,7 @@ class SourceMistake:
 def check_source(
     card: Card, function: Callable[..., Any], project: Path, packages: Mapping[str, str]
 ) -> list[SourceMistake]:
-    """What in a recipe's code would fail, or be lost, on a server.
+    """Find what in a recipe's code would fail, or be lost, on a server.
 
     Args:
         card: the recipe. function: its function, imported.
@@ -89,7 +89,7 @@ def raise_mistakes(findings: list[SourceMistake]) -> None:
 
 
 def _nested_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
-    """Blocks that would submit themselves to a server, from within the server."""
+    """Inner blocks that would be submitted to a server again, from within the server."""
     for call in ast.walk(part.node):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
@@ -110,7 +110,7 @@ def _nested_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
 
 
 def _external_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
-    """Changes of what is defined outside the function: lost on a server, and never pure."""
+    """Changes to objects defined outside the function: lost on a server, and never pure."""
     node = part.node
     outer = part.scope.keys() - bound_names(node)
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and _writes(n.ctx)}
@@ -180,7 +180,7 @@ def _is_certain_change(value: Any, steps: str, method: str) -> bool:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether it is a module, class or function that travels, not one of a library."""
+    """Whether it is a module, class or function that is sent along, not part of a library."""
     kind = isinstance(value, (types.ModuleType, types.FunctionType, type))
     return kind and is_sent_as_source(module_of(value))
 

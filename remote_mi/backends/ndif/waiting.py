@@ -32,13 +32,13 @@ from remote_mi.backends.ndif.errors import job_error
 from remote_mi.common.errors import RunFailed
 from remote_mi.common.progress import Watch
 
-#: How long a server may be unreachable while a job is waited for.
+#: How long a server may be unreachable while waiting for a job.
 OUTAGE_LIMIT_S = 90.0
-#: How long a submission whose reply was lost is looked for on the server.
+#: How long to look on the server for a submission whose reply was lost.
 LOOKUP_S = 5.0
-#: How long an accepted job may go unheard of.
+#: How long the server may report nothing about an accepted job.
 UNHEARD_LIMIT_S = 120.0
-#: What a server keeps results for, where their address does not say.
+#: How long a server keeps results, if their address does not tell.
 KEPT_S = 3600.0
 
 
@@ -49,7 +49,7 @@ class Waiter:
         self.client, self.ledger, self.entry, self.watch = client, ledger, entry, watch
 
     def poll(self, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
-        """Ask once; a new status is written down. The answer, or None if there is none yet.
+        """Ask once and record a new status. Returns the answer, or None if there is none yet.
 
         Args:
             patience: seconds in which the server has to answer.
@@ -83,13 +83,13 @@ class Waiter:
         return answer
 
     def _check_deadline(self, url: Any) -> None:
-        """After the time that a result is kept, the server is asked: clocks may be wrong."""
+        """Raise if the result has expired. The server decides: clocks may be wrong."""
         deadline = self.entry.deadline
         if deadline and time.time() > deadline and (url is None or self.client.is_gone(url)):
             raise self._mark_expired()
 
     def _mark_expired(self) -> ResultExpired:
-        """The error that the result is no longer there; the entry says so from now on."""
+        """Mark the entry as expired; returns the error."""
         entry = self.entry
         repeat = f": {entry.command}" if entry.command else ""
         error = ResultExpired(
@@ -103,13 +103,13 @@ class Waiter:
         """Whether the server has a job whose submission was cut off; if not, the entry says so.
 
         Raises:
-            As `look`.
+            As `poll`.
         """
         until, pause = time.monotonic() + LOOKUP_S, 0.1
         while self.poll() is None:
             if time.monotonic() > until:
                 error = SubmissionUnknown(
-                    f"job {self.entry.id[:8]}: {self.entry.url} has not heard of it",
+                    f"job {self.entry.id[:8]}: {self.entry.url} does not know it",
                     "run the same command again",
                 )
                 self._change(state="failed", error=to_record(error))
@@ -120,9 +120,9 @@ class Waiter:
         return True
 
     def mark_server_ended(self) -> None:
-        """Note that the personal server that had the job is no more; the next one is another."""
+        """Mark the job as lost: the personal server that had it has been stopped."""
         error = Evicted(
-            f"job {self.entry.id[:8]}: the server at {self.entry.url} was ended, and its jobs with it",
+            f"job {self.entry.id[:8]}: the server at {self.entry.url} was stopped, and its jobs with it",
             "the same command submits it again",
         )
         self._change(state="failed", error=to_record(error))
@@ -137,7 +137,7 @@ class Waiter:
             deadline: on the monotonic clock. after_a_while: called once if it takes seconds.
 
         Raises:
-            QueueTimeout, StillRunning: if the wait ends before the job. Otherwise as `look`.
+            QueueTimeout, StillRunning: if the wait ends before the job. Otherwise as `poll`.
         """
         pause, begun = POLL_FIRST_S, time.monotonic()
         last, reached, heard, told = self.entry.status, begun, begun, False
@@ -171,7 +171,7 @@ class Waiter:
             was = f", which was {status.lower()}" if status else ""
             raise StillRunning(
                 *self._still_open(
-                    f"{url} accepted the job{was}, and has not heard of it for {UNHEARD_LIMIT_S:.0f} s"
+                    f"{url} accepted the job{was}, and has said nothing of it for {UNHEARD_LIMIT_S:.0f} s"
                 )
             )
         if deadline is not None and now >= deadline:
@@ -205,7 +205,7 @@ class Waiter:
         return target
 
     def mark_refused(self, error: RunFailed) -> ResultRefused:
-        """The error that the result cannot be taken; the entry says so from now on."""
+        """Mark the entry as failed because its result was refused; returns the error."""
         name = f"job {self.entry.id[:8]}"
         message = error.message if error.message.startswith(name) else f"{name}: {error.message}"
         hint = error.hint if isinstance(error, ResultRefused) else None
@@ -220,7 +220,7 @@ class Waiter:
 
 
 def _expiry(url: Any) -> float:
-    """Until when a presigned address is good, in seconds since 1970."""
+    """When a presigned address expires, in seconds since 1970."""
     try:
         query = {k.lower(): v[0] for k, v in parse_qs(urlsplit(url).query).items()}
         if "x-amz-expires" in query:

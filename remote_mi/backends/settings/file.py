@@ -1,4 +1,4 @@
-"""Reading and checking `remote-mi.yaml`. Imports pydantic: only read where there is a file."""
+"""Reading and checking `remote-mi.yaml`. Imports pydantic: imported only if there is a file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SECRET = re.compile(r"(^|[_-])(api)?_?-?(key|token|secret|password)s?$", re.IGN
 
 
 def _as_validator(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A check of ours as pydantic calls it."""
+    """Wrap a check that raises UsageError as a pydantic validator."""
 
-    def checked(value: Any) -> Any:
+    def validate(value: Any) -> Any:
         try:
             return check(value)
         except UsageError as error:
@@ -35,7 +35,7 @@ def _as_validator(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 "refused", "{said}", {"said": error.message, "hint": error.hint or ""}
             ) from None
 
-    return checked
+    return validate
 
 
 def _check_preferred(word: str) -> str:
@@ -49,7 +49,7 @@ def _check_preferred(word: str) -> str:
 def _check_unique(words: list[str]) -> list[str]:
     for word in words:
         if words.count(word) > 1:
-            raise UsageError(f"{word!r} is here twice", "once is enough")
+            raise UsageError(f"{word!r} is listed twice", "once is enough")
     return words
 
 
@@ -95,8 +95,8 @@ def read(path: Path) -> Settings:
         if isinstance(where[-1], str) and _SECRET.search(where[-1]):
             problems[where] = found.key_problem(
                 where,
-                f"{where[-1]!r}: no key is kept in this file, which others may read",
-                "remove it; `remote-mi login` keeps the key for NDIF",
+                f"{where[-1]!r}: keys are not kept in this file, which others may read",
+                "remove it; `remote-mi login` stores the NDIF key",
             )
     if problems:
         raise refused(path, problems.values())

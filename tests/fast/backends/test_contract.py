@@ -125,8 +125,8 @@ def test_a_name_that_is_no_backend_is_told_with_those_that_are(box):
     [
         ("remote_mi_nowhere:Kind", "cannot be imported: ModuleNotFoundError"),
         ("remote_mi_box:Box", "cannot be imported: TypeError"),
-        ("remote_mi_box:main", "is no backend named 'other'"),
-        ("remote_mi_box:BoxKind", "is no backend named 'other'"),
+        ("remote_mi_box:main", "is not a backend named 'other'"),
+        ("remote_mi_box:BoxKind", "is not a backend named 'other'"),
     ],
 )
 def test_a_plug_in_that_is_none_is_told_by_name_and_harms_nobody(
@@ -151,7 +151,7 @@ def test_a_plug_in_that_is_none_is_told_by_name_and_harms_nobody(
 def test_a_plug_in_runs_jobs_and_gives_the_numbers_of_this_machine(box, tiny_llama, cli):
     job = lens(tiny_llama)
     plan = job.plan("box")
-    assert plan.chosen.backend == "box" and plan.reason == "it takes any job"
+    assert plan.chosen.backend == "box" and plan.reason == "it accepts any job"
     result = job.run("box", timeout=120)
     assert result.provenance["backend"] == "box"
     assert result.provenance["environment"]["kind"] == "box"

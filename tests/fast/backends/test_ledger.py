@@ -120,7 +120,7 @@ def test_ids_are_found_by_their_beginning(tmp_path):
         ledger.claim(made, since=0)
     assert ledger.find("bbb").id == "bbbb3333"
     assert ledger.find(None).id == "bbbb3333"
-    with pytest.raises(UsageError, match="fits 2 jobs"):
+    with pytest.raises(UsageError, match="matches 2 jobs"):
         ledger.find("aaaa")
     with pytest.raises(NotFound, match="did you mean 'bbbb3333'"):
         ledger.find("bbbb3334")

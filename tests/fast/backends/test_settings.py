@@ -82,7 +82,7 @@ def test_an_empty_file_changes_nothing(tmp_path, text):
         ("local, ", "lokal, ", "1:21", "did you mean 'local'"),
         ("local, ", "auto, ", "1:21", "'auto' is what 'prefer' decides"),
         ("local, ", "ndif:htp://x, ", "1:21", "not the address of a server"),
-        ("local, ", "ndif, ", "1:9", "'ndif' is here twice"),
+        ("local, ", "ndif, ", "1:9", "'ndif' is listed twice"),
         ("[ndif:here, local, ndif]", "[]", "1:9", "it is empty"),
         ("[ndif:here, local, ndif]", "local", "1:9", "is not a list"),
         ("https://ndif", "https://me:secret@ndif", "4:5", "that is not the address"),

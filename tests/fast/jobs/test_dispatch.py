@@ -177,7 +177,7 @@ DECISIONS = {
     "asked for, and more than is free": (
         {"asked": "local", "checkpoint": replace(SMALL, weights=12 * GB)},
         "local",
-        "asked for, though",
+        "requested, although",
     ),
 }
 
@@ -240,7 +240,7 @@ REJECTIONS = {
     ),
     "another dtype": (
         {"checkpoint": SEVENTY, "server": THERE, "dtype": "float32"},
-        "held there in bfloat16",
+        "loaded there in bfloat16",
         "leave --dtype out",
     ),
     "gradients in the sandbox": (
@@ -326,7 +326,7 @@ def test_a_survey_looks_at_every_backend_and_a_plan_stops_at_the_first(project):
 
 def test_a_server_that_is_asked_for_may_deploy_the_model(project):
     plan = planned(project, job(project), asked="ndif", server=ABSENT, verb="survey")
-    assert plan.chosen.backend == "ndif" and "asked for, though" in plan.reason
+    assert plan.chosen.backend == "ndif" and "requested, although" in plan.reason
     with pytest.raises(BackendUnavailable, match="there is no key"):
         planned(project, job(project), asked="ndif", server=NO_KEY, verb="survey")
 
