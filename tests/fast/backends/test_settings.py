@@ -96,8 +96,8 @@ def test_an_empty_file_changes_nothing(tmp_path, text):
         ("max_remote: 3", "max_remote: 3, max_remote: 4", "6:26", "is here twice"),
         ("{max_remote: 3}", "3", "6:10", "is not a mapping"),
         ("studies", "\tstudies", "6:1", "not YAML"),
-        ("studies", "api_key", "6:1", "`remote-mi login` keeps the key"),
-        ("max_remote", "ndif_token", "6:11", "`remote-mi login` keeps the key"),
+        ("studies", "api_key", "6:1", "`remote-mi login` stores the NDIF key"),
+        ("max_remote", "ndif_token", "6:11", "`remote-mi login` stores the NDIF key"),
         (FULL, "[local]", "", "is a mapping of keys"),
     ],
 )

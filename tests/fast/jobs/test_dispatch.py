@@ -172,7 +172,7 @@ DECISIONS = {
     "asked for, without asking the server first": (
         {"asked": "ndif", "server": THERE},
         "ndif",
-        "asked",
+        "requested",
     ),
     "asked for, and more than is free": (
         {"asked": "local", "checkpoint": replace(SMALL, weights=12 * GB)},
