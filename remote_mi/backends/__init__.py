@@ -1,4 +1,4 @@
-"""Running a recipe where a model is: here, or on an NDIF server. `base` has the protocol they share.
+"""Running a recipe where the model is: on this machine or a server. `base` defines the protocol.
 
-Which of them takes a job, and what is kept of it, is not decided here.
+Which backend runs a job, and what is kept of its result, is decided elsewhere.
 """

@@ -1,12 +1,12 @@
-"""The protocol between the runner and whatever executes a job; a kind of them is `backends.kind`.
+"""The protocol between the runner and whatever executes a job; for its kind, see `backends.kind`.
 
-ticket = backend.resume(key, watch)              # the same job, if it is under way already
+ticket = backend.resume(key, watch)              # the same job, if it is already under way
 if ticket is None:
     model = backend.open(spec, watch)            # with weights here, or weightless
     ticket = backend.submit(model, work, watch)  # returns at once where the backend can
 for outputs in backend.collect(ticket, watch, timeout):
     ...                                          # one call of the recipe at a time
-backend.settle(ticket, run)                      # the run is kept; nothing need be remembered
+backend.close(ticket, run)                      # the run is saved; the job can be forgotten
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Outputs = dict[str, np.ndarray]
 
 
-def nobody_left() -> None:
-    """What is done about a job that goes on without a reader, where there is nobody to do it."""
+def do_nothing() -> None:
+    """The default `on_leave`: nobody else is asked to fetch the result."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Work:
     """What a backend is asked to execute.
 
     Attributes:
-        card: the recipe. function: its function, imported.
-        calls: what the function is called with, one call each: a Prompt, a Pair, a list of them,
-            or None for nothing.
+        card: the recipe. function: its imported function.
+        calls: the argument of each call: a Prompt, a Pair, a list of them, or None for no
+            argument.
         parameters: keyword arguments of every call.
-        together: what the recipe's setup is called with, where it has one: all prompts or pairs.
-        shared: what the setup gave, where it has run already; see `session.run_setup`.
-        key: the job's key. project: the user's project folder. spec: the model as asked for.
+        together: all prompts or pairs, the argument of the recipe's setup if it has one.
+        shared: what the setup returned, if it has already run; see `session.run_setup`.
+        key: the job's key. project: the user's project folder. spec: the requested model.
         draft: the run so far, as JSON, for a process that finishes it later.
     """
 
@@ -65,7 +65,7 @@ class Work:
 
     @property
     def setup(self) -> Callable[..., Any] | None:
-        """The function that gives what all calls share, beside the recipe's own; None for none."""
+        """The function, next to the recipe's own, that computes what all calls share; or None."""
         return self.function.__globals__[self.card.setup] if self.card.setup else None
 
     @property
@@ -79,8 +79,8 @@ class Ticket:
     """A submitted job.
 
     Attributes:
-        backend: name of the backend. id: the backend's own id of the job.
-        record: JSON noted on the way, for the provenance.
+        backend: name of the backend. id: the backend's own id for the job.
+        record: JSON collected along the way, for the provenance.
         draft: the run so far, as JSON, of a ticket that was resumed.
     """
 
@@ -91,44 +91,44 @@ class Ticket:
 
 
 class FinishedElsewhere(Exception):
-    """Another process has collected the job and kept its run meanwhile."""
+    """Meanwhile, another process has collected the job and saved its run."""
 
 
 class Backend(Protocol):
-    """Executes work where a model is. `environment`, `open`, `submit` and `collect` must be given.
+    """Executes work where the model is. Required: `environment`, `open`, `submit` and `collect`.
 
     Attributes:
-        name: as runs record it: the kind's name, or that, a space and which one of the kind.
+        name: as runs record it: `KIND`, or `KIND WHERE`.
     """
 
     name: str
 
     def environment(self, spec: ModelSpec) -> Environment | None:
-        """Where this spec would run, without torch or network; None if it is not yet known."""
+        """Where this spec would run, without torch or network; None if not yet known."""
         ...
 
     def environments(self, spec: ModelSpec) -> list[Environment]:
-        """Every environment in which it may have run this spec, the first choice first."""
+        """Every environment in which this spec may have run, the preferred one first."""
         found = self.environment(spec)
         return [] if found is None else [found]
 
-    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
-        """Where it really runs. `record`: of the model that was opened."""
+    def actual_environment(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+        """Where it really ran. `record`: that of the opened model."""
         found = self.environment(spec)
         return found or Environment(self.name, "unknown", "unknown", "unknown")
 
     def consider(self, question: Question) -> Option:
-        """Whether a job can run here, and why; asked before it is sent."""
+        """Whether a job can run here, and why; called before it is sent."""
         return Option(
-            self.name.replace(" ", ":", 1), True, "it takes any job", model=question.model
+            self.name.replace(" ", ":", 1), True, "it accepts any job", model=question.model
         )
 
     def resume(self, key: str, watch: Watch) -> Ticket | None:
-        """The ticket of the same job where it is under way already, in whatever process."""
+        """The ticket of the same job if any process has already submitted it."""
         return None
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
-        """The model as this backend needs it to describe or execute work."""
+        """The model, loaded as far as this backend needs to describe or execute work."""
         ...
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
@@ -140,31 +140,31 @@ class Backend(Protocol):
         ticket: Ticket,
         watch: Watch,
         timeout: float | None,
-        on_leave: Callable[[], None] = nobody_left,
+        on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
-        """The outputs of each call, in order, as they come.
+        """The outputs of each call, in order, as they arrive.
 
         Args:
-            timeout: seconds to wait in all; None waits as long as the backend allows.
-            on_leave: called when the wait takes seconds, or ends before the job does: somebody
-                else has to fetch the result then.
+            timeout: total seconds to wait; None waits as long as the backend allows.
+            on_leave: called when the wait takes more than seconds, or ends before the job does:
+                somebody else then has to fetch the result.
 
         Raises:
             RunFailed: if the recipe failed. WaitTimeout: if the job still runs after `timeout`.
-            FinishedElsewhere: if another process was quicker.
+            FinishedElsewhere: if another process collected it first.
         """
         ...
 
-    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
-        """The run is kept under this name, or could not be kept (None).
+    def close(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
+        """The run was saved under this name, or could not be saved (None).
 
         Args:
-            error: why no run can be made of the job's outputs, now or ever.
+            error: why no run can ever be made of the job's outputs.
         """
 
 
-def labelled(card: Card) -> str:
-    """How an error names a recipe: file, line and name."""
+def recipe_label(card: Card) -> str:
+    """A recipe as errors name it: file, line and name."""
     return (f"{card.path}:{card.line}: " if card.path else "") + f"recipe {card.name!r}"
 
 
@@ -181,20 +181,20 @@ def recipe_error(
     where = f"recipe {work.card.name!r}"
     if work.card.path:
         where = f"{work.card.path}:{line_in_recipe(work, error)}"
-    said = str(error).strip().splitlines()
-    message = said[0] if said else "no message"
+    lines = str(error).strip().splitlines()
+    message = lines[0] if lines else "no message"
     return RunFailed(f"{where}: {type(error).__name__}: {message}", hint)
 
 
-def checked(
+def check_outputs(
     recipe: str, declared: Mapping[str, Output], returned: Any, examples: int | None
 ) -> Outputs:
     """A call's outputs as arrays, checked against the recipe's declaration.
 
     Args:
-        recipe: how to name the recipe. declared: its outputs. returned: what a call gave.
-        examples: how many it was called with at once; None if it was called with one. Then an
-            output of each example becomes one array an example, named `output@index`.
+        recipe: how to name the recipe. declared: its outputs. returned: what the call returned.
+        examples: how many the call took at once; None if it took a single one. With several, a
+            per-example output becomes one array per example, named `output@index`.
 
     Raises:
         RunFailed: for a missing, undeclared or misshapen output, naming it.
@@ -225,7 +225,7 @@ def checked(
         if len(each) != examples:
             raise RunFailed(
                 f"{recipe}: output {name!r} has {len(each)} entries for {examples} examples",
-                "return a list with one tensor an example",
+                "return a list with one tensor per example",
             )
         for index, one in enumerate(each):
             outputs[f"{name}@{index}"] = _array(recipe, name, output, one)
@@ -239,8 +239,8 @@ def _array(recipe: str, name: str, output: Output, value: Any) -> np.ndarray:
         raise RunFailed(f"{recipe}: output {name!r} {error}") from None
 
 
-def examples_in(call: Any) -> int | None:
-    """How many examples a call gives at once; None for a call with one."""
+def example_count(call: Any) -> int | None:
+    """How many examples a call takes at once; None for a call with a single one."""
     if call is None:
         return 0
     return len(call) if isinstance(call, list) else None

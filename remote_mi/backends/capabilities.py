@@ -1,4 +1,4 @@
-"""What each kind of place can do for a recipe: one table, asked before a job is sent and in plans."""
+"""What each kind of place can do for a recipe: one table, used in plans and by checks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from remote_mi.common.versions import is_at_least
 
 PlaceKind = Literal["local", "trusted", "sandboxed"]
 
-#: Need of a recipe → place → whether it can, as "yes", "no", or the nnsight from which on it can.
+#: Need of a recipe → place → "yes", "no", or the first nnsight version that can.
 TABLE: Mapping[str, Mapping[PlaceKind, str]] = {
-    # The gradient lives in the process of the model; the sandbox is another one.
+    # Gradients live in the model's process; the sandbox is a separate one.
     "gradients": {"local": "yes", "trusted": "yes", "sandboxed": "no"},
-    # Read under eager attention, which a job beside the model switches on and off by itself. In
-    # the sandbox it is the server's nnsight that has to.
+    # Needs eager attention, which a job in the model's process switches on and off itself. In the
+    # sandbox, the server's nnsight has to do that.
     "attention_weights": {"local": "yes", "trusted": "yes", "sandboxed": "0.8.1"},
     "generation": {"local": "yes", "trusted": "yes", "sandboxed": "yes"},
     "weights": {"local": "yes", "trusted": "yes", "sandboxed": "no"},
@@ -27,9 +27,9 @@ class Place:
     """Where the code of a job would run.
 
     Attributes:
-        kind: "local" on this machine; on a server "trusted" beside the model, or "sandboxed" in a
-            process without it.
-        nnsight: version of nnsight there; "" where it does not matter or is not known.
+        kind: "local" on this machine; on a server, "trusted" in the model's process, or "sandboxed"
+            in a separate one.
+        nnsight: version of nnsight there; "" if irrelevant or unknown.
     """
 
     kind: PlaceKind
@@ -39,23 +39,27 @@ class Place:
 LOCAL = Place("local")
 
 
-def lacking(needs: Sequence[str], place: Place) -> list[str]:
-    """Those of a recipe's needs that the place cannot serve."""
-    return [need for need in _of_places(needs) if not _can(TABLE[need][place.kind], place.nnsight)]
+def unmet_needs(needs: Sequence[str], place: Place) -> list[str]:
+    """The needs of a recipe that the place cannot meet."""
+    return [
+        need
+        for need in _place_needs(needs)
+        if not _is_supported(TABLE[need][place.kind], place.nnsight)
+    ]
 
 
-def _can(answer: str, version: str) -> bool:
+def _is_supported(answer: str, version: str) -> bool:
     if answer in ("yes", "no"):
         return answer == "yes"
     return is_at_least(version, answer)
 
 
 def depends_on_trust(needs: Sequence[str]) -> bool:
-    """Whether a server has to be asked for its trust before it is known if it can serve."""
-    kinds = [TABLE[need] for need in _of_places(needs)]
+    """Whether a server can meet these needs only if it trusts the key."""
+    kinds = [TABLE[need] for need in _place_needs(needs)]
     return any(answers["sandboxed"] != answers["trusted"] for answers in kinds)
 
 
-def _of_places(needs: Sequence[str]) -> list[str]:
-    """The needs that a place serves or not; the others are the model's."""
+def _place_needs(needs: Sequence[str]) -> list[str]:
+    """The needs that depend on the place; the others depend on the model."""
     return [need for need in needs if need in TABLE]

@@ -1,4 +1,4 @@
-"""What `remote-mi doctor` finds: one check a thing, each with a deadline of its own."""
+"""The checks that `remote-mi doctor` reports, each with its own deadline."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from remote_mi.common.errors import RemoteMIError, first_line
 
 State = Literal["ok", "problem", "note"]
 
-#: Longest wait for a quick answer, for a server that first asks its cluster, and for a model's
-#: configuration and tokenizer to be fetched and built, in seconds.
+#: Longest wait for a quick answer, for a server that first asks its cluster, and for fetching
+#: and building a model's configuration and tokenizer, in seconds.
 QUICK_S, CLUSTER_S, MODEL_S = 10.0, 40.0, 180.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found about one thing.
+    """The result of one check.
 
     Attributes:
-        name: the thing. state: "ok", "problem", or "note" where it may matter or not.
-        found: what is so. advice: what to do about it.
-        exit_code: of a problem: 4 the key, 5 the server, 1 anything else.
+        name: what was checked. state: "ok", "problem", or "note" for what may or may not matter.
+        found: the finding. advice: what to do about it.
+        exit_code: of a problem: 4 for the key, 5 for the server, 1 for anything else.
     """
 
     name: str
@@ -33,16 +33,16 @@ class Check:
     exit_code: int = 1
 
 
-def guarded(name: str, seconds: float, work: Callable[[], list[Check]]) -> list[Check]:
-    """What some work finds; where it fails or takes too long, that is what is found."""
+def run_check(name: str, seconds: float, work: Callable[[], list[Check]]) -> list[Check]:
+    """The checks that `work` returns; if it raises or takes too long, one check that says so."""
     try:
         return run_with_deadline(seconds, work)
     except Exception as error:
-        return [problem(name, error)]
+        return [failed_check(name, error)]
 
 
-def problem(name: str, error: Exception) -> Check:
-    """The check of a thing that an error came from."""
+def failed_check(name: str, error: Exception) -> Check:
+    """The check that reports an error."""
     if not isinstance(error, RemoteMIError):
         return Check(name, "problem", f"{type(error).__name__}: {first_line(error)}")
     code = error.exit_code if error.exit_code in (4, 5) else 1

@@ -1,13 +1,13 @@
-"""A backend whose jobs go on while nobody waits for them, and whose results any process can fetch.
+"""A backend whose jobs continue while nobody waits for them; any process can fetch their results.
 
-The ledger knows of each step before it is taken. What is left to a backend of this kind: to send a
-job, to ask after it, and to read what it gave.
+Every step is recorded in the ledger before it is taken. A backend of this kind only has to send a
+job, poll it, and read its outputs.
 
     class Mine(DetachedBackend):
-        def environment(self, spec): ...                       # under which its results are kept
+        def environment(self, spec): ...                       # under which results are stored
         def send(self, entry, model, work, watch): ...         # start it; returns at once
-        def ask(self, entry, watch): ...                       # note what is new; raise if it failed
-        def outputs(self, entry): ...                          # of a job that is ready
+        def poll(self, entry, watch): ...                      # record a new status; may raise
+        def outputs(self, entry): ...                          # of a completed job
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from remote_mi.backends.base import (
     Outputs,
     Ticket,
     Work,
-    checked,
-    nobody_left,
+    check_outputs,
+    do_nothing,
 )
 from remote_mi.backends.errors import (
     QueueTimeout,
@@ -36,7 +36,7 @@ from remote_mi.backends.errors import (
     to_record,
 )
 from remote_mi.backends.job_locks import JobLocks
-from remote_mi.backends.ledger import Entry, Ledger, typed
+from remote_mi.backends.ledger import Entry, Ledger, current_command
 from remote_mi.common.errors import BackendUnavailable, Detached, RemoteMIError, StoreError
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
@@ -45,14 +45,14 @@ from remote_mi.recipes.outputs import outputs_from_json
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
 
-#: How long a job is waited for when nobody says otherwise.
+#: Default wait for a job.
 DEFAULT_TIMEOUT_S = 3600.0
 POLL_FIRST_S, POLL_LAST_S, POLL_GROWTH = 0.05, 5.0, 1.05
-#: A wait of so long is left to the collector, too.
-_A_WHILE_S = 2.0
-#: Statuses of a job that has not begun, in the words of NDIF.
+#: After this wait, the collector is started too.
+_LONG_WAIT_S = 2.0
+#: Statuses of a job that has not started, as NDIF names them.
 WAITING = ("", "RECEIVED", "QUEUED", "PROVISIONING", "DEPLOYING")
-#: Status of a job whose result is there.
+#: Status of a job whose result is ready.
 COMPLETED = "COMPLETED"
 
 
@@ -60,11 +60,11 @@ class DetachedBackend(Backend):
     """See the module.
 
     Args:
-        name: as runs and the ledger have it. project: the user's project, which keeps the ledger.
-        url: where it is, for people.
+        name: as recorded in runs and the ledger. project: the user's project, with the ledger.
+        url: the address to show to the user.
 
     Attributes:
-        patience_s: how long it may be gone before nobody looks for its jobs any more.
+        patience_s: how long it may be unreachable before its jobs are given up.
     """
 
     patience_s = 24 * 3600.0
@@ -74,40 +74,39 @@ class DetachedBackend(Backend):
         self.ledger = Ledger(project)
         self.locks = JobLocks(self.ledger)
 
-    # --- what a backend of this kind gives ---
+    # --- implemented by each backend of this kind ---
 
     def send(self, entry: Entry, model: LoadedModel, work: Work, watch: Watch) -> None:
-        """Start the work of an entry that is written down. An error means that it did not start."""
+        """Start the work of a recorded entry. An error means that it did not start."""
         raise NotImplementedError
 
-    def ask(self, entry: Entry, watch: Watch) -> None:
-        """Find out how a job is, which was sent and may still give a result; its lock is held.
+    def poll(self, entry: Entry, watch: Watch) -> None:
+        """Update the status of a job that was sent and may still give a result; its lock is held.
 
-        A new status goes into the ledger with `note`; COMPLETED is that of a job whose outputs
-        can be read.
+        Record a new status with `set_status`; COMPLETED means that the outputs can be read.
 
         Raises:
-            JobFailed: if it failed there; `failed` writes that down, too.
+            JobFailed: if it failed there; raise what `mark_failed` returns.
         """
         raise NotImplementedError
 
-    def has(self, entry: Entry) -> bool:
-        """Whether a job whose submission was cut off has arrived."""
+    def was_received(self, entry: Entry) -> bool:
+        """Whether a job whose submission was interrupted has arrived."""
         return False
 
     def outputs(self, entry: Entry) -> Iterator[Mapping[str, Any]]:
-        """What each call returned, of a job that is ready, as arrays or nested lists."""
+        """What each call of a completed job returned, as arrays or nested lists."""
         raise NotImplementedError
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
-        """The model's configuration and tokenizer; its weights are where it runs."""
+        """The model's configuration and tokenizer, without its weights."""
         from remote_mi.models.load import UNSENT_ID, build_weightless
 
         watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
         return build_weightless(spec, watch, UNSENT_ID)
 
     def record_of(self, entry: Entry) -> dict[str, Any]:
-        """What the provenance of a run keeps of its job."""
+        """The job's record in the provenance of its run."""
         seen = self.ledger.timeline(entry.id)
         return {
             "job_id": entry.id,
@@ -116,24 +115,24 @@ class DetachedBackend(Backend):
         }
 
     def stop(self, entry: Entry) -> None:
-        """Do what can be done about a job whose result nobody wants any more."""
+        """Stop a job whose result is no longer wanted, if possible."""
 
-    # --- for its use ---
+    # --- helpers for these ---
 
-    def note(self, entry: Entry, status: str, description: str = "") -> None:
-        """Write a new status of a job down."""
+    def set_status(self, entry: Entry, status: str, description: str = "") -> None:
+        """Record a new status of a job."""
         if status != entry.status:
             entry.status = status
             self.ledger.note_status(entry.id, status, description)
 
-    def failed(self, entry: Entry, error: RemoteMIError) -> RemoteMIError:
-        """The error, after the entry says that it ended so."""
+    def mark_failed(self, entry: Entry, error: RemoteMIError) -> RemoteMIError:
+        """Record that a job ended in an error; returns the error."""
         entry.state = "failed"
         self.ledger.update(entry.id, state="failed", error=to_record(error))
         return error
 
-    def entry_for(self, work: Work, **more: Any) -> Entry:
-        """A new entry for some work, not yet written down."""
+    def new_entry(self, work: Work, **more: Any) -> Entry:
+        """A new entry for some work, not yet recorded."""
         return Entry(
             str(uuid.uuid4()),
             work.key,
@@ -143,27 +142,27 @@ class DetachedBackend(Backend):
             work.spec.name,
             len(work.calls),
             dict(work.draft),
-            command=typed(),
+            command=current_command(),
             **more,
         )
 
     # --- the protocol ---
 
-    def look(self, entry: Entry, watch: Watch) -> Entry:
-        """Bring an open entry up to date; its lock is held. Errors as `ask`."""
+    def refresh(self, entry: Entry, watch: Watch) -> Entry:
+        """Bring an open entry up to date; its lock is held. Errors as for `poll`."""
         if entry.state in ("submitting", "unknown"):
-            if not self.has(entry):
+            if not self.was_received(entry):
                 error = SubmissionUnknown(
-                    f"job {entry.id[:8]}: {entry.url} has not heard of it",
+                    f"job {entry.id[:8]}: {entry.url} does not know it",
                     "run the same command again",
                 )
-                self.failed(entry, error)
+                self.mark_failed(entry, error)
                 watch.note(f"{error.message}; it counts as not submitted")
                 return entry
             entry.state = "submitted"
             self.ledger.update(entry.id, state="submitted")
         if entry.is_open and entry.state != "fetched":
-            self.ask(entry, watch)
+            self.poll(entry, watch)
         return entry
 
     def ticket_of(self, entry: Entry) -> Ticket:
@@ -180,49 +179,49 @@ class DetachedBackend(Backend):
             return None
         if entry.is_open and self.locks.take(entry.id):
             try:
-                entry = self.look(self.ledger.get(entry.id), watch)
+                entry = self.refresh(self.ledger.get(entry.id), watch)
             except ResultExpired:
                 entry = self.ledger.get(entry.id)
             except RemoteMIError as error:
                 if self.ledger.get(entry.id).is_open:
-                    add_way_back(entry.id, error)
+                    add_resume_hint(entry.id, error)
                 raise
             finally:
                 self.locks.release(entry.id)
         if entry.state == "expired":
             watch.note(
                 f"the result of job {entry.id[:8]} was not fetched within the time that "
-                f"{entry.url} keeps it; submitting the job again"
+                f"{entry.url} keeps results; submitting the job again"
             )
         if not entry.is_open:
             return None
-        watch.note(f"job {entry.id[:8]} of the same run is under way already")
+        watch.note(f"job {entry.id[:8]} of the same run is already under way")
         return self.ticket_of(entry)
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
-        entry = self.entry_for(work)
+        entry = self.new_entry(work)
 
         def send() -> bool:
             self.send(entry, model, work, watch)
             self.ledger.update(entry.id, state="submitted")
             return True
 
-        ticket = self.written_down(entry, work, watch, send)
+        ticket = self.record_and_send(entry, work, watch, send)
         assert ticket is not None
         return ticket
 
-    def written_down(
+    def record_and_send(
         self, entry: Entry, work: Work, watch: Watch, send: Callable[[], bool]
     ) -> Ticket | None:
-        """Write an entry down and send its work; None where `send` says that it did not arrive.
+        """Record an entry and send its work; None if `send` reports that it did not arrive.
 
-        The same job under another entry, open or done since it was looked for, takes its place.
+        If the same job has another entry, open or just done, that one is used instead.
         """
-        self.locks.take(entry.id)  # first: nobody may see the entry and take its job for lost
+        self.locks.take(entry.id)  # first, so that nobody who sees the entry takes its job for lost
         try:
             claimed = self.ledger.claim(entry, work.draft["events"][0]["time"])
             if claimed.id != entry.id:
-                watch.note(f"job {claimed.id[:8]} of the same run is under way already")
+                watch.note(f"job {claimed.id[:8]} of the same run is already under way")
                 self.ledger.clean(entry.id)
                 return self.ticket_of(claimed)
             return self.ticket_of(entry) if send() else None
@@ -238,28 +237,28 @@ class DetachedBackend(Backend):
         ticket: Ticket,
         watch: Watch,
         timeout: float | None = None,
-        on_leave: Callable[[], None] = nobody_left,
+        on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
         deadline = time.monotonic() + (timeout or DEFAULT_TIMEOUT_S)
         try:
-            entry = self._hold(ticket.id, watch, deadline)
+            entry = self._acquire(ticket.id, watch, deadline)
             try:
-                yield from self.collected(entry, watch, deadline, on_leave)
+                yield from self.await_outputs(entry, watch, deadline, on_leave)
             finally:
                 ticket.record.update(self.record_of(entry))
         except KeyboardInterrupt:
             on_leave()
             self.locks.release(ticket.id)
-            raise Detached(self.left(self.ledger.get(ticket.id))) from None
+            raise Detached(self.detached_message(self.ledger.get(ticket.id))) from None
         except BaseException as error:
             if self.ledger.get(ticket.id).is_open and not isinstance(error, GeneratorExit):
                 on_leave()
-                add_way_back(ticket.id, error)
+                add_resume_hint(ticket.id, error)
             self.locks.release(ticket.id)
             raise
 
-    def left(self, entry: Entry) -> str:
-        """What is said to somebody who stops waiting."""
+    def detached_message(self, entry: Entry) -> str:
+        """The message for somebody who stops waiting."""
         short = entry.id[:8]
         return (
             f"job {short} goes on at {self.url}, and its result will be fetched: "
@@ -267,8 +266,8 @@ class DetachedBackend(Backend):
             f"  `remote-mi jobs forget {short}` gives up its result"
         )
 
-    def _hold(self, job_id: str, watch: Watch, deadline: float) -> Entry:
-        """Wait until this process is the one that collects the job."""
+    def _acquire(self, job_id: str, watch: Watch, deadline: float) -> Entry:
+        """Wait until this process holds the job's lock."""
         while not self.locks.take(job_id):
             entry = self.ledger.get(job_id)
             if entry.state == "done":
@@ -278,7 +277,7 @@ class DetachedBackend(Backend):
                 "(another process fetches the result)"
             )
             if time.monotonic() > deadline:
-                out_of_patience(entry)
+                raise_wait_timeout(entry)
             time.sleep(0.1)
         entry = self.ledger.get(job_id)
         if entry.state == "done":
@@ -287,39 +286,41 @@ class DetachedBackend(Backend):
             raise from_record(entry.error or {"message": f"job {job_id[:8]} is {entry.state}"})
         return entry
 
-    def collected(
+    def await_outputs(
         self, entry: Entry, watch: Watch, deadline: float, on_leave: Callable[[], None]
     ) -> Iterator[Outputs]:
-        """The outputs of each call of an entry that is held, waited for.
+        """Wait for a job whose lock is held; the outputs of each call.
 
         Args:
-            deadline: on the monotonic clock. on_leave: called once if it takes seconds.
+            deadline: on the monotonic clock. on_leave: called once if the wait takes seconds.
         """
         pause, begun, told = POLL_FIRST_S, time.monotonic(), False
-        while not self.is_ready(self.look(entry, watch)):
+        while not self.is_ready(self.refresh(entry, watch)):
             if not entry.is_open:
                 raise from_record(self.ledger.get(entry.id).error or {})
             watch.stage(f"{entry.url} · {entry.status.lower() or 'submitted'}")
             if time.monotonic() >= deadline:
-                out_of_patience(entry)
-            if not told and time.monotonic() - begun > _A_WHILE_S:
+                raise_wait_timeout(entry)
+            if not told and time.monotonic() - begun > _LONG_WAIT_S:
                 told = True
                 on_leave()
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * POLL_GROWTH, POLL_LAST_S)
-        yield from self.declared(entry, self.outputs(entry))
+        yield from self.checked_outputs(entry, self.outputs(entry))
 
-    def declared(self, entry: Entry, calls: Iterator[Mapping[str, Any]]) -> Iterator[Outputs]:
-        """What each call gave, checked against what the recipe declares."""
+    def checked_outputs(
+        self, entry: Entry, calls: Iterator[Mapping[str, Any]]
+    ) -> Iterator[Outputs]:
+        """What each call returned, checked against the recipe's declaration."""
         recipe, draft = f"job {entry.id[:8]}: recipe {entry.recipe!r}", entry.draft
         outputs = outputs_from_json(draft["recipe"]["returns"])
         once = draft["recipe"]["over"] not in ("prompt", "pair")
         examples = len(draft["parts"]) if once else None
         for returned in calls:
-            yield checked(recipe, outputs, returned, examples)
+            yield check_outputs(recipe, outputs, returned, examples)
 
-    def settle(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
-        """The run is kept: the entry is done. One that could not be kept stays open."""
+    def close(self, ticket: Ticket, run: str | None, error: RemoteMIError | None = None) -> None:
+        """Mark the entry of a saved run as done; if the run could not be saved, it stays open."""
         try:
             if error is not None:
                 self.ledger.update(ticket.id, state="failed", error=to_record(error))
@@ -328,7 +329,7 @@ class DetachedBackend(Backend):
             if error is not None or run is not None:
                 self.ledger.clean(ticket.id)
         except StoreError:
-            pass  # a result that is there is shown; the next command finds the entry as it was
+            pass  # the result is shown anyway; the next command finds the entry as it was
         self.locks.release(ticket.id)
 
     def forget(self, entry: Entry) -> None:
@@ -339,21 +340,21 @@ class DetachedBackend(Backend):
             self.stop(entry)
 
 
-def out_of_patience(entry: Entry) -> NoReturn:
-    """The wait has ended before the job.
+def raise_wait_timeout(entry: Entry) -> NoReturn:
+    """Raise the error of a wait that ended before the job did.
 
     Raises:
-        QueueTimeout: if it has not begun to run. StillRunning: if it has.
+        QueueTimeout: if the job has not started. StillRunning: if it has.
     """
     kind = QueueTimeout if entry.status in WAITING else StillRunning
     raise kind(
         f"job {entry.id[:8]}: the wait for {entry.url} ended at status {entry.status or 'none yet'}",
-        way_back(entry.id),
+        resume_hint(entry.id),
     )
 
 
-def way_back(job_id: str) -> str:
-    """What to type for a job that is not waited for any more."""
+def resume_hint(job_id: str) -> str:
+    """What to type to come back to a job."""
     short = job_id[:8]
     return (
         f"it is not lost: `remote-mi jobs wait {short}`, or the same command, goes on; "
@@ -361,15 +362,17 @@ def way_back(job_id: str) -> str:
     )
 
 
-def add_way_back(job_id: str, error: BaseException) -> None:
-    """Make an error that ends the wait for an open job name the job and say how to come back."""
+def add_resume_hint(job_id: str, error: BaseException) -> None:
+    """Make an error that ends the wait for an open job name it and say how to come back."""
     if not isinstance(error, RemoteMIError):
         return
-    name, back = f"job {job_id[:8]}", way_back(job_id)
+    name, back = f"job {job_id[:8]}", resume_hint(job_id)
     if name not in error.message:
         error.message = f"{name}: {error.message}"
     if back not in (error.hint or ""):
-        looks = isinstance(error, BackendUnavailable) or not error.hint
+        suggest_doctor = isinstance(error, BackendUnavailable) or not error.hint
         error.hint = (
-            f"{back}; `remote-mi doctor` looks at the server" if looks else f"{error.hint}; {back}"
+            f"{back}; `remote-mi doctor` checks the server"
+            if suggest_doctor
+            else f"{error.hint}; {back}"
         )

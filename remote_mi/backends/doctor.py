@@ -1,7 +1,7 @@
-"""Whether everything is right: this machine, and a backend with what it needs.
+"""Diagnosing this machine and a backend.
 
-Each check has a deadline, and none that fails stops the others. Nothing here imports torch unless
-a model is asked for, and no key is part of what is found.
+Each check has a deadline, and a failing one does not stop the others. Nothing here imports torch
+unless a model is given, and no key is ever part of a finding.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from remote_mi.backends.checking import QUICK_S, Check, guarded
+from remote_mi.backends.checking import QUICK_S, Check, run_check
 from remote_mi.backends.kind import BackendKind
 from remote_mi.common.paths import cache_root, project_folder
 from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
 from remote_mi.store.environment import PACKAGES, installed_version
 
-_ROOM_BYTES = 2 << 30
+_ENOUGH_BYTES = 2 << 30
 
 
 def diagnose(kind: BackendKind, where: str, model: str | None = None) -> Iterator[Check]:
-    """Look at everything, in order; each check as it is done.
+    """Run all checks in order, yielding each as it finishes.
 
     Args:
-        kind, where: the backend. model: to look at too, as `--model` takes it.
+        kind, where: the backend. model: a model to check too, as `--model` takes it.
 
     Raises:
-        UsageError: if the backend or the model that was asked for cannot be one.
+        UsageError: if there can be no such backend or model.
     """
     spec = ModelSpec(model) if model else None
-    return _diagnosed(kind.checks(where, spec))
+    return _all_checks(kind.checks(where, spec))
 
 
-def _diagnosed(there: Iterator[Check]) -> Iterator[Check]:
-    yield from guarded("Python", QUICK_S, _python)
-    yield from guarded("packages", QUICK_S, _packages)
-    yield from guarded("cache", QUICK_S, lambda: _folder("cache", cache_root(), _ROOM_BYTES))
-    yield from guarded("project", QUICK_S, lambda: _folder("project", project_folder(), 0))
-    yield from guarded("embedded model", QUICK_S, _embedded)
-    yield from there
+def _all_checks(backend_checks: Iterator[Check]) -> Iterator[Check]:
+    yield from run_check("Python", QUICK_S, _python)
+    yield from run_check("packages", QUICK_S, _packages)
+    yield from run_check("cache", QUICK_S, lambda: _folder("cache", cache_root(), _ENOUGH_BYTES))
+    yield from run_check("project", QUICK_S, lambda: _folder("project", project_folder(), 0))
+    yield from run_check("embedded model", QUICK_S, _embedded)
+    yield from backend_checks
 
 
 def _python() -> list[Check]:
@@ -62,7 +62,7 @@ def _packages() -> list[Check]:
 
 
 def _folder(name: str, folder: Path, room: int) -> list[Check]:
-    """Whether files can be made in a folder, or in the one it would be made in; leaves none."""
+    """Whether files can be created in a folder, or in its nearest existing parent; leaves none."""
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     try:
         with tempfile.TemporaryFile(dir=existing) as file:

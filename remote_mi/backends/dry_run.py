@@ -1,7 +1,7 @@
-"""A run without weights and numbers: what a job will return, and mistakes, before it is sent.
+"""A run without weights and numbers: finds what a job will return, and mistakes, before sending it.
 
-The unmodified recipe runs on the weightless model with tensors that have a shape and a dtype and
-nothing else (torch's fake tensors). What depends on numbers, as `int(tensor)`, cannot be followed:
+The unmodified recipe runs on the weightless model with tensors that have only a shape and a dtype
+(torch's fake tensors). Code that depends on numbers, such as `int(tensor)`, cannot be followed:
 then nothing is known beforehand, and nothing is refused.
 """
 
@@ -28,22 +28,28 @@ from torch._subclasses.fake_tensor import FakeTensor
 from remote_mi import interventions
 from remote_mi.backends.base import (
     Work,
-    checked,
-    examples_in,
-    labelled,
+    check_outputs,
+    example_count,
     line_in_recipe,
     recipe_error,
+    recipe_label,
 )
 from remote_mi.backends.session import run_session
-from remote_mi.backends.weightless import Measured, NoNumbers, TooLong, quiet, weightless
+from remote_mi.backends.weightless import (
+    DryRunTimeout,
+    FastFakeMode,
+    MeasuringFakeMode,
+    fake_weights,
+    silence_torch_logs,
+)
 from remote_mi.common.errors import first_line
 from remote_mi.models.load import LoadedModel
 from remote_mi.recipes.output_kinds import kind_of_output
 
-#: Seconds of computing a dry run may take; a job is not held up longer to be described.
+#: CPU seconds a dry run may take before the job is sent without one.
 BUDGET_S = 10.0
-#: Outcomes kept in this process.
-REMEMBERED = 256
+#: Outcomes cached in this process.
+CACHED_OUTCOMES = 256
 
 #: Output name → (shape, dtype as numpy names it).
 Shapes = dict[str, tuple[tuple[int, ...], str]]
@@ -51,12 +57,12 @@ Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a job will return, as far as it is known before it runs.
+    """What a job will return, if that is known before it runs.
 
     Attributes:
-        outputs: of each call, the shape and dtype of every output; None when it is not known.
-        bytes: of all outputs together, uncompressed; None when it is not known.
-        reason: why it is not known.
+        outputs: per call, the shape and dtype of every output; None if unknown.
+        bytes: of all outputs together, uncompressed; None if unknown.
+        reason: why it is unknown.
     """
 
     outputs: list[Shapes] | None
@@ -75,10 +81,10 @@ class Expected:
 def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -> Expected:
     """What the calls of a job will return, by running them without weights.
 
-    Calls that are alike in all but the ids of their tokens are run once.
+    Calls that differ only in their token ids are run once.
 
     Args:
-        model: the weightless model. work: the job. budget: seconds of computing after which it gives up.
+        model: the weightless model. work: the job. budget: CPU seconds after which it gives up.
 
     Raises:
         RunFailed: for a mistake in the recipe, with its file and line: a module or variable that
@@ -89,14 +95,14 @@ def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -
         if need in work.card.needs:
             return Expected(None, None, f"it works with {why}")
     deadline = time.thread_time() + budget
-    about = _about(model, work)
+    key = _memory_key(model, work)
     known: dict[str, Shapes | str] = {}
     outputs: list[Shapes] = []
     for call in work.calls:
-        like = json.dumps(_form(call))
+        like = json.dumps(_shape_form(call))
         if like not in known:
-            known[like] = _remembered(about, like) or _one(model, work, call, deadline)
-            _remember(about, like, known[like])
+            known[like] = _lookup(key, like) or _call_shapes(model, work, call, deadline)
+            _store(key, like, known[like])
         found = known[like]
         if isinstance(found, str):
             return Expected(None, None, found)
@@ -111,43 +117,45 @@ def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -
     return Expected(outputs, size)
 
 
-def peak(model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET_S) -> int | None:
-    """Bytes that the tensors of a job's longest call take at most, weights apart.
+def peak_memory(
+    model: LoadedModel, work: Work, rows_bytes: int, budget: float = BUDGET_S
+) -> int | None:
+    """The peak memory, in bytes, of the tensors of a job's longest call, weights excluded.
 
     Args:
-        model: the weightless model. rows_bytes: what the rows of a sweep may take.
-        budget: seconds of computing after which it gives up.
+        model: the weightless model. rows_bytes: memory for the rows of a sweep.
+        budget: CPU seconds after which it gives up.
 
     Returns:
-        None where a run without numbers cannot follow the recipe.
+        None if a run without numbers cannot follow the recipe.
     """
     if {"gradients", "generation"} & set(work.card.needs) or not work.calls:
         return None
-    call = max(work.calls, key=lambda call: len(json.dumps(_form(call))))
-    mode = Measured(time.thread_time() + budget)
+    call = max(work.calls, key=lambda call: len(json.dumps(_shape_form(call))))
+    mode = MeasuringFakeMode(time.thread_time() + budget)
     try:
-        with quiet(), weightless(model.lm._module, mode, rows_bytes):
-            run_session(model.lm, _alone(work, call))
+        with silence_torch_logs(), fake_weights(model.lm._module, mode, rows_bytes):
+            run_session(model.lm, _single_call(work, call))
     except Exception:  # the recipe is the user's code; a mistake in it shows when it runs
         return None
     return mode.peak
 
 
-def _alone(work: Work, call: Any) -> Work:
-    """The work of a single call; what all share has the same shape of one as of all."""
+def _single_call(work: Work, call: Any) -> Work:
+    """The work of a single call; the setup gives the same shapes for one example as for all."""
     return replace(work, calls=[call], together=[call] if work.card.setup else ())
 
 
-def _form(call: Any) -> Any:
-    """What of a call can decide shapes: all but the ids of tokens."""
+def _shape_form(call: Any) -> Any:
+    """The parts of a call that can affect shapes: everything but the token ids."""
     if call is None:
         return None
     if isinstance(call, list):
-        return [_form(one) for one in call]
+        return [_shape_form(one) for one in call]
     if isinstance(call, interventions.Pair):
         return [
-            _form(call.clean),
-            _form(call.corrupt),
+            _shape_form(call.clean),
+            _shape_form(call.corrupt),
             call.first_difference,
             len(call.answers),
             len(call.wrongs),
@@ -158,17 +166,17 @@ def _form(call: Any) -> Any:
 _memory: OrderedDict[tuple[Any, str], Shapes | str] = OrderedDict()
 
 
-def _about(model: LoadedModel, work: Work) -> Any:
-    """Recipe, model and parameters of an outcome; None where an outcome cannot be kept.
+def _memory_key(model: LoadedModel, work: Work) -> Any:
+    """The cache key of an outcome: recipe, model and parameters; None if it cannot be cached.
 
-    A recipe file gets a new function when the file or a local module changes. A function of a
-    notebook stays the same one while a variable that it reads changes, so it is run anew.
+    A recipe file yields a new function when it or a local module changes. A notebook's function
+    stays the same while a variable it reads changes, so it is always run again.
     """
     if work.card.path is None:
         return None
     lm = model.lm
     names = repr(getattr(lm, "_rename", None))
-    parameters = json.dumps(dict(work.parameters), default=_form, sort_keys=True)
+    parameters = json.dumps(dict(work.parameters), default=_shape_form, sort_keys=True)
     return (
         work.function,
         type(lm._module),
@@ -179,41 +187,41 @@ def _about(model: LoadedModel, work: Work) -> Any:
     )
 
 
-def _remembered(about: Any, like: str) -> Shapes | str | None:
-    return None if about is None else _memory.get((about, like))
+def _lookup(key: Any, like: str) -> Shapes | str | None:
+    return None if key is None else _memory.get((key, like))
 
 
-def _remember(about: Any, like: str, outcome: Shapes | str) -> None:
-    if about is None or outcome == TooLong.said:
+def _store(key: Any, like: str, outcome: Shapes | str) -> None:
+    if key is None or outcome == DryRunTimeout.reason:
         return
-    _memory[about, like] = outcome
-    while len(_memory) > REMEMBERED:
+    _memory[key, like] = outcome
+    while len(_memory) > CACHED_OUTCOMES:
         _memory.popitem(last=False)
 
 
-def _one(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
-    """Shapes of one call's outputs, or why they are not known; of texts nothing is known."""
+def _call_shapes(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
+    """Shapes of one call's outputs, texts excluded; or why they are unknown."""
     sized = {k: o for k, o in work.card.returns.items() if kind_of_output(o).sized}
     free = work.card.returns.keys() - sized.keys()
     try:
-        with quiet(), weightless(model.lm._module, NoNumbers(deadline)):
-            returned = run_session(model.lm, _alone(work, call))[0]
-            described = _described_outputs(returned, free)
-    except Exception as error:  # the recipe is the user's code: anything can come
+        with silence_torch_logs(), fake_weights(model.lm._module, FastFakeMode(deadline)):
+            returned = run_session(model.lm, _single_call(work, call))[0]
+            described = _stand_ins(returned, free)
+    except Exception as error:  # the recipe is the user's code: anything can be raised
         if _is_mistake(error, work):
             raise recipe_error(work, error, "nothing was sent") from error
         return _why_unknown(error, work)
     if isinstance(described, str):
         return described
-    arrays = checked(labelled(work.card), sized, described, examples_in(call))
+    arrays = check_outputs(recipe_label(work.card), sized, described, example_count(call))
     return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
-def _described_outputs(returned: Any, free: Collection[str]) -> Any:
-    """The outputs with a stand-in of the same shape and dtype, that takes no memory, for each.
+def _stand_ins(returned: Any, free: Collection[str]) -> Any:
+    """The outputs, each replaced by a stand-in of its shape and dtype that takes no memory.
 
     Args:
-        free: outputs that have no shape, which are left out.
+        free: outputs without a shape, which are left out.
     """
     if not isinstance(returned, Mapping):
         return returned
@@ -223,7 +231,7 @@ def _described_outputs(returned: Any, free: Collection[str]) -> Any:
             continue
         stand_in = _stand_in(value)
         if stand_in is None and isinstance(value, list):
-            stand_in = [_stand_in(item) for item in value]  # one of each example, of any length
+            stand_in = [_stand_in(item) for item in value]  # one per example, of any length
         if stand_in is _UNKNOWN or (
             isinstance(stand_in, list) and any(one is _UNKNOWN for one in stand_in)
         ):
@@ -237,21 +245,21 @@ _UNKNOWN = "unknown"
 
 
 def _stand_in(value: Any) -> Any:
-    """An array of a value's shape and dtype that takes no memory; None if it is no array."""
-    shape, dtype = _described(value)
+    """A memory-free array of a value's shape and dtype; None if it is not an array."""
+    shape, dtype = _shape_and_dtype(value)
     if any(isinstance(size, torch.SymInt) for size in shape):
         return _UNKNOWN
     return np.broadcast_to(np.zeros((), dtype), shape) if dtype else None
 
 
-def _described(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:
+def _shape_and_dtype(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:
     """Shape and dtype of a tensor, a number, or a list of them; no dtype for anything else."""
     if isinstance(value, FakeTensor):
         if value.dtype.is_complex:
             return (), None
         return tuple(value.shape), np.dtype(str(value.dtype).removeprefix("torch."))
     if isinstance(value, (list, tuple)) and value:
-        parts = [_described(item) for item in value]
+        parts = [_shape_and_dtype(item) for item in value]
         if any(dtype is None or shape != parts[0][0] for shape, dtype in parts):
             return (), None
         return (len(value), *parts[0][0]), np.result_type(*(dtype for _, dtype in parts if dtype))
@@ -262,9 +270,9 @@ def _described(value: Any) -> tuple[tuple[Any, ...], np.dtype | None]:
     return array.shape, array.dtype if array.dtype.kind in "fiub" else None
 
 
-# --- a mistake, or only not to be followed --------------------------------------------------------
+# --- a mistake, or merely impossible to follow ----------------------------------------------------
 
-#: What torch says of shapes that do not fit.
+#: torch's messages about shapes that do not match.
 _SHAPES_DO_NOT_FIT = re.compile(
     r"must match the (size|existing size)|must match (the size|existing)|Sizes of tensors must match"
     r"|shapes? cannot be|same reduction dim|is invalid for input of size|Dimension out of range"
@@ -283,7 +291,7 @@ _OWN_MISTAKES = (
     ZeroDivisionError,
 )
 _CANNOT_FOLLOW = (
-    TooLong,
+    DryRunTimeout,
     NotImplementedError,
     *(
         kind
@@ -301,7 +309,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_mistake(error: Exception, work: Work) -> bool:
-    """Whether a real run would fail with this error too; in doubt it would not."""
+    """Whether a real run would certainly fail with this error too."""
     said = str(error)
     if isinstance(error, OutOfOrderError):
         return True
@@ -313,7 +321,7 @@ def _is_mistake(error: Exception, work: Work) -> bool:
         said
     ):
         return True
-    return isinstance(error, _OWN_MISTAKES) and _is_users(_innermost(error), work)
+    return isinstance(error, _OWN_MISTAKES) and _is_users_code(_innermost(error), work)
 
 
 def _innermost(error: BaseException) -> str:
@@ -323,8 +331,8 @@ def _innermost(error: BaseException) -> str:
     return next((file for file in reversed(files) if nnsight not in file), "")
 
 
-def _is_users(file: str, work: Work) -> bool:
-    """Whether a file is code that travels: the recipe's, a local module, or the kit."""
+def _is_users_code(file: str, work: Work) -> bool:
+    """Whether a file's code is sent with the job: the recipe, a local module, or the kit."""
     own = work.card.path.resolve() if work.card.path else work.function.__code__.co_filename
     kit = Path(interventions.__file__).parent
     if file == str(own) or Path(file).is_relative_to(kit):
@@ -334,8 +342,8 @@ def _is_users(file: str, work: Work) -> bool:
 
 
 def _why_unknown(error: Exception, work: Work) -> str:
-    if any(isinstance(e, TooLong) for e in _chain(error)):
-        return TooLong.said
+    if any(isinstance(e, DryRunTimeout) for e in _chain(error)):
+        return DryRunTimeout.reason
     line = line_in_recipe(work, error)
     where = f"{work.card.path}:{line}" if work.card.path else f"line {line}"
     if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):

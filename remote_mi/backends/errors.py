@@ -1,7 +1,6 @@
-"""What can go wrong with a job that goes on elsewhere, and how the ledger keeps an error.
+"""Errors of a job that runs elsewhere, and how the ledger stores an error.
 
-A backend that has errors of its own derives them from these, or from those of
-`remote_mi.common.errors`.
+A backend derives its own errors from these, or from those in `remote_mi.common.errors`.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from remote_mi.common.errors import BackendUnavailable, RemoteMIError, RunFailed
 
 
 class ServerDown(BackendUnavailable):
-    """The server cannot be reached, or says that it cannot work now."""
+    """The server cannot be reached, or reports that it is unavailable."""
 
     retryable = True
 
 
 class SubmissionUnknown(BackendUnavailable):
-    """The server's reply was lost, and whether it has the job could not be found out."""
+    """The server's reply was lost, and it is unknown whether it has the job."""
 
     retryable = True
 
@@ -31,7 +30,7 @@ class QueueTimeout(WaitTimeout):
 
 
 class StillRunning(WaitTimeout):
-    """The wait ended while the job runs, or is not heard of."""
+    """The wait ended while the job was running, or the server stopped reporting on it."""
 
     retryable = True
 
@@ -40,10 +39,10 @@ class JobFailed(RunFailed):
     """The job failed on the server.
 
     Attributes:
-        said: the server's own words.
+        server_text: what the server reported, verbatim.
     """
 
-    said = ""
+    server_text = ""
 
 
 class RecipeFailed(JobFailed):
@@ -51,11 +50,11 @@ class RecipeFailed(JobFailed):
 
 
 class OutOfMemory(JobFailed):
-    """The server's memory did not hold the job; the message says by how much, where known."""
+    """The job did not fit into the server's memory; the message says by how much, if known."""
 
 
 class ExecutionTimeout(JobFailed):
-    """The job ran for longer than the server lets jobs run."""
+    """The job exceeded the server's time limit."""
 
 
 class Evicted(JobFailed):
@@ -71,32 +70,32 @@ class ResultExpired(JobFailed):
 
 
 class ResultRefused(JobFailed):
-    """What came back is damaged, too large, not what was declared, or not plain data."""
+    """The result is damaged, too large, not as declared, or not plain data."""
 
 
-def carrying(error: RemoteMIError, said: str) -> RemoteMIError:
-    """The error, with the server's own words where it is of a kind that keeps them."""
+def with_server_text(error: RemoteMIError, said: str) -> RemoteMIError:
+    """The error, with the server's report attached if it is a `JobFailed`."""
     if isinstance(error, JobFailed):
-        error.said = said
+        error.server_text = said
     return error
 
 
 def to_record(error: RemoteMIError) -> dict[str, Any]:
-    """An error as the ledger keeps it."""
+    """An error as the ledger stores it."""
     return {
         "kind": type(error).__name__,
         "message": error.message,
         "hint": error.hint,
-        "said": getattr(error, "said", ""),
+        "said": getattr(error, "server_text", ""),
     }
 
 
 def from_record(record: Mapping[str, Any]) -> RemoteMIError:
-    """An error that `to_record` wrote; of a kind that no imported module has, a `JobFailed`."""
+    """The error that `to_record` wrote; a `JobFailed` if no imported module defines its class."""
     kinds = {kind.__name__: kind for kind in _kinds(RemoteMIError)}
     kind = kinds.get(str(record.get("kind")), JobFailed)
     error = kind(str(record.get("message")), record.get("hint"))
-    return carrying(error, str(record.get("said") or ""))
+    return with_server_text(error, str(record.get("said") or ""))
 
 
 def _kinds(of: type[RemoteMIError]) -> Iterator[type[RemoteMIError]]:

@@ -1,4 +1,4 @@
-"""Which process collects a job: one at a time, by a lock beside the ledger."""
+"""Locks, next to the ledger, that let one process at a time collect a job."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from remote_mi.common.errors import StoreError
 
 
 class JobLocks:
-    """The locks that one backend of a process holds."""
+    """The job locks held by one backend in this process."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._held: dict[str, FileLock] = {}
 
     def take(self, job_id: str) -> bool:
-        """Become the one that collects a job; False while another process or thread is.
+        """Lock a job for collecting; False while another process or thread holds it.
 
         Raises:
             StoreError: if the ledger's folder cannot be used.

@@ -1,7 +1,7 @@
-"""A kind of backend: all that the package asks of it beside running a job there.
+"""A kind of backend: everything the package needs to know about it, apart from running jobs.
 
-One object a kind, found by its name in `remote_mi.backends.registry`. Importing it must be quick:
-names are looked up for help, settings and lists. What executes is `remote_mi.backends.base`.
+There is one object per kind, found by name in `remote_mi.backends.registry`. Importing it must be
+quick: help, settings and lists look up names. Jobs are executed by a `remote_mi.backends.base`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelColumn:
-    """A column of a list of models. `width`: the most cells; None lets a long name go on below."""
+    """A column of a list of models. `width`: at most so many cells; None wraps long names."""
 
     name: str
     width: int | None = None
@@ -37,57 +37,57 @@ class ModelList:
     """The models of a backend, as `remote-mi models` shows them.
 
     Attributes:
-        columns: of the table; without any, a row is a line of its cells.
-        rows: one a model. none: what is said where there are none.
-        document: the same as JSON. next: what to type next.
+        columns: of the table; without any, each row is printed as a line.
+        rows: one per model. empty_message: shown if there are none.
+        document: the same as JSON. next_step: what to type next.
     """
 
     rows: Sequence[Sequence[str]]
     document: Mapping[str, Any]
-    next: str
+    next_step: str
     columns: Sequence[ModelColumn] = ()
-    none: str = ""
+    empty_message: str = ""
 
 
-class KeyKeeper:
-    """Takes the user's key for a backend and keeps it where the backend finds it.
+class KeyStore:
+    """Stores the user's key for a backend where the backend finds it.
 
     Attributes:
-        name: what the key is for, in a word. source: who gives one, in a sentence.
-        variable: environment variable that goes before the key that is kept; "" where none does.
+        name: what the key is for, in one word. source: where to get one, in a sentence.
+        variable: environment variable that overrides the stored key; "" for none.
     """
 
     name = ""
     source = ""
     variable = ""
 
-    def misshapen(self, key: str) -> str:
-        """What form a key has, where this has not; the text is not repeated. "" where it has."""
+    def format_problem(self, key: str) -> str:
+        """The expected form of a key if this one is malformed, without repeating it; else ""."""
         return ""
 
-    def ask(self, key: str) -> str:
-        """What the backend says of a key, in words.
+    def verify(self, key: str) -> str:
+        """Ask the backend about a key; its answer in words.
 
         Raises:
-            AuthenticationError: if it does not know it.
+            AuthenticationError: if it does not know the key.
         """
         raise NotImplementedError
 
-    def keep(self, key: str) -> Path:
-        """Write the key down, readable by the user alone; the file."""
+    def save(self, key: str) -> Path:
+        """Write the key to a file that only the user can read; returns its path."""
         raise NotImplementedError
 
 
 class BackendKind:
-    """A kind of backend. Only `name` and `backend` must be given; the rest has a sense without.
+    """A kind of backend. Only `name` and `backend` are required; the rest has defaults.
 
     Attributes:
-        name: what `--backend` takes; what stands after a colon says which one of the kind.
-        words: what `--backend` takes, for help.
-        detaches: whether a job goes on while nobody waits for it: its backend is a
-            `remote_mi.backends.detached.DetachedBackend` then.
-        is_server: whether it is one more machine, which `doctor` looks at and that may want a key.
-        secrets: environment variables that no process but the user's own is given.
+        name: what `--backend` takes; a part after a colon selects one of the kind.
+        option_values: what `--backend` takes, for help.
+        detaches: whether jobs continue while nobody waits for them; the backend is then a
+            `remote_mi.backends.detached.DetachedBackend`.
+        is_server: whether it is another machine, which `doctor` checks and which may need a key.
+        secrets: environment variables that are withheld from background processes.
     """
 
     name = ""
@@ -96,83 +96,83 @@ class BackendKind:
     secrets: tuple[str, ...] = ()
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def option_values(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def place(self, where: str) -> str:
-        """Which one of the kind, as it is written down.
+    def normalize_where(self, where: str) -> str:
+        """The part after the colon in its recorded form.
 
         Args:
-            where: what stood after the colon, never empty.
+            where: the part after the colon, never empty.
 
         Raises:
-            UsageError: if there is no such one.
+            UsageError: if it selects none.
         """
         raise UsageError(
             f"no backend {f'{self.name}:{where}'!r}", f"there is one {self.name}: {self.name}"
         )
 
-    def of_auto(self, settings: Settings) -> list[str]:
-        """The backends that the kind's name stands for in the setting `prefer`."""
+    def auto_candidates(self, settings: Settings) -> list[str]:
+        """The backends that the kind's name expands to in the setting `prefer`."""
         return [self.name]
 
     def backend(self, where: str, project: Path, rows_bytes: int | None = None) -> Backend:
-        """What executes.
+        """The backend that executes jobs.
 
         Args:
-            where: which one of the kind; "" for the kind's own. project: the user's project.
-            rows_bytes: what the rows of a sweep may take, as its `Option` said.
+            where: which one of the kind; "" for the default. project: the user's project.
+            rows_bytes: memory for the rows of a sweep, as its `Option` said.
         """
         raise NotImplementedError
 
     def backend_of(self, entry: Entry, project: Path) -> DetachedBackend:
-        """The backend of a job of the ledger."""
+        """The backend of a job in the ledger."""
         found = self.backend(entry.host.partition(" ")[2], project)
         assert self.detaches
         return found  # type: ignore[return-value]
 
     def error_of(self, record: Mapping[str, Any]) -> RemoteMIError:
-        """An error that the ledger keeps."""
+        """An error as stored in the ledger."""
         return from_record(record)
 
-    def spec_again(
+    def spec_for_rerun(
         self, spec: ModelSpec, commit: str | None, environment: str | None, run: str
     ) -> ModelSpec:
-        """The model of a run that is computed again here.
+        """The model for computing a run again here.
 
         Args:
-            spec: as it was asked for. run: its name, for errors.
-            commit: of the weights; None where it is not known, or they are told by their content.
-            environment: kind of the environment of then; None where another place was asked for.
+            spec: as originally requested. run: the run's name, for errors.
+            commit: of the weights; None if unknown, or if they are identified by content.
+            environment: kind of the original environment; None if another place was requested.
 
         Raises:
-            BackendUnavailable: if what it was computed on is not here.
+            BackendUnavailable: if the original kind of device is not available.
         """
         return spec
 
     def checks(self, where: str, spec: ModelSpec | None) -> Iterator[Check]:
-        """What `doctor` finds about it, after what it finds about this machine.
+        """The checks that `doctor` makes after those of this machine.
 
         Args:
-            where: which one. spec: a model to look at there, too.
+            where: which one of the kind. spec: a model to check there, too.
 
         Raises:
-            UsageError: at once, if there can be no such one.
+            UsageError: immediately, if `where` is invalid.
         """
         return iter(())
 
     def models(self, where: str) -> ModelList:
-        """The models that it has.
+        """The models available there.
 
         Raises:
-            UsageError: if it has no list of them.
+            UsageError: if it cannot list them.
         """
         raise UsageError(f"{self.name} has no list of models", "name any with --model")
 
-    def keys(self, where: str) -> KeyKeeper:
-        """What keeps the user's key for it.
+    def keys(self, where: str) -> KeyStore:
+        """The store of the user's key.
 
         Raises:
-            UsageError: if it takes none from the user.
+            UsageError: if the user provides no key for it.
         """
-        raise UsageError(f"{self.name} takes no key", "nothing is to be kept for it")
+        raise UsageError(f"{self.name} takes no key", "there is nothing to save for it")

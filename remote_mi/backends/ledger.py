@@ -1,10 +1,10 @@
-"""The ledger of remote jobs: one SQLite file a project, written before, at and after every step.
+"""The ledger of remote jobs: one SQLite file per project, written before, at and after every step.
 
-    <project>/.remote_mi/jobs.sqlite     one row a submission, and every status that was seen
-    <project>/.remote_mi/store/result/<id>    a result as it was downloaded, until its run is kept
-    <project>/.remote_mi/locks/<id>      held by the process that waits for the job
+    <project>/.remote_mi/jobs.sqlite     one row per submission, and every status seen
+    <project>/.remote_mi/results/<id>    a result as downloaded, until its run is saved
+    <project>/.remote_mi/locks/<id>      held by the process that is waiting for the job
 
-A row holds all that is needed to finish its run in another process. It never holds a key.
+A row holds everything another process needs to finish the run. It never holds a key.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class Entry:
     """One submission.
 
     Attributes:
-        id: our id of it, sent along with it. server_id: under which the server knows it.
+        id: our id, sent with the job. server_id: the server's id for it.
         key: the job's key. host: the host's name; url: its address.
-        recipe, model, calls: what was submitted. compress: whether the result comes compressed.
-        expected: per call, output → [shape, dtype]; None where it is not known beforehand.
-        draft: the run as far as it is known before its outputs are.
-        state: one of `STATES`. status: the server's last.
-        created, deadline: seconds since 1970; the result is there until `deadline`.
-        replaces: the submission that this one repeats. command: what was typed.
-        bytes_up, bytes_down: sizes. meta: what the server says the job cost.
-        run: name of the finished run, at `finished`. error: kind, message, hint and the server's words.
+        recipe, model, calls: what was submitted. compress: whether the result is compressed.
+        expected: per call, output → [shape, dtype]; None if not known beforehand.
+        draft: the run, without its outputs.
+        state: one of `STATES`. status: the last one the server reported.
+        created, deadline: seconds since 1970; the result is kept until `deadline`.
+        replaces: the submission that this one repeats. command: the command line.
+        bytes_up, bytes_down: sizes. meta: the cost of the job, as the server reports it.
+        run: name of the finished run, at `finished`. error: class, message, hint, server's text.
     """
 
     id: str
@@ -105,21 +105,21 @@ class Ledger:
     def __init__(self, project: Path) -> None:
         self.folder = project / ".remote_mi"
         self.path = self.folder / "jobs.sqlite"
-        self._mine = threading.local()  # a connection for each thread that asks
+        self._local = threading.local()  # one connection per thread
 
     def claim(self, entry: Entry, since: float) -> Entry:
-        """Write a submission down before it is sent, unless the same job is open there already.
+        """Record a submission before it is sent, unless the same job is already open there.
 
         Args:
-            since: when it was last seen that there is no result, in seconds since 1970.
+            since: when the result was last looked up and not found, in seconds since 1970.
 
         Returns:
-            The entry; or the one of the same key and host that is open, or was done since then.
+            The entry; or one with the same key and host that is open, or was done since then.
 
         Raises:
             StoreError: if the project cannot be written.
         """
-        with self._writing() as db:
+        with self._transaction() as db:
             row = db.execute(
                 f"SELECT * FROM jobs WHERE key = ? AND host = ? AND (state IN {OPEN} "
                 "OR (state = 'done' AND finished >= ?)) ORDER BY created DESC LIMIT 1",
@@ -134,7 +134,7 @@ class Ledger:
         return entry
 
     def update(self, job_id: str, **changes: Any) -> None:
-        """Change columns of an entry; one that is forgotten stays so, whatever becomes of its job.
+        """Change columns of an entry; a forgotten one stays forgotten, whatever happens to its job.
 
         Raises:
             StoreError: if the project cannot be written.
@@ -142,13 +142,13 @@ class Ledger:
         assert changes.get("state", "done") in STATES
         sets = ", ".join(f"{name} = ?" for name in changes)
         values = [json.dumps(v) if k in _JSON and v is not None else v for k, v in changes.items()]
-        with self._writing() as db:
+        with self._transaction() as db:
             kept = "id = ? AND state != 'forgotten'"
             db.execute(f"UPDATE jobs SET {sets} WHERE {kept}", (*values, job_id))
 
     def note_status(self, job_id: str, status: str, description: str) -> None:
-        """Write down a status that the server gave."""
-        with self._writing() as db:
+        """Record a status that the server reported."""
+        with self._transaction() as db:
             db.execute("UPDATE jobs SET status = ? WHERE id = ?", (status, job_id))
             db.execute(
                 "INSERT INTO statuses VALUES (?, ?, ?, ?)",
@@ -167,10 +167,10 @@ class Ledger:
         return found[0]
 
     def find(self, wanted: str | None) -> Entry:
-        """An entry by its id or the beginning of it; the newest for None.
+        """An entry by its id or a prefix of it; the newest for None.
 
         Raises:
-            NotFound: with the nearest id. UsageError: if it fits several.
+            NotFound: with the nearest id. UsageError: if it matches several.
         """
         if wanted is None:
             newest = self._select("WHERE state != 'forgotten' ORDER BY created DESC LIMIT 1")
@@ -185,7 +185,7 @@ class Ledger:
             raise not_found("job", wanted, [e.id[:8] for e in self.all()], "remote-mi jobs ls")
         if len(found) > 1:
             raise UsageError(
-                f"{wanted!r} fits {len(found)} jobs: {', '.join(e.id[:8] for e in found[:5])}",
+                f"{wanted!r} matches {len(found)} jobs: {', '.join(e.id[:8] for e in found[:5])}",
                 "give more digits",
             )
         return found[0]
@@ -199,7 +199,7 @@ class Ledger:
         return self._select(f"WHERE state IN {OPEN} ORDER BY created")
 
     def latest_of(self, key: str, host: str) -> Entry | None:
-        """The newest entry of a job on a host that is not forgotten."""
+        """The newest entry of a job on a host, forgotten ones excluded."""
         found = self._select(
             "WHERE key = ? AND host = ? AND state != 'forgotten' ORDER BY created DESC LIMIT 1",
             key,
@@ -211,7 +211,7 @@ class Ledger:
         """Every status seen of a job, oldest first: time, status, description."""
         if not self.path.exists():
             return []
-        with self._connected() as db:
+        with self._connection() as db:
             rows = db.execute(
                 "SELECT time, status, description FROM statuses WHERE job = ? ORDER BY rowid",
                 (job_id,),
@@ -219,11 +219,11 @@ class Ledger:
         return [{"time": round(r[0], 3), "status": r[1], "description": r[2]} for r in rows]
 
     def result_path(self, job_id: str) -> Path:
-        """Where a job's result lies once it is fetched."""
+        """The path of a job's result once it is fetched."""
         return self._subfolder("results") / job_id
 
     def lock(self, job_id: str) -> FileLock:
-        """Held by whoever waits for the job; given back by the system when its holder dies."""
+        """The lock held by whoever waits for the job; released when its holder dies."""
         return FileLock(self._subfolder("locks") / job_id, thread_local=False)
 
     def clean(self, job_id: str) -> None:
@@ -242,13 +242,13 @@ class Ledger:
     def _select(self, where: str, *values: Any) -> list[Entry]:
         if not self.path.exists():
             return []
-        with self._connected() as db:
+        with self._connection() as db:
             return [_entry(row) for row in db.execute(f"SELECT * FROM jobs {where}", values)]
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction in which nobody else writes."""
-        with self._connected() as db:
+        with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -259,31 +259,31 @@ class Ledger:
                 raise
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            db = getattr(self._mine, "db", None)
+            db = getattr(self._local, "db", None)
             if db is None or not self.path.exists():
-                db = self._mine.db = self._open()
+                db = self._local.db = self._open()
             yield db
         except (sqlite3.Error, OSError) as error:
             raise _store_error(self.folder, error) from None
 
     def _open(self) -> sqlite3.Connection:
         if not self.path.exists():
-            self._make()
+            self._create()
         db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         db.row_factory = sqlite3.Row
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            self._make()
+            self._create()
         elif version != SCHEMA:
             raise StoreError(
                 f"{self.path} has schema {version}, this version reads {SCHEMA}", "update remote_mi"
             )
         return db
 
-    def _make(self) -> None:
-        """Make the file; of several processes that find none, one does and the others wait."""
+    def _create(self) -> None:
+        """Create the file; of several processes that find none, one does and the others wait."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
         with FileLock(self._subfolder("locks") / "ledger", timeout=30):
@@ -293,8 +293,8 @@ class Ledger:
                     db.executescript(_TABLES)
 
 
-def typed() -> str | None:
-    """The command that is running, as it was typed; None in a program that is not ours."""
+def current_command() -> str | None:
+    """The running command as it was typed; None in any program but `remote-mi`."""
     program = Path(sys.argv[0]).name if sys.argv else ""
     if program not in ("remote-mi", "__main__.py"):
         return None
@@ -320,6 +320,6 @@ def _values(entry: Entry) -> list[Any]:
 def _store_error(folder: Path, error: Exception) -> StoreError:
     return StoreError(
         f"the ledger of remote jobs in {folder} cannot be used: {error}",
-        "REMOTE_MI_PROJECT names another project folder; a remote job is not sent "
-        "without being written down",
+        "set REMOTE_MI_PROJECT to another project folder; a remote job is not sent "
+        "without being recorded",
     )

@@ -1,6 +1,6 @@
-"""What is asked of a backend before a job goes there, and what it answers.
+"""The question a plan puts to each candidate backend, and the answer.
 
-A plan asks each candidate in turn. Plain data, so that every decision can be tested and read.
+Both are plain data, so that every decision can be tested and read.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a job needs beside the weights.
+    """What a job needs in addition to the weights.
 
     Attributes:
-        activations: bytes of memory; None where the model's configuration is not known.
-        tokens: of the longest prompt, about.
-        bytes_up, bytes_down: to a server and back; None where it is not known.
-        measured: whether by a run without weights, not by arithmetic.
+        activations: bytes of memory; None if the model's configuration is unknown.
+        tokens: of the longest prompt, approximately.
+        bytes_up, bytes_down: to a server and back; None if unknown.
+        measured: whether measured by a run without weights, rather than estimated.
     """
 
     activations: int | None
@@ -44,11 +44,11 @@ class Option:
 
     Attributes:
         backend: what `--backend` takes. can: whether the job can run there.
-        why: the reason, in words. hint: what would make it possible; "" where it is.
+        why: the reason, in words. hint: what would make it possible; "" if it is.
         model: the model as it would run there: device, device map.
-        rows_bytes: what the rows of a sweep may take there.
+        rows_bytes: memory for the rows of a sweep there.
         download: bytes to fetch first.
-        not_yet: why every other backend is tried before; "" where there is no reason.
+        defer_reason: why every other backend is tried first; "" for no reason.
     """
 
     backend: str
@@ -58,34 +58,34 @@ class Option:
     model: ModelSpec = field(default_factory=ModelSpec)
     rows_bytes: int | None = None
     download: int = 0
-    not_yet: str = ""
+    defer_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        shown = asdict(self)
-        del shown["not_yet"]
-        shown["model"] = {"device": self.model.device, "device_map": self.model.device_map}
-        return shown
+        document = asdict(self)
+        del document["defer_reason"]
+        document["model"] = {"device": self.model.device, "device_map": self.model.device_map}
+        return document
 
 
 @dataclass
 class Question:
-    """Can you run this job? What a backend looks at is found out when it looks, and once.
+    """Can you run this job? The properties are computed on first use, and once.
 
     Attributes:
-        model: as asked for. needs: what the recipe needs, as `remote_mi.recipes.declaration.NEEDS`
-            names it. limits: of the project's settings.
-        asked: whether this backend was asked for by name, not by `auto`.
-        survey: whether somebody wants to read the answer, not only to have the job run.
-        describe, reckon, measure: find out what the properties give.
+        model: as requested. needs: of the recipe, as named in
+            `remote_mi.recipes.declaration.NEEDS`. limits: from the project's settings.
+        explicit: whether the user named this backend, rather than `auto`.
+        survey: whether the answer is to be shown, not only acted on.
+        describe, estimate, measure: compute what the properties return.
     """
 
     model: ModelSpec
     needs: tuple[str, ...]
     limits: Limits
-    asked: bool
+    explicit: bool
     survey: bool
     describe: Callable[[], Checkpoint]
-    reckon: Callable[[Checkpoint], Footprint]
+    estimate: Callable[[Checkpoint], Footprint]
     measure: Callable[[Footprint, int], Footprint]
 
     @functools.cached_property
@@ -95,18 +95,18 @@ class Question:
 
     @functools.cached_property
     def need(self) -> Footprint:
-        """What the job needs beside the weights, by arithmetic."""
-        return self.reckon(self.checkpoint)
+        """What the job needs in addition to the weights, estimated."""
+        return self.estimate(self.checkpoint)
 
     def measured(self, rows_bytes: int) -> Footprint:
-        """The same by a run without weights, which takes seconds.
+        """The same, measured by a run without weights, which takes seconds.
 
         Args:
-            rows_bytes: what the rows of a sweep may take.
+            rows_bytes: memory for the rows of a sweep.
         """
         return self.measure(self.need, rows_bytes)
 
     @property
-    def found(self) -> tuple[Checkpoint | None, Footprint | None]:
-        """The checkpoint and the need, as far as some backend has looked at them."""
+    def looked_up(self) -> tuple[Checkpoint | None, Footprint | None]:
+        """The checkpoint and the need, each None if no backend has used it."""
         return self.__dict__.get("checkpoint"), self.__dict__.get("need")

@@ -1,11 +1,11 @@
-"""Every kind of backend by its name: the package's own, and those of installed packages.
+"""Every kind of backend by name: the built-in ones, and those of installed packages.
 
-A package adds one by an entry point of the group `remote_mi.backends`, whose name is the kind's
-and which names a `remote_mi.backends.kind.BackendKind`, as a class or an object. Nothing else in
-this package knows a backend by its name.
+A package adds one with an entry point in the group `remote_mi.backends`. The entry point has the
+kind's name and refers to a `remote_mi.backends.kind.BackendKind`, a class or an object. Nothing
+else in this package refers to a backend by name.
 
-A backend has a name in two forms. It is asked for as `KIND` or `KIND:WHERE`, and written down in
-runs as `KIND` or `KIND WHERE`.
+A backend's name has two forms: `KIND` or `KIND:WHERE` as the value of `--backend`, and `KIND` or
+`KIND WHERE` as recorded in runs.
 """
 
 from __future__ import annotations
@@ -26,144 +26,150 @@ if TYPE_CHECKING:
     from remote_mi.backends.detached import DetachedBackend
     from remote_mi.backends.ledger import Entry
 
-#: Kinds of the package's own: name → module and class.
+#: Built-in kinds: name → module and class.
 BACKENDS = {
     "local": "remote_mi.backends.local.kind:LocalKind",
     "ndif": "remote_mi.backends.ndif.kind:NdifKind",
 }
-#: Group of entry points under which other packages name theirs.
+#: Group of the entry points of other packages.
 ENTRY_POINTS = "remote_mi.backends"
 AUTO = "auto"
 
 
 def kind_names() -> list[str]:
-    """The names of all kinds, the package's own first."""
-    return list(dict.fromkeys([*BACKENDS, *_plugged_in(tuple(sys.path))]))
+    """The names of all kinds, the built-in ones first."""
+    return list(dict.fromkeys([*BACKENDS, *_entry_points(tuple(sys.path))]))
 
 
-def kind_named(name: str) -> BackendKind:
-    """The kind of a name.
+def get_kind(name: str) -> BackendKind:
+    """The kind of this name.
 
     Raises:
         UsageError: if there is none, or it cannot be imported.
     """
     if not _is_kind(name):
-        raise _no_backend(name, name)
-    return _own(name) if name in BACKENDS else _plugged(_plugged_in(tuple(sys.path))[name])
+        raise _unknown_backend(name, name)
+    return (
+        _builtin_kind(name)
+        if name in BACKENDS
+        else _load_entry_point(_entry_points(tuple(sys.path))[name])
+    )
 
 
 def _is_kind(name: str) -> bool:
-    """Whether there is a kind of that name; for the package's own, other packages are not asked."""
-    return name in BACKENDS or name in _plugged_in(tuple(sys.path))
+    """Whether there is a kind of that name; entry points are read only if it is not built in."""
+    return name in BACKENDS or name in _entry_points(tuple(sys.path))
 
 
-def _no_backend(word: str, name: str) -> UsageError:
+def _unknown_backend(word: str, name: str) -> UsageError:
     close = nearest(name, (AUTO, *kind_names()))
     return UsageError(
         f"no backend {word!r}",
-        (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(words())}",
+        (f"did you mean {close!r}? " if close else "") + f"there are: {', '.join(option_values())}",
     )
 
 
 @functools.cache
-def _own(name: str) -> BackendKind:
+def _builtin_kind(name: str) -> BackendKind:
     module, _, kind = BACKENDS[name].partition(":")
     return getattr(import_module(module), kind)()
 
 
 @functools.lru_cache(maxsize=4)
-def _plugged_in(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The entry points of other packages by name; looked for once, which takes milliseconds.
+def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """The entry points of other packages by name; read once, which takes milliseconds.
 
     Args:
-        path: where packages are looked for, as it is now.
+        path: the current `sys.path`, as the key of the cache.
     """
-    from importlib.metadata import entry_points  # slow to import, and seldom needed
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
 
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 @functools.cache
-def _plugged(point: EntryPoint) -> BackendKind:
+def _load_entry_point(point: EntryPoint) -> BackendKind:
     try:
         found = point.load()
         kind = found() if isinstance(found, type) else found
-    except Exception as error:  # somebody else's module: anything can come
+    except Exception as error:  # third-party code: anything can be raised
         raise UsageError(
             f"the backend {point.name!r} of {point.value} cannot be imported: "
             f"{type(error).__name__}: {first_line(error)}",
-            "mend or uninstall the package that brings it",
+            "fix or uninstall the package that provides it",
         ) from error
     if not isinstance(kind, BackendKind) or kind.name != point.name:
         raise UsageError(
-            f"{point.value} is no backend named {point.name!r}",
-            "it has to name a remote_mi.backends.kind.BackendKind of that name",
+            f"{point.value} is not a backend named {point.name!r}",
+            "the entry point must refer to a remote_mi.backends.kind.BackendKind of that name",
         )
     return kind
 
 
 def kinds() -> list[BackendKind]:
-    """Every kind that can be imported; of another, the error is told to whoever asks for it."""
+    """Every kind that can be imported; for any other, `get_kind` raises the error."""
     found = []
     for name in kind_names():
         try:
-            found.append(kind_named(name))
+            found.append(get_kind(name))
         except UsageError:
             continue
     return found
 
 
-def words(servers: bool = False) -> list[str]:
-    """What `--backend` takes, for help. `servers`: only those that are servers."""
-    of_kinds = [word for kind in kinds() if kind.is_server or not servers for word in kind.words]
+def option_values(servers: bool = False) -> list[str]:
+    """The values of `--backend`, for help. `servers`: only servers."""
+    of_kinds = [
+        word for kind in kinds() if kind.is_server or not servers for word in kind.option_values
+    ]
     return of_kinds if servers else [AUTO, *of_kinds]
 
 
 def is_backend(word: str) -> bool:
-    """Whether a word begins as the name of a backend does, `auto` not among them."""
+    """Whether a word is `KIND` or `KIND:…` of a known kind; `auto` is not."""
     return _is_kind(word.partition(":")[0])
 
 
-def named(word: str) -> tuple[BackendKind, str]:
-    """The kind that a word names, and which one of the kind: "" for the kind's own.
+def parse_backend(word: str) -> tuple[BackendKind, str]:
+    """The kind and the part after the colon ("" for none) of a value of `--backend`.
 
     Raises:
         UsageError: if there is no such backend.
     """
     name, colon, where = word.partition(":")
     if not _is_kind(name):
-        raise _no_backend(word, name)
-    kind = kind_named(name)
-    return kind, kind.place(where) if colon else ""
+        raise _unknown_backend(word, name)
+    kind = get_kind(name)
+    return kind, kind.normalize_where(where) if colon else ""
 
 
-def server_named(word: str) -> tuple[BackendKind, str]:
-    """As `named`, of one that is a server.
+def parse_server(word: str) -> tuple[BackendKind, str]:
+    """Like `parse_backend`, for a server; the part after the colon is not checked.
 
     Raises:
         UsageError: if it names no server.
     """
     name, _, where = word.partition(":")
-    kind = kind_named(name) if _is_kind(name) else None
+    kind = get_kind(name) if _is_kind(name) else None
     if kind is None or not kind.is_server:
         close = nearest(name, [kind.name for kind in kinds() if kind.is_server])
         raise UsageError(
-            f"{word!r} is no server",
+            f"{word!r} is not a server",
             (f"did you mean {close!r}? " if close else "")
-            + f"there are: {', '.join(words(servers=True))}",
+            + f"there are: {', '.join(option_values(servers=True))}",
         )
     return kind, where
 
 
 def backend_name(word: str) -> str:
-    """The name of a backend as it is written down in settings and studies; `auto` is one, too.
+    """A backend's name as settings and studies record it; `auto` is one, too.
 
     Raises:
         UsageError: if there is no such backend.
     """
     if word == AUTO:
         return word
-    kind, where = named(word)
+    kind, where = parse_backend(word)
     return f"{kind.name}:{where}" if where else kind.name
 
 
@@ -171,34 +177,34 @@ def open_backend(word: str, project: Path, rows_bytes: int | None = None) -> Bac
     """The backend that `--backend` names.
 
     Args:
-        rows_bytes: what the rows of a sweep may take there, as a plan says.
+        rows_bytes: memory for the rows of a sweep there, from a plan.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if there is no such backend.
     """
-    kind, where = named(word)
+    kind, where = parse_backend(word)
     return kind.backend(where, project, rows_bytes)
 
 
-def asked_as(written: str) -> str:
-    """What `--backend` takes, of a backend's name as runs have it."""
+def option_value(written: str) -> str:
+    """The value of `--backend` for a backend's name as recorded in runs."""
     return written.replace(" ", ":", 1)
 
 
 def kind_of(entry: Entry) -> BackendKind:
-    """The kind of backend that has a job of the ledger.
+    """The kind of backend of a job in the ledger.
 
     Raises:
-        UsageError: if it is not installed any more.
+        UsageError: if it is no longer installed.
     """
-    return kind_named(entry.host.partition(" ")[0])
+    return get_kind(entry.host.partition(" ")[0])
 
 
 def backend_of(entry: Entry, project: Path) -> DetachedBackend:
-    """The backend of a job of the ledger, at the address that it had."""
+    """The backend of a job in the ledger, at the address it had."""
     return kind_of(entry).backend_of(entry, project)
 
 
 def error_of(entry: Entry) -> RemoteMIError | None:
-    """The error that a job of the ledger ended in."""
+    """The error in which a job in the ledger ended."""
     return kind_of(entry).error_of(entry.error) if entry.error else None

@@ -13,7 +13,7 @@ from remote_mi.recipes.loading import recipe_imports
 
 
 def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
-    """What a recipe's setup gives all its calls, here: () for none, else one thing."""
+    """Run a recipe's setup here; a 1-tuple of what it returns for all calls, or () without one."""
     setup, together, parameters = work.setup, list(work.together), dict(work.parameters)
     if setup is None:
         return ()
@@ -31,10 +31,10 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     Args:
         lm: the model with portable names.
         work: the calls.
-        backend: an nnsight backend; None runs here. One that only captures the block leaves
-            nothing to return, and gives [].
+        backend: an nnsight backend; None runs here. With one that only captures the block,
+            the result is [].
     """
-    # Plain locals: whatever the block names is captured and travels, so it names nothing else.
+    # Plain locals: whatever the block refers to is captured and sent along.
     function, parameters = work.function, dict(work.parameters)
     calls = [() if call is None else (call,) for call in work.calls]
     shared, setup, together = work.shared, work.setup, list(work.together)

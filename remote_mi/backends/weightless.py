@@ -1,4 +1,4 @@
-"""Work without numbers: tensors with a shape and a dtype and nothing else (torch's fake tensors)."""
+"""Computing without numbers: tensors with only a shape and a dtype (torch's fake tensors)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from remote_mi.interventions.memory import memory
 
 
-class TooLong(Exception):
-    """The dry run took longer than it may."""
+class DryRunTimeout(Exception):
+    """The dry run exceeded its time budget."""
 
-    said = "a run without weights takes too long"
+    reason = "a run without weights takes too long"
 
 
 _CPU = torch.device("cpu")
 _COPY = torch.ops.aten.copy_.default
 _DEVICE = torch.ops.prim.device.default
 _aten = torch.ops.aten
-#: Operations whose result follows from shapes alone by torch's own shape function.
+#: Operations whose result torch's own shape function derives from shapes alone.
 _PLAIN = frozenset(
     getattr(getattr(_aten, name), overload or "default")
     for name, _, overload in (
@@ -75,18 +75,18 @@ _PLAIN = frozenset(
 )
 
 
-class NoNumbers(FakeTensorMode):
-    """Fake tensors with a short way for plain operations, and a deadline.
+class FastFakeMode(FakeTensorMode):
+    """Fake tensors with a fast path for plain operations, and a deadline.
 
-    The short way is what the general one ends in, without its search for special cases: three
-    times as quick, which is a second for each recipe and model.
+    The fast path is the last step of the general one without its search for special cases: three
+    times as fast, which saves a second per recipe and model.
     """
 
     def __init__(self, deadline: float) -> None:
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        # A number or a shape that is taken from a tensor's values ends it at that very line,
-        # instead of going on with a symbol that a recipe does not expect.
+        # A number or a shape taken from a tensor's values raises at that very line, instead of
+        # continuing with a symbol that a recipe does not expect.
         env = ShapeEnv(
             allow_scalar_outputs=False,
             allow_dynamic_output_shape_ops=False,
@@ -102,13 +102,13 @@ class NoNumbers(FakeTensorMode):
         if func is _DEVICE and type(args[0]) is FakeTensor and not self.in_kernel_invocation:
             return args[0].fake_device
         if time.thread_time() > self.deadline:
-            raise TooLong()
+            raise DryRunTimeout()
         kwargs = dict(kwargs or {})
         if func not in _PLAIN or not _are_plain(args) or kwargs.pop("device", _CPU) != _CPU:
             return super().dispatch(func, types, args, kwargs)
         with fake_tensor.in_kernel_invocation_manager(self):
             out = func(*args, **kwargs)
-        if func is _COPY:  # it gives what it was given, and that is the fake one
+        if func is _COPY:  # it returns its first argument, which must stay the fake one
             return args[0]
         if isinstance(out, torch.Tensor):
             return FakeTensor(self, out, _CPU)
@@ -130,10 +130,10 @@ def _are_plain(values: Any) -> bool:
     return True
 
 
-class Measured(NoNumbers):
-    """The same, and how much memory the tensors would have taken at most, weights apart.
+class MeasuringFakeMode(FastFakeMode):
+    """The same, tracking the peak memory the tensors would have taken, weights excluded.
 
-    What views share counts once; what autograd alone holds is not seen.
+    Storage shared by views counts once; what only autograd holds is not seen.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -159,9 +159,9 @@ class Measured(NoNumbers):
         if not holders:
             self.now += size
             self.peak = max(self.peak, self.now)
-        weakref.finalize(tensor, self._let_go, name, size)
+        weakref.finalize(tensor, self._release, name, size)
 
-    def _let_go(self, name: int, size: int) -> None:
+    def _release(self, name: int, size: int) -> None:
         left = self._holders.pop(name, 1) - 1
         if left:
             self._holders[name] = left
@@ -170,14 +170,14 @@ class Measured(NoNumbers):
 
 
 @contextmanager
-def weightless(
-    module: torch.nn.Module, mode: NoNumbers, rows_bytes: int = 1 << 60
+def fake_weights(
+    module: torch.nn.Module, mode: FastFakeMode, rows_bytes: int = 1 << 60
 ) -> Iterator[None]:
-    """Work without numbers; the model's weights seem to lie on the CPU, as those of a real run.
+    """Compute without numbers; the model's weights appear to be on the CPU, as in a real run.
 
     Args:
-        rows_bytes: what the rows of a sweep may take; rows without numbers take no memory, so
-            that one pass is enough where nobody measures them.
+        rows_bytes: memory for the rows of a sweep. Rows without numbers take none, so a single
+            pass is enough unless their memory is measured.
     """
     tables: list[dict[str, Any]] = []
     for part in module.modules():
@@ -203,8 +203,8 @@ def weightless(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch logs of operations without numbers; the error itself says it."""
+def silence_torch_logs() -> Iterator[None]:
+    """Silence torch's logging about operations without numbers; the error says the same."""
     names = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.disabled for logger in loggers]

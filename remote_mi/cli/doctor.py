@@ -10,7 +10,7 @@ from rich.text import Text
 
 from remote_mi.backends.checking import Check
 from remote_mi.backends.doctor import diagnose
-from remote_mi.backends.registry import server_named, words
+from remote_mi.backends.registry import option_values, parse_server
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.common.text import line
 
@@ -24,7 +24,7 @@ _NAME_WIDTH = 18
     default="ndif",
     show_default=True,
     metavar="NAME",
-    help=f"{', '.join(words(servers=True))}.",
+    help=f"{', '.join(option_values(servers=True))}.",
 )
 @click.option(
     "--model", metavar="ID|FOLDER", help="Also check whether this model can be used there."
@@ -38,7 +38,7 @@ def doctor(backend: str, model: str | None, as_json: bool) -> int:
     """
     console = stdout_console()
     checks = []
-    for check in diagnose(*server_named(backend), model):
+    for check in diagnose(*parse_server(backend), model):
         checks.append(check)
         if not as_json:
             console.print(_row(check))

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from remote_mi.backends.kind import KeyKeeper
-from remote_mi.backends.registry import server_named
+from remote_mi.backends.kind import KeyStore
+from remote_mi.backends.registry import parse_server
 from remote_mi.cli.output import say
 from remote_mi.common.errors import UsageError
 
@@ -37,11 +37,11 @@ def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
             "the key is not accepted as an argument: the shell would keep it in its history",
             "type `remote-mi login` and then the key, or use --key-stdin",
         )
-    kind, where = server_named(backend)
+    kind, where = parse_server(backend)
     keeper = kind.keys(where)
     key = _read_key(keeper, key_stdin)
-    verdict = keeper.ask(key)
-    print(keeper.keep(key))
+    verdict = keeper.verify(key)
+    print(keeper.save(key))
     say(f"the key is saved there; {verdict}")
     if keeper.variable and os.environ.get(keeper.variable) not in (None, "", key):
         say(
@@ -51,7 +51,7 @@ def login(key_stdin: bool, backend: str, words: tuple[str, ...]) -> None:
     say(f"\nnext: remote-mi doctor{'' if backend == 'ndif' else f' --backend {backend}'}")
 
 
-def _read_key(keeper: KeyKeeper, key_stdin: bool) -> str:
+def _read_key(keeper: KeyStore, key_stdin: bool) -> str:
     """The key as typed or read.
 
     Raises:
@@ -69,7 +69,7 @@ def _read_key(keeper: KeyKeeper, key_stdin: bool) -> str:
         ).strip()
     if not key:
         raise UsageError("no key was given", keeper.source)
-    problem = keeper.misshapen(key)
+    problem = keeper.format_problem(key)
     if problem:
         raise UsageError(f"that is not a key: {problem}", keeper.source)
     return key

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.backends.kind import ModelList
-from remote_mi.backends.registry import AUTO, named
+from remote_mi.backends.registry import AUTO, parse_backend
 from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import line
@@ -78,19 +78,19 @@ def fetch(wheel: Path | None, quiet: bool) -> None:
 
 
 def _print_list(backend: str, as_json: bool) -> None:
-    kind, where = named(LOCAL if backend == AUTO else backend)
+    kind, where = parse_backend(LOCAL if backend == AUTO else backend)
     listing = kind.models(where)
     if as_json:
         print_json(listing.document)
         return
     if not listing.rows:
-        say(listing.none)
+        say(listing.empty_message)
     elif listing.columns:
         stdout_console().print(_build_table(listing))
     else:
         for row in listing.rows:
             print(*row, sep="  ")
-    say(f"\nnext: {listing.next}")
+    say(f"\nnext: {listing.next_step}")
 
 
 def _build_table(listing: ModelList) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from remote_mi.backends.registry import words
+from remote_mi.backends.registry import option_values
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.yaml_file import read_with_positions
@@ -133,7 +133,7 @@ def job_options() -> list[click.Option]:
             ["--backend"],
             default="auto",
             metavar="NAME",
-            help=f"Where to run: {', '.join(words())}.",
+            help=f"Where to run: {', '.join(option_values())}.",
         ),
         option(["--debug"], is_flag=True, hidden=True),
     ]

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from remote_mi.backends.registry import named
+from remote_mi.backends.registry import parse_backend
 from remote_mi.cli.output import print_json, say, shorten_path, stdout_console
 from remote_mi.common.errors import BackendUnavailable, first_line, sanitize
 from remote_mi.common.paths import project_folder
@@ -199,7 +199,7 @@ def _print_plan(plan: Any, everything: bool) -> None:
         if not why and point.problem:
             why = first_line(RuntimeError(point.problem))
         need = point.where.need if point.where and state == point.where.chosen.backend else None
-        if need is not None and named(state)[0].is_server:
+        if need is not None and parse_backend(state)[0].is_server:
             traffic += need.bytes_up + (need.bytes_down or 0)
         reasons[state] = (count + 1, traffic, why)
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)

@@ -63,7 +63,7 @@ class Collector:
         if not backend.locks.take(entry.id):
             return  # another process is waiting for it
         try:
-            entry = backend.look(self.ledger.get(entry.id), Silent())
+            entry = backend.refresh(self.ledger.get(entry.id), Silent())
             self.unreachable_since.pop(entry.url, None)
             ready = backend.is_ready(entry)
         except RemoteMIError as error:

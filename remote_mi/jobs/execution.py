@@ -75,14 +75,14 @@ def finish(
     try:
         result = finisher.result(ticket.record)
     except Mismatch as error:
-        backend.settle(ticket, None, error)
+        backend.close(ticket, None, error)
         raise
     except RunFailed as error:  # raised by its analysis; the outputs are cached
         finisher.write_failure(error, ticket.record)
-        backend.settle(ticket, None, error)
+        backend.close(ticket, None, error)
         raise
     saved = result.path is not None or finisher.unsaved is None
-    backend.settle(ticket, result.run_id if saved else None)
+    backend.close(ticket, result.run_id if saved else None)
     return result
 
 
@@ -158,7 +158,7 @@ class Execution:
         record = dict(model.record)
         if not reuses_prefix(model.lm):
             record["sweeps"] = "in full: its attention does not let rows share a prefix"
-        environment = self.backend.environment_of(job.model, record)
+        environment = self.backend.actual_environment(job.model, record)
         cache = Cache(job.cache)
         missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
         self.events.append(event_line("looked up", parts=len(keys), missing=len(missing)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from remote_mi.backends.base import Ticket
 from remote_mi.backends.options import Option
-from remote_mi.backends.registry import named
+from remote_mi.backends.registry import parse_backend
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, download_not_allowed
@@ -68,7 +68,7 @@ def submit_planned(job: Job, plan: Plan, watch: Watch) -> Result | Ticket:
 
 
 def _submit(job: Job, plan: Plan, watch: Watch) -> Result | Ticket:
-    kind, _ = named(plan.chosen.backend)
+    kind, _ = parse_backend(plan.chosen.backend)
     if not kind.detaches:
         raise UsageError(
             f"{kind.name} cannot run a job in the background",

@@ -139,7 +139,7 @@ def faulty_client(
         models = {"remote-mi/tiny-llama": tiny_llama}
         return personal.Served(host, "http://127.0.0.1:9", models, False, {"plain": KEY})
 
-    monkeypatch.setattr(personal, "served", served)
+    monkeypatch.setattr(personal, "running_server", served)
     monkeypatch.setattr(waiting, "LOOKUP_S", 0.2)
     monkeypatch.setattr(client, "DOWNLOAD_PAUSE_S", 0.01)
     monkeypatch.setattr(waiting, "POLL_LAST_S", 0.2)

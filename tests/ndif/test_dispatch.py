@@ -70,7 +70,7 @@ def test_auto_takes_the_server_beyond_the_local_limit_and_this_machine_otherwise
     done = here.run("study", "run", "auto.yaml", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     sent = Runs(project).read(done.stdout.split()[-1]).provenance
-    assert sent["backend"].startswith("ndif") and sent["reason"] != "asked for", sent["reason"]
+    assert sent["backend"].startswith("ndif") and sent["reason"] != "requested", sent["reason"]
     settings(project, ndif_server, "100GB")  # it fits now, and the comparison has fetched it
     plan = here.run("plan", "head_patching", *WORDS, "--json")
     assert json.loads(plan.stdout)["backend"] == "local", plan.stdout

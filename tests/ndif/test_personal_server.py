@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from remote_mi.backends.ndif_server import personal
-from remote_mi.backends.ndif_server.launch import answer, family
+from remote_mi.backends.ndif_server.launch import family, http_status
 from remote_mi.backends.ndif_server.record import Record
 
 
@@ -61,10 +61,10 @@ def test_up_status_down(environment, process, tiny_llama):
         assert service["alive"], name
         assert os.getsid(service["pid"]) == service["pid"], f"{name} outlives the terminal"
 
-    here = personal.here()
-    assert personal.served(found["url"]) == here
-    assert personal.served_as(tiny_llama, here) == repo_id
-    assert answer(f"{here.hub_url}/api/models/{repo_id}", timeout=5) == 200
+    here = personal.require_running()
+    assert personal.running_server(found["url"]) == here
+    assert personal.served_repo_id(tiny_llama, here) == repo_id
+    assert http_status(f"{here.hub_url}/api/models/{repo_id}", timeout=5) == 200
 
     # Two servers whose proxies took one port would send each other's jobs to the wrong models.
     record = Record.read(personal.state_folder())

@@ -177,7 +177,7 @@ def test_another_web_server_is_told_from_ndif(faulty, page):
 def test_the_key_does_not_follow_a_redirect(faulty, path):
     with Scripted() as thief, Scripted(routes={path: [redirect(thief.url)]}) as server:
         said = faulty.run(server.url)
-        assert said.code == 5 and "sends elsewhere" in said.err
+        assert said.code == 5 and "redirects elsewhere" in said.err
         assert thief.requests == []
 
 

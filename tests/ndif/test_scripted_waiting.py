@@ -173,12 +173,12 @@ def test_an_answer_that_comes_byte_by_byte(faulty):
 def test_a_personal_server_that_was_ended_has_no_jobs(faulty, monkeypatch):
     """The next personal server has another address; what ran on the last one is sent again."""
     with Scripted(response=["RUNNING"], result=RIGHT) as old, Scripted(result=RIGHT) as new:
-        served = personal.served("")
-        monkeypatch.setattr(personal, "here", lambda: replace(served, url=old.url))
+        served = personal.running_server("")
+        monkeypatch.setattr(personal, "require_running", lambda: replace(served, url=old.url))
         here = [a if not a.startswith("ndif:") else "ndif:here" for a in faulty.command("")]
         assert faulty.do(*here, "--timeout", 0.3).code == 6
-        monkeypatch.setattr(personal, "here", lambda: replace(served, url=new.url))
+        monkeypatch.setattr(personal, "require_running", lambda: replace(served, url=new.url))
         said = faulty.do(*here)
-        assert said.values == VALUES and "was ended" in said.err, said.err
+        assert said.values == VALUES and "was stopped" in said.err, said.err
         assert (old.count("POST"), new.count("POST")) == (1, 1)
         assert faulty.states == ["failed", "done"]

@@ -1,1 +1,1 @@
-"""This machine: whether a job fits here, and running it."""
+"""This machine: whether a job fits, and running it."""

@@ -1,4 +1,4 @@
-"""This machine: the model is loaded here and each call runs in a session of its own."""
+"""This machine: the model is loaded here and each call runs in its own session."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from remote_mi.backends.base import (
     Outputs,
     Ticket,
     Work,
-    checked,
-    examples_in,
-    labelled,
-    nobody_left,
+    check_outputs,
+    do_nothing,
+    example_count,
     recipe_error,
+    recipe_label,
 )
 from remote_mi.backends.local.fitting import consider
 from remote_mi.backends.local.resources import Resources, measure
@@ -33,11 +33,11 @@ from remote_mi.store.environment import Environment, local_environment
 
 
 class LocalBackend(Backend):
-    """Executes on this machine. `submit` only takes the work; `collect` does it, call by call.
+    """Executes on this machine. `submit` only accepts the work; `collect` does it, call by call.
 
     Args:
-        rows_bytes: what the rows of a sweep may take, in bytes; None leaves it to the kit.
-        machine: what this machine has; measured when it is asked for, and once.
+        rows_bytes: memory for the rows of a sweep; None leaves it to the kit.
+        machine: this machine's resources; by default measured on first use, once.
     """
 
     name = "local"
@@ -55,7 +55,7 @@ class LocalBackend(Backend):
             found.append(local_environment("cpu"))
         return list(dict.fromkeys(found))
 
-    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+    def actual_environment(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
         return local_environment(record["device"])
 
     def consider(self, question: Question) -> Option:
@@ -76,39 +76,41 @@ class LocalBackend(Backend):
         ticket: Ticket,
         watch: Watch,
         timeout: float | None = None,
-        on_leave: Callable[[], None] = nobody_left,
+        on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
-        counted = _Passes()
+        passes = _PassCounter()
         if work.card.setup:
-            with exclusive_model_use(watch), counted.of(model.lm):
-                work = replace(work, shared=self._setup(model, work))
+            with exclusive_model_use(watch), passes.counting(model.lm):
+                work = replace(work, shared=self._run_setup(model, work))
         for index, call in enumerate(work.calls):
             watch.advance(index, len(work.calls), "calls")
-            with exclusive_model_use(watch), counted.of(model.lm):
-                returned = self._one(model, replace(work, calls=[call]))
-            yield checked(labelled(work.card), work.card.returns, returned, examples_in(call))
+            with exclusive_model_use(watch), passes.counting(model.lm):
+                returned = self._run_call(model, replace(work, calls=[call]))
+            yield check_outputs(
+                recipe_label(work.card), work.card.returns, returned, example_count(call)
+            )
         watch.advance(len(work.calls), len(work.calls), "calls")
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
-            forward_passes=counted.seen,
+            forward_passes=passes.count,
             **settings_to_record(),
             **model.record,
         )
 
-    def _setup(self, model: LoadedModel, work: Work) -> Any:
+    def _run_setup(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_setup
 
-        return self._guarded(work, lambda: run_setup(model.lm, work))
+        return self._run_guarded(work, lambda: run_setup(model.lm, work))
 
-    def _one(self, model: LoadedModel, work: Work) -> Any:
+    def _run_call(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_session
 
-        return self._guarded(work, lambda: run_session(model.lm, work)[0])
+        return self._run_guarded(work, lambda: run_session(model.lm, work)[0])
 
-    def _guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
-        """Compute within the memory that was planned; an error names the recipe's own line."""
+    def _run_guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
+        """Compute within the planned memory; an error names the recipe's own line."""
         from remote_mi.interventions.memory import memory
 
         try:
@@ -116,19 +118,19 @@ class LocalBackend(Backend):
                 return compute()
         except RemoteMIError:
             raise
-        except Exception as error:  # the recipe is the user's code: anything can come
+        except Exception as error:  # the recipe is the user's code: anything can be raised
             raise out_of_memory(error) or recipe_error(work, error) from error
 
 
-class _Passes:
+class _PassCounter:
     """Counts forward passes of a model."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.count = 0
 
     @contextmanager
-    def of(self, lm: Any) -> Iterator[None]:
-        """Count those of a model in between."""
+    def counting(self, lm: Any) -> Iterator[None]:
+        """Count the passes of a model within the block."""
         handle = lm.backbone._module.register_forward_pre_hook(self._count)
         try:
             yield
@@ -136,4 +138,4 @@ class _Passes:
             handle.remove()
 
     def _count(self, *_: Any) -> None:
-        self.seen += 1
+        self.count += 1

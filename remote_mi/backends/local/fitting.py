@@ -1,4 +1,4 @@
-"""Whether and how a job fits on this machine: its weights and what it needs beside them.
+"""Whether and how a job fits on this machine: its weights and what it needs in addition.
 
 Plain functions of plain data, so that every decision can be tested and read.
 """
@@ -15,33 +15,33 @@ from remote_mi.common.sizes import format_size
 from remote_mi.models.checkpoint import BITS, QUANTIZED_BITS, Checkpoint
 from remote_mi.models.spec import ModelSpec
 
-#: Share of the free memory that a job may take; the rest is for what allocators and the system need.
+#: Share of the free memory that a job may take; the rest is for allocators and the system.
 SHARE = 0.9
-#: What a sweep's rows may take on a CPU: more would not make them quicker.
+#: Memory for a sweep's rows on a CPU: more would not make them faster.
 CPU_ROWS_BYTES = 1 << 30
 #: Below this, a sweep would read the weights for a handful of rows at a time.
 LEAST_ROWS_BYTES = 32 << 20
 
 
 def consider(question: Question, machine: Resources) -> Option:
-    """Whether a job runs on this machine, and, unless it was asked for, after which download."""
+    """Whether a job runs on this machine, and, unless the user named it, after which download."""
     model, checkpoint, limits = question.model, question.checkpoint, question.limits
     need = question.need
-    option = locally(model, checkpoint, need, machine, limits)
+    option = evaluate_local(model, checkpoint, need, machine, limits)
     if not option.can and only_activations(model, checkpoint, need, machine, limits):
         need = question.measured(LEAST_ROWS_BYTES)
-        option = locally(model, checkpoint, need, machine, limits)
-    if not option.can and question.asked and _might_fit(model, checkpoint, machine):
-        # It was asked for, and what is free now is not all there is: the system may give more.
-        return Option("local", True, f"asked for, though {option.why}", option.hint, model)
-    if option.can and not checkpoint.present and not question.asked:
-        option = fetched_first(option, limits, machine.disk_free)
-        return replace(option, not_yet="the model is not on this machine")
+        option = evaluate_local(model, checkpoint, need, machine, limits)
+    if not option.can and question.explicit and _might_fit(model, checkpoint, machine):
+        # The user asked for it, and the system may free more memory than is free now.
+        return Option("local", True, f"requested, although {option.why}", option.hint, model)
+    if option.can and not checkpoint.present and not question.explicit:
+        option = option_after_download(option, limits, machine.disk_free)
+        return replace(option, defer_reason="the model is not on this machine")
     return option
 
 
 def _might_fit(spec: ModelSpec, checkpoint: Checkpoint, machine: Resources) -> bool:
-    """Whether the weights alone fit into all memory there is, or their size is not known."""
+    """Whether the weights alone fit into the total memory, or their size is unknown."""
     if checkpoint.weights is None or spec.device_map is not None:
         return True
     kinds = {spec.device.split(":")[0]} - {"auto"} or {d.kind for d in machine.devices}
@@ -49,10 +49,10 @@ def _might_fit(spec: ModelSpec, checkpoint: Checkpoint, machine: Resources) -> b
     return not any(sizes) or checkpoint.weights <= max(sizes)
 
 
-def locally(
+def evaluate_local(
     spec: ModelSpec, checkpoint: Checkpoint, need: Footprint, resources: Resources, limits: Limits
 ) -> Option:
-    """Whether and how a job runs on this machine; whether the weights are here is not judged."""
+    """Whether and how a job runs on this machine, whether or not the weights are here."""
     if checkpoint.weights is None:
         reason = checkpoint.unknown or "how large its weights are is not known"
         return Option(
@@ -63,7 +63,7 @@ def locally(
     if need.activations is not None:
         about = "" if need.measured else "about "
         wanted += f" and {about}{format_size(beside)} beside them"
-    devices = _asked_devices(spec, resources)
+    devices = _allowed_devices(spec, resources)
     if not devices:
         return Option(
             "local",
@@ -72,21 +72,24 @@ def locally(
             f"it has {', '.join(d.name for d in resources.devices)}",
             spec,
         )
-    whole = _Wanted(spec, checkpoint, beside, wanted, limits)
-    tried = [*_one_device(whole, devices, resources), *_several_devices(whole, devices)]
+    requirement = _Requirement(spec, checkpoint, beside, wanted, limits)
+    tried = [
+        *_single_device_options(requirement, devices, resources),
+        *_multi_gpu_options(requirement, devices),
+    ]
     fitting = next((option for option in tried if isinstance(option, Option)), None)
     return fitting or Option(
         "local",
         False,
         f"{wanted} do not fit into {', nor into '.join(map(str, tried))}",
-        suggest_smaller(spec, checkpoint, beside, max(_room(d, limits) for d in devices)),
+        suggest_smaller(spec, checkpoint, beside, max(_usable_bytes(d, limits) for d in devices)),
         spec,
     )
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What has to fit: the weights, and bytes beside them on each device; `text` says it."""
+class _Requirement:
+    """What has to fit: the weights, and `beside` more bytes on each device; `text` describes it."""
 
     spec: ModelSpec
     checkpoint: Checkpoint
@@ -105,26 +108,26 @@ class _Wanted:
         )
 
 
-def _one_device(
-    wanted: _Wanted, devices: list[Device], resources: Resources
+def _single_device_options(
+    wanted: _Requirement, devices: list[Device], resources: Resources
 ) -> Iterator[Option | str]:
-    """Each device by itself: the option, where it holds all of it, or how much it holds."""
+    """For each device: how much it holds, preceded by the option if that is enough."""
     weights = wanted.checkpoint.weights or 0
     for device in devices if wanted.spec.device_map is None else []:
-        room = _room(device, wanted.limits)
-        holds = f"{format_size(room)} of {_named(device, wanted.limits)}"
+        room = _usable_bytes(device, wanted.limits)
+        holds = f"{format_size(room)} of {_describe_memory(device, wanted.limits)}"
         if weights + wanted.beside <= room:
-            model = _on(wanted.spec, device, resources)
-            yield wanted.fits(f" fit into {holds}", model, _rows(device, room - weights))
+            model = _pin_to(wanted.spec, device, resources)
+            yield wanted.fits(f" fit into {holds}", model, _rows_budget(device, room - weights))
         yield holds
 
 
-def _several_devices(wanted: _Wanted, devices: list[Device]) -> Iterator[Option | str]:
+def _multi_gpu_options(wanted: _Requirement, devices: list[Device]) -> Iterator[Option | str]:
     """The GPUs together, each with its own layers and its own activations."""
     spec, weights = wanted.spec, wanted.checkpoint.weights or 0
     several = [d for d in devices if d.kind == "cuda"]
     if len(several) > 1 or (spec.device_map is not None and several):
-        room = sum(_room(d, wanted.limits) for d in several)
+        room = sum(_usable_bytes(d, wanted.limits) for d in several)
         holds = f"{format_size(room)} of {len(several)} GPUs together"
         if weights + wanted.beside * len(several) <= room:
             model = replace(spec, device_map=spec.device_map or "auto")
@@ -137,15 +140,15 @@ def _several_devices(wanted: _Wanted, devices: list[Device]) -> Iterator[Option 
 def only_activations(
     spec: ModelSpec, checkpoint: Checkpoint, need: Footprint, resources: Resources, limits: Limits
 ) -> bool:
-    """Whether a job does not fit by arithmetic alone: its weights are here, and would fit."""
+    """Whether only estimated activations keep a job out: its weights are here and fit."""
     if need.measured or not checkpoint.present or checkpoint.weights is None:
         return False
-    rooms = [_room(device, limits) for device in _asked_devices(spec, resources)]
+    rooms = [_usable_bytes(device, limits) for device in _allowed_devices(spec, resources)]
     return spec.device_map is None and any(checkpoint.weights < room for room in rooms)
 
 
-def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
-    """The devices that a spec allows, the one with most room of the best kind first."""
+def _allowed_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
+    """The devices that a spec allows, best kind first, most free memory first."""
     if spec.device == "auto":
         kinds = list(dict.fromkeys(d.kind for d in resources.devices))
         return [d for kind in kinds for d in sorted(resources.of_kind(kind), key=lambda d: -d.free)]
@@ -153,34 +156,34 @@ def _asked_devices(spec: ModelSpec, resources: Resources) -> list[Device]:
     return exact or (resources.of_kind(spec.device)[:1] if ":" not in spec.device else [])
 
 
-def _on(spec: ModelSpec, device: Device, resources: Resources) -> ModelSpec:
-    """The spec for a device; as it is where "auto" takes that device by itself."""
+def _pin_to(spec: ModelSpec, device: Device, resources: Resources) -> ModelSpec:
+    """The spec for a device; unchanged if "auto" selects that device anyway."""
     if spec.device != "auto" or device == resources.of_kind(resources.devices[0].kind)[0]:
         return spec
     return replace(spec, device=device.name)
 
 
-def _room(device: Device, limits: Limits) -> int:
+def _usable_bytes(device: Device, limits: Limits) -> int:
     """Bytes of a device that a job may take."""
     limit = limits.gpu_memory if device.kind == "cuda" else limits.memory
     room = int(device.free * SHARE)
     return room if limit is None else min(room, limit)
 
 
-def _named(device: Device, limits: Limits) -> str:
+def _describe_memory(device: Device, limits: Limits) -> str:
     limit = limits.gpu_memory if device.kind == "cuda" else limits.memory
     limited = limit is not None and limit < device.free * SHARE
     return f"{device.name}'s memory ({'the limit set' if limited else 'free'})"
 
 
-def _rows(device: Device, left: int) -> int:
+def _rows_budget(device: Device, left: int) -> int:
     if device.kind == "cuda":
         return max(LEAST_ROWS_BYTES, left // 2)
     return max(LEAST_ROWS_BYTES, min(CPU_ROWS_BYTES, left // 2))
 
 
 def suggest_smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: int) -> str:
-    """What would make a job fit: another dtype, or fewer and shorter prompts; "" if nothing."""
+    """What would make a job fit: another dtype, or fewer or shorter prompts; "" if nothing."""
     if checkpoint.weights is None:
         return ""
     ideas = []
@@ -197,8 +200,8 @@ def suggest_smaller(spec: ModelSpec, checkpoint: Checkpoint, beside: int, room: 
     return "; ".join(ideas)
 
 
-def fetched_first(local: Option, limits: Limits, disk_free: int) -> Option:
-    """A local option whose model has to be fetched, judged by the download."""
+def option_after_download(local: Option, limits: Limits, disk_free: int) -> Option:
+    """A local option whose model has to be fetched first, if limits and disk space allow."""
     size = format_size(local.download)
     if limits.download is not None and local.download > limits.download:
         return replace(

@@ -25,18 +25,18 @@ class LocalKind(BackendKind):
 
         return LocalBackend(rows_bytes)
 
-    def spec_again(
+    def spec_for_rerun(
         self, spec: ModelSpec, commit: str | None, environment: str | None, run: str
     ) -> ModelSpec:
-        """The recorded commit, and the recorded kind of device where no other place is named."""
+        """The recorded commit, and the recorded device unless another place is requested."""
         spec = replace(spec, revision=commit or spec.revision)
         kind = environment or ""
         if spec.device == "auto" and kind.startswith("local-"):
             device = kind.removeprefix("local-")
             if device not in ("cpu", local_device()):
                 raise BackendUnavailable(
-                    f"{run} was computed on {device}, which is not here",
-                    "--backend local   computes it on what is here",
+                    f"{run} was computed on {device}, which this machine lacks",
+                    "--backend local   computes it on what this machine has",
                 )
             spec = replace(spec, device=device)
         return spec

@@ -1,4 +1,4 @@
-"""What this machine has: memory of its devices, free now. Measured without torch."""
+"""This machine's resources: the memory of its devices. Measured without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from remote_mi.models.spec import local_device
 
-#: Columns of the question to NVIDIA's driver.
+#: Columns queried from NVIDIA's driver.
 _GPU_QUERY = "index,uuid,name,memory.total,memory.free"
 _QUERY_TIMEOUT_S = 10.0
 _CGROUP = Path("/sys/fs/cgroup")
@@ -24,7 +24,7 @@ class Device:
 
     Attributes:
         name: as torch names it: "cpu", "cuda:0", "mps". total, free: bytes.
-        label: what it is called, e.g. "NVIDIA H100 80GB HBM3".
+        label: product name, e.g. "NVIDIA H100 80GB HBM3".
     """
 
     name: str
@@ -43,8 +43,8 @@ class Resources:
     """What this machine has.
 
     Attributes:
-        devices: those that can compute, the best first; the CPU is always among them.
-        disk_free: bytes where downloaded models are kept.
+        devices: those that can compute, best first; always includes the CPU.
+        disk_free: bytes free where downloaded models are stored.
     """
 
     devices: tuple[Device, ...]
@@ -59,10 +59,10 @@ class Resources:
 
 
 def measure(model_cache: Path) -> Resources:
-    """The resources of this machine now.
+    """The current resources of this machine.
 
     Args:
-        model_cache: where downloaded models are kept; it need not exist.
+        model_cache: where downloaded models are stored; it need not exist.
     """
     total, free = main_memory()
     devices = [Device("cpu", total, free, "main memory")]
@@ -76,20 +76,20 @@ def measure(model_cache: Path) -> Resources:
 
 
 def main_memory() -> tuple[int, int]:
-    """Total and available main memory in bytes, within the limit of a container where there is one."""
+    """Total and available main memory in bytes, within a container's limit if there is one."""
     import psutil
 
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    limit = _number(_CGROUP / "memory.max")
-    used = _number(_CGROUP / "memory.current")
+    limit = _read_int(_CGROUP / "memory.max")
+    used = _read_int(_CGROUP / "memory.current")
     if limit is not None and used is not None and limit < total:
         cache = _inactive_file()
         total, free = limit, min(free, max(0, limit - used + cache))
     return total, free
 
 
-def _number(path: Path) -> int | None:
+def _read_int(path: Path) -> int | None:
     try:
         return int(path.read_text())
     except (OSError, ValueError):  # no container, or "max"
@@ -97,7 +97,7 @@ def _number(path: Path) -> int | None:
 
 
 def _inactive_file() -> int:
-    """Bytes of files that the container's count holds and that are given up when memory is needed."""
+    """Bytes of cached files in the container's count, which are freed when memory is needed."""
     try:
         for line in (_CGROUP / "memory.stat").read_text().splitlines():
             name, _, value = line.partition(" ")
@@ -109,9 +109,9 @@ def _inactive_file() -> int:
 
 
 def gpus() -> list[Device]:
-    """The CUDA devices that torch would see, as the driver describes them; [] where it does not answer."""
+    """The CUDA devices visible to torch, as the driver reports them; [] if it does not answer."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             ["nvidia-smi", f"--query-gpu={_GPU_QUERY}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
@@ -120,32 +120,32 @@ def gpus() -> list[Device]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return visible_gpus(said, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible_gpus(output, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def visible_gpus(said: str, visible: str | None) -> list[Device]:
-    """CUDA devices from the driver's answer.
+def visible_gpus(output: str, visible: str | None) -> list[Device]:
+    """Parse the CUDA devices from the driver's output.
 
     Args:
-        said: one line a device, in the columns of `_GPU_QUERY`, memory in MiB.
+        output: one line per device, in the columns of `_GPU_QUERY`, memory in MiB.
         visible: CUDA_VISIBLE_DEVICES: indices or the beginnings of UUIDs, in the order in which
-            torch numbers them; None for all. As in CUDA, what follows a wrong entry is not seen.
+            torch numbers them; None for all. As in CUDA, entries after an invalid one are ignored.
     """
     found: list[tuple[str, str, str, int, int]] = []
-    for line in said.splitlines():
+    for line in output.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         try:
             index, uuid, name, total, free = cells
             found.append((index, uuid, name, int(total) << 20, int(free) << 20))
         except ValueError:
             continue
-    chosen = found if visible is None else _chosen(found, visible.split(","))
+    chosen = found if visible is None else _select_visible(found, visible.split(","))
     return [
         Device(f"cuda:{i}", total, free, name) for i, (_, _, name, total, free) in enumerate(chosen)
     ]
 
 
-def _chosen(
+def _select_visible(
     found: Sequence[tuple[str, str, str, int, int]], wanted: Sequence[str]
 ) -> list[tuple[str, str, str, int, int]]:
     chosen = []

@@ -1,8 +1,8 @@
 """An NDIF server: the block is sent as source, run there as one job, and its result fetched.
 
 Jobs are non-blocking: submitted by one POST under an id of our own, polled, and downloaded from
-the address that COMPLETED carries. The ledger knows of each step before it is taken, so that any
-process can go on where one ended.
+the address in the COMPLETED status. Every step is recorded in the ledger before it is taken, so
+that any process can continue where another ended.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from remote_mi.backends.ledger import Entry
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client, ReplyLost
 from remote_mi.backends.ndif.errors import NotNdif
-from remote_mi.backends.ndif.hosting import may_deploy, on_server
+from remote_mi.backends.ndif.hosting import evaluate_server, may_deploy
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
 from remote_mi.backends.ndif.results import check_expected, max_result_bytes, read_outputs
-from remote_mi.backends.ndif.servers import ServerFacts, learn
+from remote_mi.backends.ndif.servers import ServerFacts, gather_facts
 from remote_mi.backends.ndif.waiting import Waiter
 from remote_mi.backends.ndif_server import personal
 from remote_mi.backends.options import Option, Question
@@ -43,7 +43,7 @@ class NdifBackend(DetachedBackend):
     """Executes on an NDIF server.
 
     Args:
-        host: the server. project: the user's project, which keeps the ledger.
+        host: the server. project: the user's project, with the ledger.
         word: what `--backend` takes for it.
     """
 
@@ -51,24 +51,24 @@ class NdifBackend(DetachedBackend):
         super().__init__(host.name, project, host.url)
         self.host, self.word = host, word
         self.client = Client(host)
-        # One of this machine has lost its jobs when it has been gone for minutes.
+        # A server on this machine that has been gone for minutes has lost its jobs.
         self.patience_s = 120.0 if host.is_loopback else super().patience_s
-        self._learnt: dict[str, ServerFacts] = {}
-        self._absent: BackendUnavailable | None = None
+        self._facts: dict[str, ServerFacts] = {}
+        self._unavailable: BackendUnavailable | None = None
 
     @classmethod
-    def asked_for(cls, host: str | None, project: Path) -> NdifBackend:
-        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as `find_host`.
+    def for_host(cls, host: str | None, project: Path) -> NdifBackend:
+        """The backend of `ndif` (None), `ndif:here` or `ndif:URL`; errors as for `find_host`.
 
-        A personal server that does not run is an error only when something is to run there: what
-        was computed on it before needs none.
+        A personal server that is not running is an error only when a job is to run there: results
+        computed on it before need no server.
         """
         word = f"ndif:{host}" if host else "ndif"
         try:
             return cls(find_host(host), project, word)
         except BackendUnavailable as error:
             backend = cls(HERE, project, word)
-            backend._absent = error
+            backend._unavailable = error
             return backend
 
     def environment(self, spec: ModelSpec) -> Environment | None:
@@ -80,46 +80,46 @@ class NdifBackend(DetachedBackend):
 
     def consider(self, question: Question) -> Option:
         """Whether the server hosts the model and can do what the recipe needs."""
-        spec, asked_for = question.model, Option(self.word, True, "asked for", model=question.model)
-        if question.asked and not question.survey:
-            # What it says when the job comes to it is better than what it says before.
+        spec, asked_for = question.model, Option(self.word, True, "requested", model=question.model)
+        if question.explicit and not question.survey:
+            # Its answer when the job arrives is more accurate than one beforehand.
             return asked_for
         facts = self.facts(spec, question.needs)
-        option = on_server(facts, question.needs, question.need, question.limits, spec)
-        if not option.can and question.asked and may_deploy(facts):
-            return replace(asked_for, why=f"asked for, though {option.why}")
+        option = evaluate_server(facts, question.needs, question.need, question.limits, spec)
+        if not option.can and question.explicit and may_deploy(facts):
+            return replace(asked_for, why=f"requested, although {option.why}")
         return option
 
     def facts(self, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
-        """What the server says of a model and recipes of these needs; asked once."""
-        about = repr((spec, needs))
-        if about not in self._learnt:
-            self._learnt[about] = learn(self.word, spec, needs)
-        return self._learnt[about]
+        """What the server reports about a model, for recipes with these needs; asked once."""
+        key = repr((spec, needs))
+        if key not in self._facts:
+            self._facts[key] = gather_facts(self.word, spec, needs)
+        return self._facts[key]
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         from remote_mi.models.load import build_weightless
 
         watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
         facts.packages(self.client)  # under which its results are kept
-        return build_weightless(spec, watch, self._served_as(spec))
+        return build_weightless(spec, watch, self._served_repo_id(spec))
 
-    def _served_as(self, spec: ModelSpec) -> str | None:
-        """The repository id of weights of this machine that the personal server serves."""
+    def _served_repo_id(self, spec: ModelSpec) -> str | None:
+        """The repository id under which the personal server serves weights of this machine."""
         if self.host.served is None:
             return None
         found = None
-        named = personal.asked_as(spec.name, self.host.served)
+        named = personal.model_option(spec.name, self.host.served)
         if named != spec.name:
             raise UsageError(
-                f"{spec.name} is what the personal server calls weights of this machine",
-                f"name them by what holds them: --model {named}",
+                f"{spec.name} is the personal server's name for weights of this machine",
+                f"name the weights themselves: --model {named}",
             )
         if spec.name == EMBEDDED:
             found = personal.SERVED_EMBEDDED
             found = found if found in self.host.served.models else None
         elif spec.folder is not None:
-            found = personal.served_as(spec.folder, self.host.served)
+            found = personal.served_repo_id(spec.folder, self.host.served)
         if found is None and (spec.folder is not None or spec.name == EMBEDDED):
             raise UsageError(
                 f"the personal server does not serve {spec.name}",
@@ -128,56 +128,56 @@ class NdifBackend(DetachedBackend):
         return found
 
     def resume(self, key: str, watch: Watch) -> Ticket | None:
-        if self._absent is not None:
-            raise self._absent
+        if self._unavailable is not None:
+            raise self._unavailable
         return super().resume(key, watch)
 
-    def look(self, entry: Entry, watch: Watch) -> Entry:
-        """Bring an open entry up to date, asking the server once; holding its lock.
+    def refresh(self, entry: Entry, watch: Watch) -> Entry:
+        """Bring an open entry up to date, asking the server once; its lock is held.
 
         Raises:
             JobFailed, NotHosted: if it failed there. ResultExpired: if its result is gone.
-            ServerDown, NotNdif: as the server answers.
+            ServerDown, NotNdif: depending on the answer.
         """
         if entry.state == "fetched" or not entry.is_open:
             return entry
         waiter = Waiter(self.client, self.ledger, entry, watch)
         if entry.url != self.host.url:
-            waiter.ended()
+            waiter.mark_server_ended()
         elif entry.state in ("submitting", "unknown"):
-            waiter.is_known()
+            waiter.was_received()
         else:
-            waiter.look()
+            waiter.poll()
         return entry
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
-        """Check, write down and send the work. An open job with the same key is shared instead.
+        """Check, record and send the work. An open job with the same key is reused instead.
 
         Raises:
-            UsageError, RunFailed: if a check finds what would fail there.
+            UsageError, RunFailed: if a check finds a mistake that would fail there.
             CannotDo: if the recipe cannot work in the server's sandbox.
-            KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif: as
-            the server answers.
+            KeyRefused, VersionRefused, RequestRefused, ServerDown, SubmissionUnknown, NotNdif:
+            depending on the answer.
         """
-        entry, blob, envelope = self._prepared(model, work, watch)
+        entry, blob, envelope = self._prepare(model, work, watch)
         first, again = entry, replace(entry, id=str(uuid.uuid4()), replaces=entry.id)
-        ticket = self.written_down(
+        ticket = self.record_and_send(
             first, work, watch, lambda: self._send(first, blob, envelope, watch)
         )
         if ticket is None:
             watch.note("submitting it once more")
             envelope = {**envelope, "id": again.id}
-            ticket = self.written_down(
+            ticket = self.record_and_send(
                 again, work, watch, lambda: self._send(again, blob, envelope, watch)
             )
         if ticket is None:
             raise SubmissionUnknown(
-                f"{self.host.url} was sent the job twice and has heard of it neither time",
-                "the same command submits it again; `remote-mi doctor` looks at the server",
+                f"{self.host.url} was sent the job twice and knows of neither",
+                "the same command submits it again; `remote-mi doctor` checks the server",
             )
         return ticket
 
-    def _prepared(
+    def _prepare(
         self, model: LoadedModel, work: Work, watch: Watch
     ) -> tuple[Entry, bytes, dict[str, Any]]:
         """The entry, payload and envelope of work that has passed the checks."""
@@ -193,7 +193,7 @@ class NdifBackend(DetachedBackend):
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
-        entry = self.entry_for(work, expected=expected, bytes_up=len(blob))
+        entry = self.new_entry(work, expected=expected, bytes_up=len(blob))
         envelope = {
             "id": entry.id,
             "model_key": key,
@@ -215,17 +215,17 @@ class NdifBackend(DetachedBackend):
                 f"{entry.id[:8]} by its id"
             )
             try:
-                return Waiter(self.client, self.ledger, entry, watch).is_known()
+                return Waiter(self.client, self.ledger, entry, watch).was_received()
             except (ServerDown, NotNdif) as down:
                 raise SubmissionUnknown(
-                    f"whether job {entry.id[:8]} reached {self.host.url} is not known: {down.message}",
+                    f"whether job {entry.id[:8]} reached {self.host.url} is unknown: {down.message}",
                     "the same command asks first, and submits only what did not arrive",
                 ) from None
         self.ledger.update(entry.id, state="submitted", server_id=server_id)
         entry.state, entry.server_id = "submitted", server_id
         return True
 
-    def left(self, entry: Entry) -> str:
+    def detached_message(self, entry: Entry) -> str:
         short = entry.id[:8]
         return (
             f"job {short} goes on at {self.host.url}, and its result will be fetched: "
@@ -234,32 +234,32 @@ class NdifBackend(DetachedBackend):
             "gives up its result"
         )
 
-    def collected(
+    def await_outputs(
         self, entry: Entry, watch: Watch, deadline: float, on_leave: Callable[[], None]
     ) -> Iterator[Outputs]:
         waiter = Waiter(self.client, self.ledger, entry, watch)
         path = self.ledger.result_path(entry.id)
-        if entry.state in ("submitting", "unknown") and not waiter.is_known():
+        if entry.state in ("submitting", "unknown") and not waiter.was_received():
             raise SubmissionUnknown(
                 f"job {entry.id[:8]} did not reach {self.host.url}",
                 "the same command submits it again",
             )
         if entry.state != "fetched" or not path.exists():
-            answer = waiter.completed(deadline, on_leave)
+            answer = waiter.wait_until_completed(deadline, on_leave)
             path = waiter.fetch(answer)
         try:
             limit = max_result_bytes(entry.expected)
             returned = read_outputs(path, entry.calls, bool(entry.compress), limit)
-            for index, found in enumerate(self.declared(entry, iter(returned))):
+            for index, found in enumerate(self.checked_outputs(entry, iter(returned))):
                 recipe = f"job {entry.id[:8]}: recipe {entry.recipe!r}"
                 check_expected(recipe, index, found, entry.expected)
                 yield found
         except RunFailed as error:
             path.unlink(missing_ok=True)
-            raise waiter.refused(error) from None
+            raise waiter.mark_refused(error) from None
 
     def record_of(self, entry: Entry) -> dict[str, Any]:
-        """What the provenance of a run keeps of its job."""
+        """The job's record in the provenance of its run."""
         seen = self.ledger.timeline(entry.id)
         packages = recall(self.host).get("packages", [{}])[0]
         return {

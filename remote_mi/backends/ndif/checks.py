@@ -1,6 +1,6 @@
-"""What `remote-mi doctor` looks at on a server: whether it answers, the key, versions, a model.
+"""The checks of `remote-mi doctor` on a server: reachability, the key, versions, a model.
 
-Nothing here imports torch unless a model is asked for, and the key is never part of what is found.
+Nothing here imports torch unless a model is given, and the key is never part of a finding.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import platform
 import time
 from collections.abc import Iterator
 
-from remote_mi.backends.checking import CLUSTER_S, MODEL_S, QUICK_S, Check, guarded, problem
+from remote_mi.backends.checking import CLUSTER_S, MODEL_S, QUICK_S, Check, failed_check, run_check
 from remote_mi.backends.errors import ServerDown
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import LOGIN, NotNdif
-from remote_mi.backends.ndif.facts import described
-from remote_mi.backends.ndif.hosts import Host, find_host, has_form_of_a_key, key_source, recall
+from remote_mi.backends.ndif.facts import describe_caller
+from remote_mi.backends.ndif.hosts import Host, find_host, is_well_formed_key, key_source, recall
 from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import AuthenticationError, RemoteMIError
@@ -31,47 +31,47 @@ _IF_ANOTHER = {
     "nnsight": "the server may refuse jobs, or read them differently: install the server's version",
     "transformers": "modules may have other names there, and numbers may differ",
     "torch": "numbers may differ in the last digits",
-    "Python": "code that only the newer one understands fails on the older one",
+    "Python": "code that needs the newer version fails on the older one",
     "ndif": f"remote_mi is made for {_NDIF}",
 }
 
 
 def checks(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
-    """What is found about a server, and about a model there.
+    """The checks of a server, and of a model there.
 
     Args:
         asked: the server, as `find_host` takes it.
 
     Raises:
-        UsageError: at once, if it can be none.
+        UsageError: immediately, if it cannot be a server.
     """
     if asked not in (None, personal.HERE):
         find_host(asked)
-    return _checked(asked, spec)
+    return _run_checks(asked, spec)
 
 
-def _checked(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
+def _run_checks(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
     if asked == personal.HERE:
-        yield from guarded("personal server", CLUSTER_S, _personal)
+        yield from run_check("personal server", CLUSTER_S, _personal)
     try:
         host = run_with_deadline(QUICK_S, lambda: find_host(asked))
     except RemoteMIError as error:
         if asked != personal.HERE:
-            yield problem("server", error)
+            yield failed_check("server", error)
         return
     client = Client(host)
-    reached = guarded("server", QUICK_S, lambda: _server(client))
+    reached = run_check("server", QUICK_S, lambda: _server(client))
     yield from reached
     answers = reached[-1].state != "problem"
     if not answers:
-        yield from guarded("key", QUICK_S, lambda: _key_unasked(host))
+        yield from run_check("key", QUICK_S, lambda: _key_unverified(host))
     else:
-        yield from guarded("key", QUICK_S, lambda: _key(host, client))
-        compute = guarded("compute backend", CLUSTER_S, lambda: _compute(client))
+        yield from run_check("key", QUICK_S, lambda: _key(host, client))
+        compute = run_check("compute backend", CLUSTER_S, lambda: _compute(client))
         yield from compute
         answers = compute[-1].state != "problem"
         if answers:
-            yield from guarded("versions there", CLUSTER_S, lambda: _versions(host, client))
+            yield from run_check("versions there", CLUSTER_S, lambda: _versions(host, client))
     if spec is not None:
         yield from _model(spec, host, client if answers else None)
 
@@ -82,7 +82,7 @@ def _personal() -> list[Check]:
         from remote_mi.backends.ndif_server.settings import redis_server
 
         redis_server()
-        personal.here()  # raises, in the words for it
+        personal.require_running()  # raises the appropriate error
     dead = [name for name, service in status["services"].items() if not service["alive"]]
     if dead or not status["healthy"]:
         found = f"{', '.join(dead)} died" if dead else "it does not answer"
@@ -91,7 +91,7 @@ def _personal() -> list[Check]:
                 "personal server",
                 "problem",
                 found,
-                "`remote-mi ndif logs` says more; `remote-mi ndif down`, then `up` again",
+                "see `remote-mi ndif logs`; `remote-mi ndif down`, then `up` again",
                 5,
             )
         ]
@@ -105,11 +105,11 @@ def _personal() -> list[Check]:
 def _server(client: Client) -> list[Check]:
     begun, answer = 0.0, None
     try:
-        for _ in range(2):  # the second over the open connection
+        for _ in range(2):  # the second time over the open connection
             begun = time.perf_counter()
-            answer = client.ask("/ping")
+            answer = client.get_json("/ping")
     except ServerDown as error:
-        advice = "is it up, is the address right, and does no firewall or proxy keep it away?"
+        advice = "is it up, is the address right, and does a firewall or proxy block it?"
         return [Check("server", "problem", error.message, advice, error.exit_code)]
     if answer != "pong":
         raise NotNdif(
@@ -121,21 +121,25 @@ def _server(client: Client) -> list[Check]:
 
 
 def _sent_key(host: Host) -> str | None:
-    """The key that goes to the server.
+    """The key that is sent to the server.
 
     Raises:
-        AuthenticationError: if it has not the form of one, or may not be sent.
+        AuthenticationError: if it is malformed, or may not be sent.
     """
     key = host.key_headers().get("ndif-api-key")
-    if key and not has_form_of_a_key(key):
-        raise AuthenticationError(f"what {key_source()} holds has not the form of a key", LOGIN)
+    if key and not is_well_formed_key(key):
+        raise AuthenticationError(f"{key_source()} does not hold a well-formed key", LOGIN)
     return key
 
 
-def _key_unasked(host: Host) -> list[Check]:
+def _key_unverified(host: Host) -> list[Check]:
     if _sent_key(host) is None:
         return [Check("key", "note", "none", LOGIN)]
-    return [Check("key", "note", f"from {key_source()}; whether the server knows it is not known")]
+    return [
+        Check(
+            "key", "note", f"from {key_source()}; whether the server knows it could not be checked"
+        )
+    ]
 
 
 def _key(host: Host, client: Client) -> list[Check]:
@@ -148,7 +152,7 @@ def _key(host: Host, client: Client) -> list[Check]:
     source = "the personal server's own" if host.served is not None else f"from {key_source()}"
     if not who.known:
         return [Check("key", "problem", f"{source}; the server does not know it", LOGIN, 4)]
-    return [Check("key", "ok", f"{source}; {described(who)}")]
+    return [Check("key", "ok", f"{source}; {describe_caller(who)}")]
 
 
 def _compute(client: Client) -> list[Check]:
@@ -186,16 +190,16 @@ def _versions(host: Host, client: Client) -> list[Check]:
 
 
 def _model(spec: ModelSpec, host: Host, client: Client | None) -> Iterator[Check]:
-    """Whether the model can be described here, and, where a server answers, whether it has it."""
+    """Whether the model can be described here, and, if a server answers, whether it has it."""
     on_hub = spec.name != embedded.EMBEDDED and spec.folder is None
     if on_hub:
-        yield from guarded("hub token", QUICK_S, _token)
+        yield from run_check("hub token", QUICK_S, _token)
     if spec.name == embedded.EMBEDDED and not embedded.is_ready():
-        return  # it is said above that it would have to be fetched first
+        return  # already reported above: it has to be fetched first
     keys: list[str] = []
-    yield from guarded("architecture", MODEL_S, lambda: _architecture(spec, host, keys))
+    yield from run_check("architecture", MODEL_S, lambda: _architecture(spec, host, keys))
     if keys and client is not None:
-        yield from guarded("deployed there", CLUSTER_S, lambda: _deployed(keys[0], host, client))
+        yield from run_check("deployed there", CLUSTER_S, lambda: _deployed(keys[0], host, client))
 
 
 def _token() -> list[Check]:
@@ -207,7 +211,7 @@ def _token() -> list[Check]:
 
 
 def _architecture(spec: ModelSpec, host: Host, keys: list[str]) -> list[Check]:
-    """Build the model without weights; the key under which servers know it goes to `keys`."""
+    """Build the model without weights; its key on servers is appended to `keys`."""
     from remote_mi.backends.ndif.payload import model_key
     from remote_mi.models.load import build_weightless
 
@@ -215,10 +219,10 @@ def _architecture(spec: ModelSpec, host: Host, keys: list[str]) -> list[Check]:
     if host.served is not None and spec.name == embedded.EMBEDDED:
         repo_id = personal.SERVED_EMBEDDED
     elif host.served is not None and spec.folder is not None:
-        repo_id = personal.served_as(spec.folder, host.served)
+        repo_id = personal.served_repo_id(spec.folder, host.served)
     lm = build_weightless(spec, Silent(), repo_id).lm
     keys.append(model_key(lm))
-    found = f"{type(lm._module).__name__}, {len(lm.layers)} layers; all names are known"
+    found = f"{type(lm._module).__name__}, {len(lm.layers)} layers; all module names are known"
     return [Check("architecture", "ok", found)]
 
 
@@ -226,7 +230,7 @@ def _deployed(key: str, host: Host, client: Client) -> list[Check]:
     name = "deployed there"
     there = facts.deployments(client)
     model = next((d for d in there if d.model_key == key), None)
-    repo_id = str(facts.of_key(key).get("repo_id"))
+    repo_id = str(facts.parse_model_key(key).get("repo_id"))
     if model is None:
         if host.served is not None and repo_id not in host.served.models:
             return [
@@ -243,14 +247,14 @@ def _deployed(key: str, host: Host, client: Client) -> list[Check]:
         advice = (
             "the first job for it loads it"
             if host.served is not None
-            else "the first job asks for it, which may take minutes or be refused"
+            else "the first job requests it, which may take minutes or be refused"
         )
         return [Check(name, "note", found, advice)]
     level = model.level if model.state == "unknown" else f"{model.state}, {model.level}"
     limit = (
         "no limit on time" if model.timeout_s is None else f"at most {model.timeout_s:g} s a job"
     )
-    found = f"{level}, {model.dtype or 'dtype not said'}, {limit}"
+    found = f"{level}, {model.dtype or 'dtype not reported'}, {limit}"
     if model.state == "UNHEALTHY":
         return [Check(name, "problem", found, "its process died; try again later", 5)]
     if model.state == "DEPLOYING":

@@ -1,7 +1,8 @@
-"""The protocol of an NDIF server, and nothing else: one method a request.
+"""The protocol of an NDIF server, and nothing else: one method per request.
 
-The key goes with what needs it (submitting, and asking who one is), to the server itself and
-never after a redirect. Polls and downloads carry none. Every request has a deadline.
+The key is sent only with requests that need it (submissions, /env, /status and /whoami), to the
+server itself and never after a redirect. Polls and downloads carry none. Every request has a
+deadline.
 """
 
 from __future__ import annotations
@@ -18,40 +19,40 @@ from typing import Any
 import httpx
 
 from remote_mi.backends.errors import ResultExpired, ResultRefused, ServerDown
-from remote_mi.backends.ndif.errors import NotNdif, refusal
+from remote_mi.backends.ndif.errors import NotNdif, response_error
 from remote_mi.backends.ndif.hosts import Host
 from remote_mi.common.errors import StoreError, first_line
 from remote_mi.common.progress import Watch
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=120.0)
-#: How long the answer to the question after a job is waited for.
+#: How long to wait for the answer to a poll.
 POLL_TIMEOUT_S = 20.0
-#: No answer other than a result is larger than this.
+#: The largest answer accepted, results apart.
 ANSWER_LIMIT_BYTES = 64 << 20
-#: What an object store says of an address that is no longer good.
+#: What an object store answers for an expired address.
 _GONE = (400, 403, 404, 410)
 DOWNLOAD_TRIES = 5
-#: A download that is slower than this on average, after a while, is given up.
+#: After this time, a download that is slower than this on average is given up.
 STALL_S, SLOWEST_BYTES_S = 60.0, 1000
 #: The pause before the second try; the next ones are twice as long each.
 DOWNLOAD_PAUSE_S = 0.2
 
 
 class ReplyLost(Exception):
-    """The connection broke after a submission had left: the server may have it or not."""
+    """The connection broke after a submission was sent: the server may or may not have it."""
 
 
-_making = threading.Lock()
-_made: dict[bool, httpx.Client] = {}
+_clients_lock = threading.Lock()
+_clients: dict[bool, httpx.Client] = {}
 
 
-def _connections(trust_env: bool) -> httpx.Client:
-    """The connections of this process: making them reads all certificates, which takes time."""
-    with _making:
-        if trust_env not in _made:
+def _shared_client(trust_env: bool) -> httpx.Client:
+    """The HTTP client shared by this process: creating one reads all certificates."""
+    with _clients_lock:
+        if trust_env not in _clients:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-            _made[trust_env] = httpx.Client(timeout=TIMEOUT, trust_env=trust_env, limits=limits)
-        return _made[trust_env]
+            _clients[trust_env] = httpx.Client(timeout=TIMEOUT, trust_env=trust_env, limits=limits)
+        return _clients[trust_env]
 
 
 class Client:
@@ -60,27 +61,27 @@ class Client:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def ask(self, path: str, with_key: bool = False) -> Any:
-        """The JSON that a GET answers.
+    def get_json(self, path: str, with_key: bool = False) -> Any:
+        """The JSON answer to a GET.
 
         Raises:
-            ServerDown, KeyRefused, NotNdif, RemoteMIError: as the server answers, or does not.
+            ServerDown, KeyRefused, NotNdif, RemoteMIError: depending on the answer, or lack of one.
         """
         headers = self.host.key_headers() if with_key else {}
-        return self._parsed(path, self._get(path, headers))
+        return self._parse(path, self._get(path, headers))
 
-    def probe(self, path: str, headers: dict[str, str]) -> int:
-        """The HTTP status that a GET with these headers answers."""
+    def status_code(self, path: str, headers: dict[str, str]) -> int:
+        """The HTTP status of a GET with these headers."""
         return self._get(path, headers).status_code
 
-    def answer_to(self, job_id: str, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
+    def job_response(self, job_id: str, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
         """The latest status of a job; None while the server has stored none.
 
         Args:
             patience: seconds in which the server has to answer.
 
         Raises:
-            ServerDown, NotNdif: as `ask`.
+            ServerDown, NotNdif: as for `get_json`.
         """
         path = f"/response/{job_id}"
         response = self._get(path, {}, patience)
@@ -89,19 +90,19 @@ class Client:
                 raise self._not_ndif(path)
             return None
         if 400 <= response.status_code < 500 and response.status_code != 429:
-            raise self._not_ndif(path)  # it went without a key: nothing of the user's is refused
-        answer = self._parsed(path, response)
+            raise self._not_ndif(path)  # sent without a key: it is not the user who is refused
+        answer = self._parse(path, response)
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise self._not_ndif(path)
         return answer
 
     def submit(self, envelope: dict[str, Any], blob: bytes) -> str:
-        """Send a job; returns the id under which the server knows it.
+        """Send a job; returns the server's id for it.
 
         Raises:
             ReplyLost: if the job may have arrived.
             ServerDown: if it has not.
-            KeyRefused, VersionRefused, RequestRefused, NotNdif: as the server answers.
+            KeyRefused, VersionRefused, RequestRefused, NotNdif: depending on the answer.
         """
         headers = {
             **self.host.key_headers(),
@@ -122,22 +123,23 @@ class Client:
             raise ReplyLost(first_line(error)) from None
         if response.status_code in (500, 502, 504):
             raise ReplyLost(f"status {response.status_code}")
-        answer = self._parsed("/request", response)
+        answer = self._parse("/request", response)
         job_id = answer.get("id") if isinstance(answer, dict) else None
         if not isinstance(job_id, str) or not re.fullmatch(r"[\w.:-]{1,200}", job_id, re.ASCII):
             raise self._not_ndif("/request")
         return job_id
 
     def download(self, url: Any, target: Path, limit: int, watch: Watch) -> int:
-        """Stream a result into a file; returns its size in bytes. A cut download is tried again.
+        """Stream a result into a file; returns its size in bytes. Retries if interrupted.
 
         Args:
-            url: what COMPLETED carried. limit: bytes it may have.
-            watch: shows how many bytes are here, where it is known of how many.
+            url: from the COMPLETED status. limit: the maximum size in bytes.
+            watch: shows the progress in bytes, if the total is known.
 
         Raises:
-            ResultExpired: if the address is no longer good. ResultRefused: if it is too large,
-            or no address. ServerDown: if it cannot be fetched. StoreError: if there is no room.
+            ResultExpired: if the address has expired. ResultRefused: if the result is too large,
+            or `url` is not an address. ServerDown: if it cannot be fetched. StoreError: if the
+            disk is full.
         """
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ResultRefused(f"{self.host.url} gave no address for the result")
@@ -163,7 +165,7 @@ class Client:
         raise AssertionError
 
     def is_gone(self, url: Any) -> bool:
-        """Whether the address of a result is no longer good; False where that cannot be found out."""
+        """Whether the address of a result has expired; False if that cannot be determined."""
         try:
             with self._client().stream("GET", str(url), timeout=POLL_TIMEOUT_S) as response:
                 return response.status_code in _GONE
@@ -216,30 +218,30 @@ class Client:
                     content=bytes(body),
                     headers={"content-type": response.headers.get("content-type", "")},
                 )
-        except (httpx.HTTPError, UnicodeError) as error:  # the latter: a name no DNS can have
+        except (httpx.HTTPError, UnicodeError) as error:  # UnicodeError: an invalid DNS name
             raise self._unreachable(error) from None
 
-    def _parsed(self, path: str, response: httpx.Response) -> Any:
+    def _parse(self, path: str, response: httpx.Response) -> Any:
         if 300 <= response.status_code < 400:
             raise NotNdif(
-                f"{self.host.url} sends elsewhere, and a key does not follow",
-                "name the address it really has: --backend ndif:https://host",
+                f"{self.host.url} redirects elsewhere, and a key is not sent along",
+                "name its actual address: --backend ndif:https://host",
             )
         if response.status_code >= 400:
-            raise refusal(self.host.url, response)
+            raise response_error(self.host.url, response)
         try:
             return response.json()
         except (ValueError, RecursionError):
             raise self._not_ndif(path) from None
 
     def _client(self) -> httpx.Client:
-        # A proxy of the user's would look for a server of this machine on its own.
-        return _connections(trust_env=not self.host.is_loopback)
+        # The user's proxy would look for a loopback server on the proxy's own machine.
+        return _shared_client(trust_env=not self.host.is_loopback)
 
     def _unreachable(self, error: Exception) -> ServerDown:
         return ServerDown(
             f"{self.host.url} cannot be reached: {first_line(error)}",
-            "is the server up? `remote-mi doctor` looks; `--backend local` runs here",
+            "is the server up? `remote-mi doctor` checks; `--backend local` runs here",
         )
 
     def _not_ndif(self, path: str) -> NotNdif:

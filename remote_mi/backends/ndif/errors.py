@@ -1,7 +1,7 @@
-"""What can go wrong with a remote job, and how a server's own words are told apart.
+"""Errors of remote jobs, and how a server's messages are classified.
 
-A server reports a failed job as prose. `failure` finds out what it means, by the sentences that
-NDIF 0.1.2 uses; what none of them fits is a `JobFailed` that carries the words as they came.
+A server reports a failed job as prose. `job_error` classifies it by the sentences that NDIF 0.1.2
+uses; anything else becomes a `JobFailed` that carries the text verbatim.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from remote_mi.backends.errors import (
     OutOfMemory,
     RecipeFailed,
     ServerDown,
-    carrying,
+    with_server_text,
 )
 from remote_mi.common.errors import (
     AuthenticationError,
@@ -30,7 +30,7 @@ from remote_mi.common.errors import (
     sanitize,
 )
 
-LOGIN = "`remote-mi login` keeps a key; https://login.ndif.us gives one"
+LOGIN = "`remote-mi login` stores a key; get one at https://login.ndif.us"
 
 
 class KeyRefused(AuthenticationError):
@@ -38,7 +38,7 @@ class KeyRefused(AuthenticationError):
 
 
 class VersionRefused(BackendUnavailable):
-    """The server wants another version of nnsight or Python, or reads the model differently."""
+    """The server requires another version of nnsight or Python, or reads the model differently."""
 
 
 class NotHosted(BackendUnavailable):
@@ -46,15 +46,15 @@ class NotHosted(BackendUnavailable):
 
 
 class NotNdif(BackendUnavailable):
-    """Something answers at the address, and it is not an NDIF server."""
+    """Something answers at the address, but it is not an NDIF server."""
 
 
 class CannotDo(BackendUnavailable):
-    """The server would run the job in a way in which the recipe cannot work."""
+    """The server would run the job in a way that does not work for the recipe."""
 
 
 class RequestRefused(UsageError):
-    """The server does not take the request as it was sent."""
+    """The server does not accept the request as sent."""
 
 
 class ModulesDiffer(JobFailed):
@@ -62,17 +62,17 @@ class ModulesDiffer(JobFailed):
 
 
 class PayloadRefused(JobFailed):
-    """What was sent could not be read there."""
+    """The server could not read what was sent."""
 
     retryable = True
 
 
-#: What NDIF says, and what it means. The first that is found counts.
+#: NDIF's sentences, the error each means, and advice. The first match counts.
 _SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
     (
         "exceeded the execution timeout",
         ExecutionTimeout,
-        "fewer pairs a job (-n), shorter prompts, or a server that gives more time",
+        "fewer pairs per job (-n), shorter prompts, or a server that allows more time",
     ),
     ("Replica was evicted", Evicted, "the same command submits it again"),
     ("cancelled or preempted by the server", Evicted, "the same command submits it again"),
@@ -88,11 +88,11 @@ _SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
         "the same command submits it again; `remote-mi models --backend ndif` shows its state",
     ),
     ("Request cancelled by operator", Evicted, "ask the server's operators before trying again"),
-    ("Critical server error", Evicted, "try again in a few minutes; `remote-mi doctor` looks"),
+    ("Critical server error", Evicted, "try again in a few minutes; `remote-mi doctor` checks"),
     (
         "Could not deploy this model",
         NotHosted,
-        "`remote-mi models --backend ndif` lists what is there",
+        "`remote-mi models --backend ndif` lists what is deployed",
     ),
     ("request payload could not be read", PayloadRefused, "the same command sends it again"),
     (
@@ -100,15 +100,15 @@ _SENTENCES: list[tuple[str, type[JobFailed] | type[RemoteMIError], str]] = [
         ModulesDiffer,
         "`remote-mi doctor` compares the versions here and there",
     ),
-    ("CUDA out of memory", OutOfMemory, "fewer pairs a job (-n), shorter prompts"),
-    ("OutOfMemoryError", OutOfMemory, "fewer pairs a job (-n), shorter prompts"),
+    ("CUDA out of memory", OutOfMemory, "fewer pairs per job (-n), shorter prompts"),
+    ("OutOfMemoryError", OutOfMemory, "fewer pairs per job (-n), shorter prompts"),
 ]
 
 
-def failure(
+def job_error(
     job_id: str, host: str, answer: Mapping[str, Any], recipe_file: str | None
 ) -> RemoteMIError:
-    """The error that an ERROR status means.
+    """The error for a job whose status is ERROR.
 
     Args:
         answer: the server's response, with `description` and perhaps `meta`.
@@ -123,22 +123,22 @@ def failure(
     for sentence, kind, advice in _SENTENCES:
         if sentence in said:
             extra = _shortfall(answer.get("meta")) if kind is OutOfMemory else ""
-            return carrying(kind(f"{where}: {last}{extra}", advice), said)
-    in_recipe = _line_in(said, recipe_file)
+            return with_server_text(kind(f"{where}: {last}{extra}", advice), said)
+    in_recipe = _traceback_line(said, recipe_file)
     if in_recipe is not None:
-        return carrying(
+        return with_server_text(
             RecipeFailed(
                 f"{recipe_file}:{in_recipe}: {last}",
                 f"on {host}; the server's traceback: remote-mi jobs show {job_id[:8]}",
             ),
             said,
         )
-    return carrying(
-        JobFailed(f"{where}: {last}", f"all of it: remote-mi jobs show {job_id[:8]}"), said
+    return with_server_text(
+        JobFailed(f"{where}: {last}", f"in full: remote-mi jobs show {job_id[:8]}"), said
     )
 
 
-def _line_in(said: str, recipe_file: str | None) -> int | None:
+def _traceback_line(said: str, recipe_file: str | None) -> int | None:
     """The last line of the recipe's file in a traceback, or None."""
     if not recipe_file:
         return None
@@ -148,7 +148,7 @@ def _line_in(said: str, recipe_file: str | None) -> int | None:
 
 
 def _shortfall(meta: Any) -> str:
-    """How much memory was missing, as the server measured it."""
+    """How much memory was missing, as measured by the server."""
     found = meta.get("alloc_shortfall_by_gpu") if isinstance(meta, Mapping) else None
     if not isinstance(found, Mapping):
         return ""
@@ -156,8 +156,8 @@ def _shortfall(meta: Any) -> str:
     return "".join(f"; GPU {gpu} lacked {value / 2**30:.2f} GiB" for gpu, value in short.items())
 
 
-def refusal(host: str, response: httpx.Response) -> RemoteMIError:
-    """The error that an HTTP status of 400 or more means."""
+def response_error(host: str, response: httpx.Response) -> RemoteMIError:
+    """The error for an HTTP status of 400 or more."""
     said = _detail(response)
     text = f"{host} refused ({response.status_code}): {said}"
     code = response.status_code
@@ -166,9 +166,9 @@ def refusal(host: str, response: httpx.Response) -> RemoteMIError:
     if code == 400 and "version" in said.lower():
         return VersionRefused(text, "`remote-mi doctor` compares the versions here and there")
     if code in (400, 413, 422):
-        return RequestRefused(text, "is `remote_mi` up to date? `remote-mi doctor` looks")
+        return RequestRefused(text, "is `remote_mi` up to date? `remote-mi doctor` checks")
     if code in (429, 500, 502, 503, 504):
-        return ServerDown(text, "try again in a few minutes; `remote-mi doctor` looks")
+        return ServerDown(text, "try again in a few minutes; `remote-mi doctor` checks")
     return NotNdif(
         f"{host} does not answer as an NDIF server ({code})",
         "name its base address: --backend ndif:https://host",
@@ -187,5 +187,5 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _without_key(text: str) -> str:
-    """A server repeats a malformed key in its answer; it must not go on from here."""
+    """Remove a malformed key, which a server repeats in its answer."""
     return re.sub(r"(key format): .*?(\. API keys|$)", r"\1\2", text)

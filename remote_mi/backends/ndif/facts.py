@@ -1,4 +1,4 @@
-"""What a server says of itself: its packages, what it has deployed, and whom it trusts."""
+"""What a server reports about itself: its packages, its deployments, and whom it trusts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import NotNdif
 from remote_mi.backends.ndif.hosts import recall, remember
 
-#: How long what a server said is taken for true, in seconds.
+#: How long a server's answer is considered valid, in seconds.
 FRESH_S = 600.0
 _STATES = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
@@ -24,15 +24,15 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
     """Distribution → version of what is installed on the server; asked every ten minutes.
 
     Args:
-        max_age: how old what the server said may be, in seconds; 0 asks it.
+        max_age: maximum age of a remembered answer in seconds; 0 always asks.
 
     Raises:
-        ServerDown, NotNdif: if the server does not say.
+        ServerDown, NotNdif: if the server does not answer.
     """
     known = recall(client.host).get("packages")
     if known and time.time() - known[1] < max_age:
         return known[0]
-    said = client.ask("/env", with_key=True)
+    said = client.get_json("/env", with_key=True)
     found = said.get("packages") if isinstance(said, dict) else None
     if not isinstance(found, dict):
         raise NotNdif(
@@ -47,14 +47,14 @@ def packages(client: Client, max_age: float = FRESH_S) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A model that a server has deployed; replicas of one key are one.
+    """A model deployed on a server; replicas with the same key count as one.
 
     Attributes:
         repo_id, revision, task: what it is. model_key: what a job must match exactly.
         state: RUNNING, DEPLOYING or UNHEALTHY. level: HOT (on its GPUs) or WARM (in RAM).
-        dtype: of the weights. timeout_s: what a job may run. parameters, size_bytes: of the model.
+        dtype: of the weights. timeout_s: time limit of a job. parameters, size_bytes: of the model.
         replicas: how many. ends: when its schedule ends, in seconds since 1970.
-        actor: class that runs it.
+        actor: the class that runs it.
     """
 
     repo_id: str
@@ -73,12 +73,12 @@ class Deployment:
 
 
 def deployments(client: Client) -> list[Deployment]:
-    """What is deployed on the server, by name.
+    """The models deployed on the server, sorted by name.
 
     Raises:
-        ServerDown, NotNdif: if the server does not say.
+        ServerDown, NotNdif: if the server does not answer.
     """
-    said = client.ask("/status", with_key=True)
+    said = client.get_json("/status", with_key=True)
     listed = said.get("deployments", said) if isinstance(said, dict) else None
     if not isinstance(listed, dict):
         raise NotNdif(
@@ -105,7 +105,7 @@ def _deployment(key: str, items: list[Mapping[str, Any]]) -> Deployment:
         ),
     )
     best = items[0]
-    given = of_key(key)
+    given = parse_model_key(key)
     schedule = best.get("schedule")
     return Deployment(
         str(best.get("repo_id") or given.get("repo_id") or key),
@@ -115,16 +115,16 @@ def _deployment(key: str, items: list[Mapping[str, Any]]) -> Deployment:
         str(best.get("application_state") or "unknown"),
         str(best.get("deployment_level") or "unknown"),
         _text(best.get("dtype")),
-        _number(best.get("execution_timeout_seconds")),
-        _whole(best.get("n_params")),
-        _whole(best.get("size_bytes")),
+        _to_float(best.get("execution_timeout_seconds")),
+        _to_int(best.get("n_params")),
+        _to_int(best.get("size_bytes")),
         len(items),
-        _moment(schedule.get("end_time")) if isinstance(schedule, dict) else None,
+        _timestamp(schedule.get("end_time")) if isinstance(schedule, dict) else None,
         _text(best.get("actor_class")),
     )
 
 
-def of_key(key: str) -> dict[str, Any]:
+def parse_model_key(key: str) -> dict[str, Any]:
     """The JSON part of a model key."""
     found = re.search(r"\{.*\}", key, re.DOTALL)
     try:
@@ -138,21 +138,21 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value).removeprefix("torch.")
 
 
-def _number(value: Any) -> float | None:
-    # JSON as servers write it has NaN and infinity, too.
+def _to_float(value: Any) -> float | None:
+    # JSON from servers may contain NaN and infinity.
     is_number = isinstance(value, (int, float)) and abs(value) < 1e300
     return float(value) if is_number else None
 
 
-def _whole(value: Any) -> int | None:
-    number = _number(value)
+def _to_int(value: Any) -> int | None:
+    number = _to_float(value)
     return None if number is None else int(number)
 
 
-def _moment(value: Any) -> float | None:
-    """Seconds since 1970 of a number of them, or of a date and time as text (UTC if unsaid)."""
+def _timestamp(value: Any) -> float | None:
+    """Seconds since 1970, from a number or an ISO date and time (UTC by default)."""
     if not isinstance(value, str):
-        return _number(value)
+        return _to_float(value)
     try:
         moment = datetime.fromisoformat(value)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -162,11 +162,11 @@ def _moment(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who one is to a server.
+    """The user of the current key, as a server sees them.
 
     Attributes:
-        checks_keys: whether the server looks at keys at all.
-        known: whether it knows this one. email, tags: what it has on it.
+        checks_keys: whether the server checks keys at all.
+        known: whether it knows this one. email, tags: its data on the key.
     """
 
     checks_keys: bool
@@ -176,20 +176,20 @@ class Caller:
 
     @property
     def trusted(self) -> bool:
-        """Whether jobs run beside the model, not in the sandbox."""
+        """Whether jobs run in the model's process, not in the sandbox."""
         return not self.checks_keys or "trusted" in self.tags
 
 
 def caller(client: Client) -> Caller:
-    """Who one is to the server; remembered per host.
+    """Ask the server who is calling; remembered per host.
 
-    A server without key checking answers anything; one with it refuses what has not the form of a
-    key. That, and the tags of the key, is all that a server says of trust.
+    A server that checks keys refuses a malformed one; a server that does not accepts anything.
+    That, and the tags of the key, is all that a server reveals about trust.
 
     Raises:
-        KeyRefused, ServerDown, NotNdif: as the server answers.
+        KeyRefused, ServerDown, NotNdif: depending on the answer.
     """
-    said = client.ask("/whoami", with_key=True)
+    said = client.get_json("/whoami", with_key=True)
     if not isinstance(said, dict):
         raise NotNdif(
             f"{client.host.url}/whoami does not answer as an NDIF server",
@@ -198,7 +198,7 @@ def caller(client: Client) -> Caller:
     tags = said.get("tags")
     tags = tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
     email = _text(said.get("email"))
-    refuses = client.probe("/whoami", {"ndif-api-key": "no-key"}) == 400
+    refuses = client.status_code("/whoami", {"ndif-api-key": "no-key"}) == 400
     found = Caller(refuses, email is not None or bool(tags), email, tags)
     remember(client.host, trusted=found.trusted)
     return found
@@ -208,7 +208,7 @@ def sandboxes(client: Client, model_key: str) -> bool:
     """Whether the server would run this user's job on this model in its sandbox process.
 
     Raises:
-        ServerDown, NotNdif, KeyRefused: if the server does not say.
+        ServerDown, NotNdif, KeyRefused: if the server does not answer.
     """
     if caller(client).trusted:
         return False
@@ -219,8 +219,8 @@ def sandboxes(client: Client, model_key: str) -> bool:
     return not any(d.actor and "sandbox" not in d.actor.lower() for d in deployed)
 
 
-def described(who: Caller) -> str:
-    """Who one is to a server, in words."""
+def describe_caller(who: Caller) -> str:
+    """A caller in words."""
     tags = ", ".join(who.tags) or "none"
     trust = (
         "trusted: jobs run beside the model"

@@ -1,6 +1,6 @@
-"""NDIF servers: their addresses, the key, and what was learnt of each.
+"""NDIF servers: their addresses, the key, and what is remembered about each.
 
-Nothing here imports torch or nnsight: finding out whether a result is there must stay quick.
+Nothing here imports torch or nnsight: looking up an existing result must stay quick.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Host:
 
     Attributes:
         url: its base address.
-        name: how runs name it, "ndif " and the address; "ndif here" is the personal server, whose
-            address changes with each start.
+        name: as recorded in runs, "ndif " and the address; "ndif here" is the personal server,
+            whose address changes with each start.
         served: what the personal server serves; None for any other.
-        key: sent instead of the one that is kept.
+        key: sent instead of the stored one.
     """
 
     url: str
@@ -54,14 +54,14 @@ class Host:
         return urlsplit(self.url).hostname in _LOOPBACK
 
     def key_headers(self) -> dict[str, str]:
-        """The header that carries the key; empty where there is none.
+        """The header that carries the key; empty if there is none.
 
         Raises:
-            KeyRefused: if the key would leave in the open.
+            KeyRefused: if the key would be sent unencrypted.
         """
         key = self.key or api_key()
         if self.served is not None and self.key is None:
-            # It knows keys of its own only, and the user's is none of its business.
+            # It knows only its own keys, and must not see the user's.
             known = self.served.keys
             key = key if key in known.values() else known.get("plain")
         if not key:
@@ -73,13 +73,13 @@ class Host:
             )
         if not key.isascii() or not key.isprintable():
             raise KeyRefused(
-                "the API key holds characters that no key has",
-                "`remote-mi login` keeps another one",
+                "the API key contains invalid characters",
+                "`remote-mi login` stores another one",
             )
         return {"ndif-api-key": key}
 
 
-#: The personal server; where it is, is known when it runs.
+#: The personal server; its address is known once it is running.
 HERE = Host("", "ndif here")
 
 
@@ -87,20 +87,20 @@ def find_host(asked: str | None) -> Host:
     """The server of `--backend ndif` (None), `ndif:here`, or `ndif:URL`.
 
     Raises:
-        UsageError: if it is no address. BackendUnavailable: if no personal server runs.
+        UsageError: if it is not an address. BackendUnavailable: if no personal server is running.
     """
     if asked == personal.HERE:
-        served = personal.here()
+        served = personal.require_running()
         return replace(HERE, url=served.url, served=served)
     given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
     url = str(given).rstrip("/")
-    shown = repr(given) if "@" not in url else "that"  # what stands before it may be a password
+    shown = repr(given) if "@" not in url else "that"  # the part before it may be a password
     no_address = UsageError(
         f"{shown} is not the address of a server",
         f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one",
     )
     try:
-        _ = httpx.URL(url).host  # what it refuses, no request could name
+        _ = httpx.URL(url).host  # raises for what no request could use
         parts = urlsplit(url)
     except (httpx.InvalidURL, ValueError):
         raise no_address from None
@@ -108,15 +108,15 @@ def find_host(asked: str | None) -> Host:
         raise no_address
     if parts.username or parts.password:
         raise UsageError(
-            "an address with a name or password in it is not taken",
-            "the key goes with `remote-mi login`",
+            "an address that contains a name or password is not accepted",
+            "set the key with `remote-mi login`",
         )
-    served = personal.served(url) if parts.hostname in _LOOPBACK else None
+    served = personal.running_server(url) if parts.hostname in _LOOPBACK else None
     return Host(url, f"ndif {url}", served)
 
 
 def nnsight_config_file() -> Path:
-    """Where nnsight keeps its settings, the key among them."""
+    """Path of nnsight's settings, which include the key."""
     given = os.environ.get("NNSIGHT_CONFIG")
     if given:
         return Path(given).expanduser()
@@ -125,35 +125,35 @@ def nnsight_config_file() -> Path:
 
 
 def api_key() -> str | None:
-    """The key as nnsight would find it: from the environment, else from its settings."""
-    if "nnsight" in sys.modules:  # knows a notebook's secrets, too
+    """The key as nnsight finds it: in the environment, else in its settings."""
+    if "nnsight" in sys.modules:  # it reads a notebook's secrets, too
         from nnsight.schema.config import CONFIG
 
         found = CONFIG.API.APIKEY
     else:
         found = os.environ.get("NDIF_API_KEY") or _nnsight_settings().get("APIKEY")
-    # With a space at its end, the HTTP library refuses it in words that repeat it.
+    # With trailing space, the HTTP library's error would repeat the key.
     return str(found or "").strip() or None
 
 
 def keep_key(key: str) -> Path:
-    """Write the key into nnsight's settings, readable by the user alone; the rest stays.
+    """Write the key into nnsight's settings, readable only by the user; the rest is kept.
 
     Raises:
-        UsageError: if the file is there and holds no settings: it is not overwritten.
+        UsageError: if the file exists but holds no settings: it is not overwritten.
         BackendUnavailable: if the file cannot be written.
     """
     path = nnsight_config_file()
     settings = _read(path)
     api = settings.get("API")
     api = {} if api is None else api
-    if not isinstance(api, dict) or (not settings and _holds_something(path)):
+    if not isinstance(api, dict) or (not settings and _has_content(path)):
         raise UsageError(
             f"{path} cannot be read as nnsight's settings",
-            "mend or remove it, or name another file in NNSIGHT_CONFIG",
+            "fix or remove it, or set NNSIGHT_CONFIG to another file",
         )
     settings["API"] = {**api, "APIKEY": key}
-    target = path.resolve()  # a link stays one
+    target = path.resolve()  # a symbolic link is preserved
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,12 +164,12 @@ def keep_key(key: str) -> Path:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise BackendUnavailable(
-            f"{path} cannot be written: {error.strerror}", "NNSIGHT_CONFIG names another file"
+            f"{path} cannot be written: {error.strerror}", "set NNSIGHT_CONFIG to another file"
         ) from None
     return path
 
 
-def _holds_something(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     """Whether a file has content other than empty settings, readable or not."""
     try:
         return read_generated(path) not in (None, {})
@@ -193,13 +193,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def recall(host: Host) -> dict[str, Any]:
-    """What was learnt of a server: `packages`, `python`, `sandboxed`, each with a time."""
+    """What is remembered about a server: `packages`, `python`, `trusted`, each with a time."""
     found = _memory().get(host.name)
     return found if isinstance(found, dict) else {}
 
 
 def remember(host: Host, **learnt: Any) -> None:
-    """Keep what was learnt of a server; forgetting it costs a question, nothing else."""
+    """Remember facts about a server; losing them costs no more than another request."""
     memory = _memory()
     now = {name: [value, round(time.time())] for name, value in learnt.items()}
     memory[host.name] = {**memory.get(host.name, {}), **now}
@@ -224,8 +224,8 @@ def _memory_file() -> Path:
 _KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def has_form_of_a_key(key: str) -> bool:
-    """Whether a text looks as every key does: 8-4-4-4-12 hexadecimal digits."""
+def is_well_formed_key(key: str) -> bool:
+    """Whether a text has the form of a key: 8-4-4-4-12 hexadecimal digits."""
     return _KEY_FORM.fullmatch(key) is not None
 
 

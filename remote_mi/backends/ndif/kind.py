@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_mi.backends.kind import BackendKind, KeyKeeper, ModelList
+from remote_mi.backends.kind import BackendKind, KeyStore, ModelList
 from remote_mi.backends.ndif_server import personal
-from remote_mi.backends.settings.values import host_name
+from remote_mi.backends.settings.values import normalize_host
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.models.spec import ModelSpec
 
@@ -29,23 +29,23 @@ class NdifKind(BackendKind):
     secrets = ("NDIF_API_KEY",)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def option_values(self) -> tuple[str, ...]:
         return ("ndif", "ndif:here", "ndif:URL")
 
-    def place(self, where: str) -> str:
-        return host_name(where)
+    def normalize_where(self, where: str) -> str:
+        return normalize_host(where)
 
-    def of_auto(self, settings: Settings) -> list[str]:
-        """Those of the settings; else the personal one where it runs, and the one of the key."""
+    def auto_candidates(self, settings: Settings) -> list[str]:
+        """The hosts in the settings; else a running personal server and the configured one."""
         if settings.hosts is not None:
             return [f"ndif:{host}" for host in settings.hosts]
-        running = [f"ndif:{personal.HERE}"] if personal.served(personal.HERE) else []
+        running = [f"ndif:{personal.HERE}"] if personal.running_server(personal.HERE) else []
         return [*running, "ndif"]
 
     def backend(self, where: str, project: Path, rows_bytes: int | None = None) -> NdifBackend:
         from remote_mi.backends.ndif.backend import NdifBackend
 
-        return NdifBackend.asked_for(where or None, project)
+        return NdifBackend.for_host(where or None, project)
 
     def backend_of(self, entry: Entry, project: Path) -> DetachedBackend:
         from remote_mi.backends.ndif.backend import NdifBackend
@@ -54,7 +54,7 @@ class NdifKind(BackendKind):
         return NdifBackend(Host(entry.url, entry.host), project)
 
     def error_of(self, record: Mapping[str, Any]) -> RemoteMIError:
-        import remote_mi.backends.ndif.errors  # noqa: F401 - from here on its kinds are known
+        import remote_mi.backends.ndif.errors  # noqa: F401 - defines the error classes
 
         return super().error_of(record)
 
@@ -64,11 +64,11 @@ class NdifKind(BackendKind):
         return checks(where or None, spec)
 
     def models(self, where: str) -> ModelList:
-        from remote_mi.backends.ndif.models import deployed
+        from remote_mi.backends.ndif.models import list_models
 
-        return deployed(where or None)
+        return list_models(where or None)
 
-    def keys(self, where: str) -> KeyKeeper:
+    def keys(self, where: str) -> KeyStore:
         from remote_mi.backends.ndif.keys import NdifKeys
 
         return NdifKeys(where or None)

@@ -15,7 +15,7 @@ from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.text import line
 
-#: A table of 80 columns; a long name goes on in the next line.
+#: A table of 80 columns; a long name wraps.
 _COLUMNS = (
     ModelColumn("model"),
     *(ModelColumn(name, 15) for name in ("state", "dtype")),
@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 
 
-def deployed(asked: str | None) -> ModelList:
+def list_models(asked: str | None) -> ModelList:
     """The models that a server has deployed.
 
     Args:
@@ -33,13 +33,13 @@ def deployed(asked: str | None) -> ModelList:
     backend = f"ndif:{asked}" if asked else "ndif"
     found = run_with_deadline(CLUSTER_S, lambda: deployments(Client(host)))
     first = next((d.repo_id for d in found if d.state != "UNHEALTHY"), None)
-    none = f"{host.url} has deployed no model; the first job asks for its own"
+    none = f"{host.url} has deployed no model; a job requests the one it needs"
     if not found and host.served is not None:
         none = f"{host.url} has loaded no model yet; the first job loads one"
         first = next(iter(host.served.models), None)
     if first and host.served is not None:
-        first = personal.asked_as(first, host.served)
-    # What a server calls a model may be anything; only what prints as it is goes into a command.
+        first = personal.model_option(first, host.served)
+    # A server may use any text as a name; only a printable one is put into a command.
     shown = shlex.quote(first) if first and first == line(first) else "ID"
     return ModelList(
         [_row(deployment) for deployment in found],
@@ -53,18 +53,18 @@ def deployed(asked: str | None) -> ModelList:
 def _row(item: Deployment) -> tuple[str, ...]:
     return (
         item.repo_id if item.revision == "main" else f"{item.repo_id}@{item.revision}",
-        # Of a model that waits in RAM, a server says no other state.
+        # A server reports no other state for a model that is parked in RAM.
         item.level if item.state == "unknown" else f"{item.state} {item.level}",
         item.dtype or "?",
-        _short(item.parameters, "").replace("G", "B"),
-        _short(item.size_bytes, "B"),
+        _format_count(item.parameters, "").replace("G", "B"),
+        _format_count(item.size_bytes, "B"),
         "none" if item.timeout_s is None else f"{item.timeout_s:g} s",
         str(item.replicas),
-        _until(item.ends),
+        _format_end(item.ends),
     )
 
 
-def _short(number: int | None, unit: str) -> str:
+def _format_count(number: int | None, unit: str) -> str:
     """A number of three digits with a decimal prefix: 135M, 1.2GB."""
     if number is None:
         return "?"
@@ -78,8 +78,8 @@ def _short(number: int | None, unit: str) -> str:
     return f"{value:.3g}{prefix}{unit}"
 
 
-def _until(moment: float | None) -> str:
-    """The end of a schedule: the time of today, or the day; of local time."""
+def _format_end(moment: float | None) -> str:
+    """The end of a schedule in local time: the time if today, else the date."""
     if moment is None:
         return "–"
     try:

@@ -1,4 +1,4 @@
-"""What is sent to a server: the session's block as source, with what it names, and nothing else."""
+"""What is sent to a server: the session's block as source, with what it refers to, nothing else."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ _LEVEL = 6
 
 
 class _Pickler(CustomCloudPickler):
-    """nnsight's pickler, which names files without the folders of this machine.
+    """nnsight's pickler, without this machine's folders in file names.
 
-    Annotations stay at home: those that were evaluated would take along what they are made of.
+    Annotations are dropped: evaluated ones would pull in the objects they refer to.
     """
 
     def _dynamic_function_reduce(self, func: Any) -> tuple:
         made, arguments, *rest = super()._dynamic_function_reduce(func)
         if made is _load_function:
             *head, _annotations, file, line = arguments
-            arguments = (*head, None, _shown(file), line)
+            arguments = (*head, None, _portable_path(file), line)
         return (made, arguments, *rest)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, SerializedFrame):
             code = obj.f_code
-            return SerializedFrame, (_shown(code.co_filename), code.co_firstlineno, code.co_name)
+            return SerializedFrame, (
+                _portable_path(code.co_filename),
+                code.co_firstlineno,
+                code.co_name,
+            )
         return super().reducer_override(obj)
 
 
@@ -63,8 +67,8 @@ def model_key(lm: Any) -> str:
     return lm.to_model_key()
 
 
-def _shown(path: str) -> str:
-    """A file as a server's traceback shows it: in this package its module path, else its name."""
+def _portable_path(path: str) -> str:
+    """A file as the server's traceback shows it: in this package its module path, else its name."""
     file = PurePath(path)
     if file.is_relative_to(_PACKAGE):
         return str(file.relative_to(_PACKAGE.parent))

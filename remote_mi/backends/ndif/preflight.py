@@ -1,4 +1,4 @@
-"""What is checked before a job is sent: its source, what it would give, where it would run."""
+"""Checks before a job is sent: its source, its expected outputs, where it would run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import Work
-from remote_mi.backends.capabilities import Place, depends_on_trust, lacking
+from remote_mi.backends.capabilities import Place, depends_on_trust, unmet_needs
 from remote_mi.backends.dry_run import expected_outputs
 from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import CannotDo
-from remote_mi.backends.ndif.source_checks import check_source, refuse
+from remote_mi.backends.ndif.source_checks import check_source, raise_mistakes
 from remote_mi.common.progress import Watch
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 def check(
     model: LoadedModel, work: Work, packages: Mapping[str, str], watch: Watch
 ) -> tuple[list[dict[str, Any]] | None, str]:
-    """Refuse what would fail on the server, and find out what would come back.
+    """Refuse a job that would fail on the server, and predict its outputs.
 
     Args:
         packages: distribution → version of what the server has.
 
     Returns:
-        Per call, output → [shape, dtype], or None where it is not known beforehand; and in words
-        how much will come back.
+        Per call, output → [shape, dtype], or None if not known beforehand; and the expected size
+        in words.
 
     Raises:
         UsageError, RunFailed: naming the recipe's file and line.
     """
-    refuse(check_source(work.card, work.function, work.project, packages))
+    raise_mistakes(check_source(work.card, work.function, work.project, packages))
     watch.stage(f"checking {work.card.name} without weights")
     expected = expected_outputs(model, work)
     if expected.outputs is None:
@@ -42,7 +42,7 @@ def check(
 
 
 def check_sandbox(work: Work, client: Client, key: str) -> None:
-    """Refuse work that a process without the model cannot do. Others ask the server nothing.
+    """Refuse work that needs the model's process if the server would run it in its sandbox.
 
     Args:
         key: of the model, as the server knows it.
@@ -54,7 +54,7 @@ def check_sandbox(work: Work, client: Client, key: str) -> None:
     if not depends_on_trust(work.card.needs) or not facts.sandboxes(client, key):
         return
     place = Place("sandboxed", facts.packages(client).get("nnsight", ""))
-    needs = lacking(work.card.needs, place)
+    needs = unmet_needs(work.card.needs, place)
     if not needs:
         return
     raise CannotDo(

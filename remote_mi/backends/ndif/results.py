@@ -1,7 +1,7 @@
-"""From a downloaded result to plain values, never to code, and checked against what was expected.
+"""Reading a downloaded result as plain values, never code, and checking it against expectations.
 
-Sizes are limited before anything is unpacked: a small file can hold a large one twice over, once
-by zstd and once by the archive inside.
+Sizes are limited before anything is unpacked: a small file can expand twice, once by zstd and once
+by the archive inside.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from remote_mi.backends.errors import ResultRefused
 from remote_mi.common.errors import first_line
 
-#: What a result may have where nothing was known beforehand, in bytes.
+#: Maximum size of a result if nothing is known beforehand, in bytes.
 LIMIT_BYTES = 4 << 30
 #: Room for what surrounds the numbers: names, the archive, the pickled structure.
 _OVERHEAD_BYTES = 1 << 20
@@ -26,7 +26,7 @@ _ADVICE = (
 
 
 def max_result_bytes(expected: Any) -> int:
-    """Bytes that a result may have, unpacked.
+    """Maximum size of an unpacked result in bytes.
 
     Args:
         expected: per call, output → [shape, dtype], or None where it is not known.
@@ -47,8 +47,8 @@ def read_outputs(path: Path, calls: int, compressed: bool, limit: int) -> list[M
     """The outputs of each call in a downloaded result.
 
     Args:
-        calls: how many there should be. compressed: whether zstd is around it. limit: bytes that
-            it may have, unpacked.
+        calls: how many there should be. compressed: with zstd. limit: maximum
+            unpacked size in bytes.
 
     Raises:
         ResultRefused: if it is damaged, too large, holds code, or lacks the outputs.
@@ -89,7 +89,7 @@ def load(content: bytes, compressed: bool, limit: int) -> dict[str, Any]:
         loaded = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
     except ResultRefused:
         raise
-    except Exception as error:  # whatever a damaged or hostile result makes the readers say
+    except Exception as error:  # a damaged or hostile result can make the readers raise anything
         raise ResultRefused(
             f"the server's result is refused: {first_line(error)}", _ADVICE
         ) from None
@@ -101,7 +101,7 @@ def load(content: bytes, compressed: bool, limit: int) -> dict[str, Any]:
 
 
 def check_expected(recipe: str, index: int, found: Mapping[str, Any], expected: Any) -> None:
-    """Compare one call's outputs with what the dry run said they would be.
+    """Compare one call's outputs with what the dry run predicted.
 
     Args:
         found: output → array. expected: per call, output → [shape, dtype], or None.

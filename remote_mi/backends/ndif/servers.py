@@ -1,4 +1,4 @@
-"""What is known of a server before a job is sent there: asked once a plan, each with a deadline."""
+"""What is known about a server before a job is sent: asked once per plan, with a deadline."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from remote_mi.common.errors import RemoteMIError
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 
-#: Longest wait for all that is asked of one server, in seconds.
+#: Longest wait for all questions to one server, in seconds.
 PATIENCE_S = 45.0
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """A server, as far as a job on one model is concerned.
+    """What matters about a server for a job on one model.
 
     Attributes:
         backend: what `--backend` takes. url: its address; "" where it has none now.
-        problem, hint: why it cannot be used at all, and what to do; "" where it can.
+        problem, hint: why it cannot be used at all, and what to do; "" if it can.
         place: where a job of this key would run.
         deployment: the model there under the exact key; None where it is not deployed.
         loads: whether the first job loads the model, as on a personal server that serves it.
@@ -47,8 +47,8 @@ class ServerFacts:
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
-def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
-    """Ask a server about a model. Never fails: why it cannot be used is part of what is learnt.
+def gather_facts(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
+    """Ask a server about a model. Never raises: a problem is part of the answer.
 
     Args:
         backend: "ndif", "ndif:here" or "ndif:URL". needs: of the recipe.
@@ -57,7 +57,7 @@ def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
         host = find_host(backend.partition(":")[2] or None)
         if not host.key_headers() and not host.is_loopback:
             return ServerFacts(backend, host.url, f"there is no key for {host.url}", LOGIN)
-        repo_id = _served_as(spec, host)
+        repo_id = _served_repo_id(spec, host)
         if repo_id is None:
             return ServerFacts(
                 backend,
@@ -65,12 +65,12 @@ def learn(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> ServerFacts:
                 f"{spec.name} is on this machine only, and {host.url} does not serve it",
                 _how_to_serve(spec, host),
             )
-        return run_with_deadline(PATIENCE_S, lambda: _asked(backend, host, repo_id, spec, needs))
+        return run_with_deadline(PATIENCE_S, lambda: _query(backend, host, repo_id, spec, needs))
     except RemoteMIError as error:
         return ServerFacts(backend, problem=error.message, hint=error.hint or "")
 
 
-def _asked(
+def _query(
     backend: str, host: Host, repo_id: str, spec: ModelSpec, needs: tuple[str, ...]
 ) -> ServerFacts:
     client = Client(host)
@@ -103,20 +103,22 @@ def serves(deployment: Deployment, repo_id: str, spec: ModelSpec) -> bool:
     The key holds repository, revision and task. No revision and the revision "main" are two keys,
     and the job for one does not reach the other.
     """
-    given: dict[str, Any] = facts.of_key(deployment.model_key)
+    given: dict[str, Any] = facts.parse_model_key(deployment.model_key)
     return (
         str(given.get("repo_id", "")).lower() == repo_id.lower()
         and given.get("revision") == spec.revision
     )
 
 
-def _served_as(spec: ModelSpec, host: Host) -> str | None:
+def _served_repo_id(spec: ModelSpec, host: Host) -> str | None:
     """The repository id under which a server can know the model; None for weights of this machine."""
     if spec.name == EMBEDDED:
         served = host.served.models if host.served is not None else {}
         return personal.SERVED_EMBEDDED if personal.SERVED_EMBEDDED in served else None
     if spec.folder is not None:
-        return personal.served_as(spec.folder, host.served) if host.served is not None else None
+        return (
+            personal.served_repo_id(spec.folder, host.served) if host.served is not None else None
+        )
     return spec.name
 
 

@@ -1,7 +1,7 @@
-"""What travels to a server with a recipe, found as nnsight's serializer follows it.
+"""The code that is sent to a server with a recipe, found by following nnsight's serializer.
 
-The recipe's function, and every function, class, module and value that it names.
-`remote_mi.interventions` travels too, is ours, and is left out. Nothing is executed.
+That is the recipe's function, and every function, class, module and value that it refers to.
+`remote_mi.interventions` is sent too, but needs no check and is left out. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _AFTERWARDS = "do that part after the run, on the result, or use what the server
 
 @dataclass(frozen=True)
 class Definition:
-    """One function that travels.
+    """One function that is sent.
 
     Attributes:
-        path: its file, as it is named to the user. node: its definition.
+        path: its file, as shown to the user. node: its definition.
         scope: the globals and enclosing variables it sees.
         enclosing: names of variables of a function around it.
         arguments: for the recipe itself, its arguments after the model; else empty.
@@ -53,8 +53,8 @@ class Use:
 
 
 @dataclass
-class Shipped:
-    """Follows what travels with a function, as the serializer does."""
+class ShippedCode:
+    """Collects what is sent with a function, following references as the serializer does."""
 
     card: Card
     project: Path
@@ -63,15 +63,15 @@ class Shipped:
     seen: set[int] = field(default_factory=set)
     home: str = ""
 
-    def function(self, function: Callable[..., Any]) -> None:
-        """A function that travels as source, and all that it names."""
+    def add_function(self, function: Callable[..., Any]) -> None:
+        """Add a function that is sent as source, and everything it refers to."""
         function = inspect.unwrap(function)
         if id(function) in self.seen or not isinstance(function, types.FunctionType):
             return
         self.seen.add(id(function))
         first = not self.parts
         self.home = self.home or function.__module__
-        path = self._shown(function)
+        path = self._display_path(function)
         enclosing = _closure(function)
         scope = {**function.__globals__, **enclosing}
         for node in _definitions_of(function):
@@ -80,17 +80,17 @@ class Shipped:
             self.parts.append(part)
             for name, line in free_names(node).items():
                 if name in scope:
-                    self._value(scope[name], path, line)
-            for statement in _imports_executed_there(node):
-                self._inner_import(statement, path)
+                    self._add_value(scope[name], path, line)
+            for statement in _runtime_imports(node):
+                self._add_inner_import(statement, path)
         line = function.__code__.co_firstlineno
         for value in [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]:
-            self._value(value, path, line)
+            self._add_value(value, path, line)
 
-    def _value(self, value: Any, path: str, line: int, fix: str = _AFTERWARDS) -> None:
+    def _add_value(self, value: Any, path: str, line: int, fix: str = _AFTERWARDS) -> None:
         if isinstance(value, (str, int, float, bool, type(None))):
             return
-        name = home_of(value)
+        name = module_of(value)
         if name == _KIT or name.startswith(f"{_KIT}."):
             return
         if isinstance(value, (list, tuple, set, frozenset, dict)):
@@ -98,43 +98,43 @@ class Shipped:
                 self.seen.add(id(value))
                 held = [*value.values()] if isinstance(value, dict) else [*value]
                 for item in held[:1000]:
-                    self._value(item, path, line, fix)
+                    self._add_value(item, path, line, fix)
             return
         for inner in typing.get_args(value):
-            self._value(inner, path, line, fix)
+            self._add_value(inner, path, line, fix)
         if name != self.home and not is_sent_as_source(name):
             root = name.split(".")[0]
             self.needed.setdefault((path, root), Use(path, line, root, fix))
         elif isinstance(value, types.ModuleType):
-            self._module(value)
+            self._add_module(value)
         elif isinstance(value, type):
-            self._class(value, path, line)
+            self._add_class(value, path, line)
         elif callable(value):
-            self.function(value)
+            self.add_function(value)
 
-    def _module(self, module: types.ModuleType) -> None:
-        """A module of the user's own that is named as a whole: all that it holds travels."""
+    def _add_module(self, module: types.ModuleType) -> None:
+        """A module of the user's own that is referred to as a whole: all of its content is sent."""
         if id(module) in self.seen or not module.__file__:
             return
         self.seen.add(id(module))
         lines = _import_lines(Path(module.__file__))
         for name, value in vars(module).items():
             if not name.startswith("__"):
-                self._value(value, str(module.__file__), lines.get(name, 1))
+                self._add_value(value, str(module.__file__), lines.get(name, 1))
 
-    def _class(self, owner: type, path: str, line: int) -> None:
+    def _add_class(self, owner: type, path: str, line: int) -> None:
         if id(owner) in self.seen:
             return
         self.seen.add(id(owner))
         for base in owner.__bases__:
-            self._value(base, path, line)
+            self._add_value(base, path, line)
         for member in vars(owner).values():
             plain = getattr(member, "__func__", getattr(member, "fget", member))
             if isinstance(plain, types.FunctionType):
-                self.function(plain)
+                self.add_function(plain)
 
-    def _inner_import(self, node: ast.Import | ast.ImportFrom, path: str) -> None:
-        """An import that the server executes; what the user's machine has does not help it."""
+    def _add_inner_import(self, node: ast.Import | ast.ImportFrom, path: str) -> None:
+        """An import that the server executes; it cannot use what only the user's machine has."""
         if isinstance(node, ast.ImportFrom):
             modules = ["." if node.level else node.module or ""]
         else:
@@ -154,7 +154,7 @@ class Shipped:
             (folder / f"{root}.py").is_file() or (folder / root).is_dir() for folder in folders
         )
 
-    def _shown(self, function: types.FunctionType) -> str:
+    def _display_path(self, function: types.FunctionType) -> str:
         file = function.__code__.co_filename
         if self.card.path is not None and Path(file) == self.card.path.resolve():
             return str(self.card.path)
@@ -172,7 +172,7 @@ def is_sent_as_source(module: str) -> bool:
     return any(".".join(steps[: i + 1]) in by_value for i in range(len(steps)))
 
 
-def home_of(value: Any) -> str:
+def module_of(value: Any) -> str:
     """Name of the module in which a value, or else its type, is defined; "" when unknown."""
     if isinstance(value, types.ModuleType):
         return value.__name__
@@ -238,7 +238,7 @@ def body_of(node: Any) -> list[ast.AST]:
 
 
 def bound_names(node: Any) -> set[str]:
-    """Every name that a function binds anywhere in it: what is not in here is of outside."""
+    """Every name that a function binds; all others come from outside."""
     bound: set[str] = set()
     outer: set[str] = set()
     for part in ast.walk(node):
@@ -259,7 +259,7 @@ def bound_names(node: Any) -> set[str]:
 
 
 def free_names(node: Any) -> dict[str, int]:
-    """Names of outside that a function's body reads, each with the line of its first use."""
+    """Outside names that a function's body reads, each with the line of its first use."""
     bound = bound_names(node)
     found: dict[str, int] = {}
     for statement in body_of(node):
@@ -269,8 +269,8 @@ def free_names(node: Any) -> dict[str, int]:
     return found
 
 
-def _imports_executed_there(node: Any) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Imports within a function, but for those whose failure the function expects."""
+def _runtime_imports(node: Any) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports within a function, except those in a try block with handlers."""
     expected: set[int] = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Try) and part.handlers:

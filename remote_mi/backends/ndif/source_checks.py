@@ -1,4 +1,4 @@
-"""Mistakes that can be read in a recipe's code before it is sent to a server. Nothing is executed."""
+"""Finding mistakes in a recipe's code before it is sent to a server. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any
 
 from remote_mi.backends.ndif.shipped_code import (
     Definition,
-    Shipped,
+    ShippedCode,
     Use,
     bound_names,
-    home_of,
     is_sent_as_source,
+    module_of,
 )
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card import Card
 
 #: Calls of nnsight that open a block, and so take `remote=` or `backend=`.
 _BLOCKS = ("trace", "session", "generate", "invoke", "scan", "edit")
-#: What every NDIF server runs on; never looked up.
+#: Installed on every NDIF server; never checked.
 _ALWAYS_THERE = frozenset({"torch", "nnsight", "transformers", "numpy"})
 #: Methods that change a list, dict, set or deque.
 _CHANGING = frozenset(
@@ -36,13 +36,13 @@ _CHANGING = frozenset(
     - {"copy", "get", "items", "keys", "values", "fromkeys", "rotate", "maxlen"}
 )
 _OUTSIDE = (
-    "build it inside the function and return it: what lies outside stays as it was, on a server"
+    "build it inside the function and return it: changes to outside objects are lost on a server"
 )
 
 
 @dataclass(frozen=True)
 class SourceMistake:
-    """One mistake: where it is, what it is, and what to change."""
+    """One mistake: its place, the problem, and how to fix it."""
 
     path: str
     line: int
@@ -53,7 +53,7 @@ class SourceMistake:
 def check_source(
     card: Card, function: Callable[..., Any], project: Path, packages: Mapping[str, str]
 ) -> list[SourceMistake]:
-    """What in a recipe's code would fail, or be lost, on a server.
+    """Find what in a recipe's code would fail, or be lost, on a server.
 
     Args:
         card: the recipe. function: its function, imported.
@@ -61,20 +61,20 @@ def check_source(
         packages: what the server's `/env` names: importable name → version, or the name of the
             distribution where nothing can be imported from it. Empty when it is not known.
     """
-    shipped = Shipped(card, project)
-    shipped.function(function)
+    shipped = ShippedCode(card, project)
+    shipped.add_function(function)
     if card.setup:
-        shipped.function(function.__globals__[card.setup])
+        shipped.add_function(function.__globals__[card.setup])
     findings: dict[SourceMistake, None] = {}
     for part in shipped.parts:
-        for line, problem, fix in [*_own_submissions(part), *_outside_changes(part)]:
+        for line, problem, fix in [*_nested_submissions(part), *_external_changes(part)]:
             findings[SourceMistake(part.path, line, problem, fix)] = None
     if packages:
-        findings.update(dict.fromkeys(_missing(shipped.needed, packages)))
+        findings.update(dict.fromkeys(_missing_packages(shipped.needed, packages)))
     return sorted(findings, key=lambda f: (f.path != str(card.path), f.path, f.line, f.problem))
 
 
-def refuse(findings: list[SourceMistake]) -> None:
+def raise_mistakes(findings: list[SourceMistake]) -> None:
     """Raise one error that names all findings; nothing when there are none.
 
     Raises:
@@ -88,8 +88,8 @@ def refuse(findings: list[SourceMistake]) -> None:
     raise UsageError("\n  ".join(["the recipe cannot run on a server as it is:", *lines]))
 
 
-def _own_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
-    """Blocks that would submit themselves to a server, from within the server."""
+def _nested_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
+    """Inner blocks that would be submitted to a server again, from within the server."""
     for call in ast.walk(part.node):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
@@ -109,8 +109,8 @@ def _own_submissions(part: Definition) -> Iterator[tuple[int, str, str]]:
             )
 
 
-def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
-    """Changes of what is defined outside the function: lost on a server, and never pure."""
+def _external_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
+    """Changes to objects defined outside the function: lost on a server, and never pure."""
     node = part.node
     outer = part.scope.keys() - bound_names(node)
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and _writes(n.ctx)}
@@ -123,7 +123,7 @@ def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
         elif isinstance(statement, ast.Nonlocal):
             for name in part.enclosing.intersection(statement.names):
                 yield statement.lineno, f"it sets {name!r} of an enclosing function", _OUTSIDE
-        changed = _changed(statement)
+        changed = _change_target(statement)
         if changed is None:
             continue
         root, steps, method = changed
@@ -134,7 +134,7 @@ def _outside_changes(part: Definition) -> Iterator[tuple[int, str, str]]:
                 f"it changes its argument {root!r}, which other calls share",
                 "change a copy",
             )
-        elif root in outer and _is_change(part.scope[root], steps, method):
+        elif root in outer and _is_certain_change(part.scope[root], steps, method):
             where = "of an enclosing function" if root in part.enclosing else "of the module"
             yield line, f"it changes {root!r} {where}", _OUTSIDE
 
@@ -143,7 +143,7 @@ def _writes(context: ast.expr_context) -> bool:
     return not isinstance(context, ast.Load)
 
 
-def _changed(node: ast.AST) -> tuple[str, str, str] | None:
+def _change_target(node: ast.AST) -> tuple[str, str, str] | None:
     """(name, steps, method) of what `name.a[0] = …`, `del name[…]` or `name.append(…)` changes.
 
     The steps are a letter each: "." for an attribute, "[" for an item. The method is "" for an
@@ -164,7 +164,7 @@ def _changed(node: ast.AST) -> tuple[str, str, str] | None:
     return (target.id, steps, method) if isinstance(target, ast.Name) else None
 
 
-def _is_change(value: Any, steps: str, method: str) -> bool:
+def _is_certain_change(value: Any, steps: str, method: str) -> bool:
     """Whether it is certain that a change of this form changes the value itself."""
     holder = isinstance(value, (list, dict, set, deque, bytearray))
     array = type(value).__module__.split(".")[0] in ("torch", "numpy") and hasattr(value, "ndim")
@@ -180,12 +180,14 @@ def _is_change(value: Any, steps: str, method: str) -> bool:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether it is a module, class or function that travels, not one of a library."""
+    """Whether it is a module, class or function that is sent along, not part of a library."""
     kind = isinstance(value, (types.ModuleType, types.FunctionType, type))
-    return kind and is_sent_as_source(home_of(value))
+    return kind and is_sent_as_source(module_of(value))
 
 
-def _missing(needed: Mapping[Any, Use], packages: Mapping[str, str]) -> Iterator[SourceMistake]:
+def _missing_packages(
+    needed: Mapping[Any, Use], packages: Mapping[str, str]
+) -> Iterator[SourceMistake]:
     there = {_canonical(name) for name in packages}
     for use in needed.values():
         root = use.module

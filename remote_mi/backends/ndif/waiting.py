@@ -13,8 +13,8 @@ from remote_mi.backends.detached import (
     POLL_FIRST_S,
     POLL_GROWTH,
     POLL_LAST_S,
-    out_of_patience,
-    way_back,
+    raise_wait_timeout,
+    resume_hint,
 )
 from remote_mi.backends.errors import (
     Evicted,
@@ -28,17 +28,17 @@ from remote_mi.backends.errors import (
 from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif import results
 from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
-from remote_mi.backends.ndif.errors import failure
+from remote_mi.backends.ndif.errors import job_error
 from remote_mi.common.errors import RunFailed
 from remote_mi.common.progress import Watch
 
-#: How long a server may be unreachable while a job is waited for.
+#: How long a server may be unreachable while waiting for a job.
 OUTAGE_LIMIT_S = 90.0
-#: How long a submission whose reply was lost is looked for on the server.
+#: How long to look on the server for a submission whose reply was lost.
 LOOKUP_S = 5.0
-#: How long an accepted job may go unheard of.
+#: How long the server may report nothing about an accepted job.
 UNHEARD_LIMIT_S = 120.0
-#: What a server keeps results for, where their address does not say.
+#: How long a server keeps results, if their address does not tell.
 KEPT_S = 3600.0
 
 
@@ -48,8 +48,8 @@ class Waiter:
     def __init__(self, client: Client, ledger: Ledger, entry: Entry, watch: Watch) -> None:
         self.client, self.ledger, self.entry, self.watch = client, ledger, entry, watch
 
-    def look(self, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
-        """Ask once; a new status is written down. The answer, or None if there is none yet.
+    def poll(self, patience: float = POLL_TIMEOUT_S) -> dict[str, Any] | None:
+        """Ask once and record a new status. Returns the answer, or None if there is none yet.
 
         Args:
             patience: seconds in which the server has to answer.
@@ -60,7 +60,7 @@ class Waiter:
             ServerDown, NotNdif: if the server does not answer.
         """
         entry = self.entry
-        answer = self.client.answer_to(entry.server_id, patience)
+        answer = self.client.job_response(entry.server_id, patience)
         if answer is None:
             self._check_deadline(None)
             return None
@@ -73,9 +73,9 @@ class Waiter:
             said = description.splitlines()[0] if description and status != "ERROR" else ""
             self.watch.stage(f"{entry.url} · {status.lower()}" + (f" · {said}" if said else ""))
             if status == "COMPLETED":
-                self._change(deadline=_good_until(answer.get("data")), meta=answer.get("meta"))
+                self._change(deadline=_expiry(answer.get("data")), meta=answer.get("meta"))
         if status == "ERROR":
-            error = failure(entry.id, entry.url, answer, entry.draft.get("file"))
+            error = job_error(entry.id, entry.url, answer, entry.draft.get("file"))
             self._change(state="failed", error=to_record(error), meta=answer.get("meta"))
             raise error
         if status == "COMPLETED":
@@ -83,13 +83,13 @@ class Waiter:
         return answer
 
     def _check_deadline(self, url: Any) -> None:
-        """After the time that a result is kept, the server is asked: clocks may be wrong."""
+        """Raise if the result has expired. The server decides: clocks may be wrong."""
         deadline = self.entry.deadline
         if deadline and time.time() > deadline and (url is None or self.client.is_gone(url)):
-            raise self._expired()
+            raise self._mark_expired()
 
-    def _expired(self) -> ResultExpired:
-        """The error that the result is no longer there; the entry says so from now on."""
+    def _mark_expired(self) -> ResultExpired:
+        """Mark the entry as expired; returns the error."""
         entry = self.entry
         repeat = f": {entry.command}" if entry.command else ""
         error = ResultExpired(
@@ -99,17 +99,17 @@ class Waiter:
         self._change(state="expired", error=to_record(error))
         return error
 
-    def is_known(self) -> bool:
+    def was_received(self) -> bool:
         """Whether the server has a job whose submission was cut off; if not, the entry says so.
 
         Raises:
-            As `look`.
+            As `poll`.
         """
         until, pause = time.monotonic() + LOOKUP_S, 0.1
-        while self.look() is None:
+        while self.poll() is None:
             if time.monotonic() > until:
                 error = SubmissionUnknown(
-                    f"job {self.entry.id[:8]}: {self.entry.url} has not heard of it",
+                    f"job {self.entry.id[:8]}: {self.entry.url} does not know it",
                     "run the same command again",
                 )
                 self._change(state="failed", error=to_record(error))
@@ -119,16 +119,16 @@ class Waiter:
             pause = min(2 * pause, 1.0)
         return True
 
-    def ended(self) -> None:
-        """Note that the personal server that had the job is no more; the next one is another."""
+    def mark_server_ended(self) -> None:
+        """Mark the job as lost: the personal server that had it has been stopped."""
         error = Evicted(
-            f"job {self.entry.id[:8]}: the server at {self.entry.url} was ended, and its jobs with it",
+            f"job {self.entry.id[:8]}: the server at {self.entry.url} was stopped, and its jobs with it",
             "the same command submits it again",
         )
         self._change(state="failed", error=to_record(error))
         self.watch.note(error.message)
 
-    def completed(
+    def wait_until_completed(
         self, deadline: float | None, after_a_while: Callable[[], None]
     ) -> dict[str, Any]:
         """Ask until the job is done.
@@ -137,7 +137,7 @@ class Waiter:
             deadline: on the monotonic clock. after_a_while: called once if it takes seconds.
 
         Raises:
-            QueueTimeout, StillRunning: if the wait ends before the job. Otherwise as `look`.
+            QueueTimeout, StillRunning: if the wait ends before the job. Otherwise as `poll`.
         """
         pause, begun = POLL_FIRST_S, time.monotonic()
         last, reached, heard, told = self.entry.status, begun, begun, False
@@ -145,13 +145,13 @@ class Waiter:
             now = time.monotonic()
             left = POLL_TIMEOUT_S if deadline is None else deadline - now
             try:
-                answer = self.look(min(POLL_TIMEOUT_S, max(1.0, left)))
+                answer = self.poll(min(POLL_TIMEOUT_S, max(1.0, left)))
                 reached = now
                 heard = now if answer is not None else heard
             except ServerDown as error:
                 answer, heard = None, now
                 if now - reached > OUTAGE_LIMIT_S:
-                    raise ServerDown(*self._still(str(error).splitlines()[0])) from None
+                    raise ServerDown(*self._still_open(str(error).splitlines()[0])) from None
                 self.watch.stage(f"{self.entry.url} cannot be reached; asking again")
             if answer is not None and answer["status"] == "COMPLETED":
                 return answer
@@ -170,15 +170,15 @@ class Waiter:
         if now - heard > UNHEARD_LIMIT_S:
             was = f", which was {status.lower()}" if status else ""
             raise StillRunning(
-                *self._still(
-                    f"{url} accepted the job{was}, and has not heard of it for {UNHEARD_LIMIT_S:.0f} s"
+                *self._still_open(
+                    f"{url} accepted the job{was}, and has said nothing of it for {UNHEARD_LIMIT_S:.0f} s"
                 )
             )
         if deadline is not None and now >= deadline:
-            out_of_patience(self.entry)
+            raise_wait_timeout(self.entry)
 
-    def _still(self, problem: str) -> tuple[str, str]:
-        return f"job {self.entry.id[:8]}: {problem}", way_back(self.entry.id)
+    def _still_open(self, problem: str) -> tuple[str, str]:
+        return f"job {self.entry.id[:8]}: {problem}", resume_hint(self.entry.id)
 
     def fetch(self, answer: dict[str, Any]) -> Path:
         """Download the result of a job that is done; the entry says so.
@@ -196,16 +196,16 @@ class Waiter:
             size = self.client.download(answer.get("data"), partial, limit, self.watch)
             partial.replace(target)
         except ResultExpired:
-            raise self._expired() from None
+            raise self._mark_expired() from None
         except ResultRefused as error:
-            raise self.refused(error) from None
+            raise self.mark_refused(error) from None
         finally:
             partial.unlink(missing_ok=True)
         self._change(state="fetched", bytes_down=size)
         return target
 
-    def refused(self, error: RunFailed) -> ResultRefused:
-        """The error that the result cannot be taken; the entry says so from now on."""
+    def mark_refused(self, error: RunFailed) -> ResultRefused:
+        """Mark the entry as failed because its result was refused; returns the error."""
         name = f"job {self.entry.id[:8]}"
         message = error.message if error.message.startswith(name) else f"{name}: {error.message}"
         hint = error.hint if isinstance(error, ResultRefused) else None
@@ -219,8 +219,8 @@ class Waiter:
         self.ledger.update(self.entry.id, **changes)
 
 
-def _good_until(url: Any) -> float:
-    """Until when a presigned address is good, in seconds since 1970."""
+def _expiry(url: Any) -> float:
+    """When a presigned address expires, in seconds since 1970."""
     try:
         query = {k.lower(): v[0] for k, v in parse_qs(urlsplit(url).query).items()}
         if "x-amz-expires" in query:

@@ -1,9 +1,9 @@
 """A personal, genuine NDIF on this machine: loopback only, CPU, started and stopped by process id.
 
-It serves newcomers without an API key as a preview, and this project's tests as the real thing.
+It gives newcomers without an API key a preview, and this project's tests a real server.
 A lab with GPUs installs NDIF itself instead.
 
-Names are imported on first use: who asks `personal` where the server is needs none of the rest.
+Names are imported on first use: looking up the server in `personal` needs none of the rest.
 """
 
 from __future__ import annotations

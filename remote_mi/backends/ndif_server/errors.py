@@ -1,4 +1,4 @@
-"""What can go wrong with a personal NDIF server."""
+"""Errors of a personal NDIF server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from remote_mi.common.errors import RemoteMIError
 
 
 class ServerError(RemoteMIError):
-    """The personal server could not do what was asked; the message says why."""
+    """The personal server could not do what was requested; the message says why."""
 
     exit_code = 5
 
@@ -16,13 +16,13 @@ class ServerUnavailable(ServerError):
 
 
 class ServerRunning(ServerError):
-    """A server already runs on this state folder."""
+    """A server is already running in this state folder."""
 
     exit_code = 2
 
 
 class ServerNotRunning(ServerError):
-    """No server runs on this state folder."""
+    """No server is running in this state folder."""
 
 
 class ServerStartFailed(ServerError):

@@ -36,7 +36,7 @@ _CHUNK = 1 << 20
 
 
 class NoSuch(Exception):
-    """What was asked for is not here: the hub's error code and message."""
+    """The requested item does not exist: the hub's error code and message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class Repo:
     def identity(self, path: Path) -> str:
         """A digest that changes when the file does. Clients cache the file under it."""
         stat = path.stat()
-        # The time of the system's own note of a change, too: a copy can keep the file's.
+        # Includes ctime: a copy can preserve mtime.
         version = f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
         known = self._identified.get(path)
         if known and known[0] == version:
@@ -73,14 +73,14 @@ class Repo:
             if stat.st_size <= _WHOLE:
                 digest.update(file.read())
             else:
-                # Reading gigabytes of weights would delay the first request by seconds; what the
-                # system says of the file stands for the middle.
+                # Reading gigabytes of weights would delay the first request by seconds; the
+                # file's metadata stands in for the middle.
                 digest.update(version.encode() + file.read(_CHUNK))
         self._identified[path] = (version, digest.hexdigest())
         return digest.hexdigest()
 
     def commit(self) -> str:
-        """The commit id: another one as soon as any file is another one.
+        """The commit id, which changes whenever any file does.
 
         Clients trust a cached file of a known commit without asking, so an id that stayed the
         same would serve them the files of an earlier model.
@@ -91,7 +91,7 @@ class Repo:
         return digest.hexdigest()
 
     def check_revision(self, revision: str) -> None:
-        """Refuse any revision but the one there is.
+        """Refuse any revision other than the only one.
 
         Raises:
             NoSuch: it is neither "main" nor the commit.

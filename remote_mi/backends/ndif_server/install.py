@@ -24,11 +24,11 @@ _MINUTES = 30
 
 
 def ensure_venv(state: Path, watch: Watch) -> Path:
-    """The environment NDIF is installed in, built first if that has not been done yet.
+    """The environment NDIF is installed in, built first if necessary.
 
-    A build takes about two minutes and 1.7 GB. It is kept under `state` by a digest of the
-    requirements and of this Python's version, so a new version of either builds anew. A build
-    that was interrupted is begun again; of several processes, one builds and the others wait.
+    A build takes about two minutes and 1.7 GB. It is stored under `state` by a digest of the
+    requirements and of this Python's version, so a new version of either triggers a new build. An
+    interrupted build is started again; of several processes, one builds and the others wait.
 
     The environment variable `REMOTE_MI_NDIF_VENV` names an environment to use instead.
 
@@ -37,7 +37,7 @@ def ensure_venv(state: Path, watch: Watch) -> Path:
         watch: shows, in a few words, what is being done.
 
     Raises:
-        ServerUnavailable: it cannot be built; the message ends in what pip said.
+        ServerUnavailable: it cannot be built; the message ends with pip's output.
     """
     existing = os.environ.get(_EXISTING)
     if existing:
@@ -66,8 +66,8 @@ def _is_complete(venv: Path) -> bool:
 def _build(venv: Path, watch: Watch) -> None:
     begun = time.monotonic()
     watch.stage("building the environment of the NDIF server (once; about two minutes, 1.7 GB)")
-    # A venv knows its own place and cannot be moved into it: what tells a finished one from an
-    # interrupted one is the marker, written last.
+    # A venv contains its own path and cannot be moved into place: a marker, written last,
+    # distinguishes a finished one from an interrupted one.
     shutil.rmtree(venv, ignore_errors=True)
     log = venv.with_name(f"{venv.name}.log")
     log.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def _build(venv: Path, watch: Watch) -> None:
     rest = venv / "requirements.txt"
     rest.write_text("\n".join(pin for pin in pins if pin != ndif) + "\n")
     _run([*pip, "-r", str(rest)], log)
-    # NDIF asks for Python 3.12 but runs on 3.11. The check is waived for NDIF alone: waived for
+    # NDIF asks for Python 3.12 but runs on 3.11. The check is waived for NDIF only: if waived for
     # its dependencies, pip could choose releases that do not run here.
     waived = ["--ignore-requires-python"] if sys.version_info < (3, 12) else []
     _run([*pip, "--no-deps", *waived, ndif], log)

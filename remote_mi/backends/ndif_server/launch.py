@@ -1,4 +1,4 @@
-"""Bring the services of one server up, and take everything down again."""
+"""Start the services of one server, and tear everything down again."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ RESTARTABLE = ("api", "redis", "store")
 
 _WORK = "work"
 _TAIL = 30  # lines of a log that an error message shows
-_ENDING = 10  # seconds in which a killed service must be gone
-_POLL = 0.2  # seconds between two looks at a server that is coming up
+_ENDING = 10  # seconds within which a killed service must be gone
+_POLL = 0.2  # seconds between polls of a starting server
 # NDIF's sandbox puts its sockets here whatever the settings, and leaves them when it is killed.
 _SANDBOX_SOCKET = re.compile(r"/tmp/sbx-[0-9a-f]{12}\.sock")
 
 
 class Launcher:
-    """Starts the services of a plan one by one, and writes each down before the next."""
+    """Starts the services of a plan one by one, recording each before the next."""
 
     def __init__(self, plan: ServerPlan, record: Record) -> None:
-        """Take a plan, and a record of it that has been written once already."""
+        """Take a plan, and a record of it that has already been written once."""
         self._plan = plan
         self._record = record
         self._env = environment(plan)
@@ -48,7 +48,7 @@ class Launcher:
         self.children: dict[str, subprocess.Popen[Any]] = {}
 
     def launch(self) -> None:
-        """Start all services; none of them is up yet when this returns.
+        """Start all services; they may not be ready yet when this returns.
 
         Raises:
             ServerUnavailable: a program is not installed.
@@ -56,7 +56,7 @@ class Launcher:
         """
         for folder in (self._logs, self._plan.state / _WORK):
             folder.mkdir(parents=True, exist_ok=True)
-        with self._plan.ports.holder:  # ours until the hub has it
+        with self._plan.ports.holder:  # held until the hub inherits it
             for name, command in commands(self._plan).items():
                 self._start(name, command)
         if self._plan.auth:
@@ -68,9 +68,9 @@ class Launcher:
     def _start(
         self, name: str, command: list[str], database: postgres.Database | None = None
     ) -> None:
-        as_whom: dict[str, Any] = {"cwd": self._plan.state / _WORK}
+        user_options: dict[str, Any] = {"cwd": self._plan.state / _WORK}
         if database:
-            as_whom = {"cwd": "/", **database.as_whom}
+            user_options = {"cwd": "/", **database.user_options}
         with (self._logs / f"{name}.log").open("ab") as log:
             try:
                 child = subprocess.Popen(
@@ -82,7 +82,7 @@ class Launcher:
                     # Ctrl-C in the terminal is for the client, not for the server.
                     start_new_session=True,
                     pass_fds=[self._plan.ports.holder.fileno()] if name == "hub" else [],
-                    **as_whom,
+                    **user_options,
                 )
             except OSError as error:
                 raise ServerStartFailed(f"{name} could not be run: {error}") from None
@@ -103,7 +103,7 @@ class Launcher:
         child = self.children[name]
         deadline = time.monotonic() + _ENDING
         with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < deadline:  # until nobody is left who could hold its port
+            while time.monotonic() < deadline:  # until no process is left that could hold its port
                 os.killpg(child.pid, signal.SIGKILL)
                 child.poll()
                 time.sleep(0.02)
@@ -124,7 +124,7 @@ class Launcher:
                 code = child.poll()
                 if code is not None:
                     raise self._failure(f"{name} ended with code {code}", name)
-            if answer(url, timeout=2) == 200:
+            if http_status(url, timeout=2) == 200:
                 return
             if time.monotonic() > deadline:
                 raise self._failure(f"{url} did not answer in time", "api")
@@ -135,13 +135,13 @@ class Launcher:
         lines: list[str] = []
         with contextlib.suppress(OSError):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        # Our own questions fill the log with the same refusal.
+        # Our own polling fills the log with the same line.
         tail = "\n".join([line for line in lines if "path=/connected" not in line][-_TAIL:])
         return ServerStartFailed(f"NDIF did not start: {what} (log: {log})\n{tail}".rstrip())
 
 
 def family(state: Path, record: Record | None) -> processes.Family:
-    """The processes of the server of this folder, also where its record is lost."""
+    """The processes of this folder's server, found even if its record is lost."""
     services: dict[int, str | None] = {}
     if record:
         services = {pid: record.started.get(name) for name, pid in record.pids.items()}
@@ -149,13 +149,13 @@ def family(state: Path, record: Record | None) -> processes.Family:
 
 
 def tear_down(state: Path, *, keep_logs: bool, timeout: float = 20) -> bool:
-    """End what runs for this folder and remove what it left, whoever started it and how it ended.
+    """End this folder's processes and remove what they left, whoever started them.
 
     Returns whether there was anything.
 
     Raises:
-        ServerError: a process is still there after `timeout` seconds; the record stays, so that
-            it can be tried again.
+        ServerError: a process is still alive after `timeout` seconds; the record is kept, so
+            that it can be tried again.
     """
     record = Record.read(state)
     ours = family(state, record)
@@ -184,21 +184,21 @@ def tear_down(state: Path, *, keep_logs: bool, timeout: float = 20) -> bool:
 
 
 def _keep_ray_logs(folder: Path, target: Path) -> None:
-    """Save what Ray and NDIF's actors wrote; best effort, for whoever looks into a failure."""
+    """Save what Ray and NDIF's actors wrote; best effort, for debugging a failure."""
     logs = folder / "session_latest" / "logs"
     if logs.is_dir():
         with contextlib.suppress(OSError, shutil.Error):
             shutil.copytree(logs, target, dirs_exist_ok=True)
 
 
-def answer(url: str, timeout: float) -> int | None:
-    """The HTTP status an address of this machine answers with; None if nobody answers.
+def http_status(url: str, timeout: float) -> int | None:
+    """The HTTP status of an address on this machine; None if nothing answers.
 
     Args:
         url: what to ask.
         timeout: seconds.
     """
-    # Straight there: a proxy of the user's would look for it on its own loopback.
+    # Directly: the user's proxy would look for it on the proxy's own loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as reply:

@@ -1,7 +1,7 @@
-"""The one personal server of a user: where it is, what it serves, and how it is brought up.
+"""The one personal server of a user: its address, what it serves, and how to start it.
 
-The rest of the package asks here; nothing but the standard library is imported before a server is
-really to be started.
+The rest of the package uses this module; apart from the package, it imports only the standard
+library until a server is actually started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from remote_mi.backends.ndif_server.server import Server
 
 HERE = "here"
-"""What stands for the personal server where an address is expected: `ndif:here`."""
+"""The name of the personal server in place of an address: `ndif:here`."""
 
 SERVED_EMBEDDED = f"remote-mi/{EMBEDDED}"
 """The repository id under which the embedded model is served."""
@@ -35,15 +35,15 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True)
 class Served:
-    """A personal server that runs.
+    """A running personal server.
 
     Attributes:
         url: where clients send their jobs.
         hub_url: where the stand-in for the model hub listens.
         models: folder by repository id.
         auth: whether it checks keys.
-        keys: API key by what it may do, "plain" (sandboxed) and "trusted"; empty without `auth`.
-        contents: digest of what the folders held when it was started, by repository id.
+        keys: API key by privilege, "plain" (sandboxed) and "trusted"; empty without `auth`.
+        contents: digest of each folder's content at the start, by repository id.
     """
 
     url: str
@@ -55,7 +55,7 @@ class Served:
 
 
 def state_folder() -> Path:
-    """The folder that holds everything about the personal server but its environment."""
+    """The folder with everything about the personal server except its environment."""
     return server_folder() / "personal"
 
 
@@ -76,7 +76,7 @@ def personal_server(**options: Any) -> Server:
 
 
 def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
-    """Start the personal server, having fetched what is missing. Returns it running.
+    """Fetch what is missing and start the personal server. Returns it running.
 
     Args:
         models: what to serve: the embedded model's name, folders, hub ids.
@@ -84,7 +84,7 @@ def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
         options: as of `Server`: `threads`, `auth`, `execution_timeout`.
 
     Raises:
-        ServerRunning: it runs already; the message says where, and what it serves.
+        ServerRunning: it is already running; the message says where, and what it serves.
         ServerUnavailable: something is not installed; the message says what to install.
         UsageError: a model cannot be served, or two would have the same repository id.
         RemoteMIError: a model could not be fetched, or the server did not start.
@@ -92,10 +92,10 @@ def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
     from remote_mi.models.served_folder import ensure_folder
 
     server = personal_server(watch=watch, **options)
-    named = _named(models)
-    running = served(HERE)
+    named = _by_repo_id(models)
+    running = running_server(HERE)
     if running:
-        raise _runs_already(running, named)
+        raise _already_running(running, named)
     server.check_programs()  # before a download of minutes
     return server.start({repo_id: ensure_folder(model, watch) for repo_id, model in named.items()})
 
@@ -117,7 +117,7 @@ def repo_id_of(model: str) -> str:
         return SERVED_EMBEDDED
     folder = ModelSpec(model).folder
     if folder is not None:
-        # What a hub id may not hold: other letters, "--", "..", and either at its ends.
+        # Not allowed in a hub id: other characters, "--", "..", and "-" or "." at its ends.
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name)
         name = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", name))[:80].strip("-.")
         return f"local/{name.removesuffix('.git') or 'model'}"
@@ -127,8 +127,8 @@ def repo_id_of(model: str) -> str:
     return model
 
 
-def served(host: str) -> Served | None:
-    """The personal server, if this is its address and it runs; takes about a millisecond.
+def running_server(host: str) -> Served | None:
+    """The personal server, if this is its address and it is running; takes about a millisecond.
 
     Args:
         host: a base URL, or "here".
@@ -136,7 +136,7 @@ def served(host: str) -> Served | None:
     record = _record()
     if record is None or not record.is_running():
         return None
-    if host != HERE and not _same(host, record.url):
+    if host != HERE and not _is_same_address(host, record.url):
         return None
     models = {repo_id: Path(folder) for repo_id, folder in record.models.items()}
     return Served(
@@ -149,12 +149,12 @@ def served(host: str) -> Served | None:
     )
 
 
-def served_as(folder: Path, served: Served) -> str | None:
+def served_repo_id(folder: Path, served: Served) -> str | None:
     """The repository id under which a server serves a folder; None if it does not.
 
     Raises:
-        UsageError: if the folder holds something else than when the server was started. It may have
-            loaded what was there before, and its numbers would be kept as those of what is there now.
+        UsageError: if the folder changed since the server was started. The server may have loaded
+            the old content, and its results would be stored as those of the new.
     """
     from remote_mi.models.spec import folder_digest
 
@@ -169,10 +169,10 @@ def served_as(folder: Path, served: Served) -> str | None:
     return found
 
 
-def asked_as(repo_id: str, served: Served) -> str:
-    """What `--model` names a served model by: weights of this machine by what holds them.
+def model_option(repo_id: str, served: Served) -> str:
+    """The value of `--model` for a served model: for weights of this machine, their folder.
 
-    Their repository id says nothing of their content, so that it could not be part of a key.
+    Their repository id does not identify their content, so it cannot be part of a key.
     """
     if repo_id == SERVED_EMBEDDED:
         return EMBEDDED
@@ -181,13 +181,13 @@ def asked_as(repo_id: str, served: Served) -> str:
     return repo_id
 
 
-def here() -> Served:
-    """The personal server that runs.
+def require_running() -> Served:
+    """The running personal server.
 
     Raises:
-        BackendUnavailable: none does.
+        BackendUnavailable: none is running.
     """
-    found = served(HERE)
+    found = running_server(HERE)
     if found:
         return found
     record = _record()
@@ -196,7 +196,7 @@ def here() -> Served:
             "the personal NDIF server is still starting",
             "`remote-mi ndif status` says when it is up",
         )
-    raise BackendUnavailable("no personal NDIF server runs", "`remote-mi ndif up` starts one")
+    raise BackendUnavailable("no personal NDIF server is running", "`remote-mi ndif up` starts one")
 
 
 def _record() -> Record | None:
@@ -207,19 +207,19 @@ def _record() -> Record | None:
     return Record.read(state_folder())
 
 
-def _same(host: str, url: str) -> bool:
+def _is_same_address(host: str, url: str) -> bool:
     """Whether an address is the server's, which listens on loopback only."""
     try:
         asked, ours = urlsplit(host.rstrip("/")), urlsplit(url)
         return (asked.scheme, asked.port, asked.path) == (ours.scheme, ours.port, ours.path) and (
             asked.hostname in _LOOPBACK
         )
-    except ValueError:  # no port number
+    except ValueError:  # not a port number
         return False
 
 
-def _named(models: Sequence[str]) -> dict[str, str]:
-    """Model by repository id; nothing is fetched."""
+def _by_repo_id(models: Sequence[str]) -> dict[str, str]:
+    """Models by repository id; nothing is fetched."""
     named: dict[str, str] = {}
     for model in models:
         repo_id = repo_id_of(model)
@@ -234,9 +234,9 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _runs_already(running: Served, wanted: dict[str, str]) -> ServerRunning:
+def _already_running(running: Served, wanted: dict[str, str]) -> ServerRunning:
     listed = ", ".join(running.models)
-    message = f"a personal NDIF server runs already at {running.url}, serving {listed}"
+    message = f"a personal NDIF server is already running at {running.url}, serving {listed}"
     if set(wanted) <= set(running.models):
         return ServerRunning(
             message, "use it with `--backend ndif:here`, or end it with `remote-mi ndif down`"

@@ -1,8 +1,8 @@
 """Free ports for one server: one block of consecutive ports on loopback, held by its first.
 
-Ray alone wants ten ports, and its defaults are shared by every Ray on the machine. A block lies
-below the range from which the system draws ports for outgoing connections, so none of its ports
-is taken between the choice and the start of the service it is for.
+Ray alone wants ten ports, and its defaults are shared by every Ray on the machine. Blocks lie
+below the system's range for outgoing connections, so none of a block's ports is taken before its
+service starts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Ports:
 
 
 def reserve() -> Ports:
-    """Find a block whose ports are all free, and hold it.
+    """Find a block of free ports and reserve it.
 
     Raises:
         ServerUnavailable: no block is free.
@@ -90,11 +90,11 @@ def _shuffled(starts: list[int]) -> Iterator[int]:
 
 
 def _bind(port: int) -> socket.socket | None:
-    """A listening socket on the port; None if somebody has it."""
+    """A listening socket on the port; None if it is taken."""
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # Lets a port be bound whose last connection has only just closed, but not one on which
-        # somebody listens.
+        # Allows binding a port whose last connection has only just closed, but not one with a
+        # listener.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((_LOOPBACK, port))
         bound.listen(128)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.ndif_server.errors import ServerStartFailed, ServerUnavailable
-from remote_mi.backends.ndif_server.processes import signal_to
+from remote_mi.backends.ndif_server.processes import send_signal
 from remote_mi.backends.ndif_server.settings import program
 
 _REMEDY = (
     "checking keys needs PostgreSQL: install it with `apt-get install postgresql` (Debian, "
     "Ubuntu) or `brew install postgresql`"
 )
-_USER = "postgres"  # as whom PostgreSQL runs if we are root, which it refuses to be
+_USER = "postgres"  # PostgreSQL refuses to run as root; used instead
 _SECONDS = 60
 
 # The tables NDIF's key query reads; one statement a line, as single-user mode wants it.
@@ -43,8 +43,8 @@ class Database:
 
     Attributes:
         folder: holds all of it; remove it afterwards.
-        keys: API key by what it may do: "plain" (sandboxed) and "trusted" (also goes first).
-        user: as whom to run it; None for oneself.
+        keys: API key by privilege: "plain" (sandboxed) and "trusted" (also has priority).
+        user: the user to run it as; None for the current one.
     """
 
     folder: Path
@@ -52,16 +52,16 @@ class Database:
     user: str | None
 
     @property
-    def as_whom(self) -> dict[str, Any]:
+    def user_options(self) -> dict[str, Any]:
         """Arguments of `subprocess` that run a program as that user."""
-        return _as_whom(self.user)
+        return _user_options(self.user)
 
     def command(self, port: int) -> list[str]:
         """The command line that serves it on loopback."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "fsync": "off",  # nothing in it has to outlive the server
+            "fsync": "off",  # its content need not outlive the server
         }
         chosen = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [programs()["postgres"], "-D", str(self.folder / "data"), "-p", str(port), *chosen]
@@ -84,11 +84,11 @@ def programs() -> dict[str, str]:
 
 
 def create(log: Path) -> Database:
-    """Make a new database with two new keys. Takes one or two seconds.
+    """Create a database with two new keys. Takes one or two seconds.
 
     Raises:
         ServerUnavailable: PostgreSQL is not installed.
-        ServerStartFailed: it is, but made no database.
+        ServerStartFailed: it is, but failed to create a database.
     """
     found = programs()
     user = _other_user()
@@ -109,7 +109,7 @@ def create(log: Path) -> Database:
 
 
 def _other_user() -> str | None:
-    """As whom to run PostgreSQL; None for oneself."""
+    """The user to run PostgreSQL as; None for the current one."""
     if os.getuid() != 0:
         return None
     try:
@@ -122,7 +122,7 @@ def _other_user() -> str | None:
     return _USER
 
 
-def _as_whom(user: str | None) -> dict[str, Any]:
+def _user_options(user: str | None) -> dict[str, Any]:
     return {"user": user, "group": user, "extra_groups": []} if user else {}
 
 
@@ -137,12 +137,14 @@ def _run(command: list[str], log: Path, user: str | None, sent: str = "") -> Non
                 cwd="/",
                 timeout=_SECONDS,
                 check=True,
-                **_as_whom(user),
+                **_user_options(user),
             )
     except (subprocess.SubprocessError, OSError) as error:
-        raise ServerStartFailed(f"PostgreSQL made no database: {error} (log: {log})") from None
+        raise ServerStartFailed(
+            f"PostgreSQL failed to create a database: {error} (log: {log})"
+        ) from None
 
 
 def end(pid: int) -> None:
-    """Ask a PostgreSQL to end at once, giving back its shared memory, as a kill would not."""
-    signal_to(pid, signal.SIGQUIT)
+    """Ask a PostgreSQL to end at once; unlike a kill, this releases its shared memory."""
+    send_signal(pid, signal.SIGQUIT)

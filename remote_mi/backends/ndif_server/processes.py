@@ -3,10 +3,10 @@
 Every process of a server inherits one environment variable (`MARK`) whose value is unique to its
 state folder. Ray, gunicorn and the model actors fork further processes, some of which leave their
 parent's process group and session; most cannot shed their environment. Redis and PostgreSQL can:
-they write their title over it. They are known by the process ids written down at the start, each
-with the time at which that process started, since ids are reused.
+they write their title over it. They are identified by the process ids recorded at the start, each
+with its process's start time, since ids are reused.
 
-Names are never matched: another Ray or Redis of the same user is not ours to stop.
+Names are never matched: another Ray or Redis of the same user must not be stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def started_at(pid: int) -> str | None:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        # Since the system's start: the time of day of both moves when a clock is set.
+        # Relative to boot: setting the clock shifts both times.
         since = process.create_time() - psutil.boot_time()
     except (psutil.Error, ValueError, OverflowError):
         return None
@@ -46,7 +46,7 @@ def started_at(pid: int) -> str | None:
 
 
 def is_alive(pid: int, started: str | None) -> bool:
-    """Whether the process that had this id and start time still lives."""
+    """Whether the process with this id and start time is still alive."""
     return pid > 0 and started is not None and started_at(pid) == started
 
 
@@ -55,27 +55,27 @@ class Family:
     """The processes of one server.
 
     Attributes:
-        mark: what `mark_of` says of its state folder.
-        services: start time by process id of the services written down. Each leads a session;
-            while the leader lives, whoever is in its session is of the family.
+        mark: what `mark_of` returns for its state folder.
+        services: start time by process id of the recorded services. Each leads a session; while
+            the leader is alive, every process in its session belongs to the family.
     """
 
     mark: str
     services: Mapping[int, str | None]
 
     def find(self) -> dict[int, str]:
-        """Process id → command line of every living member; the calling process is left out."""
+        """Process id → command line of every living member; excludes the calling process."""
         leaders = {pid for pid, started in self.services.items() if is_alive(pid, started)}
         found: dict[int, str] = {}
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and self._has(process, leaders):
+                if process.pid != os.getpid() and self._is_member(process, leaders):
                     found[process.pid] = " ".join(process.cmdline()).strip()
             except (psutil.Error, OSError):
-                continue  # it ended meanwhile, or it belongs to somebody else
+                continue  # it has ended, or belongs to another user
         return found
 
-    def _has(self, process: psutil.Process, leaders: set[int]) -> bool:
+    def _is_member(self, process: psutil.Process, leaders: set[int]) -> bool:
         """Whether a process is a living member."""
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
@@ -85,8 +85,8 @@ class Family:
         """End every member; return those still alive after `timeout` seconds.
 
         Asks first (SIGTERM), then, after `grace` seconds, kills: nothing they hold has to
-        outlive them. It looks again each time, because Ray replaces a worker that dies while the
-        rest is still up.
+        outlive them. Members are searched anew each time, because Ray replaces a worker that dies
+        while the rest is still up.
         """
         begun = time.monotonic()
         asked: set[int] = set()
@@ -97,14 +97,14 @@ class Family:
             kill = waited >= grace
             for pid in alive:
                 if kill or pid not in asked:
-                    signal_to(pid, signal.SIGKILL if kill else signal.SIGTERM)
+                    send_signal(pid, signal.SIGKILL if kill else signal.SIGTERM)
                     asked.add(pid)
             time.sleep(0.05)
         return alive
 
 
 def memory(pids: Iterable[int]) -> int:
-    """The bytes of main memory these processes hold; what several share is counted once."""
+    """The main memory of these processes in bytes; shared memory is counted once."""
     total = 0
     for pid in pids:
         with contextlib.suppress(psutil.Error):  # it ended meanwhile, or it is somebody else's
@@ -113,7 +113,7 @@ def memory(pids: Iterable[int]) -> int:
     return total
 
 
-def signal_to(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may be gone already."""
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may already be gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""What a server writes down about itself, so that any process can find and stop it."""
+"""A server's record of itself, by which any process can find and stop it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Record:
         url: where clients send their jobs.
         hub_url: where the model hub's stand-in listens.
         pids: process id by service.
-        started: what `processes.started_at` said of each, to tell a process from a later one
-            with the same id.
+        started: `processes.started_at` of each, to distinguish a process from a later one with
+            the same id.
         ports: port by name.
         folders: temporary folders outside the state folder, removed when the server stops.
         models: folder by repository id.
-        contents: digest of what those folders held when it was started, by repository id.
+        contents: digest of those folders' content at the start, by repository id.
         threads: how many threads a model computes with.
-        keys: API key by what it may do ("plain", "trusted"); empty if keys are not checked.
-        owner: process id of who started the server.
-        owner_started: the same as `started`, of that process.
-        since: when it was started, in seconds since 1970.
+        keys: API key by privilege ("plain", "trusted"); empty if keys are not checked.
+        owner: id of the process that started the server.
+        owner_started: its start time, as in `started`.
+        since: when the server was started, in seconds since 1970.
         seconds: how long that took.
     """
 
@@ -59,7 +59,7 @@ class Record:
     seconds: float | None = None
 
     def write(self, state: Path) -> None:
-        """Put it into the state folder, whole or not at all, readable by the user alone."""
+        """Write it atomically to the state folder, readable only by the user."""
         new = state / f"{_FILE}.new"
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -93,16 +93,16 @@ class Record:
 
 @contextlib.contextmanager
 def lock(folder: Path, timeout: float) -> Iterator[None]:
-    """Be the only process that changes something in this folder.
+    """Hold the exclusive lock for changes in this folder.
 
-    The system gives the lock back when its holder dies, however that happens.
+    The system releases the lock when its holder dies, however that happens.
 
     Args:
-        folder: created if it is not there.
+        folder: created if missing.
         timeout: seconds to wait for another process.
 
     Raises:
-        ServerRunning: another process kept it for longer.
+        ServerRunning: another process held it for longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout

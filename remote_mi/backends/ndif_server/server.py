@@ -20,8 +20,8 @@ from remote_mi.backends.ndif_server.launch import (
     LOGS,
     RESTARTABLE,
     Launcher,
-    answer,
     family,
+    http_status,
     tear_down,
 )
 from remote_mi.backends.ndif_server.ports import reserve
@@ -35,9 +35,9 @@ from remote_mi.models.spec import folder_digest
 class Server:
     """A genuine NDIF 0.1.2 for one user: loopback only, on the CPU, in float32.
 
-    Everything about it is in its state folder, so any process may make a `Server` for a folder
-    and ask for its status or stop it, whoever started it. Servers on different folders run side
-    by side. As a context manager it stops the server at the end:
+    All of its state is in its folder, so any process may create a `Server` for a folder and get
+    its status or stop it, whoever started it. Servers in different folders run side by side.
+    As a context manager it stops the server at the end:
 
         with Server(folder).start({"me/tiny": Path("tiny")}) as server:
             subprocess.run(command, env=os.environ | server.client_env())
@@ -60,7 +60,7 @@ class Server:
         """Describe a server; `start` starts it.
 
         Args:
-            state: its folder; created if it is not there.
+            state: its folder; created if missing.
             venv: the environment NDIF is installed in; without it, the one `ensure_venv` keeps.
             venvs: where `ensure_venv` keeps it; by default the state folder.
             threads: how many threads a model computes with. Results equal local ones bit by bit
@@ -87,7 +87,7 @@ class Server:
         """Where clients send their jobs (`NDIF_HOST`).
 
         Raises:
-            ServerNotRunning: there is no server.
+            ServerNotRunning: no server is running.
         """
         return self._record().url
 
@@ -96,7 +96,7 @@ class Server:
         """Where the model hub's stand-in listens (`HF_ENDPOINT`).
 
         Raises:
-            ServerNotRunning: there is no server.
+            ServerNotRunning: no server is running.
         """
         return self._record().hub_url
 
@@ -124,7 +124,7 @@ class Server:
         the plain one; it is empty where keys are not checked.
 
         Raises:
-            ServerNotRunning: there is no server.
+            ServerNotRunning: no server is running.
         """
         record = self._record()
         home = self.state / HUB_CACHES[1]
@@ -143,11 +143,11 @@ class Server:
         }
 
     def status(self) -> dict[str, Any]:
-        """How the server is, as a JSON object. Takes at most some ten seconds; never raises.
+        """The server's status as a JSON object. Takes at most about ten seconds; never raises.
 
-        `running`: its API process lives. `healthy`: its controller answers too. `services`: for
-        each, its process id and whether it lives. `processes`: how many there are in all, and
-        `memory_mb` what they hold in memory. The rest is what was written down at the start.
+        `running`: its API process is alive. `healthy`: its controller answers too. `services`: the
+        process id of each and whether it is alive. `processes`: how many in total, and `memory_mb`
+        their memory. The rest was recorded at the start.
         """
         record = Record.read(self.state)
         found = family(self.state, record).find()
@@ -160,8 +160,8 @@ class Server:
         running = record.is_running()
         return {
             "running": running,
-            # Not `/connected`, which goes on saying yes after Ray has died.
-            "healthy": running and answer(f"{record.url}/status", timeout=10) == 200,
+            # Not `/connected`, which still answers 200 after Ray has died.
+            "healthy": running and http_status(f"{record.url}/status", timeout=10) == 200,
             "phase": record.phase,
             "url": record.url,
             "hub_url": record.hub_url,
@@ -181,7 +181,7 @@ class Server:
         }
 
     def check_programs(self) -> None:
-        """See whether the programs are there that no Python environment holds.
+        """Check that the programs that are not Python packages are installed.
 
         Raises:
             ServerUnavailable: one is not; the message says how to install it.
@@ -193,8 +193,8 @@ class Server:
     def start(self, models: Mapping[str, Path], timeout: float = 180) -> Server:
         """Start the server and wait until it accepts jobs. Returns itself.
 
-        A model is loaded when the first job for it arrives. Building the environment, where
-        that is still to be done, does not count against the timeout.
+        A model is loaded when the first job for it arrives. Building the environment, if
+        necessary, does not count against the timeout.
 
         Args:
             models: folder (as `save_pretrained` writes it) by repository id.
@@ -202,14 +202,14 @@ class Server:
 
         Raises:
             ServerUnavailable: something is not installed; the message says what to install.
-            ServerRunning: a server runs on this state folder already.
+            ServerRunning: a server is already running in this state folder.
             ServerStartFailed: a service died or did not answer; nothing is left running.
             UsageError: a folder holds no model, or a repository id is malformed.
         """
-        folders = _checked(models)
-        self.check_programs()  # what is missing is said at once, not after minutes of building
+        folders = _check_models(models)
+        self.check_programs()  # report what is missing now, not after minutes of building
         with lock(self.state, timeout=5):
-            self._refuse_a_second()
+            self._refuse_second()
             venv = self._venv or ensure_venv(self._venvs, self._watch)
             tear_down(self.state, keep_logs=False)
             try:
@@ -219,11 +219,11 @@ class Server:
                 raise
         return self
 
-    def _refuse_a_second(self) -> None:
+    def _refuse_second(self) -> None:
         record = Record.read(self.state)
         if record and record.is_running():
             raise ServerRunning(
-                f"a server runs already at {record.url} (process {record.pids['api']}, "
+                f"a server is already running at {record.url} (process {record.pids['api']}, "
                 f"folder {self.state})",
                 "stop it first",
             )
@@ -278,7 +278,7 @@ class Server:
         Raises:
             ServerNotRunning: the server was not started by this object, or has been stopped.
             ServerStartFailed: the service could not be run, or jobs are not accepted in time.
-            UsageError: it is no service that can be restarted.
+            UsageError: the service cannot be restarted.
         """
         if service not in RESTARTABLE:
             raise UsageError(f"{service!r} cannot be restarted", f"one of {', '.join(RESTARTABLE)}")
@@ -287,14 +287,14 @@ class Server:
         with lock(self.state, timeout=5):
             self._launcher.restart(service)
         if wait:
-            # Not `/connected`: Redis still says what was true of the API before.
+            # Not `/connected`: Redis still has the API's old state.
             self._launcher.wait(f"{self.url}/status", time.monotonic() + wait)
 
     def stop(self, timeout: float = 20) -> bool:
         """End every process of this server and remove its temporary folders; logs stay.
 
-        Works from any process, after any accident. Does nothing where there is nothing to stop;
-        returns whether there was something.
+        Works from any process, after any crash. Does nothing if there is nothing to stop; returns
+        whether there was something.
 
         Raises:
             ServerError: a process is still there after `timeout` seconds.
@@ -309,7 +309,7 @@ class Server:
             return tear_down(self.state, keep_logs=True, timeout=timeout)
         finally:
             for child in self._children.values():
-                # Collects their exit status; without it they would stay on as zombies.
+                # Reap them; otherwise they would remain as zombies.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=1)
             self._children = {}
@@ -332,11 +332,11 @@ class Server:
         return record
 
 
-def _checked(models: Mapping[str, Path]) -> dict[str, Path]:
+def _check_models(models: Mapping[str, Path]) -> dict[str, Path]:
     folders = {}
     for repo_id, folder in models.items():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id):
-            raise UsageError(f"{repo_id!r} is no repository id", "write it as owner/name")
+            raise UsageError(f"{repo_id!r} is not a repository id", "write it as owner/name")
         if not (folder / "config.json").is_file():
             raise UsageError(f"{folder} holds no model", "it needs at least a config.json")
         folders[repo_id] = folder.expanduser().absolute()

@@ -1,4 +1,4 @@
-"""What a server is made of: its services, their command lines, and their environment.
+"""The parts of a server: its services, their command lines, and their environment.
 
 NDIF is started service by service rather than with its own `ndif start`, which waits two seconds
 after each, listens on every interface, and stops Ray by name. The programs are the same, except
@@ -21,8 +21,8 @@ from remote_mi.backends.ndif_server.processes import MARK
 
 _HERE = Path(__file__).parent
 _ACTOR = "remote_mi_ndif_actor"
-# What a server needs of the environment it is started from. The rest stays out: keys, tokens and
-# Python or Ray settings of the user are none of the server's business.
+# What a server needs from the environment it is started in. The rest is withheld: the user's keys,
+# tokens and Python or Ray settings do not concern the server.
 _INHERITED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 _MORE_PROGRAMS = ("/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/opt/homebrew/bin")
 _SHARE_OF_MEMORY = 0.7
@@ -30,7 +30,7 @@ _SHARE_OF_MEMORY = 0.7
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """All that is decided before the first service starts.
+    """Everything that is decided before the first service starts.
 
     Attributes:
         state: the server's folder.
@@ -62,7 +62,7 @@ class ServerPlan:
         return str(self.venv / "bin" / "python")
 
     def url(self, name: str, scheme: str = "http") -> str:
-        """Where the service of that name listens."""
+        """The address of a service."""
         return f"{scheme}://127.0.0.1:{self.ports.named[name]}"
 
 
@@ -122,7 +122,7 @@ def environment(plan: ServerPlan) -> dict[str, str]:
         "NDIF_RAY_ADDRESS": plan.url("ray_client", "ray"),
         "NDIF_MODEL_IMPORT_PATH": f"{_ACTOR}.{actor}",
         "NDIF_DEFAULT_DTYPE": "float32",
-        # Room set aside for CUDA's own use, which there is none of.
+        # Memory reserved for CUDA itself, which is not used.
         "NDIF_DEFAULT_PADDING_BIAS": "0",
         "NDIF_STATUS_TTL_S": "2",
         "NDIF_SANDBOX_POOL_SIZE": "2",
@@ -139,7 +139,7 @@ def environment(plan: ServerPlan) -> dict[str, str]:
 def _ray_environment(plan: ServerPlan) -> dict[str, str]:
     port = plan.ports.named
     return {
-        # For our launch of the controller: where, and which ports must answer before.
+        # For our launch of the controller: its address, and the ports that must answer first.
         "REMOTE_MI_NDIF_RAY": f"127.0.0.1:{port['ray_gcs']}",
         "REMOTE_MI_NDIF_RAY_PORTS": f"{port['ray_gcs']},{port['ray_node']}",
         # For our narrowing of the client proxy's ports.
@@ -148,10 +148,10 @@ def _ray_environment(plan: ServerPlan) -> dict[str, str]:
         # loopback. Without it, an address of 127.0.0.1 is replaced by the machine's own.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Said outright: left open, a token that some other Ray once put into the user's home makes
+        # Set explicitly: otherwise, a token that some other Ray once put into the user's home makes
         # a part of the processes demand one, and the rest come without.
         "RAY_AUTH_MODE": "disabled",
-        # A dispatcher whose Ray has died would start one of its own, outside of what is watched.
+        # A dispatcher whose Ray has died would start its own Ray, outside our control.
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "DASHBOARD_METRIC_PORT": str(port["ray_dashboard_metrics"]),
         # One idle worker per pretended CPU would be started along with the first driver, and

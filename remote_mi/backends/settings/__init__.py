@@ -1,12 +1,12 @@
-"""The settings of a project: `remote-mi.yaml`, which may be absent, and whose keys all may be.
+"""The settings of a project: `remote-mi.yaml`. The file and every key in it are optional.
 
     prefer: [local, ndif]                   # the order in which `auto` tries backends
-    hosts: [here, https://api.ndif.us]      # the servers that `ndif` stands for in `prefer`
+    hosts: [here, https://api.ndif.us]      # the servers that `ndif` expands to in `prefer`
     limits: {memory: 16GB, gpu_memory: 20GB, download: 10GB, ask_above: 200MB,
              upload: 10MB, results: 1GB}
     studies: {max_remote: 8}
 
-The key for NDIF is never kept in it; `remote-mi login` keeps that.
+The NDIF key is never stored in it; `remote-mi login` stores the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from remote_mi.backends.settings.values import (
     Limits,
     Settings,
     StudySettings,
-    host_name,
+    normalize_host,
 )
 
 __all__ = [
@@ -28,13 +28,13 @@ __all__ = [
     "Limits",
     "Settings",
     "StudySettings",
-    "host_name",
     "load",
+    "normalize_host",
 ]
 
 
 def load(project: Path) -> Settings:
-    """The settings of a project; the defaults where it has no file.
+    """The settings of a project; the defaults if it has no file.
 
     Raises:
         UsageError: naming every mistake with file, line and column.

@@ -1,4 +1,4 @@
-"""Reading and checking `remote-mi.yaml`. Imports pydantic: only read where there is a file."""
+"""Reading and checking `remote-mi.yaml`. Imports pydantic: imported only if there is a file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from remote_mi.backends.registry import backend_name, words
+from remote_mi.backends.registry import backend_name, option_values
 from remote_mi.backends.settings.values import (
     Limits,
     Settings,
     StudySettings,
-    host_name,
+    normalize_host,
 )
 from remote_mi.common.errors import UsageError
 from remote_mi.common.sizes import parse_size
@@ -24,10 +24,10 @@ from remote_mi.common.yaml_file import file_error, model_problems, read_with_pos
 _SECRET = re.compile(r"(^|[_-])(api)?_?-?(key|token|secret|password)s?$", re.IGNORECASE)
 
 
-def _checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A check of ours as pydantic calls it."""
+def _as_validator(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap a check that raises UsageError as a pydantic validator."""
 
-    def checked(value: Any) -> Any:
+    def validate(value: Any) -> Any:
         try:
             return check(value)
         except UsageError as error:
@@ -35,26 +35,28 @@ def _checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 "refused", "{said}", {"said": error.message, "hint": error.hint or ""}
             ) from None
 
-    return checked
+    return validate
 
 
-def _preferred(word: str) -> str:
+def _check_preferred(word: str) -> str:
     if word == "auto":
-        raise UsageError("'auto' is what 'prefer' decides", f"name one of {', '.join(words()[1:])}")
+        raise UsageError(
+            "'auto' is what 'prefer' decides", f"name one of {', '.join(option_values()[1:])}"
+        )
     return backend_name(word)
 
 
-def _different(words: list[str]) -> list[str]:
+def _check_unique(words: list[str]) -> list[str]:
     for word in words:
         if words.count(word) > 1:
-            raise UsageError(f"{word!r} is here twice", "once is enough")
+            raise UsageError(f"{word!r} is listed twice", "once is enough")
     return words
 
 
-_Size = Annotated[int, BeforeValidator(_checked(parse_size))]
-_Backend = Annotated[str, AfterValidator(_checked(_preferred))]
-_Server = Annotated[str, AfterValidator(_checked(host_name))]
-_Once = AfterValidator(_checked(_different))
+_Size = Annotated[int, BeforeValidator(_as_validator(parse_size))]
+_Backend = Annotated[str, AfterValidator(_as_validator(_check_preferred))]
+_Server = Annotated[str, AfterValidator(_as_validator(normalize_host))]
+_Once = AfterValidator(_as_validator(_check_unique))
 
 
 class _Section(BaseModel):
@@ -93,8 +95,8 @@ def read(path: Path) -> Settings:
         if isinstance(where[-1], str) and _SECRET.search(where[-1]):
             problems[where] = found.key_problem_at(
                 where,
-                f"{where[-1]!r}: no key is kept in this file, which others may read",
-                "remove it; `remote-mi login` keeps the key for NDIF",
+                f"{where[-1]!r}: keys are not kept in this file, which others may read",
+                "remove it; `remote-mi login` stores the NDIF key",
             )
     if problems:
         raise file_error(path, problems.values())

@@ -16,13 +16,13 @@ HERE = "here"
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds in bytes that `auto` keeps to; None leaves the decision to what is measured.
+    """Limits in bytes that `auto` observes; None leaves the decision to measurements.
 
     Attributes:
-        memory, gpu_memory: what a model may take of this machine's memory, and of its GPUs'.
-        download: the most that is downloaded for a model.
-        ask_above: downloads from this size on are asked for first.
-        upload, results: what one job may send to a server, and get back from it.
+        memory, gpu_memory: how much of this machine's memory, and its GPUs', a model may take.
+        download: the largest download for a model.
+        ask_above: downloads from this size on need confirmation.
+        upload, results: how much one job may send to a server, and get back.
     """
 
     memory: int | None = None
@@ -38,7 +38,7 @@ class StudySettings:
     """How studies run.
 
     Attributes:
-        max_remote: the most jobs of a study that are on servers at one time.
+        max_remote: how many jobs of a study may be on servers at a time.
     """
 
     max_remote: int = 8
@@ -50,12 +50,12 @@ class Settings:
 
     Attributes:
         prefer: backends that `auto` tries, in this order: local, ndif (all of `hosts`),
-            ndif:here, ndif:URL, those of other packages. What is left out is never taken by `auto`.
-        hosts: servers that "ndif" in `prefer` stands for: here, or URLs. None is the personal one
-            where it runs, and the one that nnsight is configured for.
+            ndif:here, ndif:URL, those of other packages. `auto` never uses one that is left out.
+        hosts: servers that "ndif" in `prefer` expands to: here, or URLs. None means the personal
+            one if it is running, and the one that nnsight is configured for.
         limits, studies: see there.
-        path: the file they were read from; None where there is none.
-        lines: dotted name → line of the file, for those that the file sets.
+        path: the file they were read from; None if there is none.
+        lines: dotted name → line of the file, for the settings it contains.
     """
 
     prefer: tuple[str, ...] = ("local", "ndif")
@@ -70,19 +70,19 @@ class Settings:
         return f"{FILE}:{self.lines[name]}" if name in self.lines else "default"
 
 
-def host_name(word: str) -> str:
-    """A server as `hosts` names it: here, or an address without its last slash.
+def normalize_host(word: str) -> str:
+    """A server as in `hosts`: here, or an address without its trailing slash.
 
     Raises:
-        UsageError: if it is none of these, or holds a name or password.
+        UsageError: if it is neither, or contains a user name or password.
     """
     if word == HERE:
         return word
-    shown = repr(word) if "@" not in word else "that"  # what stands before it may be a password
+    shown = repr(word) if "@" not in word else "that"  # the part before it may be a password
     try:
         parts = urlsplit(word)
         sound = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
-        _ = parts.port  # refuses what is no number
+        _ = parts.port  # raises for a port that is not a number
     except ValueError:
         sound = False
     if not sound or not word.isprintable() or " " in word:

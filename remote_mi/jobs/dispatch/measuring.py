@@ -23,7 +23,7 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     Args:
         need: the estimate. rows_bytes: memory that the rows of a sweep may use.
     """
-    from remote_mi.backends.dry_run import peak
+    from remote_mi.backends.dry_run import peak_memory
     from remote_mi.models.load import UNSENT_ID, build_weightless
     from remote_mi.prompts.tokens import tokenize
 
@@ -50,5 +50,5 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     with exclusive_model_use():
         together = tokenized.prompts if card.setup else ()
         work = Work(card, function, calls, job.parameters, job.key, together=together)
-        found = peak(model, work, rows_bytes)
+        found = peak_memory(model, work, rows_bytes)
     return need if found is None else replace(need, activations=found, measured=True)

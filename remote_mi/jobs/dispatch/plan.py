@@ -13,7 +13,7 @@ from typing import Any
 
 from remote_mi.backends.base import Backend
 from remote_mi.backends.options import Footprint, Option, Question
-from remote_mi.backends.registry import AUTO, named, open_backend
+from remote_mi.backends.registry import AUTO, open_backend, parse_backend
 from remote_mi.backends.settings import Settings, load
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import BackendUnavailable
@@ -145,8 +145,8 @@ class Dispatcher:
             return [requested]
         names: list[str] = []
         for preferred in self.settings.prefer:
-            kind, where = named(preferred)
-            names += [preferred] if where else kind.of_auto(self.settings)
+            kind, where = parse_backend(preferred)
+            names += [preferred] if where else kind.auto_candidates(self.settings)
         return list(dict.fromkeys(names))
 
     def backends(self, requested: str) -> Iterator[tuple[str, Backend]]:
@@ -177,9 +177,9 @@ class Dispatcher:
         late: list[Option] = []
         for name in self.candidates(requested):
             option = replace(self.backend(name).consider(question), backend=name)
-            if option.not_yet:
+            if option.defer_reason:
                 late.append(option)
-                option = Option(name, False, option.not_yet, model=option.model)
+                option = Option(name, False, option.defer_reason, model=option.model)
             options.append(option)
             if option.can and not survey:
                 break
@@ -189,7 +189,7 @@ class Dispatcher:
         if chosen is None:
             raise no_backend_error(job, options)
         ask_above = self.settings.limits.ask_above if requested == AUTO else 1 << 62
-        return Plan(chosen, tuple(options), *question.found, ask_above=ask_above)
+        return Plan(chosen, tuple(options), *question.looked_up, ask_above=ask_above)
 
     def _question(self, job: Job, requested: str, survey: bool) -> Question:
         def measured(need: Footprint, rows_bytes: int) -> Footprint:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.registry import asked_as, named
+from remote_mi.backends.registry import option_value, parse_backend
 from remote_mi.common.errors import (
     Mismatch,
     RemoteMIError,
@@ -226,7 +226,7 @@ def source_of(kept: KeptRun, home: Path) -> Iterator[Path]:
 
 def backend_of(kept: KeptRun) -> str:
     """The backend a run was computed on, as for `--backend`."""
-    return asked_as(kept.info.made.backend or "local")
+    return option_value(kept.info.made.backend or "local")
 
 
 def _verified_notes(kept: KeptRun) -> list[str]:
@@ -272,8 +272,8 @@ def _model(kept: KeptRun, options: ReproductionOptions, backend: str) -> ModelSp
     spec = find_model(kept, options.model)
     commit = None if "content" in kept.identity else commit_of(kept)
     environment = kept.info.made.kind
-    kind, _ = named(backend)
-    return kind.spec_again(
+    kind, _ = parse_backend(backend)
+    return kind.spec_for_rerun(
         spec, commit, environment if options.backend is None else None, kept.name
     )
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from remote_mi.backends.ledger import Ledger
-from remote_mi.backends.registry import named
+from remote_mi.backends.registry import parse_backend
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
@@ -40,7 +40,7 @@ _AHEAD = 2
 
 def runs_detached(plan: Plan) -> bool:
     """Whether the chosen backend runs a job in the background, so that it needs no lane."""
-    return named(plan.chosen.backend)[0].detaches
+    return parse_backend(plan.chosen.backend)[0].detaches
 
 
 class Overview(Protocol):

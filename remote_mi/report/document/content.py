@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.backends.registry import asked_as
+from remote_mi.backends.registry import option_value
 from remote_mi.backends.settings.values import Settings
 from remote_mi.common.errors import Mismatch, NotFound, RemoteMIError
 from remote_mi.common.text import line, prose
@@ -311,7 +311,7 @@ def _folder(result: Result, project: Path) -> str:
 def _command(result: Result) -> str | None:
     """The command that makes the run on the backend where it was made."""
     assert result.path is not None
-    backend = asked_as(result.made.backend)
+    backend = option_value(result.made.backend)
     return command_for_run(result.path, "" if backend == Settings.prefer[0] else backend)
 
 

@@ -62,15 +62,17 @@ def lens(model, prompt="Hello world", **more):
 )
 def test_a_kind_answers_what_the_package_asks(box, name, monkeypatch, tiny_llama):
     monkeypatch.setattr("remote_mi.backends.checking.QUICK_S", 0.5)
-    kind, _ = registry.named(name)
+    kind, _ = registry.parse_backend(name)
     assert registry.backend_name(name) == name and kind.name == name.partition(":")[0]
-    assert kind.name in kind.words and set(kind.words) <= set(registry.words())
-    assert all(registry.is_backend(word) for word in kind.words)
-    listed = kind.of_auto(Settings(hosts=("here",)))
+    assert kind.name in kind.option_values and set(kind.option_values) <= set(
+        registry.option_values()
+    )
+    assert all(registry.is_backend(word) for word in kind.option_values)
+    listed = kind.auto_candidates(Settings(hosts=("here",)))
     assert all(registry.is_backend(word) for word in listed)
     backend = registry.open_backend(name, box, rows_bytes=1 << 20)
     assert backend.name.partition(" ")[0] == kind.name
-    assert registry.named(registry.asked_as(backend.name))[0] is kind
+    assert registry.parse_backend(registry.option_value(backend.name))[0] is kind
     assert isinstance(backend, DetachedBackend) == kind.detaches
     spec = ModelSpec(str(tiny_llama))
     environments = backend.environments(spec)
@@ -79,7 +81,7 @@ def test_a_kind_answers_what_the_package_asks(box, name, monkeypatch, tiny_llama
     option = backend.consider(_question(spec))
     assert isinstance(option, Option) and option.why and option.model.name == spec.name
     assert registry.is_backend(option.backend) and "Traceback" not in option.why
-    assert kind.spec_again(spec, None, None, "a run") == spec
+    assert kind.spec_for_rerun(spec, None, None, "a run") == spec
 
 
 def _question(spec):
@@ -88,10 +90,10 @@ def _question(spec):
         spec,
         ("gradients",),
         Limits(),
-        asked=False,
+        explicit=False,
         survey=True,
         describe=lambda: described,
-        reckon=lambda checkpoint: Footprint(1000, 10, 10, 10),
+        estimate=lambda checkpoint: Footprint(1000, 10, 10, 10),
         measure=lambda need, rows: need,
     )
 
@@ -104,13 +106,13 @@ def test_a_backend_that_only_runs_needs_four_methods():
 
     least, spec = Least(), ModelSpec("org/model")
     assert least.resume("key", Silent()) is None and least.environments(spec) == []
-    assert least.environment_of(spec, {}).kind == "least"
+    assert least.actual_environment(spec, {}).kind == "least"
     assert least.consider(_question(spec)).can
 
 
 def test_a_name_that_is_no_backend_is_told_with_those_that_are(box):
     with pytest.raises(UsageError) as refused:
-        registry.named("bx")
+        registry.parse_backend("bx")
     assert "did you mean 'box'" in str(refused.value)
     assert "auto, local, ndif, ndif:here, ndif:URL, box, box:NAME, crate" in str(refused.value)
     for wrong, said in (("local:2", "there is one local"), ("box:a b", "the name of no box")):
@@ -123,8 +125,8 @@ def test_a_name_that_is_no_backend_is_told_with_those_that_are(box):
     [
         ("remote_mi_nowhere:Kind", "cannot be imported: ModuleNotFoundError"),
         ("remote_mi_box:Box", "cannot be imported: TypeError"),
-        ("remote_mi_box:main", "is no backend named 'other'"),
-        ("remote_mi_box:BoxKind", "is no backend named 'other'"),
+        ("remote_mi_box:main", "is not a backend named 'other'"),
+        ("remote_mi_box:BoxKind", "is not a backend named 'other'"),
     ],
 )
 def test_a_plug_in_that_is_none_is_told_by_name_and_harms_nobody(
@@ -136,9 +138,9 @@ def test_a_plug_in_that_is_none_is_told_by_name_and_harms_nobody(
     (information / "entry_points.txt").write_text(f"[remote_mi.backends]\nother = {value}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UsageError, match="other") as refused:
-        registry.named("other")
+        registry.parse_backend("other")
     assert said in str(refused.value)
-    assert "box" in registry.words() and "other" not in registry.words()
+    assert "box" in registry.option_values() and "other" not in registry.option_values()
     assert cli("run", "logit_lens", "--help")[0] == 0
     assert cli("doctor", "--backend", "box")[0] == 0
 

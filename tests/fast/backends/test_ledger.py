@@ -13,7 +13,7 @@ import pytest
 
 from remote_mi.backends.errors import Evicted, RecipeFailed, from_record, to_record
 from remote_mi.backends.ledger import Entry, Ledger
-from remote_mi.backends.ndif.errors import failure
+from remote_mi.backends.ndif.errors import job_error
 from remote_mi.common.errors import NotFound, StoreError, UsageError
 from remote_mi.store.draft import Draft
 
@@ -120,7 +120,7 @@ def test_ids_are_found_by_their_beginning(tmp_path):
         ledger.claim(made, since=0)
     assert ledger.find("bbb").id == "bbbb3333"
     assert ledger.find(None).id == "bbbb3333"
-    with pytest.raises(UsageError, match="fits 2 jobs"):
+    with pytest.raises(UsageError, match="matches 2 jobs"):
         ledger.find("aaaa")
     with pytest.raises(NotFound, match="did you mean 'bbbb3333'"):
         ledger.find("bbbb3334")
@@ -142,17 +142,17 @@ def test_a_ledger_of_a_newer_version_or_a_damaged_one_is_said_so(tmp_path):
 
 def test_errors_come_back_of_their_kind_with_the_servers_words():
     answer = {"description": "Replica was evicted while processing your request. Sorry."}
-    error = from_record(to_record(failure("abcdefgh", "http://a", answer, "slow.py")))
+    error = from_record(to_record(job_error("abcdefgh", "http://a", answer, "slow.py")))
     assert isinstance(error, Evicted) and error.retryable and error.hint
     trace = (
         'Traceback (most recent call last):\n  File "[slow:8] slow.py", line 15, in slow\n'
         "    raise ValueError\nValueError: \x1b[31mmeant"
     )
     error = from_record(
-        to_record(failure("abcdefgh", "http://a", {"description": trace}, "slow.py"))
+        to_record(job_error("abcdefgh", "http://a", {"description": trace}, "slow.py"))
     )
     assert isinstance(error, RecipeFailed) and error.message.startswith("slow.py:15: ValueError")
-    assert "Traceback" in error.said and "\x1b" not in str(error) + error.said
+    assert "Traceback" in error.server_text and "\x1b" not in str(error) + error.server_text
     assert type(from_record({"kind": "Path", "message": "x"})).__name__ == "JobFailed"
 
 

@@ -58,10 +58,10 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(model):
 
 
 def test_a_server_that_does_not_run_is_said_so(cache, cli):
-    assert personal.served("here") is None
-    assert personal.served(URL) is None
+    assert personal.running_server("here") is None
+    assert personal.running_server(URL) is None
     with pytest.raises(BackendUnavailable, match="ndif up"):
-        personal.here()
+        personal.require_running()
     code, out, err = cli("ndif", "status")
     assert (code, out) == (0, "not running\n") and "remote-mi ndif up" in err
     code, out, _ = cli("ndif", "status", "--json")
@@ -73,10 +73,10 @@ def test_a_server_that_does_not_run_is_said_so(cache, cli):
 
 
 def test_a_running_server_is_known_by_its_addresses_and_its_models(recorded, tiny_llama, tmp_path):
-    found = personal.here()
+    found = personal.require_running()
     assert found.url == URL and not found.auth
     for host in ("here", URL, URL + "/", URL.replace("127.0.0.1", "localhost")):
-        assert personal.served(host) == found, host
+        assert personal.running_server(host) == found, host
     for host in (
         "https://api.ndif.us",
         "http://127.0.0.1:24002",
@@ -84,34 +84,34 @@ def test_a_running_server_is_known_by_its_addresses_and_its_models(recorded, tin
         "",
         "there",
     ):
-        assert personal.served(host) is None, host
+        assert personal.running_server(host) is None, host
     link = tmp_path / "link"
     link.symlink_to(tiny_llama)
-    assert personal.served_as(link, found) == "remote-mi/tiny-llama"
-    assert personal.served_as(tmp_path, found) is None
+    assert personal.served_repo_id(link, found) == "remote-mi/tiny-llama"
+    assert personal.served_repo_id(tmp_path, found) is None
     begun = time.perf_counter()
     for _ in range(100):
-        personal.served(URL)
+        personal.running_server(URL)
     assert (time.perf_counter() - begun) / 100 < 0.002
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"phase": "running"}', "\x00"])
 def test_a_damaged_record_is_no_server(recorded, damage):
     (personal.state_folder() / "server.json").write_text(damage)
-    assert personal.served("here") is None
+    assert personal.running_server("here") is None
 
 
 def test_a_record_whose_process_is_another_one_by_now_is_no_server(recorded):
     recorded.started = {"api": "1"}
     recorded.write(personal.state_folder())
-    assert personal.served("here") is None
+    assert personal.running_server("here") is None
 
 
 def test_a_server_that_is_starting_is_not_there_yet(recorded, cli):
     recorded.phase = "starting"
     recorded.write(personal.state_folder())
     with pytest.raises(BackendUnavailable, match="still starting"):
-        personal.here()
+        personal.require_running()
     assert cli("ndif", "status")[:2] == (0, "starting\n")
 
 
@@ -175,7 +175,7 @@ def test_a_hub_that_cannot_be_reached_is_said_so(project, any_redis, process):
 def test_help_and_lookup_are_quick_and_import_no_machine_learning(cache):
     script = (
         "import sys, time\nbegun = time.perf_counter()\n"
-        "from remote_mi.backends.ndif_server.personal import served\nserved('here')\n"
+        "from remote_mi.backends.ndif_server.personal import running_server\nrunning_server('here')\n"
         "from remote_mi.cli.main import run_command\n"
         "assert run_command(['ndif', 'up', '--help']) == 0\n"
         "seconds = time.perf_counter() - begun\n"

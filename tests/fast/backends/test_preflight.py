@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from remote_mi.backends.base import Work
-from remote_mi.backends.ndif.source_checks import check_source, refuse
+from remote_mi.backends.ndif.source_checks import check_source, raise_mistakes
 from remote_mi.common.errors import RunFailed, UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.recipes import catalog, loading
@@ -72,7 +72,7 @@ def test_a_block_that_would_submit_itself_is_found(tmp_path, call, said):
     assert [f.line for f in findings] == [line_of(card.path, call)]
     assert said in findings[0].problem and "--backend" in findings[0].fix
     with pytest.raises(UsageError, match=rf"probe\.py:{findings[0].line}: {said}"):
-        refuse(findings)
+        raise_mistakes(findings)
 
 
 def test_remote_false_is_nothing(tmp_path):
@@ -155,7 +155,7 @@ def test_a_package_that_the_server_lacks_is_found_where_it_is_used(tmp_path):
     ]
     assert all("after the run" in f.fix for f in findings)
     with pytest.raises(UsageError) as refused:
-        refuse(findings)
+        raise_mistakes(findings)
     assert all(f"{f.path}:{f.line}: {f.problem}" in str(refused.value) for f in findings)
     assert check_source(card, loading.load_function(card, tmp_path), tmp_path, {}) == []
 
@@ -368,7 +368,7 @@ def test_a_dry_run_ends_in_time_and_is_remembered(llama, tmp_path, monkeypatch):
         tmp_path, "return {'x': run(lm, prompt, 'resid_post').values[-1].sum()}\n"
     )
     work = Work(card, function, CALLS["prompt"], card.resolve({}), "key")
-    assert dry_run.expected_outputs(llama, work, budget=0).reason == dry_run.TooLong.said
+    assert dry_run.expected_outputs(llama, work, budget=0).reason == dry_run.DryRunTimeout.reason
     found = dry_run.expected_outputs(llama, work)
     assert found.to_json() == {"outputs": [{"x": [[], "float32"]}] * 3, "bytes": 12, "reason": ""}
     monkeypatch.setattr(dry_run, "run_session", lambda *_: pytest.fail("it is run again"))

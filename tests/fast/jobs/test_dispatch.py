@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from remote_mi.backends.capabilities import TABLE, Place, depends_on_trust, lacking
+from remote_mi.backends.capabilities import TABLE, Place, depends_on_trust, unmet_needs
 from remote_mi.backends.local.backend import LocalBackend
 from remote_mi.backends.local.resources import Device, Resources, visible_gpus
 from remote_mi.backends.ndif.backend import NdifBackend
@@ -172,12 +172,12 @@ DECISIONS = {
     "asked for, without asking the server first": (
         {"asked": "ndif", "server": THERE},
         "ndif",
-        "asked",
+        "requested",
     ),
     "asked for, and more than is free": (
         {"asked": "local", "checkpoint": replace(SMALL, weights=12 * GB)},
         "local",
-        "asked for, though",
+        "requested, although",
     ),
 }
 
@@ -240,7 +240,7 @@ REJECTIONS = {
     ),
     "another dtype": (
         {"checkpoint": SEVENTY, "server": THERE, "dtype": "float32"},
-        "held there in bfloat16",
+        "loaded there in bfloat16",
         "leave --dtype out",
     ),
     "gradients in the sandbox": (
@@ -326,7 +326,7 @@ def test_a_survey_looks_at_every_backend_and_a_plan_stops_at_the_first(project):
 
 def test_a_server_that_is_asked_for_may_deploy_the_model(project):
     plan = planned(project, job(project), asked="ndif", server=ABSENT, verb="survey")
-    assert plan.chosen.backend == "ndif" and "asked for, though" in plan.reason
+    assert plan.chosen.backend == "ndif" and "requested, although" in plan.reason
     with pytest.raises(BackendUnavailable, match="there is no key"):
         planned(project, job(project), asked="ndif", server=NO_KEY, verb="survey")
 
@@ -364,13 +364,13 @@ def test_an_unknown_backend_is_refused_with_the_nearest(project):
 def test_the_capability_table_has_every_need_and_knows_versions():
     of_the_model = {"causal", "unembedding", "plain_stream"}
     assert set(TABLE) == set(NEEDS) - of_the_model
-    assert lacking(NEEDS, Place("local")) == lacking(NEEDS, Place("trusted")) == []
-    assert lacking(NEEDS, Place("sandboxed", "0.8.0")) == [
+    assert unmet_needs(NEEDS, Place("local")) == unmet_needs(NEEDS, Place("trusted")) == []
+    assert unmet_needs(NEEDS, Place("sandboxed", "0.8.0")) == [
         "gradients",
         "attention_weights",
         "weights",
     ]
-    assert lacking(NEEDS, Place("sandboxed", "0.10.0+x")) == ["gradients", "weights"]
+    assert unmet_needs(NEEDS, Place("sandboxed", "0.10.0+x")) == ["gradients", "weights"]
     assert depends_on_trust(["gradients"]) and not depends_on_trust(["generation"])
 
 
@@ -462,9 +462,9 @@ def test_where_arithmetic_is_too_careful_a_run_without_weights_measures(
 def test_measuring_counts_what_a_job_holds_at_once():
     import torch
 
-    from remote_mi.backends.weightless import Measured
+    from remote_mi.backends.weightless import MeasuringFakeMode
 
-    with Measured(deadline=1e9) as mode:
+    with MeasuringFakeMode(deadline=1e9) as mode:
         first = torch.zeros(1000)
         view = first[:10]
         second = torch.zeros(500)

@@ -16,7 +16,7 @@ import torch
 
 import remote_mi as mi
 from remote_mi import Bars, Json, Table, Text, Texts, Tokens
-from remote_mi.backends.base import checked
+from remote_mi.backends.base import check_outputs
 from remote_mi.backends.errors import ResultRefused
 from remote_mi.backends.ndif.results import LIMIT_BYTES, load, max_result_bytes, read_outputs
 from remote_mi.common.errors import NotFound, RunFailed, UsageError
@@ -149,7 +149,7 @@ def test_no_texts_have_the_shape_that_they_would_have(shape):
 )
 def test_what_is_not_as_declared_is_refused_by_name(output, value, said):
     with pytest.raises(RunFailed) as caught:
-        checked("recipe 'r'", {"x": output}, {"x": settled(value)}, None)
+        check_outputs("recipe 'r'", {"x": output}, {"x": settled(value)}, None)
     assert said in caught.value.message and "output 'x'" in caught.value.message
 
 
@@ -393,7 +393,7 @@ def test_what_a_server_sends_is_texts_and_never_code(tmp_path):
     sent = {"note": HOSTILE, "facts": {"a": [1, None, "b"]}, "x": torch.tensor(1.0)}
     path = archive(tmp_path / "r.pt", [settled(sent)])
     (returned,) = read_outputs(path, 1, False, LIMIT_BYTES)
-    found = checked("recipe 'r'", declared, returned, None)
+    found = check_outputs("recipe 'r'", declared, returned, None)
     assert KINDS["text"].unpack(found["note"]).tolist() == HOSTILE
     assert KINDS["json"].unpack(found["facts"]).item() == sent["facts"]
     bad = archive(tmp_path / "bad.pt", [{"note": Path("x"), "facts": None, "x": 1.0}])

@@ -362,13 +362,13 @@ def test_what_is_no_number_can_be_looked_at_on_every_medium(
 
 def test_a_folder_that_changed_since_a_server_has_it_is_not_asked_for(tmp_path, tiny_llama, cache):
     """The server may hold what was there before, and its numbers would be kept as of what is there."""
-    from remote_mi.backends.ndif_server.personal import Served, served_as
+    from remote_mi.backends.ndif_server.personal import Served, served_repo_id
 
     folder = tmp_path / "served"
     shutil.copytree(tiny_llama, folder)
     contents = {"local/served": folder_digest(folder)}
     served = Served("http://h", "http://hub", {"local/served": folder}, False, {}, contents)
-    assert served_as(folder, served) == "local/served"
+    assert served_repo_id(folder, served) == "local/served"
     weights = load_file(folder / "model.safetensors")
     save_file(
         {n: changed(t) for n, t in weights.items()},
@@ -378,8 +378,8 @@ def test_a_folder_that_changed_since_a_server_has_it_is_not_asked_for(tmp_path, 
     with pytest.raises(
         UsageError, match=r"changed since the personal server was started\n.*ndif up"
     ):
-        served_as(folder, served)
-    assert served_as(tmp_path, served) is None
+        served_repo_id(folder, served)
+    assert served_repo_id(tmp_path, served) is None
 
 
 def test_an_embedded_model_that_was_altered_is_not_taken_for_the_published_one(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remote_mi.backends.base import Work, checked, examples_in
+from remote_mi.backends.base import Work, check_outputs, example_count
 from remote_mi.backends.session import run_session
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Pair, Prompt
@@ -74,7 +74,7 @@ class Technique:
         parameters = {**self.parameters, **changed}
         work = Work(self.card, self.function, calls, parameters, "key", together=examples)
         for call, returned in zip(calls, run_session(self.model.lm, work), strict=True):
-            yield checked(self.card.name, self.card.returns, returned, examples_in(call))
+            yield check_outputs(self.card.name, self.card.returns, returned, example_count(call))
 
     def each(self, examples: list[Any]) -> list[dict[str, np.ndarray]]:
         """Raw outputs that belong to an example, one dict an example."""

@@ -37,10 +37,10 @@ class BoxKind(BackendKind):
     secrets = ("BOX_PASSWORD",)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def option_values(self) -> tuple[str, ...]:
         return ("box", "box:NAME")
 
-    def place(self, where: str) -> str:
+    def normalize_where(self, where: str) -> str:
         if not where.isalnum():
             raise UsageError(f"{where!r} is the name of no box", "a name has letters and digits")
         return where.lower()
@@ -76,7 +76,7 @@ class Crate(LocalBackend):
     def environments(self, spec: ModelSpec) -> list[Environment]:
         return [self.environment(spec)]
 
-    def environment_of(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
+    def actual_environment(self, spec: ModelSpec, record: Mapping[str, Any]) -> Environment:
         return self.environment(spec)
 
 
@@ -103,18 +103,20 @@ class Box(DetachedBackend):
             )
         (folder / "pid").write_text(str(started.pid))
 
-    def has(self, entry: Entry) -> bool:
+    def was_received(self, entry: Entry) -> bool:
         return (self._folder(entry) / "pid").exists()
 
-    def ask(self, entry: Entry, watch: Watch) -> None:
+    def poll(self, entry: Entry, watch: Watch) -> None:
         folder = self._folder(entry)
         if (folder / "outputs.npz").exists():
-            self.note(entry, COMPLETED)
+            self.set_status(entry, COMPLETED)
         elif _runs(int((folder / "pid").read_text())):
-            self.note(entry, "RUNNING")
+            self.set_status(entry, "RUNNING")
         elif not (folder / "outputs.npz").exists():  # it may just have ended
             last = [*(folder / "log").read_text().strip().splitlines(), "it ended"][-2:][0]
-            raise self.failed(entry, JobFailed(f"job {entry.id[:8]} failed in its box: {last}"))
+            raise self.mark_failed(
+                entry, JobFailed(f"job {entry.id[:8]} failed in its box: {last}")
+            )
 
     def outputs(self, entry: Entry) -> Iterator[Mapping[str, Any]]:
         with np.load(self._folder(entry) / "outputs.npz") as kept:
