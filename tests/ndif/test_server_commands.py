@@ -119,7 +119,7 @@ def test_doctor_and_models_of_the_personal_server(ndif_server, on_server, projec
     done = on_server("models", "--backend", "ndif:here")
     assert done.returncode == 0 and TINY_LLAMA in done.stdout
     done = on_server("login", "--backend", "ndif:here")
-    assert done.returncode == 2 and "makes its own keys" in done.stderr
+    assert done.returncode == 2 and "creates its own keys" in done.stderr
 
 
 def test_a_known_key_is_kept_and_an_unknown_one_is_not(sandbox_server, on_sandbox, project):

@@ -86,7 +86,7 @@ def test_it_is_opened_moved_in_searched_helped_copied_from_and_left(project, ter
     terminal.keys("Tab", "Tab", "BTab")
     terminal.until("[3 Runs]")
     terminal.keys("1", "?")
-    terminal.until("The keys of the viewer")
+    terminal.until("Keys of the viewer")
     terminal.keys("Escape")
     terminal.until("[1 recovery]")
     terminal.keys("g", "y")

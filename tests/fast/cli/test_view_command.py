@@ -127,7 +127,7 @@ def test_a_study_that_was_not_run_yet_is_told_from_one_that_there_is_not(project
     for words in (("study", "show"), ("report",)):
         code, _, err = cli(*words, "facts_small")
         assert code == 3 and "has not been run here yet" in err and "study run facts_small" in err
-    assert "not run here yet" not in cli("study", "show", "fact_small")[2]
+    assert "has not been run here yet" not in cli("study", "show", "fact_small")[2]
 
 
 @pytest.mark.parametrize(
