@@ -37,8 +37,10 @@ def _check_integer(value: Any, info: ValidationInfo) -> Any:
 
 
 def _check_size(value: Any, info: ValidationInfo) -> Any:
-    if not 1 <= _check_integer(value, info) <= MOST_PAIRS:
-        raise field_error(f"'size' {short_number(value)} is not from 1 to {MOST_PAIRS:,}")
+    if _check_integer(value, info) < 1:
+        raise field_error(f"'size' {short_number(value)} is not at least 1")
+    if value > MOST_PAIRS:
+        raise field_error(f"'size' {short_number(value)} is more than {MOST_PAIRS:,}")
     return value
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from remote_mi.common.errors import Mismatch, UsageError
+from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import KINDS
@@ -26,6 +27,8 @@ from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 SCHEMA = 1
 RUN_JSON = "run.json"
 ARRAYS = "artifacts/result.safetensors"
+#: Most characters of a name of an output or dimension, and of a figure's title and unit.
+_LONGEST_NAME = 200
 #: What a run's provenance must contain for its numbers to be traceable.
 _REQUIRED = (
     *("key", "code", "backend", "environment", "model"),
@@ -222,7 +225,16 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
 
 
 def _check_names(record: _CardRecord) -> None:
-    """Check that output kinds are known, and that referenced outputs exist."""
+    """Check that names can be shown, that output kinds are known, and referenced outputs exist."""
+    for place, names in (
+        ("recipe.returns", record.returns),
+        ("recipe.summaries", record.summaries),
+        *((f"recipe.returns.{name:.40}.dims", o.dims) for name, o in record.returns.items()),
+        *((f"recipe.summaries.{name:.40}.dims", s.dims) for name, s in record.summaries.items()),
+    ):
+        for name in names or ():
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise WrongJson(place, f"{line(name, 40)!r} is not a name")
     for name, output in record.returns.items():
         if output.kind not in KINDS:
             raise WrongJson(
@@ -241,13 +253,20 @@ def _check_names(record: _CardRecord) -> None:
 
 
 def _figures(items: Sequence[Mapping[str, Any]]) -> list[figures.Figure]:
+    """The figures, with a title and a unit that are safe to show."""
     parsed: list[figures.Figure] = []
     for index, item in enumerate(items):
         try:
-            parsed += figures.figures_from_json([dict(item)])
+            parsed += [_safe_figure(f) for f in figures.figures_from_json([dict(item)])]
         except (KeyError, TypeError) as error:
             raise WrongJson(f"recipe.figures[{index}]", repr(error)) from None
     return parsed
+
+
+def _safe_figure(figure: figures.Figure) -> figures.Figure:
+    title, unit = line(figure.title, _LONGEST_NAME), line(figure.unit, _LONGEST_NAME)
+    same = (title, unit) == (figure.title, figure.unit)
+    return figure if same else replace(figure, title=title, unit=unit)
 
 
 @dataclass(frozen=True)

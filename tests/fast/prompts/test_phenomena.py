@@ -238,7 +238,7 @@ def test_label_and_group_do_not_enter_the_key(tmp_path):
         ('label: "class {one.x}"', 'label: "{one.good}"', 23, "holds lists"),
         ('group: "{one.x}{two.x}"', 'group: "{nobody}"', 24, "the slot 'nobody'"),
         ("size: 6", "size: 7", 5, "more than the 6 pairs"),
-        ("size: 6", "size: 0", 5, "not from 1 to"),
+        ("size: 6", "size: 0", 5, "not at least 1"),
         ("size: 6", "size: true", 5, "whole number"),
         ("order: list", "order: any", 4, "'random' or 'list'"),
         ("order: list", "metric: prob_dif", 4, "'metric'"),
