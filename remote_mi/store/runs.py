@@ -25,6 +25,7 @@ from typing import Any
 
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, check_exact, not_found
+from remote_mi.common.json_text import parse_json
 from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
@@ -196,7 +197,7 @@ class Runs:
     def tags(self, name: str) -> list[str]:
         """The user's tags of a run; [] if there are none or the file cannot be read."""
         try:
-            found = json.loads((self.folder / name / _TAGS).read_bytes())["tags"]
+            found = parse_json((self.folder / name / _TAGS).read_bytes())["tags"]
             return [tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag)]
         except (OSError, ValueError, KeyError, TypeError):
             return []

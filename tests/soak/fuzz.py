@@ -246,12 +246,9 @@ def alter_pairs(rng: random.Random, project: Path) -> list[Words]:
 RECIPE = '''"""A recipe."""
 from __future__ import annotations
 from typing import Annotated, Literal
-from remote_mi import recipe
-from remote_mi.recipes.figures import Heatmap
-from remote_mi.recipes.outputs import Output
-from remote_mi.recipes.parameters import Range
+from remote_mi import Heatmap, Range, recipe
 
-@recipe(over="pair", returns={"x": Output(("layer", "position")), "y": Output(())},
+@recipe(over="pair", returns={"x": ("layer", "position"), "y": ()},
         figures=[Heatmap("x", unit="nats")], controls={"x": "y"}, references=("a",))
 def odd(model, pair, *, n: Annotated[int, Range(1, 9)] = 3, how: Literal["a", "b"] = "a"):
     """What it is.

@@ -387,9 +387,8 @@ def test_a_deployment_is_the_model_only_under_the_exact_key():
 WIDE = """
 import torch
 from remote_mi import recipe
-from remote_mi.recipes.outputs import Output
 
-@recipe(over="prompt", returns={"wide": Output(("row", "column"))})
+@recipe(over="prompt", returns={"wide": ("row", "column")})
 def wide(model, prompt, *, size: int = 10, seed: int = 2_000_000_000):
     \"\"\"Many numbers.\"\"\"
     with model.trace(prompt.ids):
