@@ -5,7 +5,8 @@
 Every case is made from the seed, its kind and its number alone. Whatever was altered, a command
 ends within ten seconds, with a result or a message: no traceback, nothing unexpected, valid JSON
 where JSON was asked for, and neither markup nor control characters of foreign texts in its output.
-Prints a table, and how to repeat each case that was not so; exits with 1 if there is one.
+Prints a table, and how to repeat each case that was not so; exits with 1 if there is one. Run by
+hand; the suite has hostile run folders in tests/fast/report/test_hostile_runs.py.
 """
 
 from __future__ import annotations
