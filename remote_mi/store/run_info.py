@@ -324,8 +324,12 @@ class RunInfo:
                 raise WrongJson("document.axes", repr(KeyError(name)))
         for name, output in self.card.returns.items():
             for index in range(_array_count(output, self.parsed_document)):
-                if f"{name}@{index}" not in arrays:
+                array = arrays.get(f"{name}@{index}")
+                if array is None:
                     raise WrongJson("document.parts", f"there is no array {name}@{index}")
+                if KINDS[output.kind].sized and array.ndim != len(output.dims):
+                    what = f"{len(output.dims)} names for the {array.ndim} dimensions of its array"
+                    raise WrongJson(f"recipe.returns.{name}.dims", what)
 
 
 def _array_count(output: Output, document: RunDocument) -> int:

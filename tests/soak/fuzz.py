@@ -69,7 +69,7 @@ def alter(rng: random.Random, data: Any, times: int = 1) -> Any:
     data = copy.deepcopy(data)
     for _ in range(times):
         *where, last = rng.choice([p for p in places(data) if p] or [("x",)])
-        parent = data
+        parent: Any = data
         for step in where:
             parent = parent[step]
         value = copy.deepcopy(rng.choice(VALUES))
@@ -82,8 +82,8 @@ def alter(rng: random.Random, data: Any, times: int = 1) -> Any:
             del parent[last]
         elif what < 0.85 and isinstance(parent, dict):
             parent[rng.choice(["x", "schema", "", EVIL["html"], EVIL["ansi"], last])] = value
-        elif what < 0.95 and isinstance(parent[last], str):
-            parent[last] += rng.choice(list(EVIL.values()))
+        elif what < 0.95 and isinstance(text := parent[last], str):
+            parent[last] = text + rng.choice(list(EVIL.values()))
         elif isinstance(parent, list):
             parent.insert(rng.randrange(len(parent) + 1), value)
     return data

@@ -74,6 +74,11 @@ def test_what_a_run_says_is_known_by_names(run):
             "is not a name",
         ),
         (
+            lambda d: d["recipe"]["returns"]["curve"]["dims"].pop(),
+            "recipe.returns.curve.dims",
+            "1 names for the 2 dimensions",
+        ),
+        (
             lambda d: d["recipe"]["returns"].update({"x" * 9000: {"dims": [], "kind": "number"}}),
             "recipe.returns",
             "is not a name",
