@@ -74,7 +74,7 @@ def alter(rng: random.Random, data: Any, times: int = 1) -> Any:
             parent = parent[step]
         value = copy.deepcopy(rng.choice(VALUES))
         what = rng.random()
-        if not isinstance(parent, (dict, list)):
+        if type(parent) not in (dict, list):
             continue
         if what < 0.55:
             parent[last] = value
