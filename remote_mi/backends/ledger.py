@@ -180,7 +180,7 @@ class Ledger:
                     "`remote-mi run … --backend ndif` submits one",
                 )
             return newest[0]
-        found = self._select("WHERE substr(id, 1, ?) = ?", len(wanted), wanted)
+        found = self._select("WHERE substr(id, 1, ?) = ?", len(wanted), wanted) if wanted else []
         if not found:
             raise not_found("job", wanted, [e.id[:8] for e in self.all()], "remote-mi jobs ls")
         if len(found) > 1:

@@ -25,6 +25,8 @@ class Footprint:
         activations: bytes of memory; None if the model's configuration is unknown.
         tokens: of the longest prompt, approximately.
         bytes_up, bytes_down: to a server and back; None if unknown.
+        bytes_down_most: the same as `bytes_down` if every dimension of unknown size were as large
+            as the largest whole number among the parameters.
         measured: whether measured by a run without weights, rather than estimated.
     """
 
@@ -33,9 +35,12 @@ class Footprint:
     bytes_up: int
     bytes_down: int | None
     measured: bool = False
+    bytes_down_most: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        document = asdict(self)
+        del document["bytes_down_most"]
+        return document
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from remote_mi.cli.numbers import AMOUNT
 from remote_mi.cli.output import print_json, say, show_progress
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import Mismatch
@@ -247,7 +248,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -
 )
 @click.option(
     "--spare",
-    type=click.FloatRange(0),
+    type=AMOUNT,
     default=60,
     show_default=True,
     metavar="MINUTES",

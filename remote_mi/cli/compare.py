@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from remote_mi.backends.registry import is_backend
+from remote_mi.cli.numbers import AMOUNT, SECONDS, WIDTH
 from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import project_folder
@@ -19,19 +20,19 @@ from remote_mi.store.run_folder import RunFolder
 @click.argument("b")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0),
+    type=AMOUNT,
     metavar="T",
     help="Exit with code 7 if an output differs by more than T × max(1, its largest value).",
 )
 @click.option("--only", metavar="OUTPUT", help="Compare one output or summary.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="Longest wait, if B is a server.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=WIDTH, metavar="N", help="Columns of the output.")
 def compare(
     *,
     a: str,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from remote_mi.cli.numbers import COUNT
 from remote_mi.cli.output import check_folder_exists, print_json, say
 from remote_mi.cli.view import parse_coordinate
 from remote_mi.common.errors import StoreError, UsageError
@@ -32,7 +33,7 @@ from remote_mi.store.result import Result
 )
 @click.option(
     "--item",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="Prompt to use, for a figure of a single prompt or for a table.",
 )

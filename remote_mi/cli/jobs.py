@@ -9,8 +9,9 @@ import click
 
 from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.registry import error_of
+from remote_mi.cli.numbers import SECONDS, WIDTH
 from remote_mi.cli.output import print_json, say, show_progress
-from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.errors import RemoteMIError, check_exact
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import ago, line
 
@@ -102,9 +103,7 @@ def show(job: str | None, as_json: bool) -> None:
 def _waiting_options(command: Any) -> Any:
     for option in (
         click.option("--only", metavar="FIGURE", help="Show one figure."),
-        click.option(
-            "--width", type=click.IntRange(40), metavar="N", help="Columns of the output."
-        ),
+        click.option("--width", type=WIDTH, metavar="N", help="Columns of the output."),
         click.option("--json", "as_json", is_flag=True, help="The result as one JSON document."),
         click.option("-q", "--quiet", is_flag=True, help="Print the run id only."),
     ):
@@ -114,9 +113,7 @@ def _waiting_options(command: Any) -> Any:
 
 @jobs.command()
 @click.argument("job", required=False)
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Longest wait."
-)
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Longest wait.")
 @_waiting_options
 def wait(job: str | None, timeout: float | None, **options: Any) -> None:
     """Wait for a job, by default the newest, and show its result."""
@@ -180,6 +177,7 @@ def forget(jobs: tuple[str, ...]) -> None:
     failed: RemoteMIError | None = None
     for wanted in jobs:
         try:
+            check_exact("job", wanted)
             entry = Ledger(project).find(wanted)
         except RemoteMIError as error:
             failed = error

@@ -35,6 +35,9 @@ COMMANDS = {
     "cache": ("remote_mi.cli.cache:cache", "Inspect, verify or shrink the cache of results."),
 }
 
+#: Characters of a message about a mistyped command; it quotes what was given.
+_LONGEST = 600
+
 
 class LazyGroup(click.Group):
     """A group that imports each command only when it is called."""
@@ -103,7 +106,9 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         return 2
     except click.ClickException as error:
         where = f"\n  try `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""  # type: ignore[attr-defined]
-        _say(f"error: {error.format_message()}{where}")
+        message = error.format_message()
+        message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+        _say(f"error: {message}{where}")
         return 2
     except RemoteMIError as error:
         if debug:

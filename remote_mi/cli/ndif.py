@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from remote_mi.cli.numbers import COUNT, SECONDS
 from remote_mi.cli.output import print_json, say, show_progress
 from remote_mi.common.errors import NotFound, not_found
 from remote_mi.models.embedded import EMBEDDED
@@ -40,7 +41,7 @@ def ndif() -> None:
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     metavar="N",
     help="Threads per model.  [default: one per CPU, at most 8]",
 )
@@ -49,7 +50,7 @@ def ndif() -> None:
 )
 @click.option(
     "--execution-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="Longest time a job may run.  [default: no limit]",
 )
@@ -115,7 +116,7 @@ def down() -> None:
 @click.option(
     "-n",
     "lines",
-    type=click.IntRange(1),
+    type=COUNT,
     default=40,
     show_default=True,
     metavar="LINES",

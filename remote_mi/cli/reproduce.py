@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from remote_mi.cli.numbers import AMOUNT, SECONDS, WIDTH
 from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import Mismatch, RemoteMIError
 from remote_mi.common.paths import project_folder
@@ -26,7 +27,7 @@ from remote_mi.store.run_folder import RunFolder
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0),
+    type=AMOUNT,
     default=TOLERANCE,
     show_default=True,
     metavar="T",
@@ -41,13 +42,13 @@ from remote_mi.store.run_folder import RunFolder
 @click.option("--keep", metavar="FOLDER", help="Folder to keep the new runs in.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="Longest wait for a remote job.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; one line per run.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=WIDTH, metavar="N", help="Columns of the output.")
 def reproduce(run: str, verify_only: bool, **options: Any) -> None:
     """Recompute a run, or the runs of a study, from the folder alone, and compare.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from remote_mi.cli.numbers import SECONDS, WIDTH
 from remote_mi.cli.output import print_json, say, shorten_path, show_progress, stdout_console
 from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
@@ -22,7 +23,7 @@ def run_options() -> list[click.Option]:
     return [
         option(
             ["--timeout"],
-            type=click.FloatRange(0, min_open=True),
+            type=SECONDS,
             metavar="SECONDS",
             help="Longest wait for a remote job; the job continues after it.",
         ),
@@ -41,7 +42,7 @@ def run_options() -> list[click.Option]:
         option(["--json", "as_json"], is_flag=True, help="The result as one JSON document."),
         option(["-q", "--quiet"], is_flag=True, help="Print the run id only."),
         option(["--only"], metavar="FIGURE", help="Show one figure."),
-        option(["--width"], type=click.IntRange(40), metavar="N", help="Columns of the output."),
+        option(["--width"], type=WIDTH, metavar="N", help="Columns of the output."),
     ]
 
 

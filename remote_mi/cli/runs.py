@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from remote_mi.cli.numbers import COUNT
 from remote_mi.cli.output import print_json, say
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
@@ -22,7 +23,7 @@ def runs() -> None:
 
 
 @runs.command("ls")
-@click.option("-n", "--last", type=click.IntRange(1), metavar="N", help="Only the newest N runs.")
+@click.option("-n", "--last", type=COUNT, metavar="N", help="Only the newest N runs.")
 @click.option("--tag", metavar="TAG", help="Only runs with this tag.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
@@ -95,10 +96,11 @@ def tag(run: str, tags: tuple[str, ...], removing: bool) -> None:
 def rm(runs: tuple[str, ...], yes: bool) -> None:
     """Delete runs permanently.
 
+    RUN is an id, at least its first four letters, or the full name of a run.
     Their numbers stay in the cache until its space is needed.
     """
     project_runs = Runs(project_folder())
-    names = list(dict.fromkeys(project_runs.find(run) for run in runs))
+    names = list(dict.fromkeys(project_runs.find_to_remove(run) for run in runs))
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(f"{len(names)} runs would be deleted permanently", "add --yes")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.backends.registry import parse_backend
+from remote_mi.cli.numbers import WIDTH
 from remote_mi.cli.output import print_json, say, shorten_path, stdout_console
 from remote_mi.common.errors import BackendUnavailable, first_line, sanitize
 from remote_mi.common.paths import project_folder
@@ -100,7 +101,7 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
 @click.argument("name")
 @click.option(
     "--max-remote",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1000),
     metavar="N",
     help="Largest number of jobs on servers at a time.",
 )
@@ -144,7 +145,7 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
 @click.argument("name")
 @click.option("--figures", is_flag=True, help="Show the chosen figures of every run.")
 @click.option("--all", "everything", is_flag=True, help="List every point, however many.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=WIDTH, metavar="N", help="Columns of the output.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show_command(
     name: str, figures: bool, everything: bool, width: int | None, as_json: bool

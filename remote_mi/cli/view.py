@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from remote_mi.cli.numbers import COUNT, WIDTH
 from remote_mi.cli.output import say, stdout_console
 from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError
 from remote_mi.common.paths import project_folder
@@ -29,7 +30,7 @@ DEMO = "demo"
 @click.option("--only", metavar="FIGURE", help="Show one figure; full-screen, start with it.")
 @click.option(
     "--item",
-    type=click.IntRange(1),
+    type=COUNT,
     default=1,
     metavar="N",
     help="Prompt to show in figures of a single prompt.",
@@ -40,7 +41,7 @@ DEMO = "demo"
     metavar="DIM=VALUE",
     help="Where to slice a figure that has too many dimensions, e.g. --at layer=18.",
 )
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the text.")
+@click.option("--width", type=WIDTH, metavar="N", help="Columns of the text.")
 def view(
     runs: tuple[str, ...],
     plain: bool,

@@ -7,14 +7,36 @@ per line. We show a single HTML element there instead, so every console opts out
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from remote_mi.common.errors import sanitize
+
+
+class SafeConsole(Console):
+    """A console that prints no control character but its own, whatever it is given.
+
+    Texts are made safe, and visible, where they are laid out (`remote_mi.common.text`); this
+    replaces what was not.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of something to print, as rich asks for them."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(sanitize(segment.text), segment.style)
 
 
 def terminal_console(**options: Any) -> Console:
     """A console on stdout or stderr, depending on the options (rich's own)."""
-    return Console(force_jupyter=False, **options)
+    return SafeConsole(force_jupyter=False, **options)
 
 
 def capturing_console(width: int, color: bool = False, **options: Any) -> Console:
@@ -25,7 +47,7 @@ def capturing_console(width: int, color: bool = False, **options: Any) -> Consol
         options: rich's other options.
     """
     system: Any = "truecolor" if color else None
-    return Console(
+    return SafeConsole(
         file=io.StringIO(),
         width=width,
         color_system=system,

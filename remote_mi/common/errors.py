@@ -109,6 +109,24 @@ def not_found(what: str, word: str, known: Iterable[str], listing: str) -> NotFo
     return NotFound(f"no {what} named {word!r}", f"{suggestion}`{listing}` lists them all")
 
 
+#: Fewest letters of an id that name something that is to be deleted or given up.
+LEAST_LETTERS = 4
+
+
+def check_exact(what: str, wanted: str) -> None:
+    """Check that a word is meant to name one thing, before that is deleted or given up.
+
+    Raises:
+        UsageError: if it is a path, or shorter than `LEAST_LETTERS`.
+    """
+    if len(wanted) < LEAST_LETTERS or not wanted.isprintable() or {"/", "\\"} & set(wanted):
+        shown = repr(wanted) if len(wanted) <= 60 else f"{wanted[:60]!r}…"
+        raise UsageError(
+            f"{shown} is not the id of a {what}",
+            f"give its id, or at least the first {LEAST_LETTERS} letters of it",
+        )
+
+
 def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
     """The innermost line of a file in an error's traceback, else `otherwise`."""
     line, trace = otherwise, error.__traceback__

@@ -58,6 +58,15 @@ def prose(text: str) -> str:
     return sanitize(" ".join(text.split()))
 
 
+def short_number(number: int) -> str:
+    """A whole number of any length, for a message."""
+    if abs(number) < 10**15:
+        return f"{number:,}"
+    return (
+        f"a number of {len(str(abs(number)))} digits" if abs(number) < 10**4000 else "a huge number"
+    )
+
+
 def pad_or_cut(text: str, width: int) -> str:
     """The text cut or padded to a number of terminal cells, allowing for wide characters."""
     if cell_len(text) > width:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remote_mi.common.errors import UsageError
+from remote_mi.common.text import short_number
 from remote_mi.prompts import phenomena
 from remote_mi.prompts.datasets import read_prompts
-from remote_mi.prompts.examples import PromptSet, parse_example
+from remote_mi.prompts.examples import MOST_PAIRS, PromptSet, parse_example
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class PromptChoice:
             return phenomenon.prompts(self.size, self.seed, template or None)
         if self.seed is not None:
             raise UsageError("--seed belongs to a phenomenon", "leave it out")
+        if self.size is not None and not 1 <= self.size <= MOST_PAIRS:
+            raise UsageError(f"-n {short_number(self.size)} is not from 1 to {MOST_PAIRS:,}")
         if self.texts:
             return PromptSet((parse_example(self.texts),), "command line")
         if isinstance(self.pairs, list):
@@ -68,6 +71,6 @@ class PromptChoice:
         else:
             assert self.pairs is not None
             prompts = read_prompts(self.pairs, self.size)
-        if self.size is not None and not 1 <= self.size <= len(prompts.examples):
+        if self.size is not None and self.size > len(prompts.examples):
             raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
         return PromptSet(prompts.examples[: self.size], prompts.origin)

@@ -21,6 +21,8 @@ from remote_mi.common.errors import UsageError
 
 #: A slot in a prompt template: `{slot}`, `{slot.field}`, each optionally with `:label`.
 SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
+#: Most pairs of a phenomenon, and most prompts that `-n` may ask for.
+MOST_PAIRS = 100_000
 #: The fields that a JSON line or a row of a dataset may have.
 FIELDS = (
     "prompt",

@@ -20,7 +20,9 @@ against the model's tokenizer.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +30,8 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.named_files import find_file, named_files
-from remote_mi.prompts.examples import SLOT, Example, PromptSet
+from remote_mi.common.text import short_number
+from remote_mi.prompts.examples import MOST_PAIRS, SLOT, Example, PromptSet
 from remote_mi.prompts.phenomenon_file import OPTIONAL as _OPTIONAL
 from remote_mi.prompts.phenomenon_file import REQUIRED as _REQUIRED
 from remote_mi.prompts.phenomenon_file import read
@@ -62,7 +65,7 @@ class Phenomenon:
         """The first `size` pairs for a seed, of one template or alternating between all.
 
         Raises:
-            UsageError: for a size below 1 or above what the lists allow.
+            UsageError: for a size below 1, or above what the lists allow or `MOST_PAIRS`.
             NotFound: for an unknown template.
         """
         seed = self.seed if seed is None else seed
@@ -73,10 +76,17 @@ class Phenomenon:
                     "template", template, names, f"remote-mi phenomena show {self.name}"
                 )
             names = [template]
-        if size is None:
-            size = min(self.size, self._max_pairs(names)) if self.order == "list" else self.size
+        most = self._max_pairs(names)
+        size = min(self.size, most) if size is None else size
         if size < 1:
-            raise UsageError(f"phenomenon {self.name!r}: size {size} is not at least 1")
+            given = short_number(size)
+            raise UsageError(f"phenomenon {self.name!r}: size {given} is not at least 1")
+        if size > most:
+            raise UsageError(
+                f"phenomenon {self.name!r} has {short_number(most)} pairs, not "
+                f"{short_number(size)}",
+                f"ask for -n {most}",
+            )
         if self.order == "list":
             examples = self._ordered_examples(size, names)
         else:
@@ -94,8 +104,14 @@ class Phenomenon:
         return draws
 
     def _max_pairs(self, templates: Sequence[str]) -> int:
-        """How many pairs the order "list" allows: each entry once with each template."""
-        return min(len(self.lists[name]) for name in self.draw.values()) * len(templates)
+        """How many pairs there are at most: each entry, or each draw, once with each template."""
+        slots = Counter(self.draw.values())
+        sizes = {name: len(self.lists[name]) for name in slots}
+        if self.order == "list":
+            draws = min(sizes.values())
+        else:
+            draws = math.prod(math.perm(sizes[name], count) for name, count in slots.items())
+        return min(draws * len(templates), MOST_PAIRS)
 
     def _ordered_examples(self, size: int, templates: Sequence[str]) -> list[Example]:
         """One pair per entry, in order; the second slot of a list takes the next entry, and so on.
@@ -103,12 +119,7 @@ class Phenomenon:
         Templates alternate. Once all entries have been used, they are repeated, each with the
         next template.
         """
-        most = self._max_pairs(templates)
-        if size > most:
-            raise UsageError(
-                f"phenomenon {self.name!r} has {most} pairs, not {size}", f"ask for -n {most}"
-            )
-        entries = most // len(templates)
+        entries = min(len(self.lists[name]) for name in self.draw.values())
         examples = []
         for number in range(size):
             again, index = divmod(number, entries)

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 
+from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import Metric
-from remote_mi.prompts.examples import SLOT
+from remote_mi.prompts.examples import MOST_PAIRS, SLOT
 
 
 def _check_text(value: Any, info: ValidationInfo) -> Any:
@@ -37,7 +38,9 @@ def _check_integer(value: Any, info: ValidationInfo) -> Any:
 
 def _check_size(value: Any, info: ValidationInfo) -> Any:
     if _check_integer(value, info) < 1:
-        raise field_error(f"'size' {value} is not at least 1")
+        raise field_error(f"'size' {short_number(value)} is not at least 1")
+    if value > MOST_PAIRS:
+        raise field_error(f"'size' {short_number(value)} is more than {MOST_PAIRS:,}")
     return value
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import UsageError
+from remote_mi.common.text import line
 from remote_mi.report.kinds.cells import Row
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import select_figures
@@ -92,7 +93,7 @@ def format_table(heads: Sequence[str], rows: Sequence[Row], ending: str, caption
             f"a table can be saved as {', '.join(FORMATS)}, not {ending or 'that'!r}",
             "e.g. -o table.csv",
         )
-    return writers[ending.lower()](heads, rows, caption)
+    return writers[ending.lower()]([line(head) for head in heads], rows, line(caption))
 
 
 def _csv(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:

@@ -28,6 +28,7 @@ import numpy as np
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch
+from remote_mi.common.json_text import parse_json
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
 
@@ -225,7 +226,7 @@ def read_entry(path: Path) -> dict[str, Any]:
         Damaged: if it is invalid, or its key or environment does not match its path.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         check = data.pop("check", None)  # entries of earlier versions have none
         if data["schema"] != SCHEMA:
             raise FileNotFoundError(f"{path} has another schema")

@@ -12,7 +12,7 @@ import numpy as np
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
 from remote_mi.recipes.card import Card
-from remote_mi.recipes.figures import Figure, figures_from_json
+from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
@@ -81,7 +81,7 @@ class Result(Displayed):
     @property
     def figures(self) -> list[Figure]:
         """The figures the recipe declares."""
-        return figures_from_json(self.recipe["figures"])
+        return list(self.card.figures)
 
     @property
     def controls(self) -> Mapping[str, str]:

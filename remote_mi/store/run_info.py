@@ -7,15 +7,16 @@ and raised as a `DamagedRun` with their path in the document.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from remote_mi.common.errors import Mismatch, UsageError
+from remote_mi.common.json_text import parse_json
+from remote_mi.common.text import line
 from remote_mi.recipes import figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import KINDS
@@ -26,6 +27,8 @@ from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 SCHEMA = 1
 RUN_JSON = "run.json"
 ARRAYS = "artifacts/result.safetensors"
+#: Most characters of a name of an output or dimension, and of a figure's title and unit.
+_LONGEST_NAME = 200
 #: What a run's provenance must contain for its numbers to be traceable.
 _REQUIRED = (
     *("key", "code", "backend", "environment", "model"),
@@ -222,7 +225,16 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
 
 
 def _check_names(record: _CardRecord) -> None:
-    """Check that output kinds are known, and that referenced outputs exist."""
+    """Check that names can be shown, that output kinds are known, and referenced outputs exist."""
+    for place, names in (
+        ("recipe.returns", record.returns),
+        ("recipe.summaries", record.summaries),
+        *((f"recipe.returns.{name:.40}.dims", o.dims) for name, o in record.returns.items()),
+        *((f"recipe.summaries.{name:.40}.dims", s.dims) for name, s in record.summaries.items()),
+    ):
+        for name in names or ():
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise WrongJson(place, f"{line(name, 40)!r} is not a name")
     for name, output in record.returns.items():
         if output.kind not in KINDS:
             raise WrongJson(
@@ -241,13 +253,20 @@ def _check_names(record: _CardRecord) -> None:
 
 
 def _figures(items: Sequence[Mapping[str, Any]]) -> list[figures.Figure]:
+    """The figures, with a title and a unit that are safe to show."""
     parsed: list[figures.Figure] = []
     for index, item in enumerate(items):
         try:
-            parsed += figures.figures_from_json([dict(item)])
+            parsed += [_safe_figure(f) for f in figures.figures_from_json([dict(item)])]
         except (KeyError, TypeError) as error:
             raise WrongJson(f"recipe.figures[{index}]", repr(error)) from None
     return parsed
+
+
+def _safe_figure(figure: figures.Figure) -> figures.Figure:
+    title, unit = line(figure.title, _LONGEST_NAME), line(figure.unit, _LONGEST_NAME)
+    same = (title, unit) == (figure.title, figure.unit)
+    return figure if same else replace(figure, title=title, unit=unit)
 
 
 @dataclass(frozen=True)
@@ -305,8 +324,12 @@ class RunInfo:
                 raise WrongJson("document.axes", repr(KeyError(name)))
         for name, output in self.card.returns.items():
             for index in range(_array_count(output, self.parsed_document)):
-                if f"{name}@{index}" not in arrays:
+                array = arrays.get(f"{name}@{index}")
+                if array is None:
                     raise WrongJson("document.parts", f"there is no array {name}@{index}")
+                if KINDS[output.kind].sized and array.ndim != len(output.dims):
+                    what = f"{len(output.dims)} names for the {array.ndim} dimensions of its array"
+                    raise WrongJson(f"recipe.returns.{name}.dims", what)
 
 
 def _array_count(output: Output, document: RunDocument) -> int:
@@ -323,10 +346,10 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedRun: if it is damaged. Mismatch: if it is missing or has another schema.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise Mismatch(f"{path.parent} is not a run: it has no {RUN_JSON}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedRun(path, "", str(error)) from None
     if not isinstance(data, dict):
         raise DamagedRun(path, "", "it is not a JSON object")

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.atomic_files import store_error, write_atomically
-from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
+from remote_mi.common.errors import Mismatch, NotFound, UsageError, check_exact, not_found
+from remote_mi.common.json_text import parse_json
 from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
@@ -112,6 +113,24 @@ class Runs:
                 if name.endswith(id8) and self.row(name).status == "done":
                     yield name
 
+    def find_to_remove(self, wanted: str) -> str:
+        """The name of the one run that is to be removed, from its full name or its id.
+
+        Raises:
+            UsageError: for less than the first four letters of an id, or if several runs match.
+            NotFound: with the nearest name.
+        """
+        check_exact("run", wanted)
+        if wanted in (names := self.ids()):
+            return wanted
+        same = [name for name in names if id8_from_name(name).startswith(wanted)]
+        if len(same) > 1:
+            raise UsageError(
+                f"{wanted!r} matches {len(same)} runs: {', '.join(same[:5])}",
+                "give the full name of each run that is to be removed",
+            )
+        return self.find(wanted)
+
     def find(self, wanted: str | None) -> str:
         """The name of a run, from its full name, id or a prefix of its id; the newest for None.
 
@@ -123,8 +142,10 @@ class Runs:
             raise NotFound(f"there are no runs in {self.folder}", "`remote-mi demo` makes one")
         if wanted is None:
             return names[-1]
-        wanted = Path(wanted).name
-        matches = [n for n in names if n == wanted or id8_from_name(n).startswith(wanted)]
+        wanted = Path(wanted).name or wanted
+        matches = [
+            n for n in names if n == wanted or (wanted and id8_from_name(n).startswith(wanted))
+        ]
         if not matches:
             known = [*names, *map(id8_from_name, names)]
             raise not_found("run", wanted, known, "remote-mi runs ls")
@@ -176,7 +197,7 @@ class Runs:
     def tags(self, name: str) -> list[str]:
         """The user's tags of a run; [] if there are none or the file cannot be read."""
         try:
-            found = json.loads((self.folder / name / _TAGS).read_bytes())["tags"]
+            found = parse_json((self.folder / name / _TAGS).read_bytes())["tags"]
             return [tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag)]
         except (OSError, ValueError, KeyError, TypeError):
             return []

@@ -20,7 +20,9 @@ from typing import Any
 
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, not_found
+from remote_mi.common.json_text import parse_json
 from remote_mi.common.named_files import named_files
+from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 
 SCHEMA = 1
 PREFIX = "study-"
@@ -179,23 +181,16 @@ def read_study_folder(folder: Path) -> StudyRecord:
     """
     path = folder / "study.json"
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         if data["schema"] != SCHEMA:
             raise Mismatch(
                 f"{path} has schema {data['schema']}, this version reads {SCHEMA}",
                 "update remote_mi",
             )
-        record = StudyRecord(
-            data["name"],
-            data["title"],
-            data["question"],
-            [PointRecord(**point) for point in data["points"]],
-            data["figures"],
-            folder,
-        )
+        record = dataclass_from_json(StudyRecord, {**data, "path": folder}, "")
     except FileNotFoundError:
         raise Mismatch(f"{folder} is not a study: it has no study.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, WrongJson) as error:
         raise Mismatch(f"{path} is damaged: {error}", "run the study again") from None
     _replay(record)
     return record
@@ -210,12 +205,16 @@ def _replay(record: StudyRecord) -> None:
     latest: dict[str, dict[str, Any]] = {}
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             latest[entry["key"]] = entry
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a process that was killed
     for point in record.points:
         entry = latest.get(point.key) if point.key else None
         if entry and entry.get("state") in STATES:
-            point.state, point.run = entry["state"], entry.get("run")
-            point.error, point.where = entry.get("error"), entry.get("where") or ""
+            told = {name: entry.get(name) for name in ("run", "error", "where")}
+            point.state = entry["state"]
+            point.run, point.error, where = (
+                text if isinstance(text, str) else None for text in told.values()
+            )
+            point.where = where or ""

@@ -25,6 +25,31 @@ LEAST_ROWS_BYTES = 32 << 20
 
 def consider(question: Question, machine: Resources) -> Option:
     """Whether a job runs on this machine, and, unless the user named it, after which download."""
+    option = _consider_memory(question, machine)
+    problem = _results_problem(question, option.rows_bytes) if option.can else ""
+    if not problem:
+        return option
+    return replace(
+        option, can=False, why=problem, hint="raise it in remote-mi.yaml, or use fewer prompts"
+    )
+
+
+def _results_problem(question: Question, rows_bytes: int | None) -> str:
+    """Why a job's results are too large, by the estimate or, in doubt, by a run without weights."""
+    limit, need = question.limits.results, question.need
+    if max(need.bytes_down or 0, need.bytes_down_most) <= limit:
+        return ""
+    need = question.measured(rows_bytes or LEAST_ROWS_BYTES)
+    if (need.bytes_down or 0) <= limit:
+        return ""
+    return (
+        f"its results would take about {format_size(need.bytes_down or 0)}, and the limit "
+        f"'limits.results' is {format_size(limit)}"
+    )
+
+
+def _consider_memory(question: Question, machine: Resources) -> Option:
+    """As `consider`, by the memory that the job takes."""
     model, checkpoint, limits = question.model, question.checkpoint, question.limits
     need = question.need
     option = evaluate_local(model, checkpoint, need, machine, limits)

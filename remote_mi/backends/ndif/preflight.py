@@ -12,7 +12,9 @@ from remote_mi.backends.ndif import facts
 from remote_mi.backends.ndif.client import Client
 from remote_mi.backends.ndif.errors import CannotDo
 from remote_mi.backends.ndif.source_checks import check_source, raise_mistakes
+from remote_mi.backends.settings import load
 from remote_mi.common.progress import Watch
+from remote_mi.common.sizes import format_size
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -32,12 +34,20 @@ def check(
 
     Raises:
         UsageError, RunFailed: naming the recipe's file and line.
+        CannotDo: if the outputs are larger than the project's settings allow.
     """
     raise_mistakes(check_source(work.card, work.function, work.project, packages))
     watch.stage(f"checking {work.card.name} without weights")
     expected = expected_outputs(model, work)
     if expected.outputs is None:
         return None, f"how much comes back is not known beforehand: {expected.reason}"
+    limit = load(work.project).limits.results
+    if expected.bytes is not None and expected.bytes > limit:
+        raise CannotDo(
+            f"{work.card.name} would return {format_size(expected.bytes)}, and the limit "
+            f"'limits.results' is {format_size(limit)}",
+            "raise it in remote-mi.yaml, or use fewer prompts",
+        )
     return expected.to_json()["outputs"], f"expecting {expected.bytes:,} bytes of numbers back"
 
 

@@ -22,7 +22,8 @@ class Limits:
         memory, gpu_memory: how much of this machine's memory, and its GPUs', a model may take.
         download: the largest download for a model.
         ask_above: downloads from this size on need confirmation.
-        upload, results: how much one job may send to a server, and get back.
+        upload: how much one job may send to a server.
+        results: how much one job may return, from a server or on this machine.
     """
 
     memory: int | None = None

@@ -35,6 +35,8 @@ _BYTES_A_TOKEN, _EXTRA_TOKENS = 3, 8
 #: Assumed size of an unknown dimension.
 _UNKNOWN_SIZE = 8
 _NUMBER = 4
+#: Beyond any machine; larger products are not worth telling apart.
+_MOST_BYTES = 10**18
 #: Names of the same setting in different configurations.
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
@@ -61,8 +63,19 @@ def estimate(job: Job, config: Mapping[str, Any], dtype: str) -> Footprint:
         _activations(job, sizes, dtype, tokens, examples),
         tokens,
         up,
-        _bytes_down(job, sizes, tokens, examples),
+        _bytes_down(job, sizes, tokens, examples, _UNKNOWN_SIZE),
+        bytes_down_most=_bytes_down(job, sizes, tokens, examples, _largest_parameter(job)),
     )
+
+
+def _largest_parameter(job: Job) -> int:
+    """The largest whole number among the parameters that may be the size of a dimension."""
+    numbers = [
+        value
+        for name, value in job.parameters.items()
+        if type(value) is int and not name.endswith("seed")
+    ]
+    return max([_UNKNOWN_SIZE, *numbers])
 
 
 def _activations(
@@ -80,21 +93,23 @@ def _activations(
     return (row + kept + logits + graph) * (examples if job.card.called_once else 1)
 
 
-def _bytes_down(job: Job, sizes: Mapping[str, Any], tokens: int, examples: int) -> int:
+def _bytes_down(
+    job: Job, sizes: Mapping[str, Any], tokens: int, examples: int, unknown: int
+) -> int:
     total = 0
     for output in job.card.returns.values():
         numbers = 1
         for dim in output.dims:
-            numbers *= _dimension_size(dim, job.parameters, sizes, tokens)
+            numbers *= _dimension_size(dim, job.parameters, sizes, tokens, unknown)
         each = max(_NUMBER, kind_of_output(output).bytes if not kind_of_output(output).sized else 0)
         total += numbers * each * (1 if output.of == "set" else examples)
-    return total
+    return min(total, _MOST_BYTES)
 
 
 def _dimension_size(
-    dim: str, parameters: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int
+    dim: str, parameters: Mapping[str, Any], sizes: Mapping[str, Any], tokens: int, unknown: int
 ) -> int:
-    """The approximate size of a dimension."""
+    """The approximate size of a dimension; `unknown` if nothing tells it."""
     if dim in POSITIONS:
         return tokens
     if dim == "layer":
@@ -103,14 +118,14 @@ def _dimension_size(
         return _first_int(sizes, _HEADS) or 32
     if dim == DRAW:
         draws = [v for k, v in parameters.items() if k.endswith("draws") and isinstance(v, int)]
-        return max(draws, default=_UNKNOWN_SIZE)
+        return max(draws, default=unknown)
     for name in (dim, f"{dim}s"):
         value = parameters.get(name)
         if isinstance(value, list):
             return len(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return max(1, value)
-    return _UNKNOWN_SIZE
+    return unknown
 
 
 def _first_int(sizes: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

@@ -1,7 +1,7 @@
-"""Measuring the memory that a job needs in addition to the weights, by a run without weights.
+"""Measuring what a job needs in addition to the weights, and its results, by a run without weights.
 
 Takes seconds, since it builds the model's modules; `remote_mi.jobs.dispatch.plan` does it only if,
-by the estimate, the weights fit but the job does not.
+by the estimate, the weights fit but the job does not, or its results may be too large.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     Args:
         need: the estimate. rows_bytes: memory that the rows of a sweep may use.
     """
-    from remote_mi.backends.dry_run import peak_memory
+    from remote_mi.backends.dry_run import expected_outputs, peak_memory
     from remote_mi.models.load import UNSENT_ID, build_weightless
     from remote_mi.prompts.tokens import tokenize
 
@@ -50,5 +50,11 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     with exclusive_model_use():
         together = tokenized.prompts if card.setup else ()
         work = Work(card, function, calls, job.parameters, job.key, together=together)
+        try:
+            size = expected_outputs(model, work).bytes
+        except RemoteMIError:
+            return need
+        if size is not None:
+            need = replace(need, bytes_down=size, bytes_down_most=size)
         found = peak_memory(model, work, rows_bytes)
     return need if found is None else replace(need, activations=found, measured=True)

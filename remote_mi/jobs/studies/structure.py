@@ -26,6 +26,7 @@ from remote_mi.backends.registry import backend_name
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, Bos
+from remote_mi.prompts.examples import MOST_PAIRS
 from remote_mi.recipes.card import INPUTS
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Part(BaseModel):
 
 
 _Word = Annotated[str, Field(min_length=1)]
-_Count = Annotated[int, Field(ge=1, le=100_000)]
+_Count = Annotated[int, Field(ge=1, le=MOST_PAIRS)]
 _Backend = Annotated[str, AfterValidator(_backend)]
 #: Checked against the recipe's parameters later.
 _Values = dict[

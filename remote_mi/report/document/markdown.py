@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from remote_mi.common.errors import RemoteMIError, sanitize
-from remote_mi.common.text import line, prose, visible
+from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.text import line, visible
 from remote_mi.report.document.author_text import PLACES
 from remote_mi.report.document.content import (
     REPRODUCTION_NOTE,
@@ -16,27 +16,11 @@ from remote_mi.report.document.content import (
     Section,
     overview,
 )
+from remote_mi.report.document.markdown_text import code, code_block, code_spans, escape, link
 from remote_mi.report.document.method import MethodBlock
 from remote_mi.report.document.run_facts import computation_facts, summary_line
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
-
-#: Characters with a meaning in Markdown: anywhere, and only at the beginning of a line.
-_ANYWHERE = re.compile(r"([\\`*_\[\]<|~$&])")
-_BEGINNING = re.compile(r"^([#+>=-]|\d+(?=[.)](?:\s|$)))")
-
-
-def escape(text: str) -> str:
-    """Text escaped so that Markdown shows it literally."""
-    return _escape_start(_escape_inline(prose(text)))
-
-
-def _escape_inline(text: str) -> str:
-    return _ANYWHERE.sub(r"\\\1", text)
-
-
-def _escape_start(text: str) -> str:
-    return _BEGINNING.sub(lambda m: m[1] + "\\" if m[1].isdigit() else "\\" + m[1], text)
 
 
 def markdown(
@@ -76,7 +60,7 @@ class _Writer:
         for text in report.question or (
             [] if "question" in self.written else report.recipe_questions
         ):
-            yield from (_code_spans(text), "")
+            yield from (code_spans(text), "")
         yield from self._write("question")
         yield from _heading("Model")
         for model in report.models:
@@ -85,7 +69,7 @@ class _Writer:
         for method in report.methods:
             yield from (f"### {escape(method.recipe)}", "", *_blocks(method.blocks))
             rows = [
-                [_code(name), escape(value), _code_spans(text)]
+                [code(name), escape(value), code_spans(text)]
                 for name, value, text in method.parameters
             ]
             yield from _table(["parameter", "value", "description"], rows)
@@ -97,11 +81,11 @@ class _Writer:
         yield from self._reproduction()
         yield from _heading("Environment")
         for ids, facts in report.environments:
-            yield from (f"Run{'s' if ', ' in ids else ''} {ids}:", "", *_facts(facts))
+            yield from (f"Run{'s' if ', ' in ids else ''} {escape(ids)}:", "", *_facts(facts))
         if report.references:
             yield from _heading("References")
             for entry in report.references:
-                yield f"- {escape(str(entry))}{f' <{entry.url}>' if _plain_url(entry.url) else ''}"
+                yield f"- {escape(str(entry))}{link(entry.url)}"
 
     def _write(self, place: str) -> Iterable[str]:
         if place in self.written:
@@ -115,7 +99,7 @@ class _Writer:
         for data in self.report.data:
             yield from (f"### {escape(data.heading)}", "")
             if data.description:
-                yield from (_code_spans(data.description), "")
+                yield from (code_spans(data.description), "")
             yield from _facts(data.facts)
             yield from (f"{data.caption}:", "")
             pairs = any(e.get("corrupt") for e in data.examples)
@@ -132,7 +116,7 @@ class _Writer:
             ]
             yield from _table(heads, rows)
             if data.source:
-                yield from (f"Source: {_code_spans(data.source)}", "")
+                yield from (f"Source: {code_spans(data.source)}", "")
 
     def _results(self) -> Iterable[str]:
         yield from _heading("Results")
@@ -147,7 +131,7 @@ class _Writer:
             yield from (
                 f"### {escape(section.heading)}",
                 "",
-                f"Run `{section.id8}` · {escape(summary_line(section.result))}",
+                f"Run {code(section.id8)} · {escape(summary_line(section.result))}",
                 "",
             )
             for shown in section.shown:
@@ -170,7 +154,7 @@ class _Writer:
         if not problem:
             try:
                 drawn = figure_lines(shown.figure, section.result, PLAIN_WIDTH, shown.slice_)
-                yield from _code_block([text.plain.rstrip() for text in drawn])
+                yield from code_block([text.plain.rstrip() for text in drawn])
             except RemoteMIError as error:
                 problem = line(error.message)
         if problem:
@@ -180,7 +164,8 @@ class _Writer:
         description = " ".join(escape(text) for text in shown.sentences)
         if shown.prompts > 1:
             description += (
-                f" Another of the {shown.prompts} prompts: `remote-mi view {section.id8} --item 2`."
+                f" Another of the {shown.prompts} prompts: "
+                f"{code_spans(f'`remote-mi view {section.id8} --item 2`')}."
             )
         yield from (
             f"**{shown.label}.** {name}, {escape(section.heading)}. {description}".rstrip(),
@@ -195,7 +180,7 @@ class _Writer:
             yield from (f"### {escape(method.recipe)}", "")
             if method.control_of:
                 comparisons = ", ".join(
-                    f"{_code(a)} is compared with {_code(b)}" for a, b in method.control_of.items()
+                    f"{code(a)} is compared with {code(b)}" for a, b in method.control_of.items()
                 )
                 yield from (
                     f"{comparisons}. A cell marked \\~ is no larger than its control, or not "
@@ -215,11 +200,11 @@ class _Writer:
             "",
         )
         if self.report.about.commands:
-            yield from _code_block(self.report.about.commands, "sh")
+            yield from code_block(self.report.about.commands, "sh")
         for section in self.report.sections:
             yield from (f"### {escape(section.heading)}", "")
             commands = [section.command] if section.command else []
-            yield from _code_block([*commands, f"remote-mi reproduce {section.id8}"], "sh")
+            yield from code_block([*commands, f"remote-mi reproduce {section.id8}"], "sh")
             yield from _facts({"folder": section.folder, **computation_facts(section.result)})
 
 
@@ -243,41 +228,10 @@ def _facts(facts: Mapping[str, str]) -> Iterable[str]:
 def _blocks(blocks: Sequence[MethodBlock]) -> Iterable[str]:
     for block in blocks:
         if block.kind == "formula":
-            yield from _code_block(block.text.splitlines())
+            yield from code_block(block.text.splitlines())
         else:
             label = f"**{block.label}:** " if block.label else ""
-            yield from (f"{label}{_code_spans(block.text)}", "")
-
-
-def _code(text: str) -> str:
-    """A name as code if it is safe, also within a table; otherwise escaped text."""
-    text = prose(text)
-    if re.fullmatch(r"[\w.:\[\] -]+", text):
-        return f"`{text}`"
-    return escape(text)
-
-
-def _code_spans(text: str) -> str:
-    """A sentence, escaped except for code between backticks."""
-    parts = prose(text).split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
-    return _escape_start(
-        "".join(f"`{p}`" if i % 2 else _escape_inline(p) for i, p in enumerate(parts))
-    )
-
-
-def _code_block(lines: Sequence[str], language: str = "text") -> Iterable[str]:
-    """Lines as a code block, with a fence longer than any run of backticks in them."""
-    longest = max((len(run) for text in lines for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    whole = (sanitize(text) for one in lines for text in one.splitlines() or [""])
-    yield from (f"{fence}{language}", *whole)
-    yield from (fence, "")
-
-
-def _plain_url(url: str) -> bool:
-    return bool(url) and not re.search(r"[\s<>]", url)
+            yield from (f"{label}{code_spans(block.text)}", "")
 
 
 def pictures(folder: Path) -> Callable[[Section, NumberedFigure], str]:

@@ -384,6 +384,33 @@ def test_a_deployment_is_the_model_only_under_the_exact_key():
 # --- what is measured -----------------------------------------------------------------------------
 
 
+WIDE = """
+import torch
+from remote_mi import recipe
+
+@recipe(over="prompt", returns={"wide": ("row", "column")})
+def wide(model, prompt, *, size: int = 10, seed: int = 2_000_000_000):
+    \"\"\"Many numbers.\"\"\"
+    with model.trace(prompt.ids):
+        found = torch.zeros(size, size).save()
+    return {"wide": found}
+"""
+
+
+def test_results_beyond_the_limit_are_refused_before_anything_runs(project, tiny_llama, cli):
+    (project / "wide.py").write_text(WIDE)
+    words = ("wide.py", "--model", tiny_llama, "-p", "prompt=Hello", "--device", "cpu")
+    for more in ((), ("--backend", "local")):
+        code, out, err = cli("run", *words, "-p", "size=100000", *more)
+        assert code == 5 and not out, err
+        assert "40 GB, and the limit 'limits.results' is 1.0 GB" in err and "remote-mi.yaml" in err
+        assert cli("plan", *words, "-p", "size=100000", *more)[0] == 5
+    assert cli("plan", *words)[0] == 0, "a seed is no size"
+    assert cli("plan", *words, "-p", "size=15000")[0] == 0, "900 MB, by a run without weights"
+    (project / "remote-mi.yaml").write_text("limits: {results: 50GB}\n")
+    assert cli("plan", *words, "-p", "size=100000")[0] == 0
+
+
 def test_weights_are_measured_from_the_headers_of_a_real_checkpoint(tiny_llama):
     from safetensors import safe_open
 

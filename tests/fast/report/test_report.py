@@ -16,7 +16,7 @@ from remote_mi.common.errors import UsageError
 from remote_mi.report.document import author_text, bibliography, method
 from remote_mi.report.document.commands import run_command
 from remote_mi.report.document.content import build_report
-from remote_mi.report.document.markdown import escape
+from remote_mi.report.document.markdown_text import escape
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import figure_lines
 from remote_mi.store.result import Result

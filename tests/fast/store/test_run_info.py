@@ -68,6 +68,21 @@ def test_what_a_run_says_is_known_by_names(run):
         (lambda d: d["recipe"]["figures"][1].pop("output"), "recipe.figures[1]", "TypeError"),
         (lambda d: d["recipe"]["figures"][0].pop("figure"), "recipe.figures[0]", "KeyError"),
         (lambda d: d["recipe"].update(labels={"x": "y"}), "recipe.labels.x", "KeyError('y')"),
+        (
+            lambda d: d["recipe"]["returns"]["top"].update(dims=["layer", "a\x1b[2J", "c"]),
+            "recipe.returns.top.dims",
+            "is not a name",
+        ),
+        (
+            lambda d: d["recipe"]["returns"]["curve"]["dims"].pop(),
+            "recipe.returns.curve.dims",
+            "1 names for the 2 dimensions",
+        ),
+        (
+            lambda d: d["recipe"]["returns"].update({"x" * 9000: {"dims": [], "kind": "number"}}),
+            "recipe.returns",
+            "is not a name",
+        ),
         (lambda d: d["document"]["parts"][2].pop("clean"), "document.parts[2].clean", "clean"),
         (
             lambda d: d["document"]["parts"][0].update(tokens="x"),
