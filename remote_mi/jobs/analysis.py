@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import RunFailed, line_number_in
 from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups
 from remote_mi.models.isolation import exclusive_model_use
@@ -97,15 +98,14 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
         try:
             card = replace(draft.card, name=name, path=path)
             function: Callable[..., Any] = load_function(card, home)
-            with exclusive_model_use(), recipe_imports(function):
+            with exclusive_model_use(), recipe_imports(function), contained():
                 return function(examples, **parameters)
         except ValueError as error:
             raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can happen
             line = line_number_in(error, path.resolve())
             raise RunFailed(
-                f"{draft.file}:{line}: the analysis {name!r} failed: "
-                f"{type(error).__name__}: {error}",
+                f"{draft.file}:{line}: the analysis {name!r} failed: {describe_error(error)}",
                 "--debug shows the whole traceback",
             ) from error
 
