@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from remote_mi.common.console import terminal_console
 from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.standard_output import prints_to_stderr
+from remote_mi.common.valid_json import to_json
 
 SCHEMA = 1
 
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 def print_json(data: Any) -> None:
     """Print one JSON document to stdout, with the schema version."""
-    print(json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False))
+    print(to_json({"schema": SCHEMA, **data}, indent=1))
 
 
 def shorten_path(path: Path) -> str:

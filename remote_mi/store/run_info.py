@@ -7,7 +7,6 @@ and raised as a `DamagedRun` with their path in the document.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import Mismatch, UsageError
+from remote_mi.common.valid_json import parse_json
 from remote_mi.recipes import figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import KINDS
@@ -323,7 +323,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedRun: if it is damaged. Mismatch: if it is missing or has another schema.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise Mismatch(f"{path.parent} is not a run: it has no {RUN_JSON}") from None
     except (OSError, ValueError, RecursionError) as error:

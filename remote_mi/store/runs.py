@@ -12,7 +12,6 @@ runs/<utc>-<recipe>-<id8>/
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from typing import Any
 
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, not_found
+from remote_mi.common.valid_json import parse_json, to_json
 from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
@@ -176,7 +176,7 @@ class Runs:
     def tags(self, name: str) -> list[str]:
         """The user's tags of a run; [] if there are none or the file cannot be read."""
         try:
-            found = json.loads((self.folder / name / _TAGS).read_bytes())["tags"]
+            found = parse_json((self.folder / name / _TAGS).read_bytes())["tags"]
             return [tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag)]
         except (OSError, ValueError, KeyError, TypeError):
             return []
@@ -193,7 +193,7 @@ class Runs:
                     f"{tag!r} is not a valid tag", "letters, digits and . : + - _, at most 40"
                 )
         folder = self.folder / name
-        content = json.dumps({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
+        content = to_json({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
         try:
             write_atomically(folder / _TAGS, content, folder)
         except OSError as error:
@@ -278,8 +278,8 @@ class Runs:
         }
         files = {
             **kept,
-            "events.jsonl": "".join(json.dumps(e) + "\n" for e in record.events).encode(),
-            RUN_JSON: json.dumps(info, indent=1).encode(),
+            "events.jsonl": "".join(to_json(e) + "\n" for e in record.events).encode(),
+            RUN_JSON: to_json(info, indent=1).encode(),
         }
         for name, text in files.items():
             path = folder / name
@@ -311,4 +311,4 @@ def _is_running(pid: int) -> bool:
 
 def _to_plain(value: Any) -> Any:
     """The value in plain containers, as YAML's safe dumper requires."""
-    return json.loads(json.dumps(value))
+    return parse_json(to_json(value))

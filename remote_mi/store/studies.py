@@ -10,7 +10,6 @@ The numbers are in the runs that the points name, in the same runs/ folder.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, not_found
 from remote_mi.common.named_files import named_files
+from remote_mi.common.valid_json import parse_json, to_json
 
 SCHEMA = 1
 PREFIX = "study-"
@@ -129,7 +129,7 @@ class StudyRecords:
             "figures": dict(record.figures),
             "points": points,
         }
-        data = json.dumps(content).encode()
+        data = to_json(content).encode()
         try:
             record.path.mkdir(parents=True, exist_ok=True)
             for name, new in (("study.yaml", text), ("study.json", data)):
@@ -151,7 +151,7 @@ class StudyRecords:
         """
         now = round(time.time(), 3)
         lines = [
-            json.dumps(
+            to_json(
                 {
                     "time": now,
                     "key": p.key,
@@ -179,7 +179,7 @@ def read_study_folder(folder: Path) -> StudyRecord:
     """
     path = folder / "study.json"
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         if data["schema"] != SCHEMA:
             raise Mismatch(
                 f"{path} has schema {data['schema']}, this version reads {SCHEMA}",
@@ -210,7 +210,7 @@ def _replay(record: StudyRecord) -> None:
     latest: dict[str, dict[str, Any]] = {}
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             latest[entry["key"]] = entry
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a process that was killed

@@ -7,7 +7,6 @@ remote_mi that the recipe reaches have changed.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import FormerVersion, Mismatch, NotFound, UsageError
+from remote_mi.common.valid_json import parse_json
 from remote_mi.common.yaml_file import read_generated
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
@@ -247,4 +247,4 @@ def events_of(folder: Path) -> list[Any]:
         OSError, ValueError: if they cannot be read.
     """
     text = (folder / "events.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [parse_json(line) for line in text.splitlines() if line.strip()]
