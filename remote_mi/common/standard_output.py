@@ -20,16 +20,17 @@ def take_stdout() -> None:
     a subprocess, a forked child) writes to stderr from now on."""
     if sys.stderr is None:  # closed by the caller; `print(file=None)` would mean stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
-    if sys.stdout is None or sys.stdout.fileno() != 1:
+    given = sys.__stdout__
+    if given is None or sys.stdout is not given:
         return
-    given = sys.stdout
+    lines = given.line_buffering or given.write_through
     sys.stdout = open(  # noqa: SIM115 - open until the process ends
         os.dup(1),
         "w",
         encoding=given.encoding,
         errors=given.errors,
         newline=None if os.linesep == "\n" else "",
-        buffering=1 if given.isatty() else -1,
+        buffering=1 if lines else -1,
     )
     os.dup2(sys.stderr.fileno(), 1)
 
