@@ -192,3 +192,32 @@ def test_messages_do_not_take_the_place_of_a_closed_stderr(project):
         ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, text=True
     )
     assert done.returncode == 0 and json.loads(done.stdout)["recipes"]
+
+
+def test_numbers_that_are_none_are_counted_wherever_the_run_is_shown(
+    project, cli, tiny_llama, tmp_path
+):
+    n = "(len(prompt.ids) - 2)"
+    write_recipe(
+        project,
+        BODY=f"return {{'first': [float('nan'), 1e300, *[0.5] * {n}]}}",
+        ANALYSIS="return {'total': float('-inf')}",
+    )
+    words = ("--model", tiny_llama, "-p", _SENTENCE)
+    status, out, err = cli("run", "odd", *words)
+    assert status == 0, err
+    many = len(remote_mi.load_run().prompts[0]["tokens"])
+    first = f"2 of {many} numbers of first are NaN, infinite or too large for float32, and so is"
+    total = "1 of 1 numbers of total are NaN or infinite"
+    assert f"note: {first}" in " ".join(out.split()) and f"note: {total}" in out
+    assert "too large" not in err and "RuntimeWarning" not in err
+    status, out, _ = cli("run", "odd", *words, "--json")
+    data = json.loads(out)
+    assert [first in data["notes"][0], total == data["notes"][1]] == [True, True]
+    assert data["outputs"]["total"]["values"] is None
+    assert data["outputs"]["first"]["values"][:3] == [None, None, 0.5]
+    report = tmp_path / "report.md"
+    assert cli("report", "-o", report)[0] == 0
+    text = " ".join(report.read_text().split())
+    assert total in text and first in text
+    assert f"2 of {many} cells have no value." in text
