@@ -20,8 +20,11 @@ def take_stdout() -> None:
     a subprocess, a forked child) writes to stderr from now on."""
     if sys.stderr is None:  # closed by the caller; `print(file=None)` would mean stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
-    given = sys.__stdout__
-    if given is None or sys.stdout is not given:
+    given: Any = sys.stdout
+    try:
+        if given.fileno() != 1:
+            return
+    except (AttributeError, OSError, ValueError):  # closed, or a program's own
         return
     lines = given.line_buffering or given.write_through
     sys.stdout = open(  # noqa: SIM115 - open until the process ends
@@ -29,7 +32,6 @@ def take_stdout() -> None:
         "w",
         encoding=given.encoding,
         errors=given.errors,
-        newline=None if os.linesep == "\n" else "",
         buffering=1 if lines else -1,
     )
     os.dup2(sys.stderr.fileno(), 1)

@@ -309,6 +309,7 @@ TRACE = "with lm.backbone.trace(input_ids=ids, use_cache=False):\n    "
         (TRACE + "x = lm.layers[0].output\ny = prompt.positions['s2']\n", "s2", "KeyError"),
         ("x = lm.layers[0].output\n", "lm.layers", "ValueError"),
         ("x = torch.softmax(ids)\n", "softmax", "TypeError"),
+        (TRACE + "raise SystemExit(0)\n", "SystemExit", "sys.exit(0) would end"),
     ],
 )
 def test_a_mistake_is_found_without_weights(llama, tmp_path, body, at, said):
