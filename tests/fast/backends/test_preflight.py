@@ -375,5 +375,5 @@ def test_a_dry_run_ends_in_time_and_is_remembered(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "run_session", lambda *_: pytest.fail("it is run again"))
     assert dry_run.expected_outputs(llama, work) == found
     other = Work(card, function, CALLS["prompt"], card.resolve({"k": 2}), "key")
-    with pytest.raises(pytest.fail.Exception):
+    with pytest.raises(RunFailed, match="Failed is not an Exception"):  # by `pytest.fail`
         dry_run.expected_outputs(SimpleNamespace(lm=llama.lm), other)
