@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from remote_mi.backends.options import Option, Question
+from remote_mi.common.authors_code import describe_error
 from remote_mi.common.errors import RemoteMIError, RunFailed, line_number_in
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
@@ -181,9 +182,7 @@ def recipe_error(
     where = f"recipe {work.card.name!r}"
     if work.card.path:
         where = f"{work.card.path}:{line_in_recipe(work, error)}"
-    lines = str(error).strip().splitlines()
-    message = lines[0] if lines else "no message"
-    return RunFailed(f"{where}: {type(error).__name__}: {message}", hint)
+    return RunFailed(f"{where}: {describe_error(error)}", hint)
 
 
 def check_outputs(

@@ -42,7 +42,7 @@ from remote_mi.backends.weightless import (
     fake_weights,
     silence_torch_logs,
 )
-from remote_mi.common.errors import first_line
+from remote_mi.common.authors_code import ProcessEnded, contained, describe_error
 from remote_mi.models.load import LoadedModel
 from remote_mi.recipes.output_kinds import kind_of_output
 
@@ -134,7 +134,7 @@ def peak_memory(
     call = max(work.calls, key=lambda call: len(json.dumps(_shape_form(call))))
     mode = MeasuringFakeMode(time.thread_time() + budget)
     try:
-        with silence_torch_logs(), fake_weights(model.lm._module, mode, rows_bytes):
+        with silence_torch_logs(), fake_weights(model.lm._module, mode, rows_bytes), contained():
             run_session(model.lm, _single_call(work, call))
     except Exception:  # the recipe is the user's code; a mistake in it shows when it runs
         return None
@@ -204,7 +204,8 @@ def _call_shapes(model: LoadedModel, work: Work, call: Any, deadline: float) -> 
     sized = {k: o for k, o in work.card.returns.items() if kind_of_output(o).sized}
     free = work.card.returns.keys() - sized.keys()
     try:
-        with silence_torch_logs(), fake_weights(model.lm._module, FastFakeMode(deadline)):
+        mode = FastFakeMode(deadline)
+        with silence_torch_logs(), fake_weights(model.lm._module, mode), contained():
             returned = run_session(model.lm, _single_call(work, call))[0]
             described = _stand_ins(returned, free)
     except Exception as error:  # the recipe is the user's code: anything can be raised
@@ -311,7 +312,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _is_mistake(error: Exception, work: Work) -> bool:
     """Whether a real run would certainly fail with this error too."""
     said = str(error)
-    if isinstance(error, OutOfOrderError):
+    if isinstance(error, (OutOfOrderError, ProcessEnded)):
         return True
     if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):
         return False
@@ -348,6 +349,4 @@ def _why_unknown(error: Exception, work: Work) -> str:
     where = f"{work.card.path}:{line}" if work.card.path else f"line {line}"
     if any(isinstance(e, _CANNOT_FOLLOW) for e in _chain(error)):
         return f"{where} depends on the numbers of a tensor"
-    return (
-        f"{where} cannot be followed without numbers ({type(error).__name__}: {first_line(error)})"
-    )
+    return f"{where} cannot be followed without numbers ({describe_error(error)})"

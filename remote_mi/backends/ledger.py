@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from remote_mi.common.errors import NotFound, StoreError, UsageError, not_found
+from remote_mi.common.valid_json import to_json
 
 SCHEMA = 1
 #: States in which a job may still give a result.
@@ -141,7 +142,7 @@ class Ledger:
         """
         assert changes.get("state", "done") in STATES
         sets = ", ".join(f"{name} = ?" for name in changes)
-        values = [json.dumps(v) if k in _JSON and v is not None else v for k, v in changes.items()]
+        values = [to_json(v) if k in _JSON and v is not None else v for k, v in changes.items()]
         with self._transaction() as db:
             kept = "id = ? AND state != 'forgotten'"
             db.execute(f"UPDATE jobs SET {sets} WHERE {kept}", (*values, job_id))
@@ -313,7 +314,7 @@ def _values(entry: Entry) -> list[Any]:
     for name in _COLUMNS:
         value = getattr(entry, name)
         keep = name in ("draft", "expected") or (name in _JSON and value is not None)
-        found.append(json.dumps(value) if keep else value)
+        found.append(to_json(value) if keep else value)
     return found
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_mi.backends.kind import BackendKind
-from remote_mi.common.errors import RemoteMIError, UsageError, first_line, nearest
+from remote_mi.common.authors_code import contained, describe_error
+from remote_mi.common.errors import RemoteMIError, UsageError, nearest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -90,12 +91,13 @@ def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
 @functools.cache
 def _load_entry_point(point: EntryPoint) -> BackendKind:
     try:
-        found = point.load()
-        kind = found() if isinstance(found, type) else found
+        with contained():
+            found = point.load()
+            kind = found() if isinstance(found, type) else found
     except Exception as error:  # third-party code: anything can be raised
         raise UsageError(
             f"the backend {point.name!r} of {point.value} cannot be imported: "
-            f"{type(error).__name__}: {first_line(error)}",
+            f"{describe_error(error)}",
             "fix or uninstall the package that provides it",
         ) from error
     if not isinstance(kind, BackendKind) or kind.name != point.name:

@@ -12,6 +12,7 @@ import click
 from remote_mi.cli.numbers import COUNT
 from remote_mi.cli.output import check_folder_exists, print_json, say
 from remote_mi.cli.view import parse_coordinate
+from remote_mi.common.authors_code import contained
 from remote_mi.common.errors import StoreError, UsageError
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.wording import Slice
@@ -121,13 +122,15 @@ def _save_figure(
     slice_ = Slice((item or 1) - 1, at)
     check_cut([figure], result, slice_)
     check_folder_exists(path)
-    save(figure, result, path, slice_)
+    with contained():  # a kind of figure may be the project's own
+        save(figure, result, path, slice_)
 
 
 def _format_table(result: Result, name: str, suffix: str, items: range | list[int] | None) -> str:
     from remote_mi.report.tables import format_table, table
 
-    heads, rows = table(result, name, items)
+    with contained():
+        heads, rows = table(result, name, items)
     return format_table(heads, rows, suffix, f"{name}, {result.name}")
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from remote_mi.common.authors_code import ProcessEnded, exits_contained
 from remote_mi.common.errors import Detached, RemoteMIError, nearest
+from remote_mi.common.standard_output import stdout_reserved, take_stdout
 from remote_mi.common.version import __version__
 
 #: Command → "module:attribute" and its line in the help, so that help imports no command.
@@ -79,13 +81,15 @@ def main() -> None:
     """Run the command line and exit with its code."""
     debug = "--debug" in sys.argv or bool(os.environ.get("REMOTE_MI_DEBUG"))
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    take_stdout()
     sys.exit(run_command(arguments, debug))
 
 
 def run_command(arguments: list[str], debug: bool = False) -> int:
     """Run one command; returns the exit code."""
     try:
-        code = cli.main(arguments, prog_name="remote-mi", standalone_mode=False)
+        with stdout_reserved(), exits_contained():
+            code = cli.main(arguments, prog_name="remote-mi", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort) as stopped:
@@ -115,6 +119,11 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
             raise
         _say(f"error: {error}")
         return error.exit_code
+    except ProcessEnded as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        return 1
     except Exception as error:
         if debug:
             raise

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from rich.console import Console
 from remote_mi.common.console import terminal_console
 from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.progress import Silent, Watch
+from remote_mi.common.standard_output import prints_to_stderr
+from remote_mi.common.valid_json import to_json
 
 SCHEMA = 1
 
@@ -32,7 +33,7 @@ def say(text: str) -> None:
 
 def print_json(data: Any) -> None:
     """Print one JSON document to stdout, with the schema version."""
-    print(json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False))
+    print(to_json({"schema": SCHEMA, **data}, indent=1))
 
 
 def shorten_path(path: Path) -> str:
@@ -59,7 +60,7 @@ def show_progress(quiet: bool) -> Iterator[Watch]:
 
     Whatever a recipe prints meanwhile goes to stderr: stdout is for the command's data.
     """
-    with redirect_stdout(sys.stderr):  # safe: nothing else runs in a command's process
+    with prints_to_stderr():
         if quiet:
             yield Silent()
         elif sys.stderr.isatty():

@@ -122,10 +122,6 @@ def _show_figures(result: Result, options: dict[str, Any]) -> None:
 
 def result_to_json(result: Result) -> dict[str, Any]:
     """A result as JSON: every output over all prompts and, if there are several, for each one."""
-
-    def plain(array: Any) -> Any:
-        return _replace_non_finite(array.tolist())
-
     outputs = {}
     for name in result.names():
         if name not in result.arrays:
@@ -134,16 +130,16 @@ def result_to_json(result: Result) -> dict[str, Any]:
         outputs[name] = {
             "dims": list(array.dims),
             "coords": dict(array.coords),
-            "values": plain(array.values),
+            "values": array.values.tolist(),
         }
         if array.low is not None and array.high is not None:
-            outputs[name].update(low=plain(array.low), high=plain(array.high))
+            outputs[name].update(low=array.low.tolist(), high=array.high.tolist())
     return {
         "run": result.run_id or None,
         "path": str(result.path) if result.path else None,
         "recipe": result.name,
         "outputs": outputs,
-        "each": {name: [plain(a.values) for a in result.each(name)] for name in result.outputs}
+        "each": {name: [a.values.tolist() for a in result.each(name)] for name in result.outputs}
         if len(result.prompts) > 1
         else {},
         "vocabulary": result.vocabulary,
@@ -152,15 +148,6 @@ def result_to_json(result: Result) -> dict[str, Any]:
         "notes": result.notes,
         "provenance": result.provenance,
     }
-
-
-def _replace_non_finite(value: Any) -> Any:
-    """Nested lists with None in place of NaN and infinities, which JSON does not have."""
-    if isinstance(value, list):
-        return [_replace_non_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
 
 
 def print_dry_run(job: Job, backend: str, as_json: bool) -> None:

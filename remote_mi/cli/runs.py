@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -12,6 +11,7 @@ from remote_mi.cli.numbers import COUNT
 from remote_mi.cli.output import print_json, say
 from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import project_folder
+from remote_mi.common.valid_json import to_json
 from remote_mi.report.run_list import row_text
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs
@@ -70,7 +70,7 @@ def show(run: str | None) -> None:
     name = project_runs.find(run)
     folder, tags = project_runs.run(name), project_runs.tags(name)
     document = {"run": name, "folder": str(folder.path), "tags": tags, **folder.data}
-    print(json.dumps(document, indent=1))
+    print(to_json(document, indent=1))
 
 
 @runs.command()

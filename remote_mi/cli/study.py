@@ -21,6 +21,7 @@ from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
+from remote_mi.common.valid_json import to_json
 from remote_mi.store.run_folder import id8_from_name
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
@@ -169,11 +170,10 @@ def show_command(
 @study.command("schema")
 def schema_command() -> None:
     """Print the JSON schema of study files, for editors."""
-    import json
 
     from remote_mi.jobs.studies import schema
 
-    print(json.dumps(schema(), indent=1))
+    print(to_json(schema(), indent=1))
 
 
 def _read_plan(name: str) -> Any:

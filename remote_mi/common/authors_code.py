@@ -8,28 +8,57 @@ like any other mistake in it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+from remote_mi.common.errors import first_line
+from remote_mi.common.standard_output import prints_to_stderr
 
 
 class ProcessEnded(Exception):
     """Somebody's code tried to end the process, or raised what no handler is meant to catch."""
 
 
+def describe_error(error: BaseException) -> str:
+    """An error in somebody's code: its class and the first line of its message."""
+    said = first_line(error)
+    name = type(error).__name__
+    return said if isinstance(error, ProcessEnded) or said == name else f"{name}: {said}"
+
+
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run code that others wrote, with every error an `Exception`; Ctrl-C still comes through.
+    """Run code that others wrote: as `exits_contained`, and on the command line its prints go to
+    stderr."""
+    with exits_contained(), prints_to_stderr():
+        yield
 
-    `sys.exit`, `os._exit` and classes derived from BaseException alone are covered. What ends a process from outside of Python (a signal, a crash in C) is not.
+
+@contextmanager
+def exits_contained() -> Iterator[None]:
+    """A context that only an `Exception` or Ctrl-C leaves; a forked child ends with the context.
+
+    `sys.exit`, `os._exit` and classes derived from BaseException alone are covered. What ends a
+    process from outside of Python (a signal, a crash in C) is not.
 
     Raises:
         ProcessEnded: in place of what would have ended the process, with its traceback.
     """
+    process = os.getpid()
     try:
         with _exits_noticed():
-            yield
+            try:
+                yield
+            except BaseException as error:
+                if os.getpid() != process:
+                    _end_child(error)
+                raise
+            if os.getpid() != process:
+                _end_child(None)
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -43,6 +72,21 @@ def _described(error: BaseException) -> str:
     if isinstance(error, _Exit):
         return f"os._exit({error.args[0]!r}) would end the whole process"
     return f"{type(error).__name__} is not an Exception: nothing is meant to catch it"
+
+
+def _end_child(error: BaseException | None) -> NoReturn:
+    """End a child that somebody's code forked and that came out of it: the program goes on once."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        status = code if isinstance(code, int) else int(code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+        status = 1
+    else:
+        status = 0
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    _leave(status)
 
 
 class _Exit(BaseException):

@@ -108,19 +108,14 @@ class _Assembly:
         return self.result
 
     def _non_finite_notes(self) -> Iterator[str]:
-        """A note on each output with NaN or infinite values, in float32 as results store them."""
+        """A note on each output with NaN or infinite values, or some that float32 cannot hold."""
         for name, output in self.card.returns.items():
             if not kind_of_output(output).averaged:
                 continue
             raw = [self.of_set] if output.of == "set" else [part.arrays for part in self.parts]
-            arrays = [np.asarray(each[name]).astype(np.float32) for each in raw if name in each]
-            bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
-            if bad:
-                total = sum(array.size for array in arrays)
-                yield (
-                    f"{bad} of {total} numbers of {name} are NaN or infinite, and so is every "
-                    "mean that includes them"
-                )
+            arrays = [np.asarray(each[name]) for each in raw if name in each]
+            for note in non_finite_notes(name, arrays):
+                yield f"{note}, and so is every mean that includes them"
 
     def _samples(self, name: str) -> np.ndarray:
         """The aligned samples of an output: [example, ...], or [draw, ...] for a single example."""
@@ -189,6 +184,20 @@ class _Assembly:
         if len(gap) != len(effect):  # one side has draws, the other does not
             gap = np.full(len(effect), gap.mean())
         self._estimate(name, effect, gap)
+        if np.isfinite(effect).all() and np.isfinite(gap).all():  # else there is a note already
+            self.result.notes += non_finite_notes(name, [self.result.arrays[name]])
+
+
+def non_finite_notes(name: str, arrays: Sequence[np.ndarray]) -> list[str]:
+    """How many numbers of an output or summary are not finite, or not in float32; [] if all are."""
+    total = sum(array.size for array in arrays)
+    lost = sum(int((~np.isfinite(array)).sum()) for array in arrays)
+    with np.errstate(over="ignore"):
+        bad = sum(int((~np.isfinite(array.astype(np.float32))).sum()) for array in arrays)
+    if not bad:
+        return []
+    what = "NaN or infinite" if lost == bad else "NaN, infinite or too large for float32"
+    return [f"{bad} of {total} numbers of {name} are {what}"]
 
 
 def _gap_notes(name: str, gap: np.ndarray) -> list[str]:

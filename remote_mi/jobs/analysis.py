@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import RunFailed, line_number_in
-from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups
+from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups, non_finite_notes
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import load_function, recipe_imports
@@ -55,6 +56,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         for key in (name, f"{name}:low", f"{name}:high"):
             if key in found:
                 assembled.arrays[key] = _check_shape(draft, key, output, found[key])
+        assembled.notes += non_finite_notes(name, [np.asarray(found[name])])
         shape = assembled.arrays[name].shape
         dims = [dim for dim in output.dims if dim != DRAW]
         assembled.axes[name] = {
@@ -97,21 +99,21 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
         try:
             card = replace(draft.card, name=name, path=path)
             function: Callable[..., Any] = load_function(card, home)
-            with exclusive_model_use(), recipe_imports(function):
+            with exclusive_model_use(), recipe_imports(function), contained():
                 return function(examples, **parameters)
         except ValueError as error:
             raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can happen
             line = line_number_in(error, path.resolve())
             raise RunFailed(
-                f"{draft.file}:{line}: the analysis {name!r} failed: "
-                f"{type(error).__name__}: {error}",
+                f"{draft.file}:{line}: the analysis {name!r} failed: {describe_error(error)}",
                 "--debug shows the whole traceback",
             ) from error
 
 
 def _check_shape(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
-    array = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):  # a note says it
+        array = np.asarray(values, np.float32)
     if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
         raise RunFailed(
             f"recipe {draft.card.name!r}: {key!r} of its analysis has the shape "

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes.card import Card
@@ -38,7 +39,15 @@ def recipe_files(project: Path) -> Iterator[tuple[str, Path]]:
 def _plug_in_files() -> Iterator[Path]:
     """Files that installed packages register in the entry point group `remote_mi.recipes`."""
     for point in entry_points(group=ENTRY_POINTS):
-        spec = importlib.util.find_spec(point.module)
+        try:
+            with contained():  # it imports the packages above the module
+                spec = importlib.util.find_spec(point.module)
+        except Exception as error:
+            raise UsageError(
+                f"the recipes {point.name!r} of {point.value} cannot be found: "
+                f"{describe_error(error)}",
+                "fix or uninstall the package that provides them",
+            ) from error
         if spec is not None and spec.origin:
             yield Path(spec.origin)
 

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.common.paths import project_folder
 
@@ -82,7 +83,8 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with contained():
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         line = getattr(error, "lineno", None) or line_number_in(error, path)
@@ -92,7 +94,8 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_module(dotted: str) -> ModuleType:
     try:
-        return importlib.import_module(dotted)
+        with contained():
+            return importlib.import_module(dotted)
     except Exception as error:
         raise _import_error(dotted, error) from error
 
@@ -100,4 +103,4 @@ def _import_module(dotted: str) -> ModuleType:
 def _import_error(where: str, error: Exception) -> UsageError:
     if isinstance(error, UsageError):
         return error
-    return UsageError(f"{where}: importing the figure failed: {type(error).__name__}: {error}")
+    return UsageError(f"{where}: importing the figure failed: {describe_error(error)}")

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import local_modules
@@ -173,13 +174,13 @@ def _import_recipe(card: Card, project: Path) -> Callable[..., Any]:
         sys.modules[name] = module
         _scopes[name] = home
         try:
-            with home.active():
+            with home.active(), contained():
                 spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[name], _scopes[name]
             line = line_number_in(error, path)
             raise UsageError(
-                f"{path}:{line}: importing the recipe failed: {type(error).__name__}: {error}"
+                f"{path}:{line}: importing the recipe failed: {describe_error(error)}"
             ) from error
     return getattr(sys.modules[name], card.name)
 

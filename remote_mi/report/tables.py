@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import line
+from remote_mi.common.valid_json import to_json
 from remote_mi.report.kinds.cells import Row
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.terminal import select_figures
@@ -118,15 +118,9 @@ def _escape_formula(text: str) -> str:
 
 
 def _json(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:
-    plain = [
-        {
-            h: None if isinstance(c, float) and not np.isfinite(c) else c
-            for h, c in zip(heads, row, strict=True)
-        }
-        for row in rows
-    ]
+    plain = [dict(zip(heads, row, strict=True)) for row in rows]
     document = {"schema": 1, "table": caption, "columns": list(heads), "rows": plain}
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _tex(heads: Sequence[str], rows: Sequence[Row], caption: str) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
+from remote_mi.common.authors_code import contained
 from remote_mi.common.console import captured_text, capturing_console
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import line
@@ -101,5 +102,6 @@ def _title(figure: Figure) -> str:
 
 def figure_lines(figure: Figure, result: Result, width: int, slice_: Slice = ALL) -> Iterator[Text]:
     """The lines of one figure."""
-    kind, layout = lay_out(figure, result, slice_)
-    yield from kind.text(layout, width)
+    with contained():  # a kind of figure may be the project's own
+        kind, layout = lay_out(figure, result, slice_)
+        return iter(list(kind.text(layout, width)))

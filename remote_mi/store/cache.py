@@ -14,7 +14,6 @@ is when it was last used.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 import uuid
@@ -28,7 +27,7 @@ import numpy as np
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch
-from remote_mi.common.json_text import parse_json
+from remote_mi.common.valid_json import parse_json, to_json
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
 
@@ -90,7 +89,7 @@ class Cache:
         """
         data = read_entry(path)
         try:
-            document = json.loads(self._read_blob(data["document"]))
+            document = parse_json(self._read_blob(data["document"]))
             arrays = arrays_from_bytes(self._read_blob(data["arrays"]), path)
             return CacheEntry(
                 data["key"], Environment(**data["environment"]), document, arrays, data["record"]
@@ -117,13 +116,13 @@ class Cache:
             StoreError: if the disk is full or the folder cannot be written; the cache stays valid.
         """
         blobs = {
-            "document": json.dumps(document, sort_keys=True).encode(),
+            "document": to_json(document, sort_keys=True).encode(),
             "arrays": arrays_to_bytes(arrays),
         }
         described = dict(about or {})
         if "code_parts" in described:  # long, and shared by all results of one recipe
             parts = described.pop("code_parts")
-            blobs["code_parts"] = json.dumps(parts, sort_keys=True).encode()
+            blobs["code_parts"] = to_json(parts, sort_keys=True).encode()
         try:
             named = {name: self._write_blob(content) for name, content in blobs.items()}
             entry = {
@@ -137,9 +136,9 @@ class Cache:
             }
             if about:
                 entry["about"] = {**described, "code_parts": named.get("code_parts")}
-            entry = json.loads(json.dumps(entry))  # so that the check is of what will be read
+            entry = parse_json(to_json(entry))  # so that the check is of what will be read
             entry["check"] = digest(entry)
-            content = json.dumps(entry, sort_keys=True).encode()
+            content = to_json(entry, sort_keys=True).encode()
             write_atomically(self._entry_path(key, environment), content, self.root / "tmp")
             for name, sha in named.items():
                 # A concurrent `gc` may have removed it as unreferenced before the entry existed.
@@ -170,7 +169,7 @@ class Cache:
     def code_parts(self, about: Mapping[str, Any]) -> dict[str, str]:
         """The digests of the code parts that an entry's `about` refers to; {} if not known."""
         try:
-            return json.loads(self._read_blob(about["code_parts"]))
+            return parse_json(self._read_blob(about["code_parts"]))
         except (KeyError, TypeError, ValueError, OSError, Damaged):
             return {}
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
+from remote_mi.common.valid_json import without_non_finite
 from remote_mi.recipes.output_kinds import NUMBERS, OutputKind, kind_of_output
 from remote_mi.recipes.outputs import DRAW
 from remote_mi.store.differences import (
@@ -105,7 +106,7 @@ class Difference:
             "prompt": self.prompt,
             "index": list(self.index),
             "coords": dict(self.coords),
-            "values": [_to_json_value(v) for v in self.values] if self.values else None,
+            "values": [without_non_finite(v) for v in self.values] if self.values else None,
         }
 
 
@@ -162,7 +163,7 @@ class Comparison(Displayed):
             "a": self.a.run_id or None,
             "b": self.b.run_id or None,
             "configuration": [
-                {"path": s.path, "a": _to_json_value(s.a), "b": _to_json_value(s.b)}
+                {"path": s.path, "a": without_non_finite(s.a), "b": without_non_finite(s.b)}
                 for s in self.configuration
             ],
             "prompts": {
@@ -329,10 +330,3 @@ def _largest_finite(values: np.ndarray) -> float:
 
 def _count_nans(arrays: list[np.ndarray]) -> int:
     return int(sum(np.isnan(v).sum() for v in arrays if v.dtype.kind == "f"))
-
-
-def _to_json_value(value: Any) -> Any:
-    """The value as JSON allows it: null for NaN and infinities."""
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.valid_json import to_json
 from remote_mi.store.sqlite_index import IndexFile, transaction
 
 #: Names of runs; folders with other names are not runs.
@@ -171,7 +172,7 @@ class RunIndex:
                 stamp = _stamp(f"{self.folder}/{name}")
                 row = self.read(name)
                 rows.append(
-                    (name, stamp, row.key, row.environment, row.status, json.dumps(asdict(row)))
+                    (name, stamp, row.key, row.environment, row.status, to_json(asdict(row)))
                 )
             with transaction(db):
                 db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", rows)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import Mismatch, UsageError
-from remote_mi.common.json_text import parse_json
 from remote_mi.common.text import line
+from remote_mi.common.valid_json import parse_json
 from remote_mi.recipes import figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import KINDS

@@ -12,7 +12,6 @@ runs/<utc>-<recipe>-<id8>/
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, UsageError, check_exact, not_found
-from remote_mi.common.json_text import parse_json
+from remote_mi.common.valid_json import parse_json, to_json
 from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
@@ -214,7 +213,7 @@ class Runs:
                     f"{tag!r} is not a valid tag", "letters, digits and . : + - _, at most 40"
                 )
         folder = self.folder / name
-        content = json.dumps({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
+        content = to_json({"schema": SCHEMA, "tags": list(dict.fromkeys(tags))}).encode()
         try:
             write_atomically(folder / _TAGS, content, folder)
         except OSError as error:
@@ -299,8 +298,8 @@ class Runs:
         }
         files = {
             **kept,
-            "events.jsonl": "".join(json.dumps(e) + "\n" for e in record.events).encode(),
-            RUN_JSON: json.dumps(info, indent=1).encode(),
+            "events.jsonl": "".join(to_json(e) + "\n" for e in record.events).encode(),
+            RUN_JSON: to_json(info, indent=1).encode(),
         }
         for name, text in files.items():
             path = folder / name
@@ -332,4 +331,4 @@ def _is_running(pid: int) -> bool:
 
 def _to_plain(value: Any) -> Any:
     """The value in plain containers, as YAML's safe dumper requires."""
-    return json.loads(json.dumps(value))
+    return parse_json(to_json(value))

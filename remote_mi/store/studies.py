@@ -10,7 +10,6 @@ The numbers are in the runs that the points name, in the same runs/ folder.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ from typing import Any
 
 from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, not_found
-from remote_mi.common.json_text import parse_json
 from remote_mi.common.named_files import named_files
+from remote_mi.common.valid_json import parse_json, to_json
 from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 
 SCHEMA = 1
@@ -131,7 +130,7 @@ class StudyRecords:
             "figures": dict(record.figures),
             "points": points,
         }
-        data = json.dumps(content).encode()
+        data = to_json(content).encode()
         try:
             record.path.mkdir(parents=True, exist_ok=True)
             for name, new in (("study.yaml", text), ("study.json", data)):
@@ -153,7 +152,7 @@ class StudyRecords:
         """
         now = round(time.time(), 3)
         lines = [
-            json.dumps(
+            to_json(
                 {
                     "time": now,
                     "key": p.key,

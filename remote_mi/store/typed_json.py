@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ _TYPE_NAMES = {
     str: "a text",
     int: "a whole number",
     bool: "a bool",
+    float: "a number that a float can hold",
 }
 
 
@@ -93,8 +95,9 @@ def _convert_union(inner: Sequence[Any], value: Any, where: str) -> Any:
 
 
 def _is_instance(hint: type, value: Any) -> bool:
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float:  # not an integer that no float can hold
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 

@@ -23,6 +23,7 @@ from remote_mi.backends.base import (
 from remote_mi.backends.local.fitting import consider
 from remote_mi.backends.local.resources import Resources, measure
 from remote_mi.backends.options import Option, Question
+from remote_mi.common.authors_code import contained
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Watch
 from remote_mi.models.checkpoint import model_cache
@@ -114,7 +115,7 @@ class LocalBackend(Backend):
         from remote_mi.interventions.memory import memory
 
         try:
-            with memory(self.rows_bytes):
+            with memory(self.rows_bytes), contained():
                 return compute()
         except RemoteMIError:
             raise

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import FormerVersion, Mismatch, NotFound, UsageError
-from remote_mi.common.json_text import parse_json
+from remote_mi.common.valid_json import parse_json
 from remote_mi.common.yaml_file import read_generated
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.valid_json import to_json
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.runner import execute
 from remote_mi.jobs.studies.points import Point
@@ -51,7 +52,7 @@ class _LaneReporter:
         self.out, self.job = out, -1
 
     def send(self, **what: Any) -> None:
-        self.out.write(json.dumps({"job": self.job, **what}) + "\n")
+        self.out.write(to_json({"job": self.job, **what}) + "\n")
         self.out.flush()
 
     def stage(self, text: str) -> None:

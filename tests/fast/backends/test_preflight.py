@@ -309,6 +309,7 @@ TRACE = "with lm.backbone.trace(input_ids=ids, use_cache=False):\n    "
         (TRACE + "x = lm.layers[0].output\ny = prompt.positions['s2']\n", "s2", "KeyError"),
         ("x = lm.layers[0].output\n", "lm.layers", "ValueError"),
         ("x = torch.softmax(ids)\n", "softmax", "TypeError"),
+        (TRACE + "raise SystemExit(0)\n", "SystemExit", "sys.exit(0) would end"),
     ],
 )
 def test_a_mistake_is_found_without_weights(llama, tmp_path, body, at, said):
@@ -374,5 +375,5 @@ def test_a_dry_run_ends_in_time_and_is_remembered(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "run_session", lambda *_: pytest.fail("it is run again"))
     assert dry_run.expected_outputs(llama, work) == found
     other = Work(card, function, CALLS["prompt"], card.resolve({"k": 2}), "key")
-    with pytest.raises(pytest.fail.Exception):
+    with pytest.raises(RunFailed, match="Failed is not an Exception"):  # by `pytest.fail`
         dry_run.expected_outputs(SimpleNamespace(lm=llama.lm), other)

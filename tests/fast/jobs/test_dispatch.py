@@ -440,7 +440,9 @@ def test_a_folder_that_cannot_be_measured_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
     assert "no weights" in room.read_checkpoint(tmp_path, ModelSpec(str(tmp_path))).unknown
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
-    assert "not a safetensors file" in room.read_checkpoint(tmp_path, ModelSpec(str(tmp_path))).unknown
+    assert (
+        "not a safetensors file" in room.read_checkpoint(tmp_path, ModelSpec(str(tmp_path))).unknown
+    )
     with pytest.raises(NotFound, match="smollm2-135m-q4_1"):
         room.describe(ModelSpec("smollm2-135m"))
 
