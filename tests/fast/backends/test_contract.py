@@ -151,7 +151,7 @@ def test_a_plug_in_that_is_none_is_told_by_name_and_harms_nobody(
 def test_a_plug_in_runs_jobs_and_gives_the_numbers_of_this_machine(box, tiny_llama, cli):
     job = lens(tiny_llama)
     plan = job.plan("box")
-    assert plan.chosen.backend == "box" and plan.reason == "it takes any job"
+    assert plan.chosen.backend == "box" and plan.reason == "it accepts any job"
     result = job.run("box", timeout=360)
     assert result.provenance["backend"] == "box"
     assert result.provenance["environment"]["kind"] == "box"
