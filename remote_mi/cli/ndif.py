@@ -13,7 +13,7 @@ import click
 
 from remote_mi.cli.numbers import COUNT, SECONDS
 from remote_mi.cli.output import print_json, say, show_progress
-from remote_mi.common.errors import NotFound, not_found
+from remote_mi.common.errors import BackendUnavailable, NotFound, not_found
 from remote_mi.models.embedded import EMBEDDED
 
 _STOP_COMMAND = "remote-mi ndif down"
@@ -67,21 +67,25 @@ def up(
     """Start the server; it runs until it is stopped.
 
     It keeps running when this terminal is closed; `remote-mi ndif down` stops it. The first start
-    builds a separate environment for it: two minutes and 1.7 GB.
+    builds a separate environment for it: two minutes and 1.7 GB. A server of which a service died
+    is started anew, with the models it served.
     """
-    from remote_mi.backends.ndif_server.personal import bring_up
+    from remote_mi.backends.ndif_server.personal import bring_up, model_option, require_running
 
     _interrupt_on_signals()
     with show_progress(quiet) as watch:
         server = bring_up(
-            models or (EMBEDDED,),
+            models,
             watch,
             threads=threads or default_threads(),
             auth=auth,
             execution_timeout=execution_timeout,
         )
     _print_status(server.status(), as_json)
-    model = f"--model {shlex.quote(models[0])} " if models else ""
+    served = require_running()
+    first = model_option(next(iter(served.models)), served)
+    model = f"--model {shlex.quote(models[0] if models else first)} "
+    model = "" if first == EMBEDDED else model
     say(
         f"\nnext: remote-mi run activation_patching --phenomenon ioi {model}--backend ndif:here"
         f"\n      {_STOP_COMMAND}"
@@ -91,15 +95,23 @@ def up(
 @ndif.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def status(as_json: bool) -> None:
-    """Show whether the server is running, where, and what it serves."""
+    """Show whether the server is running, where, and what it serves.
+
+    The exit code is 0 if it takes jobs and 5 if it does not: if it is stopped, still starting, not
+    answering, or if one of its services died.
+    """
     from remote_mi.backends.ndif_server.personal import personal_server
 
     found = personal_server().status()
     _print_status(found, as_json)
-    if found["running"] and not found["healthy"]:
+    if _dead_services(found):
+        say("\nnext: remote-mi ndif up")
+    elif found["running"] and not found["healthy"]:
         say(f"\nnext: remote-mi ndif logs\n      {_STOP_COMMAND}")
     elif not found["running"] and not _is_starting(found):
         say(f"\nnext: {_STOP_COMMAND}" if found["processes"] else "\nnext: remote-mi ndif up")
+    if not found["healthy"]:
+        raise click.exceptions.Exit(BackendUnavailable.exit_code)
 
 
 @ndif.command()
@@ -163,7 +175,9 @@ def _print_status(found: dict[str, Any], as_json: bool) -> None:
     elif not found["running"]:
         print(_describe_stopped(found))
     else:
-        state = "running" if found["healthy"] else "running, but not answering"
+        dead = _dead_services(found)
+        problem = f"{', '.join(dead)} died" if dead else "not answering"
+        state = "running" if found["healthy"] else f"running, but {problem}"
         since = datetime.fromtimestamp(found["since"]).strftime("%Y-%m-%d %H:%M")
         print(f"{state}  {found['url']}  since {since}")
         for repo_id, folder in found["models"].items():
@@ -182,10 +196,19 @@ def _print_status(found: dict[str, Any], as_json: bool) -> None:
 def _describe_stopped(found: dict[str, Any]) -> str:
     if _is_starting(found):
         return "starting"
+    dead = _dead_services(found)
+    if dead:
+        return f"not running: {', '.join(dead)} died"
     left = (
         f"; {found['processes']} processes of an earlier one are left" if found["processes"] else ""
     )
     return f"not running{left}"
+
+
+def _dead_services(found: dict[str, Any]) -> list[str]:
+    services = found.get("services", {}) if found.get("phase") == "running" else {}
+    dead = [name for name, entry in services.items() if not entry["alive"]]
+    return dead if len(dead) < len(services) else []  # all of them: after a reboot
 
 
 def _is_starting(found: dict[str, Any]) -> bool:

@@ -20,9 +20,18 @@ from remote_mi.backends.ndif_server.record import Record
 
 
 @pytest.fixture
-def environment(ndif_venv: Path, project: Path) -> Iterator[dict[str, str]]:
-    """A cache of the test's own, so that nobody's server is touched; nothing is built again."""
-    yield {"REMOTE_MI_NDIF_VENV": str(ndif_venv)}
+def environment(
+    ndif_venv: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """A cache of the test's own, so that nobody's server is touched; nothing is built again.
+
+    Its path and that of the environment hold a space and an umlaut, at which Ray would stumble.
+    """
+    odd = tmp_path / "my cäche"
+    odd.mkdir()
+    (odd / "venv").symlink_to(ndif_venv)
+    monkeypatch.setenv("REMOTE_MI_CACHE", str(odd))
+    yield {"REMOTE_MI_NDIF_VENV": str(odd / "venv")}
     personal.personal_server().stop(timeout=120)
 
 
@@ -52,6 +61,7 @@ def test_up_status_down(environment, process, tiny_llama):
     assert "starting NDIF" in up.stderr and repo_id in up.stdout
 
     status = command("status", "--json")
+    assert status.returncode == 0, status.stdout
     found = json.loads(status.stdout)
     assert found["running"] and found["healthy"], status.stdout
     assert found["models"] == {repo_id: str(tiny_llama.resolve())}
@@ -77,6 +87,17 @@ def test_up_status_down(environment, process, tiny_llama):
     logs = command("logs", "-n", "5")
     assert logs.returncode == 0 and 1 <= len(logs.stdout.splitlines()) <= 5
     assert command("logs", "apy").returncode == 3
+
+    # A server of which a service died is started anew by the same command, as it was.
+    os.kill(found["services"]["store"]["pid"], signal.SIGKILL)
+    status = command("status")
+    assert status.returncode == 5 and "running, but store died" in status.stdout, status.stdout
+    mended = command("up", "--threads", "1", timeout=580)
+    assert mended.returncode == 0 and "store died" in mended.stderr, mended.stderr
+    assert f"--model {tiny_llama.resolve()} " in mended.stderr
+    status = command("status", "--json")
+    assert status.returncode == 0, status.stdout
+    assert json.loads(status.stdout)["models"] == found["models"]
 
     folders = Record.read(personal.state_folder()).folders
     down = command("down")

@@ -142,8 +142,8 @@ class NdifBackend(DetachedBackend):
         if entry.state == "fetched" or not entry.is_open:
             return entry
         waiter = Waiter(self.client, self.ledger, entry, watch)
-        if entry.url != self.host.url:
-            waiter.mark_server_ended()
+        if waiter.is_lost():
+            watch.note(waiter.mark_lost().message)
         elif entry.state in ("submitting", "unknown"):
             waiter.was_received()
         else:

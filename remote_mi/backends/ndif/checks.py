@@ -78,7 +78,8 @@ def _run_checks(asked: str | None, spec: ModelSpec | None) -> Iterator[Check]:
 
 def _personal() -> list[Check]:
     status = personal.personal_server().status()
-    if not status["running"]:
+    alive = [service["alive"] for service in status.get("services", {}).values()]
+    if not status["running"] and not any(alive):
         from remote_mi.backends.ndif_server.settings import redis_server
 
         redis_server()
@@ -91,7 +92,12 @@ def _personal() -> list[Check]:
                 "personal server",
                 "problem",
                 found,
-                "see `remote-mi ndif logs`; `remote-mi ndif down`, then `up` again",
+                "see `remote-mi ndif logs`; "
+                + (
+                    "`remote-mi ndif up` starts it anew"
+                    if dead
+                    else "`remote-mi ndif down`, then `up`"
+                ),
                 5,
             )
         ]

@@ -29,6 +29,8 @@ from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif import results
 from remote_mi.backends.ndif.client import POLL_TIMEOUT_S, Client
 from remote_mi.backends.ndif.errors import job_error
+from remote_mi.backends.ndif.hosts import HERE
+from remote_mi.backends.ndif_server import personal
 from remote_mi.common.errors import RunFailed
 from remote_mi.common.progress import Watch
 
@@ -57,9 +59,12 @@ class Waiter:
         Raises:
             JobFailed, NotHosted: if the job failed there; the entry says so, too.
             ResultExpired: if its result is no longer there; the entry says so, too.
+            Evicted: if its server was stopped; the entry says so, too.
             ServerDown, NotNdif: if the server does not answer.
         """
         entry = self.entry
+        if self.is_lost():
+            raise self.mark_lost()
         answer = self.client.job_response(entry.server_id, patience)
         if answer is None:
             self._check_deadline(None)
@@ -119,14 +124,19 @@ class Waiter:
             pause = min(2 * pause, 1.0)
         return True
 
-    def mark_server_ended(self) -> None:
-        """Mark the job as lost: the personal server that had it has been stopped."""
+    def is_lost(self) -> bool:
+        """Whether the job was on a personal server that has been stopped since."""
+        entry = self.entry
+        return entry.host == HERE.name and not personal.is_same_server(entry.url, entry.created)
+
+    def mark_lost(self) -> Evicted:
+        """Mark the job as lost with its server; returns the error."""
         error = Evicted(
             f"job {self.entry.id[:8]}: the server at {self.entry.url} was stopped, and its jobs with it",
             "the same command submits it again",
         )
         self._change(state="failed", error=to_record(error))
-        self.watch.note(error.message)
+        return error
 
     def wait_until_completed(
         self, deadline: float | None, after_a_while: Callable[[], None]

@@ -18,6 +18,7 @@ from remote_mi.backends.ndif_server import postgres, processes
 from remote_mi.backends.ndif_server.errors import ServerError, ServerStartFailed
 from remote_mi.backends.ndif_server.record import Record
 from remote_mi.backends.ndif_server.settings import ServerPlan, commands, environment
+from remote_mi.common.errors import sanitize
 
 LOGS = "logs"
 """Name of the folder, inside the state folder, that each service writes its log to."""
@@ -29,7 +30,8 @@ RESTARTABLE = ("api", "redis", "store")
 """The services that can be started again while the others run."""
 
 _WORK = "work"
-_TAIL = 30  # lines of a log that an error message shows
+_TAIL = 12  # lines of a log that an error message shows
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ENDING = 10  # seconds within which a killed service must be gone
 _POLL = 0.2  # seconds between polls of a starting server
 # NDIF's sandbox puts its sockets here whatever the settings, and leaves them when it is killed.
@@ -136,7 +138,8 @@ class Launcher:
         with contextlib.suppress(OSError):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         # Our own polling fills the log with the same line.
-        tail = "\n".join([line for line in lines if "path=/connected" not in line][-_TAIL:])
+        told = [_COLOUR.sub("", line) for line in lines if "path=/connected" not in line]
+        tail = sanitize("\n".join([line for line in told if line.strip()][-_TAIL:]))
         return ServerStartFailed(f"NDIF did not start: {what} (log: {log})\n{tail}".rstrip())
 
 

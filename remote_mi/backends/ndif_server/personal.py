@@ -44,6 +44,7 @@ class Served:
         auth: whether it checks keys.
         keys: API key by privilege, "plain" (sandboxed) and "trusted"; empty without `auth`.
         contents: digest of each folder's content at the start, by repository id.
+        since: when it was started, in seconds since 1970.
     """
 
     url: str
@@ -52,6 +53,7 @@ class Served:
     auth: bool
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     contents: dict[str, str] = field(default_factory=dict, repr=False)
+    since: float = 0.0
 
 
 def state_folder() -> Path:
@@ -78,8 +80,12 @@ def personal_server(**options: Any) -> Server:
 def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
     """Fetch what is missing and start the personal server. Returns it running.
 
+    A server of which a service died is stopped and started anew; it serves what it served before,
+    too.
+
     Args:
-        models: what to serve: the embedded model's name, folders, hub ids.
+        models: what to serve: the embedded model's name, folders, hub ids. If empty, what a
+            server that is restarted served, else the embedded model.
         watch: shows the progress.
         options: as of `Server`: `threads`, `auth`, `execution_timeout`.
 
@@ -91,13 +97,21 @@ def bring_up(models: Sequence[str], watch: Watch, **options: Any) -> Server:
     """
     from remote_mi.models.served_folder import ensure_folder
 
+    record = _record()
+    broken = record if record is not None and record.is_broken() else None
+    served = {name: Path(folder) for name, folder in broken.models.items()} if broken else {}
+    if broken and broken.keys:
+        options["auth"] = True
     server = personal_server(watch=watch, **options)
-    named = _by_repo_id(models)
+    named = _by_repo_id(models or (() if served else (EMBEDDED,)))
     running = running_server(HERE)
-    if running:
+    if running and not broken:
         raise _already_running(running, named)
     server.check_programs()  # before a download of minutes
-    return server.start({repo_id: ensure_folder(model, watch) for repo_id, model in named.items()})
+    wanted = {repo_id: ensure_folder(model, watch) for repo_id, model in named.items()}
+    if broken:
+        watch.note(f"{', '.join(broken.dead_services())} died; the server is started anew")
+    return server.start(served | wanted)
 
 
 def repo_id_of(model: str) -> str:
@@ -146,7 +160,18 @@ def running_server(host: str) -> Served | None:
         bool(record.keys),
         dict(record.keys),
         dict(record.contents),
+        record.since,
     )
+
+
+def is_same_server(url: str, moment: float) -> bool:
+    """Whether the personal server that runs is the one that was at an address at a moment.
+
+    Args:
+        url: the address. moment: seconds since 1970.
+    """
+    found = running_server(HERE)
+    return found is not None and found.url == url and found.since <= moment
 
 
 def served_repo_id(folder: Path, served: Served) -> str | None:

@@ -81,6 +81,14 @@ class Record:
             self.pids.get("api", 0), self.started.get("api")
         )
 
+    def dead_services(self) -> list[str]:
+        """The services that were started and whose process no longer lives."""
+        return [n for n, pid in self.pids.items() if not is_alive(pid, self.started.get(n))]
+
+    def is_broken(self) -> bool:
+        """Whether some of its services died, and others are still alive."""
+        return self.phase == "running" and 0 < len(self.dead_services()) < len(self.pids)
+
     def is_starting(self) -> bool:
         """Whether somebody is about to bring the server up."""
         return self.phase == "starting" and is_alive(self.owner, self.owner_started)

@@ -145,23 +145,25 @@ class Server:
     def status(self) -> dict[str, Any]:
         """The server's status as a JSON object. Takes at most about ten seconds; never raises.
 
-        `running`: its API process is alive. `healthy`: its controller answers too. `services`: the
-        process id of each and whether it is alive. `processes`: how many in total, and `memory_mb`
-        their memory. The rest was recorded at the start.
+        `running`: its API process is alive. `healthy`: so are all other services, and the
+        controller answers. `services`: the process id of each and whether it is alive.
+        `processes`: how many in total, and `memory_mb` their memory. The rest was recorded at the
+        start.
         """
         record = Record.read(self.state)
         found = family(self.state, record).find()
         if record is None:
             return {"running": False, "healthy": False, "processes": len(found)}
+        dead = record.dead_services()
         services = {
-            name: {"pid": pid, "alive": processes.is_alive(pid, record.started.get(name))}
-            for name, pid in record.pids.items()
+            name: {"pid": pid, "alive": name not in dead} for name, pid in record.pids.items()
         }
         running = record.is_running()
+        whole = running and not dead
         return {
             "running": running,
             # Not `/connected`, which still answers 200 after Ray has died.
-            "healthy": running and http_status(f"{record.url}/status", timeout=10) == 200,
+            "healthy": whole and http_status(f"{record.url}/status", timeout=10) == 200,
             "phase": record.phase,
             "url": record.url,
             "hub_url": record.hub_url,
@@ -202,7 +204,8 @@ class Server:
 
         Raises:
             ServerUnavailable: something is not installed; the message says what to install.
-            ServerRunning: a server is already running in this state folder.
+            ServerRunning: a server is already running in this state folder. One of which a service
+                died is stopped first instead.
             ServerStartFailed: a service died or did not answer; nothing is left running.
             UsageError: a folder holds no model, or a repository id is malformed.
         """
@@ -221,7 +224,7 @@ class Server:
 
     def _refuse_second(self) -> None:
         record = Record.read(self.state)
-        if record and record.is_running():
+        if record and record.is_running() and not record.dead_services():
             raise ServerRunning(
                 f"a server is already running at {record.url} (process {record.pids['api']}, "
                 f"folder {self.state})",
@@ -231,11 +234,12 @@ class Server:
     def _start(self, venv: Path, models: dict[str, Path], deadline: float) -> None:
         begun = time.monotonic()
         ports = reserve()
+        # Not in the state folder, which would make the paths of Ray's sockets too long.
+        ray_dir = Path(tempfile.mkdtemp(prefix="rmi-", dir="/tmp"))
         plan = ServerPlan(
             state=self.state,
-            venv=venv.absolute(),
-            # Not in the state folder, which would make the paths of Ray's sockets too long.
-            ray_dir=Path(tempfile.mkdtemp(prefix="rmi-", dir="/tmp")),
+            venv=_plain_path(venv.absolute(), ray_dir),
+            ray_dir=ray_dir,
             mark=processes.mark_of(self.state),
             ports=ports,
             models=models,
@@ -330,6 +334,13 @@ class Server:
         if record is None:
             raise ServerNotRunning(f"no server runs on {self.state}")
         return record
+
+
+def _plain_path(venv: Path, folder: Path) -> Path:
+    """The environment by a path without spaces, at which Ray splits its workers' commands."""
+    link = folder / "venv"
+    link.symlink_to(venv, target_is_directory=True)
+    return link
 
 
 def _check_models(models: Mapping[str, Path]) -> dict[str, Path]:

@@ -7,13 +7,20 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 
-from remote_mi.backends.ndif_server import personal, settings
+from remote_mi.backends import registry
+from remote_mi.backends.errors import Evicted
+from remote_mi.backends.ledger import Entry, Ledger
+from remote_mi.backends.ndif.hosts import HERE
+from remote_mi.backends.ndif.waiting import Waiter
+from remote_mi.backends.ndif_server import launch, personal, settings
 from remote_mi.backends.ndif_server.processes import started_at
 from remote_mi.backends.ndif_server.record import Record
 from remote_mi.common.errors import BackendUnavailable, UsageError
+from remote_mi.common.progress import Silent
 from remote_mi.models.embedded import EMBEDDED
 
 URL = "http://127.0.0.1:24001"
@@ -63,10 +70,10 @@ def test_a_server_that_does_not_run_is_said_so(cache, cli):
     with pytest.raises(BackendUnavailable, match="ndif up"):
         personal.require_running()
     code, out, err = cli("ndif", "status")
-    assert (code, out) == (0, "not running\n") and "remote-mi ndif up" in err
+    assert (code, out) == (5, "not running\n") and "remote-mi ndif up" in err
     code, out, _ = cli("ndif", "status", "--json")
     found = json.loads(out)
-    assert (code, found["schema"], found["running"], found["processes"]) == (0, 1, False, 0)
+    assert (code, found["schema"], found["running"], found["processes"]) == (5, 1, False, 0)
     assert cli("ndif", "down")[:2] == (0, "nothing to stop\n")
     assert cli("ndif", "logs")[0] == 3
     assert not personal.state_folder().exists(), "asking leaves nothing behind"
@@ -112,7 +119,84 @@ def test_a_server_that_is_starting_is_not_there_yet(recorded, cli):
     recorded.write(personal.state_folder())
     with pytest.raises(BackendUnavailable, match="still starting"):
         personal.require_running()
-    assert cli("ndif", "status")[:2] == (0, "starting\n")
+    assert cli("ndif", "status")[:2] == (5, "starting\n")
+
+
+@pytest.mark.parametrize(
+    "dead, said",
+    [
+        ([], "running, but not answering"),
+        (["redis"], "running, but redis died"),
+        (["api"], "not running: api died"),
+        (["redis", "api"], "not running\n"),  # all of them: the machine was restarted
+    ],
+)
+def test_status_names_the_service_that_died(recorded, cli, dead, said):
+    recorded.pids |= {"redis": os.getpid()}
+    recorded.started |= {"redis": recorded.started["api"]} | dict.fromkeys(dead, "1")
+    recorded.write(personal.state_folder())
+    code, out, err = cli("ndif", "status")
+    assert code == 5 and out.startswith(said), out
+    assert ("next: remote-mi ndif up" in err) == bool(dead), err
+    found = json.loads(cli("ndif", "status", "--json")[1])
+    assert not found["healthy"] and found["running"] == ("api" not in dead)
+
+
+def test_the_log_of_a_failed_start_is_short_and_plain(tmp_path):
+    def failure(text: str) -> str:
+        (tmp_path / "logs").mkdir(exist_ok=True)
+        (tmp_path / "logs" / "ray.log").write_text(text)
+        launcher = launch.Launcher.__new__(launch.Launcher)
+        launcher._logs = tmp_path / "logs"
+        return str(launcher._failure("ray ended with code 1", "ray"))
+
+    said = failure("\x1b[31mno room\x1b[39m\n\x1b]0;title\x07\n\n" + "line\n" * 3)
+    assert "no room\n" in said and "\x1b" not in said and "[31m" not in said
+    assert len(failure("line\n" * 500).splitlines()) < 15
+
+
+def job_here(project, **changes) -> Entry:
+    """A job of the personal server, as submitted just now."""
+    entry = Entry(str(uuid.uuid4()), "key", HERE.name, URL, "slow", "org/model", 1, {})
+    Ledger(project).claim(entry, since=0)
+    Ledger(project).update(entry.id, state="submitted", **changes)
+    return Ledger(project).get(entry.id)
+
+
+@pytest.mark.parametrize(
+    "server, lost",
+    [
+        ("the same", False),
+        ("none", True),
+        ("starting", True),
+        ("at another address", True),
+        ("started since", True),
+    ],
+)
+def test_a_job_is_lost_with_the_server_that_had_it(recorded, project, server, lost):
+    entry = job_here(project)
+    recorded.phase = "starting" if server == "starting" else "running"
+    recorded.url = URL.replace("24001", "24065") if server == "at another address" else URL
+    recorded.since = time.time() + (1 if server == "started since" else -100)
+    recorded.write(personal.state_folder())
+    if server == "none":
+        Record.remove(personal.state_folder())
+    backend = registry.backend_of(entry, project)
+    assert Waiter(backend.client, backend.ledger, entry, Silent()).is_lost() == lost
+    if lost:
+        with pytest.raises(Evicted, match="was stopped, and its jobs with it") as caught:
+            next(backend.collect(backend.ticket_of(entry), Silent()))
+        assert caught.value.hint == "the same command submits it again"
+        assert not Ledger(project).get(entry.id).is_open
+        job_here(project)
+        assert backend.resume("key", Silent()) is None, "the same command submits it anew"
+
+
+def test_a_job_whose_result_was_fetched_outlives_its_server(cache, project):
+    entry = job_here(project, status="COMPLETED")
+    Ledger(project).update(entry.id, state="fetched")
+    backend = registry.backend_of(entry, project)
+    assert backend.is_ready(backend.refresh(Ledger(project).get(entry.id), Silent()))
 
 
 def test_a_second_server_is_refused_with_where_the_first_one_is(recorded, cli, tiny_llama):
