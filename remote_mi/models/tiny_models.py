@@ -81,7 +81,9 @@ def save_tokenizer(folder: Path, texts: Iterable[str], masked: bool = False) -> 
 
 def configuration(family: str, vocabulary: int) -> Any:
     """The configuration of a tiny model of a family; `vocabulary`: the number of its tokens."""
-    import transformers as t
+    import transformers
+
+    t: Any = transformers  # its stubs do not know every field
 
     common = {
         "hidden_size": 32,

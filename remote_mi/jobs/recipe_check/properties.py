@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ def check_on_model(job: Job, name: str, watch: Watch) -> list[PropertyFinding]:
         trial = subject.run(subject.examples)
         summaries = _summaries(subject, trial) if job.card.analysis else {}
     except Exception as error:
-        return [_outcome_of(error, name)]
+        finding = _outcome_of(error, name)
+        return [replace(finding, message=finding.message.replace(job.model.name, name))]
     return [
         PropertyFinding("families", "holds", name),
         *_Check(subject, name, trial, summaries).findings(),
@@ -119,7 +120,7 @@ class _Check:
 
     def _repetition(self) -> PropertyFinding:
         again = self.subject.run(self.subject.examples, afresh=False)
-        gaps = [*self._gaps(self.first.each, again.each)]
+        gaps = self._gaps(self.first.each, again.each)
         gaps += self._gaps([self.first.of_set], [again.of_set])
         if self.card.analysis:
             summaries = _summaries(self.subject, self.first)
@@ -147,7 +148,7 @@ class _Check:
             why = "its numbers are never the same" if self.unsteady else "there are no examples"
             return self._found("order", "not applicable", why)
         backwards = self.subject.run(self.subject.examples[::-1])
-        gaps = [*self._gaps(self.first.each, backwards.each[::-1])]
+        gaps = self._gaps(self.first.each, backwards.each[::-1])
         gaps += self._gaps([self.first.of_set], [backwards.of_set])
         if self.card.analysis:
             other = self.subject.summarize(self.first.each, range(count)[::-1])
@@ -204,11 +205,13 @@ class _Check:
         one: Sequence[Outputs],
         other: Sequence[Outputs],
         against: Sequence[Outputs] | None = None,
-    ) -> Iterator[_Gap]:
+    ) -> list[_Gap]:
         """The differences of the outputs of examples, relative to the size of the first."""
-        for a, b, zero in zip(one, other, against or one, strict=True):
-            for name in a.keys() & b.keys():
-                yield _gap(name, self.card.returns.get(name), a[name], b[name], zero[name])
+        return [
+            _gap(name, self.card.returns.get(name), a[name], b[name], zero[name])
+            for a, b, zero in zip(one, other, against or one, strict=True)
+            for name in a
+        ]
 
 
 def _gap(name: str, output: Any, one: Any, other: Any, against: Any) -> _Gap:

@@ -87,7 +87,8 @@ class RecipeCheck:
 
     def state(self, name: str) -> State:
         """The verdict on one property over all models: the worst of them."""
-        return min((f.state for f in self.of(name)), key=_RANK.index, default="not applicable")
+        found = {finding.state for finding in self.of(name)}
+        return next((state for state in _RANK if state in found), "not applicable")
 
     def to_json(self) -> dict[str, Any]:
         return {

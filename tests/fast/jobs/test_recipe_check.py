@@ -12,8 +12,12 @@ import remote_mi as mi
 from remote_mi.common.errors import UsageError
 from remote_mi.jobs.recipe_check import check
 from remote_mi.jobs.recipe_check.report import PROPERTIES
+from remote_mi.models.tiny_models import FAMILIES
+from remote_mi.recipes import catalog
 
 BOX = Path(__file__).parents[1] / "backends" / "box"
+#: Needs that an encoder does not meet.
+BY_ENCODERS_LACKED = {"causal", "plain_stream"}
 #: A technique that compares the streams of both prompts at their end.
 RECIPE = '''\
 """Odd."""
@@ -174,6 +178,15 @@ def test_a_refusal_needs_a_reason_and_one_model_must_be_left(project, families):
     assert found.failed == ["families"], found
     with pytest.raises(UsageError, match="no parameter 'nothing'"):
         mi.check_recipe(mid, project=project, nothing=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", catalog.all_cards(Path("/nowhere")), ids=lambda card: card.name)
+def test_every_built_in_recipe_passes(project, card):
+    found = mi.check_recipe(card.name, project=project)
+    assert found.passed, found
+    ran = {finding.model for finding in found.of("inputs")}
+    assert ran >= set(FAMILIES) and ("bert" in ran) is not bool({*card.needs} & BY_ENCODERS_LACKED)
 
 
 @pytest.mark.slow
