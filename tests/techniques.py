@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from remote_mi.jobs.recipe_check.examples import PAIRS, examples_for
+from remote_mi.jobs.recipe_check.examples import examples_for
 
-__all__ = ["PAIRS", "SUBJECT", "TECHNIQUES", "examples_for"]
+__all__ = ["SUBJECT", "TECHNIQUES", "examples_for"]
 
-#: Pairs of three templates and several lengths, of two classes.
-PAIRS = PAIRS[:4]
 SUBJECT = {"subject_start": 1, "subject_end": 3}
 #: Recipe → its variants, each as keyword arguments of `remote_mi.run` beside model and prompts.
 TECHNIQUES: dict[str, list[dict[str, Any]]] = {

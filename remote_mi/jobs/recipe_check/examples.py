@@ -45,29 +45,25 @@ def _pair(index: int) -> dict[str, str]:
 PAIRS = [_pair(index) for index in range(len(_CHOSEN))]
 
 
-def examples_for(over: str, count: int = len(PAIRS)) -> list[dict[str, Any]]:
-    """Examples as a recipe takes them, as lines of a JSONL file: pairs, prompts, or none.
-
-    Prompts have a target, and the label `subject`: the name that it repeats.
-    """
+def examples_for(over: str, count: int = 4) -> list[dict[str, str]]:
+    """Examples as a recipe takes them: pairs, prompts with a target, or none."""
     if over == "none":
         return []
     if over in ("pair", "pairs"):
-        return list(PAIRS[:count])
+        return PAIRS[:count]
     return [
-        {
-            "prompt": pair["clean"],
-            "target": pair["answer"],
-            "labels": {"subject": pair["answer"].strip()},
-            "label": pair["label"],
-            "group": pair["group"],
-        }
-        for pair in PAIRS[:count]
+        {"prompt": p["clean"], "target": p["answer"], "label": p["label"], "group": p["group"]}
+        for p in PAIRS[:count]
     ]
 
 
 def built_in_prompts(card: Card) -> PromptSet:
-    """The prompts for a recipe: three, or ten if it has an analysis, which needs several."""
-    count = len(PAIRS) if card.analysis else 3
-    examples = tuple(parse_example(fields) for fields in examples_for(card.over, count))
-    return PromptSet(examples, "built-in prompts")
+    """The prompts for a recipe: three, or ten if it has an analysis, which needs several.
+
+    A prompt has the label `subject`: the name that answers it.
+    """
+    examples: list[dict[str, Any]] = []
+    for fields in examples_for(card.over, len(PAIRS) if card.analysis else 3):
+        labels = {} if card.takes_pairs else {"labels": {"subject": fields["target"].strip()}}
+        examples.append({**fields, **labels})
+    return PromptSet(tuple(parse_example(fields) for fields in examples), "built-in prompts")
