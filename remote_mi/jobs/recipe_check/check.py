@@ -128,18 +128,26 @@ def _findings(job: Job, own_model: bool, watch: Watch) -> Iterator[PropertyFindi
                 with default_torch_settings(), quiet_libraries():
                     save_tiny_model(family, folder, texts)
                 spec = ModelSpec(str(folder), attention=job.model.attention, bos=job.model.bos)
-                found = check_on_model(replace(job, model=spec), family, Silent())
+                found = check_on_model(_job_on(job, spec, ran), family, Silent(), not ran)
                 ran |= len(found) > 1
                 yield from found
         if own_model:
             watch.stage(f"checking {job.card.name} on {job.model.name}")
-            found = check_on_model(job, job.model.name, watch)
+            found = check_on_model(_job_on(job, job.model, ran), job.model.name, watch, not ran)
             ran |= len(found) > 1
             yield from found
         if not ran:
             yield PropertyFinding("families", "fails", "", "it runs on none of them")
     finally:
         unload()  # a recipe may have changed its weights
+
+
+def _job_on(job: Job, spec: ModelSpec, analyzed: bool) -> Job:
+    """The job on a model; with fewer prompts if they were for the analysis, and that is done."""
+    prompts = job.prompts
+    if analyzed and job.card.analysis:
+        prompts = replace(prompts, examples=prompts.examples[:3])
+    return replace(job, model=spec, prompts=prompts)
 
 
 def _texts(job: Job) -> Iterator[str]:

@@ -23,12 +23,16 @@ TOLERANCE = 1e-5
 _HERE = [name for name in PROPERTIES if name not in ("families", "place")]
 
 
-def check_on_model(job: Job, name: str, watch: Watch) -> list[PropertyFinding]:
-    """The findings on one model: its family or name."""
+def check_on_model(job: Job, name: str, watch: Watch, analyze: bool) -> list[PropertyFinding]:
+    """The findings on one model.
+
+    Args:
+        name: its family or name. analyze: check the recipe's analysis as well, if it has one.
+    """
     try:
         subject = Subject(job, watch)
         trial = subject.run(subject.examples)
-        summaries = _summaries(subject, trial) if job.card.analysis else {}
+        summaries = _summaries(subject, trial) if analyze and job.card.analysis else {}
     except Exception as error:
         finding = _outcome_of(error, name)
         return [replace(finding, message=finding.message.replace(job.model.name, name))]
@@ -122,7 +126,7 @@ class _Check:
         again = self.subject.run(self.subject.examples, afresh=False)
         gaps = self._gaps(self.first.each, again.each)
         gaps += self._gaps([self.first.of_set], [again.of_set])
-        if self.card.analysis:
+        if self.summaries:
             summaries = _summaries(self.subject, self.first)
             gaps += self._gaps([self.summaries], [summaries])
         self.unsteady = {gap.output for gap in gaps if gap.size > 0}
@@ -150,11 +154,11 @@ class _Check:
         backwards = self.subject.run(self.subject.examples[::-1])
         gaps = self._gaps(self.first.each, backwards.each[::-1])
         gaps += self._gaps([self.first.of_set], [backwards.of_set])
-        if self.card.analysis:
+        if self.summaries:
             other = self.subject.summarize(self.first.each, range(count)[::-1])
             gaps += self._gaps([self.summaries], [other])
         finding = self._compared("order", gaps)
-        sees_all = self.card.called_once or self.card.setup or self.card.analysis
+        sees_all = self.card.called_once or self.card.setup or self.summaries
         if finding.state == "fails" and sees_all and "seed" in self.subject.parameters:
             said = f"{finding.message}: what it draws by its seed depends on the order"
             return self._found("order", "note", said, _largest(gaps))
