@@ -14,7 +14,7 @@ from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs.building import job_on, resolve_recipe
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.recipe_check.examples import PAIRS, built_in_prompts
+from remote_mi.jobs.recipe_check.examples import built_in_prompts
 from remote_mi.jobs.recipe_check.report import PropertyFinding, RecipeCheck
 from remote_mi.jobs.runner import execute
 from remote_mi.models.spec import ModelSpec
@@ -151,8 +151,11 @@ def _job_on(job: Job, spec: ModelSpec, analyzed: bool) -> Job:
 
 
 def _texts(job: Job) -> Iterator[str]:
-    """Every text that a tokenizer has to know: of the prompts, the parameters, and a few more."""
-    yield from (text for pair in PAIRS for text in pair.values())
+    """Every text that a tokenizer has to know: of the prompts and parameters, and some words more.
+
+    Recipes without prompts draw their tokens from the vocabulary.
+    """
+    yield from (f" {one}{other}" for one in "bcdfghjklmnprstvwz" for other in "aeiouy")
     for example in job.prompts.examples:
         yield from (example.clean, example.corrupt or "", *example.answers, *example.wrongs)
         yield from (text for text in (example.answer, example.wrong) if text)
