@@ -105,6 +105,8 @@ class _Check:
         try:
             return getattr(self, f"_{name}")()
         except RunFailed as error:
+            if name == "identity" and isinstance(error.__cause__, ValueError):
+                return self._found(name, "note", f"refused: {first_line(error.__cause__)}")
             return self._found(name, "fails", f"only then it fails: {error.message}")
 
     def _found(
@@ -160,7 +162,7 @@ class _Check:
         finding = self._compared("order", gaps)
         sees_all = self.card.called_once or self.card.setup or self.summaries
         if finding.state == "fails" and sees_all and "seed" in self.subject.parameters:
-            said = f"{finding.message}: what it draws by its seed depends on the order"
+            said = "what it draws by its seed depends on the order"
             return self._found("order", "note", said, _largest(gaps))
         return finding
 

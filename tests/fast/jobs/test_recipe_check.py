@@ -163,6 +163,9 @@ def test_the_place_in_the_list_counts_for_nothing(project, families, text, slots
 def test_what_changes_something_by_itself_is_noted(project, families):
     found = mi.check_recipe(odd(project, "effect = clean"), project=project)
     assert found.passed and found.state("identity") == "note", found
+    refused = "if pair.first_difference is None: raise ValueError('nothing differs')"
+    found = mi.check_recipe(odd(project, refused), project=project)
+    assert found.passed and found.of("identity")[0].message == "refused: nothing differs", found
     drawn = odd(project, "torch.manual_seed(0); effect = effect * torch.rand(())")
     found = mi.check_recipe(drawn, project=project)
     assert found.passed and "generator of torch" in found.of("inputs")[0].message, found
