@@ -88,7 +88,10 @@ class RecipeCheck:
     def state(self, name: str) -> State:
         """The verdict on one property over all models: the worst of them."""
         found = {finding.state for finding in self.of(name)}
-        return next((state for state in _RANK if state in found), "not applicable")
+        for state in _RANK:
+            if state in found:
+                return state
+        return "not applicable"
 
     def to_json(self) -> dict[str, Any]:
         return {
