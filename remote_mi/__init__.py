@@ -24,6 +24,7 @@ from remote_mi.recipes.parameters import Range
 if TYPE_CHECKING:
     from remote_mi.jobs.api import job, plan, run, submit
     from remote_mi.jobs.api import list_jobs as jobs
+    from remote_mi.jobs.recipe_check.check import check_recipe
     from remote_mi.jobs.remote import RemoteJob
     from remote_mi.jobs.reproduction.reproduce import reproduce
     from remote_mi.models.spec import ModelSpec
@@ -59,6 +60,7 @@ _MODULES = {
     "RemoteJob": "jobs.remote",
     "Result": "store.result",
     "RunList": "report.run_list",
+    "check_recipe": "jobs.recipe_check.check",
     "compare": "store.comparison",
     "job": "jobs.api",
     "load_run": "store.opening",
@@ -87,6 +89,7 @@ __all__ = [
     "TokenGrid",
     "Tokens",
     "__version__",
+    "check_recipe",
     "compare",
     "job",
     "jobs",

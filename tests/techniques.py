@@ -4,36 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .conftest import MARY
+from remote_mi.jobs.recipe_check.examples import examples_for
 
-#: Pairs of three templates and several lengths, of two classes.
-PAIRS = [
-    {**MARY, "label": "a", "group": "1"},
-    {
-        "clean": "Then, Tom and John had a long argument, and afterwards John said to",
-        "corrupt": "Then, Tom and John had a long argument, and afterwards Tom said to",
-        "answer": " Tom",
-        "wrong": " John",
-        "label": "b",
-        "group": "2",
-    },
-    {
-        "clean": "When Anna and Paul went to the store, Paul gave a drink to",
-        "corrupt": "When Anna and Paul went to the store, Anna gave a drink to",
-        "answer": " Anna",
-        "wrong": " Paul",
-        "label": "a",
-        "group": "3",
-    },
-    {
-        "clean": "After Mark and Lucy went to the park, Lucy handed a book to",
-        "corrupt": "After Mark and Lucy went to the park, Mark handed a book to",
-        "answer": " Mark",
-        "wrong": " Lucy",
-        "label": "b",
-        "group": "4",
-    },
-]
+__all__ = ["SUBJECT", "TECHNIQUES", "examples_for"]
+
 SUBJECT = {"subject_start": 1, "subject_end": 3}
 #: Recipe → its variants, each as keyword arguments of `remote_mi.run` beside model and prompts.
 TECHNIQUES: dict[str, list[dict[str, Any]]] = {
@@ -55,15 +29,3 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "saliency": [{}],
     "steering": [{"steps": 2, "coefficients": [1.0, 2.0]}],
 }
-
-
-def examples_for(over: str, count: int = 4) -> list[dict[str, str]]:
-    """Examples as a recipe takes them: pairs, prompts with a target, or none."""
-    if over == "none":
-        return []
-    if over in ("pair", "pairs"):
-        return PAIRS[:count]
-    return [
-        {"prompt": p["clean"], "target": p["answer"], "label": p["label"], "group": p["group"]}
-        for p in PAIRS[:count]
-    ]

@@ -106,3 +106,10 @@ def test_each_layer_equals_a_forward_pass_with_its_output_replaced(tiny_model: P
             control = result.each("control")[0].values[draw, layer]
             assert control == pytest.approx(changed - before, abs=1e-4)
     assert abs(result["effect"].values).max() > 1e-3, "there must be something to find"
+
+
+def test_it_is_a_function_of_its_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run twice, alone, in another order, on tiny models of every family."""
+    monkeypatch.setenv("REMOTE_MI_CACHE", str(tmp_path / "cache"))
+    found = mi.check_recipe(str(RECIPE), project=ROOT)
+    assert found.passed, found

@@ -84,3 +84,10 @@ def test_every_cell_equals_the_reading_of_that_layers_stream(tiny_model: Path):
         )
     assert result["overlap"].values[0].max() < 0.99, "the first layer must differ from the last"
     assert result["overlap"].values[-1] == pytest.approx(1, abs=1e-4)
+
+
+def test_it_is_a_function_of_its_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run twice, alone, in another order, on tiny models of every family."""
+    monkeypatch.setenv("REMOTE_MI_CACHE", str(tmp_path / "cache"))
+    found = mi.check_recipe(str(RECIPE), project=ROOT)
+    assert found.passed, found

@@ -25,7 +25,7 @@ COMMANDS = {
     "report": ("remote_mi.cli.report:report", "Write a report of runs, to complete and hand in."),
     "export": ("remote_mi.cli.export:export", "Save a figure or table of a run to a file."),
     "reproduce": ("remote_mi.cli.reproduce:reproduce", "Recompute runs from their folders."),
-    "recipes": ("remote_mi.cli.recipes:recipes", "List, explain and create recipes."),
+    "recipes": ("remote_mi.cli.recipes:recipes", "List, explain, create and check recipes."),
     "phenomena": ("remote_mi.cli.phenomena:phenomena", "List, show and create sets of prompts."),
     "models": ("remote_mi.cli.models:models", "List the embedded model, or a server's models."),
     "login": ("remote_mi.cli.login:login", "Save the NDIF key."),

@@ -33,6 +33,7 @@ class RecipeGroup(click.Group):
         act: called with the job that a command line describes and the values of all options.
         options: returns the group's own options, besides the ones that describe a job; called
             for each command, as click options cannot be shared.
+        build: makes the job; `build_job` by default.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class RecipeGroup(click.Group):
         *args: Any,
         act: Callable[[Job, Options], Any],
         options: Callable[[], Sequence[click.Option]],
+        build: Callable[[Card, Options], Job] | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*args, subcommand_metavar="RECIPE [OPTIONS]", **more)
-        self.act, self.own_options = act, options
+        self.act, self.own_options, self.build = act, options, build or build_job
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [card.name for card in catalog.all_cards(project_folder())]
@@ -68,7 +70,7 @@ class RecipeGroup(click.Group):
         text = card.doc.replace("\n\n", "\n\n\b\n")
 
         def command(**given: Any) -> Any:
-            return self.act(build_job(card, given), given)
+            return self.act(self.build(card, given), given)
 
         return click.Command(
             card.name, params=options, callback=command, help=text, short_help=card.summary
@@ -141,13 +143,27 @@ def job_options() -> list[click.Option]:
 
 def build_job(card: Card, options: Options) -> Job:
     """Build the job that a command line describes; raises as `remote_mi.jobs.building.make_job`."""
-    given = _collect_values(options)
-    texts = {k: given.pop(k) for k in INPUTS if k in given}
-    choice = PromptChoice(
+    return make_job(
+        card,
+        build_model_spec(options),
+        prompt_choice(options),
+        recipe_parameters(options),
+        project_folder(),
+        options["drop_invalid"],
+    )
+
+
+def prompt_choice(options: Options) -> PromptChoice:
+    """The prompts that a command line chooses."""
+    texts = {k: v for k, v in _collect_values(options).items() if k in INPUTS}
+    return PromptChoice(
         options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
     )
-    spec = _build_model_spec(options)
-    return make_job(card, spec, choice, given, project_folder(), options["drop_invalid"])
+
+
+def recipe_parameters(options: Options) -> dict[str, Any]:
+    """The recipe's parameters that a command line gives."""
+    return {k: v for k, v in _collect_values(options).items() if k not in INPUTS}
 
 
 def _collect_values(options: Options) -> dict[str, Any]:
@@ -169,7 +185,8 @@ def _collect_values(options: Options) -> dict[str, Any]:
     return given
 
 
-def _build_model_spec(options: Options) -> ModelSpec:
+def build_model_spec(options: Options) -> ModelSpec:
+    """The model that a command line describes."""
     names: dict[str, str] = {}
     if options["names"]:
         path = Path(options["names"])

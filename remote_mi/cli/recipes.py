@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from remote_mi.cli.check import check
 from remote_mi.cli.output import print_json, say
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
@@ -35,7 +36,10 @@ _EXAMPLE_ARGUMENTS = {
 
 @click.group()
 def recipes() -> None:
-    """List, explain and create recipes."""
+    """List, explain, create and check recipes."""
+
+
+recipes.add_command(check)
 
 
 @recipes.command("ls")
@@ -115,5 +119,6 @@ def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
     print(test)
     say(
         f"\nnext: remote-mi run {name} {_EXAMPLE_ARGUMENTS[over]}\n"
-        f"then: python -m pytest {test.relative_to(project_folder())}"
+        f"then: remote-mi recipes check {name}\n"
+        f"      python -m pytest {test.relative_to(project_folder())}"
     )

@@ -34,14 +34,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     if not declared:
         return
     examples = [
-        {
-            "arrays": _unpack(card, part.arrays),
-            "tokens": part.tokens,
-            "positions": dict(part.labels),
-            "template": part.template,
-            "label": kept.get("label", ""),
-            "group": kept.get("group", ""),
-        }
+        analysis_input(card, part, kept.get("label", ""), kept.get("group", ""))
         for part, kept in zip(parts, draft.parts, strict=True)
     ]
     parameters = dict(draft.parameters)
@@ -63,6 +56,18 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
             dim: coordinates(dim, size, parameters, None)
             for dim, size in zip(dims, shape, strict=True)
         }
+
+
+def analysis_input(card: Card, part: Part, label: str, group: str) -> dict[str, Any]:
+    """What an analysis is passed of one example."""
+    return {
+        "arrays": _unpack(card, part.arrays),
+        "tokens": part.tokens,
+        "positions": dict(part.labels),
+        "template": part.template,
+        "label": label,
+        "group": group,
+    }
 
 
 def average_over_examples(

@@ -30,7 +30,7 @@ def make_job(
     Args:
         recipe: a name, a file, a decorated function, or a card.
     """
-    card, function = _resolve_recipe(recipe, project)
+    card, function = resolve_recipe(recipe, project)
     card.resolve(parameters)  # report a mistyped parameter before missing prompts
     prompts = choice.check_none(card.name) if card.over == "none" else choice.resolve(project)
     return job_on(
@@ -38,7 +38,7 @@ def make_job(
     )
 
 
-def _resolve_recipe(
+def resolve_recipe(
     recipe: str | Callable[..., Any] | Card, project: Path
 ) -> tuple[Card, Callable[..., Any] | None]:
     """A recipe's card, and its function if it is not in a file."""

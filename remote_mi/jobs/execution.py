@@ -24,7 +24,7 @@ from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, event_line
 from remote_mi.jobs.lookup import look_up
 from remote_mi.models.abilities import check_needs_by_model
-from remote_mi.prompts.examples import Example, PromptSet
+from remote_mi.prompts.examples import Example
 from remote_mi.recipes import loading
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
@@ -126,7 +126,7 @@ class Execution:
     def _prepare(self) -> tuple[LoadedModel, Draft, list[Any]]:
         """The opened model, the draft of the run, and the calls of the recipe to compute."""
         from remote_mi.interventions.model_info import reuses_prefix
-        from remote_mi.prompts.tokens import tokenize
+        from remote_mi.jobs.inputs import tokenize_prompts
 
         job = self.job
         model = self.backend.open(job.model, self.watch)
@@ -136,16 +136,7 @@ class Execution:
                 "run the same command again",
             )
         check_needs_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
-        tokenized = tokenize(
-            model.tokenizer,
-            job.prompts,
-            job.model,
-            job.card.over,
-            model.context,
-            drop=job.drop_invalid,
-            masked=model.masked,
-            bidirectional=model.bidirectional,
-        )
+        tokenized = tokenize_prompts(job, model)
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
             keys = job.part_keys
@@ -165,26 +156,6 @@ class Execution:
         draft = self._draft(tokenized, environment, keys, missing, record)
         self.together = tokenized.prompts if job.card.setup else []
         return model, draft, [calls[i] for i in missing]
-
-    def _parameters(self, model: LoadedModel) -> dict[str, Any]:
-        """The recipe's parameters, with those of kind "prompt" tokenized."""
-        from remote_mi.prompts.tokens import tokenize
-
-        parameters = dict(self.job.parameters)
-        for param in self.job.card.parameters:
-            if param.kind == "prompt":
-                text = PromptSet((Example(parameters[param.name]),), param.name)
-                tokenized = tokenize(
-                    model.tokenizer,
-                    text,
-                    self.job.model,
-                    "prompt",
-                    model.context,
-                    masked=model.masked,
-                    bidirectional=model.bidirectional,
-                )
-                parameters[param.name] = tokenized.prompts[0]
-        return parameters
 
     def _draft(
         self,
@@ -231,6 +202,8 @@ class Execution:
         )
 
     def _submit(self, model: LoadedModel, draft: Draft, calls: list[Any]) -> Ticket:
+        from remote_mi.jobs.inputs import tokenize_parameters
+
         job = self.job
         function = job.function
         if function is None:
@@ -238,7 +211,7 @@ class Execution:
         else:
             loading.ship_by_value()
         self.watch.stage(f"running {job.card.name} on {self.backend.name}")
-        parameters = self._parameters(model)
+        parameters = tokenize_parameters(job, model)
         work = Work(
             job.card,
             function,

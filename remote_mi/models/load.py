@@ -79,6 +79,11 @@ def load(spec: ModelSpec, watch: Watch) -> LoadedModel:
         return _loaded[memory_key]
 
 
+def unload() -> None:
+    """Drop the loaded model, so that the next job loads its weights again."""
+    _loaded.clear()
+
+
 def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     """Load a model with its weights and prove its portable names."""
     from remote_mi.interventions.model_info import context_length

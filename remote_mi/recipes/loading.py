@@ -140,19 +140,22 @@ class _ImportScope(MetaPathFinder):
 _scopes: dict[str, _ImportScope] = {}
 
 
-def load_function(card: Card, project: Path) -> Callable[..., Any]:
+def load_function(card: Card, project: Path, afresh: bool = False) -> Callable[..., Any]:
     """Import a recipe's file and return its function; thread-safe.
 
     A file is imported as a new module whenever its content has changed.
+
+    Args:
+        afresh: import it even if it is already imported, with its variables as they are at first.
 
     Raises:
         UsageError: if the import fails, with the line in the file.
     """
     with _importing:
-        return _import_recipe(card, project)
+        return _import_recipe(card, project, afresh)
 
 
-def _import_recipe(card: Card, project: Path) -> Callable[..., Any]:
+def _import_recipe(card: Card, project: Path, afresh: bool) -> Callable[..., Any]:
     assert card.path is not None
     path = card.path.resolve()
     companions = local_modules(path, project)
@@ -160,7 +163,7 @@ def _import_recipe(card: Card, project: Path) -> Callable[..., Any]:
     for file in (path, *companions.values()):
         mark.update(file.read_bytes())
     name = f"{NAMESPACE}.{path.stem}_{mark.hexdigest()[:12]}"
-    if name not in sys.modules:
+    if afresh or name not in sys.modules:
         ship_by_value()
         home = _ImportScope(companions, [path.parent, project])
         home.refuse_names_of_libraries(path)

@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 import remote_mi as mi  # noqa: E402
 from remote_mi.common.errors import UsageError  # noqa: E402
-from tests.conftest import _configuration, _set_biases, save_tokenizer  # noqa: E402
+from remote_mi.models.tiny_models import configuration, set_biases  # noqa: E402
+from tests.conftest import save_tokenizer  # noqa: E402
 
 NAMES = ("Mary", "John", "Tom", "Anna", "Paul", "Mark", "Lucy")
 FAMILIES = ("llama", "gpt2")
@@ -49,9 +50,9 @@ def models(folder: Path) -> dict[str, tuple[Path, Any, Any]]:
         size = save_tokenizer(home)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
-            _configuration(family, size), attn_implementation="eager"
+            configuration(family, size), attn_implementation="eager"
         )
-        _set_biases(model)
+        set_biases(model)
         model.eval().save_pretrained(home)
         made[family] = (home, model, AutoTokenizer.from_pretrained(home))
     return made

@@ -116,7 +116,8 @@ def main() -> None:
     from remote_mi.backends.ndif_server import Server, ensure_venv
     from remote_mi.common.paths import server_folder
     from remote_mi.common.progress import Silent
-    from tests.conftest import _configuration, save_tokenizer
+    from remote_mi.models.tiny_models import configuration
+    from tests.conftest import save_tokenizer
     from tests.ndif.conftest import TINY_LLAMA, Terminal
     from tests.ndif.surgery import Slow
 
@@ -125,7 +126,7 @@ def main() -> None:
         model, project = Path(folder) / "tiny-llama", Path(folder) / "project"
         torch.manual_seed(0)
         size = save_tokenizer(model)
-        AutoModelForCausalLM.from_config(_configuration("llama", size)).save_pretrained(model)
+        AutoModelForCausalLM.from_config(configuration("llama", size)).save_pretrained(model)
         project.mkdir()
         os.environ["REMOTE_MI_CACHE"] = str(Path(folder) / "cache")
         os.environ["REMOTE_MI_PROJECT"] = str(project)

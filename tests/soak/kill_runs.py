@@ -28,14 +28,15 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tests.conftest import _configuration, save_tokenizer
+    from remote_mi.models.tiny_models import configuration
+    from tests.conftest import save_tokenizer
     from tests.fast.store.test_store import killed_at_random
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny-llama"
         torch.manual_seed(0)
         size = save_tokenizer(model)
-        AutoModelForCausalLM.from_config(_configuration("llama", size)).save_pretrained(model)
+        AutoModelForCausalLM.from_config(configuration("llama", size)).save_pretrained(model)
         cache, project = Path(folder) / "cache", Path(folder) / "project"
         project.mkdir()
         os.environ["REMOTE_MI_CACHE"] = str(cache)

@@ -28,14 +28,15 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tests.conftest import _configuration, save_tokenizer
+    from remote_mi.models.tiny_models import configuration
+    from tests.conftest import save_tokenizer
     from tests.fast.jobs.test_studies import calls, killed_at_random
 
     with tempfile.TemporaryDirectory() as folder:
         model, project = Path(folder) / "tiny-llama", Path(folder) / "project"
         torch.manual_seed(0)
         size = save_tokenizer(model)
-        AutoModelForCausalLM.from_config(_configuration("llama", size)).save_pretrained(model)
+        AutoModelForCausalLM.from_config(configuration("llama", size)).save_pretrained(model)
         project.mkdir()
         os.environ["REMOTE_MI_CACHE"] = str(Path(folder) / "cache")
         os.environ["REMOTE_MI_PROJECT"] = str(project)

@@ -52,7 +52,7 @@ def test_a_new_recipe_is_found_and_shows_every_part(project, cli, over):
 def test_the_test_of_a_new_recipe_passes_and_its_code_is_clean(project, cli, over):
     assert cli("recipes", "new", "my_try", "--over", over)[0] == 0
     found = checked("pytest", "-q", "-p", "no:cacheprovider", "tests", folder=project)
-    assert found.returncode == 0 and "1 passed" in found.stdout, found.stdout
+    assert found.returncode == 0 and "2 passed" in found.stdout, found.stdout
     (project / "ruff.toml").write_text(f'extend = "{ROOT / "pyproject.toml"}"\n')
     for command in (["check"], ["format", "--check"]):
         found = checked("ruff", *command, ".", folder=project)

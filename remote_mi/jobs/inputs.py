@@ -1,0 +1,40 @@
+"""A job's prompts and parameters as its recipe takes them, tokenized for a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remote_mi.jobs.job import Job
+from remote_mi.models.load import LoadedModel
+from remote_mi.prompts.examples import Example, PromptSet
+from remote_mi.prompts.tokens import Tokenized, tokenize
+
+
+def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
+    """The prompts or pairs of a job; errors as `tokenize`."""
+    return _tokenize(job, model, job.prompts, job.card.over, job.drop_invalid)
+
+
+def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
+    """The parameters of a job's recipe, with those of kind "prompt" tokenized."""
+    parameters = dict(job.parameters)
+    for param in job.card.parameters:
+        if param.kind == "prompt":
+            text = PromptSet((Example(parameters[param.name]),), param.name)
+            parameters[param.name] = _tokenize(job, model, text, "prompt").prompts[0]
+    return parameters
+
+
+def _tokenize(
+    job: Job, model: LoadedModel, prompts: PromptSet, over: str, drop: bool = False
+) -> Tokenized:
+    return tokenize(
+        model.tokenizer,
+        prompts,
+        job.model,
+        over,
+        model.context,
+        drop=drop,
+        masked=model.masked,
+        bidirectional=model.bidirectional,
+    )
