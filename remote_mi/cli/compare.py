@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from remote_mi.backends.registry import is_backend
-from remote_mi.cli.output import print_json, say, show_progress, stdout_console
+from remote_mi.cli.output import COLUMNS, print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import Mismatch
 from remote_mi.common.paths import project_folder
 from remote_mi.store.comparison import Comparison
@@ -31,7 +31,7 @@ from remote_mi.store.run_folder import RunFolder
     help="Longest wait, if B is a server.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=COLUMNS, metavar="N", help="Columns of the output.")
 def compare(
     *,
     a: str,

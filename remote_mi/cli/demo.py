@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from remote_mi.cli.output import say, show_progress, stdout_console
+from remote_mi.cli.output import COLUMNS, say, show_progress, stdout_console
 from remote_mi.common.paths import project_folder
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.runner import execute
@@ -16,7 +16,7 @@ PAIRS = 8
 
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=COLUMNS, metavar="N", help="Columns of the output.")
 def demo(quiet: bool, width: int | None) -> None:
     """Fetch the embedded model, patch its activations on IOI, and show the heatmap.
 

@@ -9,7 +9,7 @@ import click
 
 from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.registry import error_of
-from remote_mi.cli.output import print_json, say, show_progress
+from remote_mi.cli.output import COLUMNS, print_json, say, show_progress
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import ago, line
@@ -102,9 +102,7 @@ def show(job: str | None, as_json: bool) -> None:
 def _waiting_options(command: Any) -> Any:
     for option in (
         click.option("--only", metavar="FIGURE", help="Show one figure."),
-        click.option(
-            "--width", type=click.IntRange(40), metavar="N", help="Columns of the output."
-        ),
+        click.option("--width", type=COLUMNS, metavar="N", help="Columns of the output."),
         click.option("--json", "as_json", is_flag=True, help="The result as one JSON document."),
         click.option("-q", "--quiet", is_flag=True, help="Print the run id only."),
     ):

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from remote_mi.common.console import terminal_console
@@ -16,6 +17,8 @@ from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.progress import Silent, Watch
 
 SCHEMA = 1
+#: The type of the options `--width`.
+COLUMNS = click.IntRange(40, 10_000)
 
 
 def stdout_console(width: int | None = None) -> Console:

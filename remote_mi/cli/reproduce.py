@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, show_progress, stdout_console
+from remote_mi.cli.output import COLUMNS, print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import Mismatch, RemoteMIError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
@@ -47,7 +47,7 @@ from remote_mi.store.run_folder import RunFolder
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; one line per run.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=COLUMNS, metavar="N", help="Columns of the output.")
 def reproduce(run: str, verify_only: bool, **options: Any) -> None:
     """Recompute a run, or the runs of a study, from the folder alone, and compare.
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from remote_mi.cli.output import print_json, say, shorten_path, show_progress, stdout_console
+from remote_mi.cli.output import (
+    COLUMNS,
+    print_json,
+    say,
+    shorten_path,
+    show_progress,
+    stdout_console,
+)
 from remote_mi.cli.plan import ask_for_download
 from remote_mi.cli.recipe_group import Options, RecipeGroup
 from remote_mi.common.errors import StoreError
@@ -41,7 +48,7 @@ def run_options() -> list[click.Option]:
         option(["--json", "as_json"], is_flag=True, help="The result as one JSON document."),
         option(["-q", "--quiet"], is_flag=True, help="Print the run id only."),
         option(["--only"], metavar="FIGURE", help="Show one figure."),
-        option(["--width"], type=click.IntRange(40), metavar="N", help="Columns of the output."),
+        option(["--width"], type=COLUMNS, metavar="N", help="Columns of the output."),
     ]
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.backends.registry import parse_backend
-from remote_mi.cli.output import print_json, say, shorten_path, stdout_console
+from remote_mi.cli.output import COLUMNS, print_json, say, shorten_path, stdout_console
 from remote_mi.common.errors import BackendUnavailable, first_line, sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
@@ -144,7 +144,7 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
 @click.argument("name")
 @click.option("--figures", is_flag=True, help="Show the chosen figures of every run.")
 @click.option("--all", "everything", is_flag=True, help="List every point, however many.")
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the output.")
+@click.option("--width", type=COLUMNS, metavar="N", help="Columns of the output.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show_command(
     name: str, figures: bool, everything: bool, width: int | None, as_json: bool

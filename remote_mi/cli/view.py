@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from remote_mi.cli.output import say, stdout_console
+from remote_mi.cli.output import COLUMNS, say, stdout_console
 from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
@@ -40,7 +40,7 @@ DEMO = "demo"
     metavar="DIM=VALUE",
     help="Where to slice a figure that has too many dimensions, e.g. --at layer=18.",
 )
-@click.option("--width", type=click.IntRange(40), metavar="N", help="Columns of the text.")
+@click.option("--width", type=COLUMNS, metavar="N", help="Columns of the text.")
 def view(
     runs: tuple[str, ...],
     plain: bool,

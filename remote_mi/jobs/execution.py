@@ -145,6 +145,7 @@ class Execution:
             drop=job.drop_invalid,
             masked=model.masked,
             bidirectional=model.bidirectional,
+            vocabulary=model.vocabulary,
         )
         if job.card.called_once:
             calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
@@ -172,7 +173,7 @@ class Execution:
 
         parameters = dict(self.job.parameters)
         for param in self.job.card.parameters:
-            if param.kind == "prompt":
+            if param.kind == "prompt" and parameters[param.name] is not None:
                 text = PromptSet((Example(parameters[param.name]),), param.name)
                 tokenized = tokenize(
                     model.tokenizer,
@@ -182,6 +183,7 @@ class Execution:
                     model.context,
                     masked=model.masked,
                     bidirectional=model.bidirectional,
+                    vocabulary=model.vocabulary,
                 )
                 parameters[param.name] = tokenized.prompts[0]
         return parameters

@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import FormerVersion, UsageError, first_line
 from remote_mi.interventions import vocabulary
 from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.declared_types import shown
 from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Json, Output, Ratio, Texts, Tokens
@@ -107,12 +107,12 @@ def parse_file(path: Path) -> ast.Module:
     """
     try:
         return _parse(str(path), path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read recipe file {path}: {error}") from None
     except SyntaxError as error:
         raise UsageError(
             f"{path}:{error.lineno}: syntax error: {error.msg}", "fix the line and run again"
         ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read recipe file {path}: {error}") from None
     except (RecursionError, MemoryError):
         raise UsageError(
             f"{path}: an expression is nested too deeply for Python to read it",

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.recipes.card import NEEDS as NEEDS
 from remote_mi.recipes.card import Card as Card
@@ -105,7 +106,7 @@ def card_of(function: Callable[..., Any]) -> Card:
     declaration = getattr(function, "__recipe__", None)
     if declaration is None:
         raise UsageError(
-            f"{getattr(function, '__name__', function)!r} is not a recipe",
+            f"{getattr(function, '__name__', None) or shown(function)} is not a recipe",
             "decorate it with @recipe(over=..., returns={...})",
         )
     try:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import nearest
-from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Output, Ratio
-
-_LONGEST = 60
-
-
-def shown(value: Any) -> str:
-    """A value as messages quote it."""
-    return line(repr(value), _LONGEST)
 
 
 def _is_text(value: Any) -> bool:
@@ -71,56 +61,7 @@ def declaration_problem(declaration: Mapping[str, Any]) -> str:
         if value is not None and not check(value):
             return f"{name}={shown(value)} is not {expected}"
         parts = value.values() if isinstance(value, Mapping) else value
-        for part in parts if isinstance(parts, typing.Iterable) else ():
+        for part in parts if isinstance(parts, Iterable) else ():
             if isinstance(part, (Figure, Output, Ratio)) and (problem := field_problem(part)):
                 return f"{name}: {problem}"
     return ""
-
-
-def field_problem(declared: Any) -> str:
-    """The first field of a dataclass whose value does not have the annotated type; "" if none.
-
-    Annotations other than numbers, texts, and lists and unions of them are not checked.
-    """
-    kind = type(declared)
-    try:
-        hints = typing.get_type_hints(kind)
-    except Exception:  # a figure class of somebody else, with annotations we cannot evaluate
-        return ""
-    for field in fields(declared):
-        value, hint = getattr(declared, field.name), hints[field.name]
-        if not _fits(value, hint):
-            return f"{kind.__name__} has {field.name}={shown(value)}, which is not {_words(hint)}"
-    return ""
-
-
-_WORDS: dict[Any, str] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "True or False",
-    type(None): "None",
-}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple and inner[1:] == (...,):
-        return _is_list(value, lambda one: _fits(one, inner[0]))
-    if hint in (int, float):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return whole or (hint is float and isinstance(value, float))
-    return isinstance(value, hint) if hint in _WORDS else True
-
-
-def _words(hint: Any) -> str:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(one) for one in inner)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, inner))
-    return f"a list, each {_words(inner[0])}" if origin is tuple else _WORDS[hint]

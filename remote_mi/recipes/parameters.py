@@ -8,8 +8,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
-from remote_mi.recipes.declared_types import field_problem, shown
+from remote_mi.common.text import encoding_problem
 
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
@@ -84,6 +85,8 @@ class Param:
         except (TypeError, ValueError, OverflowError):
             raise self._refuse(value) from None
         for number in parsed if isinstance(parsed, list) else [parsed]:
+            if isinstance(number, str) and (problem := encoding_problem(number)):
+                raise UsageError(f"parameter {self.name!r} {problem}", "write the whole character")
             if self.low is not None and number < self.low:
                 raise self._refuse(value)
             if self.high is not None and number > self.high:

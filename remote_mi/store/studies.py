@@ -195,7 +195,7 @@ def read_study_folder(folder: Path) -> StudyRecord:
         )
     except FileNotFoundError:
         raise Mismatch(f"{folder} is not a study: it has no study.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Mismatch(f"{path} is damaged: {error}", "run the study again") from None
     _replay(record)
     return record
@@ -212,7 +212,7 @@ def _replay(record: StudyRecord) -> None:
         try:
             entry = json.loads(line)
             latest[entry["key"]] = entry
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the last line of a process that was killed
     for point in record.points:
         entry = latest.get(point.key) if point.key else None
