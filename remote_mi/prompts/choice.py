@@ -81,7 +81,7 @@ def _dicts(pairs: Any) -> list[Mapping[str, Any]]:
         UsageError: if it is anything else, or empty.
     """
     given = isinstance(pairs, Iterable) and not isinstance(pairs, (Mapping, bytes))
-    found = list(pairs) if given else []
+    found: list[Any] = list(pairs) if given else []
     if not given or not all(isinstance(pair, Mapping) for pair in found):
         raise UsageError(
             f"pairs is {shown(pairs)}, not a JSONL file or a list of dicts",

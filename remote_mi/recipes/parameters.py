@@ -84,9 +84,10 @@ class Param:
             parsed = self._convert(value)
         except (TypeError, ValueError, OverflowError):
             raise self._refuse(value) from None
-        for number in parsed if isinstance(parsed, list) else [parsed]:
-            if isinstance(number, str) and (problem := encoding_problem(number)):
+        for part in parsed if isinstance(parsed, list) else [parsed]:
+            if isinstance(part, str) and (problem := encoding_problem(part)):
                 raise UsageError(f"parameter {self.name!r} {problem}", "write the whole character")
+            number: Any = part
             if self.low is not None and number < self.low:
                 raise self._refuse(value)
             if self.high is not None and number > self.high:
