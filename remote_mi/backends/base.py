@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from remote_mi.backends.options import Option, Question
+from remote_mi.backends.recipe_mistakes import explain
 from remote_mi.common.authors_code import describe_error
 from remote_mi.common.errors import RemoteMIError, RunFailed, line_number_in
 from remote_mi.common.progress import Watch
@@ -176,13 +177,16 @@ def line_in_recipe(work: Work, error: BaseException) -> int:
 
 
 def recipe_error(
-    work: Work, error: BaseException, hint: str = "--debug shows the whole traceback"
+    work: Work,
+    error: BaseException,
+    hint: str = "--debug shows the whole traceback",
+    lm: Any = None,
 ) -> RunFailed:
-    """An error in a recipe's body, with the recipe's own file and line."""
+    """An error in a recipe's body, with the recipe's own file and line; `lm`: the model."""
     where = f"recipe {work.card.name!r}"
     if work.card.path:
         where = f"{work.card.path}:{line_in_recipe(work, error)}"
-    return RunFailed(f"{where}: {describe_error(error)}", hint)
+    return RunFailed(f"{where}: {explain(describe_error(error), lm)}", hint)
 
 
 def check_outputs(

@@ -210,7 +210,7 @@ def _call_shapes(model: LoadedModel, work: Work, call: Any, deadline: float) -> 
             described = _stand_ins(returned, free)
     except Exception as error:  # the recipe is the user's code: anything can be raised
         if _is_mistake(error, work):
-            raise recipe_error(work, error, "nothing was sent") from error
+            raise recipe_error(work, error, "nothing was sent", model.lm) from error
         return _why_unknown(error, work)
     if isinstance(described, str):
         return described

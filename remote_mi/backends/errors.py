@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from remote_mi.common.errors import BackendUnavailable, RemoteMIError, RunFailed, WaitTimeout
+from remote_mi.common.errors import (
+    BackendUnavailable,
+    RemoteMIError,
+    RunFailed,
+    WaitTimeout,
+    restore,
+)
 
 
 class ServerDown(BackendUnavailable):
@@ -94,7 +100,8 @@ def from_record(record: Mapping[str, Any]) -> RemoteMIError:
     """The error that `to_record` wrote; a `JobFailed` if no imported module defines its class."""
     kinds = {kind.__name__: kind for kind in _kinds(RemoteMIError)}
     kind = kinds.get(str(record.get("kind")), JobFailed)
-    error = kind(str(record.get("message")), record.get("hint"))
+    message, hint = str(record.get("message")), record.get("hint")
+    error = restore(kind, (message,), {"message": message, "hint": hint})
     return with_server_text(error, str(record.get("said") or ""))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from remote_mi.common.authors_code import ProcessEnded, exits_contained
-from remote_mi.common.errors import Detached, RemoteMIError, nearest
+from remote_mi.common.errors import Detached, RemoteMIError, UsageError, nearest
 from remote_mi.common.standard_output import stdout_reserved, take_stdout
 from remote_mi.common.version import __version__
 
@@ -88,6 +88,7 @@ def main() -> None:
 def run_command(arguments: list[str], debug: bool = False) -> int:
     """Run one command; returns the exit code."""
     try:
+        _check_encoding(arguments)
         with stdout_reserved(), exits_contained():
             code = cli.main(arguments, prog_name="remote-mi", standalone_mode=False)
         sys.stdout.flush()
@@ -132,6 +133,24 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
             "  this is a bug in remote_mi; --debug shows the traceback for a bug report"
         )
         return 1
+
+
+def _check_encoding(arguments: list[str]) -> None:
+    """Refuse arguments that are not text in the terminal's encoding, which nothing could store.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    for argument in arguments:
+        if argument.isascii():
+            continue
+        from remote_mi.common.text import encoding_problem  # imported here: help does not need it
+
+        if encoding_problem(argument):
+            raise UsageError(
+                f"the argument {argument!r} is not text in {sys.getfilesystemencoding()}",
+                "set the terminal to UTF-8; a file or folder must have a name in it, too",
+            )
 
 
 def _say(text: str) -> None:

@@ -7,8 +7,9 @@ Any other exception that escapes is a bug in remote_mi.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class RemoteMIError(Exception):
@@ -30,6 +31,16 @@ class RemoteMIError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore, (type(self), self.args, self.__dict__)
+
+
+def restore(kind: type[RemoteMIError], args: tuple[Any, ...], state: Mapping[str, Any]) -> Any:
+    """An error from another process; its class may take other arguments than a message."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class Detached(KeyboardInterrupt):

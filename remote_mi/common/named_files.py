@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from remote_mi.common.errors import NotFound, not_found
@@ -41,6 +42,6 @@ def find_file(kind: str, singular: str, name: str, project: Path) -> Path:
     except RuntimeError:  # "~user" of an unknown user
         given = Path(name)
     for path in (given, project / name):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     raise NotFound(f"there is no file {name}", f"`{listed}` lists the {kind} by name")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from remote_mi.common.errors import NotFound
+
 CACHE_VERSION = "v1"
 
 
@@ -31,7 +33,26 @@ def project_folder() -> Path:
 
 
 def builtin_folder() -> Path:
-    """The recipes that come with the package: inside it if installed, next to it in a checkout."""
+    """The recipes that come with the package: inside it if installed, next to it in a checkout.
+
+    Raises:
+        NotFound: as `check_unpacked`.
+    """
     package = Path(__file__).resolve().parents[1]
     inside = package / "_builtin"
-    return inside if inside.is_dir() else package.parent / "recipes"
+    found = inside if inside.is_dir() else package.parent / "recipes"
+    return check_unpacked(found)
+
+
+def check_unpacked(folder: Path) -> Path:
+    """A folder that comes with the package.
+
+    Raises:
+        NotFound: if it is no folder, as when the package is imported from a zip file.
+    """
+    if not folder.is_dir():
+        raise NotFound(
+            f"there is no folder {folder}, which belongs to remote_mi",
+            "remote_mi cannot be used from a zip file: install it unpacked, e.g. with pip",
+        )
+    return folder

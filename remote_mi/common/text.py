@@ -81,3 +81,15 @@ def ago(moment: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def encoding_problem(text: str) -> str:
+    """Why a text cannot be written in UTF-8, as the end of a sentence; "" if it can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X}"
+        return (
+            f"holds {found} at character {error.start + 1}, a lone half of a character (surrogate)"
+        )
+    return ""

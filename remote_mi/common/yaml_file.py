@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError, first_line, nearest
+from remote_mi.common.text import encoding_problem
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -229,6 +231,8 @@ class _PositionRecorder:
                 inner = (*where, index)
                 self.keys[inner] = self.values[inner] = _position(entry)
                 self.node(entry, inner, depth + 1)
+        elif problem := encoding_problem(node.value):
+            raise file_error(self.path, [_problem_at_node(node, f"the text {problem}")])
         elif node.tag in (f"{_TAG}timestamp", f"{_TAG}int"):
             self.scalar(node)
 
@@ -240,7 +244,10 @@ class _PositionRecorder:
                 for part in merged:
                     self.node(part, where, depth + 1)
                 continue
-            name = self.scalar(key) if isinstance(key, yaml.ScalarNode) else str(key.value)
+            name = self.scalar(key) if isinstance(key, yaml.ScalarNode) else key.value
+            if not isinstance(name, str):
+                message = f"the key {describe_value(name)} is not a text"
+                raise file_error(self.path, [_problem_at_node(key, message, "put it in quotes")])
             inner = (*where, name)
             if name in own:
                 message, hint = f"the key {name!r} appears twice", f"first on line {own[name]}"
@@ -346,9 +353,6 @@ def _resolve_path(data: Any, steps: Sequence[Any]) -> KeyPath:
     """The key path of a pydantic location, which also has steps for members of unions."""
     where: list[Any] = []
     for step in steps:
-        if isinstance(data, dict) and step not in data:
-            # Pydantic turns keys that are not strings into strings.
-            step = next((key for key in data if str(key) == str(step)), step)
         inside = step in data if isinstance(data, dict) else isinstance(data, list)
         if inside and (isinstance(data, dict) or (isinstance(step, int) and step < len(data))):
             data = data[step]
@@ -392,7 +396,4 @@ def describe_value(value: Any) -> str:
     """A value as it appears in a message: its `repr`, shortened if it is long."""
     if isinstance(value, (dict, list)):
         return "a mapping" if isinstance(value, dict) else "a list"
-    if value is None:
-        return "nothing"
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**60 else "a huge number"
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return "nothing" if value is None else shown(value)

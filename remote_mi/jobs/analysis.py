@@ -16,7 +16,7 @@ from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups, no
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import load_function, recipe_imports
-from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.recipes.output_kinds import as_numbers, kind_of_output
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
 from remote_mi.store.draft import Draft
 
@@ -38,14 +38,10 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         for part, kept in zip(parts, draft.parts, strict=True)
     ]
     parameters = dict(draft.parameters)
-    found = dict(_call(draft, card.analysis, examples, parameters))
+    returned = _call(draft, card.analysis, examples, parameters)
+    found = _arrays_of(draft, declared, returned)
     for name, output in declared.items():
-        found.update(average_over_examples(name, output, found.get(name), examples))
-    for name, output in declared.items():
-        if name not in found:
-            raise RunFailed(
-                f"recipe {card.name!r}: its analysis {card.analysis!r} did not return {name!r}"
-            )
+        found.update(average_over_examples(name, output, found[name], examples))
         for key in (name, f"{name}:low", f"{name}:high"):
             if key in found:
                 assembled.arrays[key] = _check_shape(draft, key, output, found[key])
@@ -68,6 +64,33 @@ def analysis_input(card: Card, part: Part, label: str, group: str) -> dict[str, 
         "label": label,
         "group": group,
     }
+
+
+def _arrays_of(
+    draft: Draft, declared: Mapping[str, Output], returned: Any
+) -> dict[str, np.ndarray]:
+    """The summaries, and the ends of their intervals, that an analysis returned, as arrays.
+
+    Raises:
+        RunFailed: if a summary is missing, or anything is not numbers.
+    """
+    what = f"recipe {draft.card.name!r}: its analysis {draft.card.analysis!r}"
+    if not isinstance(returned, Mapping):
+        raise RunFailed(
+            f"{what} returned {type(returned).__name__}, not a dict of its summaries",
+            "return " + "{" + ", ".join(f'"{name}": …' for name in declared) + "}",
+        )
+    found = {}
+    for name in declared:
+        if name not in returned:
+            raise RunFailed(f"{what} did not return {name!r}")
+        for key in (name, f"{name}:low", f"{name}:high"):
+            if key in returned:
+                array = as_numbers(returned[key])
+                if array is None:
+                    raise RunFailed(f"{what} returned {key!r}, which is not an array of numbers")
+                found[key] = array
+    return found
 
 
 def average_over_examples(
@@ -116,9 +139,9 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             ) from error
 
 
-def _check_shape(draft: Draft, key: str, output: Output, values: Any) -> np.ndarray:
+def _check_shape(draft: Draft, key: str, output: Output, values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # a note says it
-        array = np.asarray(values, np.float32)
+        array = values.astype(np.float32)
     if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
         raise RunFailed(
             f"recipe {draft.card.name!r}: {key!r} of its analysis has the shape "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.ledger import Ledger
-from remote_mi.common.errors import UsageError
+from remote_mi.common.annotated_types import argument_problem, shown
+from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs.building import make_job
@@ -29,6 +30,7 @@ class UserJob(Job):
 
     def plan(self, backend: str = "auto") -> Plan:
         """Where the job would run, and why; nothing is run. Errors as `remote_mi.plan`."""
+        _check_types(UserJob.plan, backend=backend)
         return survey(self, backend)[0]
 
     def run(
@@ -41,11 +43,22 @@ class UserJob(Job):
         reuse_any: bool = False,
     ) -> Result:
         """The job's result, computed if there is none yet. Args and errors as `remote_mi.run`."""
+        _check_types(
+            UserJob.run,
+            backend=backend,
+            timeout=timeout,
+            watch=watch,
+            fetch=fetch,
+            reuse_any=reuse_any,
+        )
+        if timeout is not None and not timeout >= 0:
+            raise UsageError(f"timeout is {timeout}, not a number of seconds", "None has no limit")
         existing = look_up_anywhere(self, backend) if reuse_any else None
         return existing or execute(self, backend, timeout, watch or Silent(), lambda plan: fetch)
 
     def submit(self, backend: str = "ndif", *, watch: Watch | None = None) -> RemoteJob:
         """Send the job to a server and return at once. Args and errors as `remote_mi.submit`."""
+        _check_types(UserJob.submit, backend=backend, watch=watch)
         return submit_job(self, backend, watch or Silent())
 
     def __repr__(self) -> str:
@@ -54,12 +67,47 @@ class UserJob(Job):
         return f"<job {self.card.name} on {self.model.name}, {prompts}, key {self.key[:16]}>"
 
 
+#: Argument → what to pass instead of a value of the wrong type.
+_TYPE_HINTS = {
+    "model": "remote_mi loads it: give its hub id, its folder, or a ModelSpec",
+    "phenomenon": 'its name or file, e.g. "ioi"; prompts of your own are pairs=…',
+}
+
+
+def _check_types(function: Callable[..., Any], **given: Any) -> None:
+    """Refuse arguments that do not fit the annotations of a function.
+
+    Raises:
+        UsageError: naming the argument and what is expected.
+    """
+    name, problem = argument_problem(function, given)
+    if problem:
+        raise UsageError(problem, _TYPE_HINTS.get(name))
+
+
+def _project_of(given: str | Path | None) -> Path:
+    """The project folder, which need not exist yet.
+
+    Raises:
+        UsageError: if there can be none of that name.
+    """
+    folder = Path(given).absolute() if given else project_folder()
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(f"project {shown(str(folder))} cannot be used: {reason}") from None
+    return folder
+
+
 def job(
     recipe: str | Callable[..., Any],
     *,
     model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
     phenomenon: str | None = None,
-    pairs: str | Path | list[Mapping[str, str]] | None = None,
+    pairs: str | Path | Iterable[Mapping[str, Any]] | None = None,
     n: int | None = None,
     seed: int | None = None,
     drop_invalid: bool = False,
@@ -76,7 +124,7 @@ def job(
         recipe: a name, a file (`my.py`, `my.py:name`), or a function decorated with @recipe.
         model: a hub id, a folder, the embedded model's name, or a `ModelSpec`.
         phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
-        pairs: JSONL file or list of dicts with clean, corrupt, answer, wrong (or prompt, target).
+        pairs: JSONL file or dicts (a list, tuple or generator) with clean, corrupt, answer, wrong (or prompt, target).
         n, seed: how many prompts of a phenomenon, and its seed.
         drop_invalid: leave out prompts that do not fit the tokenizer, and note which.
         project: folder that contains runs/ and recipes/; the working folder by default.
@@ -86,11 +134,21 @@ def job(
     Raises:
         RemoteMIError: for anything invalid that can be detected without a tokenizer.
     """
+    _check_types(
+        job,
+        model=model,
+        phenomenon=phenomenon,
+        n=n,
+        seed=seed,
+        drop_invalid=drop_invalid,
+        project=project,
+        parameters=parameters,
+    )
     spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
     choice = PromptChoice(phenomenon, pairs, texts, n, seed)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
-    folder = Path(project).absolute() if project else project_folder()
+    folder = _project_of(project)
     made = make_job(recipe, spec, choice, given, folder, drop_invalid)
     return UserJob(**{field.name: getattr(made, field.name) for field in fields(Job)})
 
@@ -177,5 +235,5 @@ for _verb in (run, plan, submit):
 
 def list_jobs(project: str | Path | None = None) -> list[RemoteJob]:
     """The remote jobs of a project, oldest first; forgotten ones are left out."""
-    folder = Path(project).absolute() if project else project_folder()
+    folder = _project_of(project)
     return [RemoteJob(folder, e.id) for e in Ledger(folder).all() if e.state != "forgotten"]

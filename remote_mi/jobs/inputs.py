@@ -19,7 +19,7 @@ def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
     """The parameters of a job's recipe, with those of kind "prompt" tokenized."""
     parameters = dict(job.parameters)
     for param in job.card.parameters:
-        if param.kind == "prompt":
+        if param.kind == "prompt" and parameters[param.name] is not None:
             text = PromptSet((Example(parameters[param.name]),), param.name)
             parameters[param.name] = _tokenize(job, model, text, "prompt").prompts[0]
     return parameters
@@ -37,4 +37,5 @@ def _tokenize(
         drop=drop,
         masked=model.masked,
         bidirectional=model.bidirectional,
+        vocabulary=model.vocabulary,
     )

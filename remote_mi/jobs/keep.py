@@ -92,7 +92,7 @@ class Finisher:
 
     def write_failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:
         """Write a failed run; returns its name, or "" if it cannot be written."""
-        server_message = getattr(error, "said", "")
+        server_message = getattr(error, "server_text", "")
         self._add_record({**record, "server_said": server_message} if server_message else record)
         self.draft.events.append(event_line("failed", error=str(error)))
         empty = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}, "texts": {}}

@@ -42,6 +42,11 @@ class LoadedModel:
         return self.lm.task == "fill-mask"
 
     @property
+    def vocabulary(self) -> int:
+        """How many token ids its embedding has."""
+        return int(self.lm.embed_tokens.weight.shape[0])
+
+    @property
     def bidirectional(self) -> bool:
         """Whether a position also attends to later ones."""
         return self.lm.task != "text-generation"

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from remote_mi.common.annotated_types import field_problem
 from remote_mi.common.errors import NotFound, UsageError, nearest
 from remote_mi.common.paths import cache_root
 from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256, sha256_of
@@ -52,6 +53,8 @@ class ModelSpec:
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if problem := field_problem(self):
+            raise UsageError(problem)
         for what, value, allowed in (
             ("dtype", self.dtype, DTYPES),
             ("attention", self.attention, ATTENTION),
@@ -69,7 +72,7 @@ class ModelSpec:
         looks_like_path = self.name.startswith((".", "/", "~")) or (
             os.sep != "/" and "\\" in self.name
         )
-        return path if looks_like_path or path.is_dir() else None
+        return path if looks_like_path or os.path.isdir(path) else None
 
     def check_spelling(self) -> None:
         """Refuse a name that is neither hub id nor folder and resembles the embedded model's.
@@ -107,7 +110,7 @@ def folder_digest(folder: Path) -> str:
     Raises:
         UsageError: if the folder does not exist or has no config.json.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
     if not (folder / "config.json").is_file():
         raise UsageError(

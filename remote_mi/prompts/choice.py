@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.prompts import phenomena
@@ -19,13 +21,13 @@ class PromptChoice:
 
     Attributes:
         phenomenon: name or file, optionally `name:template`.
-        pairs: JSONL file, or a list of dicts like its lines.
+        pairs: JSONL file, or dicts like its lines.
         texts: prompt/target or clean/corrupt/answer/wrong.
         size, seed: for a phenomenon; None for the phenomenon's own.
     """
 
     phenomenon: str | None = None
-    pairs: str | Path | list[Mapping[str, str]] | None = None
+    pairs: str | Path | Iterable[Mapping[str, Any]] | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
     seed: int | None = None
@@ -65,12 +67,29 @@ class PromptChoice:
             raise UsageError(f"-n {short_number(self.size)} is not from 1 to {MOST_PAIRS:,}")
         if self.texts:
             return PromptSet((parse_example(self.texts),), "command line")
-        if isinstance(self.pairs, list):
-            examples = tuple(parse_example(fields) for fields in self.pairs)
-            prompts = PromptSet(examples, "list")
-        else:
-            assert self.pairs is not None
+        if isinstance(self.pairs, (str, Path)):
             prompts = read_prompts(self.pairs, self.size)
+        else:
+            examples = tuple(parse_example(fields) for fields in _dicts(self.pairs))
+            prompts = PromptSet(examples, "list")
         if self.size is not None and self.size > len(prompts.examples):
             raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
         return PromptSet(prompts.examples[: self.size], prompts.origin)
+
+
+def _dicts(pairs: Any) -> list[Mapping[str, Any]]:
+    """The pairs of a list, a tuple or a generator of dicts.
+
+    Raises:
+        UsageError: if it is anything else, or empty.
+    """
+    given = isinstance(pairs, Iterable) and not isinstance(pairs, (Mapping, bytes))
+    found: list[Any] = list(pairs) if given else []
+    if not given or not all(isinstance(pair, Mapping) for pair in found):
+        raise UsageError(
+            f"pairs is {shown(pairs)}, not a JSONL file or a list of dicts",
+            'e.g. [{"prompt": "…"}]; a data frame gives one with frame.to_dict("records")',
+        )
+    if not found:
+        raise UsageError("there are no pairs: pairs is empty", 'e.g. [{"prompt": "…"}]')
+    return found

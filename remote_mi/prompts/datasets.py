@@ -44,14 +44,16 @@ def read_jsonl(path: Path) -> PromptSet:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}") from None
     examples = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            examples.append(parse_example(json.loads(line)))
+            examples.append(parse_example(json.loads(line, object_pairs_hook=_unique_keys)))
+        except RecursionError:
+            raise UsageError(f"{path}:{number}: lists and objects are nested too deeply") from None
         except ValueError as error:
             raise UsageError(
                 f"{path}:{number}: not JSON: {error}", "one object per line, with double quotes"
@@ -61,6 +63,20 @@ def read_jsonl(path: Path) -> PromptSet:
     if not examples:
         raise UsageError(f"{path} has no prompts", "one JSON object per line")
     return PromptSet(tuple(examples), path.name)
+
+
+def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python itself would silently take the last of two equal keys.
+
+    Raises:
+        UsageError: if a key occurs twice.
+    """
+    found = dict(members)
+    if len(found) < len(members):
+        keys = [key for key, _ in members]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UsageError(f"the key {twice!r} appears twice", "leave one of them out")
+    return found
 
 
 def read_dataset(source: str, most: int | None = None) -> PromptSet:

@@ -18,6 +18,7 @@ from typing import Any
 
 from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
+from remote_mi.common.text import encoding_problem
 
 #: A slot in a prompt template: `{slot}`, `{slot.field}`, each optionally with `:label`.
 SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
@@ -212,6 +213,7 @@ def _parse_field(name: Any, value: Any) -> Any:
         texts = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UsageError(f"field {name!r} is not a list of texts: {value!r}")
+        _check_encoding(name, *texts)
         return tuple(texts)
     if name == "labels":
         if not isinstance(value, Mapping) or not all(
@@ -220,12 +222,20 @@ def _parse_field(name: Any, value: Any) -> Any:
             raise UsageError(
                 f"field 'labels' does not name words: {value!r}", 'e.g. {"subject": "Eiffel Tower"}'
             )
+        _check_encoding(name, *value, *value.values())
         return dict(value)
     if name in _NAMES and isinstance(value, int):
         return str(value)  # classes and groups are often numbered
     if not isinstance(value, str):
         raise UsageError(f"field {name!r} is not a text: {value!r}")
+    _check_encoding(name, value)
     return value
+
+
+def _check_encoding(name: str, *texts: str) -> None:
+    for text in texts:
+        if problem := encoding_problem(text):
+            raise UsageError(f"field {name!r} {problem}", "write the whole character")
 
 
 def _require_text(values: Mapping[str, str], name: str) -> str:

@@ -72,6 +72,7 @@ def tokenize(
     drop: bool = False,
     masked: bool = False,
     bidirectional: bool = False,
+    vocabulary: int | None = None,
 ) -> Tokenized:
     """Tokenize and check all prompts of a job.
 
@@ -82,12 +83,13 @@ def tokenize(
         masked: the answer is read at a mask token, which is appended to a prompt without one.
         bidirectional: the model also attends to later tokens, so the end token that a tokenizer
             appends is part of the text. In a text to be continued it is left out.
+        vocabulary: how many token ids the model takes; None if it is not known.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
         UsageError: if the tokenizer lacks the requested BOS token or chat template.
     """
-    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional)
+    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional, vocabulary)
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}
@@ -147,12 +149,18 @@ class _Encoder:
     """Encodes texts with one policy for BOS, chat template, mask, and end tokens."""
 
     def __init__(
-        self, tokenizer: Any, spec: ModelSpec, context: int, masked: bool, bidirectional: bool
+        self,
+        tokenizer: Any,
+        spec: ModelSpec,
+        context: int,
+        masked: bool,
+        bidirectional: bool,
+        vocabulary: int | None,
     ) -> None:
         self.tokenizer = tokenizer
         self.masked = masked
         self.spec = spec
-        self.context = context
+        self.context, self.vocabulary = context, vocabulary
         self.bos_seen: bool | None = None
         self.warnings: list[str] = []
         self.texts = TokenTexts(tokenizer)
@@ -199,6 +207,11 @@ class _Encoder:
         fast = bool(self.tokenizer.is_fast)
         found = self.tokenizer(text, add_special_tokens=self._special, return_offsets_mapping=fast)
         ids = list(found["input_ids"])
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            raise _DoesNotFit(
+                f"its token {self.text(max(ids))!r} has the id {max(ids)}, and the model's "
+                f"embedding ends at {self.vocabulary - 1}: the tokenizer is not this model's"
+            )
         offsets = [(a, b) for a, b in found["offset_mapping"]] if fast else None
         if self.left_out:
             if ids[-len(self.left_out) :] != self.left_out:

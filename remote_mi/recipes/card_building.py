@@ -10,6 +10,7 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Over
+from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import DRAW, Output, Ratio, label_problem
@@ -45,6 +46,8 @@ def build_card(
     def refuse(problem: str, hint: str | None = None) -> UsageError:
         return UsageError(f"{where}recipe {name!r}: {problem}", hint)
 
+    if problem := declaration_problem(declaration):
+        raise refuse(problem)
     over: Any = declaration.get("over")
     if over not in typing.get_args(Over):
         known = ", ".join(repr(word) for word in typing.get_args(Over))
@@ -104,7 +107,7 @@ def _parse_outputs(
     declaration: Mapping[str, Any], over: str, refuse: _Refuse
 ) -> tuple[dict[str, Output], dict[str, Ratio | Output], dict[str, str], tuple[Figure, ...]]:
     """Outputs, summaries, controls and figures of a declaration, which refer to each other."""
-    if not isinstance(declaration.get("returns"), Mapping) or not declaration["returns"]:
+    if not declaration.get("returns"):
         raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
     returns = {key: _parse_output(value, over) for key, value in declaration["returns"].items()}
     controls = dict(declaration.get("controls") or {})

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import FormerVersion, UsageError
+from remote_mi.common.annotated_types import shown
+from remote_mi.common.errors import FormerVersion, UsageError, first_line
 from remote_mi.interventions import vocabulary
 from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.card import Card
@@ -92,10 +93,10 @@ _BUILTINS: dict[str, Any] = {
 
 
 class _CannotEvaluate(Exception):
-    """An expression outside the subset of Python that is evaluated here."""
+    """An expression outside the subset of Python that is evaluated here, or that is wrong."""
 
-    def __init__(self, node: ast.AST) -> None:
-        self.node = node
+    def __init__(self, node: ast.AST, reason: str = "") -> None:
+        self.node, self.reason = node, reason
 
 
 def parse_file(path: Path) -> ast.Module:
@@ -106,11 +107,16 @@ def parse_file(path: Path) -> ast.Module:
     """
     try:
         return _parse(str(path), path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read recipe file {path}: {error}") from None
     except SyntaxError as error:
         raise UsageError(
             f"{path}:{error.lineno}: syntax error: {error.msg}", "fix the line and run again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read recipe file {path}: {error}") from None
+    except (RecursionError, MemoryError):
+        raise UsageError(
+            f"{path}: an expression is nested too deeply for Python to read it",
+            "split it into several statements",
         ) from None
 
 
@@ -193,10 +199,12 @@ def _card(
         }
         signature = list(_signature(node, names))
     except _CannotEvaluate as error:
-        source = ast.unparse(error.node)
+        source = shown(ast.unparse(error.node))
+        where = f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {source}"
+        if error.reason:
+            raise UsageError(f"{where}: {error.reason}") from None
         raise UsageError(
-            f"{path}:{getattr(error.node, 'lineno', node.lineno)}: cannot read {source!r} without "
-            f"importing the file",
+            f"{where} without importing the file",
             "in the decorator, annotations and defaults of a recipe use literals, typing forms "
             "and names bound to them at the top of the file",
         ) from None
@@ -284,6 +292,15 @@ class _ImportedName:
 
 def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
     """The value of an expression in the subset of Python; never runs the file's code."""
+    try:
+        return _evaluate_node(node, names)
+    except (_CannotEvaluate, UsageError):
+        raise
+    except Exception as error:  # Python would fail in the same way
+        raise _CannotEvaluate(node, f"{type(error).__name__}: {first_line(error)}") from None
+
+
+def _evaluate_node(node: ast.expr, names: dict[str, Any]) -> Any:
     match node:
         case ast.Constant():
             return node.value
@@ -320,17 +337,14 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
             of = _evaluate(node.slice, names)
             if owner in (list, tuple, dict):
                 return types.GenericAlias(owner, of)
-            if owner in vars(typing).values():
+            if any(owner is form for form in vars(typing).values()):
                 return owner[of]
         case ast.Call():
             function = _evaluate(node.func, names)
             if _is_declaration(function):
                 positional = [_evaluate(a, names) for a in node.args]
                 keywords = {k.arg or "": _evaluate(k.value, names) for k in node.keywords}
-                try:
-                    return function(*positional, **keywords)
-                except TypeError as error:
-                    raise UsageError(f"line {node.lineno}: {ast.unparse(node)}: {error}") from None
+                return function(*positional, **keywords)
     raise _CannotEvaluate(node)
 
 

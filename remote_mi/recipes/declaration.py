@@ -12,7 +12,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from remote_mi.common.errors import UsageError
+from remote_mi.common.annotated_types import shown
+from remote_mi.common.errors import UsageError, first_line
 from remote_mi.recipes.card import NEEDS as NEEDS
 from remote_mi.recipes.card import Card as Card
 from remote_mi.recipes.card import Over as Over
@@ -105,10 +106,17 @@ def card_of(function: Callable[..., Any]) -> Card:
     declaration = getattr(function, "__recipe__", None)
     if declaration is None:
         raise UsageError(
-            f"{getattr(function, '__name__', function)!r} is not a recipe",
+            f"{getattr(function, '__name__', None) or shown(function)} is not a recipe",
             "decorate it with @recipe(over=..., returns={...})",
         )
-    hints = typing.get_type_hints(function, include_extras=True)
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception as error:  # annotations may hold any expression
+        raise UsageError(
+            f"recipe {function.__name__!r}: its annotations cannot be evaluated: "
+            f"{type(error).__name__}: {first_line(error)}",
+            "import or define the names that they use",
+        ) from None
     signature = [
         (p.name, hints.get(p.name), p.default is not p.empty, p.default, p.kind is p.KEYWORD_ONLY)
         for p in inspect.signature(function).parameters.values()

@@ -64,11 +64,8 @@ class _Numbers(OutputKind):
     name, plural, averaged = "number", "numbers", True
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
-        try:
-            array = np.asarray(value)
-        except (TypeError, ValueError):
-            array = np.asarray(None)
-        if array.dtype.kind not in "fiub":
+        array = as_numbers(value)
+        if array is None:
             raise ValueError("is not an array of numbers")
         if array.ndim != len(dims):
             declared = f"({', '.join(dims)})" if dims else "a number"
@@ -153,6 +150,15 @@ NUMBERS = KINDS["number"]
 def kind_of_output(output: Output | None) -> OutputKind:
     """The kind of an output; numbers for None, which is a summary."""
     return NUMBERS if output is None else KINDS[output.kind]
+
+
+def as_numbers(value: Any) -> np.ndarray | None:
+    """A number, a tensor, an array or nested lists as an array; None if it holds anything else."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # the last one from a tensor with gradients
+        return None
+    return array if array.dtype.kind in "fiub" else None
 
 
 def json_text(value: Any) -> str:

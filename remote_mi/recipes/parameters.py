@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
+from remote_mi.common.text import encoding_problem
 
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
@@ -81,7 +84,10 @@ class Param:
             parsed = self._convert(value)
         except (TypeError, ValueError, OverflowError):
             raise self._refuse(value) from None
-        for number in parsed if isinstance(parsed, list) else [parsed]:
+        for part in parsed if isinstance(parsed, list) else [parsed]:
+            if isinstance(part, str) and (problem := encoding_problem(part)):
+                raise UsageError(f"parameter {self.name!r} {problem}", "write the whole character")
+            number: Any = part
             if self.low is not None and number < self.low:
                 raise self._refuse(value)
             if self.high is not None and number > self.high:
@@ -130,15 +136,12 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
     Raises:
         TypeError: if the annotation is missing or of an unsupported type.
     """
-    low = high = None
+    bounds, prompt = Range(), False
     annotation, optional = _without_none(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *extras = typing.get_args(annotation)
-        for extra in extras:
-            if isinstance(extra, Range):
-                low, high = extra.low, extra.high
-            elif extra == "prompt":
-                return Param(name, "prompt", default, not has_default, optional=optional)
+        prompt = "prompt" in extras
+        bounds = next((extra for extra in extras if isinstance(extra, Range)), bounds)
     plain = {
         str: "str",
         int: "int",
@@ -149,10 +152,12 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         list[float]: "floats",
     }
     choices: tuple[str, ...] = ()
-    if typing.get_origin(annotation) is Literal:
+    if prompt:
+        kind = "prompt"
+    elif typing.get_origin(annotation) is Literal:
         kind = "choice"
         choices = typing.get_args(annotation)
-    elif annotation in plain:
+    elif isinstance(annotation, Hashable) and annotation in plain:
         kind = plain[annotation]
     else:
         raise TypeError(
@@ -160,7 +165,35 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
             f"each with or without `| None`, not {annotation!r}"
         )
     required: Any = not has_default
-    return Param(name, kind, default, required, choices, low, high, "", optional)  # type: ignore[arg-type]
+    low, high = bounds.low, bounds.high
+    param = Param(name, kind, default, required, choices, low, high, "", optional)  # type: ignore[arg-type]
+    _check_declared(param, bounds)
+    return param
+
+
+def _check_declared(param: Param, bounds: Range) -> None:
+    """Check the choices, bounds and default of a parameter.
+
+    Raises:
+        TypeError: if they contradict each other or its type.
+    """
+    if not all(isinstance(choice, str) for choice in param.choices):
+        raise TypeError(f"the choices of a Literal must be texts, not {shown(param.choices)}")
+    if problem := field_problem(bounds):
+        raise TypeError(problem)
+    if bounds != Range() and param.kind not in ("int", "float", "ints", "floats"):
+        raise TypeError("a Range is only for numbers")
+    if param.low is not None and param.high is not None and param.low > param.high:
+        raise TypeError(f"no number is from {param.low:g} to {param.high:g}")
+    text = param.kind in ("str", "prompt", "choice")
+    if param.default is None:  # required, or left to the recipe
+        return
+    try:
+        if isinstance(param.default, str) and not text:
+            raise ValueError
+        param.parse(param.default)
+    except (UsageError, ValueError):
+        raise TypeError(f"its default {shown(param.default)} is not {param.expected}") from None
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from remote_mi.common.errors import Mismatch, NotFound, RunFailed
@@ -74,7 +75,7 @@ def find_study(wanted: str, project: Path) -> StudyRecord | None:
     from remote_mi.common.yaml_file import read_generated
 
     given, records = Path(wanted), StudyRecords(project)
-    if (given / "study.json").is_file():
+    if os.path.isfile(given / "study.json"):
         return read_study_folder(given.absolute())
     if given.suffix in (".yaml", ".yml"):
         try:

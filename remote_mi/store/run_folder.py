@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether this is the folder of a run, in any state."""
-        return (self.path / RUN_JSON).is_file()
+        # A text that a user gave may be no possible path: too long, or with a null byte.
+        return os.path.isfile(self.path / RUN_JSON)
 
     @property
     def data(self) -> dict[str, Any]:

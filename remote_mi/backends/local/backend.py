@@ -103,14 +103,14 @@ class LocalBackend(Backend):
     def _run_setup(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_setup
 
-        return self._run_guarded(work, lambda: run_setup(model.lm, work))
+        return self._run_guarded(model.lm, work, lambda: run_setup(model.lm, work))
 
     def _run_call(self, model: LoadedModel, work: Work) -> Any:
         from remote_mi.backends.session import run_session
 
-        return self._run_guarded(work, lambda: run_session(model.lm, work)[0])
+        return self._run_guarded(model.lm, work, lambda: run_session(model.lm, work)[0])
 
-    def _run_guarded(self, work: Work, compute: Callable[[], Any]) -> Any:
+    def _run_guarded(self, lm: Any, work: Work, compute: Callable[[], Any]) -> Any:
         """Compute within the planned memory; an error names the recipe's own line."""
         from remote_mi.interventions.memory import memory
 
@@ -120,7 +120,7 @@ class LocalBackend(Backend):
         except RemoteMIError:
             raise
         except Exception as error:  # the recipe is the user's code: anything can be raised
-            raise out_of_memory(error) or recipe_error(work, error) from error
+            raise out_of_memory(error) or recipe_error(work, error, lm=lm) from error
 
 
 class _PassCounter:

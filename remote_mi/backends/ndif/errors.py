@@ -22,6 +22,7 @@ from remote_mi.backends.errors import (
     ServerDown,
     with_server_text,
 )
+from remote_mi.backends.recipe_mistakes import explain
 from remote_mi.common.errors import (
     AuthenticationError,
     BackendUnavailable,
@@ -128,7 +129,7 @@ def job_error(
     if in_recipe is not None:
         return with_server_text(
             RecipeFailed(
-                f"{recipe_file}:{in_recipe}: {last}",
+                f"{recipe_file}:{in_recipe}: {explain(last)}",
                 f"on {host}; the server's traceback: remote-mi jobs show {job_id[:8]}",
             ),
             said,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from remote_mi.common.paths import check_unpacked
 from remote_mi.store.run_index import run_names
 
 _FOLDER = Path(__file__).resolve().parent / "recorded"
@@ -11,4 +12,4 @@ _FOLDER = Path(__file__).resolve().parent / "recorded"
 
 def demo_run() -> Path:
     """Folder of the recorded run to show: the newest."""
-    return _FOLDER / run_names(_FOLDER)[-1]
+    return _FOLDER / run_names(check_unpacked(_FOLDER))[-1]

@@ -63,3 +63,68 @@ def test_jobs_is_a_function_and_a_package_in_any_order(project, first):
     code = f"import remote_mi as mi; {first}print(mi.jobs()); import remote_mi.jobs.api as api; api.job"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+WRONG = (5.5, b"x", ["a"], {"a": 1}, object())
+
+
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("model", WRONG),
+        ("phenomenon", WRONG),
+        ("n", ("1", *WRONG, True)),
+        ("seed", ("1", *WRONG, True)),
+        ("drop_invalid", (1, None, *WRONG)),
+        ("project", (*WRONG, "\0", "x" * 300, "a\ud800")),
+        ("parameters", (5, "x", ["a"], {1: 2})),
+        ("pairs", (5, b"x", {"a": 1}, object(), ["a"], [None])),
+        ("prompt", (*WRONG, "a\ud800")),
+        ("backend", (*WRONG, None)),
+        ("timeout", (-1, float("nan"), "5", [1], object())),
+        ("watch", (*WRONG, "x")),
+        ("fetch", (1, None, *WRONG)),
+        ("reuse_any", (1, None, *WRONG)),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused(project, tiny_llama, name, wrong):
+    given = {} if name in ("phenomenon", "pairs") else {"prompt": "Mary and John"}
+    for value in wrong:
+        arguments = {"model": tiny_llama, **given, name: value}
+        with pytest.raises(UsageError) as refused:
+            mi.run("logit_lens", **arguments)
+        assert name in refused.value.message and len(refused.value.message) < 200
+
+
+def test_verbs_refuse_arguments_of_the_wrong_type(project, tiny_llama):
+    for verb in (mi.plan, mi.submit):
+        with pytest.raises(UsageError, match="backend is 5, not a text"):
+            verb("logit_lens", model=tiny_llama, prompt="Mary", backend=5)  # type: ignore[arg-type]
+    for recipe in (5, ["logit_lens"], object()):
+        with pytest.raises(UsageError, match="is not a recipe"):
+            mi.job(recipe, model=tiny_llama, prompt="Mary")  # type: ignore[arg-type]
+
+
+def test_a_loaded_model_is_no_name_of_one(project):
+    import torch
+
+    with pytest.raises(
+        UsageError, match="model is an object of type Linear, not a text"
+    ) as refused:
+        mi.job("logit_lens", model=torch.nn.Linear(2, 2), prompt="Mary")  # type: ignore[arg-type]
+    assert "remote_mi loads it" in str(refused.value)
+
+
+def test_pairs_are_a_list_a_tuple_or_a_generator_of_dicts(project, tiny_llama):
+    import pandas as pd
+
+    keys = {
+        mi.job("activation_patching", model=tiny_llama, pairs=pairs).key
+        for pairs in ([MARY], (MARY,), (pair for pair in [MARY]))
+    }
+    assert len(keys) == 1
+    with pytest.raises(UsageError, match=r'DataFrame, not a JSONL file[\s\S]*to_dict\("records"\)'):
+        mi.job("activation_patching", model=tiny_llama, pairs=pd.DataFrame([MARY]))  # type: ignore[arg-type]
+    for empty in ([], (), iter(())):
+        with pytest.raises(UsageError, match="there are no pairs"):
+            mi.job("activation_patching", model=tiny_llama, pairs=empty)

@@ -21,7 +21,7 @@ MUTATIONS = [
     (IOI, "n: 2}", "m: 2}", "unknown key 'm'"),
     (IOI, "n: 2}", "n: 2, n: 3}", "appears twice"),
     (FACTS, "{recipe: [causal_tracing, patchscopes], ph", "{recipes: [a], ph", "unknown key"),
-    (IOI, "models:", "3:", "unknown key 3"),
+    (IOI, "models:", "3:", "the key 3 is not a text"),
     # types
     (IOI, "models: [smollm2-135m-q4_1]", "models: smollm2-135m-q4_1", "is not a list"),
     (IOI, "n: 2}", "n: two}", "is not a whole number"),
@@ -56,7 +56,7 @@ MUTATIONS = [
     (IOI, "- baseline", "- " + "[" * 100_000, "too deep"),
     (IOI, "{steps: 16}", "&a {steps: *a}", "too deep"),
     (IOI, "{steps: 16}", "{<<: 3}", "not YAML"),
-    (IOI, "{steps: 16}", "{? [a] : 3}", "not YAML"),
+    (IOI, "{steps: 16}", "{? [a] : 3}", "the key a list is not a text"),
 ]
 
 
