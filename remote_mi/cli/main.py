@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from remote_mi.common.errors import Detached, RemoteMIError, nearest
+from remote_mi.common.errors import (
+    Detached,
+    OutputError,
+    RemoteMIError,
+    nearest,
+    system_error,
+)
+from remote_mi.common.streams import discard_output, set_up_streams
 from remote_mi.common.version import __version__
 
 #: Command → "module:attribute" and its line in the help, so that help imports no command.
@@ -74,9 +81,15 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    set_up_streams()
     debug = "--debug" in sys.argv or bool(os.environ.get("REMOTE_MI_DEBUG"))
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    sys.exit(run_command(arguments, debug))
+    code = run_command(arguments, debug)
+    try:
+        sys.stdout.flush()
+    except (OSError, OutputError):  # the error was reported, or is not the first one
+        discard_output()
+    sys.exit(code)
 
 
 def run_command(arguments: list[str], debug: bool = False) -> int:
@@ -94,7 +107,7 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         return 130
     except BrokenPipeError:
         # Whoever was reading our output has gone: there is nobody to report to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -105,11 +118,12 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         where = f"\n  try `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""  # type: ignore[attr-defined]
         _say(f"error: {error.format_message()}{where}")
         return 2
-    except RemoteMIError as error:
+    except (RemoteMIError, OSError) as error:
         if debug:
             raise
-        _say(f"error: {error}")
-        return error.exit_code
+        reported = error if isinstance(error, RemoteMIError) else system_error(error)
+        _say(f"error: {reported}")
+        return reported.exit_code
     except Exception as error:
         if debug:
             raise

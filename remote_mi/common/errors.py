@@ -49,6 +49,12 @@ class StoreError(RemoteMIError):
     exit_code = 1
 
 
+class OutputError(RemoteMIError):
+    """The output of a command could not be written: stdout is closed, or its disk is full."""
+
+    exit_code = 1
+
+
 class UsageError(RemoteMIError):
     """The command, a parameter, a prompt, a recipe or a configuration file is wrong."""
 
@@ -107,6 +113,25 @@ def not_found(what: str, word: str, known: Iterable[str], listing: str) -> NotFo
     close = nearest(word, known)
     suggestion = f"did you mean {close!r}? " if close else ""
     return NotFound(f"no {what} named {word!r}", f"{suggestion}`{listing}` lists them all")
+
+
+def system_error(error: OSError) -> RemoteMIError:
+    """An error of the system (a file that cannot be read, a folder that is gone) for the user."""
+    try:
+        Path.cwd()
+    except OSError:
+        return NotFound(
+            "the working folder no longer exists", "`cd` to one that exists and run again"
+        )
+    reason = error.strerror or first_line(error)
+    if error.filename is None:
+        return RemoteMIError(
+            f"the system refused: {type(error).__name__}: {reason}", "--debug shows where"
+        )
+    return RemoteMIError(
+        f"cannot use {error.filename}: {reason}",
+        "make it accessible, or name another; --debug shows where it is needed",
+    )
 
 
 def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
