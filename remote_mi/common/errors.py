@@ -145,9 +145,14 @@ def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if the message is empty."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of an error's message, or its type if the message is empty.
+
+    A line that announces others by a colon is followed by the last one, which says what happened.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and lines[1:] else lines[0]
 
 
 def sanitize(text: str) -> str:
