@@ -92,7 +92,11 @@ class Cache:
             document = json.loads(self._read_blob(data["document"]))
             arrays = arrays_from_bytes(self._read_blob(data["arrays"]), path)
             return CacheEntry(
-                data["key"], Environment.from_json(data["environment"]), document, arrays, data["record"]
+                data["key"],
+                Environment.from_json(data["environment"]),
+                document,
+                arrays,
+                data["record"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, Mismatch) as error:
             raise Damaged(f"{path} cannot be read: {error!r}") from None
