@@ -156,9 +156,6 @@ class _Encoder:
         self.bos_seen: bool | None = None
         self.warnings: list[str] = []
         self.texts = TokenTexts(tokenizer)
-        known = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
-        self._special_texts = known | {i: t.content for i, t in added if t.special}
         if spec.bos == "always" and tokenizer.bos_token_id is None:
             raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
         if spec.chat and not getattr(tokenizer, "chat_template", None):
@@ -170,6 +167,9 @@ class _Encoder:
         #: How many end tokens are kept: none in a text to be continued.
         self.kept_at_end = len(closing) if masked or bidirectional else 0
         self.left_out = closing[self.kept_at_end :]
+        known = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        self._special_texts = known | {i: t.content for i, t in added if t.special}
 
     def record(self) -> dict[str, Any]:
         """How the prompts were tokenized, for the run's provenance."""
