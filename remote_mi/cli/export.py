@@ -86,7 +86,8 @@ def export(
         if output is None and as_json:
             raise UsageError("--json reports the file written, and needs one", "-o FILE.csv")
         if output is None:
-            sys.stdout.write(_format_table(result, table, ".csv", items))
+            # As in a file, whatever the terminal's encoding: nothing is replaced in data.
+            sys.stdout.buffer.write(_format_table(result, table, ".csv", items).encode())
             return
         text = _format_table(result, table, Path(output).suffix, items)
         _write_text(Path(output), text)

@@ -10,8 +10,15 @@ from typing import Any
 import click
 
 from remote_mi.common.authors_code import ProcessEnded, exits_contained
-from remote_mi.common.errors import Detached, RemoteMIError, UsageError, nearest
-from remote_mi.common.standard_output import stdout_reserved, take_stdout
+from remote_mi.common.errors import (
+    Detached,
+    OutputError,
+    RemoteMIError,
+    UsageError,
+    nearest,
+    system_error,
+)
+from remote_mi.common.streams import discard_output, set_up_streams, stdout_reserved
 from remote_mi.common.version import __version__
 
 #: Command → "module:attribute" and its line in the help, so that help imports no command.
@@ -79,10 +86,15 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    set_up_streams()
     debug = "--debug" in sys.argv or bool(os.environ.get("REMOTE_MI_DEBUG"))
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    take_stdout()
-    sys.exit(run_command(arguments, debug))
+    code = run_command(arguments, debug)
+    try:
+        sys.stdout.flush()
+    except (OSError, OutputError):  # the error was reported, or is not the first one
+        discard_output()
+    sys.exit(code)
 
 
 def run_command(arguments: list[str], debug: bool = False) -> int:
@@ -102,7 +114,7 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         return 130
     except BrokenPipeError:
         # Whoever was reading our output has gone: there is nobody to report to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -115,11 +127,12 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
         _say(f"error: {message}{where}")
         return 2
-    except RemoteMIError as error:
+    except (RemoteMIError, OSError) as error:
         if debug:
             raise
-        _say(f"error: {error}")
-        return error.exit_code
+        reported = error if isinstance(error, RemoteMIError) else system_error(error)
+        _say(f"error: {reported}")
+        return reported.exit_code
     except ProcessEnded as error:
         if debug:
             raise

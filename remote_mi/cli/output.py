@@ -13,7 +13,7 @@ from rich.console import Console
 from remote_mi.common.console import terminal_console
 from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.progress import Silent, Watch
-from remote_mi.common.standard_output import prints_to_stderr
+from remote_mi.common.streams import prints_to_stderr
 from remote_mi.common.valid_json import to_json
 
 SCHEMA = 1

@@ -106,7 +106,7 @@ def show_result(result: Result, options: dict[str, Any]) -> None:
     else:
         _show_figures(result, options)
     if result.path is None:
-        raise StoreError("the result was not saved", "free some space and run the command again")
+        raise result.unsaved or StoreError("the result was not saved", "run the command again")
 
 
 def _show_figures(result: Result, options: dict[str, Any]) -> None:

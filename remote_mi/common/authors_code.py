@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from remote_mi.common.errors import first_line
-from remote_mi.common.standard_output import prints_to_stderr
+from remote_mi.common.streams import prints_to_stderr
 
 
 class ProcessEnded(Exception):

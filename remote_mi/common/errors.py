@@ -60,6 +60,12 @@ class StoreError(RemoteMIError):
     exit_code = 1
 
 
+class OutputError(RemoteMIError):
+    """The output of a command could not be written: stdout is closed, or its disk is full."""
+
+    exit_code = 1
+
+
 class UsageError(RemoteMIError):
     """The command, a parameter, a prompt, a recipe or a configuration file is wrong."""
 
@@ -138,6 +144,25 @@ def check_exact(what: str, wanted: str) -> None:
         )
 
 
+def system_error(error: OSError) -> RemoteMIError:
+    """An error of the system (a file that cannot be read, a folder that is gone) for the user."""
+    try:
+        Path.cwd()
+    except OSError:
+        return NotFound(
+            "the working folder no longer exists", "`cd` to one that exists and run again"
+        )
+    reason = error.strerror or first_line(error)
+    if error.filename is None:
+        return RemoteMIError(
+            f"the system refused: {type(error).__name__}: {reason}", "--debug shows where"
+        )
+    return RemoteMIError(
+        f"cannot use {error.filename}: {reason}",
+        "make it accessible, or name another; --debug shows where it is needed",
+    )
+
+
 def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
     """The innermost line of a file in an error's traceback, else `otherwise`."""
     line, trace = otherwise, error.__traceback__
@@ -149,9 +174,14 @@ def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if the message is empty."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of an error's message, or its type if the message is empty.
+
+    A line that announces others by a colon is followed by the last one, which says what happened.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and lines[1:] else lines[0]
 
 
 def sanitize(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from remote_mi.common.errors import NotFound
+from remote_mi.common.errors import NotFound, system_error
 
 CACHE_VERSION = "v1"
 
@@ -28,8 +28,15 @@ def _cache_folder() -> Path:
 
 
 def project_folder() -> Path:
-    """The project folder: `REMOTE_MI_PROJECT`, or the working folder."""
-    return Path(os.environ.get("REMOTE_MI_PROJECT") or ".").absolute()
+    """The project folder: `REMOTE_MI_PROJECT`, or the working folder.
+
+    Raises:
+        NotFound: if the working folder no longer exists.
+    """
+    try:
+        return Path(os.environ.get("REMOTE_MI_PROJECT") or ".").absolute()
+    except OSError as error:
+        raise system_error(error) from None
 
 
 def builtin_folder() -> Path:

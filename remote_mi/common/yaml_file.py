@@ -17,6 +17,7 @@ import yaml
 from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError, first_line, nearest
 from remote_mi.common.text import encoding_problem
+from remote_mi.common.text_files import SAVE_AS_UTF8
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -161,12 +162,12 @@ def _read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8", "replace")
-        raise file_error(path, [_problem_after(before, "not UTF-8 text")]) from None
+        raise file_error(path, [_problem_after(before, "not UTF-8 text", SAVE_AS_UTF8)]) from None
 
 
-def _problem_after(before: str, message: str) -> Problem:
+def _problem_after(before: str, message: str, hint: str = "") -> Problem:
     """A problem right after the given beginning of the file."""
-    return Problem(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1, message)
+    return Problem(before.count("\n") + 1, len(before) - before.rfind("\n"), message, hint)
 
 
 def _control_character_problem(text: str, error: yaml.reader.ReaderError) -> Problem:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from remote_mi.common.digests import canonical_json, digest, digest_members
 from remote_mi.common.paths import cache_root
+from remote_mi.common.text_files import python_in_utf8
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes.card import Card
@@ -210,7 +211,7 @@ class Job:
         return {what: self._digest_of(name) for what, name in named.items() if name}
 
     def sources(self) -> dict[str, bytes]:
-        """The source files of the recipe: relative path → content."""
+        """The source files of the recipe: relative path → content, in UTF-8."""
         if self.card.path is None:
             assert self.function is not None
             return {f"{self.card.name}.py": inspect.getsource(self.function).encode()}
@@ -225,7 +226,7 @@ class Job:
                 if (above / "__init__.py").is_file():
                     sources[f"{parent}/__init__.py"] = (above / "__init__.py").read_bytes()
                 above = above.parent
-        return sources
+        return {name: python_in_utf8(content) for name, content in sources.items()}
 
 
 def _about_prompt(text: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Finisher:
             return self._write(result, None)
         except StoreError as error:
             self.watch.note(f"warning: the run was not saved: {error}")
+            result.unsaved = error
             return result
 
     def write_failure(self, error: RemoteMIError, record: Mapping[str, Any]) -> str:

@@ -178,8 +178,8 @@ def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
         result = Runs(job.project).write(
             RunRecord(id8, result, job.lock(), job.sources(), [event_line("taken from the cache")])
         )
-    except StoreError:
-        pass  # the result is still usable if the project cannot be written
+    except StoreError as error:
+        result.unsaved = error  # it is still usable if the project cannot be written
     return _with_current_figures(result, job, "cache", **noted)
 
 

@@ -147,19 +147,26 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
     """Name, type and shape of every tensor in a safetensors file, read from its header only.
 
     Raises:
-        OSError, ValueError: if it cannot be read or is not a safetensors file.
+        OSError, ValueError: if it cannot be read, is not a safetensors file, or is truncated.
     """
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT + 1
         if length > _HEADER_LIMIT:
             raise ValueError(f"{path.name} is not a safetensors file")
-        header = json.loads(file.read(length))
-    if not isinstance(header, dict):
-        raise ValueError(f"{path.name} is not a safetensors file")
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            yield name, tensor["dtype"], tuple(tensor["shape"])
+        header = file.read(length)
+        size = path.stat().st_size
+    needed, tensors = 8 + length, []
+    if size >= needed:
+        try:
+            header = {n: t for n, t in json.loads(header).items() if n != "__metadata__"}
+            needed += max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+            tensors = [(n, t["dtype"], tuple(t["shape"])) for n, t in header.items()]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise ValueError(f"{path.name} is not a safetensors file") from None
+    if size < needed:
+        raise ValueError(f"{path.name} is incomplete: {size} of {needed} bytes; copy it again")
+    return iter(tensors)
 
 
 def weights_size(tensors: Iterable[Tensor], spec: ModelSpec) -> tuple[int, int]:

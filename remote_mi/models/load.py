@@ -9,6 +9,7 @@ from typing import Any
 from remote_mi.common.errors import (
     BackendUnavailable,
     NotFound,
+    RemoteMIError,
     RunFailed,
     UsageError,
     first_line,
@@ -212,6 +213,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         options["device_map"] = {"": device}
     try:
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
+        _check_return_type(config, spec.name)
         task, auto = _task(config)
         with torch.device("meta"):
             skeleton = auto.from_config(config)
@@ -233,8 +235,10 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             f"the model {spec.name!r} needs a package that is not installed: {first_line(error)}",
             "install it, or leave out the option that needs it",
         ) from error
-    except (OSError, ValueError) as error:
-        raise explain_load_error(spec, error) from error
+    except RemoteMIError:
+        raise
+    except Exception as error:  # of many kinds: safetensors', pickle's, torch's, transformers'
+        raise out_of_memory(error) or explain_load_error(spec, error) from error
     module: Any = lm._module
     module.eval()
     if not with_weights and hasattr(module, "set_experts_implementation"):
@@ -245,6 +249,16 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
         lm.backbone = lm
     return lm
+
+
+def _check_return_type(config: Any, named: str) -> None:
+    """Refuse a configuration with which the model's parts return tuples without names."""
+    if getattr(config, "return_dict", True) is False or getattr(config, "torchscript", False):
+        raise UsageError(
+            f"the configuration of {named} has return_dict: false (or torchscript: true), so that "
+            "its modules return tuples without names",
+            "remove that line from its config.json: it changes no number",
+        )
 
 
 def _task(config: Any) -> tuple[str, Any]:
@@ -281,7 +295,9 @@ def _tokenizer(spec: ModelSpec, source: str) -> Any:
     try:
         with quiet_libraries():
             return AutoTokenizer.from_pretrained(source, revision=spec.revision)
-    except (OSError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:
         raise explain_load_error(spec, error) from error
 
 
@@ -311,7 +327,11 @@ def explain_load_error(spec: ModelSpec, error: Exception) -> Exception:
             f"the model {spec.name!r} is not on this machine and the hub cannot be reached",
             f"name a folder, or the embedded model: --model {EMBEDDED}",
         )
-    return UsageError(f"the model {spec.name!r} cannot be loaded: {first_line(error)}")
+    kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+    return UsageError(
+        f"the model {spec.name!r} cannot be loaded: {kind}{first_line(error)}",
+        "its files may be incomplete or damaged: copy or download them again",
+    )
 
 
 def _check_device(device: str) -> str:

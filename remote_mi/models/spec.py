@@ -108,17 +108,32 @@ def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a model folder's files, in hex.
 
     Raises:
-        UsageError: if the folder does not exist or has no config.json.
+        UsageError: if the folder does not exist, has no config.json, holds an adapter, or cannot
+            be read.
     """
     if not os.path.isdir(folder):
         raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
-    if not (folder / "config.json").is_file():
+    try:
+        digests = file_digests(folder)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {error.filename or f'every file in {folder}'}: {error.strerror}",
+            "make the files of the model readable, or name another folder",
+        ) from None
+    if "adapter_config.json" in digests:
+        raise UsageError(
+            f"the folder {folder} holds an adapter (adapter_config.json), and adapters are not "
+            "supported yet",
+            "merge it (`merge_and_unload`) and save the result to another folder, or remove the "
+            "adapter's files to run the model without it",
+        )
+    if "config.json" not in digests:
         raise UsageError(
             f"the folder {folder} is not a model: it has no config.json",
             "name a folder written by save_pretrained, or a hub id",
         )
     total = hashlib.sha256()
-    for name, digest in file_digests(folder).items():
+    for name, digest in digests.items():
         total.update(f"{name}\0{digest}\0".encode())
     return total.hexdigest()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
+from remote_mi.common.text_files import read_text
 from remote_mi.prompts.examples import FIELDS, PromptSet, parse_example
 
 DATASET = "hf:"
@@ -42,10 +43,7 @@ def read_jsonl(path: Path) -> PromptSet:
     Raises:
         UsageError: naming file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
+    lines = read_text(path).split("\n")
     examples = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

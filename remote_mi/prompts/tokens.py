@@ -175,6 +175,9 @@ class _Encoder:
         #: How many end tokens are kept: none in a text to be continued.
         self.kept_at_end = len(closing) if masked or bidirectional else 0
         self.left_out = closing[self.kept_at_end :]
+        known = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        self._special_texts = known | {i: t.content for i, t in added if t.special}
 
     def record(self) -> dict[str, Any]:
         """How the prompts were tokenized, for the run's provenance."""
@@ -252,7 +255,18 @@ class _Encoder:
             self._warn(
                 f"the chat template ends with {self.text(ids[-1])}, after which the answer is read"
             )
+        self._note_special_tokens(own, set(ids))
         return _Encoded(text, ids, end, own, place, offsets)
+
+    def _note_special_tokens(self, own: str, ids: set[int]) -> None:
+        """Note special tokens that the user's own text spells out; a mask is meant to be one."""
+        mask = self.tokenizer.mask_token_id if self.masked else None
+        for token, text in self._special_texts.items():
+            if token in ids and token != mask and text in own:
+                self._warn(
+                    f"the text {text} in a prompt is that one special token of this tokenizer, "
+                    "not its characters"
+                )
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:

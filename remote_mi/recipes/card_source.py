@@ -18,6 +18,7 @@ from typing import Any
 
 from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import FormerVersion, UsageError, first_line
+from remote_mi.common.text_files import read_python
 from remote_mi.interventions import vocabulary
 from remote_mi.recipes import declaration, figures
 from remote_mi.recipes.card import Card
@@ -106,10 +107,10 @@ def parse_file(path: Path) -> ast.Module:
         UsageError: if the file cannot be read, or has a syntax error (with its line).
     """
     try:
-        return _parse(str(path), path.read_text(encoding="utf-8"))
+        return _parse(str(path), read_python(path))
     except SyntaxError as error:
         raise UsageError(
-            f"{path}:{error.lineno}: syntax error: {error.msg}", "fix the line and run again"
+            f"{path}:{error.lineno or 1}: syntax error: {error.msg}", "fix the line and run again"
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read recipe file {path}: {error}") from None

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from remote_mi.common.digests import digest
 from remote_mi.common.errors import UsageError
+from remote_mi.common.text_files import read_python
 from remote_mi.recipes.card_source import parse_file
 
 #: Part of every key. Increasing it means that results under earlier keys are no longer used.
@@ -227,12 +228,7 @@ class _Closure:
 
 
 def _read_module(path: Path, name: str) -> _Module:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        parse_file(path)  # reports the position of the mistake
-        raise
-    return _parse_module(path, name, text)
+    return _parse_module(path, name, read_python(path))
 
 
 @functools.lru_cache(maxsize=256)

@@ -92,7 +92,11 @@ class Cache:
             document = parse_json(self._read_blob(data["document"]))
             arrays = arrays_from_bytes(self._read_blob(data["arrays"]), path)
             return CacheEntry(
-                data["key"], Environment(**data["environment"]), document, arrays, data["record"]
+                data["key"],
+                Environment.from_json(data["environment"]),
+                document,
+                arrays,
+                data["record"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, Mismatch) as error:
             raise Damaged(f"{path} cannot be read: {error!r}") from None
@@ -153,7 +157,7 @@ class Cache:
         for path in (self.root / "ac" / key[:2] / key).glob("*.json"):
             try:
                 data = read_entry(path)
-                dated.append((data["time"], Environment(**data["environment"])))
+                dated.append((data["time"], Environment.from_json(data["environment"])))
             except (OSError, Damaged, KeyError, TypeError):
                 continue
         return [environment for _, environment in sorted(dated, key=lambda pair: -pair[0])]
@@ -231,7 +235,7 @@ def read_entry(path: Path) -> dict[str, Any]:
             raise FileNotFoundError(f"{path} has another schema")
         valid = (
             data["key"] == path.parent.name
-            and Environment(**data["environment"]).id == path.stem
+            and Environment.from_json(data["environment"]).id == path.stem
             and (check is None or check == digest(data))
         )
     except FileNotFoundError:

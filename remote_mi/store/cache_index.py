@@ -126,7 +126,7 @@ class CacheIndex:
     def _values(self, path: str, stamp: str) -> tuple[Any, ...]:
         file = self.cache.root / path
         data = read_entry(file)
-        where, about = Environment(**data["environment"]), data.get("about")
+        where, about = Environment.from_json(data["environment"]), data.get("about")
         named = [data["document"], data["arrays"], *([about.get("code_parts")] if about else [])]
         blobs = list(dict.fromkeys(sha for sha in named if sha))
         changed, size = (int(part) for part in stamp.split("/")[1:])

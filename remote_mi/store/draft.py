@@ -76,4 +76,4 @@ class Draft:
     @property
     def parsed_environment(self) -> Environment:
         """`environment` as an object."""
-        return Environment(**self.environment)
+        return Environment.from_json(self.environment)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from remote_mi.common.digests import digest
@@ -31,6 +32,15 @@ class Environment:
         """Short hash of the kind and the major_minor versions."""
         minors = [major_minor(getattr(self, name)) for name in PACKAGES]
         return digest([self.kind, *minors])[:16]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> Environment:
+        """An environment from the output of `to_json`; what another version added is ignored.
+
+        Raises:
+            KeyError, TypeError: if `data` is not one.
+        """
+        return cls(**{item.name: data[item.name] for item in fields(cls)})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

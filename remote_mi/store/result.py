@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from remote_mi.common.display import Displayed
-from remote_mi.common.errors import NotFound, nearest
+from remote_mi.common.errors import NotFound, StoreError, nearest
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -43,7 +43,7 @@ class Result(Displayed):
         arrays: raw arrays by "output@index", estimates by name, intervals by "name:low|high".
         provenance: where and how it was computed, key, versions, times.
         run_id: name of the run folder, if there is one.
-        path: the run folder, if there is one.
+        path: the run folder, if there is one. unsaved: why there is none, if it was not saved.
     """
 
     recipe: Mapping[str, Any]
@@ -52,6 +52,7 @@ class Result(Displayed):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
     path: Path | None = None
+    unsaved: StoreError | None = None
 
     @property
     def made(self) -> Provenance:
@@ -237,8 +238,11 @@ class Result(Displayed):
         return marked & (sizes > _ROUNDING * largest)
 
     def text(self, token: int) -> str:
-        """The text of a token id of this result; "" for a negative id, which means no token."""
-        return "" if token < 0 else self.vocabulary.get(str(int(token)), f"<{int(token)}>")
+        """The text of a token id of this result, `<ID>` if it has none.
+
+        A negative id means no token; its text is "".
+        """
+        return "" if token < 0 else self.vocabulary.get(str(int(token))) or f"<{int(token)}>"
 
     def passage(self, tokens: Iterable[int]) -> str:
         """The text of consecutive token ids of this result; negative ids are skipped.

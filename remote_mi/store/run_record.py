@@ -46,7 +46,7 @@ def environment_of(provenance: Mapping[str, Any]) -> Environment:
     Raises:
         KeyError, TypeError: if its provenance is malformed.
     """
-    return Environment(**provenance["environment"])
+    return Environment.from_json(provenance["environment"])
 
 
 def scalars_of(result: Result) -> dict[str, float]:

@@ -11,6 +11,7 @@ runs/<utc>-<recipe>-<id8>/
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import os
 import re
@@ -259,7 +260,7 @@ class Runs:
         different run with the same `id8` takes the next free second.
         """
         recipe, status = record.result.recipe["name"], "failed" if record.error else "done"
-        moment = int(time.time())
+        moment = max(int(time.time()), self._newest_moment() + 1)
         while True:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(moment))
             name = f"{stamp}-{recipe}-{record.id8}"
@@ -275,6 +276,19 @@ class Runs:
                 shutil.rmtree(partial, ignore_errors=True)
                 return name
             moment += 1
+
+    def _newest_moment(self) -> int:
+        """The time in the newest run's name if the clock was set back since then, else 0.
+
+        Names are ordered by time, so that the next run must not have an earlier one.
+        """
+        names = self.ids()
+        try:
+            newest = calendar.timegm(time.strptime(names[-1][:16], "%Y%m%dT%H%M%SZ"))
+        except (IndexError, ValueError):  # no run, or not a date
+            return 0
+        # A few seconds ahead, it is a run that took the next free second (see `_publish`).
+        return newest if newest > time.time() + 5 and names[-1] < "9999" else 0
 
     def _write_files(self, folder: Path, record: RunRecord) -> None:
         import yaml  # slow to import, and not needed for reading

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from remote_mi.common.errors import UsageError, nearest
+from remote_mi.common.text_files import read_text
 
 #: Section → questions it should answer.
 PLACES = {
@@ -38,11 +39,7 @@ def read(path: Path) -> dict[str, str]:
     Raises:
         UsageError: if the file cannot be read, or has an unknown heading.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
-    parts = _HEADING.split(text)
+    parts = _HEADING.split(read_text(path))
     names = " and ".join(f"## {name.title()}" for name in PLACES)
     if parts[0].strip() or len(parts) == 1:
         raise UsageError(f"{path} does not begin with a heading", f"allowed headings: {names}")

@@ -1,0 +1,71 @@
+"""Reading text files that users wrote: UTF-8, or what a Python file declares."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import tokenize
+from pathlib import Path
+
+from remote_mi.common.errors import UsageError, first_line
+
+_DECLARATION = re.compile(r"(coding[:=][ \t]*)[-\w.]+")
+#: What to do about a text file in another encoding.
+SAVE_AS_UTF8 = "save the file as UTF-8: in an editor, or with `iconv -t UTF-8`"
+
+
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        UsageError: if it cannot be read or is not UTF-8, naming the line and the byte.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or first_line(error)}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}{describe_wrong_byte(error)}", SAVE_AS_UTF8) from None
+
+
+def read_python(path: Path) -> str:
+    """The source in a Python file, in the encoding in which Python reads it.
+
+    Raises:
+        UsageError: if it cannot be read, naming the line and the byte, or declares an encoding
+            that Python does not know.
+    """
+    hint = "save the file as UTF-8, or declare its encoding in the first line: # coding: latin-1"
+    try:
+        content = path.read_bytes()
+        try:
+            return importlib.util.decode_source(content)
+        except SyntaxError as error:  # in the first two lines: the declaration, or a wrong byte
+            content.decode("utf-8-sig")
+            raise UsageError(f"{path}:1: {error.msg}", hint) from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read recipe file {path}: {error.strerror or first_line(error)}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}{describe_wrong_byte(error)}", hint) from None
+
+
+def python_in_utf8(content: bytes) -> bytes:
+    """A Python file's content for a copy in UTF-8, which declares no other encoding."""
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    if encoding == "utf-8":
+        return content
+    lines = importlib.util.decode_source(content).splitlines(keepends=True)
+    head = [_DECLARATION.sub(r"\1utf-8", line, count=1) for line in lines[:2]]
+    return "".join([*head, *lines[2:]]).encode()
+
+
+def describe_wrong_byte(error: UnicodeDecodeError) -> str:
+    """The place and value of the byte that is not in the encoding, to follow a file's name."""
+    line = error.object[: error.start].count(b"\n") + 1
+    byte = error.object[error.start]
+    return f":{line}: not {error.encoding.upper()} text: byte 0x{byte:02x} at {error.start}"
