@@ -14,28 +14,10 @@ from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.conversation import Conversation, TextPlace
+from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.masked import MaskMisfit, add_mask, mask_position, token_at_mask
 from remote_mi.prompts.token_text import TokenTexts, closing_tokens
-
-
-class PromptErrors(UsageError):
-    """Prompts that do not fit the tokenizer; one line for each, with the pair and the token.
-
-    Attributes:
-        failures: index of the example → the problem.
-    """
-
-    def __init__(self, failures: dict[int, str], total: int) -> None:
-        self.failures = failures
-        lines = "\n  ".join(list(failures.values())[:8])
-        more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
-        hint = None
-        if len(failures) < total:
-            hint = "fix them, or run the others with --drop-invalid"
-        super().__init__(
-            f"{len(failures)} of {total} prompts do not fit this tokenizer:\n  {lines}{more}", hint
-        )
 
 
 @dataclass(frozen=True)

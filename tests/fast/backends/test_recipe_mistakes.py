@@ -7,7 +7,7 @@ import pytest
 import remote_mi as mi
 from remote_mi.backends.ndif.errors import job_error
 from remote_mi.common.errors import RunFailed
-from remote_mi.prompts.tokens import PromptErrors
+from remote_mi.prompts.errors import PromptErrors
 
 from ...conftest import _configuration, save_tokenizer
 

@@ -340,7 +340,7 @@ def test_ctrl_c_exits_with_130(project, tiny_llama):
             "--phenomenon",
             "ioi",
             "-n",
-            "2000",
+            "1800",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -106,7 +106,7 @@ def test_a_name_longer_than_any_file_has_is_not_found(project, cli, command):
 
 def test_the_width_has_a_bound(cli):
     code, _, err = cli("view", "demo", "--width", 10**49)
-    assert code == 2 and "not in the range 40<=x<=10000" in err
+    assert code == 2 and "not in the range 40<=x<=1000" in err
 
 
 def test_run_documents_nested_too_deeply_are_damaged(project, cli):

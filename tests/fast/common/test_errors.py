@@ -17,7 +17,7 @@ from remote_mi.backends.errors import from_record, to_record
 from remote_mi.common.annotated_types import fits, shown, words
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import encoding_problem
-from remote_mi.prompts.tokens import PromptErrors
+from remote_mi.prompts.errors import PromptErrors
 
 PACKAGE = Path(remote_mi.__file__).parent
 

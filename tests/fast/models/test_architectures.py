@@ -20,8 +20,9 @@ from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import edit_stream, read_stream
 from remote_mi.models.load import build_weightless, load
 from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
-from remote_mi.prompts.tokens import PromptErrors, tokenize
+from remote_mi.prompts.tokens import tokenize
 
 from ...conftest import ENCODERS, FAMILIES, MARY, OTHERS, PARALLEL
 from ..reference import Reference

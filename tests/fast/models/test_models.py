@@ -14,8 +14,9 @@ from remote_mi.models.layouts import LAYOUTS, names_for
 from remote_mi.models.load import load
 from remote_mi.models.proof import prove
 from remote_mi.models.spec import ModelSpec, folder_digest
+from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
-from remote_mi.prompts.tokens import PromptErrors, tokenize
+from remote_mi.prompts.tokens import tokenize
 
 from ...conftest import ENCODERS, FAMILIES, MARY, PARALLEL
 

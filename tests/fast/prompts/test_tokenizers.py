@@ -10,9 +10,10 @@ import remote_mi as mi
 from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.common.text import line as visible_line
 from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.token_text import TokenTexts
-from remote_mi.prompts.tokens import PromptErrors, Tokenized, tokenize
+from remote_mi.prompts.tokens import Tokenized, tokenize
 
 from ...conftest import MARY
 from ...tokenizers import KINDS, save_model, wrapped
