@@ -111,7 +111,7 @@ def test_a_lost_reply_and_then_no_network(faulty):
 
         server.post = [vanish]
         said = faulty.run(proxy.url)
-        assert said.code == 5 and "not known" in said.err and "asks first" in said.err
+        assert said.code == 5 and "is unknown" in said.err and "asks first" in said.err
         assert faulty.states == ["unknown"]
         again = faulty.run(proxy.url)
         (job,) = faulty.entries
@@ -135,7 +135,7 @@ def test_a_lost_reply_and_then_another_server_at_the_address(faulty):
 
         server.answer = page_after_post
         said = faulty.run(server.url)
-        assert said.code == 5 and "not known" in said.err and faulty.states == ["unknown"]
+        assert said.code == 5 and "is unknown" in said.err and faulty.states == ["unknown"]
         server.everything = None
         server.answer = known
         assert faulty.run(server.url).values == VALUES

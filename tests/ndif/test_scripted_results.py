@@ -256,7 +256,7 @@ def test_a_result_that_cannot_be_kept_is_shown_and_kept_later(faulty, cache):
 
         server.response = ["RUNNING", full]
         said = faulty.run(server.url)
-        assert said.code == 1 and "not kept" in said.err, said.err
+        assert said.code == 1 and "not saved" in said.err, said.err
         assert str(VALUES[3]) in said.out
         assert faulty.states == ["fetched"]
     for path in (cache, faulty.project / "runs"):
@@ -299,7 +299,7 @@ def test_a_disk_that_is_full_once_the_result_is_there(faulty, cache):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             faulty.monkeypatch.setattr(torch, "load", original)
-        assert said.code == 1 and "not kept" in said.err, said.err
+        assert said.code == 1 and "not saved" in said.err, said.err
         assert str(VALUES[3]) in said.out
         assert faulty.entries[0].is_open
         assert faulty.wait().values == VALUES

@@ -7,6 +7,7 @@ twice unasked.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -174,10 +175,16 @@ def test_a_personal_server_that_was_ended_has_no_jobs(faulty, monkeypatch):
     """The next personal server has another address; what ran on the last one is sent again."""
     with Scripted(response=["RUNNING"], result=RIGHT) as old, Scripted(result=RIGHT) as new:
         served = personal.running_server("")
-        monkeypatch.setattr(personal, "require_running", lambda: replace(served, url=old.url))
+
+        def run_at(url: str) -> None:
+            now = replace(served, url=url, since=time.time())
+            monkeypatch.setattr(personal, "require_running", lambda: now)
+            monkeypatch.setattr(personal, "running_server", lambda host: now)
+
+        run_at(old.url)
         here = [a if not a.startswith("ndif:") else "ndif:here" for a in faulty.command("")]
         assert faulty.do(*here, "--timeout", 0.3).code == 6
-        monkeypatch.setattr(personal, "require_running", lambda: replace(served, url=new.url))
+        run_at(new.url)
         said = faulty.do(*here)
         assert said.values == VALUES and "was stopped" in said.err, said.err
         assert (old.count("POST"), new.count("POST")) == (1, 1)

@@ -100,7 +100,7 @@ def test_the_corrupt_prompts_leave_a_gap_to_recover(model, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pair_that_a_list_can_give_fits_the_tokenizer(model, name):
     item = phenomena.load(FOLDER / f"{name}.yaml")
-    many = 200
+    many = 112
     if item.order == "list":
         many = min(len(item.lists[n]) for n in item.draw.values()) * len(item.templates)
     found = tokenize(model.tokenizer, item.prompts(many), ModelSpec(), "pair", 8192)
