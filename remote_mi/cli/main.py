@@ -18,7 +18,7 @@ from remote_mi.common.errors import (
     nearest,
     system_error,
 )
-from remote_mi.common.streams import discard_output, set_up_streams, stdout_reserved
+from remote_mi.common.streams import ReaderGone, discard_output, set_up_streams, stdout_reserved
 from remote_mi.common.version import __version__
 
 #: Command → "module:attribute" and its line in the help, so that help imports no command.
@@ -92,7 +92,7 @@ def main() -> None:
     code = run_command(arguments, debug)
     try:
         sys.stdout.flush()
-    except (OSError, OutputError):  # the error was reported, or is not the first one
+    except (OSError, OutputError, ReaderGone):  # the error was reported, or is not the first one
         discard_output()
     sys.exit(code)
 
@@ -112,7 +112,7 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         else:
             _say("interrupted; finished work is kept, and the same command continues from there")
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         # Whoever was reading our output has gone: there is nobody to report to.
         discard_output()
         return 0

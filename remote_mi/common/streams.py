@@ -94,6 +94,10 @@ def _reopen(number: int, flags: int) -> None:
     os.set_inheritable(number, True)
 
 
+class ReaderGone(Exception):
+    """Whoever was reading stdout has gone; no OSError, for which libraries would end the process."""
+
+
 class _Output(io.FileIO):
     """Stdout: a failure to write is an `OutputError`, unless the reader has gone."""
 
@@ -101,7 +105,7 @@ class _Output(io.FileIO):
         try:
             return super().write(content)
         except BrokenPipeError:
-            raise
+            raise ReaderGone from None
         except OSError as error:
             reason = "it is closed" if error.errno == errno.EBADF else error.strerror
             raise OutputError(

@@ -18,7 +18,7 @@ def _shell(command: str, **environment: str) -> subprocess.CompletedProcess[byte
         ["sh", "-c", command.replace("MI", f"{python} -m remote_mi")],
         capture_output=True,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -40,6 +40,20 @@ def test_output_that_cannot_be_written_is_an_error_of_the_machine(
         1,
         [f"error: the output cannot be written to stdout: {reason}"],
     )
+
+
+@pytest.mark.parametrize("command", ["recipes ls", "recipes ls --json", "view demo --plain", "-h"])
+def test_a_reader_that_has_gone_is_no_error(project: Path, command: str):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "remote_mi", *command.split()],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=240,
+    )
+    os.close(writing)
+    assert done.returncode == 0 and b"error" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("to", ["2>/dev/full", "2>&- <&-"])
