@@ -72,10 +72,9 @@ def finish_all(project: Path, path: Path) -> None:
     """A run for each point, as the store writes it."""
     from remote_mi.jobs import studies
     from remote_mi.jobs.studies.plan import plan_study
-    from remote_mi.store.draft import run_id8
     from remote_mi.store.environment import local_environment
     from remote_mi.store.result import Result
-    from remote_mi.store.run_record import RunRecord
+    from remote_mi.store.run_record import RunRecord, id8_of
     from remote_mi.store.runs import Runs
 
     environment, runs = local_environment("cpu"), Runs(project)
@@ -92,7 +91,7 @@ def finish_all(project: Path, path: Path) -> None:
             "parameters": dict(job.parameters),
         }
         result = Result(job.card.to_json(), empty, {"gap": np.zeros(())}, provenance)
-        runs.write(RunRecord(run_id8(job, environment), result, {"key": job.key}))
+        runs.write(RunRecord(id8_of(job.key, environment), result, {"key": job.key}))
 
 
 if __name__ == "__main__":
