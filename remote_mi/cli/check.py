@@ -6,15 +6,8 @@ import click
 from click.core import ParameterSource
 
 from remote_mi.cli.output import print_json, show_progress
-from remote_mi.cli.recipe_group import (
-    Options,
-    RecipeGroup,
-    build_model_spec,
-    prompt_choice,
-    recipe_parameters,
-)
+from remote_mi.cli.recipe_group import Options, RecipeGroup, job_arguments
 from remote_mi.common.errors import sanitize
-from remote_mi.common.paths import project_folder
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.recipe_check.check import job_to_check, run_checks
 from remote_mi.recipes.card import Card
@@ -30,14 +23,7 @@ def check_options() -> list[click.Option]:
 
 def build_check(card: Card, options: Options) -> Job:
     """The job that a command line describes, with built-in prompts if it names none."""
-    return job_to_check(
-        card,
-        build_model_spec(options),
-        prompt_choice(options),
-        recipe_parameters(options),
-        project_folder(),
-        options["drop_invalid"],
-    )
+    return job_to_check(card, *job_arguments(options))
 
 
 def check_job(job: Job, options: Options) -> None:

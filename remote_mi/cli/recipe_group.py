@@ -143,27 +143,26 @@ def job_options() -> list[click.Option]:
 
 def build_job(card: Card, options: Options) -> Job:
     """Build the job that a command line describes; raises as `remote_mi.jobs.building.make_job`."""
-    return make_job(
-        card,
-        build_model_spec(options),
-        prompt_choice(options),
-        recipe_parameters(options),
+    return make_job(card, *job_arguments(options))
+
+
+def job_arguments(
+    options: Options,
+) -> tuple[ModelSpec, PromptChoice, dict[str, Any], Path, bool]:
+    """What `make_job` takes besides the recipe, as a command line gives it."""
+    values = _collect_values(options)
+    texts = {k: v for k, v in values.items() if k in INPUTS}
+    choice = PromptChoice(
+        options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
+    )
+    parameters = {k: v for k, v in values.items() if k not in INPUTS}
+    return (
+        _build_model_spec(options),
+        choice,
+        parameters,
         project_folder(),
         options["drop_invalid"],
     )
-
-
-def prompt_choice(options: Options) -> PromptChoice:
-    """The prompts that a command line chooses."""
-    texts = {k: v for k, v in _collect_values(options).items() if k in INPUTS}
-    return PromptChoice(
-        options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
-    )
-
-
-def recipe_parameters(options: Options) -> dict[str, Any]:
-    """The recipe's parameters that a command line gives."""
-    return {k: v for k, v in _collect_values(options).items() if k not in INPUTS}
 
 
 def _collect_values(options: Options) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def _collect_values(options: Options) -> dict[str, Any]:
     return given
 
 
-def build_model_spec(options: Options) -> ModelSpec:
+def _build_model_spec(options: Options) -> ModelSpec:
     """The model that a command line describes."""
     names: dict[str, str] = {}
     if options["names"]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -80,6 +79,8 @@ def _end_child(error: BaseException | None) -> NoReturn:
         code = error.code
         status = code if isinstance(code, int) else int(code is not None)
     elif error is not None:
+        import traceback  # seldom needed, and this file is imported at every start
+
         traceback.print_exception(error)
         status = 1
     else:

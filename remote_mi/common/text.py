@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 import unicodedata
 
-from rich.cells import cell_len, set_cell_size
-
 from remote_mi.common.errors import sanitize
 
 _NAMED = {" ": "␠", "\n": "↵", "\t": "⇥", "\r": "␍", "\x1b": "␛", "\x7f": "␡", "": "∅"}
@@ -69,6 +67,8 @@ def short_number(number: int) -> str:
 
 def pad_or_cut(text: str, width: int) -> str:
     """The text cut or padded to a number of terminal cells, allowing for wide characters."""
+    from rich.cells import cell_len, set_cell_size  # the rest of this file is used at every start
+
     if cell_len(text) > width:
         text = set_cell_size(text, max(0, width - 1)).rstrip() + "…"
     return set_cell_size(text, width)

@@ -124,7 +124,8 @@ def job(
         recipe: a name, a file (`my.py`, `my.py:name`), or a function decorated with @recipe.
         model: a hub id, a folder, the embedded model's name, or a `ModelSpec`.
         phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
-        pairs: JSONL file or dicts (a list, tuple or generator) with clean, corrupt, answer, wrong (or prompt, target).
+        pairs: JSONL file or dicts (a list, tuple or generator) with clean, corrupt, answer, wrong
+            (or prompt, target).
         n, seed: how many prompts of a phenomenon, and its seed.
         drop_invalid: leave out prompts that do not fit the tokenizer, and note which.
         project: folder that contains runs/ and recipes/; the working folder by default.

@@ -137,13 +137,13 @@ class Execution:
             )
         check_needs_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
         tokenized = tokenize_prompts(job, model)
+        calls = job.card.calls(tokenized.prompts)
         if job.card.called_once:
-            calls: list[Any] = [None if job.card.over == "none" else tokenized.prompts]
             keys = job.part_keys
             if tokenized.dropped:
                 keys = [digest([keys[0], tokenized.kept])]
         else:
-            calls, keys = tokenized.prompts, [job.part_keys[i] for i in tokenized.kept]
+            keys = [job.part_keys[i] for i in tokenized.kept]
             if job.card.setup and tokenized.dropped:
                 keys = [digest([key, tokenized.kept]) for key in keys]
         record = dict(model.record)

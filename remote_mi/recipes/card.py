@@ -78,6 +78,12 @@ class Card:
         """Whether it is called once for all examples."""
         return self.over in (*EXAMPLE, "none")
 
+    def calls(self, examples: list[Any]) -> list[Any]:
+        """What its function is called with, one member per call."""
+        if self.over == "none":
+            return [None]
+        return [examples] if self.called_once else examples
+
     def dims(self, name: str) -> tuple[str, ...]:
         """Dimensions of an output or summary."""
         output = self.returns.get(name) or self.summaries[name]

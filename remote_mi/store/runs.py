@@ -199,7 +199,7 @@ class Runs:
         try:
             found = parse_json((self.folder / name / _TAGS).read_bytes())["tags"]
             return [tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag)]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return []
 
     def set_tags(self, name: str, tags: Sequence[str]) -> None:

@@ -206,7 +206,7 @@ def _replay(record: StudyRecord) -> None:
         try:
             entry = parse_json(line)
             latest[entry["key"]] = entry
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue  # the last line of a process that was killed
     for point in record.points:
         entry = latest.get(point.key) if point.key else None

@@ -24,26 +24,16 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         need: the estimate. rows_bytes: memory that the rows of a sweep may use.
     """
     from remote_mi.backends.dry_run import expected_outputs, peak_memory
+    from remote_mi.jobs.inputs import tokenize_prompts
     from remote_mi.models.load import UNSENT_ID, build_weightless
-    from remote_mi.prompts.tokens import tokenize
 
     card = job.card
     if any(param.kind == "prompt" for param in card.parameters):
         return need  # these texts are tokenized only where the job runs
     try:
         model = build_weightless(job.model, Silent(), UNSENT_ID)
-        tokenized = tokenize(
-            model.tokenizer,
-            job.prompts,
-            job.model,
-            card.over,
-            model.context,
-            drop=job.drop_invalid,
-            masked=model.masked,
-            bidirectional=model.bidirectional,
-        )
-        calls = [None if card.over == "none" else tokenized.prompts]
-        calls = calls if card.called_once else list(tokenized.prompts)
+        tokenized = tokenize_prompts(job, model)
+        calls = card.calls(tokenized.prompts)
         function = job.function or loading.load_function(card, job.project)
     except RemoteMIError:
         return need  # the error is reported when the job is run

@@ -76,9 +76,7 @@ class Subject:
         """
         given: list[Any] = copy.deepcopy(list(examples))
         parameters = copy.deepcopy(self.parameters)
-        calls: list[Any] = given
-        if self.card.called_once:
-            calls = [None if self.card.over == "none" else given]
+        calls = self.card.calls(given)
         work = Work(
             self.card,
             self._load(afresh),
@@ -165,9 +163,9 @@ def _contents(value: Any) -> Any:
 
 def _generator_states() -> dict[str, bytes]:
     """The states of the global random generators, by library."""
+    state = np.random.get_state(legacy=False)["state"]
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": repr(np.random.get_state(legacy=False)["state"]["key"].tobytes()).encode()
-        + str(np.random.get_state(legacy=False)["state"]["pos"]).encode(),
+        "numpy": repr((state["key"].tobytes(), state["pos"])).encode(),
         "Python": repr(random.getstate()).encode(),
     }
