@@ -55,8 +55,8 @@ def direct_logit_attribution(
     Sign: positive supports the answer, negative the wrong one. Unit: logits (nats).
     Only direct effects on the output are measured: a component that acts only through later ones
     has a contribution of 0 here.
-    Control: the size |contribution| of the same component to the logit difference of two other
-    tokens from the prompts, over several draws, in the same run.
+    Control: the contribution of the same component to the logit difference of two other tokens of
+    the pair's prompts, over several draws for each pair, in the same run.
     Cost: 1 forward pass.
     Not implemented: contributions by source position; encoders and models whose stream is
     normalised between layers or projected before the unembedding.
@@ -71,9 +71,9 @@ def direct_logit_attribution(
     split = [len(pair.answers), len(pair.wrongs), control_draws, control_draws]
 
     def differences(of_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answers minus wrong answers, [...]; the size of that of random tokens, [draw, ...]."""
+        """Answers minus wrong answers, [...]; the same of random tokens, [draw, ...]."""
         answers, wrongs, one, other = of_tokens.split(split, -1)
-        return answers.mean(-1) - wrongs.mean(-1), (one - other).abs().movedim(-1, 0)
+        return answers.mean(-1) - wrongs.mean(-1), (one - other).movedim(-1, 0)
 
     found = {name: differences(of_tokens) for name, of_tokens in logits.items()}
     return {

@@ -61,7 +61,7 @@ def integrated_gradients(
     along the line, so that even hundreds of steps may not suffice.
     The input is the output of the token embedding (Gemma's scale included); position embeddings
     (GPT-2, OPT, BERT) are those of the prompt throughout.
-    Control: the size of the attribution of random metrics, the logit of one random token minus
+    Control: the attribution of random metrics, in each pair: the logit of one random token minus
     that of another, scaled to be as sensitive to the final state as m. A token that does not
     exceed it affects any output as much as this one.
     Cost: 1 forward pass for both ends; for each step 1 forward and 1 + control_draws backward
@@ -85,7 +85,7 @@ def integrated_gradients(
     attributed = ((x - other) * mean_gradient).sum(-1)  # [measure, position]
     return {
         "attribution": attributed[0],
-        "control": attributed[1:].abs(),
+        "control": attributed[1:],
         "clean": clean,
         "at_baseline": at_baseline,
         "completeness_error": attributed[0].sum() - (clean - at_baseline).to(attributed.device),

@@ -145,6 +145,7 @@ def result_to_json(result: Result) -> dict[str, Any]:
         "vocabulary": result.vocabulary,
         "texts": result.texts,
         "prompts": list(result.prompts),
+        "verdict": result.verdict and result.verdict.to_json(),
         "notes": result.notes,
         "provenance": result.provenance,
     }

@@ -12,7 +12,8 @@ import numpy as np
 
 from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import RunFailed, line_number_in
-from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups, non_finite_notes
+from remote_mi.common.statistics.intervals import mean_interval, share_interval
+from remote_mi.jobs.aggregation import Assembled, Part, non_finite_notes
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import load_function, recipe_imports
@@ -41,7 +42,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     returned = _call(draft, card.analysis, examples, parameters)
     found = _arrays_of(draft, declared, returned)
     for name, output in declared.items():
-        found.update(average_over_examples(name, output, found[name], examples))
+        found.update(average_over_examples(name, output, found[name], assembled.clusters))
         for key in (name, f"{name}:low", f"{name}:high"):
             if key in found:
                 assembled.arrays[key] = _check_shape(draft, key, output, found[key])
@@ -94,17 +95,24 @@ def _arrays_of(
 
 
 def average_over_examples(
-    name: str, output: Output, values: Any, examples: Sequence[dict[str, Any]]
+    name: str, output: Output, values: Any, clusters: Sequence[int] | None
 ) -> dict[str, Any]:
-    """The mean and interval of a summary, if an analysis returned it per example; else {}."""
-    array = np.asarray(0.0 if values is None else values)
+    """The mean and interval of a summary, if an analysis returned it per example; else {}.
+
+    Args:
+        values: [..., example]; if each is 0 or 1, their mean is a share.
+        clusters: of the examples; None if each is its own.
+    """
+    array = np.asarray(0.0 if values is None else values, np.float64)
     dims = [dim for dim in output.dims if dim != DRAW]
-    if array.ndim != len(dims) + 1 or array.shape[-1] != len(examples):
+    if array.ndim != len(dims) + 1 or not array.shape[-1]:
         return {}
-    # An example without a group is a group of its own.
-    groups = [example["group"] or ("", index) for index, example in enumerate(examples)]
-    low, high = interval_over_groups(array, [groups.index(group) for group in groups])
-    return {name: array.mean(-1), f"{name}:low": low, f"{name}:high": high}
+    by_example = np.moveaxis(array, -1, 0)
+    share = bool(np.isin(array[np.isfinite(array)], (0, 1)).all())
+    found = (share_interval if share else mean_interval)(by_example, clusters)
+    if found.clusters < 2:
+        return {name: found.value}
+    return {name: found.value, f"{name}:low": found.low, f"{name}:high": found.high}
 
 
 def _unpack(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

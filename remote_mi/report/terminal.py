@@ -17,7 +17,7 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.registry import lay_out
 from remote_mi.report.slices import check_cut
-from remote_mi.report.wording import Slice
+from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.result import Result
 
 PLAIN_WIDTH = 80
@@ -38,6 +38,8 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
     check_cut(chosen, result, slice_)
     for text in heading(result):
         console.print(text, soft_wrap=False, overflow="ellipsis", no_wrap=True)
+    if verdict := verdict_text(result):
+        console.print(Text(f" {verdict}", style="bold"))
     for figure in chosen:
         console.print()
         console.print(Rule(Text(_title(figure)), align="left", characters="─"))

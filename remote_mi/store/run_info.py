@@ -23,6 +23,7 @@ from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import Output, outputs_from_json, summaries_from_json
 from remote_mi.store.environment import Environment
 from remote_mi.store.typed_json import WrongJson, dataclass_from_json
+from remote_mi.store.verdict import ControlTest, Verdict
 
 SCHEMA = 1
 RUN_JSON = "run.json"
@@ -165,6 +166,10 @@ class RunDocument:
     notes: list[str] = field(default_factory=list)
     vocabulary: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    clusters: list[int] | None = None
+    tests: Mapping[str, ControlTest] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,8 @@ class _CardRecord:
     analysis: str = ""
     setup: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    behaviour: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,8 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
         analysis=record.analysis,
         setup=record.setup,
         labels=record.labels,
+        behaviour=record.behaviour,
+        shared=record.shared,
     )
 
 

@@ -106,6 +106,7 @@ class LinesKind(Kind[Lines, Curves]):
             control=frame.outline(x, *layout.reach) if layout.reach else "",
             left_out=layout.left_out,
             marked=bool(layout.marked[layout.drawn].any()),
+            mark_legend=layout.part.mark_legend,
         )
 
     def style(self) -> str:
@@ -132,7 +133,7 @@ class LinesKind(Kind[Lines, Curves]):
         axes.set_xlabel(pen.label(layout.x_name, 200, 8))
         axes.set_ylabel(value_label(layout.figure, pen))
         if layout.marked[layout.drawn].any():
-            note_marks(axes, "hollow:")
+            note_marks(axes, "hollow:", layout.part)
         notes = [f"at {part.cut_text}" if part.cut_text else "", layout.left_out]
         if any(notes):
             axes.set_title(pen.fit("; ".join(filter(None, notes)), 300, 8))

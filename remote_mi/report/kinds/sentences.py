@@ -25,11 +25,14 @@ def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
     if not finite.any():
         yield f"{array.name} has no values."
         return
+    if part.untested:
+        yield f"Nothing is claimed of {array.name}: {part.untested}."
     if not values.ndim:
-        mark = ", no larger than its control or not distinguishable from 0" if marked else ""
+        marked = marked & (not part.untested)
+        mark = ", not distinguishable from its control, or from 0" if marked else ""
         yield f"{part.describe_value(())}{mark}."
         return
-    distance = np.where(finite, np.abs(values - center), -1.0)
+    distance = np.where(finite & part.sized, np.abs(values - center), -1.0)
     order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
     best = [np.unravel_index(int(i), values.shape) for i in order[:MOST]]
     best = [at for at in best if distance[at] > 0]
@@ -38,7 +41,8 @@ def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
         return
     count = f" (n={part.count})" if part.count else ""
     parts = [
-        part.value_with_place(at) + (" (explained by its control)" if marked[at] else "")
+        part.value_with_place(at)
+        + (" (not distinguishable from its control)" if marked[at] and not part.untested else "")
         for at in best
     ]
     yield f"Largest {array.name}{count}: {'; '.join(parts)}."
@@ -54,12 +58,11 @@ def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
 
 def control_sentence(part: FigurePart) -> Iterator[str]:
     """How many cells are explained by their control; nothing without a control."""
-    if part.control is not None:
+    if part.control is not None and not part.untested:
         many = int(part.marked.sum())
         yield (
-            f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
-            f"{'is' if many == 1 else 'are'} no larger than {part.control_name}, "
-            "or not distinguishable from 0."
+            f"Control: {many} of {int(part.sized.sum())} (marked {EXPLAINED}) "
+            f"{'is' if many == 1 else 'are'} not distinguishable from {part.control_name}, or from 0."
         )
 
 
