@@ -92,7 +92,13 @@ def shown_positions(result: Measured, columns: Sequence[str], index: int) -> lis
 
 
 def example_clusters(result: Measured) -> list[int]:
-    """For each prompt or pair the number of its cluster: copies of one are no independent samples."""
+    """For each prompt or pair the number of its cluster, within which they are not independent.
+
+    As the result has them; for one of an earlier version, copies of one prompt are a cluster.
+    """
+    kept = result.document.get("clusters")
+    if kept is not None:
+        return list(kept)
     known: dict[tuple[Any, ...], int] = {}
     return [
         known.setdefault(tuple(str(prompt.get(k)) for k in _TEXTS), len(known))

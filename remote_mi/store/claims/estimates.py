@@ -28,6 +28,7 @@ class Estimate:
         value: a cell, or the mean of several. low, high: NaN where there is no interval.
         n: number of independent samples that the interval rests on.
         place: dimension → coordinate of a single cell. cells: number of cells averaged.
+        why_none: why there is no value, if that is known.
     """
 
     value: float
@@ -36,6 +37,7 @@ class Estimate:
     n: int = 0
     place: Mapping[str, Any] = field(default_factory=dict)
     cells: int = 1
+    why_none: str = ""
 
     @property
     def has_interval(self) -> bool:
@@ -106,11 +108,12 @@ def cell_estimates(
     n = sample_count(result, array.name)
     # The interval of a single prompt, if there is one, is over draws and says nothing of prompts.
     single = bool(result.prompts) and n < 2
+    why = result.document.get("withheld", {}).get(array.name, "")
     for index in _product(indices):
         place = {dim: place_of(array, dim, at) for dim, at in zip(array.dims, index, strict=True)}
         value = float(array.values[index])
         if single or array.low is None or array.high is None:
-            yield Estimate(value, n=n, place=place)
+            yield Estimate(value, n=n, place=place, why_none=why)
         else:
             yield Estimate(value, float(array.low[index]), float(array.high[index]), n, place)
 

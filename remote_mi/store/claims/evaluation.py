@@ -157,7 +157,7 @@ def _needed(
 def _why_no_interval(cell: Estimate) -> str:
     """Why a cell has no interval; "" if it has one."""
     if not np.isfinite(cell.value):
-        return "a value is not a finite number"
+        return cell.why_none or "a value is not a finite number"
     if cell.has_interval:
         return ""
     if cell.n == 1:

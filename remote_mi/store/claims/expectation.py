@@ -108,7 +108,7 @@ def check_output(card: Card, output: str, at: Mapping[str, Any]) -> tuple[str, .
         )
     found = card.summaries.get(output) or card.returns.get(output)
     kind = kind_of_output(found if isinstance(found, Output) else None)
-    if kind.name != "number":
+    if not kind.averaged:
         raise WrongExpectation(
             f"output {output!r} holds {'token ids' if kind.name == 'token' else kind.plural}",
             "name an output of numbers",

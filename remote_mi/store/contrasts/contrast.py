@@ -38,7 +38,7 @@ class Contrast(Displayed):
             name
             for name in self.a.names()
             if all(
-                name in r.arrays and kind_of_output(r.outputs.get(name)).name == "number"
+                name in r.arrays and kind_of_output(r.outputs.get(name)).averaged
                 for r in (self.a, self.b)
             )
         ]
