@@ -178,13 +178,14 @@ class ComparisonReader:
             raise WrongExpectation("the axis is missing", "x: layer, x: model, x: PARAMETER")
         x_is_dim = self._is_dim(made.x, chosen, "x")
         lines_is_dim = bool(made.lines) and self._is_dim(made.lines, chosen, "lines")
-        free = [name for name in _varying(chosen) if name != made.x or x_is_dim]
-        lines = made.lines or (free[0] if len(free) == 1 else "")
+        free = [name for name in _varying(chosen) if name != made.x]
+        named = [made.lines] if made.lines and not lines_is_dim else []
+        axes = named or ([] if lines_is_dim else free)
         placed: dict[tuple[Any, str], _Chosen] = {}
         points = []
         for one in chosen:
             x = None if x_is_dim else _value(one.origin, made.x)
-            line = _text(_value(one.origin, lines)) if lines and not lines_is_dim else ""
+            line = _line(one.origin, axes)
             twin = placed.setdefault((None if x_is_dim else _text(x), line), one)
             if twin is not one:
                 raise WrongExpectation(
@@ -194,7 +195,11 @@ class ComparisonReader:
                 )
             points.append(PlacedPoint(one.index, line or _text(x), one.output, x, line))
         return replace(
-            made, x_is_dim=x_is_dim, lines=lines, lines_is_dim=lines_is_dim, points=points
+            made,
+            x_is_dim=x_is_dim,
+            lines=made.lines or ", ".join(axes),
+            lines_is_dim=lines_is_dim,
+            points=points,
         )
 
     def _is_dim(self, name: str, chosen: Sequence[_Chosen], key: str) -> bool:
@@ -270,7 +275,18 @@ def _value(origin: Origin, axis: str) -> Any:
 def _varying(chosen: Sequence[_Chosen]) -> list[str]:
     """The axes of the grid along which some points differ."""
     names = dict.fromkeys([*_AXES, *(name for one in chosen for name in one.origin.parameters)])
-    return [name for name in names if len({repr(_value(one.origin, name)) for one in chosen}) > 1]
+    return [
+        name
+        for name in names
+        if len(
+            {
+                repr(_value(one.origin, name))
+                for one in chosen
+                if name in _AXES or name in one.origin.parameters
+            }
+        )
+        > 1
+    ]
 
 
 def _differ(one: _Chosen, other: _Chosen) -> str:
@@ -286,6 +302,13 @@ def _name(origin: Origin, axes: Sequence[str]) -> str:
         if axis in _AXES or axis in origin.parameters
     ]
     return ", ".join(parts) or origin.recipe.card.name
+
+
+def _line(origin: Origin, axes: Sequence[str]) -> str:
+    """The name of a point's line; "" if there is only one line."""
+    if len(axes) == 1:
+        return _text(_value(origin, axes[0]))
+    return _name(origin, axes) if axes else ""
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ from remote_mi.common.statistics.intervals import (
     mean_interval,
     ratio_interval,
 )
-from remote_mi.common.statistics.randomisation import exchange_roles
+from remote_mi.common.statistics.randomisation import assignments, exchange_roles
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.store.claims.estimates import Estimate, place_of
 from remote_mi.store.named_array import NamedArray
@@ -53,6 +53,11 @@ class PairedDifference:
         assert found.low is not None and found.high is not None
         ends = float(found.low[index]), float(found.high[index])
         return Estimate(float(found.values[index]), *ends, self.n, place), float(self.p[index])
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p that n prompts can have: that of the one assignment of signs, and its mirror."""
+    return min(1.0, 2 / assignments(n, 1))
 
 
 def check_same_prompts(one: Measured, other: Measured) -> None:
