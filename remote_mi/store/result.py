@@ -17,7 +17,8 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
-from remote_mi.store.run_info import Provenance, card_from_json
+from remote_mi.store.provenance import Provenance
+from remote_mi.store.run_info import card_from_json
 from remote_mi.store.typed_json import dataclass_from_json
 from remote_mi.store.verdict import ControlTest, Verdict
 
@@ -56,7 +57,7 @@ class Result(Displayed):
 
     @property
     def made(self) -> Provenance:
-        """The provenance as typed attributes; see `remote_mi.store.run_info.Provenance`."""
+        """The provenance as typed attributes; see `remote_mi.store.provenance.Provenance`."""
         return Provenance.from_json(self.provenance)
 
     @property
