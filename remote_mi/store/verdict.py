@@ -70,7 +70,7 @@ class Verdict:
             "single" for one example, which shows nothing about others; "unknown" if it is NaN.
         n: number of examples. clusters: how many of them are independent.
         mean, low, high: of the measure, with its 95% interval, None without one.
-        against: number of examples on the other side of `chance`.
+        against: number of examples below `chance`.
         chance: what the mean would be without the behaviour.
         answer_prob: the mean probability of right and wrong answers together; None if unknown.
         withheld: ratios that are not given since their denominator is not told from 0.
