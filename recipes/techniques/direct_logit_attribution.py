@@ -22,6 +22,7 @@ from remote_mi.interventions import Pair, direct_logits
         "sum": (),
         "logit_diff": (),
     },
+    behaviour="logit_diff",
     controls={"head": "random_head", "mlp": "random_mlp", "embedding": "random_embedding"},
     figures=[
         Heatmap("head", title="heads", center=0, unit="logits"),

@@ -26,7 +26,9 @@ from remote_mi.interventions import (
         "clean": (),
         "at_baseline": (),
         "completeness_error": (),
+        "answer_prob": (),
     },
+    behaviour="clean",
     controls={"attribution": "control"},
     figures=[Bars("attribution"), Table("clean", columns=("at_baseline", "completeness_error"))],
     needs=("gradients", "unembedding"),
@@ -89,4 +91,5 @@ def integrated_gradients(
         "clean": clean,
         "at_baseline": at_baseline,
         "completeness_error": attributed[0].sum() - (clean - at_baseline).to(attributed.device),
+        "answer_prob": of_answer.answer_prob(ends[:1])[0],
     }

@@ -304,7 +304,6 @@ class _Assembly:
         share = self.card.returns[name].kind == "share"
         found, chance = self._interval(name, values), 0.5 if share else 0.0
         mean, known = float(found.value), len(values) > 1 and bool(np.isfinite(found.low))
-        side = np.sign(values - chance) * (np.sign(mean - chance) or 1)
         prob = self._samples("answer_prob").mean() if "answer_prob" in self.card.returns else np.nan
         if not np.isfinite(mean):
             status = "unknown"
@@ -323,7 +322,7 @@ class _Assembly:
             mean=mean if np.isfinite(mean) else None,
             low=float(found.low) if known else None,
             high=float(found.high) if known else None,
-            against=int((side < 0).sum()),
+            against=int((values < chance).sum()),
             chance=chance,
             answer_prob=float(prob) if np.isfinite(prob) else None,
             unit=self.unit,

@@ -20,7 +20,8 @@ from remote_mi.store.claims.evaluation import Judgement, judge
 from remote_mi.store.claims.expectation import check_expectation, parse_expectation
 from remote_mi.store.contrasts.contrast import Contrast
 from remote_mi.store.named_array import NamedArray, import_pandas
-from remote_mi.store.run_info import Provenance, card_from_json
+from remote_mi.store.provenance import Provenance
+from remote_mi.store.run_info import card_from_json
 from remote_mi.store.typed_json import dataclass_from_json
 from remote_mi.store.verdict import ControlTest, Verdict
 
@@ -59,7 +60,7 @@ class Result(Displayed):
 
     @property
     def made(self) -> Provenance:
-        """The provenance as typed attributes; see `remote_mi.store.run_info.Provenance`."""
+        """The provenance as typed attributes; see `remote_mi.store.provenance.Provenance`."""
         return Provenance.from_json(self.provenance)
 
     @property

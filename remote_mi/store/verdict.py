@@ -16,6 +16,8 @@ from remote_mi.common.statistics.randomisation import (
     units_needed,
 )
 
+#: The unit of a summary that is computed over all examples at once.
+SET = "set"
 #: Answers that together have less of the model's probability than this are not what it says.
 UNLIKELY = 0.01
 #: The most pairs that are proposed to settle a question.
@@ -28,7 +30,7 @@ class ControlTest:
 
     Attributes:
         control: its name. units: independent samples. draws: of the control in each of them.
-        unit: what the samples are: "pair", "prompt", "draw", or the output that groups them.
+        unit: what the samples are: "pair", "prompt", "draw", SET, or the output that groups them.
     """
 
     control: str
@@ -48,9 +50,11 @@ class ControlTest:
             return ""
         if not self.draws:
             return f"there are no draws of {self.control} to compare with"
-        have = f"{count(self.units, self.unit)} with {count(self.draws, 'draw')} of {self.control}"
+        have = f"{count(self.draws, 'draw')} of {self.control}"
+        if self.unit != SET:
+            have = f"{count(self.units, self.unit)} with {have}"
         enough = [
-            count(units_needed(self.draws), self.unit),
+            count(units_needed(self.draws), self.unit) if self.unit != SET else "",
             f"{draws_needed(self.units)} draws" if self.unit != "draw" else "",
         ]
         return f"{have} cannot tell it from chance; {' or '.join(filter(None, enough))} could"
@@ -66,7 +70,7 @@ class Verdict:
             "single" for one example, which shows nothing about others; "unknown" if it is NaN.
         n: number of examples. clusters: how many of them are independent.
         mean, low, high: of the measure, with its 95% interval, None without one.
-        against: number of examples on the other side of `chance`.
+        against: number of examples below `chance`.
         chance: what the mean would be without the behaviour.
         answer_prob: the mean probability of right and wrong answers together; None if unknown.
         withheld: ratios that are not given since their denominator is not told from 0.
