@@ -111,12 +111,9 @@ def _renamed(array: NamedArray) -> NamedArray:
 
 def _matrix(shown: AgreementMatrix) -> tuple[Figure, Result]:
     values = np.array(
-        [
-            [1.0 if i == j else np.nan if cell is None else cell.correlation for j, cell in row]
-            for i, row in ((i, list(enumerate(row))) for i, row in enumerate(shown.cells))
-        ]
+        [[np.nan if c is None else c.correlation for c in row] for row in shown.cells]
     )
-    dims = ("point", "other point")
+    dims = ("point", "other")
     array = NamedArray(values, dims, dict.fromkeys(dims, shown.names), name=_CORRELATION)
     figure = Heatmap(_CORRELATION, center=0.0)
     return figure, result_of_array(array, figure)

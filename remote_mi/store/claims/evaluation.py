@@ -50,6 +50,15 @@ class Judgement:
     def __bool__(self) -> bool:
         return self.verdict == HOLDS
 
+    def __str__(self) -> str:
+        found, text = self.estimate, self.verdict
+        if found is not None:
+            text += f": {found.value:.4g}"
+            text += f" [{found.low:.4g}, {found.high:.4g}]" if found.has_interval else ""
+            text += f", n={found.n}" if found.n else ""
+        needed = f"about {self.needed} prompts would decide it" if self.needed else ""
+        return "; ".join(filter(None, (text, self.reason, needed)))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON; numbers that do not exist are null."""
         found = self.estimate

@@ -12,6 +12,8 @@ from remote_mi.store.named_array import NamedArray
 
 #: How many of the largest cells are compared, unless it is said.
 TOP = 10
+#: Values this small relative to the largest are 0 up to rounding.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Agreement:
 
 
 def agreement(one: NamedArray, other: NamedArray, top: int = TOP) -> Agreement:
-    """How far two arrays agree in the cells that they share; cells without a value are left out.
+    """How far two arrays agree in the cells that they share.
+
+    Cells without a value in one of them, or without size in both (0 up to rounding, as before the
+    first token that differs), are left out: they would agree whatever the maps are of.
 
     Raises:
         UsageError: if they do not have the same dimensions, or share fewer than two cells.
@@ -50,7 +55,7 @@ def agreement(one: NamedArray, other: NamedArray, top: int = TOP) -> Agreement:
         array.values[np.ix_(*(pair[side] for pair in shared))].astype(np.float64).reshape(-1)
         for side, array in enumerate((one, other))
     )
-    known = np.isfinite(a) & np.isfinite(b)
+    known = np.isfinite(a) & np.isfinite(b) & (_has_size(a) | _has_size(b))
     a, b = a[known], b[known]
     if len(a) < 2:
         raise UsageError(f"the maps share {len(a)} cells with values", "at least 2 are needed")
@@ -58,6 +63,12 @@ def agreement(one: NamedArray, other: NamedArray, top: int = TOP) -> Agreement:
     largest = [set(np.argsort(-np.abs(x), kind="stable")[:count].tolist()) for x in (a, b)]
     overlap = len(largest[0] & largest[1]) / count
     return Agreement(_spearman(a, b), overlap, count / len(a), count, len(a))
+
+
+def _has_size(values: np.ndarray) -> np.ndarray:
+    """Which values are not 0 up to rounding."""
+    sizes = np.abs(values)
+    return sizes > _ROUNDING * np.max(sizes[np.isfinite(sizes)], initial=0.0)
 
 
 def _shared(one: list[object], other: list[object]) -> tuple[list[int], list[int]]:

@@ -26,10 +26,12 @@ class Contrast(Displayed):
 
     Attributes:
         a, b: the results; differences are b − a.
+        only: names of the outputs that are compared; all that both have if empty.
     """
 
     a: Measured
     b: Measured
+    only: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -37,7 +39,8 @@ class Contrast(Displayed):
         return [
             name
             for name in self.a.names()
-            if all(
+            if (not self.only or name in self.only)
+            and all(
                 name in r.arrays and kind_of_output(r.outputs.get(name)).averaged
                 for r in (self.a, self.b)
             )
