@@ -251,7 +251,7 @@ class Exclusion(Selection):
 _Places = dict[str, Annotated[Any, WithJsonSchema({"type": ["string", "number", "array"]})]]
 
 
-class Expected(Selection):
+class HoldsEntry(Selection):
     """What is expected of the selected points: in each of them it must be so."""
 
     output: _Word
@@ -275,7 +275,7 @@ class ClaimEntry(_Part):
     """Its short name, once in the study."""
     says: _Word
     """The claim in words, for the report."""
-    holds: Expected
+    holds: HoldsEntry
     """What must be so for it to hold."""
 
 

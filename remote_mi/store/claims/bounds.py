@@ -57,7 +57,7 @@ class Bound:
 def is_comparison(text: Any) -> bool:
     """Whether a text is meant as a comparison, be it well formed or not."""
     return isinstance(text, str) and (
-        text.strip()[:1] in ("<", ">", "≤", "≥") or text.strip().startswith("between ")
+        text.strip()[:1] in ("<", ">", "=", "≤", "≥") or text.strip().startswith("between ")
     )
 
 
