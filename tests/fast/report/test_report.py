@@ -88,8 +88,7 @@ def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
 def test_what_a_control_explains_is_not_the_first_to_be_told():
     found = result()
     arrays = {k: np.array(v) for k, v in found.arrays.items()}
-    for end in ("", ":low", ":high"):
-        arrays[f"control{end}"][1, 2] = 9.0
+    arrays["effect:p"][1, 2] = 0.5
     other = Result(found.recipe, found.document, arrays, found.provenance)
     first = summary(Heatmap("effect"), other)[0]
     assert "at layer 1 · position 2" not in first
@@ -198,7 +197,7 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
         "To find out where something is.",
         "Studied on: A later year (see Data).",
     ]
-    assert "fewer than 10 prompts are rough" in report.intervals
+    assert "Fieller's (1954) for ratios of means" in report.intervals
     assert report.data[0].caption == "All 3" and report.data[0].facts["pairs"] == "3"
     text = page_of(project, found)
     assert "· 3 pairs · tiny · local-cpu/float32 · 2026-01-02</p>" in text

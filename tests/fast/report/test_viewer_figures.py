@@ -157,7 +157,7 @@ def test_bars_say_what_their_marks_mean_and_a_pair_is_shown_by_itself(project):
 
     async def drive(app: Viewer, pilot) -> None:
         await pilot.press("2")
-        assert "~ 2 of 15: no larger than random_recovery" in whole(app, 80)
+        assert "~ 2 of 15: not distinguishable from random_recovery" in whole(app, 80)
         await pilot.press("p")
         said = whole(app, 80)
         assert "prompt 1 of 2" in said and "n=2" not in said and "control up to" not in said

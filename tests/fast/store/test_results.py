@@ -53,10 +53,11 @@ def result_of(card, parts, vocabulary=None):
 
 
 def test_the_summary_is_a_ratio_of_means_and_not_a_mean_of_ratios():
-    result = result_of(CARD, [part([[1.0, 0.0]], 1.0), part([[3.0, 0.0]], 9.0)])
-    assert result["recovery"].values[0, 0] == pytest.approx(4.0 / 10.0)
+    pairs = (1.0, 4.0), (3.0, 6.0), (2.0, 5.0)
+    result = result_of(CARD, [part([[effect, 0.0]], gap) for effect, gap in pairs])
+    assert result["recovery"].values[0, 0] == pytest.approx(6.0 / 15.0)
     assert result["effect"].values[0, 0] == pytest.approx(2.0)
-    assert [float(e[0, 0]) for e in result.each("effect")] == [1.0, 3.0]
+    assert [float(e[0, 0]) for e in result.each("effect")] == [1.0, 3.0, 2.0]
 
 
 def test_intervals_cover_the_estimate_and_shrink_with_more_pairs():
@@ -72,7 +73,7 @@ def test_intervals_cover_the_estimate_and_shrink_with_more_pairs():
     assert width(200) < width(8)
 
 
-def test_the_interval_is_that_of_a_bootstrap_by_hand():
+def test_with_many_pairs_the_interval_is_that_of_a_bootstrap_by_hand():
     rng = np.random.default_rng(1)
     effect, gap = rng.normal(2, 1, 40), rng.normal(6, 1, 40)
     found = result_of(CARD, [part([[e, 0]], g) for e, g in zip(effect, gap, strict=True)])[
@@ -96,15 +97,18 @@ def test_one_pair_has_no_interval():
 
 
 def test_pairs_whose_gap_is_not_positive_are_listed_and_kept():
-    result = result_of(CARD, [part([[1.0]], 4.0), part([[1.0]], -2.0)])
-    assert any("1 of 2 pairs" in n and "2 (-2.00)" in n for n in result.notes)
-    assert result["recovery"].values[0, 0] == pytest.approx(1.0)
+    gaps = [4.0, -0.2, 4.1, 4.2, 3.9, 4.0, 4.1, 3.9, *[4.0, 3.8] * 12]
+    result = result_of(CARD, [part([[1.0]], gap) for gap in gaps])
+    assert any("1 of 32 pairs" in n and "2 (-0.20)" in n for n in result.notes)
+    assert result["recovery"].values[0, 0] == pytest.approx(32 / sum(gaps))
 
 
-def test_nothing_is_divided_by_a_gap_of_zero():
-    result = result_of(CARD, [part([[1.0]], 1.0), part([[1.0]], -1.0)])
+@pytest.mark.parametrize("gaps", [(1.0, -1.0), (0.3, 4.0, -2.0), (1e-9, 1e-9, 1e-9)])
+def test_nothing_is_divided_by_a_gap_that_is_not_told_from_zero(gaps):
+    result = result_of(CARD, [part([[1.0]], gap) for gap in gaps])
     assert np.isnan(result["recovery"].values).all()
-    assert any("not computed" in n for n in result.notes)
+    assert any("recovery is not given" in n for n in result.notes) and "recovery" in result.withheld
+    assert [figure.output for figure in result.figures] == ["effect", "effect"]
     assert result["effect"].values[0, 0] == 1.0
     plain_text(result)  # and it can still be shown
 
