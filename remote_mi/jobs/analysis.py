@@ -36,9 +36,15 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     declared = {k: v for k, v in card.summaries.items() if isinstance(v, Output)}
     if not declared:
         return
+    clusters = assembled.clusters or list(range(len(parts)))
     examples = [
-        analysis_input(card, part, kept.get("label", ""), kept.get("group", ""))
-        for part, kept in zip(parts, draft.parts, strict=True)
+        analysis_input(
+            card,
+            part,
+            kept.get("label", ""),
+            kept.get("group", "") or (f"copies of {of + 1}" if clusters.count(of) > 1 else ""),
+        )
+        for part, kept, of in zip(parts, draft.parts, clusters, strict=True)
     ]
     parameters = dict(draft.parameters)
     returned = _call(draft, card.analysis, examples, parameters)
