@@ -272,6 +272,7 @@ def test_the_pairs_that_would_tell_do():
     match = re.search(r"About (\d+) would tell", found.verdict.says)
     assert match
     enough = [
-        patching(2 * int(match[1]), gap=found.verdict.mean, spread=2.0, seed=s).verdict.status for s in range(20)
+        patching(2 * int(match[1]), gap=found.verdict.mean, spread=2.0, seed=s).verdict.status
+        for s in range(20)
     ]
     assert enough.count("shown") > 15
