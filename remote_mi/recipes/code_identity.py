@@ -119,6 +119,7 @@ class Closure:
         self.roots = roots
         self.parts: dict[str, str] = {}
         self.modules: dict[str, _Module] = {}
+        self._files: dict[str, Path | None] = {}
 
     def digest(self) -> str:
         return digest(self.parts)
@@ -134,6 +135,11 @@ class Closure:
 
     def find(self, name: str) -> Path | None:
         """The file of one of the project's own modules, or None for a library."""
+        if name not in self._files:  # asked for every name that a definition reads
+            self._files[name] = self._look_for(name)
+        return self._files[name]
+
+    def _look_for(self, name: str) -> Path | None:
         parts = name.split(".")
         if parts[0] == "remote_mi":
             roots = [_PACKAGE.parent] if name.startswith(KIT) else []
