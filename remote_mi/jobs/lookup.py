@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from remote_mi.backends.base import Backend
 from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.keep import event_line
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE, SCHEMA
 from remote_mi.store.cache import Cache, CacheEntry
 from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
-from remote_mi.store.run_record import RunRecord, environment_of, id8_of
+from remote_mi.store.run_record import RunRecord, environment_of, event_line, id8_of
 from remote_mi.store.runs import Runs
 
 

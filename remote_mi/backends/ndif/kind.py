@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.kind import BackendKind, KeyStore, ModelList
-from remote_mi.backends.ndif_server import personal
 from remote_mi.backends.settings.values import normalize_host
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.models.spec import ModelSpec
@@ -39,6 +38,8 @@ class NdifKind(BackendKind):
         """The hosts in the settings; else a running personal server and the configured one."""
         if settings.hosts is not None:
             return [f"ndif:{host}" for host in settings.hosts]
+        from remote_mi.backends.ndif_server import personal
+
         running = [f"ndif:{personal.HERE}"] if personal.running_server(personal.HERE) else []
         return [*running, "ndif"]
 

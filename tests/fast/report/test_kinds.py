@@ -18,7 +18,7 @@ import pytest
 from rich.cells import cell_len
 
 from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.recipes import figure_files, figures
+from remote_mi.recipes import figures
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import (
@@ -351,7 +351,6 @@ def test_an_installed_package_declares_a_kind_by_its_entry_point(project, tmp_pa
         "[remote_mi.figures]\ninstalled_histogram = installed_kind\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    figure_files._installed.cache_clear()
     path = tmp_path / "recipe.py"
     path.write_text(
         "from installed_kind import Histogram as Spread\nfrom remote_mi import recipe\n\n\n"
@@ -365,6 +364,5 @@ def test_an_installed_package_declares_a_kind_by_its_entry_point(project, tmp_pa
         (again,) = figures_from_json([figure.to_json()])
         assert again.to_json() == figure.to_json()
     finally:
-        figure_files._installed.cache_clear()
         figures.KINDS.pop("installed_histogram", None)
         sys.modules.pop("installed_kind", None)
