@@ -1,19 +1,21 @@
-"""Starts Python processes that have torch imported already.
+"""Starts Python processes that have torch and nnsight imported already.
 
-A command that needs torch spends three of its four seconds on importing it. Here one process has
-imported it, and each command is a fork of that one: a process of its own, with its own arguments,
-environment, folder, streams, signals and exit code. Only libraries that read no variable of the
-environment at import are imported before.
+A command that needs them spends most of its time on importing them. Here one process has imported
+torch, and each command is a fork of that one: a process of its own, with its own arguments,
+environment, folder, streams, signals and exit code. transformers and nnsight read the environment
+at import: the second command with the same variables has a process of these variables made, which
+has imported them, and is a fork of that, as all further ones are.
 
     python warm.py serve SOCKET          until its stdin ends
     python warm.py start SOCKET -m remote_mi --help
 
-`python()` is what stands before `-m` or `-c`. The second stands for the command: it hands its streams over, passes signals on, and ends as the
-command does; if it is killed, the command is.
+`python()` is what stands before `-m` or `-c`. The second line stands for the command: it hands its
+streams over, passes signals on, and ends as the command does; if it is killed, the command is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import selectors
@@ -22,6 +24,8 @@ import socket
 import sys
 
 _serving: list[list[str]] = []
+#: Beginnings of the names of variables that no library reads when it is imported.
+_READ_LATER = ("REMOTE_MI_", "PYTEST_CURRENT", "PWD", "OLDPWD", "COLUMNS", "LINES", "_")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -53,9 +57,8 @@ def start(address: str, command: list[str]) -> None:
     request = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
     request["ignored"] = [n for n in PASSED_ON if signal.getsignal(n) is signal.SIG_IGN]
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(address)
-        socket.send_fds(server, [b"+"], [0, 1, 2])
-        server.sendall(json.dumps(request).encode() + b"\n")
+        server.connect(prepared(address) or address)
+        ask(server, request, [0, 1, 2])
         for fd in range(3):
             os.close(fd)  # the command's alone: who reads them is told when it ends
         answers = server.makefile()
@@ -70,39 +73,95 @@ def start(address: str, command: list[str]) -> None:
     os._exit(code)
 
 
+def ask(server: socket.socket, request: dict, streams: list[int]) -> None:
+    """Send a request with its streams."""
+    socket.send_fds(server, [b"+"], streams)
+    server.sendall(json.dumps(request).encode() + b"\n")
+
+
+def prepared(address: str) -> str | None:
+    """Where the process with these variables waits; it is made for the second command."""
+    given = {k: v for k, v in os.environ.items() if not k.startswith(_READ_LATER)}
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+    own = f"{address}-{digest}"
+    if os.path.exists(own):
+        return own
+    for mark in ("seen", "making"):
+        try:
+            os.close(os.open(f"{own}.{mark}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        if mark == "seen":
+            return None
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(address)
+            ask(server, {"prepare": own, "environment": dict(os.environ)}, [])
+            return own if server.makefile().readline() == "ready\n" else None
+    return own if os.path.exists(own) else None
+
+
 def serve(address: str) -> None:
     """Wait for commands, and run each in a fork; in that process, returns to run it."""
-    import gc
-
+    sys.path[0] = ""  # not this folder, whose modules have names of libraries
     import numpy  # noqa: F401
     import torch  # noqa: F401
 
-    gc.freeze()  # what a fork collects is its own
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(64)
         print("ready", flush=True)
-        waiting = selectors.DefaultSelector()
-        waiting.register(listening, selectors.EVENT_READ)
-        waiting.register(sys.stdin, selectors.EVENT_READ)
-        while True:
-            if any(key.fileobj is sys.stdin for key, _ in waiting.select()):
-                os._exit(0)
-            connection, _ = listening.accept()
-            if os.fork() == 0:
-                waiting.close()
-                listening.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                keep(connection)
-                return
-            connection.close()
+        attend(listening)
+
+
+def attend(listening: socket.socket) -> None:
+    """Keep each command that comes in a fork; returns in that of the command."""
+    import gc
+
+    gc.freeze()  # what a fork collects is its own
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    waiting = selectors.DefaultSelector()
+    waiting.register(listening, selectors.EVENT_READ)
+    waiting.register(sys.stdin, selectors.EVENT_READ)
+    while True:
+        if any(key.fileobj is sys.stdin for key, _ in waiting.select()):
+            os._exit(0)
+        connection, _ = listening.accept()
+        if os.fork() == 0:
+            waiting.close()
+            listening.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            keep(connection)
+            return
+        connection.close()
+
+
+def prepare(client: socket.socket, request: dict) -> None:
+    """Import what reads these variables, and what needs it; wait for commands of the same."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import remote_mi.backends.local.backend
+    import remote_mi.backends.ndif.payload
+    import remote_mi.jobs.runner
+    import remote_mi.models.load  # noqa: F401
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{request['prepare']}.bound")
+        listening.listen(64)
+        os.rename(f"{request['prepare']}.bound", request["prepare"])  # who finds it can connect
+        client.sendall(b"ready\n")
+        client.close()
+        attend(listening)
 
 
 def keep(client: socket.socket) -> None:
     """Run one command in a fork and say how it ended; returns in the fork."""
     _, streams, _, _ = socket.recv_fds(client, 1, 3)
     request = json.loads(client.makefile().readline())
+    if "prepare" in request:
+        prepare(client, request)
+        return
     pid = os.fork()
     if pid == 0:
         client.close()
