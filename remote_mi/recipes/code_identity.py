@@ -39,6 +39,7 @@ EARLIER_SCHEMA_NOTE = (
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KIT = "remote_mi.interventions"
 N = TypeVar("N", bound=ast.AST)
+_Names = list[tuple[str, set[str] | None]]
 
 
 def code_digest(path: Path, function: str, project: Path) -> str:
@@ -120,20 +121,16 @@ class _Module:
     imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
-    _strip_docstrings: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    _known: dict[str | None, tuple[str, _Names]] = field(default_factory=dict)
 
-    @functools.cached_property
-    def effects_bare(self) -> list[ast.stmt]:
-        """`effects` without docstrings."""
-        return [_strip_docstrings(node) for node in self.effects]
-
-    def definitions(self, symbol: str) -> list[ast.stmt]:
-        """The statements that define a symbol, without docstrings, computed on demand."""
-        if symbol not in self._strip_docstrings:
-            self._strip_docstrings[symbol] = [
-                _strip_docstrings(node) for node in self.symbols[symbol]
-            ]
-        return self._strip_docstrings[symbol]
+    def code(self, symbol: str | None) -> tuple[str, _Names]:
+        """What defines a symbol, or with None what the file does on import, and is kept here: its
+        normalised source, and the names it reads."""
+        if symbol not in self._known:
+            nodes = self.effects if symbol is None else self.symbols[symbol]
+            bare = [_strip_docstrings(node) for node in nodes]
+            self._known[symbol] = "\n".join(map(normalised_source, bare)), _names_in(bare)
+        return self._known[symbol]
 
 
 class _Closure:
@@ -143,6 +140,7 @@ class _Closure:
         self.roots = roots
         self.parts: dict[str, str] = {}
         self.modules: dict[str, _Module] = {}
+        self._found: dict[str, Path | None] = {}
 
     def digest(self) -> str:
         return digest(self.parts)
@@ -158,6 +156,11 @@ class _Closure:
 
     def find(self, name: str) -> Path | None:
         """The file of one of the project's own modules, or None for a library."""
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> Path | None:
         parts = name.split(".")
         if parts[0] == "remote_mi":
             roots = [_PACKAGE.parent] if name.startswith(_KIT) else []
@@ -181,20 +184,19 @@ class _Closure:
             if symbol not in module.imports:
                 self._follow_stars(module, symbol)
             return
-        nodes = module.definitions(symbol)
-        self.parts[label] = "\n".join(normalised_source(node) for node in nodes)
-        self._reach(module, nodes)
+        self._add(label, module, symbol)
         effects = f"{module.name}:"
         if module.effects and effects not in self.parts:
-            self.parts[effects] = "\n".join(normalised_source(node) for node in module.effects_bare)
-            self._reach(module, module.effects_bare)
+            self._add(effects, module, None)
 
     def visit_all(self, module: _Module) -> None:
         for symbol in module.symbols:
             self.visit(module, symbol)
 
-    def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
-        for name, attributes in _names_in(nodes):
+    def _add(self, label: str, module: _Module, symbol: str | None) -> None:
+        """Add the code of a symbol, and everything it reaches."""
+        self.parts[label], names = module.code(symbol)
+        for name, attributes in names:
             # Both, as an import inside a function may hide a name of the file.
             if name in module.symbols:
                 self.visit(module, name)
@@ -233,7 +235,7 @@ def _read_module(path: Path, name: str) -> _Module:
 
 @functools.lru_cache(maxsize=256)
 def _parse_module(path: Path, name: str, text: str) -> _Module:
-    """Parse a module; cached, since it is never modified afterwards."""
+    """Parse a module; cached, since nothing changes it afterwards but what it keeps."""
     module = _Module(name, path)
     try:
         tree = ast.parse(text)
@@ -292,7 +294,7 @@ def _assigned_names(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterato
                 yield part.id
 
 
-def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
+def _names_in(nodes: list[ast.stmt]) -> _Names:
     """Every name read, with the attributes accessed on it; None if it is also used by itself."""
     attributes: dict[str, set[str] | None] = {}
     owners: set[int] = set()
