@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several at a time: threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: Files in memory: a session writes and removes some hundred thousand small ones.
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background, by a shell that has Ctrl-C ignored there; commands would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
