@@ -1,10 +1,10 @@
-"""Starts Python processes that have torch and nnsight imported already.
+"""Starts Python processes that have torch and transformers imported already.
 
 A command that needs them spends most of its time on importing them. Here one process has imported
 torch, and each command is a fork of that one: a process of its own, with its own arguments,
-environment, folder, streams, signals and exit code. transformers and nnsight read the environment
-at import: the second command with the same variables has a process of these variables made, which
-has imported them, and is a fork of that, as all further ones are.
+environment, folder, streams, signals and exit code. transformers reads variables of the environment
+at import: the second command with the same ones has a process made that has imported it with them,
+and is a fork of that, as all further ones are. nnsight is imported by each command itself.
 
     python warm.py serve SOCKET          until its stdin ends
     python warm.py start SOCKET -m remote_mi --help
@@ -24,8 +24,18 @@ import socket
 import sys
 
 _serving: list[list[str]] = []
-#: Beginnings of the names of variables that no library reads when it is imported.
-_READ_LATER = ("REMOTE_MI_", "PYTEST_CURRENT", "PWD", "OLDPWD", "COLUMNS", "LINES", "_")
+#: Beginnings of the names of variables that nothing reads that is imported before a fork.
+_READ_LATER = (
+    "REMOTE_MI_",
+    "NDIF_",
+    "NNSIGHT_",
+    "PYTEST_CURRENT",
+    "PWD",
+    "OLDPWD",
+    "COLUMNS",
+    "LINES",
+    "_",
+)
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -102,9 +112,13 @@ def prepared(address: str) -> str | None:
 
 def serve(address: str) -> None:
     """Wait for commands, and run each in a fork; in that process, returns to run it."""
-    sys.path[0] = ""  # not this folder, whose modules have names of libraries
-    import numpy  # noqa: F401
+    # Not this folder, whose modules have names of libraries.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     import torch  # noqa: F401
+
+    import remote_mi.cli.run
+    import remote_mi.models.load
+    import remote_mi.report.terminal  # noqa: F401
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
@@ -139,12 +153,8 @@ def prepare(client: socket.socket, request: dict) -> None:
     """Import what reads these variables, and what needs it; wait for commands of the same."""
     os.environ.clear()
     os.environ.update(request["environment"])
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
-    import remote_mi.backends.local.backend
-    import remote_mi.backends.ndif.payload
-    import remote_mi.jobs.runner
-    import remote_mi.models.load  # noqa: F401
+    import transformers.models.llama.modeling_llama
+    import transformers.pipelines  # noqa: F401
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{request['prepare']}.bound")
