@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background, by a shell that has Ctrl-C ignored there; commands would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GROUPS = ("fast", "slow", "ndif", "gpu")
+GROUPS = ("fast", "ndif", "slow", "gpu")
+#: The longest files outside tests/ndif, first in their group: short ones at the end let all workers
+#: end together.
+LONGEST = ("test_architecture_table.py", "test_phenomena_baselines.py")
+#: Files of tests/ndif that use one server, `ndif_server`; one worker has all of them.
+OF_ONE_SERVER = (
+    "test_dispatch.py",
+    "test_docs_examples.py",
+    "test_jobs.py",
+    "test_parity.py",
+    "test_server_commands.py",
+)
 MARY = {
     "clean": "When Mary and John went to the store, John gave a drink to",
     "corrupt": "When Mary and John went to the store, Mary gave a drink to",
@@ -59,7 +71,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = _group(item)
         if group in ("slow", "ndif", "gpu"):
             item.add_marker(getattr(pytest.mark, group))
-    items.sort(key=lambda item: GROUPS.index(_group(item)))
+    items.sort(key=lambda i: (GROUPS.index(_group(i)), i.path.name not in LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to a worker, as `--dist=loadfile` says; and all files of one server."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServerEach(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            of_server = "/ndif/" in file and file.rpartition("/")[2] in OF_ONE_SERVER
+            return "tests/ndif" if of_server else file
+
+    return OneServerEach(config, log)
 
 
 def save_tokenizer(folder: Path, masked: bool = False) -> int:

@@ -31,20 +31,19 @@ REFUSED = {"gradients", "attention_weights"}
 
 
 def _cases(trusted: bool) -> list[tuple[str, dict[str, Any]]]:
-    """Cases that a key's jobs may be: of each technique the one with most parameters.
+    """Cases that a key's jobs may be: one of each technique, with its last variant but where another
+    is of a kind that no other technique has.
 
-    A sandbox starts anew for each job; a trusted job runs where those of a server without keys do,
+    A sandbox starts anew for each job. A trusted job runs where those of a server without keys do,
     so that only what is refused to others is needed.
     """
+    chosen = {"ablation": ("kind", "mean"), "activation_patching": ("site", "resid_mid")}
     found = []
     for recipe in TECHNIQUES:
         needs = set(catalog.find(recipe, Path("/nowhere")).needs)
-        variants = [case for case in CASES if case[0] == recipe]
         if trusted == bool(needs & REFUSED):
-            found.append(max(variants, key=lambda case: len(case[1])))
-    if not trusted:
-        found.append(("ablation", next(g for r, g in CASES if g.get("kind") == "mean")))
-        found.append(("activation_patching", {**MARY, "site": "resid_mid"}))
+            name, value = chosen.get(recipe, ("", None))
+            found.append([c for c in CASES if c[0] == recipe and c[1].get(name) == value][-1])
     return found
 
 
