@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import pytest
 
 from remote_mi.models import tiny_models
 from remote_mi.models.tiny_models import ENCODERS, FAMILIES, OTHERS, PARALLEL
+
+from .warm import python
 
 __all__ = ["ENCODERS", "FAMILIES", "OTHERS", "PARALLEL"]
 
@@ -169,7 +170,7 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: object, timeout: float = 480, **environment: str):
         return subprocess.run(
-            [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
+            [*python(), "-m", "remote_mi", *(str(a) for a in arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,
