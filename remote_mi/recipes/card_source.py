@@ -150,6 +150,17 @@ def cards_in(path: Path, origin: str = "file", lenient: bool = False) -> list[Ca
     return found
 
 
+def may_define(path: Path, name: str) -> bool:
+    """Whether a file defines a function of this name, or is itself called so: a quick check."""
+    if path.stem == name:
+        return True
+    try:
+        body = parse_file(path).body
+    except UsageError:
+        return False
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in body)
+
+
 def _refuse_former_names(tree: ast.Module, path: Path) -> None:
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and _imports_former_kit(node):

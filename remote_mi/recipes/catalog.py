@@ -15,7 +15,7 @@ from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes.card import Card
-from remote_mi.recipes.card_source import cards_in
+from remote_mi.recipes.card_source import cards_in, may_define
 
 ENTRY_POINTS = "remote_mi.recipes"
 
@@ -85,29 +85,38 @@ def find(name: str, project: Path, lenient: bool = False) -> Card:
     file, _, wanted = name.partition(":")
     if file.endswith(".py"):
         return _in_file(Path(file), wanted, lenient)
-    found: list[Card] = []
-    known: list[str] = []
-    broken: list[UsageError] = []
-    for origin, path in recipe_files(project):
-        try:
-            cards = cards_in(path, origin)
-        except UsageError as error:
-            if path.stem == name:
-                raise
-            broken.append(error)
-            continue
-        known += [card.name for card in cards]
-        found += [card for card in cards if card.name == name]
+    files = list(recipe_files(project))
+    cards, _ = _cards_of([file for file in files if may_define(file[1], name)], name)
+    found = [card for card in cards if card.name == name]
     if len(found) > 1:
         raise UsageError(
             f"two recipes are named {name!r}: {found[0].path} and {found[1].path}",
             "rename one of them, or name the file: remote-mi run FILE.py",
         )
     if not found:
+        cards, broken = _cards_of(files, name)
         if broken:
             raise broken[0]
-        raise not_found("recipe", name, known, "remote-mi recipes ls")
+        raise not_found("recipe", name, [card.name for card in cards], "remote-mi recipes ls")
     return found[0]
+
+
+def _cards_of(files: list[tuple[str, Path]], name: str) -> tuple[list[Card], list[UsageError]]:
+    """The cards that can be read, and the mistakes of other files.
+
+    Raises:
+        UsageError: for a mistake in a file of this name.
+    """
+    found: list[Card] = []
+    broken: list[UsageError] = []
+    for origin, path in files:
+        try:
+            found += cards_in(path, origin)
+        except UsageError as error:
+            if path.stem == name:
+                raise
+            broken.append(error)
+    return found, broken
 
 
 def _in_file(path: Path, wanted: str, lenient: bool) -> Card:
