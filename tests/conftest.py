@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from remote_mi.models import tiny_models
 from remote_mi.models.tiny_models import ENCODERS, FAMILIES, OTHERS, PARALLEL
 
-from .warm import python
+from .warm import executable, python
 
 __all__ = ["ENCODERS", "FAMILIES", "OTHERS", "PARALLEL"]
 
@@ -178,6 +179,12 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the package starts from this one begin with torch imported."""
+    monkeypatch.setattr(sys, "executable", executable())
 
 
 @pytest.fixture(scope="session")

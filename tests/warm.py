@@ -9,8 +9,9 @@ and is a fork of that, as all further ones are. nnsight is imported by each comm
     python warm.py serve SOCKET          until its stdin ends
     python warm.py start SOCKET -m remote_mi --help
 
-`python()` is what stands before `-m` or `-c`. The second line stands for the command: it hands its
-streams over, passes signals on, and ends as the command does; if it is killed, the command is.
+`python()` is what stands before `-m`, `-c` or a file. The second line stands for the command: it
+hands its streams over, passes signals on, and ends as the command does; if it is killed, the
+command is.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def python() -> list[str]:
     """The beginning of a command line, in place of the interpreter alone."""
     if not _serving:
         import atexit
+        import shlex
         import subprocess
         import tempfile
 
@@ -58,8 +60,21 @@ def python() -> list[str]:
         assert server.stdout.readline() == b"ready\n"
         atexit.register(folder.cleanup)
         atexit.register(server.stdin.close)
-        _serving.append([sys.executable, "-S", "-E", __file__, "start", address])
+        begin = [sys.executable, "-S", "-E", __file__, "start", address]
+        with open(_program(address), "w", encoding="utf-8") as script:
+            script.write(f'#!/bin/sh\nexec {shlex.join(begin)} "$@"\n')
+        os.chmod(_program(address), 0o755)
+        _serving.append(begin)
     return _serving[0]
+
+
+def executable() -> str:
+    """A program in place of the interpreter itself, for code that starts `sys.executable`."""
+    return _program(python()[-1])
+
+
+def _program(address: str) -> str:
+    return os.path.join(os.path.dirname(address), "python")
 
 
 def start(address: str, command: list[str]) -> None:
@@ -124,10 +139,10 @@ def serve(address: str) -> None:
         listening.bind(address)
         listening.listen(64)
         print("ready", flush=True)
-        attend(listening)
+        attend(listening, _program(address))
 
 
-def attend(listening: socket.socket) -> None:
+def attend(listening: socket.socket, program: str) -> None:
     """Keep each command that comes in a fork; returns in that of the command."""
     import gc
 
@@ -144,12 +159,12 @@ def attend(listening: socket.socket) -> None:
             waiting.close()
             listening.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            keep(connection)
+            keep(connection, program)
             return
         connection.close()
 
 
-def prepare(client: socket.socket, request: dict) -> None:
+def prepare(client: socket.socket, request: dict, program: str) -> None:
     """Import what reads these variables, and what needs it; wait for commands of the same."""
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -162,20 +177,20 @@ def prepare(client: socket.socket, request: dict) -> None:
         os.rename(f"{request['prepare']}.bound", request["prepare"])  # who finds it can connect
         client.sendall(b"ready\n")
         client.close()
-        attend(listening)
+        attend(listening, program)
 
 
-def keep(client: socket.socket) -> None:
+def keep(client: socket.socket, program: str) -> None:
     """Run one command in a fork and say how it ended; returns in the fork."""
     _, streams, _, _ = socket.recv_fds(client, 1, 3)
     request = json.loads(client.makefile().readline())
     if "prepare" in request:
-        prepare(client, request)
+        prepare(client, request, program)
         return
     pid = os.fork()
     if pid == 0:
         client.close()
-        become(request, streams)
+        become(request, streams, program)
         return
     for fd in streams:
         os.close(fd)
@@ -194,7 +209,7 @@ def keep(client: socket.socket) -> None:
     os._exit(0)
 
 
-def become(request: dict, streams: list[int]) -> None:
+def become(request: dict, streams: list[int], program: str) -> None:
     """Make this process what the command's own would be at its start."""
     for target, fd in enumerate(streams):
         os.dup2(fd, target)
@@ -206,16 +221,24 @@ def become(request: dict, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    for folder in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if folder and folder not in sys.path:
+            sys.path.insert(1, folder)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     sys.argv = ["-c", *request["command"]]
+    sys.executable = program  # what it starts begins warm, too
 
 
 def run(command: list[str]) -> None:
-    """As `python -m module …` and `python -c program …` do."""
+    """As `python -m module …`, `python -c program …` and `python FILE …` do."""
     import runpy
 
+    if command[0] not in ("-m", "-c"):
+        sys.argv, sys.path[0] = command, os.path.dirname(command[0])
+        runpy.run_path(command[0], run_name="__main__")
+        return
     kind, what, *arguments = command
     sys.argv = [kind, *arguments]
     sys.path[0] = "" if kind == "-c" else os.getcwd()

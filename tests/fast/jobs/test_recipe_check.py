@@ -205,7 +205,7 @@ def test_every_built_in_recipe_passes(project, card):
 @pytest.mark.slow
 @pytest.mark.parametrize("there, fails", [("0.0", []), ("1e-3", ["place"])])
 def test_a_server_is_compared_with_this_machine(
-    project, families, tiny_llama, monkeypatch, there, fails
+    project, families, tiny_llama, monkeypatch, warm_children, there, fails
 ):
     monkeypatch.syspath_prepend(str(BOX))
     paths = [str(BOX), os.environ.get("PYTHONPATH", "")]
