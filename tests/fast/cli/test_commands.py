@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ...conftest import MARY
+from ...warm import python
 
 PAIR = [x for k, v in MARY.items() for x in ("-p", f"{k}={v}")]
 
@@ -340,7 +341,7 @@ def test_ctrl_c_exits_with_130(project, tiny_llama):
 
     process = subprocess.Popen(
         [
-            sys.executable,
+            *python(),
             "-m",
             "remote_mi",
             "run",
