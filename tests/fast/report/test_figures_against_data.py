@@ -289,3 +289,15 @@ def test_tables_and_texts_are_those_of_the_prompts():
     said = "".join(found.text(t) for t in found.each("said")[0].values)
     assert said in plain(Text("said"), found)[-1]
     assert Page(figure_html(Text("said"), found, Slice())).tables[0] == [[said]]
+
+
+def test_rows_of_prompts_that_begin_alike_say_where_they_differ():
+    found = result()
+    beginning = "The opposite of what is meant by "
+    for part, word in zip(found.document["parts"], ("hot", "cold and wet", "dry"), strict=True):
+        part["clean"] = f"{beginning}{word} is"
+    rows = plain(Table("score"), found)
+    assert [row.split("  ")[0] for row in rows[1:]] == [" …hot is", " …cold and wet is", " …dry is"]
+    assert beginning in figure_html(Table("score"), found, Slice()), "a page has room for all of it"
+    found.document["parts"][0]["clean"] = "Another"
+    assert plain(Table("score"), found)[2].startswith(f" {beginning}"[:20])
