@@ -26,7 +26,7 @@ def lines_of(path: Path) -> dict[str, int]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)) or _is_docstring(node):
             code -= _span(node)
-    parts = dict.fromkeys(COLUMNS, 0)
+    parts: dict[str, int] = dict.fromkeys(COLUMNS, 0)
     for node in tree.body:
         if not (isinstance(node, ast.FunctionDef) and any(map(_declares, node.decorator_list))):
             continue

@@ -140,6 +140,7 @@ def test_the_collector_and_a_study_keep_texts_and_json(saying, tiny_llama):
     assert done.returncode == 0, done.stdout + done.stderr
     two, three = StudyRecords(saying.project).read("said").points
     assert three.run == entry.run, "it was there already"
+    assert two.run is not None
     coarse = Runs(saying.project).read(two.run)
     rounded = [round(fact["logit"], 2) for fact in here.each("each")[0].values.tolist()]
     assert [fact["logit"] for fact in coarse.each("each")[0].values.tolist()] == pytest.approx(
