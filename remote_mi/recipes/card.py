@@ -14,6 +14,9 @@ from remote_mi.recipes.outputs import Output, Ratio, output_json
 from remote_mi.recipes.parameters import Param
 
 Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
+#: The kind of evidence of a technique: a run is only read; it is changed; a variable or path of it
+#: is exchanged for that of another input, and the outcome held against what it should be then.
+Evidence = Literal["observational", "interventional", "counterfactual"]
 #: `over` of recipes called once with all examples → the dimension of per-example outputs.
 EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
 NEEDS = (
@@ -48,6 +51,7 @@ class Card:
         labels: dimension → the output that holds its coordinates.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
+        evidence: the kind of evidence it gives; "" if it is not declared.
         origin: "built-in", "project", "plug-in" or "file".
     """
 
@@ -67,6 +71,7 @@ class Card:
     analysis: str = ""
     setup: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    evidence: Evidence | Literal[""] = ""
 
     @property
     def takes_pairs(self) -> bool:
@@ -131,6 +136,7 @@ class Card:
         return {
             "name": self.name,
             "over": self.over,
+            "evidence": self.evidence,
             "summary": self.summary,
             "doc": self.doc,
             "returns": {k: output_json(o) for k, o in self.returns.items()},
