@@ -17,9 +17,11 @@ from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Bars
 from remote_mi.report.drawing import note_marks, value_label
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.sentences import largest_sentences
+from remote_mi.report.kinds.sentences import map_sentences
 from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.readings.reading import map_reading
+from remote_mi.report.readings.told import Told
 from remote_mi.report.slices import FigurePart, select_part
 from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
@@ -88,6 +90,11 @@ class BarsLayout(Layout):
         return found
 
     @property
+    def told(self) -> Told:
+        """What may be said of them."""
+        return Told(self.part, self.result, self.slice_)
+
+    @property
     def marked(self) -> bool:
         """Whether any bar is explained by its control."""
         return any(bar.marked for bar in self.bars)
@@ -124,7 +131,10 @@ class BarsKind(Kind[Bars, BarsLayout]):
             yield Text(f"   {layout.part.mark_note}", style="dim")
 
     def sentences(self, layout: BarsLayout) -> Iterator[str]:
-        yield from largest_sentences(layout.part, 0.0)
+        yield from map_sentences(layout.told, 0.0)
+
+    def readings(self, layout: BarsLayout) -> Iterator[str]:
+        return map_reading(layout.told)
 
     def html(self, layout: BarsLayout, place: PagePlace) -> Markup:
         figure = layout.figure
