@@ -204,12 +204,13 @@ def _describe_line(layout: Curves, line: int) -> Iterator[str]:
     reading = list(course_reading(told, line, layout.name(line)))
     if not np.atleast_2d(told.sized)[line].any():
         reading = [f"{head}It is 0 up to rounding."]
-    elif not reading and not told.controlled:
+    elif not reading and not told.controlled and array.low is None:
         best = int(np.abs(np.nan_to_num(row)).argmax())
         place = place_text(points, (best,))
         reading = [f"{head}Largest at {place}: {layout.describe_value(line, best)}."]
     elif not reading:
-        reading = [f"{head}No {told.name} is told from its control."]
+        why = "is told from its control" if told.controlled else "has an interval without 0"
+        reading = [f"{head}No {told.name} {why}."]
     yield from reading
     sure = np.flatnonzero(layout.cells[line])  # others have random signs
     turns = np.flatnonzero(np.sign(row[sure[:-1]]) * np.sign(row[sure[1:]]) < 0)

@@ -52,9 +52,10 @@ def map_sentences(told: Told, center: float) -> Iterator[str]:
 
 
 def _largest(told: Told, center: float) -> Iterator[str]:
-    """The largest values of a map of which nothing is told, because there is nothing to tell by."""
+    """The largest values of a map of which no more is said; those with an interval without 0."""
     part, array = told.part, told.array
-    named = told.sized if center == 0 else np.isfinite(array.values)
+    known = told.cells if told.cells.any() else told.sized
+    named = known if center == 0 else np.isfinite(array.values)
     distance = np.where(named, np.abs(array.values - center), -1.0)
     order = np.argsort(-distance.reshape(-1), kind="stable")
     best = [np.unravel_index(int(i), array.shape) for i in order[:MOST]]

@@ -32,7 +32,7 @@ def nothing_told(told: Told) -> str:
         return f"Every {told.name} is 0 up to rounding."
     if told.controlled:
         return f"No {told.name} is told from its control."
-    if told.array.low is not None and told.slice_.pair is None and told.claims:
+    if told.array.low is not None and told.slice_.pair is None:
         return f"No {told.name} has an interval without 0."
     return ""
 

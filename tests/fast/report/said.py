@@ -143,8 +143,10 @@ class _Checker:
             rf"(?:.+: )?No {name} \(n={self.n}\) is told from its control\.", sentence
         ):
             assert self.controlled
-        elif re.fullmatch(rf"No {name} \(n={self.n}\) has an interval without 0\.", sentence):
-            assert not self.controlled and not self.allowed.any()
+        elif re.fullmatch(
+            rf"(?:.+: )?No {name} \(n={self.n}\) has an interval without 0\.", sentence
+        ):
+            assert not self.controlled and self.array.low is not None
         elif re.fullmatch(
             rf"(?:Every {name} \(n={self.n}\)|(?:.+: )?It) is 0 up to rounding\.", sentence
         ):
@@ -304,9 +306,9 @@ class _Map(_Checker):
         name = re.escape(self.figure.output)
         if found := re.fullmatch(rf"Largest {name}(?: \(n={self.n}\))?: (.+)\.", sentence):
             several = found[1].split("; ")
-            claimed = len(several) == 1 and self.allowed.any()
-            ats = [self.check_cell(text, claimed) for text in several]
-            sizes = self.sizes if claimed else np.abs(np.where(self.finite, self.values, 0))
+            known = self.array.low is not None or self.controlled
+            ats = [self.check_cell(text, known) for text in several]
+            sizes = self.sizes if known else np.abs(np.where(self.finite, self.values, 0))
             best = np.sort(sizes.reshape(-1))[::-1]
             assert [abs(self.values[at]) for at in ats] == best[: len(ats)].tolist()
             return True
@@ -323,16 +325,17 @@ class _Map(_Checker):
         elif text:
             found = re.fullmatch(rf"{re.escape(self.figure.output)} ({NUMBER}) at (.+)", text)
             assert found, text
-            told = self.sizes if self.allowed.any() else np.abs(np.nan_to_num(self.values))
+            cells = self.allowed & self._sized_cells()
+            told = np.abs(np.where(cells if cells.any() else self.finite, self.values, 0.0))
             best = float(self.values[np.unravel_index(int(told.argmax()), told.shape)])
             self.check_number(found[1], best)
-            assert not self.controlled or self.allowed.any()
+            assert not self.controlled or cells.any()
 
 
 class _Lines(_Checker):
     def check(self, sentence: str) -> None:
         if self.check_common(sentence):
-            if sentence.startswith(("No ", "head ")) and "told from" in sentence:
+            if re.match(r"(?:head \d+: )?No ", sentence):
                 assert not self._line(sentence)[1].any()
             return
         if found := re.fullmatch(r"The other(?: (\d+) lines stand| stands) out less\.", sentence):
