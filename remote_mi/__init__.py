@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from remote_mi.common.display import RENDERERS
 from remote_mi.common.version import __version__
 from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.outputs import Json, Ratio, Texts, Tokens
+from remote_mi.recipes.outputs import Json, Ratio, Share, Texts, Tokens
 from remote_mi.recipes.parameters import Range
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ __all__ = [
     "RemoteJob",
     "Result",
     "RunList",
+    "Share",
     "Table",
     "Text",
     "Texts",

@@ -17,6 +17,7 @@ from remote_mi.interventions import Metric, Pair, Site, mean_activations, measur
         "loss_change": ("layer",),
         "clean": (),
         "clean_loss": (),
+        "answer_prob": (),
     },
     summaries={
         "share": Ratio("effect", gap="clean"),
@@ -102,6 +103,7 @@ def ablation(
         "loss_control": whole.control[..., 1],
         "clean": clean,
         "clean_loss": clean_loss,
+        "answer_prob": both.answer_prob(base.hidden)[0],
     }
 
 

@@ -30,6 +30,7 @@ from remote_mi.interventions import (
         "gap": (),
         "clean": (),
         "corrupt": (),
+        "answer_prob": (),
         "correlation": ("draw",),
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
@@ -66,10 +67,9 @@ def attribution_patching(
     An estimate is good where m is nearly linear over the difference. It is poor where attention
     or a norm saturates, and so in early layers of the stream, where the two runs are far apart.
     In causal models positions before the first difference are exactly 0.
-    Control: the size |r · ∂m/∂x| of the same estimate for a random direction r of the length of
-    x_other − x_base at the cell (without its sign, which is random and would average out). An
-    effect that does not exceed it shows that the runs differ there and that the metric is sensitive
-    there, not that they differ in what the metric reads.
+    Control: r · ∂m/∂x, the same estimate for a random direction r of the length of x_other − x_base
+    at the cell, for each pair and cell. An effect that is not told from it shows that the runs
+    differ there and that the metric is sensitive there, not that they differ in what it reads.
     correlation: Pearson's, of effect with the exact effect over all cells of the map, including
     those that are 0 by causality; none unless compare is "exact".
     Cost: 2 forward passes and 1 backward pass; comparing adds an exact sweep.
@@ -102,4 +102,10 @@ def attribution_patching(
         exact = sweep(lm, of_base, site, other, of_answer).effect
         compared = correlation(effect, exact)[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
-    return {"effect": effect, "control": stack(controls, 1).abs(), "correlation": compared, **ends}
+    return {
+        "effect": effect,
+        "control": stack(controls, 1),
+        "answer_prob": of_answer.answer_prob(other.hidden)[0],
+        "correlation": compared,
+        **ends,
+    }

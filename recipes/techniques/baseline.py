@@ -6,32 +6,34 @@ from typing import Annotated, Any
 
 import torch
 
-from remote_mi import Bars, Range, Table, Tokens, recipe
+from remote_mi import Bars, Range, Share, Table, Tokens, recipe
 from remote_mi.interventions import Metric, Pair, logits, rank_of, run, top_tokens
 
 
 @recipe(
     over="pair",
     returns={
-        "accuracy": (),
+        "accuracy": Share(),
         "logit_diff": (),
         "prob_diff": (),
         "prob": (),
-        "top1": (),
+        "top1": Share(),
         "rank": (),
         "top_token": Tokens("top"),
         "top_prob": ("top",),
-        "corrupt_accuracy": (),
+        "corrupt_accuracy": Share(),
         "corrupt_logit_diff": (),
         "corrupt_prob_diff": (),
         "corrupt_prob": (),
-        "corrupt_top1": (),
+        "corrupt_top1": Share(),
         "corrupt_rank": (),
         "corrupt_top_token": Tokens("top"),
         "corrupt_top_prob": ("top",),
         "prior_logit_diff": (),
         "prior_prob_diff": (),
+        "answer_prob": (),
     },
+    behaviour="accuracy",
     controls={
         "accuracy": "corrupt_accuracy",
         "logit_diff": "prior_logit_diff",
@@ -114,4 +116,5 @@ def baseline(
         **{f"corrupt_{name}": values[1] for name, values in outputs.items()},
         "prior_logit_diff": logit_diff.mean(),
         "prior_prob_diff": prob_diff.mean(),
+        "answer_prob": (2 * prob - prob_diff)[0],
     }

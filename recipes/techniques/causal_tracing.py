@@ -12,7 +12,13 @@ from remote_mi.interventions import Prompt, embedding_noise, measure, run, sweep
 
 @recipe(
     over="prompt",
-    returns={"effect": ("draw", "layer", "position"), "gap": (), "clean": (), "corrupt": ()},
+    returns={
+        "effect": ("draw", "layer", "position"),
+        "gap": (),
+        "clean": (),
+        "corrupt": (),
+        "answer_prob": (),
+    },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "control"},
     evidence="interventional",
@@ -97,4 +103,5 @@ def causal_tracing(
         "gap": found.donor - found.base.mean(),
         "clean": found.donor,
         "corrupt": found.base.mean(),
+        "answer_prob": of_target.answer_prob(clean.hidden)[0],
     }

@@ -22,6 +22,7 @@ from remote_mi.interventions import Pair, direct_logits
         "sum": (),
         "logit_diff": (),
     },
+    behaviour="logit_diff",
     controls={"head": "random_head", "mlp": "random_mlp", "embedding": "random_embedding"},
     evidence="observational",
     figures=[
@@ -56,8 +57,8 @@ def direct_logit_attribution(
     Sign: positive supports the answer, negative the wrong one. Unit: logits (nats).
     Only direct effects on the output are measured: a component that acts only through later ones
     has a contribution of 0 here.
-    Control: the size |contribution| of the same component to the logit difference of two other
-    tokens from the prompts, over several draws, in the same run.
+    Control: the contribution of the same component to the logit difference of two other tokens of
+    the pair's prompts, over several draws for each pair, in the same run.
     Cost: 1 forward pass.
     What this does not show: what would happen without the component: nothing is changed in the run.
     A component that acts through later ones has nothing here, and one with a large contribution may
@@ -76,9 +77,9 @@ def direct_logit_attribution(
     split = [len(pair.answers), len(pair.wrongs), control_draws, control_draws]
 
     def differences(of_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answers minus wrong answers, [...]; the size of that of random tokens, [draw, ...]."""
+        """Answers minus wrong answers, [...]; the same of random tokens, [draw, ...]."""
         answers, wrongs, one, other = of_tokens.split(split, -1)
-        return answers.mean(-1) - wrongs.mean(-1), (one - other).abs().movedim(-1, 0)
+        return answers.mean(-1) - wrongs.mean(-1), (one - other).movedim(-1, 0)
 
     found = {name: differences(of_tokens) for name, of_tokens in logits.items()}
     return {

@@ -16,6 +16,7 @@ from remote_mi.interventions import Metric, Pair, mean_activations, measure, run
         "loss_change": ("layer", "head"),
         "clean": (),
         "clean_loss": (),
+        "answer_prob": (),
     },
     summaries={"share": Ratio("effect", gap="clean")},
     controls={"effect": "control", "loss_change": "loss_control"},
@@ -89,6 +90,7 @@ def head_ablation(
         "loss_control": found.control[..., 1],
         "clean": clean,
         "clean_loss": clean_loss,
+        "answer_prob": both.answer_prob(base.hidden)[0],
     }
 
 

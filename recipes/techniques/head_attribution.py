@@ -30,6 +30,7 @@ from remote_mi.interventions import (
         "gap": (),
         "clean": (),
         "corrupt": (),
+        "answer_prob": (),
         "correlation": ("draw",),
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
@@ -62,9 +63,10 @@ def head_attribution(
     denoise: the base is the corrupt run, the other the clean run; noise: the other way round.
     Sign and units as in head_patching, which is exact. Heads of late layers, whose output is
     read by the norm and little else, are estimated well; a head whose effect saturates is not.
-    Control: the size |Σ_p r[p] · ∂m/∂z[p]| of the same estimate for random directions r[p] of
-    the lengths of z_other − z_base. An effect that does not exceed it shows that the head's outputs
-    differ and that the metric is sensitive to it, not that they differ in what the metric reads.
+    Control: Σ_p r[p] · ∂m/∂z[p], the same estimate for random directions r[p] of the lengths of
+    z_other − z_base, for each pair and head. An effect that is not told from it shows that the
+    head's outputs differ and that the metric is sensitive to it, not that they differ in what it
+    reads.
     correlation: Pearson's, of effect with the exact effect over all heads; not a number unless
     compare is "exact".
     Cost: 2 forward passes and 1 backward pass; comparing adds an exact sweep.
@@ -97,4 +99,10 @@ def head_attribution(
         exact = sweep(lm, of_base, "head_z", other, of_answer, by="head").effect
         compared = correlation(effect, exact)[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
-    return {"effect": effect, "control": stack(controls, 1).abs(), "correlation": compared, **ends}
+    return {
+        "effect": effect,
+        "control": stack(controls, 1),
+        "answer_prob": of_answer.answer_prob(other.hidden)[0],
+        "correlation": compared,
+        **ends,
+    }

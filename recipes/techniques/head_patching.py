@@ -10,7 +10,13 @@ from remote_mi.interventions import Direction, Metric, Pair, measure, run, sweep
 
 @recipe(
     over="pair",
-    returns={"effect": ("layer", "head"), "gap": (), "clean": (), "corrupt": ()},
+    returns={
+        "effect": ("layer", "head"),
+        "gap": (),
+        "clean": (),
+        "corrupt": (),
+        "answer_prob": (),
+    },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "control"},
     evidence="interventional",
@@ -61,5 +67,9 @@ def head_patching(
     base, other = pair.base_and_other(direction)
     put, of_answer = run(lm, other, "head_z"), measure(lm, metric, pair)
     found = sweep(lm, base, "head_z", put, of_answer, by="head", control=control_draws, seed=seed)
-    ends = pair.ends(direction, base=found.base, other=found.donor)
-    return {"effect": found.effect, "control": found.control, **ends}
+    return {
+        "effect": found.effect,
+        "control": found.control,
+        "answer_prob": of_answer.answer_prob(put.hidden)[0],
+        **pair.ends(direction, base=found.base, other=found.donor),
+    }

@@ -26,7 +26,9 @@ from remote_mi.interventions import (
         "clean": (),
         "at_baseline": (),
         "completeness_error": (),
+        "answer_prob": (),
     },
+    behaviour="clean",
     controls={"attribution": "control"},
     evidence="observational",
     figures=[Bars("attribution"), Table("clean", columns=("at_baseline", "completeness_error"))],
@@ -62,7 +64,7 @@ def integrated_gradients(
     along the line, so that even hundreds of steps may not suffice.
     The input is the output of the token embedding (Gemma's scale included); position embeddings
     (GPT-2, OPT, BERT) are those of the prompt throughout.
-    Control: the size of the attribution of random metrics, the logit of one random token minus
+    Control: the attribution of random metrics, in each pair: the logit of one random token minus
     that of another, scaled to be as sensitive to the final state as m. A token that does not
     exceed it affects any output as much as this one.
     Cost: 1 forward pass for both ends; for each step 1 forward and 1 + control_draws backward
@@ -90,8 +92,9 @@ def integrated_gradients(
     attributed = ((x - other) * mean_gradient).sum(-1)  # [measure, position]
     return {
         "attribution": attributed[0],
-        "control": attributed[1:].abs(),
+        "control": attributed[1:],
         "clean": clean,
         "at_baseline": at_baseline,
         "completeness_error": attributed[0].sum() - (clean - at_baseline).to(attributed.device),
+        "answer_prob": of_answer.answer_prob(ends[:1])[0],
     }

@@ -19,7 +19,7 @@ INNER_FOLDS = 3
     returns={"activation": ("layer", "place", "d_model")},
     summaries={
         "accuracy": ("layer", "place"),
-        "shuffled_accuracy": ("layer", "place"),
+        "shuffled_accuracy": ("draw", "layer", "place"),
         "selectivity": ("layer", "place"),
         "majority": (),
     },
@@ -103,9 +103,7 @@ def fit_probes(
     of_shuffled = right[1:].mean(-1)  # [draw, layer, place]
     return {
         "accuracy": right[0],
-        "shuffled_accuracy": of_shuffled.mean(0),
-        "shuffled_accuracy:low": of_shuffled.min(0),
-        "shuffled_accuracy:high": of_shuffled.max(0),
+        "shuffled_accuracy": of_shuffled,
         "selectivity": right[0] - right[1:].mean(0),
         "majority": np.bincount(y).max() / len(y),
     }

@@ -55,7 +55,7 @@ def saliency(
     gets little. integrated_gradients avoids that.
     The input is the output of the token embedding (Gemma's scale included), before position
     embeddings are added (GPT-2, OPT, BERT).
-    Control: the same, without sign, for random scores: the logit of one random token minus that
+    Control: the same for random scores, in each prompt: the logit of one random token minus that
     of another, scaled to be as sensitive to the final state as s. A token that does not exceed
     it affects any output as much as this one.
     Cost: 1 forward and 1 + control_draws backward passes.
@@ -83,7 +83,7 @@ def saliency(
         "gradient_norm": norm[0],
         "gradient_x_input": product[0],
         "gradient_norm_control": norm[1:],
-        "gradient_x_input_control": product[1:].abs(),
+        "gradient_x_input_control": product[1:],
         "value": of_target(hidden)[0],
         "token": torch.tensor(of_target.answers[0]),
     }

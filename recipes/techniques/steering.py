@@ -28,6 +28,8 @@ from remote_mi.interventions import (
         "gap": ("pair",),
         "clean": ("pair",),
         "corrupt": ("pair",),
+        "answer_prob": ("pair",),
+        "fold": ("pair",),
         "vector_norm": ("layer",),
         "plain_text": Tokens("step"),
         "steered_text": Tokens("coefficient", "step"),
@@ -35,6 +37,7 @@ from remote_mi.interventions import (
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "random_effect"},
     evidence="interventional",
+    shared={"random_effect": "fold"},
     figures=[
         Heatmap("recovery", center=0),
         Lines("recovery", title="recovery by coefficient"),
@@ -84,9 +87,9 @@ def steering(
     pairs of the other folds (activation_addition: from the first of them). With folds = 1, the
     vector comes from the same pairs on which it is evaluated. Intervals are over evaluated pairs,
     with the vectors fixed.
-    Control: random_effect[l, c], the size of the effect, |…|, of random directions of the same
-    length at the same positions. Sizes are used because effects of random directions of either
-    sign would cancel in a mean.
+    Control: random_effect[l, c], the effect of random directions of the same length at the same
+    positions. All pairs of a fold share the vector and its random directions, so a fold counts as
+    one sample when the effect is held against them: with 2 folds and 4 draws, 25 exchanges.
     The text continues the corrupt prompt of one pair, greedily, without and with the vector.
     Cost: 3 forward passes per pair; for each layer × coefficient × (1 + control_draws) one from its
     layer and its first changed position on; `steps` passes of the text.
@@ -120,8 +123,10 @@ def steering(
     order = torch.randperm(len(pairs), generator=generator).tolist()
     turned = (pairs[0].wrongs, pairs[0].answers)  # the other class
     signs = [-1.0 if (pair.answers, pair.wrongs) == turned else 1.0 for pair in pairs]
-    contrasts, clean = zip(*[contrast(lm, pair, chosen, metric) for pair in pairs], strict=True)
+    read = [contrast(lm, pair, chosen, metric) for pair in pairs]
+    contrasts, clean, likely = zip(*read, strict=True)
     multiples = torch.tensor(coefficients)
+    fold_of = {i: fold for fold in range(folds) for i in order[fold::folds]}
     steered, norms, texts = {}, [], torch.empty(0)
     for fold in range(folds):
         held_out = order[fold::folds]
@@ -141,9 +146,11 @@ def steering(
     effects = [one.effect.unflatten(0, (1 + control_draws, -1)).transpose(1, 2) for one in each]
     return {
         "effect": [effect[0] for effect in effects],
-        "random_effect": [effect[1:].abs() for effect in effects],
+        "random_effect": [effect[1:] for effect in effects],
         "gap": [at_clean - one.base for at_clean, one in zip(clean, each, strict=True)],
         "clean": list(clean),
+        "answer_prob": list(likely),
+        "fold": [fold_of[i] for i in range(len(pairs))],
         "corrupt": [one.base for one in each],
         "vector_norm": stack(norms).mean(0),
         "plain_text": texts[0],
@@ -173,11 +180,13 @@ def vector_of(
     return vector, first
 
 
-def contrast(lm: Any, pair: Pair, layers: list[int], metric: str) -> tuple[torch.Tensor, Any]:
-    """h(clean) − h(corrupt), [layer, position, d_model]; the metric of the clean run, []."""
+def contrast(lm: Any, pair: Pair, layers: list[int], metric: str) -> tuple[torch.Tensor, Any, Any]:
+    """h(clean) − h(corrupt), [layer, position, d_model]; metric and answer_prob of the clean run."""
     clean, corrupt = (run(lm, prompt, "resid_pre") for prompt in (pair.clean, pair.corrupt))
     change = changes(lm, corrupt, clean)
-    return stack([change[layer][0] for layer in layers]), measure(lm, metric, pair)(clean.hidden)[0]
+    of_answer = measure(lm, metric, pair)
+    states = stack([change[layer][0] for layer in layers])
+    return states, of_answer(clean.hidden)[0], of_answer.answer_prob(clean.hidden)[0]
 
 
 def by_position(

@@ -148,6 +148,7 @@ def result_to_json(result: Result) -> dict[str, Any]:
         "texts": result.texts,
         "prompts": list(result.prompts),
         "readings": all_readings(result),
+        "verdict": result.verdict and result.verdict.to_json(),
         "notes": result.notes,
         "provenance": result.provenance,
     }

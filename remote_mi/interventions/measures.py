@@ -38,6 +38,11 @@ class Measure:
         ]
         return torch.stack(numbers, -1) if len(numbers) > 1 else numbers[0]
 
+    def answer_prob(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The probability of right and wrong answers together, [row]: whether they are likely."""
+        tokens = [*self.answers, *self.wrongs]
+        return answer_metric(self.lm, hidden[:, self.end], "prob", tokens, [])
+
     def _of_answers(self, at_end: torch.Tensor, metric: str) -> torch.Tensor:
         return answer_metric(self.lm, at_end, metric, self.answers, self.wrongs)
 

@@ -1,28 +1,34 @@
 """From the raw outputs of every example to one result: alignment, means, intervals.
 
 Outputs are averaged; summaries are ratios of means if the recipe declares them so. Intervals are
-95% percentile bootstrap intervals over examples, or over draws if there is only one example.
-Positions are averaged index by index only within one template; prompts of different templates
+those of `remote_mi.common.statistics.intervals`, over examples, or over draws if there is only one
+example; examples of one cluster count as one sample. What is told from its control is tested in
+`remote_mi.jobs.control_tests`. Positions are averaged index by index only within one template; prompts of different templates
 are aligned by their labelled positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from remote_mi.common.process_state import IgnoredWarnings, SharedSettings
+from remote_mi.common.statistics.intervals import (
+    Interval,
+    mean_interval,
+    ratio_interval,
+    share_interval,
+)
+from remote_mi.jobs.control_tests import ControlSamples, against_control
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
+from remote_mi.store.verdict import ControlTest, Verdict
 
-RESAMPLES = 1000
-LEVEL = 0.95
-#: Most numbers in one bootstrap batch, so that a large grid does not use up the memory.
-_BATCH_NUMBERS = 8_000_000
+#: A mean gap below this share of the largest is 0 up to rounding.
+_ROUNDING = 1e-6
 
 
 @dataclass
@@ -35,6 +41,7 @@ class Part:
         labels: label → position.
         template: prompts of the same template are aligned index by index.
         text: the prompt's own texts, for display.
+        cluster: examples of the same cluster are not independent of each other.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -42,15 +49,38 @@ class Part:
     labels: Mapping[str, int]
     template: str = ""
     text: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str = ""
 
 
 @dataclass
 class Assembled:
-    """Arrays, coordinates and notes of a whole job."""
+    """Arrays, coordinates and notes of a whole job.
+
+    Attributes:
+        clusters: number of each example's cluster; None if each is its own.
+        tests: output or summary → how it was tested against its control.
+        withheld: ratio → why it is not given.
+        verdict: whether the model does what is studied; None if nothing rests on that.
+    """
 
     arrays: dict[str, np.ndarray]
     axes: dict[str, dict[str, list[Any]]]
     notes: list[str]
+    clusters: list[int] | None = None
+    tests: dict[str, ControlTest] = field(default_factory=dict)
+    withheld: dict[str, str] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What a run's document says of the arrays, as JSON."""
+        return {
+            "axes": self.axes,
+            "clusters": self.clusters,
+            "tests": {name: asdict(test) for name, test in self.tests.items()},
+            "withheld": self.withheld,
+            "verdict": self.verdict and self.verdict.to_json(),
+        }
 
 
 def assemble(
@@ -81,7 +111,7 @@ class _Assembly:
     ) -> None:
         self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
         self.positions, self.columns = _alignment(parts) if parts else ([], [])
-        self.result = Assembled({}, {}, [])
+        self.result = Assembled({}, {}, [], _clusters(parts))
 
     def run(self) -> Assembled:
         arrays, card = self.result.arrays, self.card
@@ -101,10 +131,14 @@ class _Assembly:
             if not averaged:
                 arrays[name] = samples[0]
             else:
-                self._estimate(name, samples, None)
+                self._keep(name, self._interval(name, samples))
         for name, summary in card.summaries.items():
             if isinstance(summary, Ratio):
                 self._ratio(name, summary)
+        for name, control in card.controls.items():
+            if name in card.returns and control in card.returns:
+                self._test(name, control)
+        self.result.verdict = self._verdict()
         return self.result
 
     def _non_finite_notes(self) -> Iterator[str]:
@@ -117,13 +151,16 @@ class _Assembly:
             for note in non_finite_notes(name, arrays):
                 yield f"{note}, and so is every mean that includes them"
 
-    def _samples(self, name: str) -> np.ndarray:
-        """The aligned samples of an output: [example, ...], or [draw, ...] for a single example."""
+    def _aligned(self, name: str) -> np.ndarray:
+        """The aligned values of an output, with its draws: [example, ...]."""
         output = self.card.returns[name]
         if output.of == "set":
-            stacked = np.asarray(self.of_set[name])[None]
-        else:
-            stacked = np.stack([self._align(output, name, i) for i in range(len(self.parts))])
+            return np.asarray(self.of_set[name])[None]
+        return np.stack([self._align(output, name, i) for i in range(len(self.parts))])
+
+    def _samples(self, name: str) -> np.ndarray:
+        """The aligned samples of an output: [example, ...], or [draw, ...] for a single example."""
+        output, stacked = self.card.returns[name], self._aligned(name)
         if DRAW not in output.dims or not kind_of_output(output).averaged:
             return stacked
         axis = 1 + output.dims.index(DRAW)
@@ -159,13 +196,23 @@ class _Assembly:
             self.columns if output.of == "example" else None,
         )
 
-    def _estimate(self, name: str, samples: np.ndarray, gap: np.ndarray | None) -> None:
-        """Add the mean of the samples, or its ratio to the mean gap, with an interval."""
-        mean = samples.astype(np.float64).mean(0)
-        divisor = 1.0 if gap is None else gap.mean()
-        self.result.arrays[name] = (mean / divisor).astype(np.float32)
-        if len(samples) > 1:
-            _add_interval(self.result.arrays, name, samples.astype(np.float64), gap)
+    def _interval(self, name: str, samples: np.ndarray) -> Interval:
+        """The mean of an output's samples with its interval."""
+        output = self.card.returns.get(name)
+        of_share = output is not None and output.kind == "share"
+        return (share_interval if of_share else mean_interval)(samples, self._clusters_of(samples))
+
+    def _clusters_of(self, samples: np.ndarray) -> list[int] | None:
+        """The clusters of samples, if these are the examples."""
+        return self.result.clusters if len(samples) == len(self.parts) else None
+
+    def _keep(self, name: str, found: Interval) -> None:
+        """Add an estimate and the ends of its interval."""
+        arrays = self.result.arrays
+        arrays[name] = found.value.astype(np.float32)
+        if found.clusters > 1:
+            arrays[f"{name}:low"] = found.low.astype(np.float32)
+            arrays[f"{name}:high"] = found.high.astype(np.float32)
 
     def _ratio(self, name: str, ratio: Ratio) -> None:
         effect = self._samples(ratio.effect).astype(np.float64)
@@ -174,18 +221,122 @@ class _Assembly:
         for note in _gap_notes(ratio.gap, gap):
             if note not in self.result.notes:
                 self.result.notes.append(note)
-        if abs(gap.mean()) < 1e-6:
-            self.result.notes.append(
-                f"{name} is not computed: the mean {ratio.gap} it would be divided by is "
-                f"{gap.mean():.2g}; the raw {ratio.effect} is kept"
-            )
+        if why := self._why_no_ratio(ratio, effect, gap):
+            self.result.withheld[name] = why
+            note = f"{name} is not given: {why}; {ratio.effect} is shown in its own unit"
+            self.result.notes += [] if name in self.card.controls.values() else [note]
             self.result.arrays[name] = np.full(effect.shape[1:], np.nan, np.float32)
             return
         if len(gap) != len(effect):  # one side has draws, the other does not
             gap = np.full(len(effect), gap.mean())
-        self._estimate(name, effect, gap)
+        self._keep(name, ratio_interval(effect, gap, self._clusters_of(effect)))
         if np.isfinite(effect).all() and np.isfinite(gap).all():  # else there is a note already
             self.result.notes += non_finite_notes(name, [self.result.arrays[name]])
+
+    def _why_no_ratio(self, ratio: Ratio, effect: np.ndarray, gap: np.ndarray) -> str:
+        """Why nothing may be divided by a mean gap, "" if it may."""
+        what = f"the mean {ratio.gap} it would be divided by"
+        size = max(np.nanmax(np.abs(x), initial=0.0) for x in (gap, effect))
+        if abs(gap.mean()) <= _ROUNDING * size or not gap.mean():
+            return f"{what} is {gap.mean():.2g}"
+        found = self._interval(ratio.gap, gap)
+        if found.clusters < 2 or not np.isfinite(found.value) or bool(found.excludes_zero):
+            return ""
+        return (
+            f"{what}, {found.value:+.2g} [{found.low:+.2g}, {found.high:+.2g}], is not told from 0"
+        )
+
+    def _test(self, name: str, control: str) -> None:
+        """Test an output, and the ratios of it, against its control."""
+        if not kind_of_output(self.card.returns[name]).averaged:
+            return
+        samples = self._control_samples(name, control)
+        p, test = against_control(samples, control)
+        divisors = {name: 1.0}
+        for key, summary in self.card.summaries.items():
+            if isinstance(summary, Ratio) and summary.effect == name and key in self.card.controls:
+                gap = np.nan if key in self.result.withheld else self._samples(summary.gap).mean()
+                divisors[key] = abs(float(gap))
+        for key, divisor in divisors.items():
+            self.result.tests[key] = test
+            self.result.arrays[f"{key}:p"] = p.astype(np.float32)
+            if test.draws:
+                band = np.abs(samples.control.mean(0)).max(0) / divisor
+                self.result.arrays[f"{key}:band"] = band.astype(np.float32)
+
+    def _control_samples(self, name: str, control: str) -> ControlSamples:
+        """The samples of an output and the draws of its control, unit by unit."""
+        effect = self._samples(name).astype(np.float64)
+        many, paired = len(self.parts) > 1, DRAW in self.card.returns[name].dims
+        of_control = self.card.returns[control]
+        drawn = self._aligned(control).astype(np.float64)  # [example, ...]
+        axis = 1 + of_control.dims.index(DRAW) if DRAW in of_control.dims else None
+        if axis is None:
+            drawn = drawn[:, None]
+        elif paired:  # its draws belong to those of the effect
+            drawn = drawn.mean(axis)[:, None] if many else np.moveaxis(drawn, axis, 0)
+        else:
+            drawn = np.moveaxis(drawn, axis, 1)
+        rest = effect.shape[1:]
+        drawn = drawn.reshape(*drawn.shape, *(1,) * (len(rest) + 2 - drawn.ndim))
+        drawn = np.broadcast_to(drawn, (len(effect), drawn.shape[1], *rest))
+        unit, clusters = self.unit, self._clusters_of(effect)
+        shared = self.card.shared.get(control)
+        if shared is not None and many:
+            clusters, unit = self._samples(shared).astype(int).tolist(), shared
+        if paired and not many:
+            unit = DRAW
+        return ControlSamples(effect, drawn, clusters, unit)
+
+    @property
+    def unit(self) -> str:
+        """What an example is called."""
+        return "pair" if self.card.takes_pairs else "prompt"
+
+    def _verdict(self) -> Verdict | None:
+        """Whether the model does what the recipe studies; None if it rests on nothing."""
+        name = self.card.rests_on
+        if not name or not self.parts or self.card.returns[name].of == "set":
+            return None
+        values = self._samples(name).astype(np.float64)
+        if len(values) != len(self.parts):  # draws of a single example
+            values = values.mean(0, keepdims=True)
+        share = self.card.returns[name].kind == "share"
+        found, chance = self._interval(name, values), 0.5 if share else 0.0
+        mean, known = float(found.value), len(values) > 1 and bool(np.isfinite(found.low))
+        prob = self._samples("answer_prob").mean() if "answer_prob" in self.card.returns else np.nan
+        if not np.isfinite(mean):
+            status = "unknown"
+        elif found.clusters < 2:
+            status = "single"
+        elif known and (found.low > chance or found.high < chance):
+            status = "shown" if mean > chance else "opposite"
+        else:
+            status = "undecided"
+        ratios = [k for k in self.result.withheld if k not in self.card.controls.values()]
+        return Verdict(
+            output=name,
+            status=status,
+            n=len(values),
+            clusters=found.clusters,
+            mean=mean if np.isfinite(mean) else None,
+            low=float(found.low) if known else None,
+            high=float(found.high) if known else None,
+            against=int((values < chance).sum()),
+            chance=chance,
+            answer_prob=float(prob) if np.isfinite(prob) else None,
+            unit=self.unit,
+            share=share,
+            withheld=ratios,
+        )
+
+
+def _clusters(parts: Sequence[Part]) -> list[int] | None:
+    """The number of each example's cluster; None if each is its own."""
+    names = [part.cluster or str(index) for index, part in enumerate(parts)]
+    first = {name: index for index, name in reversed(list(enumerate(names)))}
+    clusters = [first[name] for name in names]
+    return clusters if len(first) < len(parts) else None
 
 
 def non_finite_notes(name: str, arrays: Sequence[np.ndarray]) -> list[str]:
@@ -238,67 +389,3 @@ def _one_template(parts: Sequence[Part]) -> bool:
         and dict(p.labels) == dict(first.labels)
         for p in parts
     )
-
-
-def _warnings_to_ignore() -> list[IgnoredWarnings]:
-    from scipy.stats import DegenerateDataWarning
-
-    return [IgnoredWarnings(DegenerateDataWarning)]
-
-
-_degenerate_data_ignored = SharedSettings(_warnings_to_ignore)
-
-
-def _add_interval(
-    arrays: dict[str, np.ndarray], name: str, values: np.ndarray, gap: np.ndarray | None
-) -> None:
-    """Add the interval of the mean of `values`, or of its ratio to the mean of `gap`."""
-    from scipy.stats import bootstrap  # slow to import, only needed here
-
-    n = len(values)
-    cells = values.reshape(n, -1)
-    low, high = np.empty(cells.shape[1]), np.empty(cells.shape[1])
-    step = max(1, _BATCH_NUMBERS // (RESAMPLES * n))
-
-    def ratio(effect: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return effect.mean(axis) / other.mean(axis)
-
-    for start in range(0, cells.shape[1], step):
-        some = cells[:, start : start + step].T  # [cell, sample]
-        data = (some,) if gap is None else (some, np.broadcast_to(gap, some.shape))
-        # Where a sample is NaN, so is the interval, and it is shown as such.
-        with _degenerate_data_ignored.hold():
-            found = bootstrap(
-                data,
-                np.mean if gap is None else ratio,
-                axis=-1,
-                paired=gap is not None,
-                n_resamples=RESAMPLES,
-                confidence_level=LEVEL,
-                method="percentile",
-                rng=np.random.default_rng(0),
-            )
-        low[start : start + step] = found.confidence_interval.low
-        high[start : start + step] = found.confidence_interval.high
-    arrays[f"{name}:low"] = low.reshape(values.shape[1:]).astype(np.float32)
-    arrays[f"{name}:high"] = high.reshape(values.shape[1:]).astype(np.float32)
-
-
-def interval_over_groups(values: np.ndarray, groups: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """The percentile bootstrap interval of a mean over examples, resampling whole groups.
-
-    Args:
-        values: [..., example]. groups: the group of each example.
-
-    Returns:
-        The lower and upper ends, each [...].
-    """
-    group, ids = np.asarray(groups), sorted(set(groups))
-    sums = np.stack([values[..., group == one].sum(-1) for one in ids], -1)
-    sizes = np.array([(group == one).sum() for one in ids])
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), RESAMPLES)
-    tails = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
-    low, high = np.percentile(sums @ drawn.T / (drawn @ sizes), tails, axis=-1)
-    return low, high

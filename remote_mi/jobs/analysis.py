@@ -12,13 +12,16 @@ import numpy as np
 
 from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import RunFailed, line_number_in
-from remote_mi.jobs.aggregation import Assembled, Part, interval_over_groups, non_finite_notes
+from remote_mi.common.statistics.intervals import mean_interval, share_interval
+from remote_mi.jobs.aggregation import Assembled, Part, non_finite_notes
+from remote_mi.jobs.control_tests import ControlSamples, against_control
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import load_function, recipe_imports
 from remote_mi.recipes.output_kinds import as_numbers, kind_of_output
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
 from remote_mi.store.draft import Draft
+from remote_mi.store.verdict import SET
 
 
 def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> None:
@@ -40,11 +43,18 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     parameters = dict(draft.parameters)
     returned = _call(draft, card.analysis, examples, parameters)
     found = _arrays_of(draft, declared, returned)
+    draws = {name: found[name] for name, output in declared.items() if DRAW in output.dims}
     for name, output in declared.items():
-        found.update(average_over_examples(name, output, found[name], examples))
+        if name in draws:
+            _check_shape(draft, name, output.dims, found[name])
+            draws[name] = np.moveaxis(found[name], output.dims.index(DRAW), 0)
+            found.update(average_over_draws(name, draws[name]))
+        else:
+            found.update(average_over_examples(name, output, found[name], assembled.clusters))
         for key in (name, f"{name}:low", f"{name}:high"):
             if key in found:
-                assembled.arrays[key] = _check_shape(draft, key, output, found[key])
+                dims = [dim for dim in output.dims if dim != DRAW]
+                assembled.arrays[key] = _check_shape(draft, key, dims, found[key])
         assembled.notes += non_finite_notes(name, [np.asarray(found[name])])
         shape = assembled.arrays[name].shape
         dims = [dim for dim in output.dims if dim != DRAW]
@@ -52,6 +62,18 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
             dim: coordinates(dim, size, parameters, None)
             for dim, size in zip(dims, shape, strict=True)
         }
+    for name, control in card.controls.items():
+        if name in declared and control in draws:
+            _test(assembled, name, control, draws[control])
+
+
+def _test(assembled: Assembled, name: str, control: str, draws: np.ndarray) -> None:
+    """Test a summary against the draws of its control, each computed like it over all examples."""
+    effect = assembled.arrays[name].astype(np.float64)[None]
+    p, test = against_control(ControlSamples(effect, draws[None], None, SET), control)
+    assembled.tests[name] = test
+    assembled.arrays[f"{name}:p"] = p.astype(np.float32)
+    assembled.arrays[f"{name}:band"] = np.abs(draws).max(0).astype(np.float32)
 
 
 def analysis_input(card: Card, part: Part, label: str, group: str) -> dict[str, Any]:
@@ -93,18 +115,30 @@ def _arrays_of(
     return found
 
 
+def average_over_draws(name: str, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """The mean of a control's draws, [draw, ...], and the smallest and the largest of them."""
+    return {name: draws.mean(0), f"{name}:low": draws.min(0), f"{name}:high": draws.max(0)}
+
+
 def average_over_examples(
-    name: str, output: Output, values: Any, examples: Sequence[dict[str, Any]]
+    name: str, output: Output, values: Any, clusters: Sequence[int] | None
 ) -> dict[str, Any]:
-    """The mean and interval of a summary, if an analysis returned it per example; else {}."""
-    array = np.asarray(0.0 if values is None else values)
+    """The mean and interval of a summary, if an analysis returned it per example; else {}.
+
+    Args:
+        values: [..., example]; if each is 0 or 1, their mean is a share.
+        clusters: of the examples; None if each is its own.
+    """
+    array = np.asarray(0.0 if values is None else values, np.float64)
     dims = [dim for dim in output.dims if dim != DRAW]
-    if array.ndim != len(dims) + 1 or array.shape[-1] != len(examples):
+    if array.ndim != len(dims) + 1 or not array.shape[-1]:
         return {}
-    # An example without a group is a group of its own.
-    groups = [example["group"] or ("", index) for index, example in enumerate(examples)]
-    low, high = interval_over_groups(array, [groups.index(group) for group in groups])
-    return {name: array.mean(-1), f"{name}:low": low, f"{name}:high": high}
+    by_example = np.moveaxis(array, -1, 0)
+    share = bool(np.isin(array[np.isfinite(array)], (0, 1)).all())
+    found = (share_interval if share else mean_interval)(by_example, clusters)
+    if found.clusters < 2:
+        return {name: found.value}
+    return {name: found.value, f"{name}:low": found.low, f"{name}:high": found.high}
 
 
 def _unpack(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -139,12 +173,12 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
             ) from error
 
 
-def _check_shape(draft: Draft, key: str, output: Output, values: np.ndarray) -> np.ndarray:
+def _check_shape(draft: Draft, key: str, dims: Sequence[str], values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # a note says it
         array = values.astype(np.float32)
-    if array.ndim != len([dim for dim in output.dims if dim != DRAW]):
+    if array.ndim != len(dims):
         raise RunFailed(
             f"recipe {draft.card.name!r}: {key!r} of its analysis has the shape "
-            f"{array.shape} and is declared as {output.dims}"
+            f"{array.shape} and is declared as ({', '.join(dims)})"
         )
     return array

@@ -26,6 +26,8 @@ from remote_mi.recipes.code_identity import (
 
 T = TypeVar("T")
 
+#: Version of intervals, tests and verdicts; results of earlier ones are put together again.
+STATISTICS = 2
 #: Characters of a prompt that are stored with a result, to identify it.
 _BEGINNING = 60
 
@@ -57,6 +59,8 @@ class Job:
         project: the user's project folder (for local modules; not part of the key).
         store: folder of a separate results cache; None for the user's.
         schema: of its key; earlier ones are used only to check the recorded key of a run.
+        statistics: version of how outputs are put together (intervals, tests, verdict); the raw
+            outputs do not depend on it, so another one runs no forward pass.
         memo: values shared with other jobs.
     """
 
@@ -69,6 +73,7 @@ class Job:
     drop_invalid: bool = False
     store: Path | None = None
     schema: int = SCHEMA
+    statistics: int = STATISTICS
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property
@@ -117,12 +122,16 @@ class Job:
         """Key of the whole job's result, summaries included."""
         members = {name: value for name, value in self.key_content.items() if name != "prompts"}
         members.update(summaries=self.card.cached_json["summaries"], drop_invalid=self.drop_invalid)
+        if self.statistics > 1:
+            declared = self.card.cached_json
+            of_tests = {name: declared[name] for name in ("controls", "behaviour", "shared")}
+            members["statistics"] = {"version": self.statistics, **of_tests}
         if self.card.analysis:
             members["analysis"] = self._digest_of(self.card.analysis)
         members = {name: canonical_json(value) for name, value in members.items()}
         prompts = self.prompts.canonical_members  # computed once for many jobs, since it is long
         members.update(prompts=prompts["prompts"], templates=prompts["templates"])
-        if self.card.analysis:
+        if self.card.analysis or self.statistics > 1:  # groups are clusters
             members["classes"] = prompts["classes"]
         return digest_members(members)
 
@@ -161,9 +170,7 @@ class Job:
             "origin": self.prompts.origin,
             "prompts": [_about_prompt(text) for text in self.key_content["prompts"]],
             "templates": digest([e.template for e in examples])[:12],
-            "classes": digest([[e.label, e.group] for e in examples])[:12]
-            if self.card.analysis
-            else "",
+            "classes": digest([[e.label, e.group] for e in examples])[:12],
             "drop_invalid": self.drop_invalid,
         }
 
@@ -185,6 +192,7 @@ class Job:
             "schema": 1,
             "key": self.key,
             "key_schema": self.schema,
+            "key_statistics": self.statistics,
             "recipe": {
                 "name": self.card.name,
                 "code": self.code,

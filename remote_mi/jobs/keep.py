@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import Mismatch, RemoteMIError, StoreError
 from remote_mi.common.paths import cache_root
 from remote_mi.common.progress import Watch
@@ -74,7 +75,7 @@ class Finisher:
             "parts": [
                 {"tokens": p["tokens"], "labels": p["labels"], **p["text"]} for p in draft.parts
             ],
-            "axes": assembled.axes,
+            **assembled.document,
             "notes": draft.notes + assembled.notes,
             **self._texts(raw),
         }
@@ -145,8 +146,10 @@ class Finisher:
                 arrays = {name: raw[0][f"{name}@{index}"] for name in each}
             else:
                 arrays = raw[index]
+            text = kept["text"]
+            cluster = kept.get("group") or canonical_json(text)  # copies are not independent
             parts.append(
-                Part(arrays, kept["tokens"], kept["labels"], kept["template"], kept["text"])
+                Part(arrays, kept["tokens"], kept["labels"], kept["template"], text, cluster)
             )
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}

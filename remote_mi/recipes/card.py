@@ -49,6 +49,9 @@ class Card:
             is passed to each call; "" for none.
         analysis: name of the file's function that computes summaries locally, "" for none.
         labels: dimension → the output that holds its coordinates.
+        behaviour: the output that says whether the model does what is studied; "" for that of the
+            first ratio, if there is one.
+        shared: control → the output that numbers the examples which share its draws.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
         evidence: the kind of evidence it gives; "" if it is not declared.
@@ -71,6 +74,8 @@ class Card:
     analysis: str = ""
     setup: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    behaviour: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
     evidence: Evidence | Literal[""] = ""
 
     @property
@@ -82,6 +87,12 @@ class Card:
     def called_once(self) -> bool:
         """Whether it is called once for all examples."""
         return self.over in (*EXAMPLE, "none")
+
+    @property
+    def rests_on(self) -> str:
+        """The output that says whether the model does what is studied; "" if none does."""
+        ratios = (s.gap for s in self.summaries.values() if isinstance(s, Ratio))
+        return self.behaviour or next(ratios, "")
 
     def calls(self, examples: list[Any]) -> list[Any]:
         """What its function is called with, one member per call."""
@@ -148,6 +159,8 @@ class Card:
             "analysis": self.analysis,
             "setup": self.setup,
             "labels": dict(self.labels),
+            "behaviour": self.behaviour,
+            "shared": dict(self.shared),
             "figures": [f.to_json() for f in self.figures],
             "references": list(self.references),
         }

@@ -13,6 +13,7 @@ from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Over
 from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
+from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import DRAW, Output, Ratio, label_problem
 from remote_mi.recipes.parameters import Param, param_from
 
@@ -80,9 +81,13 @@ def build_card(
         declaration.get("analysis") or "",
         setup,
         dict(declaration.get("labels") or {}),
+        declaration.get("behaviour") or "",
+        dict(declaration.get("shared") or {}),
         evidence,
     )
     problems = [
+        _behaviour_problem(card),
+        *(_shared_problem(card, key, name) for key, name in card.shared.items()),
         *(_control_problem(card, key, control) for key, control in card.controls.items()),
         *(label_problem(returns, dim, name) for dim, name in card.labels.items()),
     ]
@@ -186,13 +191,13 @@ def _summary_problem(
 ) -> str:
     """The problem with a summary's declaration, "" if there is none."""
     if isinstance(summary, Output):
-        if summary.kind != "number":
+        if not KINDS[summary.kind].averaged:
             return f"summary {key!r} is declared as {summary.kind}: summaries must be numbers"
         return "" if analysis else f"summary {key!r} needs analysis=..., a function to compute it"
     for output in (summary.effect, summary.gap):
         if output not in returns:
             return f"summary {key!r} names {output!r}, which is not an output"
-        if returns[output].kind != "number":
+        if not KINDS[returns[output].kind].averaged:
             return f"summary {key!r} names {output!r}, which is not numeric"
     if set(returns[summary.gap].dims) - {"draw"}:
         return f"summary {key!r} divides by {summary.gap!r}, which is not a single number"
@@ -204,10 +209,31 @@ def _control_problem(card: Card, key: str, control: str) -> str:
     for name in (key, control):
         if name not in card.returns and name not in card.summaries:
             return f"controls names {name!r}, which it does not return"
-        if name in card.returns and card.returns[name].kind != "number":
+        if name in card.returns and not KINDS[card.returns[name].kind].averaged:
             return f"controls names {name!r}, which is not numeric"
     own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
     if own[: len(other)] != other:
         leading = f"which are not the leading ones of {own}"
         return f"the control {control!r} has the dimensions {other}, {leading}"
+    return ""
+
+
+def _behaviour_problem(card: Card) -> str:
+    """The problem with the declared behaviour, "" if there is none."""
+    name = card.behaviour
+    if not name:
+        return ""
+    output = card.returns.get(name)
+    if output is None or not KINDS[output.kind].averaged or set(output.dims) - {DRAW}:
+        return f"behaviour names {name!r}, which is not an output of one number"
+    return ""
+
+
+def _shared_problem(card: Card, control: str, name: str) -> str:
+    """The problem with the output that says which examples share a control's draws, or ""."""
+    if control not in card.controls.values():
+        return f"shared names {control!r}, which is the control of nothing"
+    output = card.returns.get(name)
+    if output is None or output.of != "example" or output.dims or output.kind != "number":
+        return f"shared: {name!r} is not an output of one number for each example"
     return ""

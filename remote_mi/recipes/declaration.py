@@ -23,6 +23,7 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Json as Json
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
+from remote_mi.recipes.outputs import Share as Share
 from remote_mi.recipes.outputs import Texts as Texts
 from remote_mi.recipes.outputs import Tokens as Tokens
 from remote_mi.recipes.parameters import Param as Param
@@ -39,6 +40,8 @@ def recipe(
     analysis: str = "",
     labels: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
+    behaviour: str = "",
+    shared: Mapping[str, str] | None = None,
     figures: Sequence[Figure] = (),
     needs: Sequence[str] = (),
     references: Sequence[str] = (),
@@ -54,8 +57,8 @@ def recipe(
     Args:
         over: called once per "prompt" or per "pair", once with all "prompts" or all "pairs", or
             once with no examples ("none", as `fn(lm, **parameters)`).
-        returns: output name → tuple of dimension names, `Tokens(...)` for token ids, `Texts(...)`
-            for texts, or `Json(...)` for JSON values. The dimensions "layer" and "head" are
+        returns: output name → tuple of dimension names, `Share(...)` for what is 0 or 1 in each
+            prompt, `Tokens(...)` for token ids, `Texts(...)` for texts, or `Json(...)` for JSON values. The dimensions "layer" and "head" are
             numbered; "position", "query" and "key" are positions; "draw" holds replicates; a
             dimension "x" takes the values of a list parameter "xs". If called with all "pairs", an
             output whose first dimension is "pair" is per pair ("prompt" likewise); other outputs
@@ -66,6 +69,13 @@ def recipe(
         controls: output or summary → its control, with the same leading dimensions. A control
             that is not declared as an output becomes one, with the same dimensions preceded by
             "draw". The control of a ratio's effect gives the ratio `control_NAME` automatically.
+            Each draw must give the same statistic as the effect, with its sign, over the same
+            examples; the two are exchanged to test them (docs/statistics.md).
+        shared: control → an output of one number per example: examples with the same number share
+            the control's draws (e.g. one random vector for a fold). Without it, each example has
+            draws of its own.
+        behaviour: the output of one number that says whether the model does what is studied, with
+            0 (a half for `Share`) for not at all; by default the gap of the first ratio.
         setup: name of a function in the same file, called once on the machine with the model,
             before the others, with all examples: `fn(lm, prompts_or_pairs, **parameters)`. Its
             result is passed to each call after the prompt or pair, `fn(lm, pair, shared,
@@ -98,6 +108,8 @@ def recipe(
         "analysis": analysis,
         "labels": labels or {},
         "evidence": evidence or "",
+        "behaviour": behaviour,
+        "shared": shared or {},
         "figures": figures,
         "needs": needs,
         "references": references,

@@ -81,6 +81,18 @@ class _Numbers(OutputKind):
         return np.where(np.isnan(gap), np.inf, gap)
 
 
+class _Shares(_Numbers):
+    """0 or 1, and NaN where it is not known."""
+
+    name = "share"
+
+    def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
+        array = super().pack(value, dims)
+        if not np.isin(array[np.isfinite(array)], (0, 1)).all():
+            raise ValueError("is declared as Share and holds numbers other than 0 and 1")
+        return array
+
+
 class _TokenIds(_Numbers):
     name, plural, averaged = "token", "tokens", False
     gap = OutputKind.gap
@@ -142,7 +154,7 @@ class _JsonValues(_Packed):
 
 
 KINDS: dict[str, OutputKind] = {
-    kind.name: kind for kind in (_Numbers(), _TokenIds(), _TextValues(), _JsonValues())
+    kind.name: kind for kind in (_Numbers(), _Shares(), _TokenIds(), _TextValues(), _JsonValues())
 }
 NUMBERS = KINDS["number"]
 

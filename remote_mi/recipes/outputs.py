@@ -18,17 +18,23 @@ class Output:
 
     Attributes:
         dims: names of its dimensions, outermost first; () for a number.
-        kind: "number" for arrays of numbers, "token" for arrays of token ids, "text" and "json" for
-            texts and JSON values (`remote_mi.recipes.output_kinds`).
+        kind: "number" for arrays of numbers, "share" for numbers that are 0 or 1, "token" for arrays
+            of token ids, "text" and "json" for texts and JSON values
+            (`remote_mi.recipes.output_kinds`).
         of: "example" if there is one per prompt or pair, "set" if there is one for all of them.
     """
 
     dims: tuple[str, ...]
-    kind: Literal["number", "token", "text", "json"] = "number"
+    kind: Literal["number", "share", "token", "text", "json"] = "number"
     of: Literal["example", "set"] = "example"
 
 
-def Tokens(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
+def Share(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
+    """An output that is 1 or 0 in each prompt (right or wrong); its mean is a share."""
+    return Output(tuple(dims), "share")
+
+
+def Tokens(*dims: str) -> Output:  # noqa: N802 - as above
     """An output of token ids with these dimensions, shown as text, never averaged; −1: no token."""
     return Output(tuple(dims), "token")
 
@@ -45,7 +51,10 @@ def Json(*dims: str) -> Output:  # noqa: N802 - as above
 
 @dataclass(frozen=True)
 class Ratio:
-    """Summary over pairs: mean of one output over the mean of another (ratio of means).
+    """Summary over pairs: mean of one output over the size of another's mean (ratio of means).
+
+    The size, so that a ratio has the sign of its effect whatever that of the gap. Where the mean gap
+    is not told from 0 over several pairs, there is no ratio.
 
     Attributes:
         effect: name of the output in the numerator, of any shape.

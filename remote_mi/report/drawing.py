@@ -14,6 +14,7 @@ from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.colors import LIGHT
+from remote_mi.report.slices import FigurePart
 from remote_mi.report.text_fitting import Pen
 from remote_mi.report.wording import EXPLAINED
 from remote_mi.store.named_array import NamedArray
@@ -42,9 +43,10 @@ def value_label(figure: Figure, pen: Pen) -> str:
     return pen.fit(line(f"{figure.output}{f' [{figure.unit}]' if figure.unit else ''}"), 200, 8)
 
 
-def note_marks(axes: Axes, sign: str) -> None:
-    """Explain below the axes how values explained by their control are marked."""
-    label = f"{axes.get_xlabel()}\n{sign} no larger than its control, or not distinguishable from 0"
+def note_marks(axes: Axes, sign: str, part: FigurePart) -> None:
+    """Explain below the axes what a mark means."""
+    short = "nothing is claimed: too few samples or draws" if part.untested else part.mark_legend
+    label = f"{axes.get_xlabel()}\n{sign} {short}"
     axes.set_xlabel(label.lstrip("\n"))
 
 

@@ -20,7 +20,7 @@ from remote_mi.recipes.figures import Figure
 from remote_mi.report.document.html import figure_html, figure_style
 from remote_mi.report.kinds.sentences import shorten
 from remote_mi.report.terminal import heading, select_figures
-from remote_mi.report.wording import Slice
+from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 
@@ -40,6 +40,8 @@ def html(result: Result) -> str:
     """A result as one HTML element: heading, figures, notes."""
     head = [text.plain for text in heading(result)]
     parts = [Markup("<p><b>{}</b><br>{}</p>").format(head[0], " ".join(head[1:]))]
+    if verdict := verdict_text(result):
+        parts.append(Markup("<p><b>{}</b></p>").format(verdict))
     parts += [_figure(figure, result) for figure in select_figures(result, None)]
     parts += [Markup("<p>note: {}</p>").format(prose(note)) for note in result.notes]
     return _frame(Markup("").join(parts))

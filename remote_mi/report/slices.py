@@ -24,8 +24,10 @@ class FigurePart:
     Attributes:
         full: the whole output. array: the part.
         cut_text: where it was cut, as text; "" if it is the whole output.
-        control: how large the control alone would make each value; None without a control.
-        marked: which values their control explains.
+        control: how large the control alone makes each value; None without a control.
+        marked: which values are not distinguishable from their control, or from 0.
+        sized: which values have a size: the others are 0 up to rounding, and no cells of the map.
+        untested: why nothing can be told from the control; "" if it can. All values are marked then.
         count: number of prompts behind a value; 0 if unknown.
         control_name: name of the control; "" without one.
         unit: unit of the values, as given by the figure.
@@ -39,6 +41,13 @@ class FigurePart:
     count: int
     control_name: str
     unit: str
+    sized: np.ndarray
+    untested: str = ""
+
+    @property
+    def grey(self) -> np.ndarray:
+        """Which values are shown without their colour: the marked ones, if others were told."""
+        return np.zeros_like(self.marked) if self.untested else self.marked
 
     @property
     def cut_dims(self) -> list[str]:
@@ -77,20 +86,29 @@ class FigurePart:
         return text
 
     def largest(self, most: int) -> list[tuple[int, ...]]:
-        """Indices of the finite values of largest magnitude, largest first."""
+        """Indices of the finite values of largest magnitude, largest first; none without size."""
         flat = self.array.values.reshape(-1)
-        size = np.where(np.isfinite(flat), np.abs(flat), -1.0)
+        size = np.where(np.isfinite(flat) & self.sized.reshape(-1), np.abs(flat), -1.0)
         order = np.argsort(-size, kind="stable")[: min(most, int((size >= 0).sum()))]
         return [tuple(map(int, np.unravel_index(int(i), self.array.shape))) for i in order]
+
+    @property
+    def mark_legend(self) -> str:
+        """The meaning of the mark, for a legend beside it."""
+        if self.untested:
+            return f"nothing is claimed: {self.untested}"
+        return "not distinguishable from its control, or from 0"
 
     @property
     def mark_note(self) -> str:
         """The meaning of the mark, to show below a figure; "" without a control."""
         if self.control is None:
             return ""
+        if self.untested:
+            return f"{EXPLAINED} nothing is claimed: {self.untested}"
         return (
-            f"{EXPLAINED} {int(self.marked.sum())} of {self.marked.size}: no larger than "
-            f"{self.control_name}, or not distinguishable from 0"
+            f"{EXPLAINED} {int(self.marked.sum())} of {int(self.sized.sum())}: not "
+            f"distinguishable from {self.control_name}, or from 0"
         )
 
 
@@ -126,7 +144,8 @@ def select_part(figure: Figure, result: Result, slice_: Slice) -> FigurePart:
     array, taken = slice_.apply(full, keep)
     array = array.transpose(*keep)
     if slice_.pair is not None:  # interval and control are over all prompts
-        return FigurePart(full, array, taken, None, np.zeros(array.shape, bool), 0, "", figure.unit)
+        none, every = np.zeros(array.shape, bool), np.ones(array.shape, bool)
+        return FigurePart(full, array, taken, None, none, 0, "", figure.unit, every)
 
     def aligned(values: np.ndarray) -> np.ndarray:
         named = NamedArray(values, full.dims, full.coords)
@@ -143,7 +162,17 @@ def select_part(figure: Figure, result: Result, slice_: Slice) -> FigurePart:
         len(result.prompts),
         result.controls.get(array.name, ""),
         figure.unit,
+        ~aligned(result.without_size(array.name)),
+        "" if control is None else _why_untested(result, array.name),
     )
+
+
+def _why_untested(result: Result, name: str) -> str:
+    """Why nothing of an output can be told from its control, "" if something can."""
+    test = result.control_test(name)
+    if test is not None:
+        return test.why_not
+    return "this run does not say how to test it; run the job again"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.registry import lay_out
 from remote_mi.report.listing import wrap
 from remote_mi.report.slices import check_cut
-from remote_mi.report.wording import Slice
+from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.result import Result
 
 PLAIN_WIDTH = 80
@@ -39,6 +39,8 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
     check_cut(chosen, result, slice_)
     for text in heading(result):
         console.print(text, soft_wrap=False, overflow="ellipsis", no_wrap=True)
+    if verdict := verdict_text(result):
+        console.print(Text(f" {verdict}", style="bold"))
     said: set[str] = set()
     for figure in chosen:
         console.print()

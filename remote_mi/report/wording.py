@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import visible
+from remote_mi.common.text import prose, visible
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -91,6 +91,12 @@ def prompt_values(result: Result, name: str, index: int) -> NamedArray:
     if DRAW in dims:
         values, dims = values.mean(dims.index(DRAW)), tuple(d for d in dims if d != DRAW)
     return NamedArray(values, dims, {d: found.coords[d] for d in dims}, name=name)
+
+
+def verdict_text(result: Result) -> str:
+    """Whether the model does what is studied, in words that are safe to show; "" without one."""
+    verdict = result.verdict
+    return prose(verdict.says) if verdict else ""
 
 
 def place_text(array: NamedArray, index: Sequence[Any]) -> str:

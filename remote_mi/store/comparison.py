@@ -22,7 +22,7 @@ import numpy as np
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, nearest
 from remote_mi.common.valid_json import without_non_finite
-from remote_mi.recipes.output_kinds import NUMBERS, OutputKind, kind_of_output
+from remote_mi.recipes.output_kinds import KINDS, OutputKind, kind_of_output
 from remote_mi.recipes.outputs import DRAW
 from remote_mi.store.differences import (
     PromptComparison,
@@ -45,7 +45,7 @@ class Difference:
     Attributes:
         name: of the output or summary.
         each: False for the values over all prompts, True for those of each prompt.
-        kind: of the output: "number", "token", "text" or "json".
+        kind: of the output: "number", "share", "token", "text" or "json".
         why_not: why it cannot be compared; "" if it can.
         cells: number of values. differing: how many of them are not equal.
         largest: largest |b − a|; for kinds other than numbers, 1 if any differ.
@@ -76,7 +76,7 @@ class Difference:
     @property
     def numbers(self) -> bool:
         """Whether the output holds numbers, so that differences have a size."""
-        return self.kind == "number"
+        return KINDS[self.kind].averaged
 
     @property
     def relative(self) -> float:
@@ -278,7 +278,7 @@ def _compare_arrays(
         differing=int(sum((g > 0).sum() for g in gaps)),
         largest=float(max(g.max(initial=0.0) for g in finite)),
         mean=float(sum(g.sum() for g in finite) / known) if known else 0.0,
-        scale=max(_largest_finite(v) for v in ones) if kind is NUMBERS else 0.0,
+        scale=max(_largest_finite(v) for v in ones) if kind.averaged else 0.0,
         unmatched=cells - known,
         nan=(_count_nans(ones), _count_nans(others)),
         prompt=prompt,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,19 @@ import numpy as np
 
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import NotFound, StoreError, nearest
+from remote_mi.common.statistics.randomisation import LEVEL
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
-from remote_mi.store.run_info import Provenance, card_from_json
+from remote_mi.store.provenance import Provenance
+from remote_mi.store.run_info import card_from_json
+from remote_mi.store.typed_json import dataclass_from_json
+from remote_mi.store.verdict import ControlTest, Verdict
 
 if TYPE_CHECKING:
     import pandas
-
-#: Values this small relative to the largest are 0 up to rounding.
-_ROUNDING = 1e-6
 
 
 def passage_key(tokens: Sequence[int]) -> str:
@@ -56,7 +57,7 @@ class Result(Displayed):
 
     @property
     def made(self) -> Provenance:
-        """The provenance as typed attributes; see `remote_mi.store.run_info.Provenance`."""
+        """The provenance as typed attributes; see `remote_mi.store.provenance.Provenance`."""
         return Provenance.from_json(self.provenance)
 
     @property
@@ -81,8 +82,30 @@ class Result(Displayed):
 
     @property
     def figures(self) -> list[Figure]:
-        """The figures the recipe declares."""
-        return list(self.card.figures)
+        """The figures the recipe declares; instead of a ratio that is not given, its effect."""
+        figures, withheld = list(self.card.figures), self.withheld
+        for index, figure in enumerate(figures):
+            if figure.output in withheld:
+                effect = self.recipe["summaries"][figure.output]["effect"]
+                figures[index] = replace(figure, output=effect, title=effect)
+        return list(dict.fromkeys(figures))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the model does what is studied; None if the recipe rests on no behaviour, or for
+        a run of an earlier version."""
+        kept = self.document.get("verdict")
+        return None if kept is None else dataclass_from_json(Verdict, kept, "document.verdict")
+
+    @property
+    def withheld(self) -> Mapping[str, str]:
+        """Ratio → why it is not given: what it would be divided by is not told from 0."""
+        return self.document.get("withheld", {})
+
+    def control_test(self, name: str) -> ControlTest | None:
+        """How an output or summary was tested against its control; None if it was not."""
+        kept = self.document.get("tests", {}).get(name)
+        return None if kept is None else dataclass_from_json(ControlTest, kept, "document.tests")
 
     @property
     def controls(self) -> Mapping[str, str]:
@@ -202,40 +225,48 @@ class Result(Displayed):
         return [self.text(token) for token in values] if output.kind == "token" else values
 
     def control_band(self, name: str) -> np.ndarray | None:
-        """How large an output or summary would be if only its control were at work.
+        """How large an output or summary is if only its control is at work.
 
         Returns:
-            An array of the output's shape: the largest absolute value within the control's 95%
-            interval, or of the control itself if it has none. None if the output has no control.
+            An array of the output's shape: the largest size of the same mean among the draws of the
+            control. None if the output has no control, or no draws of it.
         """
         control = self.controls.get(name)
         if control is None or control not in self.arrays or name not in self.arrays:
             return None
-        array = self[control]
-        ends = [e for e in (array.values, array.low, array.high) if e is not None]
-        band = np.abs(np.stack(ends)).max(0)
+        band = self.arrays.get(f"{name}:band")
+        if band is None:
+            ends = [self.arrays.get(f"{control}{end}") for end in ("", ":low", ":high")]
+            band = np.abs(np.stack([end for end in ends if end is not None])).max(0)
         if not np.isfinite(band).any():
             return None  # no draws were requested
         shape = self.arrays[name].shape
         return np.broadcast_to(band.reshape(band.shape + (1,) * (len(shape) - band.ndim)), shape)
 
     def explained(self, name: str) -> np.ndarray | None:
-        """Which cells of an output or summary its control explains.
+        """Which cells of an output or summary are not told from its control, or from 0.
 
         Returns:
-            True where the value is no larger than `control_band` or its own interval contains 0;
-            False where it is 0 up to rounding (nothing to explain). None without a control.
+            False where the cell is told from the control, corrected over all cells
+            (docs/statistics.md), and its own interval excludes 0; and where it has no size. True
+            elsewhere, and everywhere if nothing was tested. None without a control.
         """
-        band = self.control_band(name)
-        if band is None:
+        if self.control_band(name) is None:
             return None
-        array = self[name]
-        sizes = np.abs(array.values)
-        marked = sizes <= band
+        p, array = self.arrays.get(f"{name}:p"), self[name]
+        if p is None:
+            return np.ones(array.shape, bool)
+        told = p <= LEVEL * (1 + 1e-6)  # stored in float32
         if array.low is not None and array.high is not None:
-            marked |= (array.low <= 0) & (array.high >= 0)
-        largest = np.max(sizes[np.isfinite(sizes)], initial=0.0)
-        return marked & (sizes > _ROUNDING * largest)
+            told &= (array.low > 0) | (array.high < 0)
+        return ~told & ~self.without_size(name)
+
+    def without_size(self, name: str) -> np.ndarray:
+        """Which cells are 0 up to rounding in every prompt, so that they are no cells of a map."""
+        p, values = self.arrays.get(f"{name}:p"), self[name].values
+        if p is not None:
+            return np.isnan(p) & np.isfinite(values)
+        return np.zeros(values.shape, bool)
 
     def text(self, token: int) -> str:
         """The text of a token id of this result, `<ID>` if it has none.

@@ -21,8 +21,9 @@ from remote_mi.recipes import figures
 from remote_mi.recipes.card import Card, Evidence
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import Output, outputs_from_json, summaries_from_json
-from remote_mi.store.environment import Environment
+from remote_mi.store.provenance import Provenance
 from remote_mi.store.typed_json import WrongJson, dataclass_from_json
+from remote_mi.store.verdict import ControlTest, Verdict
 
 SCHEMA = 1
 RUN_JSON = "run.json"
@@ -50,102 +51,6 @@ class DamagedRun(Mismatch):
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """The model as it entered the key; None for fields that it does not include."""
-
-    name: str = "?"
-    revision: str | None = None
-    content: str | None = None
-    quantization: str | None = None
-    adapter: str | None = None
-
-
-@dataclass(frozen=True)
-class PromptFacts:
-    """Where the prompts come from, and how they were tokenized."""
-
-    origin: str | None = None
-    template: str | None = None
-    seed: int | str | None = None
-    source: str | None = None
-    bos_prepended: bool = False
-    chat_template: bool = False
-
-    @property
-    def name(self) -> str:
-        """A phenomenon with its template, or the source file; "" for prompts given as text."""
-        if self.origin in (None, "", "command line", "list", "no prompts"):
-            return ""
-        return f"{self.origin}:{self.template}" if self.template else str(self.origin)
-
-
-@dataclass(frozen=True)
-class ComputedFacts:
-    """What the backend recorded: device, dtype, cost. None for what it did not record."""
-
-    revision: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    attention: str | None = None
-    architecture: str | None = None
-    parameters: int | None = None
-    seconds: float | None = None
-    forward_passes: int | None = None
-    server_said: str | None = None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where and how a result was computed.
-
-    Attributes:
-        key, code: digests of the job and of the recipe's code.
-        backend: its name; reason: why it was chosen.
-        time: when it was finished, in UTC. cache: "miss" or "hit".
-        reused: a note if the result was taken from another environment.
-        record: what the backend recorded.
-    """
-
-    key: str = ""
-    code: str = ""
-    backend: str = ""
-    reason: str | None = None
-    time: str | None = None
-    cache: str = "?"
-    reused: str = ""
-    environment: Environment | None = None
-    model: ModelFacts = ModelFacts()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    prompts: PromptFacts = PromptFacts()
-    record: ComputedFacts = ComputedFacts()
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Provenance:
-        """Parse the provenance of a run.
-
-        Raises:
-            WrongJson: if it is not valid.
-        """
-        return dataclass_from_json(cls, data, "provenance")
-
-    @property
-    def kind(self) -> str:
-        """The class of machine, "?" if it is not known."""
-        return self.environment.kind if self.environment else "?"
-
-    @property
-    def host(self) -> str:
-        """The server that computed it; "" for this machine."""
-        return self.backend.partition(" ")[2]
-
-    @property
-    def where(self) -> str:
-        """The class of machine, and the server if there was one; "" if neither is known."""
-        kind = self.environment.kind if self.environment else ""
-        return f"{kind} {self.host}" if self.host and self.host not in kind else kind
-
-
-@dataclass(frozen=True)
 class PromptRecord:
     """One prompt or pair as the recipe received it, with the text of its tokens."""
 
@@ -165,6 +70,10 @@ class RunDocument:
     notes: list[str] = field(default_factory=list)
     vocabulary: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    clusters: list[int] | None = None
+    tests: Mapping[str, ControlTest] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +91,8 @@ class _CardRecord:
     analysis: str = ""
     setup: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    behaviour: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
     evidence: str = ""
 
 
@@ -222,6 +133,8 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
         analysis=record.analysis,
         setup=record.setup,
         labels=record.labels,
+        behaviour=record.behaviour,
+        shared=record.shared,
         # A word of another version says nothing to this one.
         evidence=record.evidence if record.evidence in get_args(Evidence) else "",  # type: ignore[arg-type]
     )

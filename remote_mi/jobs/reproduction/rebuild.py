@@ -173,7 +173,9 @@ def what_changed(kept: KeptRun, job: Job) -> str:
 
     The key is computed by the run's own schema (`key_schema`).
     """
-    job = replace(job, schema=key_schema(kept))
+    statistics = kept.lock.get("key_statistics", 1)
+    statistics = statistics if isinstance(statistics, int) else 0
+    job = replace(job, schema=key_schema(kept), statistics=statistics)
     if job.key == kept.lock["key"]:
         return ""
     recipe = kept.lock["recipe"]

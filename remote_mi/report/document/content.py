@@ -28,13 +28,11 @@ from remote_mi.report.evidence import limit_of_evidence
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import select_figures
-from remote_mi.report.wording import Slice
+from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
 
 _EXAMPLES = 3
-#: Intervals over fewer prompts are called rough.
-FEW = 10
 #: Explains the commands of the section on reproduction.
 REPRODUCTION_NOTE = (
     "`remote-mi run` makes a new run; `remote-mi reproduce` recomputes a run from its folder "
@@ -82,6 +80,11 @@ class Section:
     @property
     def id8(self) -> str:
         return self.result.id8
+
+    @property
+    def verdict(self) -> str:
+        """Whether the model does what the run studies, in words; "" without a verdict."""
+        return verdict_text(self.result)
 
 
 @dataclass(frozen=True)
@@ -193,14 +196,13 @@ class Report:
         """What the intervals mean, and how reliable they are."""
         sizes = [len(s.result.prompts) for s in self.sections]
         text = (
-            "Intervals are 95% percentile bootstrap intervals with 1000 resamples: over prompts, "
-            "or over draws if there is at most one prompt, unless the method says otherwise. "
-            "For a ratio, the effect and the gap of a prompt are resampled together."
+            "Intervals are 95% intervals: over prompts, or over draws if there is at most one "
+            "prompt, unless the method says otherwise. They are Student's, corrected for skewness "
+            "(Hall 1992); Fieller's (1954) for ratios of means, and Wilson's (1927) for shares. "
+            "Prompts of one group, and copies, count as one. What is not marked as its control "
+            "is told from it by exchanging the two within each prompt, with a chance of at most 5% "
+            "of a false claim in a whole figure (Westfall & Young 1993)."
         )
-        if any(1 < size < FEW for size in sizes):
-            text += (
-                f" Intervals over fewer than {FEW} prompts are rough: they tend to be too narrow."
-            )
         if 1 in sizes:
             text += " With n=1 and no draws, nothing is known about other prompts."
         return text

@@ -134,6 +134,8 @@ class _Writer:
                 f"Run {code(section.id8)} · {escape(summary_line(section.result))}",
                 "",
             )
+            if section.verdict:
+                yield from (f"**{escape(section.verdict)}**", "")
             for shown in section.shown:
                 yield from self._figure(section, shown)
         if self.report.failures:
@@ -183,8 +185,8 @@ class _Writer:
                     f"{code(a)} is compared with {code(b)}" for a, b in method.control_of.items()
                 )
                 yield from (
-                    f"{comparisons}. A cell marked \\~ is no larger than its control, or not "
-                    "distinguishable from 0.",
+                    f"{comparisons}. A cell marked \\~ is not distinguishable from its "
+                    "control, or from 0.",
                     "",
                 )
             yield from _blocks(method.controls)

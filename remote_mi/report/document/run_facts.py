@@ -9,8 +9,8 @@ from typing import Any
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line, prose
 from remote_mi.prompts import phenomena
+from remote_mi.store.provenance import PromptFacts
 from remote_mi.store.result import Result
-from remote_mi.store.run_info import PromptFacts
 
 _DEVICE_FACTS = ("device", "dtype", "attention")
 

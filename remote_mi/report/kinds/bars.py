@@ -44,7 +44,7 @@ class Bar:
     Attributes:
         at: its index. name: its place.
         value, ends: the number, and the ends of its interval, None without one.
-        marked: whether its control explains it.
+        marked: whether it is not distinguishable from its control. grey: whether it has no colour.
         value_text: the number with interval and control. cell_text: the same after its place.
     """
 
@@ -53,6 +53,7 @@ class Bar:
     value: float
     ends: tuple[float, float] | None
     marked: bool
+    grey: bool
     value_text: str
     cell_text: str
 
@@ -83,6 +84,7 @@ class BarsLayout(Layout):
                     float(array.values[at]),
                     ends,
                     bool(self.part.marked[at]),
+                    bool(self.part.grey[at]),
                     self.part.describe_value(at),
                     self.part.describe_cell(at),
                 )
@@ -157,6 +159,7 @@ class BarsKind(Kind[Bars, BarsLayout]):
             output=line(figure.output),
             intervals=layout.part.array.low is not None,
             marked=layout.marked,
+            mark_legend=layout.part.mark_legend,
         )
 
     def style(self) -> str:
@@ -169,7 +172,7 @@ class BarsKind(Kind[Bars, BarsLayout]):
         if not layout.bars:
             raise NotFound(f"{layout.figure.output!r} has {_NOTHING}")
         for place, bar in enumerate(layout.bars):
-            colour = "#c8c8ce" if bar.marked else "#c25e00" if bar.value > 0 else "#145ac8"
+            colour = "#c8c8ce" if bar.grey else "#c25e00" if bar.value > 0 else "#145ac8"
             drawn = axes.barh(
                 place,
                 bar.value,
@@ -197,7 +200,7 @@ class BarsKind(Kind[Bars, BarsLayout]):
         axes.axvline(0, color="black", linewidth=0.6)
         axes.set_xlabel(value_label(layout.figure, pen))
         if layout.marked:
-            note_marks(axes, "hatched:")
+            note_marks(axes, "hatched:", layout.part)
 
     def listing(
         self, layout: BarsLayout, width: int, height: int, at: tuple[int, int] | None = None
@@ -214,7 +217,7 @@ class BarsKind(Kind[Bars, BarsLayout]):
 
 
 def _bar_style(bar: Bar) -> Style:
-    if bar.marked:
+    if bar.grey:
         return Style(dim=True)
     return Style(color="orange1" if bar.value > 0 else "dodger_blue1")
 
@@ -227,7 +230,7 @@ def _row(bar: Bar, share: Any) -> dict[str, Any]:
         "value": format_amount(bar.value),
         "x": min(zero, end),
         "width": round(abs(end - zero), 2),
-        "css": "x" if bar.marked else "up" if bar.value > 0 else "down",
+        "css": "x" if bar.grey else "up" if bar.value > 0 else "down",
         "mark": EXPLAINED if bar.marked else "",
         "title": bar.value_text,
     }

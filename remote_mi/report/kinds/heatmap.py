@@ -85,7 +85,7 @@ class HeatmapLayout(Layout):
 
     def describe_cell(self, row: int, column: int) -> str:
         """A cell as text: its place, value, and whether its control explains it."""
-        mark = f" {EXPLAINED} its control explains it" if self.part.marked[row, column] else ""
+        mark = f" {EXPLAINED} as its control" if self.part.grey[row, column] else ""
         return f"{self.part.describe_cell((row, column))}{mark}"
 
     def embeds_all_slices(self, place: PagePlace) -> bool:
@@ -134,17 +134,15 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
 
     def cell_map(self, layout: HeatmapLayout, palette: colors.Palette) -> Map:
         array, marked, values = layout.part.array, layout.part.marked, layout.values
-        limits = layout.slice_.limits
+        grey, limits = layout.part.grey, layout.slice_.limits
         measure = color_scale(
             values if limits is None else np.array(limits), layout.figure.center, palette
         )
 
         def cell(row: int, column: int, wide: int) -> tuple[str, Style]:
             strength, style = measure(values[row, column])
-            if marked[row, column]:
-                sign, style = EXPLAINED, Style(dim=True)
-            else:
-                sign = colors.ramp_character(strength)
+            sign = EXPLAINED if marked[row, column] else colors.ramp_character(strength)
+            style = Style(dim=True) if grey[row, column] else style
             return pad_or_cut(sign + format_number(values[row, column], wide - 1), wide), style
 
         rows, columns = array.dims
@@ -175,7 +173,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
         data.update(unit=figure.unit, scale=[shades.low, shades.high, shades.letter])
         cells = [
             [
-                _cell(array.values[r, c], bool(part.marked[r, c]), shades)
+                _cell(array.values[r, c], (part.marked[r, c], part.grey[r, c]), shades)
                 for c in range(array.shape[1])
             ]
             for r in range(array.shape[0])
@@ -194,6 +192,7 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
             scale=page_legend(shades),
             cut_text="" if whole else part.cut_text,
             marked=bool(part.marked.any()),
+            mark_legend=part.mark_legend,
             choices=choices if whole else [],
         )
 
@@ -211,12 +210,12 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
         shades = colors.shades(values, layout.figure.center)
         grid = CellAxes(axes, part.array, values.shape, pen, self.size(layout))
         ends, label = (shades.low, shades.high), value_label(layout.figure, pen)
-        grid.paint(values, part.marked, color_map(shades.letter), ends, label)
+        grid.paint(values, part.grey, color_map(shades.letter), ends, label)
         grid.mark(part.marked)
         if part.cut_text:
             axes.set_title(pen.fit(f"at {part.cut_text}", grid.points[0], 8))
         if part.marked.any():
-            note_marks(axes, EXPLAINED)
+            note_marks(axes, EXPLAINED, part)
 
     def with_output(self, figure: Heatmap, result: Result, output: str) -> Heatmap:
         signed = bool((np.nan_to_num(result[output].values) < 0).any())
@@ -235,11 +234,12 @@ def _min_cell_width(values: np.ndarray) -> int:
     return 5 if (lost > 0.05 * np.abs(finite).max(initial=0.0)).any() else 4
 
 
-def _cell(value: float, explained: bool, shades: colors.Shades) -> dict[str, Any]:
+def _cell(value: float, mark: tuple[bool, bool], shades: colors.Shades) -> dict[str, Any]:
+    """A cell of a page. mark: whether it is marked, and whether it is grey."""
     level = shades.level(float(value))
-    text = format_number(float(value), 4)
-    if explained:
-        return {"css": "x", "text": EXPLAINED + text}
+    text = (EXPLAINED if mark[0] else "") + format_number(float(value), 4)
+    if mark[1]:
+        return {"css": "x", "text": text}
     return {"css": "" if level is None else f"{shades.letter}{level}", "text": text}
 
 

@@ -67,6 +67,8 @@ class LinesKind(Kind[Lines, Curves]):
         if layout.part.cut_text:
             yield f"Shown at {layout.part.cut_text}."
         described = _most_prominent(layout)
+        if layout.part.untested:
+            yield f"Nothing is claimed of {layout.told.name}: {layout.part.untested}."
         for at in described:
             yield from _describe_line(layout, at)
         more = len(layout.rows) - len(described)
@@ -111,6 +113,7 @@ class LinesKind(Kind[Lines, Curves]):
             control=frame.outline(x, *layout.reach) if layout.reach else "",
             left_out=layout.left_out,
             marked=bool(layout.marked[layout.drawn].any()),
+            mark_legend=layout.part.mark_legend,
         )
 
     def style(self) -> str:
@@ -137,7 +140,7 @@ class LinesKind(Kind[Lines, Curves]):
         axes.set_xlabel(pen.label(layout.x_name, 200, 8))
         axes.set_ylabel(value_label(layout.figure, pen))
         if layout.marked[layout.drawn].any():
-            note_marks(axes, "hollow:")
+            note_marks(axes, "hollow:", layout.part)
         notes = [f"at {part.cut_text}" if part.cut_text else "", layout.left_out]
         if any(notes):
             axes.set_title(pen.fit("; ".join(filter(None, notes)), 300, 8))
@@ -208,7 +211,7 @@ def _describe_line(layout: Curves, line: int) -> Iterator[str]:
         best = int(np.abs(np.nan_to_num(row)).argmax())
         place = place_text(points, (best,))
         reading = [f"{head}Largest at {place}: {layout.describe_value(line, best)}."]
-    elif not reading:
+    elif not reading and not layout.part.untested:
         why = "is told from its control" if told.controlled else "has an interval without 0"
         reading = [f"{head}No {told.name} {why}."]
     yield from reading

@@ -29,7 +29,10 @@ def map_sentences(told: Told, center: float) -> Iterator[str]:
         yield f"{array.name} has no values."
         return
     if not values.ndim:
-        mark = ", no larger than its control or not distinguishable from 0" if part.marked else ""
+        if part.untested:
+            yield f"Nothing is claimed of {told.name}: {part.untested}."
+        marked = part.marked & (not part.untested)
+        mark = ", not distinguishable from its control, or from 0" if marked else ""
         yield f"{part.describe_value(())}{mark}."
         return
     nothing = nothing_told(told)
@@ -70,12 +73,11 @@ def _largest(told: Told, center: float) -> Iterator[str]:
 
 def control_sentence(part: FigurePart) -> Iterator[str]:
     """How many cells are explained by their control; nothing without a control."""
-    if part.control is not None:
+    if part.control is not None and not part.untested:
         many = int(part.marked.sum())
         yield (
-            f"Control: {many} of {part.marked.size} (marked {EXPLAINED}) "
-            f"{'is' if many == 1 else 'are'} no larger than {part.control_name}, "
-            "or not distinguishable from 0."
+            f"Control: {many} of {int(part.sized.sum())} (marked {EXPLAINED}) "
+            f"{'is' if many == 1 else 'are'} not distinguishable from {part.control_name}, or from 0."
         )
 
 

@@ -30,6 +30,8 @@ def nothing_told(told: Told) -> str:
         return ""
     if not told.sized.any():
         return f"Every {told.name} is 0 up to rounding."
+    if told.part.untested:
+        return f"Nothing is claimed of {told.name}: {told.part.untested}."
     if told.controlled:
         return f"No {told.name} is told from its control."
     if told.array.low is not None and told.slice_.pair is None:

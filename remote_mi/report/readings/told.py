@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from remote_mi.common.statistics.intervals import cluster_sums
 from remote_mi.common.text import visible
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report import evidence
@@ -79,7 +80,8 @@ class Told:
     @functools.cached_property
     def sized(self) -> np.ndarray:
         """Where the values are finite and not 0 up to rounding."""
-        size = np.abs(np.where(np.isfinite(self.array.values), self.array.values, 0.0))
+        known = np.isfinite(self.array.values) & self.part.sized
+        size = np.abs(np.where(known, self.array.values, 0.0))
         largest = max(size.max(initial=0.0), 1.0 if self.ratio else 0.0)
         return size > _ROUNDING * largest
 
@@ -102,9 +104,10 @@ class Told:
 
     @functools.cached_property
     def samples(self) -> np.ndarray | None:
-        """The values of each prompt, [example, ...] as the part; of a ratio, those of its effect.
+        """The values of each independent sample, [sample, ...]; of a ratio, those of its effect.
 
-        None for what exists over all prompts only, and with fewer than two prompts.
+        Those of one cluster of prompts are summed. None for what exists over all prompts only, and
+        with fewer than two prompts.
         """
         output = self.ratio.effect if self.ratio else self.array.name
         if self.part.count < 2 or output not in self.result.outputs:
@@ -113,7 +116,7 @@ class Told:
         if len(samples) != self.part.count or samples.shape[1:] != self.part.full.shape:
             return None
         full, dims = self.part.full, self.array.dims
-        return np.stack(
+        shown = np.stack(
             [
                 self.slice_.apply(NamedArray(one, full.dims, full.coords), dims)[0]
                 .transpose(*dims)
@@ -121,3 +124,6 @@ class Told:
                 for one in samples
             ]
         ).astype(np.float64)
+        flat = shown.reshape(len(shown), -1)
+        sums, _ = cluster_sums(flat, self.result.document.get("clusters"))
+        return sums.reshape(-1, *shown.shape[1:])

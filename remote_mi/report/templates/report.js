@@ -48,7 +48,7 @@
     if (d.lo) text += `, 95% CI [${number(d.lo[at])}, ${number(d.hi[at])}]`;
     if (d.n) text += `, n=${d.n}`;
     if (d.band) text += `, control up to ${number(d.band[at])}`;
-    if (d.mark && d.mark[at] === "1") text += " ~ no larger than its control, or not distinguishable from 0";
+    if (d.mark && d.mark[at] === "1") text += " ~ not distinguishable from its control, or from 0";
     return text;
   }
 

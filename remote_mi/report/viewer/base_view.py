@@ -25,7 +25,7 @@ from remote_mi.report.viewer.list_panel import ListPanel, message_listing
 from remote_mi.report.viewer.opened_run import OpenedRun, check_arrays, open_run
 from remote_mi.report.viewer.panel import FigurePanel
 from remote_mi.report.viewer.panes import GridPane, ListPane, Pane
-from remote_mi.report.wording import Slice
+from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.result import Result
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords
@@ -244,6 +244,8 @@ class BaseView(App[None]):
             if result.notes:
                 many = f"{len(result.notes)} note{'s' if len(result.notes) > 1 else ''}"
                 lines[1] = Text.assemble((f" {many}, in Provenance ·", "bold"), lines[1])
+            if verdict := verdict_text(result):
+                lines[1] = Text.assemble((f" {verdict} ·", "bold"), lines[1])
         else:
             recipe = self.opened.info.card.name if self.opened.info else ""
             sign = "✗ failed" if self.opened.failed else "! damaged"

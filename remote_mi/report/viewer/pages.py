@@ -14,6 +14,7 @@ from remote_mi.common.text import line
 from remote_mi.report.document.commands import command_for_run
 from remote_mi.report.listing import Item, Listing, make_listing, wrap
 from remote_mi.report.viewer.opened_run import OpenedRun, recipe_excerpt
+from remote_mi.report.wording import verdict_text
 
 _NAME = 16
 _MOST_WORDS = 200
@@ -89,6 +90,8 @@ def provenance_listing(opened: OpenedRun, width: int) -> Listing:
     title("Where it comes from")
     row("run", opened.name)
     row("folder", opened.folder)
+    if opened.result is not None and (verdict := verdict_text(opened.result)):
+        row("verdict", verdict)
     for note in opened.info.parsed_document.notes if opened.info else []:
         row("note", note)
     source: Mapping[str, Any] = opened.info.provenance if opened.info else {}

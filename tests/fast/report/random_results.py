@@ -51,7 +51,7 @@ def random_result(seed: int) -> Result:
 
 def _parts(rng: np.random.Generator, dims: tuple[str, ...], controlled: bool) -> list[Part]:
     """Effects around a pattern, with noise, zeros, rounding and NaN here and there."""
-    pairs, tokens = int(rng.integers(1, 9)), int(rng.integers(2, 8))
+    pairs, tokens = int(rng.integers(1, 11)), int(rng.integers(2, 8))
     sizes = {"layer": int(rng.integers(1, 10)), "head": int(rng.integers(1, 7)), "coefficient": 4}
     one_template = rng.random() < 0.6
     shape = tuple(tokens if dim == "position" else sizes[dim] for dim in dims)
@@ -59,7 +59,8 @@ def _parts(rng: np.random.Generator, dims: tuple[str, ...], controlled: bool) ->
     pattern, noise = scale * _pattern(rng, dims, shape), scale * rng.choice([0.02, 0.2, 1.0])
     if rng.random() < 0.2:
         pattern[rng.random(shape) < 0.5] *= 1e-9
-    sign, draws = rng.choice([1, -1]), int(rng.integers(0, 4))
+    sign, draws = rng.choice([1, -1]), int(rng.integers(0, 6))
+    weak, twins = rng.random() < 0.1, rng.random() < 0.15
     labels = {
         f"l{i}": i for i in sorted(rng.choice(tokens, int(rng.integers(1, tokens + 1)), False))
     }
@@ -70,15 +71,16 @@ def _parts(rng: np.random.Generator, dims: tuple[str, ...], controlled: bool) ->
         if rng.random() < 0.05:
             effect[tuple(int(rng.integers(n)) for n in shape)] = np.nan
         arrays = {"effect": effect, "gap": np.array(sign * scale * rng.uniform(0.5, 1.5))}
+        if weak:
+            arrays["gap"] = scale * rng.normal(size=())
         if controlled:
             arrays["control"] = 0.3 * noise * rng.normal(size=(draws, *shape))
         words = [str(word) for word in rng.choice(WORDS, tokens)]
         template = "t" if one_template else f"t{pair}"
         text = {"clean": "".join(words), "corrupt": "c", "answer": " a", "wrong": " b"}
         own = {name: int(at) for name, at in labels.items()}
-        parts.append(
-            Part({k: v.astype(np.float32) for k, v in arrays.items()}, words, own, template, text)
-        )
+        values = {k: v.astype(np.float32) for k, v in arrays.items()}
+        parts.append(Part(values, words, own, template, text, f"c{pair // 2}" if twins else ""))
     return parts
 
 
@@ -108,7 +110,7 @@ def _result(card: Card, parts: list[Part]) -> Result:
     made = assemble(card, parts, parameters=parameters)
     document = {
         "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-        "axes": made.axes,
+        **made.document,
         "notes": made.notes,
         "vocabulary": {},
     }

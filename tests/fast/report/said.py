@@ -59,9 +59,11 @@ class _Checker:
         self.values, self.n = self.array.values.astype(float), len(result.prompts)
         order = [result[figure.output].dims.index(dim) for dim in self.array.dims]
         explained = result.explained(figure.output)
+        self.without_size = result.without_size(figure.output).transpose(order)
         self.controlled = explained is not None
         finite = np.isfinite(self.values)
         allowed = finite & (np.abs(self.values) > 0)
+        allowed &= ~self.without_size
         if explained is not None:
             allowed &= ~explained.transpose(order)
         if self.array.low is not None and self.array.high is not None:
@@ -78,8 +80,9 @@ class _Checker:
     def sized(self, at: tuple[int, ...]) -> bool:
         """Whether a cell is more than rounding."""
         whole = 1.0 if self.figure.output in self.result.card.summaries else 0.0
-        largest = max(whole, np.abs(self.values[self.finite]).max(initial=0.0))
-        return bool(abs(self.values[at]) > 1e-6 * largest)
+        known = self.finite & ~self.without_size
+        largest = max(whole, np.abs(self.values[known]).max(initial=0.0))
+        return bool(abs(self.values[at]) > 1e-6 * largest and not self.without_size[at])
 
     def at(self, place: str, array: NamedArray | None = None) -> tuple[int, ...]:
         array = array or self.array
@@ -153,7 +156,11 @@ class _Checker:
             assert not self.check_sized(sentence)
         elif found := re.match(r"Control: (\d+) of (\d+) ", sentence):
             explained = self.result.explained(self.figure.output)
+            sized = ~self.result.without_size(self.figure.output)
             assert explained is not None and int(found[1]) == explained.sum()
+            assert int(found[2]) == sized.sum()
+        elif re.match(rf"Nothing is claimed of {name} \(n={self.n}\): .+\.", sentence):
+            assert self.controlled and not self.allowed.any()
         else:
             return self.check_range(sentence)
         return True
@@ -254,7 +261,7 @@ class _Map(_Checker):
             if len(prompt["tokens"]) != len(labels):
                 values = values[:, [prompt["labels"][label[1:-1]] for label in labels]]
             samples.append(values)
-        return np.stack(samples).astype(float)
+        return independent(np.stack(samples).astype(float), self.result)
 
     def _check_cells(self, sentence: str) -> bool:
         found = re.fullmatch(
@@ -419,7 +426,8 @@ class _Lines(_Checker):
             near = indices(found[4], dim, labels) if found[4] else []
             others = [i for i in range(len(row)) if i != peak and i not in near]
             sign = np.sign(row[peak])
-            samples = np.stack([np.atleast_2d(self._each(i))[line] for i in range(self.n)])
+            each = np.stack([np.atleast_2d(self._each(i))[line] for i in range(self.n)])
+            samples = independent(each, self.result)
             less = sign * (samples[:, [peak]] - samples[:, others])
             assert others and (mean_interval(less).low > 0).all(), "at a stricter level even"
         return True
@@ -479,6 +487,13 @@ class _Lines(_Checker):
         sure = np.sign(row[allowed])
         assert (np.diff(sure) != 0).sum() == len(pairs) + int(found[2] or 0)
         return True
+
+
+def independent(samples: np.ndarray, result: Result) -> np.ndarray:
+    """Samples with those of one cluster summed."""
+    clusters = result.document["clusters"] or range(len(samples))
+    names = sorted(set(clusters))
+    return np.stack([samples[[c == name for c in clusters]].sum(0) for name in names])
 
 
 def indices(text: str, dim: str, labels: Sequence[Any]) -> list[int]:

@@ -108,7 +108,7 @@ def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Resu
     made = assemble(CARD, parts)
     document = {
         "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-        "axes": made.axes,
+        **made.document,
         "notes": made.notes,
         "vocabulary": {str(i): text for i, text in enumerate(tokens)},
     }

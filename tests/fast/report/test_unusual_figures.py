@@ -114,7 +114,7 @@ def of_lengths(*lengths: int) -> Result:
     made = assemble(CARD, parts)
     document = {
         "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-        "axes": made.axes,
+        **made.document,
         "notes": [],
         "vocabulary": {str(i): f" t{i}" for i in range(max(lengths))},
     }

@@ -45,7 +45,7 @@ def result_of(card, parts, vocabulary=None):
     made = assemble(card, parts)
     document = {
         "parts": [{"tokens": p.tokens, "labels": dict(p.labels), **p.text} for p in parts],
-        "axes": made.axes,
+        **made.document,
         "notes": made.notes,
         "vocabulary": vocabulary or {},
     }

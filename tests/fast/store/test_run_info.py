@@ -13,8 +13,9 @@ import pytest
 from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError
 from remote_mi.store.environment import Environment
 from remote_mi.store.opening import find_run, find_run_or_study, load_run
+from remote_mi.store.provenance import Provenance
 from remote_mi.store.run_folder import RunFolder
-from remote_mi.store.run_info import ARRAYS, DamagedRun, Provenance, read_info
+from remote_mi.store.run_info import ARRAYS, DamagedRun, read_info
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 from remote_mi.store.typed_json import WrongJson
