@@ -20,7 +20,8 @@ _MOST_PIECES = 8
 def column_name(result: Result, array: NamedArray, dim: str, index: int) -> str:
     """A coordinate of a dimension as a place: "[s2]", "position 13 ␠to [end]", "coefficient 2"."""
     label, labels = array.coords[dim][index], list(array.coords[dim])
-    if dim in POSITIONS and str(label).startswith("[") and labels.count(label) == 1:
+    named = str(label).startswith("[") and label != "[*]" and labels.count(label) == 1
+    if dim in POSITIONS and named:
         return visible(str(label))
     name = place_text(NamedArray(np.zeros(()), (dim,), array.coords), (index,))
     return f"{name}{_label_there(result, array, dim, index)}"

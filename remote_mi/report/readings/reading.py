@@ -28,6 +28,8 @@ def nothing_told(told: Told) -> str:
     """That no cell may be named, if that is known; "" if some may, or nothing is known of them."""
     if told.cells.any() or not told.array.dims or not np.isfinite(told.array.values).any():
         return ""
+    if not told.array.values.any():
+        return f"Every {told.array.name} is {format_amount(0.0)}."
     if not told.sized.any():
         return f"Every {told.name} is 0 up to rounding."
     if told.part.untested:

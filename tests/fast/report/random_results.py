@@ -29,7 +29,7 @@ WORDS = ["When", " Mary", " and", " John", " went", " home", " gave", " a", " dr
 def random_result(seed: int) -> Result:
     """A result with one output of effects, perhaps a ratio and a control; the seed decides all."""
     rng = np.random.default_rng(seed)
-    name = str(rng.choice(list(SHAPES)))
+    name = str(rng.choice([*SHAPES, "stream", "stream"]))
     dims, kinds = SHAPES[name]
     ratio, controlled = rng.random() < 0.5, rng.random() < 0.7
     shown = "share" if ratio else "effect"
@@ -87,7 +87,7 @@ def _parts(rng: np.random.Generator, dims: tuple[str, ...], controlled: bool) ->
 def _pattern(rng: np.random.Generator, dims: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Nothing, a few cells, a curve, or one column that hands over to another."""
     pattern = np.zeros(shape)
-    kind = rng.integers(4)
+    kind = rng.integers(6)
     if kind == 1:
         for _ in range(int(rng.integers(1, 6))):
             pattern[tuple(int(rng.integers(n)) for n in shape)] = rng.normal()
