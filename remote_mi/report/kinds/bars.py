@@ -20,10 +20,11 @@ from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.sentences import map_sentences
 from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.readings.columns import ranked_places
 from remote_mi.report.readings.reading import map_reading
 from remote_mi.report.readings.told import Told
 from remote_mi.report.slices import FigurePart, select_part
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -71,16 +72,16 @@ class BarsLayout(Layout):
 
     @functools.cached_property
     def bars(self) -> list[Bar]:
-        """The cells of largest absolute value, largest first."""
+        """The cells of largest absolute value, largest first; the layers of a reading once."""
         array, found = self.part.array, []
-        for at in self.part.largest(self.figure.most):
+        for at, name in ranked_places(self.told, self.figure.most):
             ends = None
             if array.low is not None and array.high is not None:
                 ends = float(array.low[at]), float(array.high[at])
             found.append(
                 Bar(
                     at,
-                    place_text(array, at) or line(self.figure.output),
+                    name or line(self.figure.output),
                     float(array.values[at]),
                     ends,
                     bool(self.part.marked[at]),

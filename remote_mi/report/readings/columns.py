@@ -12,6 +12,7 @@ from remote_mi.common.statistics.ordering import told_from_the_start
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.readings.places import column_name, runs_text
 from remote_mi.report.readings.told import Told
+from remote_mi.report.wording import place_text
 
 LAYER = "layer"
 #: Dimensions without an order, whose cells are listed one by one instead.
@@ -69,6 +70,31 @@ def column_text(told: Told, column: Column) -> str:
     """A column with its layers: "[s2], layers 0–19"."""
     place = column_name(told.result, told.array, other_dim(told), column.index)
     return f"{place}, {runs_text(LAYER, column.layers, told.array.coords[LAYER])}"
+
+
+def ranked_places(told: Told, most: int) -> list[tuple[tuple[int, ...], str]]:
+    """The cells of largest size, largest first, each with its name.
+
+    Of the layers that a reading names together, only the largest is given, under the name of all:
+    "[s2], layers 0–19". The cells are those of the part, [layer, column] or the other way round.
+    """
+    names: dict[tuple[int, ...], str] = {}
+    inside: set[tuple[int, ...]] = set()
+    if is_over_layers(told) and told.claims:
+        by_layer = told.array.dims.index(LAYER)
+        for column in large_columns(told):
+            cells = [
+                (layer, column.index) if by_layer == 0 else (column.index, layer)
+                for layer in column.layers
+            ]
+            best = max(cells, key=lambda at: abs(float(told.array.values[at])))
+            inside.update(cells)
+            if len(cells) > 1:
+                names[best] = column_text(told, column)
+            inside.discard(best)
+    every = told.part.largest(most + len(inside))
+    kept = [at for at in every if at not in inside][:most]
+    return [(at, names.get(at) or place_text(told.array, at)) for at in kept]
 
 
 def layer_reading(told: Told) -> Iterator[str]:
