@@ -30,7 +30,9 @@ def aligned_samples(result: Result, name: str) -> np.ndarray:
             if dim in POSITIONS and result.outputs[name].of == "example":
                 values = np.take(values, _positions(result, axes[dim], index), axis)
         if DRAW in array.dims:
-            values = values.mean(array.dims.index(DRAW))
+            draws = array.dims.index(DRAW)
+            none = np.full(np.delete(values.shape, draws), np.nan)  # no draws were requested
+            values = values.mean(draws) if values.shape[draws] else none
         samples.append(values)
     return np.stack(samples)
 

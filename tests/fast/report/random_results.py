@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from remote_mi.jobs.aggregation import Part, assemble
-from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.store.result import Result
+
+from .shown import provenance
 
 EVIDENCE = ("", "observational", "interventional", "counterfactual")
 #: Name → dimensions, and the figures that show it.
@@ -43,10 +44,7 @@ def random_result(seed: int) -> Result:
         "figures": figures,
         "evidence": str(rng.choice(EVIDENCE)),
     }
-    arguments = [("lm", None, False, None, False), ("pair", None, False, None, False)]
-    card = build_card("random", "Random.", arguments, declaration, None, 0)
-    parts = _parts(rng, dims, controlled)
-    return _result(card, parts)
+    return made_result(declaration, _parts(rng, dims, controlled))
 
 
 def _parts(rng: np.random.Generator, dims: tuple[str, ...], controlled: bool) -> list[Part]:
@@ -105,7 +103,10 @@ def _pattern(rng: np.random.Generator, dims: tuple[str, ...], shape: tuple[int, 
     return pattern
 
 
-def _result(card: Card, parts: list[Part]) -> Result:
+def made_result(declaration: dict[str, Any], parts: list[Part]) -> Result:
+    """The result of a recipe with this declaration, over pairs."""
+    arguments = [("lm", None, False, None, False), ("pair", None, False, None, False)]
+    card = build_card("random", "Random.", arguments, declaration, None, 0)
     parameters = {"coefficients": [-1.0, -0.5, 0.5, 1.0]}
     made = assemble(card, parts, parameters=parameters)
     document = {
@@ -114,4 +115,4 @@ def _result(card: Card, parts: list[Part]) -> Result:
         "notes": made.notes,
         "vocabulary": {},
     }
-    return Result(card.to_json(), document, made.arrays, {"parameters": parameters})
+    return Result(card.to_json(), document, made.arrays, {**provenance(), "parameters": parameters})
