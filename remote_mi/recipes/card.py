@@ -14,6 +14,9 @@ from remote_mi.recipes.outputs import Output, Ratio, output_json
 from remote_mi.recipes.parameters import Param
 
 Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
+#: The kind of evidence of a technique: a run is only read; it is changed; a variable or path of it
+#: is exchanged for that of another input, and the outcome held against what it should be then.
+Evidence = Literal["observational", "interventional", "counterfactual"]
 #: `over` of recipes called once with all examples → the dimension of per-example outputs.
 EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
 NEEDS = (
@@ -51,6 +54,7 @@ class Card:
         shared: control → the output that numbers the examples which share its draws.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
+        evidence: the kind of evidence it gives; "" if it is not declared.
         origin: "built-in", "project", "plug-in" or "file".
     """
 
@@ -72,6 +76,7 @@ class Card:
     labels: Mapping[str, str] = field(default_factory=dict)
     behaviour: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
+    evidence: Evidence | Literal[""] = ""
 
     @property
     def takes_pairs(self) -> bool:
@@ -142,6 +147,7 @@ class Card:
         return {
             "name": self.name,
             "over": self.over,
+            "evidence": self.evidence,
             "summary": self.summary,
             "doc": self.doc,
             "returns": {k: output_json(o) for k, o in self.returns.items()},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Over
+from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Over
 from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
@@ -53,6 +53,10 @@ def build_card(
     if over not in typing.get_args(Over):
         known = ", ".join(repr(word) for word in typing.get_args(Over))
         raise refuse(f"over={over!r} is not one of {known}")
+    evidence: Any = declaration.get("evidence") or ""
+    if evidence and evidence not in typing.get_args(Evidence):
+        known = ", ".join(repr(word) for word in typing.get_args(Evidence))
+        raise refuse(f"evidence={evidence!r} is not one of {known}")
     returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
@@ -79,6 +83,7 @@ def build_card(
         dict(declaration.get("labels") or {}),
         declaration.get("behaviour") or "",
         dict(declaration.get("shared") or {}),
+        evidence,
     )
     problems = [
         _behaviour_problem(card),

@@ -117,6 +117,8 @@ class TokenGrid(Figure):
 class Bars(Figure):
     """The cells of largest absolute value, ranked, with intervals if there are any.
 
+    Neighbouring layers of one column that belong together are one bar, at the largest of them.
+
     Attributes:
         most: maximum number of bars.
     """

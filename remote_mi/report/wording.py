@@ -103,8 +103,9 @@ def place_text(array: NamedArray, index: Sequence[Any]) -> str:
     """The place of a cell as text: its dimensions and coordinates."""
     parts = []
     for dim, at in zip(array.dims, index, strict=True):
-        label = array.coords[dim][at]
-        if dim in POSITIONS and all(str(c).startswith("[") for c in array.coords[dim]):
+        label, every = array.coords[dim][at], list(array.coords[dim])
+        named = all(str(c).startswith("[") for c in every) and every.count(label) == 1
+        if dim in POSITIONS and named:
             parts.append(
                 f"{visible(dim)} {visible(str(label))}"
             )  # aligned by label: no index of its own

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from remote_mi.common.errors import Mismatch, UsageError
 from remote_mi.common.text import line
 from remote_mi.common.valid_json import parse_json
 from remote_mi.recipes import figures
-from remote_mi.recipes.card import Card
+from remote_mi.recipes.card import Card, Evidence
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import Output, outputs_from_json, summaries_from_json
 from remote_mi.store.provenance import Provenance
@@ -93,6 +93,7 @@ class _CardRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     behaviour: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
+    evidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
         labels=record.labels,
         behaviour=record.behaviour,
         shared=record.shared,
+        # A word of another version says nothing to this one.
+        evidence=record.evidence if record.evidence in get_args(Evidence) else "",  # type: ignore[arg-type]
     )
 
 

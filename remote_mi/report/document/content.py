@@ -24,6 +24,7 @@ from remote_mi.report.document import run_facts
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cite
 from remote_mi.report.document.commands import command_for_run
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
+from remote_mi.report.evidence import limit_of_evidence
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import select_figures
@@ -94,6 +95,7 @@ class Method:
         blocks: its docstring without the remarks in `controls` and `limits`.
         parameters: name, values in these runs, description.
         control_of: output or summary → the one that it is compared with.
+        evidence: what its kind of evidence says and does not say; "" if it declares none.
     """
 
     recipe: str
@@ -102,6 +104,7 @@ class Method:
     limits: list[MethodBlock]
     parameters: list[tuple[str, str, str]]
     control_of: dict[str, str]
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -338,6 +341,7 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
         remarks(doc, LIMITS),
         rows,
         dict(results[0].controls),
+        limit_of_evidence(results[0].card.evidence),
     )
 
 

@@ -177,7 +177,7 @@ class _Writer:
     def _controls(self) -> Iterable[str]:
         yield from _heading("Controls and limits")
         for method in self.report.methods:
-            if not (method.control_of or method.controls or method.limits):
+            if not (method.control_of or method.controls or method.limits or method.evidence):
                 continue
             yield from (f"### {escape(method.recipe)}", "")
             if method.control_of:
@@ -189,7 +189,10 @@ class _Writer:
                     "control, or from 0.",
                     "",
                 )
-            yield from (*_blocks(method.controls), *_blocks(method.limits))
+            yield from _blocks(method.controls)
+            if method.evidence:
+                yield from (method.evidence, "")
+            yield from _blocks(method.limits)
         yield from (self.report.intervals, "")
         for heading, note in self.report.notes:
             yield f"- {escape(heading)}: {escape(note)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
 
@@ -13,11 +13,13 @@ from remote_mi import Heatmap
 from remote_mi.common.errors import FormerVersion, NotFound, UsageError
 from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes import catalog, loading
+from remote_mi.recipes.card import Evidence
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.code_identity import code_digest
 from remote_mi.recipes.declaration import card_of, recipe
 from remote_mi.recipes.outputs import Ratio, Tokens
 from remote_mi.recipes.parameters import Param, Range
+from remote_mi.report.document import method
 
 GOOD = '''
 from __future__ import annotations
@@ -59,6 +61,8 @@ def test_the_built_in_recipes_have_complete_cards(tmp_path):
         assert card.origin == "built-in"
         assert card.figures and card.references and len(card.doc) > 300
         assert all(p.help for p in card.parameters)
+        assert card.evidence in get_args(Evidence)
+        assert len(method.not_shown(card.doc)) > 100, f"{card.name} says nothing of its limits"
         known = (builtin_folder() / "references.bib").read_text()
         assert all(f"{{{key}," in known for key in card.references)
 
