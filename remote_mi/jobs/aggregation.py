@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.errors import RunFailed
 from remote_mi.common.process_state import IgnoredWarnings, SharedSettings
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
+from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -64,6 +65,10 @@ def assemble(
     Args:
         card: the recipe. parts: one per example, in order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
+
+    Raises:
+        RunFailed: if an output has not one entry for each position, or the outputs of several
+            examples have no mean because they differ in shape.
     """
     with np.errstate(all="ignore"):  # independent of the caller's settings
         return _Assembly(card, parts, of_set or {}, parameters or {}).run()
@@ -87,6 +92,7 @@ class _Assembly:
         arrays, card = self.result.arrays, self.card
         for index, part in enumerate(self.parts):
             for name, values in part.arrays.items():
+                self._check_positions(name, np.asarray(values), index)
                 arrays[f"{name}@{index}"] = np.asarray(values)
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
         self.result.notes += self._non_finite_notes()
@@ -107,6 +113,17 @@ class _Assembly:
                 self._ratio(name, summary)
         return self.result
 
+    def _check_positions(self, name: str, values: np.ndarray, index: int) -> None:
+        """Refuse an output whose entries cannot be told to which tokens they belong."""
+        output = self.card.returns[name]
+        shape, tokens = values.shape[: len(output.dims)], len(self.parts[index].tokens)
+        if problem := position_problem(output, shape, tokens):
+            raise RunFailed(
+                f"recipe {self.card.name!r}: output {name!r} of prompt {index + 1} {problem}",
+                "return one entry for each token, NaN where there is none; or name the dimension "
+                "something else",
+            )
+
     def _non_finite_notes(self) -> Iterator[str]:
         """A note on each output with NaN or infinite values, or some that float32 cannot hold."""
         for name, output in self.card.returns.items():
@@ -123,7 +140,16 @@ class _Assembly:
         if output.of == "set":
             stacked = np.asarray(self.of_set[name])[None]
         else:
-            stacked = np.stack([self._align(output, name, i) for i in range(len(self.parts))])
+            aligned = [self._align(output, name, i) for i in range(len(self.parts))]
+            other = next((i for i, a in enumerate(aligned) if a.shape != aligned[0].shape), 0)
+            if other:
+                raise RunFailed(
+                    f"recipe {self.card.name!r}: output {name!r} has the shape {aligned[0].shape} "
+                    f"for prompt 1 and {aligned[other].shape} for prompt {other + 1}: they have "
+                    "no mean",
+                    "return the same shape for every prompt, or declare the output as Json(…)",
+                )
+            stacked = np.stack(aligned)
         if DRAW not in output.dims or not kind_of_output(output).averaged:
             return stacked
         axis = 1 + output.dims.index(DRAW)

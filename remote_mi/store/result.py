@@ -150,7 +150,7 @@ class Result(Displayed):
         """
         axes = self.document["axes"][name]
         declared = self.recipe["summaries"].get(name) or self.recipe["returns"][name]
-        if "effect" in declared:  # a ratio has the dimensions of its numerator
+        if declared.get("effect"):  # a ratio has the dimensions of its numerator
             declared = self.recipe["returns"][declared["effect"]]
         return tuple(dim for dim in declared["dims"] if dim in axes)
 

@@ -31,6 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # a model of that name is never looked for elsewhere
 
 from remote_mi.cli.main import run_command  # noqa: E402
 from tests.fast.report.shown import kept, result  # noqa: E402

@@ -67,7 +67,7 @@ def test_what_a_run_says_is_known_by_names(run):
         ),
         (lambda d: d["recipe"]["figures"][1].pop("output"), "recipe.figures[1]", "TypeError"),
         (lambda d: d["recipe"]["figures"][0].pop("figure"), "recipe.figures[0]", "KeyError"),
-        (lambda d: d["recipe"].update(labels={"x": "y"}), "recipe.labels.x", "KeyError('y')"),
+        (lambda d: d["recipe"].update(labels={"x": "y"}), "recipe.labels.x", "labels names 'y'"),
         (
             lambda d: d["recipe"]["returns"]["top"].update(dims=["layer", "a\x1b[2J", "c"]),
             "recipe.returns.top.dims",

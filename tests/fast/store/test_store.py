@@ -214,7 +214,9 @@ def toy_run(runs, key, *, id8=None, value=1.0, error=None, where=HERE):
         "parameters": {"site": "a"},
         "time": "2026",
     }
-    result = Result({"name": "toy"}, {}, {"score": np.float64(value)}, provenance)
+    recipe = {"name": "toy", "returns": {}, "summaries": {}}
+    document = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}
+    result = Result(recipe, document, {"score": np.float64(value)}, provenance)
     return runs.write(RunRecord(id8 or id8_of(key, where), result, {}, error=error)).run_id
 
 
