@@ -111,8 +111,12 @@ def _result_entry(job: Job, environment: Environment) -> CacheEntry | None:
     entry = cache.get(job.key, environment)
     if entry is None:
         return None
+    info = RunInfo("done", {}, job.card.cached_json, entry.document, entry.record)
     try:
-        RunInfo("done", {}, job.card.cached_json, entry.document, entry.record).check(entry.arrays)
+        info.check(entry.arrays)
+        there = info.made.environment
+        if info.made.key != job.key or there is None or there.id != environment.id:
+            raise WrongJson("provenance", "is that of another job")
     except WrongJson:
         cache.quarantine(cache.entry_path(job.key, environment))
         return None

@@ -190,7 +190,7 @@ DRAWING: tuple[Words, ...] = (
 
 def reading(rng: random.Random, count: int = 3) -> list[Words]:
     """Some commands that read runs."""
-    drawn = [rng.choice(DRAWING)] if rng.random() < 0.2 else []
+    drawn = [rng.choice(DRAWING)] if rng.random() < 0.06 else []
     return rng.sample(READING, count) + drawn
 
 

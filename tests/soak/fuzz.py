@@ -143,7 +143,7 @@ def main() -> None:
     for timer in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(timer, _interrupt)
     table: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
-    failed: dict[tuple[str, str, str], str] = {}
+    failed: set[tuple[str, str, str]] = set()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
@@ -153,19 +153,21 @@ def main() -> None:
         os.chdir(project)
         for id8 in ("aaaa1111", "bbbb2222"):
             kept(project.parent, result(n=2, layers=2), id8)
-        for kind, number in cases:
+        for done, (kind, number) in enumerate(cases):
             if given.minutes and time.monotonic() - begun > 60 * given.minutes:
                 break
+            if done and done % 1000 == 0:
+                print(f"{done:,} after {time.monotonic() - begun:.0f} s", flush=True)
             counts = table.setdefault(kind, Counter())
             counts["cases"] += 1
             for fault, words, detail in run_case(kind, number, given.seed, project):
                 counts[fault] += 1
-                failed.setdefault(
-                    (fault, kind, _shape(words, detail)),
-                    _repeat(fault, kind, number, given.seed, words, detail),
-                )
+                shape = (fault, kind, _shape(words, detail))
+                if shape not in failed:
+                    failed.add(shape)
+                    print(_repeat(fault, kind, number, given.seed, words, detail), flush=True)
         os.chdir(ROOT)
-    _print_table(table, failed, time.monotonic() - begun)
+    _print_table(table, len(failed), time.monotonic() - begun)
     sys.exit(1 if failed else 0)
 
 
@@ -180,20 +182,17 @@ def _repeat(fault: str, kind: str, number: int, seed: int, words: Words, detail:
     return (
         f"{fault}: remote-mi {command}\n"
         f"  python tests/soak/fuzz.py --seed {seed} --at {kind}:{number}\n    "
-        + shown.replace("\n", "\n    ")
+        + shown.replace("\n", "\n    ").replace("\x1b", "\\x1b")
+        + "\n"
     )
 
 
-def _print_table(
-    table: dict[str, Counter[str]], failed: dict[tuple[str, str, str], str], seconds: float
-) -> None:
-    for text in failed.values():
-        print(text.replace("\x1b", "\\x1b"), end="\n\n")
+def _print_table(table: dict[str, Counter[str]], faults: int, seconds: float) -> None:
     print(f"{'':12}" + "".join(f"{name:>12}" for name in ("cases", *FAULTS)))
     for kind, counts in table.items():
         print(f"{kind:12}" + "".join(f"{counts[name]:>12,}" for name in ("cases", *FAULTS)))
     total = sum(counts["cases"] for counts in table.values())
-    print(f"{total:,} alterations in {seconds:.0f} s; {len(failed)} distinct faults")
+    print(f"{total:,} alterations in {seconds:.0f} s; {faults} distinct faults")
 
 
 if __name__ == "__main__":
