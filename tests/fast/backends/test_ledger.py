@@ -218,6 +218,7 @@ def test_a_schema_that_is_no_text_is_damage_like_any_other(project, cli):
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = ledger.path.read_bytes()
     assert content.count(b"CREATE TABLE jobs") == 1
-    ledger.path.write_bytes(content.replace(b"CREATE TABLE jobs", b"CREATE TABLE \x85obs"))
+    content = content.replace(b"CREATE TABLE jobs", b"CREATE abcd\x85 jobs")  # quoted by SQLite
+    ledger.path.write_bytes(content)
     code, out, err = cli("jobs", "ls")
     assert code == 1 and "the ledger of remote jobs in" in err and not out, err
