@@ -300,11 +300,8 @@ class Ledger:
             if db is None or not self.path.exists():
                 db = self._local.db = self._open()
             yield db
-        except (
-            sqlite3.Error,
-            OSError,
-            UnicodeDecodeError,
-        ) as error:  # the last of a damaged schema
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            # The last one if SQLite quotes what is no text in a damaged schema.
             raise _store_error(self.folder, error) from None
 
     def _open(self) -> sqlite3.Connection:

@@ -212,13 +212,14 @@ def test_what_a_job_is_called_moves_no_cursor_and_no_address_is_guessed(project,
 
 
 def test_a_schema_that_is_no_text_is_damage_like_any_other(project, cli):
-    ledger = Ledger(project)
-    ledger.claim(entry(), since=0)
-    with contextlib.closing(sqlite3.connect(ledger.path)) as db:
+    path = Ledger(project).path
+    Ledger(project).claim(entry(), since=0)
+    with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    content = ledger.path.read_bytes()
+    content = path.read_bytes()
     assert content.count(b"CREATE TABLE jobs") == 1
-    content = content.replace(b"CREATE TABLE jobs", b"CREATE abcd\x85 jobs")  # quoted by SQLite
-    ledger.path.write_bytes(content)
+    path.write_bytes(content.replace(b"CREATE TABLE jobs", b"CREATE abcd\x85 jobs"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     code, out, err = cli("jobs", "ls")
     assert code == 1 and "the ledger of remote jobs in" in err and not out, err
