@@ -31,7 +31,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-os.environ["HF_HUB_OFFLINE"] = "1"  # a model of that name is never looked for elsewhere
 
 from remote_mi.cli.main import run_command  # noqa: E402
 from tests.fast.report.shown import kept, result  # noqa: E402
@@ -126,6 +125,16 @@ def run_case(kind: str, number: int, seed: int, project: Path) -> list[tuple[str
     ]
 
 
+def set_up(project: Path) -> None:
+    """Make the project of the cases the working folder, and the runs that they alter beside it."""
+    for timer in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(timer, _interrupt)
+    project.mkdir(exist_ok=True)
+    os.chdir(project)
+    for id8 in ("aaaa1111", "bbbb2222"):
+        kept(project.parent, result(n=2, layers=2), id8)
+
+
 def main() -> None:
     """Run the cases, print the table and how to repeat what failed."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -140,19 +149,15 @@ def main() -> None:
     if given.at:
         kind, _, number = given.at.partition(":")
         cases = [(kind, int(number))]
-    for timer in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(timer, _interrupt)
     table: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     failed: set[tuple[str, str, str]] = set()
     begun = time.monotonic()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported, which is later
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        project.mkdir()
         os.environ["REMOTE_MI_CACHE"] = str(Path(folder) / "cache")
         os.environ["REMOTE_MI_PROJECT"] = str(project)
-        os.chdir(project)
-        for id8 in ("aaaa1111", "bbbb2222"):
-            kept(project.parent, result(n=2, layers=2), id8)
+        set_up(project)
         for done, (kind, number) in enumerate(cases):
             if given.minutes and time.monotonic() - begun > 60 * given.minutes:
                 break
