@@ -11,8 +11,8 @@ A backend's name has two forms: `KIND` or `KIND:WHERE` as the value of `--backen
 from __future__ import annotations
 
 import functools
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from remote_mi.backends.kind import BackendKind
@@ -71,8 +71,7 @@ def _unknown_backend(word: str, name: str) -> UsageError:
 
 @functools.cache
 def _builtin_kind(name: str) -> BackendKind:
-    module, _, kind = BACKENDS[name].partition(":")
-    return getattr(import_module(module), kind)()
+    return resolve_name(BACKENDS[name])()
 
 
 @functools.cache

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 import remote_mi as mi
-from remote_mi.common.errors import NotFound
+from remote_mi.common.errors import NotFound, RunFailed
 from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.jobs.aggregation import Part, assemble
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Bars, Heatmap, Table, TokenGrid, from_json
+from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.kinds import grid
 from remote_mi.report.terminal import plain_text, show
@@ -285,3 +286,31 @@ def test_a_token_grid_and_a_table_show_each_prompt():
 def test_the_public_names_are_there():
     for name in mi.__all__:
         assert getattr(mi, name) is not None
+
+
+def test_an_output_without_one_entry_for_each_token_is_refused():
+    short = part([[1.0, 0.0]], 1.0, tokens=["a", "b", "c"], labels={"end": 2})
+    with pytest.raises(RunFailed) as caught:
+        assemble(CARD, [short])
+    said = "output 'effect' of prompt 1 has 2 entries along 'position', and the prompt has 3 tokens"
+    assert said in caught.value.message
+    assert "one entry for each token" in (caught.value.hint or "")
+
+
+def test_outputs_of_two_shapes_have_no_mean_and_are_refused():
+    card = Card("one", "prompt", {"x": Output(("step",))})
+    parts = [
+        Part({"x": np.zeros(n, np.float32)}, ["a"], {}, "t", {"clean": "a"}) for n in (2, 2, 3)
+    ]
+    with pytest.raises(RunFailed, match=r"shape \(2,\) for prompt 1 and \(3,\) for prompt 3"):
+        assemble(card, parts)
+    assert assemble(card, parts[:2]).arrays["x"].shape == (2,)
+
+
+@pytest.mark.parametrize(("values", "whole"), [([1, 2], True), ([], True), ([1.5], False)])
+def test_token_ids_are_whole_numbers(values, whole):
+    if not whole:
+        with pytest.raises(ValueError, match="declared as tokens and holds float64"):
+            KINDS["token"].pack(values, ("rank",))
+        return
+    assert KINDS["token"].pack(values, ("rank",)).dtype.kind == "i"
