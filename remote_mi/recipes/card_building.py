@@ -49,14 +49,10 @@ def build_card(
 
     if problem := declaration_problem(declaration):
         raise refuse(problem)
-    over: Any = declaration.get("over")
-    if over not in typing.get_args(Over):
-        known = ", ".join(repr(word) for word in typing.get_args(Over))
-        raise refuse(f"over={over!r} is not one of {known}")
-    evidence: Any = declaration.get("evidence") or ""
-    if evidence and evidence not in typing.get_args(Evidence):
-        known = ", ".join(repr(word) for word in typing.get_args(Evidence))
-        raise refuse(f"evidence={evidence!r} is not one of {known}")
+    over = _one_of("over", declaration.get("over"), Over, refuse)
+    evidence = declaration.get("evidence") or ""
+    if evidence:
+        _one_of("evidence", evidence, Evidence, refuse)
     returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
@@ -94,6 +90,14 @@ def build_card(
     for problem in filter(None, problems):
         raise refuse(problem)
     return card
+
+
+def _one_of(argument: str, word: Any, words: Any, refuse: _Refuse) -> Any:
+    """A word of an argument, refused if it is not one of a Literal's."""
+    if word not in typing.get_args(words):
+        known = ", ".join(repr(one) for one in typing.get_args(words))
+        raise refuse(f"{argument}={word!r} is not one of {known}")
+    return word
 
 
 def _count_positional(
