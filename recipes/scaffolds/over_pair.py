@@ -20,6 +20,10 @@ from remote_mi.interventions import Metric, Pair, Prompt, edit, measure, random_
     # Every effect is held against what the same intervention does with nothing in it. A control is
     # an output as well, with the dimension "draw" before those of its effect.
     controls={"effect": "control"},
+    # The kind of evidence, which words about the results follow: "observational" (the run is only
+    # read), "interventional" (it is changed), "counterfactual" (a variable or path is exchanged for
+    # that of another prompt, and the outcome held against what it should be then).
+    evidence="interventional",
     figures=[Bars("effect", unit="nats"), Bars("share"), Table("gap", unit="nats")],
     # Keys of references.bib, or any text.
     references=["Author (year). Title."],
@@ -46,6 +50,8 @@ def my_recipe(
     Units: those of the metric; nats for logit_diff.
     Control: r[d, l] is a random direction, as long as the change that the corrupt run makes.
     Cost: 2 forward passes, and 1 + draws rows for each layer.
+    What this does not show: how the rest of the model would do without the layer, nor what the
+    layer computes; what depends on a layer can be made up for by later ones.
     Not implemented: other positions than the answer's.
 
     Args:

@@ -18,6 +18,10 @@ from remote_mi.interventions import Prompt, random_like, run, unembed
     # Every effect is held against what the same reading gives with nothing in it. A control is an
     # output as well, with the dimension "draw" before those of its effect.
     controls={"overlap": "control"},
+    # The kind of evidence, which words about the results follow: "observational" (the run is only
+    # read), "interventional" (it is changed), "counterfactual" (a variable or path is exchanged for
+    # that of another prompt, and the outcome held against what it should be then).
+    evidence="observational",
     figures=[Heatmap("overlap")],
     # Keys of references.bib, or any text.
     references=["Author (year). Title."],
@@ -35,6 +39,7 @@ def my_recipe(lm: Any, prompt: Prompt, *, seed: int = 0) -> dict[str, Any]:
     Units: probability.
     Control: what overlap a stream that says nothing has.
     Cost: 1 forward pass.
+    What this does not show: that the model uses what can be read.
     Not implemented: trained lenses.
 
     Args:

@@ -24,6 +24,7 @@ from remote_mi.interventions import Metric, Pair, Site, mean_activations, measur
         "layer_share": Ratio("layer_effect", gap="clean"),
     },
     controls={"effect": "control", "layer_effect": "layer_control", "loss_change": "loss_control"},
+    evidence="interventional",
     figures=[
         Heatmap("share", center=0),
         Lines("layer_share", title="share by layer"),
@@ -71,6 +72,11 @@ def ablation(
     Exact. Cost per pair: 1 forward pass (mean, resample: 2), and one from its layer and position
     on for each layer × position and each layer; as many again for each control draw. With mean,
     the result depends on the set.
+    What this does not show: how the rest of the model would do without the layer if it had been
+    trained so: v is a state that the model may never have seen, so that an effect can come from
+    leaving its distribution (resample is nearest to it). A layer without an effect can still
+    matter, if later layers make up for it (self-repair) or others do the same (backups). Nor what
+    the layer computes, only that the answer depends on it.
     Not implemented: means by position, windows of layers.
 
     Args:

@@ -19,6 +19,7 @@ from remote_mi.interventions import Direction, Metric, Pair, Site, measure, run,
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "control"},
+    evidence="interventional",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("unembedding",),
     references=["vig2020causal", "meng2022locating", "zhang2023patching"],
@@ -53,6 +54,10 @@ def activation_patching(
     change, without the content.
     Cost: 1 forward pass of each prompt, and one of each cell from its layer on; as many for each
     control draw.
+    What this does not show: how the place uses what it carries, nor that nothing else does.
+    Everything is relative to the corrupt prompt: what both prompts share cannot stand out. denoise
+    shows what suffices to bring the answer back, noise what it needs; one does not imply the other,
+    and backups hide what noise would show. Single cells need not add.
     Not implemented: patching several positions or a window of layers at once.
 
     Args:

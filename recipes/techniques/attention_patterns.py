@@ -22,6 +22,7 @@ from remote_mi.interventions import Prompt, info, read, stack
         "uniform_distance": ("layer",),
     },
     controls={"first": "uniform_first"},
+    evidence="observational",
     figures=[
         Heatmap("first", title="attention to the first position"),
         Heatmap("entropy", unit="nats"),
@@ -49,6 +50,10 @@ def attention_patterns(
     Control: `uniform_…` is the same for a head that attends equally to all keys that a query sees
     (in a layer with a sliding window: those within it).
     Cost: 1 forward pass, with eager attention.
+    What this does not show: what a head moves, and whether anything uses it: a head can attend to a
+    token and write nothing of it, and at late positions a token's state is about much more than the
+    token. A pattern that looks meaningful is no evidence of a mechanism; ablate or patch the head
+    to test one.
     Not implemented: weighting by the size of what is moved (value-weighted patterns).
 
     Args:

@@ -41,6 +41,7 @@ from remote_mi.interventions import Metric, Pair, logits, rank_of, run, top_toke
         "prob": "corrupt_prob",
         "top1": "corrupt_top1",
     },
+    evidence="observational",
     figures=[
         Bars("accuracy", title="accuracy"),
         Bars("top1", title="top-1 accuracy"),
@@ -81,6 +82,9 @@ def baseline(
 
     which is how much the model prefers A regardless of which of the two prompts it gets.
     Cost: 2 forward passes (one batch of two rows).
+    What this does not show: how the model does it, nor that it does it for the reason you have in
+    mind: a right answer can come from word frequency or from a cue that the template gives away. It
+    holds for these prompts and templates.
     Not implemented: answers of several tokens (the first token counts).
 
     Args:

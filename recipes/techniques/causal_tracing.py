@@ -21,6 +21,7 @@ from remote_mi.interventions import Prompt, embedding_noise, measure, run, sweep
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "control"},
+    evidence="interventional",
     figures=[
         Heatmap("effect", center=0),
         Bars("effect"),
@@ -67,6 +68,10 @@ def causal_tracing(
     last draw), instead of the clean one. With a single draw there is none.
     Exact. Cost: 1 clean forward pass, and for each draw 1, and one of each cell from its layer
     and position on; the same again for the control.
+    What this does not show: where a fact is stored, or where editing it would work (Hase et al.
+    2023: it does not follow): it shows which states suffice to bring the answer back in a run whose
+    subject was noised. Noised embeddings are far from all text, so that effects depend on the size
+    of the noise. Windows restore many layers at once, and say nothing about each.
     Not implemented: restoring a state with the MLPs or the attention of later layers severed;
     noise that replaces the embedding; uniform noise.
 

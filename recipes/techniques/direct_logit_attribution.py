@@ -24,6 +24,7 @@ from remote_mi.interventions import Pair, direct_logits
     },
     behaviour="logit_diff",
     controls={"head": "random_head", "mlp": "random_mlp", "embedding": "random_embedding"},
+    evidence="observational",
     figures=[
         Heatmap("head", title="heads", center=0, unit="logits"),
         Bars("head", unit="logits"),
@@ -59,6 +60,10 @@ def direct_logit_attribution(
     Control: the contribution of the same component to the logit difference of two other tokens of
     the pair's prompts, over several draws for each pair, in the same run.
     Cost: 1 forward pass.
+    What this does not show: what would happen without the component: nothing is changed in the run.
+    A component that acts through later ones has nothing here, and one with a large contribution may
+    be undone, or made up for, by others. The scale of the final norm, to which all contribute, is
+    taken as given.
     Not implemented: contributions by source position; encoders and models whose stream is
     normalised between layers or projected before the unembedding.
 

@@ -20,6 +20,7 @@ from remote_mi.interventions import Metric, Pair, mean_activations, measure, run
     },
     summaries={"share": Ratio("effect", gap="clean")},
     controls={"effect": "control", "loss_change": "loss_control"},
+    evidence="interventional",
     figures=[
         Heatmap("share", center=0),
         Bars("share"),
@@ -64,6 +65,11 @@ def head_ablation(
     each pair, head and position: as large a change, without the content.
     Exact. Cost per pair: one forward pass of each head from its layer on, and as many for each
     control draw; mean and resample take 1 more. With mean, the result depends on the set.
+    What this does not show: how the rest of the model would do without the head if it had been
+    trained so: v is a state that the model may never have seen, so that an effect can come from
+    leaving its distribution (resample is nearest to it). A head without an effect can still matter:
+    backup heads and later layers make up for it. Effects of single heads need not add, nor do they
+    say what the head does.
     Not implemented: means by position, several heads at once, single positions of a head.
 
     Args:

@@ -35,6 +35,7 @@ from remote_mi.interventions import (
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "control"},
+    evidence="observational",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("gradients", "unembedding"),
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
@@ -69,6 +70,9 @@ def head_attribution(
     correlation: Pearson's, of effect with the exact effect over all heads; not a number unless
     compare is "exact".
     Cost: 2 forward passes and 1 backward pass; comparing adds an exact sweep.
+    What this does not show: the effect itself: it is the first order of one, at one point, and was
+    never carried out. Heads with a small estimate can have a large effect, and the other way round;
+    patch those that matter. As in head_patching, everything is relative to the corrupt prompt.
     Not implemented: the corrections of AtP* (attention saturation, cancellation in backward
     paths); heads by position; queries, keys and values apart.
 

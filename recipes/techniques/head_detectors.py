@@ -26,6 +26,7 @@ from remote_mi.interventions import info, read, rows_that_fit, stack, token_loss
         "previous_token": "control_previous_token",
         "duplicate_token": "control_duplicate_token",
     },
+    evidence="observational",
     figures=[
         Heatmap("induction"),
         Bars("induction"),
@@ -64,6 +65,9 @@ def head_detectors(
     token, so its control is a head that attends equally to all visible tokens, mean of 1/(q + 1).
     Draws are the sequences.
     Cost: 2 · sequences forward passes of 2·length tokens, with eager attention.
+    What this does not show: that a head does what its pattern suggests: attending to a token is not
+    copying it, and the scores hold for random tokens, on which a head may behave unlike on text. A
+    head with a low score may do the same by another route.
     Not implemented: the copying score (whether the head also raises the logit of what it attends
     to); encoders.
 

@@ -19,6 +19,7 @@ from remote_mi.interventions import Direction, Metric, Pair, measure, run, sweep
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "control"},
+    evidence="interventional",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("unembedding",),
     references=["wang2022ioi", "zhang2023patching"],
@@ -51,6 +52,10 @@ def head_patching(
     direction of length 1 for each pair, head and position: as large a change, without the content.
     Cost: 1 forward pass of each prompt, and one of each head from its layer on; as many for each
     control draw.
+    What this does not show: to whom the head hands on what it carries, nor how it came by it: its
+    effect goes through all later layers. Everything is relative to the corrupt prompt. denoise
+    shows which head suffices by itself, noise which one is needed by itself, and backup heads hide
+    those that are. Single effects need not add.
     Not implemented: path patching, single positions of a head.
 
     Args:

@@ -30,6 +30,7 @@ from remote_mi.interventions import (
     },
     behaviour="clean",
     controls={"attribution": "control"},
+    evidence="observational",
     figures=[Bars("attribution"), Table("clean", columns=("at_baseline", "completeness_error"))],
     needs=("gradients", "unembedding"),
     references=["sundararajan2017axiomatic", "adebayo2018sanity"],
@@ -68,6 +69,10 @@ def integrated_gradients(
     exceed it affects any output as much as this one.
     Cost: 1 forward pass for both ends; for each step 1 forward and 1 + control_draws backward
     passes, many steps at a time as rows of a batch.
+    What this does not show: what would happen without the token: it divides a difference to one
+    baseline among the tokens, and another baseline divides it otherwise. Interactions of tokens are
+    shared out by the path, not shown; and an attribution to an input says nothing about where
+    inside the model it comes about.
     Not implemented: other paths and baselines (blur, expected gradients), layers other than the
     input.
 

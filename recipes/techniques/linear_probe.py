@@ -25,6 +25,7 @@ INNER_FOLDS = 3
     },
     controls={"accuracy": "shuffled_accuracy"},
     analysis="fit_probes",
+    evidence="observational",
     figures=[
         Lines("accuracy", x="layer", title="accuracy by layer"),
         Heatmap("selectivity", center=0),
@@ -66,8 +67,11 @@ def linear_probe(
     rarer in the training part. selectivity is then larger than accuracy − chance.
     majority is the accuracy of always predicting the most frequent class.
     Cost: 1 forward pass per prompt; the probes are fitted on this machine, with scikit-learn.
-    Not implemented: non-linear probes, control tasks over word types, amnesic probing. A probe
-    finds what can be read, not what the model uses.
+    What this does not show: that the model uses what can be read: a direction may be there without
+    anything reading it, and the probe chooses its own. What a linear probe misses may be there in
+    another form. A high accuracy may rest on a cue that goes with the label in these prompts, e.g.
+    a word or a length; the shuffled labels do not rule that out.
+    Not implemented: non-linear probes, control tasks over word types, amnesic probing.
 
     Args:
         site: whose activations are read: the stream before, in or after a block, what attention or

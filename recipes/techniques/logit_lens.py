@@ -20,6 +20,7 @@ from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed
         "kl": ("layer", "position"),
         "entropy": ("layer", "position"),
     },
+    evidence="observational",
     figures=[
         TokenGrid("top_token", title="top token", shade="top_prob"),
         Heatmap("target_prob", title="probability of the target"),
@@ -41,6 +42,10 @@ def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5
     The last layer is the model's own output, so its KL is 0. Entropy and KL are in nats.
     The target is the given token; without one, the final layer's own top token at each position.
     Rank 0 is the most probable token. Cost: 1 forward pass, and one unembedding per layer.
+    What this does not show: that the model has decided in that layer, nor that it uses what can be
+    read: the lens is the last layer's basis put on the stream of earlier ones, and a token that
+    cannot be read may be there in another basis. Nothing is changed in the run, so that nothing is
+    known about causes.
     Not implemented: the tuned lens (a learned translation per layer); the plain lens reads early
     layers in the basis of the last, which they need not use.
 

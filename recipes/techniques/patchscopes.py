@@ -32,6 +32,7 @@ from remote_mi.interventions import (
         "unpatched_text": Tokens("step"),
     },
     controls={"target_prob": "random_prob"},
+    evidence="observational",
     figures=[
         TokenGrid("top_token", title="top token", shade="top_prob"),
         Heatmap("target_prob", title="probability of the target"),
@@ -73,6 +74,10 @@ def patchscopes(
     layer; its first token is that position's top token.
     Cost: 1 forward pass of the prompt, 1 of the inspection prompt; for each layer × position ×
     (1 + control_draws) one of its last token from layer l' on; `steps` passes of the text.
+    What this does not show: that the model uses in the prompt what it reads in the inspection
+    prompt: the state is taken out of its context. The inspection prompt and its examples lead the
+    answer, and what it cannot express cannot be read. A state in a foreign layer or place is one
+    that the model may never have seen.
     Not implemented: mappings between states, other models as readers, several placeholders.
 
     Args:

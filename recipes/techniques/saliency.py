@@ -24,6 +24,7 @@ from remote_mi.interventions import Prompt, embeddings, logits, measure, random_
         "gradient_norm": "gradient_norm_control",
         "gradient_x_input": "gradient_x_input_control",
     },
+    evidence="observational",
     figures=[Bars("gradient_norm"), Bars("gradient_x_input"), Table("value", columns=("token",))],
     needs=("gradients", "unembedding"),
     references=["simonyan2013deep", "shrikumar2016black", "adebayo2018sanity"],
@@ -58,6 +59,10 @@ def saliency(
     of another, scaled to be as sensitive to the final state as s. A token that does not exceed
     it affects any output as much as this one.
     Cost: 1 forward and 1 + control_draws backward passes.
+    What this does not show: what would happen without the token: it is the slope at one point, and
+    no token is ever taken away. A saturated score has a small slope everywhere. It shows
+    sensitivity to the embedding, not to words that could stand there, and nothing about where
+    inside the model it comes about.
     Not implemented: SmoothGrad, guided backpropagation, positions other than the answer's.
 
     Args:

@@ -36,6 +36,7 @@ from remote_mi.interventions import (
     },
     summaries={"recovery": Ratio("effect", gap="gap")},
     controls={"effect": "random_effect"},
+    evidence="interventional",
     shared={"random_effect": "fold"},
     figures=[
         Heatmap("recovery", center=0),
@@ -92,6 +93,10 @@ def steering(
     The text continues the corrupt prompt of one pair, greedily, without and with the vector.
     Cost: 3 forward passes per pair; for each layer × coefficient × (1 + control_draws) one from its
     layer and its first changed position on; `steps` passes of the text.
+    What this does not show: that the model itself uses the direction: a change that it suffices to
+    make, at this length, need not be how the model makes it. The direction holds whatever else
+    distinguishes the clean from the corrupt prompts; large coefficients leave the model's
+    distribution, and the text must be read for what else has changed.
     Not implemented: a search for layer and coefficient, other positions, sampling.
 
     Args:

@@ -34,7 +34,7 @@ def demo(quiet: bool, width: int | None) -> None:
     show(result, stdout_console(width))
     say("""
 Each cell puts one activation of the clean run into the corrupt run: 1 restores the answer.
-The deciding information moves from the second subject [s2] to the last position around layer 20.
+The lines after → are computed from these cells, their controls and the spread over the pairs.
 
 next: remote-mi run head_patching --phenomenon ioi:store -n 8     which heads move it
       remote-mi run logit_lens -p prompt="The Eiffel Tower is in the city of"

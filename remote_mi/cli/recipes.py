@@ -13,6 +13,7 @@ from remote_mi.common.text import line
 from remote_mi.recipes import catalog
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.document.bibliography import cite
+from remote_mi.report.document.method import not_shown
 
 #: Contents of outputs that are not numbers.
 _CONTENTS = {"token": "token ids", "text": "texts", "json": "JSON values"}
@@ -68,7 +69,8 @@ def show(name: str, as_json: bool) -> None:
     card = catalog.find(name, project_folder())
     if as_json:
         parameters = [vars(p) for p in card.parameters]
-        print_json({**card.to_json(), "parameters": parameters, "path": str(card.path)})
+        more = {"not_shown": not_shown(card.doc), "path": str(card.path)}
+        print_json({**card.to_json(), "parameters": parameters, **more})
         return
     print(f"{card.name}  ({card.origin}, {card.path})\n")
     print(card.doc.split("\nArgs:")[0].rstrip() + "\n")
@@ -90,7 +92,8 @@ def show(name: str, as_json: bool) -> None:
         print(f"  {summary:14} {how}")
     for effect, control in card.controls.items():
         print(f"  {effect:14} is compared with its control, {control}")
-    print(f"\nNeeds: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
+    print(f"\nEvidence: {card.evidence or 'not declared'}")
+    print(f"Needs: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
     if card.references:
         print("References:")
     for entry in cite(card.references, project_folder()):

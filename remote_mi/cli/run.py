@@ -122,6 +122,8 @@ def _show_figures(result: Result, options: dict[str, Any]) -> None:
 
 def result_to_json(result: Result) -> dict[str, Any]:
     """A result as JSON: every output over all prompts and, if there are several, for each one."""
+    from remote_mi.report.summary import all_readings
+
     outputs = {}
     for name in result.names():
         if name not in result.arrays:
@@ -145,6 +147,7 @@ def result_to_json(result: Result) -> dict[str, Any]:
         "vocabulary": result.vocabulary,
         "texts": result.texts,
         "prompts": list(result.prompts),
+        "readings": all_readings(result),
         "verdict": result.verdict and result.verdict.to_json(),
         "notes": result.notes,
         "provenance": result.provenance,

@@ -9,10 +9,11 @@ import click
 
 from remote_mi.cli.numbers import COUNT
 from remote_mi.cli.output import print_json, say
-from remote_mi.common.errors import UsageError
+from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.common.paths import project_folder
 from remote_mi.common.valid_json import to_json
 from remote_mi.report.run_list import row_text
+from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs
 
@@ -65,12 +66,31 @@ def _row_to_json(row: RunRow) -> dict[str, Any]:
 @runs.command()
 @click.argument("run", required=False)
 def show(run: str | None) -> None:
-    """Show everything recorded about a run, except its numbers, as JSON."""
+    """Show everything recorded about a run, except its numbers, as JSON.
+
+    `readings` has, for each figure, the sentences that are read from its numbers.
+    """
     project_runs = Runs(project_folder())
     name = project_runs.find(run)
     folder, tags = project_runs.run(name), project_runs.tags(name)
-    document = {"run": name, "folder": str(folder.path), "tags": tags, **folder.data}
+    document = {
+        "run": name,
+        "folder": str(folder.path),
+        "tags": tags,
+        **folder.data,
+        "readings": _readings(folder),
+    }
     print(to_json(document, indent=1))
+
+
+def _readings(folder: RunFolder) -> dict[str, list[str]]:
+    """The readings of a run; {} without a result, and if its numbers are damaged."""
+    from remote_mi.report.summary import all_readings
+
+    try:
+        return {} if folder.info.failed else all_readings(folder.result())
+    except RemoteMIError:
+        return {}
 
 
 @runs.command()

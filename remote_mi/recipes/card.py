@@ -10,10 +10,14 @@ from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.recipes.figures import Figure
-from remote_mi.recipes.outputs import Output, Ratio, output_json
+from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.recipes.outputs import DRAW, Output, Ratio, output_json
 from remote_mi.recipes.parameters import Param
 
 Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
+#: The kind of evidence of a technique: a run is only read; it is changed; a variable or path of it
+#: is exchanged for that of another input, and the outcome held against what it should be then.
+Evidence = Literal["observational", "interventional", "counterfactual"]
 #: `over` of recipes called once with all examples → the dimension of per-example outputs.
 EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
 NEEDS = (
@@ -51,6 +55,7 @@ class Card:
         shared: control → the output that numbers the examples which share its draws.
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
+        evidence: the kind of evidence it gives; "" if it is not declared.
         origin: "built-in", "project", "plug-in" or "file".
     """
 
@@ -72,6 +77,7 @@ class Card:
     labels: Mapping[str, str] = field(default_factory=dict)
     behaviour: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
+    evidence: Evidence | Literal[""] = ""
 
     @property
     def takes_pairs(self) -> bool:
@@ -99,6 +105,19 @@ class Card:
         """Dimensions of an output or summary."""
         output = self.returns.get(name) or self.summaries[name]
         return self.returns[output.effect].dims if isinstance(output, Ratio) else output.dims
+
+    def control_problem(self, key: str, control: str) -> str:
+        """The problem with the declared control of an output or summary, "" if there is none."""
+        for name in (key, control):
+            if name not in self.returns and name not in self.summaries:
+                return f"controls names {name!r}, which it does not return"
+            if name in self.returns and not kind_of_output(self.returns[name]).averaged:
+                return f"controls names {name!r}, which is not numeric"
+        own, other = (tuple(d for d in self.dims(n) if d != DRAW) for n in (key, control))
+        if own[: len(other)] != other:
+            leading = f"which are not the leading ones of {own}"
+            return f"the control {control!r} has the dimensions {other}, {leading}"
+        return ""
 
     @property
     def summary(self) -> str:
@@ -142,6 +161,7 @@ class Card:
         return {
             "name": self.name,
             "over": self.over,
+            "evidence": self.evidence,
             "summary": self.summary,
             "doc": self.doc,
             "returns": {k: output_json(o) for k, o in self.returns.items()},

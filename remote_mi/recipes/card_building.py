@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Over
+from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Over
 from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
@@ -49,10 +49,10 @@ def build_card(
 
     if problem := declaration_problem(declaration):
         raise refuse(problem)
-    over: Any = declaration.get("over")
-    if over not in typing.get_args(Over):
-        known = ", ".join(repr(word) for word in typing.get_args(Over))
-        raise refuse(f"over={over!r} is not one of {known}")
+    over = _one_of("over", declaration.get("over"), Over, refuse)
+    evidence = declaration.get("evidence") or ""
+    if evidence:
+        _one_of("evidence", evidence, Evidence, refuse)
     returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
@@ -79,16 +79,25 @@ def build_card(
         dict(declaration.get("labels") or {}),
         declaration.get("behaviour") or "",
         dict(declaration.get("shared") or {}),
+        evidence,
     )
     problems = [
         _behaviour_problem(card),
         *(_shared_problem(card, key, name) for key, name in card.shared.items()),
-        *(_control_problem(card, key, control) for key, control in card.controls.items()),
+        *(card.control_problem(key, control) for key, control in card.controls.items()),
         *(label_problem(returns, dim, name) for dim, name in card.labels.items()),
     ]
     for problem in filter(None, problems):
         raise refuse(problem)
     return card
+
+
+def _one_of(argument: str, word: Any, words: Any, refuse: _Refuse) -> Any:
+    """A word of an argument, refused if it is not one of a Literal's."""
+    if word not in typing.get_args(words):
+        known = ", ".join(repr(one) for one in typing.get_args(words))
+        raise refuse(f"{argument}={word!r} is not one of {known}")
+    return word
 
 
 def _count_positional(
@@ -196,20 +205,6 @@ def _summary_problem(
             return f"summary {key!r} names {output!r}, which is not numeric"
     if set(returns[summary.gap].dims) - {"draw"}:
         return f"summary {key!r} divides by {summary.gap!r}, which is not a single number"
-    return ""
-
-
-def _control_problem(card: Card, key: str, control: str) -> str:
-    """The problem with a control's declaration, "" if there is none."""
-    for name in (key, control):
-        if name not in card.returns and name not in card.summaries:
-            return f"controls names {name!r}, which it does not return"
-        if name in card.returns and not KINDS[card.returns[name].kind].averaged:
-            return f"controls names {name!r}, which is not numeric"
-    own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
-    if own[: len(other)] != other:
-        leading = f"which are not the leading ones of {own}"
-        return f"the control {control!r} has the dimensions {other}, {leading}"
     return ""
 
 

@@ -16,6 +16,7 @@ from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.recipes.card import NEEDS as NEEDS
 from remote_mi.recipes.card import Card as Card
+from remote_mi.recipes.card import Evidence as Evidence
 from remote_mi.recipes.card import Over as Over
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.figures import Figure
@@ -38,6 +39,7 @@ def recipe(
     setup: str = "",
     analysis: str = "",
     labels: Mapping[str, str] | None = None,
+    evidence: Evidence | None = None,
     behaviour: str = "",
     shared: Mapping[str, str] | None = None,
     figures: Sequence[Figure] = (),
@@ -81,6 +83,12 @@ def recipe(
         analysis: name of a function in the same file that computes the summaries, called locally
             with the outputs of all examples and the parameters: `fn(examples, **parameters)`.
         labels: dimension → the output with only that dimension whose values are its coordinates.
+        evidence: what kind it gives: "observational" (the run is only read: lenses, probes,
+            patterns, attributions), "interventional" (the run is changed: ablation, patching,
+            steering) or "counterfactual" (a variable, path or circuit is exchanged for that of
+            another input, and the outcome held against what it should be then: interchange, path
+            patching, tested circuits). Words about the results follow it; without it they are
+            neutral.
         figures: what to show, each naming an output or a summary.
         needs: of the backend: "gradients", "attention_weights", "generation", "weights" (in the
             recipe's own process). Of the model: "causal" (a position attends only to earlier ones
@@ -99,6 +107,7 @@ def recipe(
         "setup": setup,
         "analysis": analysis,
         "labels": labels or {},
+        "evidence": evidence or "",
         "behaviour": behaviour,
         "shared": shared or {},
         "figures": figures,

@@ -40,6 +40,7 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "controls": (_is_mapping, 'a dict of texts, e.g. {"effect": "random_effect"}'),
     "labels": (_is_mapping, 'a dict of texts, e.g. {"class": "class_names"}'),
+    "evidence": (_is_text, 'a text, e.g. "interventional"'),
     "behaviour": (_is_text, "a text, the name of an output"),
     "shared": (_is_mapping, 'a dict of texts, e.g. {"random_effect": "fold"}'),
     "setup": (_is_text, "a text, the name of a function in the same file"),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from remote_mi.common.errors import RemoteMIError
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.report.kinds.registry import lay_out
-from remote_mi.report.wording import Slice, format_amount, place_text
+from remote_mi.report.readings.reading import best_of
+from remote_mi.report.readings.told import Told
+from remote_mi.report.slices import select_part
+from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
 ALL = Slice()
@@ -26,8 +30,33 @@ def summary(figure: Figure, result: Result, slice_: Slice = ALL) -> list[str]:
     return list(kind.sentences(layout))
 
 
+def readings(figure: Figure, result: Result, slice_: Slice = ALL) -> list[str]:
+    """What the numbers of a figure say, in sentences; [] where nothing is told.
+
+    Raises:
+        NotFound, UsageError: if the result lacks what the figure shows, or the slice.
+    """
+    kind, layout = lay_out(figure, result, slice_)
+    return list(kind.readings(layout))
+
+
+def all_readings(result: Result) -> dict[str, list[str]]:
+    """The readings of every figure of a result that has one, by its name, each sentence once."""
+    found: dict[str, list[str]] = {}
+    said: set[str] = set()
+    for figure in result.figures:
+        try:
+            new = [text for text in readings(figure, result) if text not in said]
+        except RemoteMIError:  # what cannot be shown says nothing
+            continue
+        said.update(new)
+        if new:
+            found[figure.name] = new
+    return found
+
+
 def headline(result: Result) -> str:
-    """The largest value of the first figure with numbers, as a short text; "" if there is none."""
+    """The largest value that is told of the first figure with numbers; "" if there is none."""
     for figure in result.figures:
         if figure.output not in result.arrays:
             continue
@@ -35,12 +64,6 @@ def headline(result: Result) -> str:
         numbers = kind_of_output(result.outputs.get(figure.output)).averaged
         if not numbers or not np.isfinite(array.values).any():
             continue
-        center = getattr(figure, "center", None) or 0.0
-        size = np.where(np.isfinite(array.values), np.abs(array.values - center), -1.0)
-        explained = result.explained(array.name)
-        free = size if explained is None else np.where(explained, -1.0, size)
-        best = (free if (free > 0).any() else size).argmax()
-        at = np.unravel_index(int(best), array.shape)
-        place = place_text(array, at)
-        return f"{figure.output} {format_amount(array.values[at])}{' at ' + place if place else ''}"
+        part = select_part(Figure(figure.output, unit=figure.unit), result, ALL)
+        return best_of(Told(part, result, ALL, getattr(figure, "center", None) == 0))
     return ""

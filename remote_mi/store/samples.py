@@ -44,22 +44,36 @@ def aligned_samples(result: Measured, name: str) -> np.ndarray:
     """The values of each prompt or pair, aligned as the axes of the values over all of them are.
 
     Args:
-        name: of an output of numbers that has a value for each prompt.
+        name: of an output of numbers.
 
     Returns:
-        [example, ...] with the dimensions of `result[name]`; means over draws.
+        [example, ...] with the dimensions of `result[name]`, means over draws; one example for an
+        output of the whole set.
 
     Raises:
         NotFound: if there are no such values.
     """
     output = result.outputs.get(name)
-    if output is None or not kind_of_output(output).averaged or output.of == "set":
+    if output is None or not kind_of_output(output).averaged:
         raise NotFound(f"{name!r} has no values of single prompts")
+    count = 1 if output.of == "set" else len(result.prompts)
     samples = [
         _aligned(result, output, name, index, np.asarray(result.arrays[f"{name}@{index}"]))
-        for index in range(len(result.prompts))
+        for index in range(count)
     ]
     return np.stack(samples).astype(np.float64)
+
+
+def prompt_samples(result: Measured, name: str) -> np.ndarray:
+    """`aligned_samples` of an output that has values of each prompt.
+
+    Raises:
+        NotFound: also for an output of the whole set.
+    """
+    output = result.outputs.get(name)
+    if output is not None and output.of == "set":
+        raise NotFound(f"{name!r} has no values of single prompts")
+    return aligned_samples(result, name)
 
 
 def _aligned(
@@ -72,7 +86,7 @@ def _aligned(
         dims.remove(DRAW)
     axes = result.document["axes"][name]
     for axis, dim in enumerate(dims):
-        if dim in POSITIONS:
+        if dim in POSITIONS and output.of == "example":
             at = shown_positions(result, list(axes[dim]), index)
             values = np.take(values, at, axis)
     return values

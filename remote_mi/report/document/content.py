@@ -24,6 +24,7 @@ from remote_mi.report.document.bibliography import SOFTWARE, Reference, cite
 from remote_mi.report.document.commands import command_for_run
 from remote_mi.report.document.data import Data, data_of
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
+from remote_mi.report.evidence import limit_of_evidence
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.study.claims import ShownClaims
 from remote_mi.report.study.shown import ShownComparison
@@ -95,6 +96,7 @@ class Method:
         blocks: its docstring without the remarks in `controls` and `limits`.
         parameters: name, values in these runs, description.
         control_of: output or summary → the one that it is compared with.
+        evidence: what its kind of evidence says and does not say; "" if it declares none.
     """
 
     recipe: str
@@ -103,6 +105,7 @@ class Method:
     limits: list[MethodBlock]
     parameters: list[tuple[str, str, str]]
     control_of: dict[str, str]
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,7 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
         remarks(doc, LIMITS),
         rows,
         dict(results[0].controls),
+        limit_of_evidence(results[0].card.evidence),
     )
 
 

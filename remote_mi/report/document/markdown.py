@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.errors import NotFound, RemoteMIError
 from remote_mi.common.text import line, visible
 from remote_mi.report.document.across import NumberedComparison
 from remote_mi.report.document.author_text import PLACES
@@ -212,7 +212,7 @@ class _Writer:
     def _controls(self) -> Iterable[str]:
         yield from _heading("Controls and limits")
         for method in self.report.methods:
-            if not (method.control_of or method.controls or method.limits):
+            if not (method.control_of or method.controls or method.limits or method.evidence):
                 continue
             yield from (f"### {escape(method.recipe)}", "")
             if method.control_of:
@@ -224,7 +224,10 @@ class _Writer:
                     "control, or from 0.",
                     "",
                 )
-            yield from (*_blocks(method.controls), *_blocks(method.limits))
+            yield from _blocks(method.controls)
+            if method.evidence:
+                yield from (method.evidence, "")
+            yield from _blocks(method.limits)
         yield from (self.report.intervals, "")
         for heading, note in self.report.notes:
             yield f"- {escape(heading)}: {escape(note)}"
@@ -292,8 +295,8 @@ def pictures(folder: Path) -> Picture:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save(shown.figure, section.result, path, shown.slice_)
-        except RemoteMIError:
-            return ""  # the text above shows the figure
+        except NotFound:
+            return ""  # there is nothing to draw, and the text above says so
         return f"{folder.name}/{path.name}"
 
     return draw

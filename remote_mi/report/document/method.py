@@ -10,9 +10,10 @@ from typing import Literal
 from remote_mi.common.errors import sanitize
 
 #: Remarks that a report shows under "Controls and limits" rather than in the method.
-LIMITS = ("Not implemented",)
+NOT_SHOWN = "What this does not show"
+LIMITS = (NOT_SHOWN, "Not implemented")
 CONTROLS = ("Control", "Controls")
-_LABEL = re.compile(r"^((?:[A-Z][a-z]+\. )?[A-Z][a-z]+(?: [a-z]+){0,2}): (?=\S)")
+_LABEL = re.compile(rf"^({NOT_SHOWN}|(?:[A-Z][a-z]+\. )?[A-Z][a-z]+(?: [a-z]+){{0,2}}): (?=\S)")
 _ARGUMENTS = re.compile(r"^Args:\s*$")
 
 
@@ -74,6 +75,11 @@ def body(doc: str) -> list[MethodBlock]:
 def remarks(doc: str, labels: tuple[str, ...]) -> list[MethodBlock]:
     """The remarks with the given labels, each with the formula that continues it."""
     return [b for label, some in _sections(doc) if label in labels for b in some]
+
+
+def not_shown(doc: str) -> str:
+    """What a technique does not show, in the words of its docstring; "" if it does not say so."""
+    return " ".join(block.text for block in remarks(doc, (NOT_SHOWN,)))
 
 
 def _sections(doc: str) -> Iterator[tuple[str, list[MethodBlock]]]:

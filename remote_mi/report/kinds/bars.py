@@ -17,11 +17,14 @@ from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Bars
 from remote_mi.report.drawing import note_marks, value_label
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.sentences import largest_sentences
+from remote_mi.report.kinds.sentences import map_sentences
 from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.readings.columns import ranked_places
+from remote_mi.report.readings.reading import map_reading
+from remote_mi.report.readings.told import Told
 from remote_mi.report.slices import FigurePart, select_part
-from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
+from remote_mi.report.wording import EXPLAINED, Slice, format_amount
 from remote_mi.store.result import Result
 
 if TYPE_CHECKING:
@@ -69,16 +72,16 @@ class BarsLayout(Layout):
 
     @functools.cached_property
     def bars(self) -> list[Bar]:
-        """The cells of largest absolute value, largest first."""
+        """The cells of largest absolute value, largest first; the layers of a reading once."""
         array, found = self.part.array, []
-        for at in self.part.largest(self.figure.most):
+        for at, name in ranked_places(self.told, self.figure.most):
             ends = None
             if array.low is not None and array.high is not None:
                 ends = float(array.low[at]), float(array.high[at])
             found.append(
                 Bar(
                     at,
-                    place_text(array, at) or line(self.figure.output),
+                    name or line(self.figure.output),
                     float(array.values[at]),
                     ends,
                     bool(self.part.marked[at]),
@@ -88,6 +91,11 @@ class BarsLayout(Layout):
                 )
             )
         return found
+
+    @property
+    def told(self) -> Told:
+        """What may be said of them."""
+        return Told(self.part, self.result, self.slice_)
 
     @property
     def marked(self) -> bool:
@@ -126,7 +134,10 @@ class BarsKind(Kind[Bars, BarsLayout]):
             yield Text(f"   {layout.part.mark_note}", style="dim")
 
     def sentences(self, layout: BarsLayout) -> Iterator[str]:
-        yield from largest_sentences(layout.part, 0.0)
+        yield from map_sentences(layout.told, 0.0)
+
+    def readings(self, layout: BarsLayout) -> Iterator[str]:
+        return map_reading(layout.told)
 
     def html(self, layout: BarsLayout, place: PagePlace) -> Markup:
         figure = layout.figure

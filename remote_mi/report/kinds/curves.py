@@ -12,6 +12,7 @@ from remote_mi.common.text import visible
 from remote_mi.recipes.figures import Lines
 from remote_mi.report.kinds.grid import rank_cells
 from remote_mi.report.kinds.kind import Layout
+from remote_mi.report.readings.told import Told
 from remote_mi.report.slices import FigurePart, select_part
 from remote_mi.report.wording import Slice, place_text
 from remote_mi.store.named_array import NamedArray
@@ -39,6 +40,16 @@ class Curves(Layout):
     @property
     def array(self) -> NamedArray:
         return self.part.array
+
+    @functools.cached_property
+    def told(self) -> Told:
+        """What may be said of them."""
+        return Told(self.part, self.result, self.slice_)
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Which points may be named; [line, point]."""
+        return np.atleast_2d(self.told.cells)
 
     def index(self, line: int, point: int) -> tuple[int, ...]:
         """The index in `part` of a point on a line."""

@@ -27,8 +27,10 @@ from remote_mi.report.kinds.grid import (
     visible_labels,
 )
 from remote_mi.report.kinds.kind import Kind, Layout
-from remote_mi.report.kinds.sentences import largest_sentences
+from remote_mi.report.kinds.sentences import map_sentences
 from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.readings.reading import map_reading
+from remote_mi.report.readings.told import Told
 from remote_mi.report.slices import FigurePart, cut_dims, select_part
 from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
@@ -54,6 +56,11 @@ class HeatmapLayout(Layout):
     def center(self) -> float:
         """The neutral value."""
         return self.figure.center or 0.0
+
+    @property
+    def told(self) -> Told:
+        """What may be said of it."""
+        return Told(self.part, self.result, self.slice_, self.figure.center == 0)
 
     @property
     def values(self) -> np.ndarray:
@@ -120,7 +127,10 @@ class HeatmapKind(Kind[Heatmap, HeatmapLayout]):
                 f"Shown at {part.cut_text}; the largest value overall is at "
                 f"{place_text(full, at)}: {format_amount(full.values[at])}."
             )
-        yield from largest_sentences(part, layout.center)
+        yield from map_sentences(layout.told, layout.center)
+
+    def readings(self, layout: HeatmapLayout) -> Iterator[str]:
+        return map_reading(layout.told)
 
     def cell_map(self, layout: HeatmapLayout, palette: colors.Palette) -> Map:
         array, marked, values = layout.part.array, layout.part.marked, layout.values

@@ -113,6 +113,13 @@ class Kind(Generic[F, L]):
         """Sentences that describe the figure; text from the model in them is made harmless."""
         raise NotImplementedError
 
+    def readings(self, layout: L) -> Iterator[str]:
+        """What the figure's numbers say, in sentences, which a terminal shows below it.
+
+        Nothing where nothing is told; see `remote_mi.report.readings`.
+        """
+        return iter(())
+
     # Pages.
 
     def html(self, layout: L, place: PagePlace) -> Markup:

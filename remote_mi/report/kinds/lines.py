@@ -19,6 +19,7 @@ from remote_mi.report.kinds.plot import HEIGHT, plot
 from remote_mi.report.kinds.sentences import MOST, control_sentence, coords_only
 from remote_mi.report.listing import Item, Listing
 from remote_mi.report.markup import PagePlace, read_asset, render_figure
+from remote_mi.report.readings.courses import course_reading
 from remote_mi.report.wording import EXPLAINED, Slice, format_amount, place_text
 from remote_mi.store.result import Result
 
@@ -65,7 +66,9 @@ class LinesKind(Kind[Lines, Curves]):
     def sentences(self, layout: Curves) -> Iterator[str]:
         if layout.part.cut_text:
             yield f"Shown at {layout.part.cut_text}."
-        described = list(dict.fromkeys([*(at for at, _ in layout.ranked), *layout.drawn]))[:MOST]
+        described = _most_prominent(layout)
+        if layout.part.untested:
+            yield f"Nothing is claimed of {layout.told.name}: {layout.part.untested}."
         for at in described:
             yield from _describe_line(layout, at)
         more = len(layout.rows) - len(described)
@@ -76,6 +79,10 @@ class LinesKind(Kind[Lines, Curves]):
                 else "The other stands out less."
             )
         yield from control_sentence(layout.part)
+
+    def readings(self, layout: Curves) -> Iterator[str]:
+        for at in _most_prominent(layout):
+            yield from course_reading(layout.told, at, layout.name(at))
 
     def html(self, layout: Curves, place: PagePlace) -> Markup:
         finite = layout.finite
@@ -176,9 +183,14 @@ class LinesKind(Kind[Lines, Curves]):
         return Listing(many, shown, item, head, line)
 
 
+def _most_prominent(layout: Curves) -> list[int]:
+    """The lines to describe."""
+    return list(dict.fromkeys([*(at for at, _ in layout.ranked), *layout.drawn]))[:MOST]
+
+
 def _describe_line(layout: Curves, line: int) -> Iterator[str]:
-    """The course of one line: first and last value, largest value, changes of sign."""
-    array, row, marked = layout.array, layout.rows[line], layout.marked[line]
+    """The course of one line: its ends, and what is told of it, or its largest value."""
+    array, row = layout.array, layout.rows[line]
     head = f"{layout.name(line)}: " if layout.name(line) else ""
     known = np.flatnonzero(np.isfinite(row))
     if not known.size:
@@ -186,18 +198,24 @@ def _describe_line(layout: Curves, line: int) -> Iterator[str]:
         return
     points = coords_only(array, array.dims[-1:])
     first, last = int(known[0]), int(known[-1])
-    change = row[last] - row[first]
-    verb = "rises" if change > 0 else "falls" if change < 0 else "goes"
     unit = f" {layout.part.unit}" if layout.part.unit else ""
-    free = np.where(marked, -1.0, np.abs(np.nan_to_num(row)))
-    best = int((free if (free > 0).any() else np.abs(np.nan_to_num(row))).argmax())
-    sentence = (
-        f"{head}{array.name} {verb} "
-        f"from {format_amount(row[first])} ({place_text(points, (first,))}) "
-        f"to {format_amount(row[last])}{unit} ({place_text(points, (last,))}); "
-        f"largest at {place_text(points, (best,))}: {layout.describe_value(line, best)}"
+    yield (
+        f"{head}{array.name} goes from {format_amount(row[first])} ({place_text(points, (first,))})"
+        f" to {format_amount(row[last])}{unit} ({place_text(points, (last,))})."
     )
-    sure = np.flatnonzero(np.isfinite(row) & ~marked)  # explained values have random signs
+    told = layout.told
+    reading = list(course_reading(told, line, layout.name(line)))
+    if not np.atleast_2d(told.sized)[line].any():
+        reading = [f"{head}It is 0 up to rounding."]
+    elif not reading and not told.controlled and array.low is None:
+        best = int(np.abs(np.nan_to_num(row)).argmax())
+        place = place_text(points, (best,))
+        reading = [f"{head}Largest at {place}: {layout.describe_value(line, best)}."]
+    elif not reading and not layout.part.untested:
+        why = "is told from its control" if told.controlled else "has an interval without 0"
+        reading = [f"{head}No {told.name} {why}."]
+    yield from reading
+    sure = np.flatnonzero(layout.cells[line])  # others have random signs
     turns = np.flatnonzero(np.sign(row[sure[:-1]]) * np.sign(row[sure[1:]]) < 0)
     if turns.size:
         at = [
@@ -205,8 +223,7 @@ def _describe_line(layout: Curves, line: int) -> Iterator[str]:
             for i in turns
         ]
         more = f", and {len(at) - MOST} times more" if len(at) > MOST else ""
-        sentence += f"; changes sign between {', '.join(at[:MOST])}{more}"
-    yield f"{sentence}."
+        yield f"{head}It changes sign between {', '.join(at[:MOST])}{more}."
 
 
 def _draw_line(layout: Curves, axes: Axes, pen: Pen, index: int, number: int) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from remote_mi.common.text import visible
+from remote_mi.report.readings.columns import is_over_layers
+from remote_mi.report.readings.reading import map_reading, nothing_told
+from remote_mi.report.readings.told import Told
 from remote_mi.report.slices import FigurePart
 from remote_mi.report.wording import EXPLAINED, format_amount
 from remote_mi.store.named_array import NamedArray
@@ -17,35 +20,30 @@ MOST = 3
 _LONGEST_TEXT = 120
 
 
-def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
-    """The largest values, those that no control explains first; then the range of all."""
-    array, marked = part.array, part.marked
+def map_sentences(told: Told, center: float) -> Iterator[str]:
+    """What a map says; or that nothing is told, or its largest values; then the range of all."""
+    part, array = told.part, told.array
     values = array.values
     finite = np.isfinite(values)
     if not finite.any():
         yield f"{array.name} has no values."
         return
-    if part.untested:
-        yield f"Nothing is claimed of {array.name}: {part.untested}."
     if not values.ndim:
-        marked = marked & (not part.untested)
+        if part.untested:
+            yield f"Nothing is claimed of {told.name}: {part.untested}."
+        marked = part.marked & (not part.untested)
         mark = ", not distinguishable from its control, or from 0" if marked else ""
         yield f"{part.describe_value(())}{mark}."
         return
-    distance = np.where(finite & part.sized, np.abs(values - center), -1.0)
-    order = np.lexsort((-distance.reshape(-1), marked.reshape(-1)))  # unmarked first, by size
-    best = [np.unravel_index(int(i), values.shape) for i in order[:MOST]]
-    best = [at for at in best if distance[at] > 0]
-    if not best:
-        yield f"Every {array.name} is {format_amount(center)}."
+    nothing = nothing_told(told)
+    said = list(map_reading(told)) or ([nothing] if nothing else list(_largest(told, center)))
+    yield from said
+    if told.cells.any() and told.claims and is_over_layers(told):
+        best = np.where(told.cells, np.abs(values), -1.0).argmax()
+        at = np.unravel_index(int(best), values.shape)
+        yield f"Largest {told.name}: {part.value_with_place(at)}."
+    if not (np.abs(values[finite] - center) > 0).any():
         return
-    count = f" (n={part.count})" if part.count else ""
-    parts = [
-        part.value_with_place(at)
-        + (" (not distinguishable from its control)" if marked[at] and not part.untested else "")
-        for at in best
-    ]
-    yield f"Largest {array.name}{count}: {'; '.join(parts)}."
     low, high = float(values[finite].min()), float(values[finite].max())
     missing = values.size - int(finite.sum())
     known = f"The other {finite.sum()}" if missing else f"All {values.size}"
@@ -54,6 +52,23 @@ def largest_sentences(part: FigurePart, center: float) -> Iterator[str]:
         + f"{known} cells lie between {format_amount(low)} and {format_amount(high)}."
     )
     yield from control_sentence(part)
+
+
+def _largest(told: Told, center: float) -> Iterator[str]:
+    """The largest values of a map of which no more is said; those with an interval without 0."""
+    part, array = told.part, told.array
+    known = told.cells if told.cells.any() else told.sized
+    named = known if center == 0 else np.isfinite(array.values)
+    distance = np.where(named, np.abs(array.values - center), -1.0)
+    order = np.argsort(-distance.reshape(-1), kind="stable")
+    best = [np.unravel_index(int(i), array.shape) for i in order[:MOST]]
+    best = [at for at in best if distance[at] > 0]
+    if not best:
+        yield f"Every {array.name} is {format_amount(center)}."
+        return
+    count = f" (n={part.count})" if part.count else ""
+    parts = [part.value_with_place(at) for at in best]
+    yield f"Largest {array.name}{count}: {'; '.join(parts)}."
 
 
 def control_sentence(part: FigurePart) -> Iterator[str]:

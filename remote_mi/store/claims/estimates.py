@@ -14,7 +14,7 @@ from remote_mi.common.statistics.intervals import LEVEL, mean_interval, ratio_in
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Ratio
 from remote_mi.store.claims.bounds import Bound
 from remote_mi.store.named_array import NamedArray
-from remote_mi.store.samples import Measured, aligned_samples, example_clusters, sample_count
+from remote_mi.store.samples import Measured, example_clusters, prompt_samples, sample_count
 
 #: Beyond this many prompts, nothing is said about how many would be needed.
 MOST_PROMPTS = 100_000
@@ -138,12 +138,12 @@ def _interval(result: Measured, name: str, grid: tuple[Any, ...]) -> tuple[float
     source = result.card.summaries.get(name)
     try:
         if isinstance(source, Ratio):
-            effect = _means(aligned_samples(result, source.effect), grid)
+            effect = _means(prompt_samples(result, source.effect), grid)
             found = ratio_interval(
-                effect, aligned_samples(result, source.gap), example_clusters(result)
+                effect, prompt_samples(result, source.gap), example_clusters(result)
             )
         else:
-            means = _means(aligned_samples(result, name), grid)
+            means = _means(prompt_samples(result, name), grid)
             found = mean_interval(means, example_clusters(result))
     except NotFound:
         return math.nan, math.nan

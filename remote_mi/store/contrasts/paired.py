@@ -27,7 +27,7 @@ from remote_mi.common.statistics.randomisation import assignments, exchange_role
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.store.claims.estimates import Estimate, place_of
 from remote_mi.store.named_array import NamedArray
-from remote_mi.store.samples import Measured, aligned_samples, example_clusters
+from remote_mi.store.samples import Measured, example_clusters, prompt_samples
 
 _TEXTS = ("clean", "corrupt", "answer", "wrong")
 
@@ -122,8 +122,8 @@ def _samples(result: Measured, name: str) -> tuple[np.ndarray, np.ndarray | None
     if isinstance(source, Ratio):
         if not np.isfinite(result[name].values).any():
             raise NotFound(f"{name!r} has no values")
-        return aligned_samples(result, source.effect), aligned_samples(result, source.gap)
-    return aligned_samples(result, name), None
+        return prompt_samples(result, source.effect), prompt_samples(result, source.gap)
+    return prompt_samples(result, name), None
 
 
 def _means(samples: np.ndarray, cells: Any) -> np.ndarray:

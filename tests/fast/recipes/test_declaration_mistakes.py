@@ -40,6 +40,10 @@ ARGUMENTS = {
     OUTPUTS + ", analysis=3": "analysis=3 is not a text",
     OUTPUTS + ', setup=["f"]': "setup=['f'] is not a text",
     OUTPUTS + ', needs="gradients"': "needs='gradients' is not a list of texts",
+    OUTPUTS + ", evidence=3": "evidence=3 is not a text",
+    OUTPUTS + ', evidence="causal"': (
+        "evidence='causal' is not one of 'observational', 'interventional', 'counterfactual'"
+    ),
     OUTPUTS + ", references=[3]": "references=[3] is not a list of texts",
 }
 #: A parameter, and what is said of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
 
@@ -13,11 +13,13 @@ from remote_mi import Heatmap
 from remote_mi.common.errors import FormerVersion, NotFound, UsageError
 from remote_mi.common.paths import builtin_folder
 from remote_mi.recipes import catalog, loading
+from remote_mi.recipes.card import Evidence
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.code_identity import code_digest
 from remote_mi.recipes.declaration import card_of, recipe
 from remote_mi.recipes.outputs import Ratio, Tokens
 from remote_mi.recipes.parameters import Param, Range
+from remote_mi.report.document import method
 
 GOOD = '''
 from __future__ import annotations
@@ -59,6 +61,8 @@ def test_the_built_in_recipes_have_complete_cards(tmp_path):
         assert card.origin == "built-in"
         assert card.figures and card.references and len(card.doc) > 300
         assert all(p.help for p in card.parameters)
+        assert card.evidence in get_args(Evidence)
+        assert len(method.not_shown(card.doc)) > 100, f"{card.name} says nothing of its limits"
         known = (builtin_folder() / "references.bib").read_text()
         assert all(f"{{{key}," in known for key in card.references)
 
@@ -263,10 +267,10 @@ def test_a_local_module_is_part_of_the_digest(tmp_path, form):
 
 
 def test_the_kit_is_part_of_the_digest_symbol_by_symbol(tmp_path):
-    from remote_mi.recipes.code_identity import _Closure
+    from remote_mi.recipes.code_identity import Closure
 
     path = write(tmp_path)
-    closure = _Closure([tmp_path])
+    closure = Closure([tmp_path])
     closure.visit(closure.module(path, "recipe"), "norms")
     reached = set(closure.parts)
     assert "remote_mi.interventions.forward:run" in reached
@@ -274,7 +278,7 @@ def test_the_kit_is_part_of_the_digest_symbol_by_symbol(tmp_path):
 
 
 def test_a_live_function_has_a_card_and_refuses_what_cannot_be_keyed(tmp_path):
-    from remote_mi.recipes.code_identity import live_code_digest
+    from remote_mi.recipes.live_code import live_code_digest
 
     @recipe(
         over="pair",
@@ -326,7 +330,7 @@ def test_an_import_inside_the_function_is_followed(tmp_path):
 def test_a_tensor_that_a_live_recipe_reads_is_refused(tmp_path):
     import torch
 
-    from remote_mi.recipes.code_identity import live_code_digest
+    from remote_mi.recipes.live_code import live_code_digest
 
     scope = {"VECTOR": torch.zeros(2), "recipe": recipe, "__name__": "__main__"}
     source = "@recipe(over='prompt', returns={'x': ()})\ndef mine(lm, prompt):\n    return {'x': VECTOR}\n"

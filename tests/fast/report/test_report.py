@@ -27,43 +27,42 @@ from .shown import CARD, FIGURES, kept, result
 
 
 def test_every_figure_is_said_in_words():
-    found = result()
+    found = result(n=6)
     said = {f.name: summary(f, found) for f in FIGURES}
-    first = said["effect"][0]
+    reading, first = said["effect"][:2]
     effect, control = found["effect"], found.control_band("effect")
-    assert first.startswith(
-        f"Largest effect (n=3): {effect[1, 2]:.2f} nats at layer 1 · position 2 ␠and, 95% CI "
-        f"[{effect.low[1, 2]:.2f}, {effect.high[1, 2]:.2f}], control up to {control[1, 2]:.2f}; "
+    assert reading.startswith("effect (n=6) stands out at position 2 ␠and, layer 1: value ")
+    assert first == (
+        f"Largest effect (n=6): {effect[1, 2]:.2f} nats at layer 1 · position 2 ␠and, 95% CI "
+        f"[{effect.low[1, 2]:.2f}, {effect.high[1, 2]:.2f}], control up to {control[1, 2]:.2f}."
     )
-    explained = found.explained("effect")
-    ranked = np.sort(np.where(explained, 0, np.abs(effect.values)).reshape(-1))[::-1]
-    told = [abs(float(v)) for v in re.findall(r"(-?[\d.]+) nats at", first)]
-    assert told == pytest.approx(list(ranked[:3]), abs=0.006), "the three largest, in order"
     low, high = effect.values.min(), effect.values.max()
-    assert said["effect"][1] == f"All 16 cells lie between {low:.2f} and {high:.2f}."
-    assert said["effect"][2].startswith(f"Control: {explained.sum()} of 16 (marked ~) are ")
+    assert said["effect"][2] == f"All 16 cells lie between {low:.2f} and {high:.2f}."
+    explained = found.explained("effect")
+    assert said["effect"][3].startswith(f"Control: {explained.sum()} of 16 (marked ~) are ")
     curve = " ".join(said["curve over layers"])
-    assert (
-        re.search(r"head 0: curve rises from -(1.0|0.9)", curve) and "head 1: curve falls" in curve
-    )
-    assert "; changes sign between layer 0 and layer 1." in curve
+    assert re.search(r"head 0: curve goes from -(1.0|0.9)", curve)
+    assert "stands out at" not in curve, "without a control nothing is claimed"
+    assert "head 1: It changes sign between layer 0 and layer 1." in curve
+    heads = [text for text in said["curve over layers"] if "Largest at layer 3: curve " in text]
+    assert len(heads) == 2
     assert said["pattern"][0].startswith("Shown at layer 0; the largest value overall is at layer ")
-    assert said["top"][0] == "Prompt 1 of 3: “When Mary and to”."
+    assert said["top"][0] == "Prompt 1 of 6: “When Mary and to”."
     top, prob = found.each("top")[0], found.each("prob")[0]
     last = found.text(top[-1, -1, 0]).replace(" ", "␠")
     assert f"the last layer gives “{last}” (prob {prob[-1, -1, 0]:.2f})" in said["top"][1]
-    assert said["text"] == ["Prompt 1 of 3: “When Mary and to”.", "When Mary and to"]
-    assert said["pairs"][0] == "3 rows, one per prompt."
+    assert said["text"] == ["Prompt 1 of 6: “When Mary and to”.", "When Mary and to"]
+    assert said["pairs"][0] == "6 rows, one per prompt."
     score = found["score"]
     assert said["pairs"][1].startswith(
         f"score: mean {float(score):.2f}, 95% CI [{score.low:.2f}, {score.high:.2f}], from "
     )
-    assert said["pairs"][2] == "first, the first of each row: “␠to” 3 times."
-    assert headline(found).endswith("at layer 1 · position 2 ␠and")
+    assert said["pairs"][2] == "first, the first of each row: “␠to” 6 times."
+    assert headline(found).endswith("at position 2 ␠and, layer 1")
 
 
 def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
-    run = kept(project, result())
+    run = kept(project, result(n=6))
     (section,) = build_report(project, [run.path]).sections
     assert [shown.label for shown in section.shown] == [
         "Figure 1",
@@ -75,9 +74,9 @@ def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
         "Table 1",
     ]
     heatmap, bars = section.shown[:2]
-    assert heatmap.sentences[0].startswith("Largest effect (n=3): ")
+    assert heatmap.sentences[1].startswith("Largest effect (n=6): ")
     units = Heatmap("effect", center=0), Bars("effect")
-    found = result()
+    found = result(n=6)
     found.recipe = {**found.recipe, "figures": [figure.to_json() for figure in units]}
     run = kept(project, found, "bbbb2222")
     (section,) = build_report(project, [run.path]).sections
@@ -85,14 +84,16 @@ def test_a_figure_that_says_nothing_new_points_to_the_one_that_said_it(project):
     assert bars.sentences, "without the unit the sentence is another one"
 
 
-def test_what_a_control_explains_is_not_the_first_to_be_told():
-    found = result()
+def test_what_a_control_explains_is_not_told():
+    found = result(n=6)
     arrays = {k: np.array(v) for k, v in found.arrays.items()}
-    for end in ("", ":low", ":high"):
-        arrays[f"control{end}"][1, 2] = 9.0
+    arrays["effect:p"][1, 2] = 0.2
     other = Result(found.recipe, found.document, arrays, found.provenance)
-    first = summary(Heatmap("effect"), other)[0]
-    assert "at layer 1 · position 2" not in first
+    assert not found.explained("effect")[1, 2] and other.explained("effect")[1, 2]
+    for one, named in ((found, True), (other, False)):
+        said = " ".join(summary(Heatmap("effect"), one))
+        assert ("layer 1 · position 2" in said) == named
+        assert headline(one).endswith("at position 2 ␠and, layer 1") == named
 
 
 def test_dimensions_keep_the_order_of_the_declaration_when_json_was_sorted():
@@ -198,7 +199,7 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
         "To find out where something is.",
         "Studied on: A later year (see Data).",
     ]
-    assert "fewer than 10 prompts are rough" in report.intervals
+    assert "Fieller's (1954) for ratios of means" in report.intervals
     assert report.data[0].caption == "All 3" and report.data[0].facts["pairs"] == "3"
     text = page_of(project, found)
     assert "· 3 pairs · tiny · local-cpu/float32 · 2026-01-02</p>" in text
