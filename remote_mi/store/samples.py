@@ -17,7 +17,7 @@ from remote_mi.store.named_array import NamedArray
 _TEXTS = ("clean", "corrupt", "answer", "wrong")
 
 
-class Measured(Protocol):
+class Sampled(Protocol):
     """The part of a `remote_mi.store.result.Result` that statistics need."""
 
     arrays: Mapping[str, np.ndarray]
@@ -40,7 +40,7 @@ class Measured(Protocol):
     def __getitem__(self, name: str) -> NamedArray: ...
 
 
-def aligned_samples(result: Measured, name: str) -> np.ndarray:
+def aligned_samples(result: Sampled, name: str) -> np.ndarray:
     """The values of each prompt or pair, aligned as the axes of the values over all of them are.
 
     Args:
@@ -64,7 +64,7 @@ def aligned_samples(result: Measured, name: str) -> np.ndarray:
     return np.stack(samples).astype(np.float64)
 
 
-def prompt_samples(result: Measured, name: str) -> np.ndarray:
+def prompt_samples(result: Sampled, name: str) -> np.ndarray:
     """`aligned_samples` of an output that has values of each prompt.
 
     Raises:
@@ -77,7 +77,7 @@ def prompt_samples(result: Measured, name: str) -> np.ndarray:
 
 
 def _aligned(
-    result: Measured, output: Output, name: str, index: int, values: np.ndarray
+    result: Sampled, output: Output, name: str, index: int, values: np.ndarray
 ) -> np.ndarray:
     dims = list(output.dims)
     if DRAW in dims:
@@ -92,7 +92,7 @@ def _aligned(
     return values
 
 
-def shown_positions(result: Measured, columns: Sequence[str], index: int) -> list[int]:
+def shown_positions(result: Sampled, columns: Sequence[str], index: int) -> list[int]:
     """The position of each column of an axis of positions, in one of the prompts.
 
     Args:
@@ -105,7 +105,7 @@ def shown_positions(result: Measured, columns: Sequence[str], index: int) -> lis
     return [labels[column[1:-1]] for column in columns]
 
 
-def example_clusters(result: Measured) -> list[int]:
+def example_clusters(result: Sampled) -> list[int]:
     """For each prompt or pair the number of its cluster, within which they are not independent.
 
     As the result has them; for one of an earlier version, copies of one prompt are a cluster.
@@ -120,7 +120,7 @@ def example_clusters(result: Measured) -> list[int]:
     ]
 
 
-def sample_count(result: Measured, name: str) -> int:
+def sample_count(result: Sampled, name: str) -> int:
     """How many independent samples a value over all prompts rests on.
 
     Different prompts, or the draws of an output if there are no prompts; 0 if that is not known.

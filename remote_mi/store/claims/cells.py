@@ -10,7 +10,7 @@ from remote_mi.common.text import line
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.store.claims.bounds import is_comparison, parse_bound
 from remote_mi.store.named_array import NamedArray
-from remote_mi.store.samples import Measured, shown_positions
+from remote_mi.store.samples import Sampled, shown_positions
 
 #: Most coordinates that a message lists.
 _MOST_LISTED = 12
@@ -75,7 +75,7 @@ def _index(coordinates: Sequence[Any], wanted: Any, dim: str) -> int:
     return same[0]
 
 
-def selected_indices(result: Measured, array: NamedArray, at: Mapping[str, Any]) -> list[list[int]]:
+def selected_indices(result: Sampled, array: NamedArray, at: Mapping[str, Any]) -> list[list[int]]:
     """For each dimension of an output or summary the selected indices; all if it is not in `at`.
 
     A position is selected by its label, by its index if every token has a column, or by its token.
@@ -97,7 +97,7 @@ def selected_indices(result: Measured, array: NamedArray, at: Mapping[str, Any])
     ]
 
 
-def _positions(result: Measured, columns: list[Any], wanted: Any, dim: str) -> list[int]:
+def _positions(result: Sampled, columns: list[Any], wanted: Any, dim: str) -> list[int]:
     prompts = result.prompts
     every = bool(prompts) and all(len(p["tokens"]) == len(columns) for p in prompts)
     if is_comparison(wanted):

@@ -14,7 +14,7 @@ from remote_mi.common.statistics.intervals import LEVEL, mean_interval, ratio_in
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Ratio
 from remote_mi.store.claims.bounds import Bound
 from remote_mi.store.named_array import NamedArray
-from remote_mi.store.samples import Measured, example_clusters, prompt_samples, sample_count
+from remote_mi.store.samples import Sampled, example_clusters, prompt_samples, sample_count
 
 #: Beyond this many prompts, nothing is said about how many would be needed.
 MOST_PROMPTS = 100_000
@@ -98,7 +98,7 @@ def quantile(n: int, tests: int = 1) -> float:
 
 
 def cell_estimates(
-    result: Measured, array: NamedArray, indices: Sequence[Sequence[int]]
+    result: Sampled, array: NamedArray, indices: Sequence[Sequence[int]]
 ) -> Iterator[Estimate]:
     """Every selected cell by itself, with the interval that the result has of it.
 
@@ -118,9 +118,7 @@ def cell_estimates(
             yield Estimate(value, float(array.low[index]), float(array.high[index]), n, place)
 
 
-def mean_estimate(
-    result: Measured, array: NamedArray, indices: Sequence[Sequence[int]]
-) -> Estimate:
+def mean_estimate(result: Sampled, array: NamedArray, indices: Sequence[Sequence[int]]) -> Estimate:
     """The mean of the selected cells, with the interval of that mean if there can be one."""
     cells = int(np.prod([len(some) for some in indices], dtype=int))
     if cells == 1:
@@ -131,7 +129,7 @@ def mean_estimate(
     return Estimate(value, low, high, n, cells=cells)
 
 
-def _interval(result: Measured, name: str, grid: tuple[Any, ...]) -> tuple[float, float]:
+def _interval(result: Sampled, name: str, grid: tuple[Any, ...]) -> tuple[float, float]:
     """The interval of the mean of some cells; NaN without values of several single prompts."""
     if len(result.prompts) < 2:
         return math.nan, math.nan

@@ -24,7 +24,7 @@ from remote_mi.common.valid_json import without_non_finite
 from remote_mi.store.claims.cells import selected_indices
 from remote_mi.store.claims.estimates import Estimate, cell_estimates, mean_estimate
 from remote_mi.store.claims.expectation import Expectation
-from remote_mi.store.samples import Measured
+from remote_mi.store.samples import Sampled
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 
@@ -78,7 +78,7 @@ class Judgement:
         }
 
 
-def estimates_of(result: Measured, expectation: Expectation) -> list[Estimate]:
+def estimates_of(result: Sampled, expectation: Expectation) -> list[Estimate]:
     """The cells that an expectation speaks of, or their mean.
 
     Raises:
@@ -95,7 +95,7 @@ def estimates_of(result: Measured, expectation: Expectation) -> list[Estimate]:
     return list(cell_estimates(result, array, indices))
 
 
-def judge(result: Measured, expectation: Expectation) -> Judgement:
+def judge(result: Sampled, expectation: Expectation) -> Judgement:
     """What one result says of an expectation.
 
     Raises:
@@ -174,7 +174,7 @@ def _why_no_interval(cell: Estimate) -> str:
     return "there is no interval"
 
 
-def holds(result: Measured, expectation: Expectation) -> Judgement:
+def holds(result: Sampled, expectation: Expectation) -> Judgement:
     """As `judge`, but numbers that are not there make it undecided, with the reason."""
     try:
         return judge(result, expectation)

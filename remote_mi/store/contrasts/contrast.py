@@ -14,7 +14,7 @@ from remote_mi.common.valid_json import without_non_finite
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.store.contrasts.agreement import TOP, Agreement, agreement
 from remote_mi.store.contrasts.paired import PairedDifference, paired_difference
-from remote_mi.store.samples import Measured
+from remote_mi.store.samples import Sampled
 
 #: Level at which a difference is called one.
 LEVEL = 0.05
@@ -29,8 +29,8 @@ class Contrast(Displayed):
         only: names of the outputs that are compared; all that both have if empty.
     """
 
-    a: Measured
-    b: Measured
+    a: Sampled
+    b: Sampled
     only: tuple[str, ...] = ()
 
     @property

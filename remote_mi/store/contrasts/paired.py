@@ -27,7 +27,7 @@ from remote_mi.common.statistics.randomisation import assignments, exchange_role
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.store.claims.estimates import Estimate, place_of
 from remote_mi.store.named_array import NamedArray
-from remote_mi.store.samples import Measured, example_clusters, prompt_samples
+from remote_mi.store.samples import Sampled, example_clusters, prompt_samples
 
 _TEXTS = ("clean", "corrupt", "answer", "wrong")
 
@@ -60,7 +60,7 @@ def smallest_p(n: int) -> float:
     return min(1.0, 2 / assignments(n, 1))
 
 
-def check_same_prompts(one: Measured, other: Measured) -> None:
+def check_same_prompts(one: Sampled, other: Sampled) -> None:
     """Check that two results are of the same prompts, in the same order.
 
     Raises:
@@ -82,7 +82,7 @@ def check_same_prompts(one: Measured, other: Measured) -> None:
 
 
 def paired_difference(
-    one: Measured, other: Measured, name: str, other_name: str = "", at: Any = None
+    one: Sampled, other: Sampled, name: str, other_name: str = "", at: Any = None
 ) -> PairedDifference:
     """The difference of an output or summary between two results, other − one.
 
@@ -116,7 +116,7 @@ def paired_difference(
     )
 
 
-def _samples(result: Measured, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _samples(result: Sampled, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples of an output, or the effects and gaps of a ratio."""
     source = result.card.summaries.get(name)
     if isinstance(source, Ratio):
