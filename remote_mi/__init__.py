@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from remote_mi.common.display import RENDERERS
 from remote_mi.common.version import __version__
-from remote_mi.recipes.declaration import recipe
-from remote_mi.recipes.outputs import Json, Ratio, Share, Texts, Tokens
-from remote_mi.recipes.parameters import Range
 
 if TYPE_CHECKING:
     from remote_mi.jobs.api import job, plan, run, submit
@@ -28,7 +25,10 @@ if TYPE_CHECKING:
     from remote_mi.jobs.remote import RemoteJob
     from remote_mi.jobs.reproduction.reproduce import reproduce
     from remote_mi.models.spec import ModelSpec
+    from remote_mi.recipes.declaration import recipe
     from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
+    from remote_mi.recipes.outputs import Json, Ratio, Share, Texts, Tokens
+    from remote_mi.recipes.parameters import Range
     from remote_mi.report.run_list import RunList, runs
     from remote_mi.store.comparison import compare
     from remote_mi.store.opening import load_run
@@ -56,6 +56,13 @@ _MODULES = {
     "Table": "recipes.figures",
     "Text": "recipes.figures",
     "TokenGrid": "recipes.figures",
+    "Json": "recipes.outputs",
+    "Ratio": "recipes.outputs",
+    "Share": "recipes.outputs",
+    "Texts": "recipes.outputs",
+    "Tokens": "recipes.outputs",
+    "Range": "recipes.parameters",
+    "recipe": "recipes.declaration",
     "ModelSpec": "models.spec",
     "RemoteJob": "jobs.remote",
     "Result": "store.result",

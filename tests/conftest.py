@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from remote_mi.models import tiny_models
 from remote_mi.models.tiny_models import ENCODERS, FAMILIES, OTHERS, PARALLEL
+
+from .warm import executable, python
 
 __all__ = ["ENCODERS", "FAMILIES", "OTHERS", "PARALLEL"]
 
@@ -20,11 +24,26 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several at a time: threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: Files in memory: a session writes and removes some hundred thousand small ones.
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background, by a shell that has Ctrl-C ignored there; commands would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GROUPS = ("fast", "slow", "ndif", "gpu")
+GROUPS = ("fast", "ndif", "slow", "gpu")
+#: The longest files outside tests/ndif, first in their group: short ones at the end let all workers
+#: end together.
+LONGEST = ("test_architecture_table.py", "test_phenomena_baselines.py")
+#: Files of tests/ndif that use one server, `ndif_server`; one worker has all of them.
+OF_ONE_SERVER = (
+    "test_dispatch.py",
+    "test_docs_examples.py",
+    "test_jobs.py",
+    "test_parity.py",
+    "test_server_commands.py",
+)
 MARY = {
     "clean": "When Mary and John went to the store, John gave a drink to",
     "corrupt": "When Mary and John went to the store, Mary gave a drink to",
@@ -54,7 +73,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = _group(item)
         if group in ("slow", "ndif", "gpu"):
             item.add_marker(getattr(pytest.mark, group))
-    items.sort(key=lambda item: GROUPS.index(_group(item)))
+    items.sort(key=lambda i: (GROUPS.index(_group(i)), i.path.name not in LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to a worker, as `--dist=loadfile` says; and all files of one server."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServerEach(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            of_server = "/ndif/" in file and file.rpartition("/")[2] in OF_ONE_SERVER
+            return "tests/ndif" if of_server else file
+
+    return OneServerEach(config, log)
 
 
 def save_tokenizer(folder: Path, masked: bool = False) -> int:
@@ -136,7 +171,7 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: object, timeout: float = 480, **environment: str):
         return subprocess.run(
-            [sys.executable, "-m", "remote_mi", *(str(a) for a in arguments)],
+            [*python(), "-m", "remote_mi", *(str(a) for a in arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -144,6 +179,12 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the package starts from this one begin with torch imported."""
+    monkeypatch.setattr(sys, "executable", executable())
 
 
 @pytest.fixture(scope="session")

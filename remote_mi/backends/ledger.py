@@ -10,21 +10,23 @@ A row holds everything another process needs to finish the run. It never holds a
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 import shlex
 import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from remote_mi.common.errors import NotFound, StoreError, UsageError, not_found
-from remote_mi.common.valid_json import to_json
+from remote_mi.common.text import line
+from remote_mi.common.valid_json import parse_json, to_json
+from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 
 SCHEMA = 1
 #: States in which a job may still give a result.
@@ -48,6 +50,19 @@ CREATE INDEX IF NOT EXISTS by_job ON statuses (job);
 PRAGMA user_version = 1;
 """
 _JSON = ("meta", "error", "expected", "draft")
+#: An id names files, too.
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+#: Latest moment that a date can be told of, in seconds since 1970.
+_LATEST = 1e11
+
+
+@dataclass(frozen=True)
+class StatusSeen:
+    """A status that the server reported, at a time in seconds since 1970."""
+
+    time: float
+    status: str
+    description: str
 
 
 @dataclass
@@ -127,7 +142,10 @@ class Ledger:
                 (entry.key, entry.host, since),
             ).fetchone()
             if row is not None:
-                return _entry(row)
+                try:
+                    return _entry(row)
+                except WrongJson as error:
+                    raise self._damaged(error) from None
             entry.created = time.time()
             entry.server_id = entry.id
             marks = ", ".join("?" * len(_COLUMNS))
@@ -217,7 +235,13 @@ class Ledger:
                 "SELECT time, status, description FROM statuses WHERE job = ? ORDER BY rowid",
                 (job_id,),
             ).fetchall()
-        return [{"time": round(r[0], 3), "status": r[1], "description": r[2]} for r in rows]
+        try:
+            seen = [dataclass_from_json(StatusSeen, dict(row), f"job {job_id}") for row in rows]
+            for one in seen:
+                _check_time("time", one.time)
+        except WrongJson as error:
+            raise self._damaged(error) from None
+        return [{**asdict(one), "time": round(one.time, 3)} for one in seen]
 
     def result_path(self, job_id: str) -> Path:
         """The path of a job's result once it is fetched."""
@@ -244,7 +268,17 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._connection() as db:
-            return [_entry(row) for row in db.execute(f"SELECT * FROM jobs {where}", values)]
+            rows = db.execute(f"SELECT * FROM jobs {where}", values).fetchall()
+        try:
+            return [_entry(row) for row in rows]
+        except WrongJson as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: WrongJson) -> StoreError:
+        return StoreError(
+            f"the ledger of remote jobs is damaged: {self.path}: {line(str(error))}",
+            "move it away; a job that it holds is then submitted anew by the same command",
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -266,7 +300,8 @@ class Ledger:
             if db is None or not self.path.exists():
                 db = self._local.db = self._open()
             yield db
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            # The last one if SQLite quotes what is no text in a damaged schema.
             raise _store_error(self.folder, error) from None
 
     def _open(self) -> sqlite3.Connection:
@@ -303,10 +338,31 @@ def current_command() -> str | None:
 
 
 def _entry(row: sqlite3.Row) -> Entry:
+    """The entry in a row; SQLite stores values of any type in any column.
+
+    Raises:
+        WrongJson: naming a column that holds something else.
+    """
     found = {name: row[name] for name in _COLUMNS}
     for name in _JSON:
-        found[name] = json.loads(found[name]) if found[name] is not None else None
-    return Entry(**found)
+        if found[name] is not None:
+            try:
+                found[name] = parse_json(found[name])
+            except (ValueError, TypeError) as error:
+                raise WrongJson(f"jobs.{name}", str(error)) from None
+    entry = dataclass_from_json(Entry, found, "jobs")
+    if not _ID.fullmatch(entry.id):
+        raise WrongJson("jobs.id", f"{entry.id!r:.80} is not the id of a job")
+    if entry.state not in STATES:
+        raise WrongJson("jobs.state", f"{entry.state!r:.80} is not a state")
+    for name in ("created", "deadline", "finished"):
+        _check_time(f"jobs.{name}", getattr(entry, name))
+    return entry
+
+
+def _check_time(where: str, moment: float | None) -> None:
+    if moment is not None and not 0 <= moment <= _LATEST:
+        raise WrongJson(where, f"{moment:g} is not a time")
 
 
 def _values(entry: Entry) -> list[Any]:

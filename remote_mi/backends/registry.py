@@ -11,14 +11,14 @@ A backend's name has two forms: `KIND` or `KIND:WHERE` as the value of `--backen
 from __future__ import annotations
 
 import functools
-import sys
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from remote_mi.backends.kind import BackendKind
 from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import RemoteMIError, UsageError, nearest
+from remote_mi.common.plug_ins import entry_point, entry_points
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -39,7 +39,7 @@ AUTO = "auto"
 
 def kind_names() -> list[str]:
     """The names of all kinds, the built-in ones first."""
-    return list(dict.fromkeys([*BACKENDS, *_entry_points(tuple(sys.path))]))
+    return list(dict.fromkeys([*BACKENDS, *(point.name for point in entry_points(ENTRY_POINTS))]))
 
 
 def get_kind(name: str) -> BackendKind:
@@ -48,18 +48,17 @@ def get_kind(name: str) -> BackendKind:
     Raises:
         UsageError: if there is none, or it cannot be imported.
     """
-    if not _is_kind(name):
+    if name in BACKENDS:
+        return _builtin_kind(name)
+    point = entry_point(ENTRY_POINTS, name)
+    if point is None:
         raise _unknown_backend(name, name)
-    return (
-        _builtin_kind(name)
-        if name in BACKENDS
-        else _load_entry_point(_entry_points(tuple(sys.path))[name])
-    )
+    return _load_entry_point(point)
 
 
 def _is_kind(name: str) -> bool:
     """Whether there is a kind of that name; entry points are read only if it is not built in."""
-    return name in BACKENDS or name in _entry_points(tuple(sys.path))
+    return name in BACKENDS or entry_point(ENTRY_POINTS, name) is not None
 
 
 def _unknown_backend(word: str, name: str) -> UsageError:
@@ -72,20 +71,7 @@ def _unknown_backend(word: str, name: str) -> UsageError:
 
 @functools.cache
 def _builtin_kind(name: str) -> BackendKind:
-    module, _, kind = BACKENDS[name].partition(":")
-    return getattr(import_module(module), kind)()
-
-
-@functools.lru_cache(maxsize=4)
-def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The entry points of other packages by name; read once, which takes milliseconds.
-
-    Args:
-        path: the current `sys.path`, as the key of the cache.
-    """
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    return resolve_name(BACKENDS[name])()
 
 
 @functools.cache

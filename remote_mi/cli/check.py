@@ -8,8 +8,10 @@ from click.core import ParameterSource
 from remote_mi.cli.output import print_json, show_progress
 from remote_mi.cli.recipe_group import Options, RecipeGroup, job_arguments
 from remote_mi.common.errors import sanitize
+from remote_mi.jobs.building import make_job
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.recipe_check.check import job_to_check, run_checks
+from remote_mi.jobs.recipe_check.check import run_checks
+from remote_mi.jobs.recipe_check.examples import built_in_prompts
 from remote_mi.recipes.card import Card
 
 
@@ -23,7 +25,7 @@ def check_options() -> list[click.Option]:
 
 def build_check(card: Card, options: Options) -> Job:
     """The job that a command line describes, with built-in prompts if it names none."""
-    return job_to_check(card, *job_arguments(options))
+    return make_job(card, *job_arguments(options), otherwise=built_in_prompts)
 
 
 def check_job(job: Job, options: Options) -> None:

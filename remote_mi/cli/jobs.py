@@ -11,7 +11,7 @@ from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.registry import error_of
 from remote_mi.cli.numbers import SECONDS, WIDTH
 from remote_mi.cli.output import print_json, say, show_progress
-from remote_mi.common.errors import RemoteMIError, check_exact
+from remote_mi.common.errors import RemoteMIError, check_exact, sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import ago, line
 
@@ -44,8 +44,8 @@ def list_jobs(with_all: bool, as_json: bool, quiet: bool) -> None:
             continue
         state = entry.state if entry.state != "submitted" else entry.status.lower() or "submitted"
         print(
-            f"{entry.id[:8]}  {ago(entry.created):>8}  {state:10}  {entry.recipe}  "
-            f"{line(entry.model)}  {entry.url}{_format_deadline(entry)}"
+            f"{entry.id[:8]}  {ago(entry.created):>8}  {line(state):10}  {line(entry.recipe)}  "
+            f"{line(entry.model)}  {line(entry.url)}{_format_deadline(entry)}"
         )
     if not quiet:
         say(
@@ -70,7 +70,7 @@ def show(job: str | None, as_json: bool) -> None:
         ("state", entry.state),
         ("server", f"{entry.url} ({entry.host})"),
         ("recipe", f"{entry.recipe}, {entry.calls} calls"),
-        ("model", line(entry.model)),
+        ("model", entry.model),
         ("submitted", _format_time(entry.created)),
         ("sent", f"{entry.bytes_up:,} bytes"),
         (
@@ -85,15 +85,17 @@ def show(job: str | None, as_json: bool) -> None:
     ]
     for name, value in rows:
         if value is not None:
-            print(f"{name:>12}  {value}")
+            shown = sanitize(str(value)) if name == "command" else line(str(value), 20_000)
+            print(f"{name:>12}  {shown}")
     for event in ledger.timeline(entry.id):
         description = line(event["description"].splitlines()[0]) if event["description"] else ""
-        print(f"{_format_time(event['time']):>12}  {event['status']}  {description}".rstrip())
+        status = line(event["status"])
+        print(f"{_format_time(event['time']):>12}  {status}  {description}".rstrip())
     if entry.error:
-        print(f"\nerror: {line(entry.error['message'])}")
+        print(f"\nerror: {line(str(entry.error.get('message')))}")
         if entry.error.get("said"):
             print("\nthe server's message:")
-            for text in entry.error["said"].splitlines():
+            for text in str(entry.error["said"]).splitlines():
                 print(f"  {line(text)}")
     advice = _advice(entry)
     if advice:
@@ -153,7 +155,9 @@ def logs(job: str | None) -> None:
     entry = ledger.find(job)
     for event in ledger.timeline(entry.id):
         for index, text in enumerate(event["description"].splitlines() or [""]):
-            head = f"{_format_time(event['time'])}  {event['status']:12}" if index == 0 else ""
+            head = (
+                f"{_format_time(event['time'])}  {line(event['status']):12}" if index == 0 else ""
+            )
             print(f"{head:33}  {line(text)}".rstrip())
     try:
         collector_log = (ledger.folder / "collector.log").read_text(errors="replace").splitlines()

@@ -6,21 +6,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from remote_mi.common.console import terminal_console
 from remote_mi.common.errors import NotFound, sanitize
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.streams import prints_to_stderr
 from remote_mi.common.valid_json import to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SCHEMA = 1
 
 
 def stdout_console(width: int | None = None) -> Console:
     """A console on stdout; without colour when piped or with NO_COLOR, 80 columns when piped."""
+    from remote_mi.common.console import terminal_console  # imports rich, which -q does not need
+
     if width is None and not sys.stdout.isatty():
         width = 80
     return terminal_console(width=width, highlight=False)

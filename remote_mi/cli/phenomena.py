@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from remote_mi.cli.output import print_json, say
+from remote_mi.common.errors import sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.prompts import phenomena as phenomenon_files
@@ -42,7 +43,8 @@ def list_phenomena(as_json: bool, quiet: bool) -> None:
         return
     width = max(len(item.name) for item in items)
     for item in items:
-        print(item.name if quiet else f"{item.name:{width}} {item.size:3} pairs  {item.title}")
+        name = line(item.name)
+        print(name if quiet else f"{name:{width}} {item.size:3} pairs  {line(item.title)}")
     if not quiet:
         say("\nnext: remote-mi phenomena show NAME")
 
@@ -67,13 +69,16 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
         ]
         print_json({"name": phenomenon.name, **prompts.details, "pairs": pairs})
         return
-    print(f"{phenomenon.name}: {phenomenon.title}\n{phenomenon.description.strip()}")
-    print(f"source: {phenomenon.source}")
-    print(f"templates: {', '.join(phenomenon.templates)}   metric: {phenomenon.metric}")
     labels = sorted({label for example in prompts.examples for label in example.labels})
-    print(f"labels: {', '.join([*labels, 'end'])}")
-    if phenomenon.baseline:
-        print("baseline: " + ", ".join(f"{k} {v}" for k, v in phenomenon.baseline.items()))
+    print(sanitize(f"{phenomenon.name}: {phenomenon.title}\n{phenomenon.description.strip()}"))
+    for head, text in (
+        ("source", phenomenon.source),
+        ("templates", f"{', '.join(phenomenon.templates)}   metric: {phenomenon.metric}"),
+        ("labels", ", ".join([*labels, "end"])),
+        ("baseline", ", ".join(f"{k} {v}" for k, v in phenomenon.baseline.items())),
+    ):
+        if text:
+            print(f"{head}: {sanitize(text)}")
     for number, example in enumerate(prompts.examples, 1):
         print(f"\n{number:3} clean    {line(example.clean)} →{line('|'.join(example.answers))}")
         print(f"    corrupt  {line(example.corrupt or '')} →{line('|'.join(example.wrongs))}")

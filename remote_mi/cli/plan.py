@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from remote_mi.cli.output import print_json, say, stdout_console
 from remote_mi.cli.recipe_group import Options, RecipeGroup
@@ -51,6 +49,9 @@ def plan() -> None:
 
 
 def _print_plan(found: Plan) -> None:
+    from rich.table import Table  # slow to import, and `remote-mi run` imports this file
+    from rich.text import Text
+
     console = stdout_console()
     console.print(Text(f"{found.chosen.backend}: {line(found.reason)}", style="bold"))
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)

@@ -6,16 +6,11 @@ the top-level package registers the functions that render it (`RENDERERS`).
 
 from __future__ import annotations
 
-import importlib
+from pkgutil import resolve_name
 
 #: Class name → the functions for its text and its HTML, as "module:function".
 #: A class without a text renderer defines its own `repr`.
 RENDERERS: dict[str, tuple[str | None, str]] = {}
-
-
-def _render(address: str, value: object) -> str:
-    module, _, function = address.partition(":")
-    return getattr(importlib.import_module(module), function)(value)
 
 
 class Displayed:
@@ -23,9 +18,9 @@ class Displayed:
 
     def __repr__(self) -> str:
         text = RENDERERS.get(type(self).__name__, (None, ""))[0]
-        return _render(text, self) if text else object.__repr__(self)
+        return resolve_name(text)(self) if text else object.__repr__(self)
 
     def _repr_html_(self) -> str | None:
         """HTML for a notebook; None if there is no renderer, so that the text is used."""
         html = RENDERERS.get(type(self).__name__, (None, ""))[1]
-        return _render(html, self) if html else None
+        return resolve_name(html)(self) if html else None

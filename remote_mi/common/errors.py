@@ -6,10 +6,12 @@ Any other exception that escapes is a bug in remote_mi.
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class RemoteMIError(Exception):
@@ -108,6 +110,8 @@ class Mismatch(RemoteMIError):
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name closest to `word`, or None if nothing is close."""
+    import difflib  # rarely needed, and this file is imported at every start
+
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return found[0] if found else None
 
@@ -147,7 +151,7 @@ def check_exact(what: str, wanted: str) -> None:
 def system_error(error: OSError) -> RemoteMIError:
     """An error of the system (a file that cannot be read, a folder that is gone) for the user."""
     try:
-        Path.cwd()
+        os.getcwd()
     except OSError:
         return NotFound(
             "the working folder no longer exists", "`cd` to one that exists and run again"
@@ -165,6 +169,8 @@ def system_error(error: OSError) -> RemoteMIError:
 
 def line_number_in(error: BaseException, file: Path, otherwise: int = 0) -> int:
     """The innermost line of a file in an error's traceback, else `otherwise`."""
+    from pathlib import Path  # this file is imported at every start, and help uses no path
+
     line, trace = otherwise, error.__traceback__
     while trace is not None:
         if Path(trace.tb_frame.f_code.co_filename) == file:

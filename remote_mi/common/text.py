@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Sequence
 
 from remote_mi.common.errors import sanitize
 
 _NAMED = {" ": "␠", "\n": "↵", "\t": "⇥", "\r": "␍", "\x1b": "␛", "\x7f": "␡", "": "∅"}
 #: Characters processed before a text is cut; a token of a megabyte must not cost a second.
 _LOOK_AT = 400
+#: Beginnings that all texts of a list share are left out from this many characters on.
+_LEAST_SHARED = 12
 
 
 def visible(text: str, most: int = _LOOK_AT) -> str:
@@ -49,6 +52,19 @@ def visible(text: str, most: int = _LOOK_AT) -> str:
 def line(text: str, most: int = _LOOK_AT) -> str:
     """Like `visible`, but with plain spaces, for whole sentences."""
     return visible(text, most).replace("␠", " ") if text else ""
+
+
+def without_shared_beginning(texts: Sequence[str]) -> list[str]:
+    """Texts of a list, each from the word where they begin to differ, if they all begin alike."""
+    if len(texts) < 2:
+        return list(texts)
+    first, last = min(texts), max(texts)  # what these two share, all share
+    pairs = enumerate(zip(first, last, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))
+    start = first.rfind(" ", 0, same) + 1
+    if start < _LEAST_SHARED:
+        return list(texts)
+    return [f"…{text[start:]}" for text in texts]
 
 
 def prose(text: str) -> str:

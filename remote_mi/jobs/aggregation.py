@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from remote_mi.common.errors import RunFailed
 from remote_mi.common.statistics.intervals import (
     Interval,
     mean_interval,
@@ -22,9 +23,10 @@ from remote_mi.common.statistics.intervals import (
     share_interval,
 )
 from remote_mi.jobs.control_tests import ControlSamples, against_control
+from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates
+from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
 from remote_mi.store.verdict import ControlTest, Verdict
 
 #: A mean gap below this share of the largest is 0 up to rounding.
@@ -94,6 +96,10 @@ def assemble(
     Args:
         card: the recipe. parts: one per example, in order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
+
+    Raises:
+        RunFailed: if an output has not one entry for each position, or the outputs of several
+            examples have no mean because they differ in shape.
     """
     with np.errstate(all="ignore"):  # independent of the caller's settings
         return _Assembly(card, parts, of_set or {}, parameters or {}).run()
@@ -117,6 +123,7 @@ class _Assembly:
         arrays, card = self.result.arrays, self.card
         for index, part in enumerate(self.parts):
             for name, values in part.arrays.items():
+                self._check_positions(name, np.asarray(values), index)
                 arrays[f"{name}@{index}"] = np.asarray(values)
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
         self.result.notes += self._non_finite_notes()
@@ -141,6 +148,17 @@ class _Assembly:
         self.result.verdict = self._verdict()
         return self.result
 
+    def _check_positions(self, name: str, values: np.ndarray, index: int) -> None:
+        """Refuse an output whose entries cannot be told to which tokens they belong."""
+        output = self.card.returns[name]
+        shape, tokens = values.shape[: len(output.dims)], len(self.parts[index].tokens)
+        if problem := position_problem(output, shape, tokens):
+            raise RunFailed(
+                f"recipe {self.card.name!r}: output {name!r} of prompt {index + 1} {problem}",
+                "return one entry for each token, NaN where there is none; or name the dimension "
+                "something else",
+            )
+
     def _non_finite_notes(self) -> Iterator[str]:
         """A note on each output with NaN or infinite values, or some that float32 cannot hold."""
         for name, output in self.card.returns.items():
@@ -156,7 +174,15 @@ class _Assembly:
         output = self.card.returns[name]
         if output.of == "set":
             return np.asarray(self.of_set[name])[None]
-        return np.stack([self._align(output, name, i) for i in range(len(self.parts))])
+        aligned = [self._align(output, name, i) for i in range(len(self.parts))]
+        other = next((i for i, a in enumerate(aligned) if a.shape != aligned[0].shape), 0)
+        if other:
+            raise RunFailed(
+                f"recipe {self.card.name!r}: output {name!r} has the shape {aligned[0].shape} "
+                f"for prompt 1 and {aligned[other].shape} for prompt {other + 1}: they have no mean",
+                "return the same shape for every prompt, or declare the output as Json(…)",
+            )
+        return np.stack(aligned)
 
     def _samples(self, name: str) -> np.ndarray:
         """The aligned samples of an output: [example, ...], or [draw, ...] for a single example."""
@@ -302,33 +328,10 @@ class _Assembly:
         if len(values) != len(self.parts):  # draws of a single example
             values = values.mean(0, keepdims=True)
         share = self.card.returns[name].kind == "share"
-        found, chance = self._interval(name, values), 0.5 if share else 0.0
-        mean, known = float(found.value), len(values) > 1 and bool(np.isfinite(found.low))
-        prob = self._samples("answer_prob").mean() if "answer_prob" in self.card.returns else np.nan
-        if not np.isfinite(mean):
-            status = "unknown"
-        elif found.clusters < 2:
-            status = "single"
-        elif known and (found.low > chance or found.high < chance):
-            status = "shown" if mean > chance else "opposite"
-        else:
-            status = "undecided"
         ratios = [k for k in self.result.withheld if k not in self.card.controls.values()]
-        return Verdict(
-            output=name,
-            status=status,
-            n=len(values),
-            clusters=found.clusters,
-            mean=mean if np.isfinite(mean) else None,
-            low=float(found.low) if known else None,
-            high=float(found.high) if known else None,
-            against=int((values < chance).sum()),
-            chance=chance,
-            answer_prob=float(prob) if np.isfinite(prob) else None,
-            unit=self.unit,
-            share=share,
-            withheld=ratios,
-        )
+        prob = self._samples("answer_prob").mean() if "answer_prob" in self.card.returns else np.nan
+        measured = Measured(name, values, self._interval(name, values), share, float(prob))
+        return find_verdict(measured, self.unit, ratios)
 
 
 def _clusters(parts: Sequence[Part]) -> list[int] | None:

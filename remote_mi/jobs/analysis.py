@@ -36,13 +36,19 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     declared = {k: v for k, v in card.summaries.items() if isinstance(v, Output)}
     if not declared:
         return
+    clusters = assembled.clusters or list(range(len(parts)))
     examples = [
-        analysis_input(card, part, kept.get("label", ""), kept.get("group", ""))
-        for part, kept in zip(parts, draft.parts, strict=True)
+        analysis_input(
+            card,
+            part,
+            kept.get("label", ""),
+            kept.get("group", "") or (f"copies of {of + 1}" if clusters.count(of) > 1 else ""),
+        )
+        for part, kept, of in zip(parts, draft.parts, clusters, strict=True)
     ]
     parameters = dict(draft.parameters)
     returned = _call(draft, card.analysis, examples, parameters)
-    found = _arrays_of(draft, declared, returned)
+    found = summary_arrays(card, declared, returned)
     draws = {name: found[name] for name, output in declared.items() if DRAW in output.dims}
     for name, output in declared.items():
         if name in draws:
@@ -88,15 +94,15 @@ def analysis_input(card: Card, part: Part, label: str, group: str) -> dict[str, 
     }
 
 
-def _arrays_of(
-    draft: Draft, declared: Mapping[str, Output], returned: Any
+def summary_arrays(
+    card: Card, declared: Mapping[str, Output], returned: Any
 ) -> dict[str, np.ndarray]:
     """The summaries, and the ends of their intervals, that an analysis returned, as arrays.
 
     Raises:
         RunFailed: if a summary is missing, or anything is not numbers.
     """
-    what = f"recipe {draft.card.name!r}: its analysis {draft.card.analysis!r}"
+    what = f"recipe {card.name!r}: its analysis {card.analysis!r}"
     if not isinstance(returned, Mapping):
         raise RunFailed(
             f"{what} returned {type(returned).__name__}, not a dict of its summaries",
@@ -161,8 +167,7 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
         try:
             card = replace(draft.card, name=name, path=path)
             function: Callable[..., Any] = load_function(card, home)
-            with exclusive_model_use(), recipe_imports(function), contained():
-                return function(examples, **parameters)
+            return call_analysis(function, examples, parameters)
         except ValueError as error:
             raise RunFailed(f"recipe {draft.card.name!r}: {error}") from error
         except Exception as error:  # the analysis is the recipe author's code: anything can happen
@@ -171,6 +176,14 @@ def _call(draft: Draft, name: str, examples: list[Any], parameters: dict[str, An
                 f"{draft.file}:{line}: the analysis {name!r} failed: {describe_error(error)}",
                 "--debug shows the whole traceback",
             ) from error
+
+
+def call_analysis(
+    function: Callable[..., Any], examples: Sequence[Any], parameters: Mapping[str, Any]
+) -> Any:
+    """What a recipe's analysis returns; it may raise anything, but cannot end the process."""
+    with exclusive_model_use(), recipe_imports(function), contained():
+        return function(examples, **parameters)
 
 
 def _check_shape(draft: Draft, key: str, dims: Sequence[str], values: np.ndarray) -> np.ndarray:

@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.backends.ledger import Ledger
-from remote_mi.common.annotated_types import argument_problem, shown
-from remote_mi.common.errors import UsageError, first_line
-from remote_mi.common.paths import project_folder
+from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent, Watch
-from remote_mi.jobs.building import make_job
+from remote_mi.jobs.building import check_types, job_from_python, project_of
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.remote import RemoteJob, submit_job
 from remote_mi.jobs.runner import execute, look_up_anywhere, survey
 from remote_mi.models.spec import ModelSpec
-from remote_mi.prompts.choice import PromptChoice
-from remote_mi.recipes.card import INPUTS
 from remote_mi.store.result import Result
 
 
@@ -30,7 +26,7 @@ class UserJob(Job):
 
     def plan(self, backend: str = "auto") -> Plan:
         """Where the job would run, and why; nothing is run. Errors as `remote_mi.plan`."""
-        _check_types(UserJob.plan, backend=backend)
+        check_types(UserJob.plan, backend=backend)
         return survey(self, backend)[0]
 
     def run(
@@ -43,7 +39,7 @@ class UserJob(Job):
         reuse_any: bool = False,
     ) -> Result:
         """The job's result, computed if there is none yet. Args and errors as `remote_mi.run`."""
-        _check_types(
+        check_types(
             UserJob.run,
             backend=backend,
             timeout=timeout,
@@ -58,48 +54,13 @@ class UserJob(Job):
 
     def submit(self, backend: str = "ndif", *, watch: Watch | None = None) -> RemoteJob:
         """Send the job to a server and return at once. Args and errors as `remote_mi.submit`."""
-        _check_types(UserJob.submit, backend=backend, watch=watch)
+        check_types(UserJob.submit, backend=backend, watch=watch)
         return submit_job(self, backend, watch or Silent())
 
     def __repr__(self) -> str:
         count = len(self.prompts.examples)
         prompts = f"{count} prompt{'s' if count != 1 else ''}"
         return f"<job {self.card.name} on {self.model.name}, {prompts}, key {self.key[:16]}>"
-
-
-#: Argument → what to pass instead of a value of the wrong type.
-_TYPE_HINTS = {
-    "model": "remote_mi loads it: give its hub id, its folder, or a ModelSpec",
-    "phenomenon": 'its name or file, e.g. "ioi"; prompts of your own are pairs=…',
-}
-
-
-def _check_types(function: Callable[..., Any], **given: Any) -> None:
-    """Refuse arguments that do not fit the annotations of a function.
-
-    Raises:
-        UsageError: naming the argument and what is expected.
-    """
-    name, problem = argument_problem(function, given)
-    if problem:
-        raise UsageError(problem, _TYPE_HINTS.get(name))
-
-
-def _project_of(given: str | Path | None) -> Path:
-    """The project folder, which need not exist yet.
-
-    Raises:
-        UsageError: if there can be none of that name.
-    """
-    folder = Path(given).absolute() if given else project_folder()
-    try:
-        folder.stat()
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UsageError(f"project {shown(str(folder))} cannot be used: {reason}") from None
-    return folder
 
 
 def job(
@@ -135,22 +96,18 @@ def job(
     Raises:
         RemoteMIError: for anything invalid that can be detected without a tokenizer.
     """
-    _check_types(
-        job,
+    made = job_from_python(
+        recipe,
+        inputs,
         model=model,
         phenomenon=phenomenon,
+        pairs=pairs,
         n=n,
         seed=seed,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,
     )
-    spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
-    texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
-    choice = PromptChoice(phenomenon, pairs, texts, n, seed)
-    given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
-    folder = _project_of(project)
-    made = make_job(recipe, spec, choice, given, folder, drop_invalid)
     return UserJob(**{field.name: getattr(made, field.name) for field in fields(Job)})
 
 
@@ -236,5 +193,5 @@ for _verb in (run, plan, submit):
 
 def list_jobs(project: str | Path | None = None) -> list[RemoteJob]:
     """The remote jobs of a project, oldest first; forgotten ones are left out."""
-    folder = _project_of(project)
+    folder = project_of(project)
     return [RemoteJob(folder, e.id) for e in Ledger(folder).all() if e.state != "forgotten"]

@@ -2,19 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import UsageError
+from remote_mi.common.annotated_types import argument_problem, shown
+from remote_mi.common.errors import UsageError, first_line
+from remote_mi.common.paths import project_folder
 from remote_mi.jobs.job import Job, Memo
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes import catalog
-from remote_mi.recipes.card import Card
+from remote_mi.recipes.card import INPUTS, Card
 from remote_mi.recipes.declaration import card_of
+
+#: Argument → what to pass instead of a value of the wrong type.
+_TYPE_HINTS = {
+    "model": "remote_mi loads it: give its hub id, its folder, or a ModelSpec",
+    "phenomenon": 'its name or file, e.g. "ioi"; prompts of your own are pairs=…',
+}
+#: The prompts of a recipe whose user chose none.
+Otherwise = Callable[[Card], PromptSet]
+
+
+def check_types(function: Callable[..., Any], **given: Any) -> None:
+    """Refuse arguments that do not fit the annotations of a function.
+
+    Raises:
+        UsageError: naming the argument and what is expected.
+    """
+    name, problem = argument_problem(function, given)
+    if problem:
+        raise UsageError(problem, _TYPE_HINTS.get(name))
+
+
+def project_of(given: str | Path | None) -> Path:
+    """The project folder, which need not exist yet.
+
+    Raises:
+        UsageError: if there can be none of that name.
+    """
+    folder = Path(given).absolute() if given else project_folder()
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(f"project {shown(str(folder))} cannot be used: {reason}") from None
+    return folder
+
+
+def job_from_python(
+    recipe: str | Callable[..., Any] | Card,
+    inputs: Mapping[str, Any],
+    *,
+    model: str | Path | ModelSpec,
+    phenomenon: str | None,
+    pairs: str | Path | Iterable[Mapping[str, Any]] | None,
+    n: int | None,
+    seed: int | None,
+    project: str | Path | None,
+    parameters: Mapping[str, Any] | None,
+    drop_invalid: bool = False,
+    otherwise: Otherwise | None = None,
+) -> Job:
+    """The job that arguments of the Python API describe; they are as for `remote_mi.job`.
+
+    Args:
+        inputs: parameters and prompt texts by name. otherwise: as for `make_job`.
+    """
+    check_types(
+        job_from_python,
+        model=model,
+        phenomenon=phenomenon,
+        n=n,
+        seed=seed,
+        drop_invalid=drop_invalid,
+        project=project,
+        parameters=parameters,
+    )
+    spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
+    texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
+    choice = PromptChoice(phenomenon, pairs, texts, n, seed)
+    given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
+    return make_job(
+        recipe, spec, choice, given, project_of(project), drop_invalid, otherwise=otherwise
+    )
 
 
 def make_job(
@@ -24,15 +100,23 @@ def make_job(
     parameters: Mapping[str, Any],
     project: Path,
     drop_invalid: bool = False,
+    *,
+    otherwise: Otherwise | None = None,
 ) -> Job:
     """Create a validated job; errors as `remote_mi.run`, if detectable without a tokenizer.
 
     Args:
         recipe: a name, a file, a decorated function, or a card.
+        otherwise: makes the prompts if none are chosen; without it, that is an error.
     """
     card, function = resolve_recipe(recipe, project)
     card.resolve(parameters)  # report a mistyped parameter before missing prompts
-    prompts = choice.check_none(card.name) if card.over == "none" else choice.resolve(project)
+    if card.over == "none":
+        prompts = choice.check_none(card.name)
+    elif otherwise is not None and choice == PromptChoice():
+        prompts = otherwise(card)
+    else:
+        prompts = choice.resolve(project)
     return job_on(
         card, spec, prompts, parameters, project, function=function, drop_invalid=drop_invalid
     )

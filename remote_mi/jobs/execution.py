@@ -21,7 +21,7 @@ from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.keep import Finisher, event_line
+from remote_mi.jobs.keep import Finisher
 from remote_mi.jobs.lookup import look_up
 from remote_mi.models.abilities import check_needs_by_model
 from remote_mi.prompts.examples import Example
@@ -30,7 +30,7 @@ from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
-from remote_mi.store.run_record import id8_of
+from remote_mi.store.run_record import event_line, id8_of
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel

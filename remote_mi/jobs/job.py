@@ -19,8 +19,6 @@ from remote_mi.recipes.code_identity import (
     SCHEMA,
     code_digest,
     code_parts,
-    live_code_digest,
-    live_code_parts,
     local_modules,
 )
 
@@ -93,6 +91,8 @@ class Job:
             return self.memo.get_or_compute(
                 ("code", path, name), lambda: code_digest(path, name, self.project)
             )
+        from remote_mi.recipes.live_code import live_code_digest  # rarely needed
+
         assert self.function is not None
         return live_code_digest(self.function, self.project)
 
@@ -177,6 +177,8 @@ class Job:
     def _code_parts(self) -> dict[str, str]:
         """The parts of the code that the recipe, its setup and its analysis reach."""
         if self.card.path is None:
+            from remote_mi.recipes.live_code import live_code_parts
+
             assert self.function is not None
             return live_code_parts(self.function, self.project)
         card = self.card

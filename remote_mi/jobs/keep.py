@@ -20,16 +20,11 @@ from remote_mi.recipes.figures import Text
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
 from remote_mi.store.result import Result, passage_key
-from remote_mi.store.run_record import RunRecord
+from remote_mi.store.run_record import RunRecord, event_line
 from remote_mi.store.runs import Runs
 
 if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part
-
-
-def event_line(what: str, **more: Any) -> dict[str, Any]:
-    """One line of events.jsonl."""
-    return {"time": round(time.time(), 3), "event": what, **more}
 
 
 class Finisher:

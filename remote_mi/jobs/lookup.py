@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from remote_mi.backends.base import Backend
 from remote_mi.common.errors import StoreError
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.keep import event_line
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE, SCHEMA
 from remote_mi.store.cache import Cache, CacheEntry
 from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
-from remote_mi.store.run_record import RunRecord, environment_of, id8_of
+from remote_mi.store.run_info import RunInfo
+from remote_mi.store.run_record import RunRecord, environment_of, event_line, id8_of
 from remote_mi.store.runs import Runs
+from remote_mi.store.typed_json import WrongJson
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,30 @@ def result_places(
         elif (result := runs.lookup(job.key, environment)) is not None:
             yield ResultPlace(name, environment, result.run_id, kept=result)
         else:
-            entry = cache.get(job.key, environment)
+            entry = _result_entry(job, environment)
             yield ResultPlace(name, environment, cached=entry is not None, kept=entry)
+
+
+def _result_entry(job: Job, environment: Environment) -> CacheEntry | None:
+    """The cache's entry of a job's result; None if there is none that can be shown.
+
+    An entry is checked against its hashes, and these are no secret: one that is no result of the
+    job's recipe after all is quarantined like any damaged one.
+    """
+    cache = Cache(job.cache)
+    entry = cache.get(job.key, environment)
+    if entry is None:
+        return None
+    info = RunInfo("done", {}, job.card.cached_json, entry.document, entry.record)
+    try:
+        info.check(entry.arrays)
+        there = info.made.environment
+        if info.made.key != job.key or there is None or there.id != environment.id:
+            raise WrongJson("provenance", "is that of another job")
+    except WrongJson:
+        cache.quarantine(cache.entry_path(job.key, environment))
+        return None
+    return entry
 
 
 def other_places(job: Job) -> Iterator[ResultPlace]:
@@ -128,7 +151,7 @@ def find_computed_elsewhere(job: Job) -> Result | None:
     for place in other_places(job):
         assert place.environment is not None
         if place.cached:
-            place = replace(place, kept=Cache(job.cache).get(job.key, place.environment))
+            place = replace(place, kept=_result_entry(job, place.environment))
         if place.kept is not None:
             return _load_result(
                 job, place, reused=f"taken on request, computed in {place.environment}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from remote_mi.backends.base import Ticket
 from remote_mi.backends.options import Option
 from remote_mi.backends.registry import parse_backend
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, download_not_allowed
-from remote_mi.jobs.execution import Execution
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.lookup import (
     ResultPlace,
@@ -21,6 +20,9 @@ from remote_mi.jobs.lookup import (
     look_up,
 )
 from remote_mi.store.result import Result
+
+if TYPE_CHECKING:
+    from remote_mi.backends.base import Ticket
 
 #: Decides whether the download that a plan requires is allowed.
 Permit = Callable[[Plan], bool]
@@ -42,6 +44,8 @@ def execute(
     found = _find_or_plan(job, backend, watch, permit)
     if isinstance(found, Result):
         return found
+    from remote_mi.jobs.execution import Execution  # slow to import, and a hit needs none of it
+
     job, plan = found
     return Execution(job, plan, watch).result(timeout)
 
@@ -74,6 +78,8 @@ def _submit(job: Job, plan: Plan, watch: Watch) -> Result | Ticket:
             f"{kind.name} cannot run a job in the background",
             "leave --detach out, or name a server: --backend ndif",
         )
+    from remote_mi.jobs.execution import Execution
+
     started = Execution(job, plan, watch).start()
     return started if isinstance(started, Result) else started.ticket
 

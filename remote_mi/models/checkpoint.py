@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import NotFound, first_line
+from remote_mi.common.errors import NotFound, UsageError, first_line
 from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
-from remote_mi.models.spec import ModelSpec
+from remote_mi.models.spec import ModelSpec, check_no_adapter
 
 #: Bits per number, by the name of its type in safetensors or transformers.
 BITS = {
@@ -89,7 +89,7 @@ def describe(spec: ModelSpec) -> Checkpoint:
 
     Raises:
         NotFound: for a misspelt name of the embedded model, and for a model that the hub does not
-            have or does not give access to.
+            have or does not give access to. UsageError: for one with an adapter.
     """
     spec.check_spelling()
     if spec.name == EMBEDDED:
@@ -107,6 +107,8 @@ def describe(spec: ModelSpec) -> Checkpoint:
         return read_checkpoint(spec.folder.expanduser(), spec)
     try:
         return _hub_checkpoint(spec)
+    except UsageError:
+        raise
     except Exception as error:  # of many kinds, most of which must not stop a plan
         from remote_mi.models.load import explain_load_error
 
@@ -246,6 +248,8 @@ def model_cache() -> Path:
 def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
     """Describe the checkpoint of a hub id, from the hub's local cache if complete, else online."""
     snapshot = _cached_snapshot(spec)
+    if snapshot is not None:
+        check_no_adapter(f"the repository {spec.name}", [path.name for path in snapshot.iterdir()])
     if snapshot is not None and _is_complete(snapshot):
         return read_checkpoint(snapshot, spec)
     from huggingface_hub import HfApi
@@ -255,6 +259,7 @@ def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
         spec.name, revision=spec.revision, files_metadata=True, timeout=_HUB_TIMEOUT_S
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    check_no_adapter(f"the repository {spec.name}", sizes)
     files = _weight_files(sizes)
     config = _hub_config(spec, snapshot)
     if not any(name.endswith(".safetensors") for name in files):

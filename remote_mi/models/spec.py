@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,8 @@ from remote_mi.common.paths import cache_root
 from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256, sha256_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+#: The file by which an adapter is known.
+ADAPTER = "adapter_config.json"
 ATTENTION = ("auto", "eager", "sdpa", "flash_attention_2")
 Bos = Literal["auto", "always", "never"]
 
@@ -120,13 +123,7 @@ def folder_digest(folder: Path) -> str:
             f"cannot read {error.filename or f'every file in {folder}'}: {error.strerror}",
             "make the files of the model readable, or name another folder",
         ) from None
-    if "adapter_config.json" in digests:
-        raise UsageError(
-            f"the folder {folder} holds an adapter (adapter_config.json), and adapters are not "
-            "supported yet",
-            "merge it (`merge_and_unload`) and save the result to another folder, or remove the "
-            "adapter's files to run the model without it",
-        )
+    check_no_adapter(f"the folder {folder}", digests)
     if "config.json" not in digests:
         raise UsageError(
             f"the folder {folder} is not a model: it has no config.json",
@@ -136,6 +133,23 @@ def folder_digest(folder: Path) -> str:
     for name, digest in digests.items():
         total.update(f"{name}\0{digest}\0".encode())
     return total.hexdigest()
+
+
+def check_no_adapter(what: str, files: Collection[str]) -> None:
+    """Refuse a model beside which there is an adapter, which would be left out without a word.
+
+    Args:
+        what: how to name the model's place. files: the names of those in it.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    if ADAPTER in files:
+        raise UsageError(
+            f"{what} holds an adapter ({ADAPTER}), and adapters are not supported yet",
+            "merge it (`merge_and_unload`) and save the result to another folder, or run the model "
+            "without it: from a folder without the adapter's files",
+        )
 
 
 def file_digests(folder: Path) -> dict[str, str]:

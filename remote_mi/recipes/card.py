@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.recipes.figures import Figure
-from remote_mi.recipes.outputs import Output, Ratio, output_json
+from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.recipes.outputs import DRAW, Output, Ratio, output_json
 from remote_mi.recipes.parameters import Param
 
 Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
@@ -104,6 +105,19 @@ class Card:
         """Dimensions of an output or summary."""
         output = self.returns.get(name) or self.summaries[name]
         return self.returns[output.effect].dims if isinstance(output, Ratio) else output.dims
+
+    def control_problem(self, key: str, control: str) -> str:
+        """The problem with the declared control of an output or summary, "" if there is none."""
+        for name in (key, control):
+            if name not in self.returns and name not in self.summaries:
+                return f"controls names {name!r}, which it does not return"
+            if name in self.returns and not kind_of_output(self.returns[name]).averaged:
+                return f"controls names {name!r}, which is not numeric"
+        own, other = (tuple(d for d in self.dims(n) if d != DRAW) for n in (key, control))
+        if own[: len(other)] != other:
+            leading = f"which are not the leading ones of {own}"
+            return f"the control {control!r} has the dimensions {other}, {leading}"
+        return ""
 
     @property
     def summary(self) -> str:

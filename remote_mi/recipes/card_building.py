@@ -88,7 +88,7 @@ def build_card(
     problems = [
         _behaviour_problem(card),
         *(_shared_problem(card, key, name) for key, name in card.shared.items()),
-        *(_control_problem(card, key, control) for key, control in card.controls.items()),
+        *(card.control_problem(key, control) for key, control in card.controls.items()),
         *(label_problem(returns, dim, name) for dim, name in card.labels.items()),
     ]
     for problem in filter(None, problems):
@@ -201,20 +201,6 @@ def _summary_problem(
             return f"summary {key!r} names {output!r}, which is not numeric"
     if set(returns[summary.gap].dims) - {"draw"}:
         return f"summary {key!r} divides by {summary.gap!r}, which is not a single number"
-    return ""
-
-
-def _control_problem(card: Card, key: str, control: str) -> str:
-    """The problem with a control's declaration, "" if there is none."""
-    for name in (key, control):
-        if name not in card.returns and name not in card.summaries:
-            return f"controls names {name!r}, which it does not return"
-        if name in card.returns and not KINDS[card.returns[name].kind].averaged:
-            return f"controls names {name!r}, which is not numeric"
-    own, other = (tuple(d for d in card.dims(n) if d != "draw") for n in (key, control))
-    if own[: len(other)] != other:
-        leading = f"which are not the leading ones of {own}"
-        return f"the control {control!r} has the dimensions {other}, {leading}"
     return ""
 
 

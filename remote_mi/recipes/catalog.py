@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.paths import builtin_folder
+from remote_mi.common.plug_ins import entry_points
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.card_source import cards_in
 
@@ -38,7 +38,7 @@ def recipe_files(project: Path) -> Iterator[tuple[str, Path]]:
 
 def _plug_in_files() -> Iterator[Path]:
     """Files that installed packages register in the entry point group `remote_mi.recipes`."""
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in entry_points(ENTRY_POINTS):
         try:
             with contained():  # it imports the packages above the module
                 spec = importlib.util.find_spec(point.module)
@@ -85,19 +85,24 @@ def find(name: str, project: Path, lenient: bool = False) -> Card:
     file, _, wanted = name.partition(":")
     if file.endswith(".py"):
         return _in_file(Path(file), wanted, lenient)
-    found: list[Card] = []
+    files = list(recipe_files(project))
     known: list[str] = []
     broken: list[UsageError] = []
-    for origin, path in recipe_files(project):
-        try:
-            cards = cards_in(path, origin)
-        except UsageError as error:
-            if path.stem == name:
-                raise
-            broken.append(error)
-            continue
-        known += [card.name for card in cards]
-        found += [card for card in cards if card.name == name]
+    found: list[Card] = []
+    # First the files that contain the word, as reading all of them takes longer than a hit.
+    for some in ([file for file in files if _may_define(name, file[1])], files):
+        for origin, path in some:
+            try:
+                cards = cards_in(path, origin)
+            except UsageError as error:
+                if path.stem == name:
+                    raise
+                broken.append(error)
+                continue
+            known += [card.name for card in cards]
+            found += [card for card in cards if card.name == name]
+        if found:
+            break
     if len(found) > 1:
         raise UsageError(
             f"two recipes are named {name!r}: {found[0].path} and {found[1].path}",
@@ -108,6 +113,14 @@ def find(name: str, project: Path, lenient: bool = False) -> Card:
             raise broken[0]
         raise not_found("recipe", name, known, "remote-mi recipes ls")
     return found[0]
+
+
+def _may_define(name: str, path: Path) -> bool:
+    """Whether a file is called like a recipe, or contains its name; False if it is unreadable."""
+    try:
+        return path.stem == name or name.encode() in path.read_bytes()
+    except (OSError, UnicodeEncodeError):
+        return False
 
 
 def _in_file(path: Path, wanted: str, lenient: bool) -> Card:

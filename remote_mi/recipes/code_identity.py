@@ -5,6 +5,9 @@ code: its own file, local modules that it imports, and `remote_mi.interventions`
 class and constant reached enters as normalised source, without comments and docstrings, so that
 only a change of meaning changes the key. Installed libraries enter by version when a result is
 stored.
+
+Files are read, never imported: a hit must not load torch. So this cannot be the walker of
+`remote_mi.backends.ndif.shipped_code`, which follows the live objects that nnsight serialises.
 """
 
 from __future__ import annotations
@@ -12,18 +15,13 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-import inspect
-import textwrap
-import types
-import typing
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from remote_mi.common.digests import digest
-from remote_mi.common.errors import UsageError
 from remote_mi.common.text_files import read_python
 from remote_mi.recipes.card_source import parse_file
 
@@ -37,7 +35,7 @@ EARLIER_SCHEMA_NOTE = (
     "(docs/results.md, Earlier versions)"
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
-_KIT = "remote_mi.interventions"
+KIT = "remote_mi.interventions"
 N = TypeVar("N", bound=ast.AST)
 
 
@@ -63,35 +61,15 @@ def code_parts(path: Path, function: str, project: Path) -> dict[str, str]:
     return _build_closure(path, function, project).digests()
 
 
-def _build_closure(path: Path, function: str, project: Path) -> _Closure:
-    closure = _Closure([path.resolve().parent, project.resolve()])
+def _build_closure(path: Path, function: str, project: Path) -> Closure:
+    closure = Closure([path.resolve().parent, project.resolve()])
     closure.visit(closure.module(path.resolve(), "recipe"), function)
-    return closure
-
-
-def live_code_digest(function: Callable[..., Any], project: Path) -> str:
-    """Digest of all project code that a function defined in a notebook or prompt reaches.
-
-    Raises:
-        UsageError: if its source is unavailable, or it reads a global without a stable `repr`.
-    """
-    return _build_live_closure(function, project).digest()
-
-
-def live_code_parts(function: Callable[..., Any], project: Path) -> dict[str, str]:
-    """Like `code_parts`; the notebook's own definitions belong to the module "live"."""
-    return _build_live_closure(function, project).digests()
-
-
-def _build_live_closure(function: Callable[..., Any], project: Path) -> _Closure:
-    closure = _Closure([project.resolve()])
-    _visit_live(closure, function, set())
     return closure
 
 
 def local_modules(path: Path, project: Path) -> dict[str, Path]:
     """Module name → file of the user's own modules that a recipe file imports, transitively."""
-    closure = _Closure([path.resolve().parent, project.resolve()])
+    closure = Closure([path.resolve().parent, project.resolve()])
     found: dict[str, Path] = {}
     waiting = [closure.module(path.resolve(), "recipe")]
     while waiting:
@@ -120,29 +98,28 @@ class _Module:
     imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
-    _strip_docstrings: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    _bare: dict[str, list[ast.stmt]] = field(default_factory=dict)
 
     @functools.cached_property
     def effects_bare(self) -> list[ast.stmt]:
         """`effects` without docstrings."""
-        return [_strip_docstrings(node) for node in self.effects]
+        return [strip_docstrings(node) for node in self.effects]
 
     def definitions(self, symbol: str) -> list[ast.stmt]:
         """The statements that define a symbol, without docstrings, computed on demand."""
-        if symbol not in self._strip_docstrings:
-            self._strip_docstrings[symbol] = [
-                _strip_docstrings(node) for node in self.symbols[symbol]
-            ]
-        return self._strip_docstrings[symbol]
+        if symbol not in self._bare:
+            self._bare[symbol] = [strip_docstrings(node) for node in self.symbols[symbol]]
+        return self._bare[symbol]
 
 
-class _Closure:
+class Closure:
     """Collects normalised definitions, following names from a starting point."""
 
     def __init__(self, roots: list[Path]) -> None:
         self.roots = roots
         self.parts: dict[str, str] = {}
         self.modules: dict[str, _Module] = {}
+        self._files: dict[str, Path | None] = {}
 
     def digest(self) -> str:
         return digest(self.parts)
@@ -158,9 +135,14 @@ class _Closure:
 
     def find(self, name: str) -> Path | None:
         """The file of one of the project's own modules, or None for a library."""
+        if name not in self._files:  # asked for every name that a definition reads
+            self._files[name] = self._look_for(name)
+        return self._files[name]
+
+    def _look_for(self, name: str) -> Path | None:
         parts = name.split(".")
         if parts[0] == "remote_mi":
-            roots = [_PACKAGE.parent] if name.startswith(_KIT) else []
+            roots = [_PACKAGE.parent] if name.startswith(KIT) else []
         else:
             roots = self.roots
         for root in roots:
@@ -194,7 +176,7 @@ class _Closure:
             self.visit(module, symbol)
 
     def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
-        for name, attributes in _names_in(nodes):
+        for name, attributes in names_in(nodes):
             # Both, as an import inside a function may hide a name of the file.
             if name in module.symbols:
                 self.visit(module, name)
@@ -292,7 +274,7 @@ def _assigned_names(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterato
                 yield part.id
 
 
-def _names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
+def names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
     """Every name read, with the attributes accessed on it; None if it is also used by itself."""
     attributes: dict[str, set[str] | None] = {}
     owners: set[int] = set()
@@ -334,7 +316,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             waiting.extend(getattr(found, name, ()))
 
 
-def _strip_docstrings(node: N) -> N:
+def strip_docstrings(node: N) -> N:
     """Remove all docstrings from a node, in place, and return it."""
     for inner in _statements(node):
         if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -347,48 +329,3 @@ def _strip_docstrings(node: N) -> N:
 def normalised_source(node: ast.stmt) -> str:
     """Source of a statement without docstrings, leaving out layout, comments and `@recipe`."""
     return ast.unparse(_without_declaration(node))
-
-
-def _visit_live(closure: _Closure, function: Callable[..., Any], seen: set[int]) -> None:
-    if id(function) in seen:
-        return
-    seen.add(id(function))
-    name = getattr(function, "__name__", "?")
-    try:
-        tree = _strip_docstrings(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    except (OSError, TypeError, SyntaxError):
-        raise UsageError(
-            f"the source of {name!r} is not available", "define it in a file or a notebook cell"
-        ) from None
-    closure.parts[f"live:{name}"] = normalised_source(tree.body[0])
-    scope = getattr(function, "__globals__", {})
-    for used, _ in _names_in([tree.body[0]]):
-        if used not in scope or used == name:
-            continue
-        value = scope[used]
-        home = getattr(value, "__module__", "") or ""
-        if isinstance(value, types.ModuleType):
-            path = closure.find(value.__name__)
-            if path is not None:
-                closure.visit_all(closure.module(path, value.__name__))
-        elif home.startswith(_KIT) or (closure.find(home) if home != "__main__" else None):
-            path = closure.find(home)
-            if path is not None:
-                closure.visit(closure.module(path, home), value.__name__)
-        elif isinstance(value, (types.FunctionType, type)) and home == function.__module__:
-            _visit_live(closure, value, seen)
-        elif isinstance(
-            value, (str, int, float, bool, type(None), tuple, list, dict)
-        ) or typing.get_origin(value):
-            closure.parts[f"live:{used}"] = repr(value)
-        elif not _is_from_library(value):
-            raise UsageError(
-                f"recipe {name!r} reads the global {used!r} ({type(value).__name__}), which "
-                "cannot be part of its key",
-                "make it a parameter, a plain constant, or build it inside the function",
-            )
-
-
-def _is_from_library(value: Any) -> bool:
-    """Whether a global is a function or class from a library, whose version is stored anyway."""
-    return isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__"))

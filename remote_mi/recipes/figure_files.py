@@ -9,7 +9,6 @@ is never searched.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import importlib.util
@@ -20,6 +19,7 @@ from types import ModuleType
 from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.common.paths import project_folder
+from remote_mi.common.plug_ins import entry_point, entry_points
 
 ENTRY_POINTS = "remote_mi.figures"
 #: The project's folder of figure files, and the package that its recipes import them from.
@@ -40,9 +40,7 @@ def import_kind(name: str) -> None:
     if name.isidentifier() and path.is_file():
         _import_file(path)
         return
-    from importlib.metadata import entry_points  # slow to import, and help and lists don't need it
-
-    for point in entry_points(group=ENTRY_POINTS, name=name):
+    if point := entry_point(ENTRY_POINTS, name):
         _import_module(point.module)
 
 
@@ -56,17 +54,9 @@ def figure_module(dotted: str) -> ModuleType | None:
     path = project_folder() / folder / f"{name}.py"
     if folder == FOLDER and name.isidentifier() and path.is_file():
         return _import_file(path)
-    if dotted not in sys.modules and dotted in _installed():
+    if dotted not in sys.modules and dotted in {p.module for p in entry_points(ENTRY_POINTS)}:
         return _import_module(dotted)
     return sys.modules.get(dotted)
-
-
-@functools.cache
-def _installed() -> frozenset[str]:
-    """The modules of installed packages that define kinds of figures."""
-    from importlib.metadata import entry_points
-
-    return frozenset(point.module for point in entry_points(group=ENTRY_POINTS))
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from remote_mi.common.annotated_types import field_problem
 from remote_mi.common.errors import UsageError
 from remote_mi.recipes.figure_files import FOLDER, import_kind
 
@@ -179,24 +180,30 @@ def from_json(data: dict[str, Any]) -> Figure:
     Fields unknown to this version are ignored, so that runs of newer versions can be shown.
 
     Raises:
-        KeyError: if the kind of figure is unknown.
+        KeyError: if the kind of figure is unknown. TypeError: if a field is missing or wrong.
     """
     kind = KINDS[data["figure"]]
     known = {f.name for f in fields(kind)}
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
     }
-    return kind(**values)
+    figure = kind(**values)
+    if problem := field_problem(figure):
+        raise TypeError(problem)
+    return figure
 
 
 def figures_from_json(data: Sequence[dict[str, Any]]) -> list[Figure]:
     """Read back the figures of a card stored with a run, leaving out unknown kinds.
 
     Raises:
-        UsageError: if the file that defines one cannot be imported.
+        UsageError: if the file that defines one cannot be imported. KeyError, TypeError: as
+            `from_json`.
     """
     found = []
     for item in data:
+        if not isinstance(item["figure"], str):
+            raise TypeError(f"{item['figure']!r:.60} is not the name of a kind of figure")
         if item["figure"] not in KINDS:
             import_kind(item["figure"])
         if item["figure"] in KINDS:

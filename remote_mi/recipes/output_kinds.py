@@ -28,6 +28,8 @@ class OutputKind:
         averaged: whether values of several examples have a mean; otherwise they stay separate.
         sized: whether the size of an output follows from the shapes of tensors.
         bytes: the approximate size of a value.
+        dtypes: the kinds of dtypes of a packed array, as numpy's letters.
+        packed_dims: its dimensions beyond those declared.
     """
 
     name: ClassVar[str]
@@ -35,6 +37,8 @@ class OutputKind:
     averaged: ClassVar[bool] = False
     sized: ClassVar[bool] = True
     bytes: ClassVar[int] = 8
+    dtypes: ClassVar[str] = "fiub"
+    packed_dims: ClassVar[int] = 0
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
         """Convert a recipe's output to a plain array.
@@ -50,6 +54,16 @@ class OutputKind:
     def unpack(self, packed: np.ndarray) -> np.ndarray:
         """The values, with the declared number of dimensions."""
         return packed
+
+    def packed_problem(self, packed: np.ndarray) -> str:
+        """Why a packed array cannot be values of this kind, as the end of a sentence; "" if it can."""
+        if packed.dtype.kind not in self.dtypes:
+            return f"holds {packed.dtype}, not {self.plural}"
+        try:
+            self.unpack(packed)
+        except (ValueError, RecursionError) as error:
+            return f"cannot be read as {self.plural}: {error}"
+        return ""
 
     def gap(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """The distance between values: 0 if equal, infinite if they cannot be compared.
@@ -95,7 +109,16 @@ class _Shares(_Numbers):
 
 class _TokenIds(_Numbers):
     name, plural, averaged = "token", "tokens", False
+    dtypes = "iu"
     gap = OutputKind.gap
+
+    def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
+        array = super().pack(value, dims)
+        if array.dtype.kind in self.dtypes:
+            return array
+        if array.size:
+            raise ValueError(f"is declared as tokens and holds {array.dtype}, not whole numbers")
+        return array.astype(np.int64)  # an empty list has the dtype of numbers
 
 
 class _Packed(OutputKind):
@@ -103,6 +126,12 @@ class _Packed(OutputKind):
 
     sized = False
     bytes = 256
+    packed_dims = 1
+
+    def packed_problem(self, packed: np.ndarray) -> str:
+        if packed.dtype != np.uint8:
+            return f"holds {packed.dtype}, not {self.plural}"
+        return super().packed_problem(packed)
 
     def pack(self, value: Any, dims: Sequence[str]) -> np.ndarray:
         shape, values = _flatten(value, dims)

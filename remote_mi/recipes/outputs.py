@@ -81,6 +81,18 @@ def coordinates(
     return list(range(size))
 
 
+def position_problem(output: Output, shape: Sequence[int], tokens: int) -> str:
+    """The problem with the size of an example's output along its positions, "" if there is none.
+
+    Args:
+        shape: of its values. tokens: of the prompt, for a pair of the clean one.
+    """
+    for dim, size in zip(output.dims, shape, strict=True):
+        if dim in POSITIONS and output.of == "example" and size != tokens:
+            return f"has {size} entries along {dim!r}, and the prompt has {tokens} tokens"
+    return ""
+
+
 def output_json(output: Output) -> dict[str, Any]:
     """A declared output as JSON."""
     return {"dims": list(output.dims), "kind": output.kind, "of": output.of}
@@ -88,13 +100,16 @@ def output_json(output: Output) -> dict[str, Any]:
 
 def outputs_from_json(data: Mapping[str, Any]) -> dict[str, Output]:
     """Read back the `returns` part of `Card.to_json`."""
-    return {k: Output(tuple(v["dims"]), v["kind"], v.get("of", "example")) for k, v in data.items()}
+    return {
+        k: Output(tuple(v["dims"]), v.get("kind", "number"), v.get("of", "example"))
+        for k, v in data.items()
+    }
 
 
 def summaries_from_json(data: Mapping[str, Any]) -> dict[str, Ratio | Output]:
     """Read back the `summaries` part of `Card.to_json`."""
-    ratios = {k: Ratio(v["effect"], gap=v["gap"]) for k, v in data.items() if "effect" in v}
-    computed = outputs_from_json({k: v for k, v in data.items() if "effect" not in v})
+    ratios = {k: Ratio(v["effect"], gap=v["gap"]) for k, v in data.items() if v.get("effect")}
+    computed = outputs_from_json({k: v for k, v in data.items() if k not in ratios})
     return {k: ratios.get(k) or computed[k] for k in data}
 
 

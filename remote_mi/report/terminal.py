@@ -10,8 +10,8 @@ from rich.text import Text
 
 from remote_mi.common.authors_code import contained
 from remote_mi.common.console import captured_text, capturing_console
-from remote_mi.common.errors import NotFound
-from remote_mi.common.text import line
+from remote_mi.common.errors import NotFound, UsageError
+from remote_mi.common.text import line, prose
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -28,12 +28,15 @@ ALL = Slice()
 def show(result: Result, console: Console, only: str | None = None, slice_: Slice = ALL) -> None:
     """Print a result: heading, figures, notes, and what to type next.
 
+    Of several figures, one that cannot be shown does not keep back the others.
+
     Args:
         only: name of the one figure to show. slice_: which part of the arrays is shown.
 
     Raises:
-        NotFound: if the recipe declares no figure of that name.
-        UsageError: if no figure is cut in a dimension of the slice.
+        NotFound: if the recipe declares no figure of that name, or a figure lacks what a slice
+            names. UsageError: if no figure is cut in a dimension of the slice. Either of them: if
+            the only figure cannot be shown.
     """
     chosen = select_figures(result, only)
     check_cut(chosen, result, slice_)
@@ -45,7 +48,13 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
     for figure in chosen:
         console.print()
         console.print(Rule(Text(_title(figure)), align="left", characters="─"))
-        for text in figure_lines(figure, result, console.width, slice_):
+        try:
+            lines = figure_lines(figure, result, console.width, slice_)
+        except (NotFound, UsageError) as error:
+            if len(chosen) == 1 or slice_ != ALL:
+                raise
+            lines = iter([Text(f" cannot be shown: {prose(error.message)}", style="yellow")])
+        for text in lines:
             console.print(text, overflow="crop" if text.no_wrap else "fold")
         for reading in figure_readings(figure, result, slice_):
             if reading not in said:

@@ -52,11 +52,13 @@ class Slice:
         """The array with only the dimensions in `keep`, and the place of the cut as text.
 
         Raises:
-            NotFound: if a dimension has no such coordinate.
+            NotFound: if a dimension has no such coordinate, or is cut and has none at all.
         """
         taken = []
         for dim in [d for d in array.dims if d not in keep]:
             coordinates = list(array.coords[dim])
+            if not coordinates:
+                raise NotFound(f"{array.name!r} has no values: its dimension {dim!r} is empty")
             if dim not in self.at:
                 taken.append(f"{visible(dim)} {visible(str(coordinates[0]))}")
                 array = array.isel(dim, 0)

@@ -57,7 +57,8 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def _entry_path(self, key: str, environment: Environment) -> Path:
+    def entry_path(self, key: str, environment: Environment) -> Path:
+        """Path of the entry of a key and environment, whether or not it exists."""
         return self.root / "ac" / key[:2] / key / f"{environment.id}.json"
 
     def blob_path(self, sha: str) -> Path:
@@ -66,7 +67,7 @@ class Cache:
 
     def get(self, key: str, environment: Environment) -> CacheEntry | None:
         """The verified entry of this key and environment; None if absent or damaged."""
-        path = self._entry_path(key, environment)
+        path = self.entry_path(key, environment)
         try:
             entry = self.read_verified(path)
         except FileNotFoundError:
@@ -79,7 +80,7 @@ class Cache:
 
     def contains(self, key: str, environment: Environment) -> bool:
         """Whether an entry exists, without reading or checking it; for plans of many jobs."""
-        return self._entry_path(key, environment).exists()
+        return self.entry_path(key, environment).exists()
 
     def read_verified(self, path: Path) -> CacheEntry:
         """The entry in a file, with its blobs.
@@ -143,7 +144,7 @@ class Cache:
             entry = parse_json(to_json(entry))  # so that the check is of what will be read
             entry["check"] = digest(entry)
             content = to_json(entry, sort_keys=True).encode()
-            write_atomically(self._entry_path(key, environment), content, self.root / "tmp")
+            write_atomically(self.entry_path(key, environment), content, self.root / "tmp")
             for name, sha in named.items():
                 # A concurrent `gc` may have removed it as unreferenced before the entry existed.
                 if not self.blob_path(sha).exists():

@@ -18,9 +18,8 @@ from typing import Any
 
 from remote_mi.store.cache import Cache, Damaged, read_entry
 from remote_mi.store.environment import PACKAGES, Environment
-from remote_mi.store.sqlite_index import IndexFile, Unusable, transaction
+from remote_mi.store.sqlite_index import IndexFile, Unusable, update_rows
 
-_CHUNK = 500
 _TABLES = """
 CREATE TABLE entries (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
     environment TEXT NOT NULL, kind TEXT NOT NULL, versions TEXT NOT NULL, recipe TEXT,
@@ -28,10 +27,6 @@ CREATE TABLE entries (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT N
     time REAL NOT NULL, used REAL NOT NULL);
 CREATE INDEX by_recipe ON entries (recipe, part, time);
 """
-_COLUMNS = (
-    "path, stamp, key, environment, kind, versions, recipe, model, part, about, blobs, "
-    "bytes, time, used"
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class CacheIndex:
             self._refresh(db)
             return [
                 _row_from_sql(found)
-                for found in db.execute(f"SELECT {_COLUMNS} FROM entries {where}", values)
+                for found in db.execute(f"SELECT * FROM entries {where}", values)
             ]
 
         try:
@@ -106,22 +101,14 @@ class CacheIndex:
         known = dict(db.execute("SELECT path, stamp FROM entries").fetchall())
         here = dict(_stamps(self.cache.root))
         new = [path for path, stamp in here.items() if known.get(path) != stamp]
-        gone = [(path,) for path in known if path not in here]
-        for start in range(0, len(new), _CHUNK):
-            rows = []
-            for path in new[start : start + _CHUNK]:
-                try:
-                    rows.append(self._values(path, here[path]))
-                except (OSError, Damaged, KeyError, TypeError):
-                    gone.append((path,))  # `verify` reports it
-            with transaction(db):
-                db.executemany(
-                    f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
-                    rows,
-                )
-        if gone:
-            with transaction(db):
-                db.executemany("DELETE FROM entries WHERE path = ?", gone)
+
+        def read(path: str) -> tuple[Any, ...] | None:
+            try:
+                return self._values(path, here[path])
+            except (OSError, Damaged, KeyError, TypeError):
+                return None  # `verify` reports it
+
+        update_rows(db, "entries", new, known.keys() - here.keys(), read)
 
     def _values(self, path: str, stamp: str) -> tuple[Any, ...]:
         file = self.cache.root / path

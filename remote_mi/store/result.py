@@ -15,7 +15,7 @@ from remote_mi.common.statistics.randomisation import LEVEL
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.recipes.outputs import Output, coordinates, outputs_from_json
+from remote_mi.recipes.outputs import Output, Ratio, coordinates, outputs_from_json
 from remote_mi.store.named_array import NamedArray, import_pandas
 from remote_mi.store.provenance import Provenance
 from remote_mi.store.run_info import card_from_json
@@ -85,9 +85,9 @@ class Result(Displayed):
         """The figures the recipe declares; instead of a ratio that is not given, its effect."""
         figures, withheld = list(self.card.figures), self.withheld
         for index, figure in enumerate(figures):
-            if figure.output in withheld:
-                effect = self.recipe["summaries"][figure.output]["effect"]
-                figures[index] = replace(figure, output=effect, title=effect)
+            ratio = self.card.summaries.get(figure.output)
+            if figure.output in withheld and isinstance(ratio, Ratio):
+                figures[index] = replace(figure, output=ratio.effect, title=ratio.effect)
         return list(dict.fromkeys(figures))
 
     @property
@@ -173,7 +173,7 @@ class Result(Displayed):
         """
         axes = self.document["axes"][name]
         declared = self.recipe["summaries"].get(name) or self.recipe["returns"][name]
-        if "effect" in declared:  # a ratio has the dimensions of its numerator
+        if declared.get("effect"):  # a ratio has the dimensions of its numerator
             declared = self.recipe["returns"][declared["effect"]]
         return tuple(dim for dim in declared["dims"] if dim in axes)
 

@@ -107,7 +107,7 @@ class RunFolder:
         if arrays is None:
             arrays = self.arrays()
         try:
-            info.check_arrays(arrays)
+            info.check(arrays)
         except WrongJson as error:
             raise DamagedRun(self.path / RUN_JSON, error.where, error.what) from None
         return Result(info.recipe, info.document, arrays, info.provenance, self.name, self.path)

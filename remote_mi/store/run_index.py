@@ -4,6 +4,8 @@
 
 The runs folder is authoritative. Its modification time shows whether runs were added or removed
 since the index was last refreshed, including folders that were copied in or deleted by hand.
+Reading that one time instead of every run's is what makes finding fast, so it is not refreshed as
+the index of the cache is (`remote_mi.store.cache_index`), whose lookups need no index.
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.valid_json import to_json
-from remote_mi.store.sqlite_index import IndexFile, transaction
+from remote_mi.store.sqlite_index import IndexFile, transaction, update_rows
 
 #: Names of runs; folders with other names are not runs.
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}")
 DAMAGED = "damaged"
 #: A change this recent (nanoseconds) may hide another one: file timestamps are coarse.
 _RACY = 2_000_000_000
-_CHUNK = 500
 _TABLES = """
 CREATE TABLE runs (name TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
     environment TEXT NOT NULL, status TEXT NOT NULL, row TEXT NOT NULL);
@@ -164,21 +165,15 @@ class RunIndex:
         self._store(db, [n for n, stamp in known if stamp != _stamp(f"{self.folder}/{n}")], ())
 
     def _store(self, db: sqlite3.Connection, new: list[str], gone: Iterable[str]) -> None:
-        """Read new runs and write their rows; in chunks, so that no other process waits for long."""
-        for start in range(0, len(new), _CHUNK):
-            rows = []
-            for name in new[start : start + _CHUNK]:
-                # Taken before reading, so that a later change is seen the next time.
-                stamp = _stamp(f"{self.folder}/{name}")
-                row = self.read(name)
-                rows.append(
-                    (name, stamp, row.key, row.environment, row.status, to_json(asdict(row)))
-                )
-            with transaction(db):
-                db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", rows)
-        if gone:
-            with transaction(db):
-                db.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
+        """Read new runs and write their rows."""
+
+        def read(name: str) -> tuple[Any, ...]:
+            # Taken before reading, so that a later change is seen the next time.
+            stamp = _stamp(f"{self.folder}/{name}")
+            row = self.read(name)
+            return (name, stamp, row.key, row.environment, row.status, to_json(asdict(row)))
+
+        update_rows(db, "runs", new, gone, read)
 
 
 def _names_of_key(db: sqlite3.Connection, key: str, environment: str | None) -> list[str]:

@@ -20,7 +20,8 @@ from remote_mi.common.valid_json import parse_json
 from remote_mi.recipes import figures
 from remote_mi.recipes.card import Card, Evidence
 from remote_mi.recipes.output_kinds import KINDS
-from remote_mi.recipes.outputs import Output, outputs_from_json, summaries_from_json
+from remote_mi.recipes.outputs import label_problem, outputs_from_json, summaries_from_json
+from remote_mi.store.array_checks import check_arrays
 from remote_mi.store.provenance import Provenance
 from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 from remote_mi.store.verdict import ControlTest, Verdict
@@ -65,10 +66,10 @@ class PromptRecord:
 class RunDocument:
     """The prompts and labels that belong to the arrays; names as in `Result.document`."""
 
-    parts: list[PromptRecord] = field(default_factory=list)
-    axes: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    parts: list[PromptRecord]
+    axes: Mapping[str, Mapping[str, list[Any]]]
+    vocabulary: Mapping[str, str]
     notes: list[str] = field(default_factory=list)
-    vocabulary: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     clusters: list[int] | None = None
     tests: Mapping[str, ControlTest] = field(default_factory=dict)
@@ -81,9 +82,9 @@ class _CardRecord:
     """The part of a recipe's card that a run stores, in its JSON form."""
 
     name: str
+    returns: Mapping[str, _OutputRecord]
+    summaries: Mapping[str, _SummaryRecord]
     over: str = "prompt"
-    returns: Mapping[str, _OutputRecord] = field(default_factory=dict)
-    summaries: Mapping[str, _SummaryRecord] = field(default_factory=dict)
     figures: list[Mapping[str, Any]] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     doc: str = ""
@@ -105,8 +106,8 @@ class _OutputRecord:
 
 @dataclass(frozen=True)
 class _SummaryRecord:
-    effect: str | None = None
-    gap: str | None = None
+    effect: str = ""
+    gap: str = ""
     dims: list[str] | None = None
     kind: str = "number"
 
@@ -121,11 +122,11 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
     """
     record = dataclass_from_json(_CardRecord, shown, "recipe")
     _check_names(record)
-    return Card(
+    card = Card(
         record.name,
         record.over,  # type: ignore[arg-type] - written by any version
-        outputs_from_json(shown.get("returns", {})),
-        summaries_from_json(shown.get("summaries", {})),
+        outputs_from_json(shown["returns"]),
+        summaries_from_json(shown["summaries"]),
         _figures(record.figures),
         references=record.references,
         doc=record.doc,
@@ -138,6 +139,13 @@ def card_from_json(shown: Mapping[str, Any]) -> Card:
         # A word of another version says nothing to this one.
         evidence=record.evidence if record.evidence in get_args(Evidence) else "",  # type: ignore[arg-type]
     )
+    for name, control in card.controls.items():
+        if problem := card.control_problem(name, control):
+            raise WrongJson(f"recipe.controls.{line(name, 40)}", problem)
+    for dim, name in card.labels.items():
+        if problem := label_problem(card.returns, dim, name):
+            raise WrongJson(f"recipe.labels.{line(dim, 40)}", problem)
+    return card
 
 
 def _check_names(record: _CardRecord) -> None:
@@ -156,16 +164,17 @@ def _check_names(record: _CardRecord) -> None:
             raise WrongJson(
                 f"recipe.returns.{name}.kind", f"{output.kind!r} is not a kind of output"
             )
+        if output.of not in ("example", "set"):
+            raise WrongJson(f"recipe.returns.{name}.of", f"is {output.of!r:.60}")
     for name, summary in record.summaries.items():
         place = f"recipe.summaries.{name}"
-        if summary.effect is None and summary.dims is None:
+        if not summary.effect and summary.dims is None:
             raise WrongJson(place, "has neither a ratio nor dimensions")
-        for one in (summary.effect, summary.gap):
-            if one is not None and one not in record.returns:
+        if summary.kind != "number":
+            raise WrongJson(f"{place}.kind", f"{summary.kind!r:.60} is not the kind of a summary")
+        for one in (summary.effect, summary.gap) if summary.effect else ():
+            if one not in record.returns:
                 raise WrongJson(place, repr(KeyError(one)))
-    for dim, name in record.labels.items():
-        if name not in record.returns:
-            raise WrongJson(f"recipe.labels.{dim}", repr(KeyError(name)))
 
 
 def _figures(items: Sequence[Mapping[str, Any]]) -> list[figures.Figure]:
@@ -227,29 +236,17 @@ class RunInfo:
         missing = [name for name in _REQUIRED if not given.get(name) and given.get(name) != {}]
         return missing or ([] if given["record"] else ["record"])
 
-    def check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Check that the document and the names of the arrays agree.
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Check everything, and that the arrays are what the rest says.
 
         Raises:
-            WrongJson: if an array is missing, or the document does not describe it.
+            WrongJson: naming the place that is wrong. UsageError: as `card_from_json`.
         """
-        if self.failed:
-            return
-        for name in (*self.card.summaries, *self.card.returns):
-            if name in arrays and name not in self.parsed_document.axes:
-                raise WrongJson("document.axes", repr(KeyError(name)))
-        for name, output in self.card.returns.items():
-            for index in range(_array_count(output, self.parsed_document)):
-                array = arrays.get(f"{name}@{index}")
-                if array is None:
-                    raise WrongJson("document.parts", f"there is no array {name}@{index}")
-                if KINDS[output.kind].sized and array.ndim != len(output.dims):
-                    what = f"{len(output.dims)} names for the {array.ndim} dimensions of its array"
-                    raise WrongJson(f"recipe.returns.{name}.dims", what)
-
-
-def _array_count(output: Output, document: RunDocument) -> int:
-    return 1 if output.of == "set" else len(document.parts)
+        _ = self.made
+        if not self.failed:
+            document = self.parsed_document
+            tokens = [len(part.tokens) for part in document.parts]
+            check_arrays(self.card, tokens, document.axes, arrays)
 
 
 def read_json(path: Path) -> dict[str, Any]:

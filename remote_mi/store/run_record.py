@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,11 @@ class RunRecord:
     sources: Mapping[str, bytes] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
     error: str | None = None
+
+
+def event_line(what: str, **more: Any) -> dict[str, Any]:
+    """One line of events.jsonl."""
+    return {"time": round(time.time(), 3), "event": what, **more}
 
 
 def environment_of(provenance: Mapping[str, Any]) -> Environment:

@@ -10,14 +10,15 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 #: SQLite's codes that do not mean a damaged file: busy, locked, read-only, full, cannot open …
 _TEMPORARY = {3, 5, 6, 8, 13, 14, 23}
 _ATTEMPTS = 3
+_CHUNK = 500
 
 
 class Unusable(Exception):
@@ -106,6 +107,37 @@ def _inode(path: Path) -> int | None:
 def _is_temporary(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _TEMPORARY
+
+
+def update_rows(
+    db: sqlite3.Connection,
+    table: str,
+    new: Sequence[str],
+    gone: Iterable[str],
+    read: Callable[[str], tuple[Any, ...] | None],
+) -> None:
+    """Write the rows of new or changed names and delete those of others.
+
+    It is done in chunks, so that no other process waits for long.
+
+    Args:
+        table: its first column, the name, is its primary key.
+        read: the values of a name's row; None deletes it.
+    """
+    gone = list(gone)
+    for start in range(0, len(new), _CHUNK):
+        chunk = new[start : start + _CHUNK]
+        rows = {name: read(name) for name in chunk}
+        gone += [name for name in chunk if rows[name] is None]
+        found = [row for row in rows.values() if row is not None]
+        if found:
+            marks = ", ".join("?" * len(found[0]))
+            with transaction(db):
+                db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", found)
+    if gone:
+        name = db.execute(f"SELECT name FROM pragma_table_info('{table}')").fetchone()[0]
+        with transaction(db):
+            db.executemany(f"DELETE FROM {table} WHERE {name} = ?", [(one,) for one in gone])
 
 
 @contextlib.contextmanager

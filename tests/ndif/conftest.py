@@ -33,21 +33,22 @@ def ndif_venv() -> Path:
         _unavailable(error)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ndif_server(
     ndif_venv: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A running server that checks no keys."""
-    yield from _running(Server(_state("tests", tmp_path_factory), venv=ndif_venv), tiny_llama)
+    state = _state("tests", tmp_path_factory)
+    yield from _running(Server(state, venv=ndif_venv, threads=1), tiny_llama)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sandbox_server(
     ndif_venv: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A running server as the public one is: keys are checked, jobs of untrusted ones sandboxed."""
     state = _state("tests-sandbox", tmp_path_factory)
-    yield from _running(Server(state, venv=ndif_venv, auth=True), tiny_llama)
+    yield from _running(Server(state, venv=ndif_venv, threads=1, auth=True), tiny_llama)
 
 
 def _running(server: Server, model: Path) -> Iterator[Server]:
@@ -89,12 +90,6 @@ def client(ndif_server: Server, project: Path) -> Callable[..., Any]:
     return client_of(ndif_server, project)
 
 
-@pytest.fixture
-def sandbox_client(sandbox_server: Server, project: Path) -> Callable[..., Any]:
-    """The same for the server that checks keys; `NDIF_API_KEY=…` is another key than the plain."""
-    return client_of(sandbox_server, project)
-
-
 def client_of(server: Server, project: Path) -> Callable[..., Any]:
     """Runs scripts in processes of their own that talk to a server."""
 
@@ -125,6 +120,7 @@ class Terminal:
         """Start a command and do not wait for it."""
         return subprocess.Popen(
             [*python(), "-m", "remote_mi", *(str(a) for a in arguments)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -133,12 +129,12 @@ class Terminal:
         )
 
     def run(
-        self, *arguments: object, timeout: float = 360, **environment: str
+        self, *arguments: object, given: str = "", timeout: float = 360, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to its end, with a text on stdin."""
         process = self.start(*arguments, **environment)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(given, timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate(timeout=60)

@@ -127,7 +127,7 @@ def test_forgotten_jobs_are_not_fetched(terminal):
 def test_a_client_killed_at_any_moment_loses_nothing(terminal, seed):
     """Kills fall between the start of the process and the end of the job."""
     process = terminal.start(*slow_job("--seconds", 1))
-    time.sleep(random.Random(seed).uniform(0.3, 4.0))
+    time.sleep(random.Random(seed).uniform(0.2, 3.0))
     process.kill()
     process.communicate(timeout=60)
     done = terminal.run(*slow_job("--seconds", 1, "--json"))
@@ -149,14 +149,14 @@ def one(i):
     except Exception as error:
         results[i] = error
 results = {}
-threads = [threading.Thread(target=one, args=(i,)) for i in range(50)]
+threads = [threading.Thread(target=one, args=(i,)) for i in range(20)]
 [t.start() for t in threads]
 [t.join(250) for t in threads]
 print(json.dumps({str(i): (r["top_prob"].values.tolist() if hasattr(r, "provenance") else str(r))
                   for i, r in results.items()}))
 """
     found = client(script, TINY_LLAMA, timeout=540)
-    assert len(found) == 50
+    assert len(found) == 20
     for values in found.values():
         assert isinstance(values, list), values
     from remote_mi.backends.ledger import Ledger

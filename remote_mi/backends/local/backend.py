@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.base import (
     Backend,
@@ -20,21 +20,22 @@ from remote_mi.backends.base import (
     recipe_error,
     recipe_label,
 )
-from remote_mi.backends.local.fitting import consider
-from remote_mi.backends.local.resources import Resources, measure
 from remote_mi.backends.options import Option, Question
 from remote_mi.common.authors_code import contained
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Watch
-from remote_mi.models.checkpoint import model_cache
-from remote_mi.models.isolation import exclusive_model_use, settings_to_record
-from remote_mi.models.load import LoadedModel, load, out_of_memory
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.store.environment import Environment, local_environment
+
+if TYPE_CHECKING:
+    from remote_mi.backends.local.resources import Resources
+    from remote_mi.models.load import LoadedModel
 
 
 class LocalBackend(Backend):
     """Executes on this machine. `submit` only accepts the work; `collect` does it, call by call.
+
+    What planning and running need is imported there: a hit needs `environment` only.
 
     Args:
         rows_bytes: memory for the rows of a sweep; None leaves it to the kit.
@@ -60,11 +61,17 @@ class LocalBackend(Backend):
         return local_environment(record["device"])
 
     def consider(self, question: Question) -> Option:
+        from remote_mi.backends.local.fitting import consider
+        from remote_mi.backends.local.resources import measure
+        from remote_mi.models.checkpoint import model_cache
+
         if self._machine is None:
             self._machine = measure(model_cache())
         return consider(question, self._machine)
 
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
+        from remote_mi.models.load import load
+
         return load(spec, watch)
 
     def submit(self, model: LoadedModel, work: Work, watch: Watch) -> Ticket:
@@ -79,6 +86,8 @@ class LocalBackend(Backend):
         timeout: float | None = None,
         on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
+        from remote_mi.models.isolation import exclusive_model_use, settings_to_record
+
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
         passes = _PassCounter()
@@ -113,6 +122,7 @@ class LocalBackend(Backend):
     def _run_guarded(self, lm: Any, work: Work, compute: Callable[[], Any]) -> Any:
         """Compute within the planned memory; an error names the recipe's own line."""
         from remote_mi.interventions.memory import memory
+        from remote_mi.models.load import out_of_memory
 
         try:
             with memory(self.rows_bytes), contained():

@@ -95,17 +95,12 @@ def find_host(asked: str | None) -> Host:
     given = asked or os.environ.get("NDIF_HOST") or _nnsight_settings().get("HOST") or DEFAULT_HOST
     url = str(given).rstrip("/")
     shown = repr(given) if "@" not in url else "that"  # the part before it may be a password
-    no_address = UsageError(
-        f"{shown} is not the address of a server",
-        f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one",
-    )
-    try:
-        _ = httpx.URL(url).host  # raises for what no request could use
-        parts = urlsplit(url)
-    except (httpx.InvalidURL, ValueError):
-        raise no_address from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise no_address
+    if not is_address(url):
+        raise UsageError(
+            f"{shown} is not the address of a server",
+            f"e.g. --backend ndif:{DEFAULT_HOST}, or ndif:here for a personal one",
+        )
+    parts = urlsplit(url)
     if parts.username or parts.password:
         raise UsageError(
             "an address that contains a name or password is not accepted",
@@ -113,6 +108,16 @@ def find_host(asked: str | None) -> Host:
         )
     served = personal.running_server(url) if parts.hostname in _LOOPBACK else None
     return Host(url, f"ndif {url}", served)
+
+
+def is_address(url: str) -> bool:
+    """Whether a request can be sent to an address."""
+    try:
+        _ = httpx.URL(url).host  # raises for what no request could use
+        parts = urlsplit(url)
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def nnsight_config_file() -> Path:

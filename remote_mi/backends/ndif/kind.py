@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_mi.backends.kind import BackendKind, KeyStore, ModelList
-from remote_mi.backends.ndif_server import personal
 from remote_mi.backends.settings.values import normalize_host
-from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.errors import RemoteMIError, StoreError
 from remote_mi.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class NdifKind(BackendKind):
         """The hosts in the settings; else a running personal server and the configured one."""
         if settings.hosts is not None:
             return [f"ndif:{host}" for host in settings.hosts]
+        from remote_mi.backends.ndif_server import personal
+
         running = [f"ndif:{personal.HERE}"] if personal.running_server(personal.HERE) else []
         return [*running, "ndif"]
 
@@ -49,8 +50,13 @@ class NdifKind(BackendKind):
 
     def backend_of(self, entry: Entry, project: Path) -> DetachedBackend:
         from remote_mi.backends.ndif.backend import NdifBackend
-        from remote_mi.backends.ndif.hosts import Host
+        from remote_mi.backends.ndif.hosts import Host, is_address
 
+        if not is_address(entry.url):
+            raise StoreError(
+                f"the ledger has {entry.url!r:.80} as the address of job {entry.id[:8]}",
+                "run its command again",
+            )
         return NdifBackend(Host(entry.url, entry.host), project)
 
     def error_of(self, record: Mapping[str, Any]) -> RemoteMIError:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.recipes.card import Card
+from remote_mi.recipes.live_code import enclosing_variables
 
 _KIT = "remote_mi.interventions"
 _AFTERWARDS = "do that part after the run, on the result, or use what the server has"
@@ -72,7 +73,7 @@ class ShippedCode:
         first = not self.parts
         self.home = self.home or function.__module__
         path = self._display_path(function)
-        enclosing = _closure(function)
+        enclosing = enclosing_variables(function)
         scope = {**function.__globals__, **enclosing}
         for node in _definitions_of(function):
             arguments = frozenset(_arguments(node)[1:]) if first else frozenset()
@@ -180,17 +181,6 @@ def module_of(value: Any) -> str:
     if isinstance(own, str) and (callable(value) or isinstance(value, type)):
         return own
     return "" if callable(value) else type(value).__module__
-
-
-def _closure(function: types.FunctionType) -> dict[str, Any]:
-    """The variables of enclosing functions that a function sees."""
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:
-            continue
-    return found
 
 
 def _definitions_of(function: types.FunctionType) -> list[Any]:

@@ -8,6 +8,9 @@ Run by the server's own Python, on loopback, with nothing but the standard libra
 `huggingface_hub` asks when it describes a model and downloads its files: model information, file
 listings, and files, whole or in ranges. Nothing can be written, and nothing but the files inside
 the named folders is ever sent.
+
+A filled cache with the hub's client offline would not do: nnsight asks the hub for a model's id in
+the client, in the server and in every sandboxed process, and offline that question is an error.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def two_way_interval(values: np.ndarray) -> Interval:
 
     The variance is that of rows and of columns less that of cells, from the mean squares of the
     two-way analysis of variance, and never less than the largest of the three; Student's t with
-    Satterthwaite's (1946) degrees of freedom, or with one if a factor has only two levels, where
+    Satterthwaite's (1946) degrees of freedom, rounded down, or with one if a factor has only two levels, where
     they are not to be trusted.
 
     Args:
@@ -194,7 +194,7 @@ def two_way_interval(values: np.ndarray) -> Interval:
     square = np.maximum(of_rows + of_columns - of_rest, largest)
     with np.errstate(all="ignore"):
         both = of_rows**2 / (rows - 1) + of_columns**2 / (columns - 1)
-        freedom = np.where((both > 0) & (count > 2), np.maximum(square**2 / both, 1.0), 1.0)
+        freedom = np.where((both > 0) & (count > 2), np.maximum(square**2 / both // 1, 1.0), 1.0)
     half = student_quantiles(freedom) * np.sqrt(square / (rows * columns))
     return Interval(mean, mean - half, mean + half, count)
 

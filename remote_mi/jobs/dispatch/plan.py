@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remote_mi.backends.base import Backend
 from remote_mi.backends.options import Footprint, Option, Question
 from remote_mi.backends.registry import AUTO, open_backend, parse_backend
 from remote_mi.backends.settings import Settings, load
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import BackendUnavailable
 from remote_mi.common.sizes import format_size
-from remote_mi.jobs.dispatch import footprint
 from remote_mi.jobs.job import Job
-from remote_mi.models.abilities import check_needs_by_config
-from remote_mi.models.checkpoint import Checkpoint, describe
 from remote_mi.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from remote_mi.backends.base import Backend
+    from remote_mi.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ class Dispatcher:
 
     def checkpoint(self, spec: ModelSpec) -> Checkpoint:
         """What is known of a model's checkpoint."""
+        from remote_mi.models.checkpoint import describe
+
         name = repr(spec)
         if name not in self._checkpoints:
             self._checkpoints[name] = describe(spec)
@@ -143,15 +145,21 @@ class Dispatcher:
         if requested != AUTO:
             self.backend(requested)
             return [requested]
-        names: list[str] = []
+        return list(self._preferred())
+
+    def _preferred(self) -> Iterator[str]:
+        """The backends that the settings prefer, each once; lazily, as a kind may ask servers."""
+        seen: set[str] = set()
         for preferred in self.settings.prefer:
             kind, where = parse_backend(preferred)
-            names += [preferred] if where else kind.auto_candidates(self.settings)
-        return list(dict.fromkeys(names))
+            names = [preferred] if where else kind.auto_candidates(self.settings)
+            yield from (name for name in dict.fromkeys(names) if name not in seen)
+            seen.update(names)
 
     def backends(self, requested: str) -> Iterator[tuple[str, Backend]]:
-        """The candidates with their backends, created lazily; errors as `candidates`."""
-        return ((name, self.backend(name)) for name in self.candidates(requested))
+        """The candidates with their backends, found and created lazily; errors as `candidates`."""
+        names = self._preferred() if requested == AUTO else self.candidates(requested)
+        return ((name, self.backend(name)) for name in names)
 
     # --- deciding ---
 
@@ -192,6 +200,9 @@ class Dispatcher:
         return Plan(chosen, tuple(options), *question.looked_up, ask_above=ask_above)
 
     def _question(self, job: Job, requested: str, survey: bool) -> Question:
+        from remote_mi.jobs.dispatch import footprint  # here and above: a hit is not planned
+        from remote_mi.models.abilities import check_needs_by_config
+
         def measured(need: Footprint, rows_bytes: int) -> Footprint:
             from remote_mi.jobs.dispatch.measuring import measure  # imports torch
 

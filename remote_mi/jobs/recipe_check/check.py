@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RunFailed
-from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
-from remote_mi.jobs.building import job_on, resolve_recipe
+from remote_mi.jobs.building import check_types, job_from_python
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.recipe_check.examples import built_in_prompts
 from remote_mi.jobs.recipe_check.report import PropertyFinding, RecipeCheck
 from remote_mi.jobs.runner import execute
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tiny_models import ENCODERS, FAMILIES
-from remote_mi.prompts.choice import PromptChoice
-from remote_mi.recipes.card import INPUTS, Card
+from remote_mi.recipes.card import Card
 from remote_mi.store.comparison import compare
 
 #: How far apart the numbers of a server and of this machine may be.
@@ -33,7 +31,7 @@ def check_recipe(
     model: str | Path | ModelSpec | None = None,
     backend: str | None = None,
     phenomenon: str | None = None,
-    pairs: str | Path | list[Mapping[str, str]] | None = None,
+    pairs: str | Path | Iterable[Mapping[str, Any]] | None = None,
     n: int | None = None,
     seed: int | None = None,
     project: str | Path | None = None,
@@ -60,39 +58,20 @@ def check_recipe(
         RemoteMIError: if the recipe, a parameter or the prompts are invalid, or the server cannot
             run it.
     """
-    texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
-    given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
-    spec = model if isinstance(model, ModelSpec) or model is None else ModelSpec(str(model))
-    folder = Path(project).absolute() if project else project_folder()
-    choice = PromptChoice(phenomenon, pairs, texts, n, seed)
-    job = job_to_check(recipe, spec, choice, given, folder)
-    return run_checks(job, spec is not None, backend, watch or Silent())
-
-
-def job_to_check(
-    recipe: str | Callable[..., Any] | Card,
-    spec: ModelSpec | None,
-    choice: PromptChoice,
-    parameters: Mapping[str, Any],
-    project: Path,
-    drop_invalid: bool = False,
-) -> Job:
-    """The job of a check: with the chosen prompts, or else the built-in ones."""
-    card, function = resolve_recipe(recipe, project)
-    card.resolve(parameters)
-    if card.over == "none":
-        prompts = choice.check_none(card.name)
-    else:
-        prompts = built_in_prompts(card) if choice == PromptChoice() else choice.resolve(project)
-    return job_on(
-        card,
-        spec or ModelSpec(),
-        prompts,
-        parameters,
-        project,
-        function=function,
-        drop_invalid=drop_invalid,
+    check_types(check_recipe, backend=backend, watch=watch)
+    job = job_from_python(
+        recipe,
+        inputs,
+        model=ModelSpec() if model is None else model,
+        phenomenon=phenomenon,
+        pairs=pairs,
+        n=n,
+        seed=seed,
+        project=project,
+        parameters=parameters,
+        otherwise=built_in_prompts,
     )
+    return run_checks(job, model is not None, backend, watch or Silent())
 
 
 def run_checks(job: Job, own_model: bool, backend: str | None, watch: Watch) -> RecipeCheck:

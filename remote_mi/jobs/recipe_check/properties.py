@@ -32,7 +32,7 @@ def check_on_model(job: Job, name: str, watch: Watch, analyze: bool) -> list[Pro
     try:
         subject = Subject(job, watch)
         trial = subject.run(subject.examples)
-        summaries = _summaries(subject, trial) if analyze and job.card.analysis else {}
+        summaries = subject.summarize(trial.each) if analyze and job.card.analysis else {}
     except Exception as error:
         finding = _outcome_of(error, name)
         return [replace(finding, message=finding.message.replace(job.model.name, name))]
@@ -40,16 +40,6 @@ def check_on_model(job: Job, name: str, watch: Watch, analyze: bool) -> list[Pro
         PropertyFinding("families", "holds", name),
         *_Check(subject, name, trial, summaries).findings(),
     ]
-
-
-def _summaries(subject: Subject, trial: Trial) -> Outputs:
-    try:
-        return subject.summarize(trial.each, range(len(trial.each)))
-    except RemoteMIError:
-        raise
-    except Exception as error:  # the analysis is the recipe author's code: anything can happen
-        message = f"its analysis raises {type(error).__name__}: {first_line(error)}"
-        raise RunFailed(message) from error
 
 
 def _outcome_of(error: Exception, name: str) -> PropertyFinding:
@@ -129,7 +119,7 @@ class _Check:
         gaps = self._gaps(self.first.each, again.each)
         gaps += self._gaps([self.first.of_set], [again.of_set])
         if self.summaries:
-            summaries = _summaries(self.subject, self.first)
+            summaries = self.subject.summarize(self.first.each)
             gaps += self._gaps([self.summaries], [summaries])
         self.unsteady = {gap.output for gap in gaps if gap.size > 0}
         if not self.unsteady:

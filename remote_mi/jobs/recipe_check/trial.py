@@ -14,10 +14,12 @@ import torch
 
 from remote_mi.backends.base import Outputs, Work, example_count
 from remote_mi.backends.local.backend import LocalBackend
+from remote_mi.common.authors_code import describe_error
+from remote_mi.common.errors import RunFailed
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.jobs.aggregation import Part
-from remote_mi.jobs.analysis import analysis_input
+from remote_mi.jobs.analysis import analysis_input, call_analysis, summary_arrays
 from remote_mi.jobs.inputs import tokenize_parameters, tokenize_prompts
 from remote_mi.jobs.job import Job
 from remote_mi.models.abilities import check_needs_by_model
@@ -97,27 +99,30 @@ class Subject:
         drawn = [name for name, state in _generator_states().items() if state != generators[name]]
         return Trial(*self._sorted(found, example_count(calls[0]) if calls else 0), changed, drawn)
 
-    def summarize(self, each: Sequence[Outputs], order: Sequence[int]) -> Outputs:
-        """What the recipe's analysis computes from the outputs of examples, in an order.
+    def summarize(self, each: Sequence[Outputs], order: Sequence[int] | None = None) -> Outputs:
+        """What the recipe's analysis computes from the outputs of examples.
 
         Args:
-            each: outputs of each example, in the order of the job.
+            each: outputs of each example, in the order of the job. order: in which it gets them.
+
+        Raises:
+            RunFailed: if it fails, or does not return its summaries.
         """
         assert self.card.path is not None
         examples = []
-        for index in order:
+        for index in range(len(each)) if order is None else order:
             part = Part(each[index], self.tokenized.tokens[index], self.tokenized.labels[index])
             example = self.job.prompts.examples[self.tokenized.kept[index]]
             examples.append(analysis_input(self.card, part, example.label, example.group))
-        analysis = load_function(
-            replace(self.card, name=self.card.analysis), self.job.project, afresh=True
-        )
-        found = analysis(examples, **copy.deepcopy(dict(self.job.parameters)))
-        return {
-            name: np.asarray(found[name], np.float64)
-            for name, declared in self.card.summaries.items()
-            if isinstance(declared, Output)
-        }
+        card = replace(self.card, name=self.card.analysis)
+        analysis = load_function(card, self.job.project, afresh=True)
+        try:
+            returned = call_analysis(analysis, examples, copy.deepcopy(dict(self.job.parameters)))
+        except Exception as error:  # the recipe author's code: anything can happen
+            raise RunFailed(f"its analysis raises {describe_error(error)}") from error
+        declared = {k: v for k, v in self.card.summaries.items() if isinstance(v, Output)}
+        found = summary_arrays(self.card, declared, returned)
+        return {name: found[name].astype(np.float64) for name in declared}
 
     def _load(self, afresh: bool) -> Callable[..., Any]:
         if self._function is None or (afresh and self.job.function is None):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.errors import NotFound, RemoteMIError
 from remote_mi.common.text import line, visible
 from remote_mi.report.document.author_text import PLACES
 from remote_mi.report.document.content import (
@@ -252,8 +252,8 @@ def pictures(folder: Path) -> Callable[[Section, NumberedFigure], str]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save(shown.figure, section.result, path, shown.slice_)
-        except RemoteMIError:
-            return ""  # the text above shows the figure
+        except NotFound:
+            return ""  # there is nothing to draw, and the text above says so
         return f"{folder.name}/{path.name}"
 
     return draw

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from remote_mi.common.errors import UsageError
+from remote_mi.common.authors_code import contained, describe_error
+from remote_mi.common.errors import RemoteMIError, UsageError, line_number_in
 from remote_mi.recipes.figures import Bars, Figure, Heatmap, Lines, Table, Text, TokenGrid
 from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.wording import Slice
@@ -32,7 +37,40 @@ def register(figure: type[Figure], kind: Kind[Any, Any]) -> None:
         raise TypeError(f"{figure!r} is not a class of figures")
     if not isinstance(kind, Kind):
         raise TypeError(f"{kind!r} is not a kind of figure; pass an instance, not the class")
+    _guard(kind, figure.kind)
     _KINDS[figure] = kind
+
+
+def _guard(kind: Kind[Any, Any], name: str) -> None:
+    """Make whatever a kind's methods raise an error that names the line of its author's file.
+
+    What a method yields is made at once: by then, nobody would guard it.
+    """
+    for method, _ in inspect.getmembers(Kind, inspect.isfunction):
+        if not method.startswith("_"):
+            setattr(kind, method, _guarded(kind, name, method))
+
+
+def _guarded(kind: Kind[Any, Any], name: str, method: str) -> Callable[..., Any]:
+    own = getattr(type(kind), method).__get__(kind)
+
+    @functools.wraps(own)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            with contained():
+                found = own(*args, **options)
+                return iter(list(found)) if isinstance(found, Iterator) else found
+        except RemoteMIError:
+            raise
+        except Exception as error:  # somebody's code: anything can happen
+            file = Path(inspect.getfile(type(kind)))
+            raise UsageError(
+                f"{file}:{line_number_in(error, file)}: {method}(…) of the figure {name!r} failed: "
+                f"{describe_error(error)}",
+                "--debug shows the whole traceback",
+            ) from error
+
+    return call
 
 
 def kinds() -> dict[type[Figure], Kind[Any, Any]]:
@@ -43,8 +81,7 @@ def kinds() -> dict[type[Figure], Kind[Any, Any]]:
 def _kind(figure: type[Figure]) -> Kind[Any, Any]:
     found = _KINDS[figure]
     if isinstance(found, str):
-        module, _, name = found.partition(":")
-        found = _KINDS[figure] = getattr(import_module(module), name)()
+        found = _KINDS[figure] = resolve_name(found)()
     return found
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import line, pad_or_cut
+from remote_mi.common.text import line, pad_or_cut, without_shared_beginning
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
 from remote_mi.report.kinds.cells import Row, existing_prompts, plain_number
@@ -122,8 +122,9 @@ class TableKind(Kind[Table, TableLayout]):
             for c in columns
         )
         yield Text(pad_or_cut(" prompt", left) + heads, "bold", no_wrap=True)
-        for index in range(layout.count):
-            text = f" {layout.name(index)}"
+        names = without_shared_beginning([layout.name(index) for index in range(layout.count)])
+        for index, name in enumerate(names):
+            text = f" {name}"
             cells = "".join(f" {layout.terminal_cell(column, index, wide)}" for column in columns)
             yield Text(pad_or_cut(text, left) + cells, no_wrap=True)
 

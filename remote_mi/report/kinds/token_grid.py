@@ -12,6 +12,7 @@ from markupsafe import Markup
 from rich.style import Style
 from rich.text import Text
 
+from remote_mi.common.errors import NotFound
 from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.recipes.figures import TokenGrid
 from remote_mi.report import colors
@@ -55,16 +56,18 @@ class TokenGridLayout(Layout):
     @property
     def top(self) -> np.ndarray:
         """The id of the first token of each cell; [row, column]."""
-        return self.tokens.values[..., 0]
+        values = self.tokens.values
+        return values[..., 0] if values.shape[2] else np.full(values.shape[:2], -1)
 
     @functools.cached_property
     def strength(self) -> np.ndarray:
         """Strength of the first token of each cell; 1 if the figure has no shade."""
-        return np.ones(self.top.shape) if self.shade is None else self.shade[..., 0]
+        shade = self.shade if self.tokens.shape[2] else None
+        return np.ones(self.top.shape) if shade is None else shade[..., 0]
 
     @functools.cached_property
     def _texts(self) -> dict[int, str]:
-        ids = np.unique(self.tokens.values).tolist()
+        ids = {-1, *np.unique(self.tokens.values).tolist()}
         return {token: visible(self.result.text(token)) for token in ids}
 
     def text(self, token: int) -> str:
@@ -93,7 +96,13 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
 
     def layout(self, figure: TokenGrid, result: Result, slice_: Slice) -> TokenGridLayout:
         found = select_example(figure.output, result, slice_)
-        shade = result.each(figure.shade)[found.index].values if figure.shade else None
+        tokens = found.array
+        if result.outputs[figure.output].kind != "token" or len(tokens.dims) != 3:
+            raise NotFound(
+                f"{figure.output!r} is not of tokens by row, column and rank",
+                "a token_grid shows Tokens(…) of three dimensions",
+            )
+        shade = _shade(figure, result, found) if figure.shade else None
         return TokenGridLayout(figure, result, slice_, found, shade)
 
     def text(self, layout: TokenGridLayout, width: int) -> Iterator[Text]:
@@ -227,3 +236,20 @@ class TokenGridKind(Kind[TokenGrid, TokenGridLayout]):
             )
         if layout.shown.title:
             axes.set_title(pen.fit(layout.shown.title, grid.points[0], 8))
+
+
+def _shade(figure: TokenGrid, result: Result, shown: ShownExample) -> np.ndarray:
+    """The strengths that colour the tokens of a prompt.
+
+    Raises:
+        NotFound: if they are not one number for each token.
+    """
+    every = result.each(figure.shade)
+    values = every[shown.index].values if shown.index < len(every) else np.zeros(0)
+    if values.shape != shown.array.shape or values.dtype.kind not in "fiub":
+        raise NotFound(
+            f"{figure.shade!r} has the shape {values.shape}, {figure.output!r} "
+            f"{shown.array.shape}: it cannot colour its tokens",
+            "shade names an output of one number for each token",
+        )
+    return values

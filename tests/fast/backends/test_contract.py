@@ -24,6 +24,7 @@ from remote_mi.models.checkpoint import Checkpoint
 from remote_mi.models.spec import ModelSpec
 
 BOX = Path(__file__).parent / "box"
+PYTHON = sys.executable
 STUDY = """\
 study: boxed
 models: [{model}]
@@ -35,7 +36,7 @@ backend: box:two
 
 
 @pytest.fixture
-def box(monkeypatch, project):
+def box(monkeypatch, project, warm_children):
     """A project in which the package of `box/` is installed, for other processes, too."""
     monkeypatch.syspath_prepend(str(BOX))
     paths = [str(BOX), os.environ.get("PYTHONPATH", "")]
@@ -256,7 +257,8 @@ def test_a_kind_that_runs_while_it_is_waited_for_has_lanes_of_a_study(box, tiny_
     assert {point["run"] is not None for point in json.loads(out)["points"]} == {True}
 
 
-def test_the_help_of_the_program_and_a_hit_import_no_plug_in(box, tiny_llama):
+def test_the_help_of_the_program_and_a_hit_import_no_plug_in(box, tiny_llama, monkeypatch):
+    monkeypatch.setattr(sys, "executable", PYTHON)  # in which nothing is imported
     lens(tiny_llama).run("local")
     words = ["run", "logit_lens", "-p", "prompt=Hello world", "--model", str(tiny_llama), "-q"]
     for arguments in (["--help"], [*words, "--backend", "local"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from remote_mi.backends.ledger import Entry, Ledger
 from remote_mi.backends.ndif.errors import job_error
 from remote_mi.common.errors import NotFound, StoreError, UsageError
 from remote_mi.store.draft import Draft
+
+from ...hostile import ACTING
 
 
 def entry(key: str = "key", host: str = "ndif a", **more) -> Entry:
@@ -161,3 +165,61 @@ def test_a_draft_survives_json_and_a_newer_version():
         {"name": "slow"}, "slow.py", "key", "abcd1234", ["k"], [0], {}, {}, {}, [], [], {}, {}
     )
     assert Draft.from_json({**draft.to_json(), "later": 1}) == draft
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("created", "yesterday", "jobs.created: is a text, not a number"),
+        ("created", 1e300, "jobs.created: 1e+300 is not a time"),
+        ("deadline", -1e9, "jobs.deadline: -1e+09 is not a time"),
+        ("bytes_up", 1.5, "jobs.bytes_up: is a number that a float can hold, not a whole number"),
+        ("model", b"\x00\x01", "jobs.model: is a bytes, not a text"),
+        ("state", "odd", "jobs.state: 'odd' is not a state"),
+        ("id", "../../x", "jobs.id: '../../x' is not the id of a job"),
+        ("draft", "{", "jobs.draft: "),
+        ("draft", "[]", "jobs.draft: is a list, not an object"),
+        ("error", "3", "jobs.error: is a whole number, not an object"),
+    ],
+)
+def test_a_row_that_somebody_altered_is_told_with_its_column(project, cli, column, value, said):
+    ledger = Ledger(project)
+    job = ledger.claim(entry(), since=0)
+    with contextlib.closing(sqlite3.connect(ledger.path)) as db:
+        db.execute(f"UPDATE jobs SET {column} = ?", (value,))
+        db.commit()
+    with pytest.raises(StoreError, match=re.escape(said)):
+        Ledger(project).all()
+    for words in (("ls",), ("ls", "--json"), ("show",), ("logs",), ("forget", job.id)):
+        code, out, err = cli("jobs", *words)
+        assert code == 1 and said in err and "move it away" in err and not out, (words, err)
+    for words in (("show", job.id[:8]), ("fetch",)):
+        code, _, err = cli("jobs", *words)
+        assert code in (1, 3) and "bug" not in err, (words, err)
+
+
+def test_what_a_job_is_called_moves_no_cursor_and_no_address_is_guessed(project, cli):
+    ledger = Ledger(project)
+    job = ledger.claim(entry(), since=0)
+    ledger.note_status(job.id, "RUN\x1b[2J\u202e", "now\x07")
+    evil = {"recipe": "r\x1b[2J", "model": "m\u202e", "url": "http://[2J\x1b", "host": "ndif \x9b"}
+    ledger.update(job.id, **evil, error={"kind": "x", "message": "e\x1b[2J", "said": 3})
+    for words in (("ls",), ("show",), ("logs",), ("show", "--json")):
+        code, out, err = cli("jobs", *words)
+        assert code == 0 and not ACTING.search(out + err), (words, out)
+    code, _, err = cli("jobs", "forget", job.id)
+    assert code == 1 and "as the address of job" in err and not ACTING.search(err)
+
+
+def test_a_schema_that_is_no_text_is_damage_like_any_other(project, cli):
+    path = Ledger(project).path
+    Ledger(project).claim(entry(), since=0)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = path.read_bytes()
+    assert content.count(b"CREATE TABLE jobs") == 1
+    path.write_bytes(content.replace(b"CREATE TABLE jobs", b"CREATE abcd\x85 jobs"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    code, out, err = cli("jobs", "ls")
+    assert code == 1 and "the ledger of remote jobs in" in err and not out, err

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ...conftest import MARY
+from ...warm import python
 
 PAIR = [x for k, v in MARY.items() for x in ("-p", f"{k}={v}")]
 
@@ -266,11 +267,21 @@ def test_a_hit_and_view_do_not_import_torch(project, cli, tiny_llama):
         assert_torch_free(command)
 
 
-def assert_torch_free(command):
+def test_help_and_a_quiet_hit_import_only_what_they_need(project, cli, tiny_llama):
+    assert_torch_free(["--help"], "remote_mi.recipes", "rich", "dataclasses", "importlib.metadata")
+    arguments = ["run", "logit_lens", "--model", str(tiny_llama), "-p", "prompt=Mary", "-q"]
+    assert cli(*arguments)[0] == 0
+    of_a_miss = ("remote_mi.jobs.execution", "remote_mi.models.load", "remote_mi.backends.ledger")
+    assert_torch_free(arguments, *of_a_miss, "rich", "psutil")
+
+
+def assert_torch_free(command, *others):
+    """The command succeeds and imports neither torch and the like nor the other modules."""
+    heavy = ["torch", "transformers", "nnsight", "scipy", "pandas", *others]
     script = (
         "import sys\nfrom remote_mi.cli.main import run_command\n"
         "code = run_command(sys.argv[1:])\n"
-        "heavy = [m for m in ('torch', 'transformers', 'nnsight', 'scipy', 'pandas') if m in sys.modules]\n"
+        f"heavy = [m for m in {heavy} if m in sys.modules]\n"
         "assert code == 0, code\nassert not heavy, heavy\n"
     )
     done = subprocess.run(
@@ -330,7 +341,7 @@ def test_ctrl_c_exits_with_130(project, tiny_llama):
 
     process = subprocess.Popen(
         [
-            sys.executable,
+            *python(),
             "-m",
             "remote_mi",
             "run",

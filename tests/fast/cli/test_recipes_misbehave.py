@@ -99,7 +99,7 @@ def test_a_program_gets_an_exception(project, tiny_llama):
         remote_mi.run(str(path), model=str(tiny_llama), prompt="Hello world!")
 
 
-def test_the_rest_of_a_study_goes_on(project, cli, tiny_llama):
+def test_the_rest_of_a_study_goes_on(warm_children, project, cli, tiny_llama):
     recipes = {}
     for name, code in (("leaves", "os._exit(0)"), ("exits", "sys.exit()"), ("stays", "pass")):
         path, _ = write_recipe(project, TRACE=code)

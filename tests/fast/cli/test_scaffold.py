@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from remote_mi.prompts.examples import PromptSet
 from remote_mi.prompts.tokens import tokenize
 from remote_mi.recipes import catalog
 
+from ...warm import python
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -23,7 +24,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def checked(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *map(str, command)],
+        [*python(), "-m", *map(str, command)],
         cwd=folder,
         timeout=600,
         capture_output=True,

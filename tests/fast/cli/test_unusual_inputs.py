@@ -9,10 +9,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import remote_mi
 from remote_mi.common.errors import UsageError
 from remote_mi.prompts.datasets import read_jsonl
+
+from ...hostile import ACTING, EVIL
+from ..test_docs import ROOT
 
 DEEP = '{"prompt": ' + "[" * 100_000
 
@@ -143,3 +147,15 @@ def test_from_a_zip_file_it_says_that_it_must_be_unpacked(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("install it unpacked") == 3 and "bug in" not in done.stderr
+
+
+def test_the_texts_of_a_phenomenon_move_no_cursor(project, cli):
+    data = yaml.safe_load((ROOT / "recipes" / "phenomena" / "ioi.yaml").read_text())
+    evil = EVIL["ansi"] + EVIL["bidi"]
+    data.update(name="odd", title=evil, description=evil, source=evil)
+    data["baseline"] = {"model": evil, evil: evil}
+    (project / "phenomena").mkdir()
+    (project / "phenomena" / "odd.yaml").write_text(json.dumps(data))
+    for words in (("show", "odd"), ("show", "odd", "--json"), ("ls",), ("ls", "--json")):
+        code, out, err = cli("phenomena", *words)
+        assert code == 0 and "odd" in out and not ACTING.search(out + err), (words, out)

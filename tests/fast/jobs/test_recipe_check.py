@@ -18,6 +18,16 @@ from remote_mi.recipes import catalog
 BOX = Path(__file__).parents[1] / "backends" / "box"
 #: Needs that an encoder does not meet.
 BY_ENCODERS_LACKED = {"causal", "plain_stream"}
+#: Parameters that set how much is computed, where their defaults are meant for results.
+LESS_WORK = {
+    "attribution_patching": {"control_draws": 2},
+    "causal_tracing": {"draws": 2},
+    "integrated_gradients": {"steps": 4, "control_draws": 1},
+    "linear_probe": {"folds": 2, "control_draws": 2},
+    "patchscopes": {"steps": 2, "control_draws": 1},
+    "saliency": {"control_draws": 2},
+    "steering": {"coefficients": [1.0, 2.0], "control_draws": 1, "steps": 2},
+}
 #: A technique that compares the streams of both prompts at their end.
 RECIPE = '''\
 """Odd."""
@@ -183,10 +193,44 @@ def test_a_refusal_needs_a_reason_and_one_model_must_be_left(project, families):
         mi.check_recipe(mid, project=project, nothing=1)
 
 
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ("import sys; sys.exit()", "sys.exit() would end the whole process"),
+        ("import os; os._exit(0)", "os._exit(0) would end the whole process"),
+        ("return 1 / 0", "ZeroDivisionError: division by zero"),
+        ("return None", "returned NoneType, not a dict of its summaries"),
+        ('return {"sum": "many"}', "which is not an array of numbers"),
+    ],
+)
+def test_an_analysis_that_fails_ends_no_check(project, families, body, said):
+    text = OF_ANALYSIS[: OF_ANALYSIS.index('    return {"sum"')] + f"    {body}\n"
+    (project / "odd.py").write_text(text)
+    found = mi.check_recipe(str(project / "odd.py"), project=project)
+    assert found.failed == ["families"], found
+    assert said in found.of("families")[0].message, found
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"n": "3"}, "n is '3', not a whole number or None"),
+        ({"model": 3}, "model is 3, not a text, a path or a ModelSpec"),
+        ({"backend": 1}, "backend is 1, not a text or None"),
+        ({"parameters": [1]}, "parameters is [1], not a dict or None"),
+        ({"project": "\0"}, "cannot be used"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused_as_by_a_job(project, families, wrong, said):
+    with pytest.raises(UsageError) as caught:
+        mi.check_recipe(odd(project), **{"project": project, **wrong})
+    assert said in caught.value.message
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("card", catalog.all_cards(Path("/nowhere")), ids=lambda card: card.name)
 def test_every_built_in_recipe_passes(project, card):
-    found = mi.check_recipe(card.name, project=project)
+    found = mi.check_recipe(card.name, project=project, parameters=LESS_WORK.get(card.name))
     assert found.passed, found
     ran = {finding.model for finding in found.of("inputs")}
     assert ran >= set(FAMILIES) and ("bert" in ran) is not bool({*card.needs} & BY_ENCODERS_LACKED)
@@ -195,7 +239,7 @@ def test_every_built_in_recipe_passes(project, card):
 @pytest.mark.slow
 @pytest.mark.parametrize("there, fails", [("0.0", []), ("1e-3", ["place"])])
 def test_a_server_is_compared_with_this_machine(
-    project, families, tiny_llama, monkeypatch, there, fails
+    project, families, tiny_llama, monkeypatch, warm_children, there, fails
 ):
     monkeypatch.syspath_prepend(str(BOX))
     paths = [str(BOX), os.environ.get("PYTHONPATH", "")]

@@ -21,6 +21,8 @@ from remote_mi.jobs.studies.plan import plan_study, state_of
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import StudyRecords
 
+pytestmark = pytest.mark.usefixtures("warm_children")
+
 #: Counts each call in a file of the project, and takes the time that it is asked to.
 COUNTING = '''"""Counts its calls."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -397,3 +399,32 @@ def test_an_embedded_model_that_was_altered_is_not_taken_for_the_published_one(t
         check_content(tmp_path, specs.file_digests(tmp_path))
     (tmp_path / "manifest.json").write_text("{}")
     check_content(tmp_path, specs.file_digests(tmp_path))
+
+
+def test_an_adapter_beside_a_model_of_the_hub_is_refused(tiny_llama, tmp_path, project):
+    """In the hub's cache, as a download leaves it: before anything is planned, and when loading."""
+    repository = tmp_path / "hub" / "hub" / "models--nobody--tuned"
+    shutil.copytree(tiny_llama, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    hub = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    plan = ("-m", "remote_mi", "plan", "logit_lens", "--model", "nobody/tuned", "-p", "prompt=Hi")
+    load = (
+        "from remote_mi.models.load import load\n"
+        "from remote_mi.models.spec import ModelSpec\n"
+        "from remote_mi.common.progress import Silent\n"
+        "load(ModelSpec('nobody/tuned'), Silent())"
+    )
+
+    def outcomes() -> list[subprocess.CompletedProcess[str]]:
+        return [
+            subprocess.run(
+                [sys.executable, *words], capture_output=True, text=True, env={**os.environ, **hub}
+            )
+            for words in (plan, ("-c", load))
+        ]
+
+    assert [done.returncode for done in outcomes()] == [0, 0]
+    (repository / "snapshots" / ("a" * 40) / "adapter_config.json").write_text("{}")
+    for done in outcomes():
+        assert done.returncode and "nobody/tuned holds an adapter" in done.stderr, done.stderr

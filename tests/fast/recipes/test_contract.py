@@ -115,7 +115,7 @@ def test_draws_are_averaged_and_give_an_interval(write, tiny_llama):
     result = mi.run(write(DRAWS), model=str(tiny_llama), prompt="Mary and John went")
     assert result["random"].dims == ("layer",)
     assert result["random"].values == pytest.approx(np.zeros(3), abs=1e-6)
-    assert -1 <= result["random"].low[0] < 0 < result["random"].high[0] <= 1
+    assert -2 <= result["random"].low[0] < 0 < result["random"].high[0] <= 2
     assert result.each("random")[0].shape == (4, 3)
     assert result["share"].values[2, 1] == pytest.approx(1.5)
     several = mi.run(
@@ -127,15 +127,24 @@ def test_draws_are_averaged_and_give_an_interval(write, tiny_llama):
 
 
 def test_what_the_control_explains_is_marked(write, tiny_llama):
-    result = mi.run(write(DRAWS), model=str(tiny_llama), prompt="Mary and John went")
+    path = write(DRAWS)
+    result = mi.run(path, model=str(tiny_llama), prompt="Mary and John went", draws=19)
     band, marked = result.control_band("effect"), result.explained("effect")
-    assert band.shape == result["effect"].shape and 0.2 < band[2, 1] <= 1.0
-    assert marked[1, 1] == (band[1, 1] >= 0.5) and not marked[2, 1] and marked[2, 2]
+    assert band.shape == result["effect"].shape and band[2, 1] == 1.0
+    assert marked[1, 1] and not marked[2, 1] and marked[2, 2]
     assert not marked[0].any(), "there is nothing to be explained where it is exactly 0"
     text = plain_text(result)
-    assert f"~ {marked.sum()} of {marked.size}: no larger than random," in text
+    assert "~ 2 of 3: not distinguishable from random, or from 0" in text
     assert "~-.2" in text and "▸ largest: layer 2 · position 1" in text
     assert "control up to" in text and "range of the control" in text
+
+
+def test_with_few_draws_nothing_is_claimed_and_what_would_do_is_said(write, tiny_llama):
+    result = mi.run(write(DRAWS), model=str(tiny_llama), prompt="Mary and John went")
+    marked, sized = result.explained("effect"), ~result.without_size("effect")
+    assert marked[sized].all() and sized.sum() == 3
+    said = "1 prompt with 4 draws of random cannot tell it from chance; 2 prompts or 19 draws could"
+    assert said in " ".join(plain_text(result).split())
 
 
 def test_a_control_without_draws_is_none(write, tiny_llama):

@@ -267,10 +267,10 @@ def test_a_local_module_is_part_of_the_digest(tmp_path, form):
 
 
 def test_the_kit_is_part_of_the_digest_symbol_by_symbol(tmp_path):
-    from remote_mi.recipes.code_identity import _Closure
+    from remote_mi.recipes.code_identity import Closure
 
     path = write(tmp_path)
-    closure = _Closure([tmp_path])
+    closure = Closure([tmp_path])
     closure.visit(closure.module(path, "recipe"), "norms")
     reached = set(closure.parts)
     assert "remote_mi.interventions.forward:run" in reached
@@ -278,7 +278,7 @@ def test_the_kit_is_part_of_the_digest_symbol_by_symbol(tmp_path):
 
 
 def test_a_live_function_has_a_card_and_refuses_what_cannot_be_keyed(tmp_path):
-    from remote_mi.recipes.code_identity import live_code_digest
+    from remote_mi.recipes.live_code import live_code_digest
 
     @recipe(
         over="pair",
@@ -330,7 +330,7 @@ def test_an_import_inside_the_function_is_followed(tmp_path):
 def test_a_tensor_that_a_live_recipe_reads_is_refused(tmp_path):
     import torch
 
-    from remote_mi.recipes.code_identity import live_code_digest
+    from remote_mi.recipes.live_code import live_code_digest
 
     scope = {"VECTOR": torch.zeros(2), "recipe": recipe, "__name__": "__main__"}
     source = "@recipe(over='prompt', returns={'x': ()})\ndef mine(lm, prompt):\n    return {'x': VECTOR}\n"

@@ -42,7 +42,7 @@ CARD = Card(
     "pair",
     {
         "effect": Output(("layer", "position")),
-        "control": Output(("layer", "position")),
+        "control": Output(("draw", "layer", "position")),  # 3 pairs and 2 draws can be told
         "curve": Output(("head", "layer")),
         "pattern": Output(("layer", "query", "key")),
         "top": Tokens("layer", "position", "rank"),
@@ -83,7 +83,7 @@ def result(tokens: list[str] | None = None, n: int = 3, layers: int = 4) -> Resu
         Part(
             {
                 "effect": (base + rng.normal(0, 0.1, shape)).astype(np.float32),
-                "control": rng.normal(0, 0.5, shape).astype(np.float32),
+                "control": rng.normal(0, 0.5, (2, *shape)).astype(np.float32),
                 "curve": (np.linspace(-1, 3, layers) * [[1], [-1]]).astype(np.float32)
                 + rng.normal(0, 0.05, (2, layers)).astype(np.float32),
                 "pattern": rng.uniform(0, 1, (layers, size, size)).astype(np.float32),

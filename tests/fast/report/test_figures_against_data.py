@@ -186,7 +186,8 @@ def test_lines_along_another_dimension_and_figures_turned_round_keep_their_numbe
 
 def test_of_many_lines_those_that_stand_out_most_are_drawn(tmp_path):
     found = result(layers=20)
-    found.arrays["effect"][13, 0] = 9.0
+    found.arrays["effect"][13, 0], found.arrays["effect:p"][13, 0] = 9.0, 0.001
+    found.arrays["effect:low"][13, 0] = found.arrays["effect:high"][13, 0] = 9.0
     for figure, dim in ((Lines("effect"), "layer"), (Lines("effect", x="layer"), "position")):
         drawn = [p for p, _ in groups(figure, found, tmp_path / "m.svg") if p[0] == "line"]
         assert len(drawn) == min(8, len(found["effect"].coords[dim]))
@@ -206,9 +207,8 @@ def test_a_part_of_a_figure_has_the_control_of_that_part():
     html = figure_html(PATTERN, found, Slice(at={"layer": 2}))
     controls = [float(c) for c in re.findall(r"control up to ([\d.]+)", html)]
     assert controls == pytest.approx(list(band[2].reshape(-1)), rel=0.06)
-    assert "~ 16 of 16: no larger than pattern" in " ".join(
-        plain(PATTERN, found, Slice(at={"layer": 2}))
-    )
+    said = " ".join(plain(PATTERN, found, Slice(at={"layer": 2})))
+    assert "nothing is claimed: this run does not say how to test it" in said
 
 
 def test_lines_as_text_have_their_letters_at_their_values():
@@ -289,3 +289,15 @@ def test_tables_and_texts_are_those_of_the_prompts():
     said = "".join(found.text(t) for t in found.each("said")[0].values)
     assert said in plain(Text("said"), found)[-1]
     assert Page(figure_html(Text("said"), found, Slice())).tables[0] == [[said]]
+
+
+def test_rows_of_prompts_that_begin_alike_say_where_they_differ():
+    found = result()
+    beginning = "The opposite of what is meant by "
+    for part, word in zip(found.document["parts"], ("hot", "cold and wet", "dry"), strict=True):
+        part["clean"] = f"{beginning}{word} is"
+    rows = plain(Table("score"), found)
+    assert [row.split("  ")[0] for row in rows[1:]] == [" …hot is", " …cold and wet is", " …dry is"]
+    assert beginning in figure_html(Table("score"), found, Slice()), "a page has room for all of it"
+    found.document["parts"][0]["clean"] = "Another"
+    assert plain(Table("score"), found)[2].startswith(f" {beginning}"[:20])

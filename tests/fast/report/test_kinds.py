@@ -18,7 +18,7 @@ import pytest
 from rich.cells import cell_len
 
 from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.recipes import figure_files, figures
+from remote_mi.recipes import figures
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import (
@@ -102,12 +102,24 @@ def of_nothing_but_nan() -> Result:
     return found
 
 
+def without_the_last_dimension(*names: str) -> Result:
+    """A result in which these outputs are empty along their last dimension."""
+    found = result()
+    for name in [n for n in found.arrays if re.split("[@:]", n)[0] in names]:
+        found.arrays[name] = found.arrays[name][..., :0]
+    for name in names:
+        for axes in [found.document["axes"][name]] if name in found.document["axes"] else []:
+            axes["rank"] = []
+    return found
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "three pairs": result,
     "one prompt": lambda: result(n=1),
     "one cell": lambda: result(["x"], n=1, layers=1),
     "no position": lambda: result([], n=2),
     "no layer": lambda: result(layers=0),
+    "no rank": lambda: without_the_last_dimension("top", "prob"),
     "some NaN": with_nan,
     "all NaN": of_nothing_but_nan,
     "hostile": lambda: result(HOSTILE),
@@ -298,6 +310,78 @@ def test_what_is_wrong_with_a_projects_figure_is_said_with_its_line(project, cli
     assert code == 2 and re.search(r"broken\.py:3: importing the figure failed", err)
 
 
+RAISING = """
+from dataclasses import dataclass
+from rich.text import Text
+from remote_mi.recipes.figures import Figure
+from remote_mi.report.kinds.kind import Kind, Layout
+from remote_mi.report.kinds.registry import register
+import os, sys
+
+
+@dataclass(frozen=True)
+class Raising(Figure):
+    kind = "raising"
+
+
+class RaisingKind(Kind):
+    def layout(self, figure, result, slice_):
+        return Layout(figure, result, slice_)
+
+    def text(self, layout, width):
+        yield Text("as text")
+
+    def sentences(self, layout):
+        yield "A sentence."
+
+    def html(self, layout, place):
+        return "" + 1
+
+    def draw(self, layout, axes, pen):
+        os._exit(0)
+
+    def rows(self, figure, result, each):
+        sys.exit()
+
+
+register(Raising, RaisingKind())
+"""
+
+
+def test_an_error_in_a_projects_kind_is_said_with_its_line(project, cli):
+    (project / "figures").mkdir()
+    (project / "figures" / "raising.py").write_text(RAISING)
+    found = result()
+    found.recipe = {**found.recipe, "figures": [{"figure": "raising", "output": "effect"}]}
+    kept(project, found)
+    lines = RAISING.splitlines()
+    for words, method, raised in (
+        (("report", "-o", "r.html"), "html", 'TypeError: can only concatenate str (not "int")'),
+        (("report", "-o", "r.md"), "draw", "os._exit(0) would end the whole process"),
+        (("export", "--figure", "effect", "-o", "f.svg"), "draw", "os._exit(0) would end"),
+        (("export", "--table", "effect"), "rows", "sys.exit() would end the whole process"),
+    ):
+        at = next(i for i, text in enumerate(lines) if f"def {method}(" in text) + 2
+        code, _, err = cli(*words)
+        assert code == 2 and f"raising.py:{at}: {method}(…) of the figure 'raising'" in err, err
+        assert raised in err and "bug in remote_mi" not in err
+    code, out, _ = cli("view", "--plain")
+    assert code == 0 and "as text" in out
+
+
+def test_a_figure_that_cannot_be_shown_does_not_keep_back_the_others(project, cli):
+    found = result()
+    wrong = [{"figure": "token_grid", "output": "top", "shade": "effect"}]
+    wrong += [{"figure": "token_grid", "output": "said"}, {"figure": "heatmap", "output": "score"}]
+    found.recipe = {**found.recipe, "figures": [*wrong, Text("said", title="last").to_json()]}
+    kept(project, found)
+    code, out, _ = cli("view", "--plain")
+    assert code == 0 and out.count("cannot be shown: ") == len(wrong) and "last" in out
+    assert "'effect' has the shape (4, 4), 'top' (4, 4, 2)" in " ".join(out.split())
+    code, _, err = cli("view", "--plain", "--only", "top")
+    assert code == 3 and "shade names an output of one number for each token" in err
+
+
 def test_two_classes_of_one_kind_are_refused():
     with pytest.raises(UsageError, match="two figure classes have the kind 'heatmap'"):
         type("Other", (Figure,), {"kind": "heatmap", "__module__": __name__})
@@ -351,7 +435,6 @@ def test_an_installed_package_declares_a_kind_by_its_entry_point(project, tmp_pa
         "[remote_mi.figures]\ninstalled_histogram = installed_kind\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    figure_files._installed.cache_clear()
     path = tmp_path / "recipe.py"
     path.write_text(
         "from installed_kind import Histogram as Spread\nfrom remote_mi import recipe\n\n\n"
@@ -365,6 +448,5 @@ def test_an_installed_package_declares_a_kind_by_its_entry_point(project, tmp_pa
         (again,) = figures_from_json([figure.to_json()])
         assert again.to_json() == figure.to_json()
     finally:
-        figure_files._installed.cache_clear()
         figures.KINDS.pop("installed_histogram", None)
         sys.modules.pop("installed_kind", None)

@@ -199,7 +199,7 @@ def test_a_report_cites_recipes_data_and_software_and_says_how_far_intervals_go(
         "To find out where something is.",
         "Studied on: A later year (see Data).",
     ]
-    assert "fewer than 10 prompts are rough" in report.intervals
+    assert "Fieller's (1954) for ratios of means" in report.intervals
     assert report.data[0].caption == "All 3" and report.data[0].facts["pairs"] == "3"
     text = page_of(project, found)
     assert "· 3 pairs · tiny · local-cpu/float32 · 2026-01-02</p>" in text

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 import remote_mi as mi
-from remote_mi.common.errors import NotFound
+from remote_mi.common.errors import NotFound, RunFailed
 from remote_mi.common.text import pad_or_cut, visible
 from remote_mi.jobs.aggregation import Part, assemble
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Bars, Heatmap, Table, TokenGrid, from_json
+from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.recipes.outputs import Output, Ratio, Tokens
 from remote_mi.report.kinds import grid
 from remote_mi.report.terminal import plain_text, show
@@ -53,10 +54,11 @@ def result_of(card, parts, vocabulary=None):
 
 
 def test_the_summary_is_a_ratio_of_means_and_not_a_mean_of_ratios():
-    result = result_of(CARD, [part([[1.0, 0.0]], 1.0), part([[3.0, 0.0]], 9.0)])
-    assert result["recovery"].values[0, 0] == pytest.approx(4.0 / 10.0)
+    pairs = (1.0, 4.0), (3.0, 6.0), (2.0, 5.0)
+    result = result_of(CARD, [part([[effect, 0.0]], gap) for effect, gap in pairs])
+    assert result["recovery"].values[0, 0] == pytest.approx(6.0 / 15.0)
     assert result["effect"].values[0, 0] == pytest.approx(2.0)
-    assert [float(e[0, 0]) for e in result.each("effect")] == [1.0, 3.0]
+    assert [float(e[0, 0]) for e in result.each("effect")] == [1.0, 3.0, 2.0]
 
 
 def test_intervals_cover_the_estimate_and_shrink_with_more_pairs():
@@ -72,7 +74,7 @@ def test_intervals_cover_the_estimate_and_shrink_with_more_pairs():
     assert width(200) < width(8)
 
 
-def test_the_interval_is_that_of_a_bootstrap_by_hand():
+def test_with_many_pairs_the_interval_is_that_of_a_bootstrap_by_hand():
     rng = np.random.default_rng(1)
     effect, gap = rng.normal(2, 1, 40), rng.normal(6, 1, 40)
     found = result_of(CARD, [part([[e, 0]], g) for e, g in zip(effect, gap, strict=True)])[
@@ -96,15 +98,18 @@ def test_one_pair_has_no_interval():
 
 
 def test_pairs_whose_gap_is_not_positive_are_listed_and_kept():
-    result = result_of(CARD, [part([[1.0]], 4.0), part([[1.0]], -2.0)])
-    assert any("1 of 2 pairs" in n and "2 (-2.00)" in n for n in result.notes)
-    assert result["recovery"].values[0, 0] == pytest.approx(1.0)
+    gaps = [4.0, -0.2, 4.1, 4.2, 3.9, 4.0, 4.1, 3.9, *[4.0, 3.8] * 12]
+    result = result_of(CARD, [part([[1.0]], gap) for gap in gaps])
+    assert any("1 of 32 pairs" in n and "2 (-0.20)" in n for n in result.notes)
+    assert result["recovery"].values[0, 0] == pytest.approx(32 / sum(gaps))
 
 
-def test_nothing_is_divided_by_a_gap_of_zero():
-    result = result_of(CARD, [part([[1.0]], 1.0), part([[1.0]], -1.0)])
+@pytest.mark.parametrize("gaps", [(1.0, -1.0), (0.3, 4.0, -2.0), (1e-9, 1e-9, 1e-9)])
+def test_nothing_is_divided_by_a_gap_that_is_not_told_from_zero(gaps):
+    result = result_of(CARD, [part([[1.0]], gap) for gap in gaps])
     assert np.isnan(result["recovery"].values).all()
-    assert any("not computed" in n for n in result.notes)
+    assert any("recovery is not given" in n for n in result.notes) and "recovery" in result.withheld
+    assert [figure.output for figure in result.figures] == ["effect", "effect"]
     assert result["effect"].values[0, 0] == 1.0
     plain_text(result)  # and it can still be shown
 
@@ -281,3 +286,31 @@ def test_a_token_grid_and_a_table_show_each_prompt():
 def test_the_public_names_are_there():
     for name in mi.__all__:
         assert getattr(mi, name) is not None
+
+
+def test_an_output_without_one_entry_for_each_token_is_refused():
+    short = part([[1.0, 0.0]], 1.0, tokens=["a", "b", "c"], labels={"end": 2})
+    with pytest.raises(RunFailed) as caught:
+        assemble(CARD, [short])
+    said = "output 'effect' of prompt 1 has 2 entries along 'position', and the prompt has 3 tokens"
+    assert said in caught.value.message
+    assert "one entry for each token" in (caught.value.hint or "")
+
+
+def test_outputs_of_two_shapes_have_no_mean_and_are_refused():
+    card = Card("one", "prompt", {"x": Output(("step",))})
+    parts = [
+        Part({"x": np.zeros(n, np.float32)}, ["a"], {}, "t", {"clean": "a"}) for n in (2, 2, 3)
+    ]
+    with pytest.raises(RunFailed, match=r"shape \(2,\) for prompt 1 and \(3,\) for prompt 3"):
+        assemble(card, parts)
+    assert assemble(card, parts[:2]).arrays["x"].shape == (2,)
+
+
+@pytest.mark.parametrize(("values", "whole"), [([1, 2], True), ([], True), ([1.5], False)])
+def test_token_ids_are_whole_numbers(values, whole):
+    if not whole:
+        with pytest.raises(ValueError, match="declared as tokens and holds float64"):
+            KINDS["token"].pack(values, ("rank",))
+        return
+    assert KINDS["token"].pack(values, ("rank",)).dtype.kind == "i"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from remote_mi.common.errors import Mismatch, NotFound, RunFailed, UsageError
+from remote_mi.store.arrays import arrays_to_bytes
 from remote_mi.store.environment import Environment
 from remote_mi.store.opening import find_run, find_run_or_study, load_run
 from remote_mi.store.provenance import Provenance
@@ -68,7 +71,40 @@ def test_what_a_run_says_is_known_by_names(run):
         ),
         (lambda d: d["recipe"]["figures"][1].pop("output"), "recipe.figures[1]", "TypeError"),
         (lambda d: d["recipe"]["figures"][0].pop("figure"), "recipe.figures[0]", "KeyError"),
-        (lambda d: d["recipe"].update(labels={"x": "y"}), "recipe.labels.x", "KeyError('y')"),
+        (lambda d: d["recipe"]["figures"][0].update(output=3), "recipe.figures[0]", "not a text"),
+        (lambda d: d["recipe"]["figures"][0].update(figure=1.5), "recipe.figures[0]", "not the na"),
+        (lambda d: d["recipe"]["figures"][1].update(most="x"), "recipe.figures[1]", "most='x'"),
+        (lambda d: d["recipe"]["figures"][6].update(columns=[1]), "recipe.figures[6]", "columns="),
+        (lambda d: d["recipe"].pop("returns"), "recipe.returns", "KeyError('returns')"),
+        (lambda d: d["recipe"].pop("summaries"), "recipe.summaries", "KeyError('summaries')"),
+        (
+            lambda d: d["recipe"].update(summaries={"s": {"effect": None, "dims": []}}),
+            "recipe.summaries.s.effect",
+            "null",
+        ),
+        (
+            lambda d: d["recipe"].update(controls={"effect": "curve"}),
+            "recipe.controls.effect",
+            "which are not the leading ones",
+        ),
+        (lambda d: d["recipe"].update(controls={"effect": "x"}), "recipe.controls.effect", "'x'"),
+        (
+            lambda d: d["recipe"]["returns"]["score"].update(of="all"),
+            "recipe.returns.score.of",
+            "'all'",
+        ),
+        (lambda d: d["document"].pop("vocabulary"), "document.vocabulary", "KeyError"),
+        (
+            lambda d: d["document"]["axes"]["effect"]["layer"].pop(),
+            "document.axes.effect",
+            "(layer: 3, position: 4) are not those of the shape (4, 4)",
+        ),
+        (
+            lambda d: d["document"]["parts"][1]["tokens"].append("x"),
+            "document.parts[1].tokens",
+            "effect has 4 entries along 'position', and the prompt has 5 tokens",
+        ),
+        (lambda d: d["recipe"].update(labels={"x": "y"}), "recipe.labels.x", "labels names 'y'"),
         (
             lambda d: d["recipe"]["returns"]["top"].update(dims=["layer", "a\x1b[2J", "c"]),
             "recipe.returns.top.dims",
@@ -123,6 +159,35 @@ def test_damage_is_told_with_its_file_and_its_place(run, cli, change, where, wha
     ):
         code, out, err = cli(*words)
         assert code == 7 and where in out + err and "Traceback" not in err, (words, err)
+
+
+@pytest.mark.parametrize(
+    ("name", "alter", "where", "what"),
+    [
+        ("effect@1", lambda a: a[:, :-1], "document.parts[1].tokens", "3 entries along 'position'"),
+        ("effect@1", lambda a: a[None], "recipe.returns.effect.dims", "2 names for the 3 dim"),
+        ("top@0", lambda a: a.astype(np.float32), "recipe.returns.top", "holds float32, not tok"),
+        ("effect", lambda a: a[:-1], "document.axes.effect", "not those of the shape (3, 4)"),
+        ("effect", lambda a: a.reshape(-1), "document.axes.effect", "the shape (16,)"),
+        ("effect:low", lambda a: a[..., :2], "document.axes.effect", "an interval of the shape"),
+        ("effect:high", lambda a: None, "document.axes.effect", "an interval of the shape None"),
+        ("score@2", lambda a: a.reshape(1), "recipe.returns.score.dims", "0 names for the 1 dim"),
+        ("curve@0", lambda a: None, "document.parts", "there is no array curve@0"),
+    ],
+)
+def test_arrays_that_the_rest_of_a_run_contradicts_are_damage(run, cli, name, alter, where, what):
+    arrays = dict(run.arrays())
+    arrays[name] = alter(arrays[name])
+    arrays = {n: a for n, a in arrays.items() if a is not None}
+    run.arrays_file.write_bytes(arrays_to_bytes(arrays))
+    digest = hashlib.sha256(run.arrays_file.read_bytes()).hexdigest()
+    broken = changed(run, lambda d: d["artifacts"].update({ARRAYS: digest}))
+    with pytest.raises(DamagedRun) as caught:
+        broken.result()
+    assert caught.value.where == where and what in caught.value.what
+    for words in (("view", "--plain"), ("export", "--table", "top"), ("compare", "aaaa", "aaaa")):
+        code, _, err = cli(*words)
+        assert code == 7 and where in err, (words, err)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema": 1}', "[" * 100_000])

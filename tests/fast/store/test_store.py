@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 import remote_mi as mi
+from remote_mi.common.digests import digest
 from remote_mi.common.errors import Mismatch, NotFound, StoreError
 from remote_mi.common.paths import cache_root
 from remote_mi.store.cache import Cache
@@ -24,6 +25,7 @@ from remote_mi.store.run_record import RunRecord, id8_of
 from remote_mi.store.runs import Runs
 
 from ...conftest import MARY
+from ...warm import python
 
 HERE = Environment("local-cpu", "0.8.1", "5.22.2", "2.13.0")
 KEY = "ab" * 32
@@ -103,6 +105,38 @@ def test_another_project_gets_its_own_copy_from_the_cache(project, tiny_llama, t
     assert second.path is not None and second.path.parent == elsewhere / "runs"
     assert second.path.name.endswith(first.run_id[-8:])
     np.testing.assert_array_equal(first["recovery"].values, second["recovery"].values)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda document: document.pop("axes"),
+        lambda document: document["axes"]["recovery"].update(layer=[0]),
+        lambda document: document["parts"][0]["tokens"].append("x"),
+        lambda document: document.update(vocabulary=3),
+    ],
+)
+def test_an_entry_with_all_its_hashes_that_is_no_result_of_the_recipe_is_set_aside(
+    project, tiny_llama, cache, forge
+):
+    first = run_small(tiny_llama)
+    shutil.rmtree(project / "runs")
+    store = Cache(cache_root())
+    path = next(p for p in store.entry_paths() if "part" not in json.loads(p.read_bytes())["about"])
+    entry = json.loads(path.read_bytes())
+    document = json.loads(store.blob_path(entry["document"]).read_bytes())
+    forge(document)
+    content = json.dumps(document).encode()
+    entry["document"] = hashlib.sha256(content).hexdigest()
+    store.blob_path(entry["document"]).parent.mkdir(exist_ok=True)
+    store.blob_path(entry["document"]).write_bytes(content)
+    del entry["check"]
+    path.write_text(json.dumps({**entry, "check": digest(entry)}))
+    assert store.read_verified(path).document == document
+    again = run_small(tiny_llama)
+    assert again.provenance["cache"] == "miss"
+    np.testing.assert_array_equal(first["recovery"].values, again["recovery"].values)
+    assert [p for p in (store.root / "quarantine").iterdir() if p.name.endswith(path.name)]
 
 
 def test_a_run_folder_is_complete_and_survives_without_the_cache(project, tiny_llama, cache):
@@ -214,7 +248,9 @@ def toy_run(runs, key, *, id8=None, value=1.0, error=None, where=HERE):
         "parameters": {"site": "a"},
         "time": "2026",
     }
-    result = Result({"name": "toy"}, {}, {"score": np.float64(value)}, provenance)
+    recipe = {"name": "toy", "returns": {}, "summaries": {}}
+    document = {"parts": [], "axes": {}, "notes": [], "vocabulary": {}}
+    result = Result(recipe, document, {"score": np.float64(value)}, provenance)
     return runs.write(RunRecord(id8 or id8_of(key, where), result, {}, error=error)).run_id
 
 
@@ -306,7 +342,7 @@ print(r.run_id)
 """
 
 
-def start(model, project, cache):
+def start(model, project, cache, script=WORKER):
     environment = {
         **os.environ,
         "REMOTE_MI_CACHE": str(cache),
@@ -314,7 +350,7 @@ def start(model, project, cache):
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(model)],
+        [*python(), "-c", script, str(model)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -355,6 +391,8 @@ def killed_at_random(project, cache, model, times, seed):
     )["recovery"].values
     shutil.rmtree(cache, ignore_errors=True)
     generator = random.Random(seed)
+    for _ in range(2):  # what comes after the second begins as quickly as all others
+        assert start(model, project, cache, "pass").wait(timeout=360) == 0
     begun = time.monotonic()
     whole = start(model, project / "timed", cache / "timed")
     assert whole.wait(timeout=360) == 0

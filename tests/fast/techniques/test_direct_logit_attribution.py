@@ -187,7 +187,7 @@ def test_the_contributions_sum_to_the_logit_difference(attribution, case):
     assert float(sum(parts)) == pytest.approx(own, rel=1e-3, abs=1e-4)
 
 
-def test_the_control_is_the_size_of_contributions_to_random_differences(attribution, case):
+def test_the_control_is_contributions_to_random_differences(attribution, case):
     family, lm, plain, pair = case
     draws = 3
     got = called(attribution, lm, pair, control_draws=draws, seed=5)
@@ -197,9 +197,7 @@ def test_the_control_is_the_size_of_contributions_to_random_differences(attribut
         one, other = int(tokens[draw]), int(tokens[draws + draw])
         assert one != other
         u = weight[one] - weight[other]
-        expected = by_hand(
-            plain, family, pair.clean.ids, pair.end, lambda v, u=u: abs(float(v @ u))
-        )
+        expected = by_hand(plain, family, pair.clean.ids, pair.end, lambda v, u=u: float(v @ u))
         for name in ("head", "mlp", "embedding"):
             found = got[f"random_{name}"][draw].numpy()
             np.testing.assert_allclose(found, expected[name], atol=1e-4, rtol=1e-4, err_msg=name)
@@ -251,4 +249,6 @@ def test_a_run_gives_means_over_pairs_and_the_control(project, tiny_llama):
     )
     assert result["head"].values.shape == (3, 4)
     assert float(result["sum"]) == pytest.approx(float(result["logit_diff"]), rel=1e-3, abs=1e-4)
-    assert (result["random_head"].values >= 0).all()
+    control = np.stack([one.values for one in result.each("random_head")])
+    assert control.shape == (3, 4, 3, 4) and (control < 0).any() and (control > 0).any()
+    assert result.control_band("head") == pytest.approx(np.abs(control.mean(0)).max(0), rel=1e-5)

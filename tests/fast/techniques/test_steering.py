@@ -260,8 +260,9 @@ def test_the_control_is_the_size_of_the_effect_of_other_directions_of_that_lengt
         lm, steering, two_pairs(), coefficients=[-2.0, -1.0, 1.0, 2.0], control_draws=2, steps=1
     )
     for effect, control in zip(got["effect"], got["random_effect"], strict=True):
-        torch.testing.assert_close(control[0, :, 1], effect[:, 0].abs(), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(control[1], effect.flip(1).abs(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(control[0, :, 1], effect[:, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(control[1], effect.flip(1), atol=1e-4, rtol=1e-4)
+    assert [int(fold) for fold in got["fold"]] in ([0, 1], [1, 0])
 
 
 def test_it_is_the_same_for_the_same_seed_and_another_for_another(llama, steering):

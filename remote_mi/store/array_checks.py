@@ -1,0 +1,99 @@
+"""Whether the arrays of a result are what its card and its document say.
+
+Whoever shows a result relies on it: that each output of each prompt is there, of the declared kind
+and dimensions, with as many entries along its positions as the prompt has tokens; and that what is
+over all prompts has one coordinate for each index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from remote_mi.recipes.card import Card
+from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.recipes.outputs import Output, position_problem
+from remote_mi.store.typed_json import WrongJson
+
+Arrays = Mapping[str, np.ndarray]
+#: Output or summary → dimension → coordinates.
+Axes = Mapping[str, Mapping[str, Sequence[Any]]]
+
+
+def check_arrays(card: Card, tokens: Sequence[int], axes: Axes, arrays: Arrays) -> None:
+    """Check that the card, the document and the arrays of a result agree.
+
+    Args:
+        tokens: how many each prompt has. axes: of the document.
+
+    Raises:
+        WrongJson: naming the place in run.json that an array contradicts.
+    """
+    for name, output in card.returns.items():
+        for index in range(1 if output.of == "set" else len(tokens)):
+            _check_one(name, output, index, tokens, arrays)
+    for name in (*card.summaries, *card.returns):
+        if name in arrays:
+            _check_over_all(card, name, axes.get(name), arrays)
+    for name, control in card.controls.items():
+        if name in arrays and control in arrays:
+            own, other = arrays[name].shape, arrays[control].shape
+            if own[: len(other)] != other:
+                what = f"an array of the shape {other}, for one of the shape {own}"
+                raise WrongJson(f"recipe.controls.{name}", what)
+
+
+def _check_over_all(
+    card: Card, name: str, axes: Mapping[str, Sequence[Any]] | None, arrays: Arrays
+) -> None:
+    """Check an output or summary over all prompts, and the ends of its interval."""
+    if axes is None:
+        raise WrongJson("document.axes", repr(KeyError(name)))
+    output, array = card.returns.get(name), arrays[name]
+    dims = [dim for dim in card.dims(name) if dim in axes]
+    _check_kind(f"recipe.returns.{name}" if output else f"recipe.summaries.{name}", output, array)
+    shape = array.shape[: array.ndim - kind_of_output(output).packed_dims]
+    if shape != tuple(len(axes[dim]) for dim in dims):
+        sizes = ", ".join(f"{dim}: {len(axes[dim])}" for dim in dims) or "none"
+        raise WrongJson(
+            f"document.axes.{name}", f"the coordinates ({sizes}) are not those of the shape {shape}"
+        )
+    for more in ("p", "band"):
+        of_test = arrays.get(f"{name}:{more}")
+        if of_test is not None:
+            if of_test.shape != array.shape:
+                what = f"a test of the shape {of_test.shape} for the shape {array.shape}"
+                raise WrongJson(f"document.tests.{name}", what)
+            _check_kind(f"document.tests.{name}", None, of_test)
+    ends = [arrays.get(f"{name}:{end}") for end in ("low", "high")]
+    for end in ends:
+        other = None if end is None else end.shape
+        if other != array.shape and (end is not None or any(e is not None for e in ends)):
+            what = f"an interval of the shape {other} for the shape {array.shape}"
+            raise WrongJson(f"document.axes.{name}", what)
+        if end is not None:
+            _check_kind(f"document.axes.{name}", None, end)
+
+
+def _check_one(
+    name: str, output: Output, index: int, tokens: Sequence[int], arrays: Arrays
+) -> None:
+    """Check an output of one prompt, or of the whole set."""
+    array = arrays.get(f"{name}@{index}")
+    if array is None:
+        raise WrongJson("document.parts", f"there is no array {name}@{index}")
+    ndim = array.ndim - kind_of_output(output).packed_dims
+    if ndim != len(output.dims):
+        what = f"{len(output.dims)} names for the {ndim} dimensions of its array"
+        raise WrongJson(f"recipe.returns.{name}.dims", what)
+    _check_kind(f"recipe.returns.{name}", output, array)
+    count = tokens[index] if output.of == "example" else 0
+    if problem := position_problem(output, array.shape[:ndim], count):
+        raise WrongJson(f"document.parts[{index}].tokens", f"{name} {problem}")
+
+
+def _check_kind(where: str, output: Output | None, array: np.ndarray) -> None:
+    if problem := kind_of_output(output).packed_problem(array):
+        raise WrongJson(where, f"its array {problem}")

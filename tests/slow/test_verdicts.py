@@ -1,0 +1,92 @@
+"""What verdicts and marks say of real runs: what is known is found with 8 pairs, and chance is not.
+
+Verdicts are held against behaviours that are not there: answers that belong to other pairs. Effects of
+a model are real, whatever its answers, so single cells are no such case; the simulations of
+tests/benchmarks/coverage.py are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import remote_mi as mi
+from remote_mi.common.statistics.intervals import mean_interval
+
+from ..conftest import MARY
+from .test_known_numbers import NAMES, abc_pairs
+
+REPEATED = 400
+
+
+@pytest.fixture(scope="module")
+def embedded(embedded_cache, tmp_path_factory):
+    project = tmp_path_factory.mktemp("project")
+
+    def run(recipe, **given):
+        return mi.run(recipe, project=project, **given)
+
+    return run
+
+
+def told(result, output):
+    """The cells that stand out, by index."""
+    sized = ~result.without_size(output)
+    return {tuple(map(int, at)) for at in np.argwhere(~result.explained(output) & sized)}
+
+
+@pytest.fixture(scope="module")
+def heads(embedded):
+    return embedded("head_patching", phenomenon="ioi:store", n=8)
+
+
+def test_the_known_heads_are_told_with_8_pairs(heads):
+    verdict = heads.verdict
+    assert verdict.status == "shown" and verdict.against == 0 and verdict.answer_prob > 0.1
+    found = told(heads, "recovery")
+    assert {(23, 3), (20, 0), (29, 1), (29, 0), (24, 4)} <= found
+    assert len(found) < 40, "most of the 270 heads are not claimed"
+
+
+def test_the_way_of_the_name_is_told_with_8_pairs(embedded):
+    result = embedded("activation_patching", phenomenon="ioi:store", n=8)
+    found, labels = told(result, "recovery"), result["recovery"].coords["position"]
+    s2, end = (next(i for i, x in enumerate(labels) if x == f"[{n}]") for n in ("s2", "end"))
+    assert {(layer, s2) for layer in range(5, 20)} <= found
+    assert {(layer, end) for layer in range(25, 30)} <= found
+
+
+def test_swapped_answers_turn_every_sign_and_are_asked_about(embedded):
+    swapped = {**MARY, "answer": MARY["wrong"], "wrong": MARY["answer"]}
+    pairs = [
+        {**pair, "answer": pair["wrong"], "wrong": pair["answer"]} for pair in abc_pairs()[:5]
+    ] + [swapped]
+    result = embedded("ablation", pairs=pairs, kind="zero", control_draws=0)
+    plain = embedded("ablation", pairs=[*abc_pairs()[:5], MARY], kind="zero", control_draws=0)
+    assert plain.verdict.status == "shown" and result.verdict.status == "opposite"
+    assert "swapped?" in result.verdict.says
+    effect, share = result["layer_effect"].values, result["layer_share"].values
+    assert (np.sign(share) == np.sign(effect)).all()
+    assert share == pytest.approx(-plain["layer_share"].values, abs=1e-4)
+
+
+def test_answers_of_other_pairs_are_no_behaviour(embedded):
+    rng = np.random.default_rng(0)
+    text = "When {} and {} went to the store, {} gave a drink to"
+    pairs = []
+    for _ in range(40):
+        io, s, right, wrong = (str(name) for name in rng.choice(NAMES, 4, replace=False))
+        clean, corrupt = text.format(io, s, s), text.format(io, s, io)
+        pairs.append(
+            {"clean": clean, "corrupt": corrupt, "answer": f" {right}", "wrong": f" {wrong}"}
+        )
+    result = embedded("baseline", pairs=pairs)
+    clean, corrupt = (result.each(name) for name in ("logit_diff", "corrupt_logit_diff"))
+    gaps = np.array([float(a) - float(b) for a, b in zip(clean, corrupt, strict=True)])
+    alarms = sum(
+        bool(mean_interval(rng.choice(gaps, 8, replace=False)).excludes_zero)
+        for _ in range(REPEATED)
+    )
+    assert stats.binomtest(alarms, REPEATED, 0.05, "greater").pvalue > 0.001
+    assert mean_interval(gaps).low < 0 < mean_interval(gaps).high
