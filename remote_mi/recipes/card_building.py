@@ -49,14 +49,10 @@ def build_card(
 
     if problem := declaration_problem(declaration):
         raise refuse(problem)
-    over: Any = declaration.get("over")
-    if over not in typing.get_args(Over):
-        known = ", ".join(repr(word) for word in typing.get_args(Over))
-        raise refuse(f"over={over!r} is not one of {known}")
-    evidence: Any = declaration.get("evidence") or ""
-    if evidence and evidence not in typing.get_args(Evidence):
-        known = ", ".join(repr(word) for word in typing.get_args(Evidence))
-        raise refuse(f"evidence={evidence!r} is not one of {known}")
+    over = _parse_word("over", declaration.get("over"), Over, refuse)
+    evidence = declaration.get("evidence") or ""
+    if evidence:
+        _parse_word("evidence", evidence, Evidence, refuse)
     returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
@@ -94,6 +90,14 @@ def build_card(
     for problem in filter(None, problems):
         raise refuse(problem)
     return card
+
+
+def _parse_word(name: str, value: Any, words: Any, refuse: _Refuse) -> Any:
+    """One of a few words, as declared."""
+    if value not in typing.get_args(words):
+        known = ", ".join(repr(word) for word in typing.get_args(words))
+        raise refuse(f"{name}={value!r} is not one of {known}")
+    return value
 
 
 def _count_positional(

@@ -384,7 +384,7 @@ class _Lines(_Checker):
                 (found[1], found[2], known[0]),
                 (found[3], found[4], known[-1]),
             ):
-                self.check_number(number, row[at])
+                self.check_number(number, float(row[at]))
                 assert label == str(labels[at])
         return bool(found)
 

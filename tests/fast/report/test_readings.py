@@ -114,7 +114,9 @@ def test_every_medium_says_it(project):
     (sentences,) = [all_readings(found)["recovery"]]
     assert len(sentences) == 2 and list(all_readings(found)) == ["recovery"], "once, not for each"
     plain = re.sub(r"\s+", " ", plain_text(found))
-    report = build_report(project, [kept(project, found).path])
+    path = kept(project, found).path
+    assert path is not None
+    report = build_report(project, [path])
     pages = (unescape(html(report)), markdown(report, {}).replace("\\", ""))
     for sentence in sentences:
         assert f"→ {sentence}" in plain
@@ -127,6 +129,7 @@ def test_the_command_line_gives_readings_as_json(project, cli):
     run = kept(project, stream())
     code, out, _ = cli("runs", "show", run.id8)
     assert code == 0 and json.loads(out)["readings"] == all_readings(stream())
+    assert run.path is not None
     (run.path / "artifacts" / "result.safetensors").write_bytes(b"damaged")
     code, out, _ = cli("runs", "show", run.id8)
     assert code == 0 and json.loads(out)["readings"] == {}
