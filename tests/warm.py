@@ -61,8 +61,10 @@ def python() -> list[str]:
         atexit.register(folder.cleanup)
         atexit.register(server.stdin.close)
         begin = [sys.executable, "-S", "-E", __file__, "start", address]
-        with open(_program(address), "w", encoding="utf-8") as script:
-            script.write(f'#!/bin/sh\nexec {shlex.join(begin)} "$@"\n')
+        cold, warm = shlex.quote(sys.executable), shlex.join(begin)
+        with open(_program(address), "w", encoding="utf-8") as script:  # options of Python: cold
+            script.write(f'#!/bin/sh\ncase "$1" in -m | -c | *.py) exec {warm} "$@" ;; esac\n')
+            script.write(f'exec {cold} "$@"\n')
         os.chmod(_program(address), 0o755)
         _serving.append(begin)
     return _serving[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,25 @@ from remote_mi.store.runs import Runs
 
 if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part
+
+
+def clusters_of(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The name of each prompt's cluster: prompts of one group, and copies, are not independent.
+
+    Args:
+        parts: of a draft.
+    """
+    first: dict[str, int] = {}
+    clusters = list(range(len(parts)))
+    for index, part in enumerate(parts):
+        keys = [f"text {canonical_json(part['text'])}"]
+        keys += [f"group {part['group']}"] if part.get("group") else []
+        joined = {clusters[first[key]] for key in keys if key in first}
+        home = min(joined, default=index)
+        clusters = [home if of in joined else of for of in clusters]
+        clusters[index] = home
+        first.update({key: index for key in keys if key not in first})
+    return [str(of) for of in clusters]
 
 
 class Finisher:
@@ -134,7 +153,7 @@ class Finisher:
 
         once = self.draft.card.called_once
         returns = self.draft.card.returns
-        parts = []
+        parts, clusters = [], clusters_of(self.draft.parts)
         for index, kept in enumerate(self.draft.parts):
             if once:
                 each = [name for name, output in returns.items() if output.of == "example"]
@@ -142,9 +161,10 @@ class Finisher:
             else:
                 arrays = raw[index]
             text = kept["text"]
-            cluster = kept.get("group") or canonical_json(text)  # copies are not independent
             parts.append(
-                Part(arrays, kept["tokens"], kept["labels"], kept["template"], text, cluster)
+                Part(
+                    arrays, kept["tokens"], kept["labels"], kept["template"], text, clusters[index]
+                )
             )
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}

@@ -49,10 +49,10 @@ def build_card(
 
     if problem := declaration_problem(declaration):
         raise refuse(problem)
-    over = _parse_word("over", declaration.get("over"), Over, refuse)
+    over = _one_of("over", declaration.get("over"), Over, refuse)
     evidence = declaration.get("evidence") or ""
     if evidence:
-        _parse_word("evidence", evidence, Evidence, refuse)
+        _one_of("evidence", evidence, Evidence, refuse)
     returns, summaries, controls, figures = _parse_outputs(declaration, over, refuse)
     needs = tuple(declaration.get("needs") or ())
     for need in needs:
@@ -92,12 +92,12 @@ def build_card(
     return card
 
 
-def _parse_word(name: str, value: Any, words: Any, refuse: _Refuse) -> Any:
-    """One of a few words, as declared."""
-    if value not in typing.get_args(words):
-        known = ", ".join(repr(word) for word in typing.get_args(words))
-        raise refuse(f"{name}={value!r} is not one of {known}")
-    return value
+def _one_of(argument: str, word: Any, words: Any, refuse: _Refuse) -> Any:
+    """A word of an argument, refused if it is not one of a Literal's."""
+    if word not in typing.get_args(words):
+        known = ", ".join(repr(one) for one in typing.get_args(words))
+        raise refuse(f"{argument}={word!r} is not one of {known}")
+    return word
 
 
 def _count_positional(

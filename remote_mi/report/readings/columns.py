@@ -24,7 +24,7 @@ _PART = 0.5
 
 
 @dataclass(frozen=True)
-class LargeColumn:
+class LayerColumn:
     """The large cells of one sign in a column.
 
     Attributes:
@@ -49,7 +49,7 @@ def other_dim(told: Told) -> str:
     return next(dim for dim in told.array.dims if dim != LAYER)
 
 
-def large_columns(told: Told) -> list[LargeColumn]:
+def large_columns(told: Told) -> list[LayerColumn]:
     """The columns with cells that may be named and are at least half as large as the largest."""
     by_layer = told.array.dims.index(LAYER)
     values = np.moveaxis(told.array.values, by_layer, 0).astype(np.float64)  # [layer, column]
@@ -62,11 +62,11 @@ def large_columns(told: Told) -> list[LargeColumn]:
             layers = np.flatnonzero(large[:, column] & (np.sign(values[:, column]) == sign))
             if layers.size:
                 most = float(sizes[layers, column].max())
-                found.append(LargeColumn(column, layers.tolist(), sign, most))
+                found.append(LayerColumn(column, layers.tolist(), sign, most))
     return sorted(found, key=lambda column: (column.layers[0], column.layers[-1]))
 
 
-def column_text(told: Told, column: LargeColumn) -> str:
+def column_text(told: Told, column: LayerColumn) -> str:
     """A column with its layers: "[s2], layers 0–19"."""
     place = column_name(told.result, told.array, other_dim(told), column.index)
     return f"{place}, {runs_text(LAYER, column.layers, told.array.coords[LAYER])}"
@@ -116,13 +116,13 @@ def layer_reading(told: Told) -> Iterator[str]:
                 yield from _handover(told, one, next_one)
 
 
-def _values(told: Told, columns: Sequence[LargeColumn]) -> list[float]:
+def _values(told: Told, columns: Sequence[LayerColumn]) -> list[float]:
     """The values of columns."""
     values = np.moveaxis(told.array.values, told.array.dims.index(LAYER), 0)
     return [float(values[layer, column.index]) for column in columns for layer in column.layers]
 
 
-def _handover(told: Told, one: LargeColumn, other: LargeColumn) -> Iterator[str]:
+def _handover(told: Told, one: LayerColumn, other: LayerColumn) -> Iterator[str]:
     """Between which layers the larger value passes from one column to a later one.
 
     From the first large layer of the one on, layer by layer, as long as it is told to be larger
