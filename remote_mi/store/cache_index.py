@@ -115,33 +115,14 @@ class CacheIndex:
         known = dict(db.execute("SELECT path, stamp FROM entries").fetchall())
         here = dict(_stamps(self.cache.root))
         new = [path for path, stamp in here.items() if known.get(path) != stamp]
-<<<<<<< HEAD
 
         def read(path: str) -> tuple[Any, ...] | None:
             try:
                 return self._values(path, here[path])
-            except (OSError, Damaged, KeyError, TypeError):
+            except (OSError, Damaged, KeyError, TypeError, ValueError):
                 return None  # `verify` reports it
 
         update_rows(db, "entries", new, known.keys() - here.keys(), read)
-=======
-        gone = [(path,) for path in known if path not in here]
-        for start in range(0, len(new), _CHUNK):
-            rows = []
-            for path in new[start : start + _CHUNK]:
-                try:
-                    rows.append(self._values(path, here[path]))
-                except (OSError, Damaged, KeyError, TypeError, ValueError):
-                    gone.append((path,))  # `verify` reports it
-            with transaction(db):
-                db.executemany(
-                    f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
-                    rows,
-                )
-        if gone:
-            with transaction(db):
-                db.executemany("DELETE FROM entries WHERE path = ?", gone)
->>>>>>> fuzz
 
     def _values(self, path: str, stamp: str) -> tuple[Any, ...]:
         file = self.cache.root / path
