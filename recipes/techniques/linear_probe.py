@@ -11,6 +11,8 @@ from remote_mi.interventions import Prompt, Site, run, stack
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 #: Folds in which the strength is chosen, inside each training part.
 INNER_FOLDS = 3
+#: Layers and places that are fitted at once, so that they fit into the processor's cache.
+CELLS = 32
 #: Most steps of Newton's method; it takes four to ten.
 MOST_STEPS = 100
 
@@ -40,7 +42,7 @@ def linear_probe(
     site: Site = "resid_pre",
     places: list[str] = ["end"],  # noqa: B006 - literals only in a recipe's signature
     folds: Annotated[int, Range(2, 20)] = 5,
-    control_draws: Annotated[int, Range(1, 50)] = 5,
+    control_draws: Annotated[int, Range(1, 50)] = 19,
     seed: int = 0,
 ) -> dict[str, Any]:
     """At which layers a linear classifier can read a prompt's label from its activations.
@@ -55,18 +57,25 @@ def linear_probe(
     over whole groups, with the classes spread evenly over the folds. The strength of the penalty is
     chosen by the same kind of cross-validation inside each training part. The labels are those of
     the prompts ("label"), as are the groups ("group"); a prompt without a group is one of its own.
-    Sign: accuracies are shares from 0 to 1. Intervals: 95% bootstrap over the groups, with the
-    predictions as they are.
-    Control: shuffled_accuracy, the same with shuffled labels, each draw fitted and scored anew;
-    its band is the smallest and the largest draw. Groups of one class exchange their classes;
-    in groups of several classes the prompts exchange theirs. selectivity = accuracy −
-    shuffled_accuracy. In the control tasks of Hewitt & Liang 2019, random labels belong to word
-    types that recur in the test set, so that a probe which memorises does well on them; here
-    nothing recurs in another group, so the control is about at chance, and shows how far chance
-    goes. With few prompts it is somewhat lower: a class that is frequent in the held-out part is
-    rarer in the training part. selectivity is then larger than accuracy − chance.
+    Sign: accuracies are shares from 0 to 1. Intervals: 95%, of a share (Wilson), over the prompts,
+    or over groups where they are given, with the probes as they are: they do not say what other
+    training prompts would have given.
+    Control: shuffled_accuracy, the same with shuffled labels, each draw fitted and scored anew over
+    all prompts. If labels had nothing to do with activations they would be one shuffle more. So an
+    accuracy is told from chance if at most one in twenty of labels and draws, the labels included,
+    reaches it in any layer and place; that needs 19 draws, and with fewer nothing is claimed.
+    Groups of one class exchange their classes with groups as large; in groups of several classes
+    the prompts exchange theirs. Where no two can be exchanged, nothing is claimed either.
+    selectivity = accuracy − the mean of shuffled_accuracy, without an interval: what varies in it
+    is the accuracy, which has one, and the shuffles, against which it is tested. In the control
+    tasks of Hewitt & Liang 2019, random labels belong to word types that recur in the test set, so
+    that a probe which memorises does well on them; here nothing recurs in another group, so the
+    control is about at chance. With few prompts it is somewhat lower: a class that is frequent in
+    the held-out part is rarer in the training part. selectivity is then larger than
+    accuracy − chance.
     majority is the accuracy of always predicting the most frequent class.
-    Cost: 1 forward pass per prompt; the probes are fitted on this machine, with scikit-learn.
+    Cost: 1 forward pass per prompt; the probes are fitted on this machine, in a time that grows with
+    the cube of prompts and, with more than two classes, of classes.
     Not implemented: non-linear probes, control tasks over word types, amnesic probing. A probe
     finds what can be read, not what the model uses.
 
@@ -75,8 +84,8 @@ def linear_probe(
             the MLP adds, queries, keys, values or heads' outputs, or the MLP's neurons.
         places: labels of the positions that are read, each with its own probes.
         folds: parts of the cross-validation.
-        control_draws: shuffles of the labels.
-        seed: of the folds, the shuffles and the intervals.
+        control_draws: shuffles of the labels; 19 or more can tell an accuracy from chance.
+        seed: of the folds and the shuffles.
     """
     where = [prompt.position(place) for place in places]
     return {"activation": stack([x[0, where] for x in run(lm, prompt, site).values])}
@@ -93,18 +102,21 @@ def fit_probes(
     import numpy as np
 
     y, group = classes_and_groups(examples, folds)
-    x = np.stack([e["arrays"]["activation"] for e in examples], 2).astype(np.float64)
-    layers, places, prompts = x.shape[:3]
-    cells = x.reshape(-1, *x.shape[2:])
+    x = np.stack([e["arrays"]["activation"] for e in examples], 2)
+    layers, places, prompts, width = x.shape
+    cells = x.reshape(-1, prompts, width)
+    finite = np.isfinite(cells).all((1, 2))
     rng = np.random.default_rng(seed)
     targets = [y, *(shuffled(y, group, rng) for _ in range(control_draws))]
-    right = np.stack([are_right(cells, target, group, folds, seed) for target in targets])
+    right = np.full((len(targets), len(cells), prompts), np.nan)
+    for index, target in enumerate(targets):
+        right[index, finite] = are_right(cells[finite], target, group, folds, seed)
     right = right.reshape(-1, layers, places, prompts)
-    of_shuffled = right[1:].mean(-1)  # [draw, layer, place]
+    accuracies = right.mean(-1)  # [labels or draw of them, layer, place]
     return {
         "accuracy": right[0],
-        "shuffled_accuracy": of_shuffled,
-        "selectivity": right[0] - right[1:].mean(0),
+        "shuffled_accuracy": accuracies[1:],
+        "selectivity": accuracies[0] - accuracies[1:].mean(0),
         "majority": np.bincount(y).max() / len(y),
     }
 
@@ -133,12 +145,18 @@ def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any,
 
 
 def shuffled(y: Any, group: Any, rng: Any) -> Any:
-    """Labels shuffled between the groups of one class, and within the groups of several."""
+    """Labels shuffled between groups of one class and size, and within the groups of several.
+
+    Only what is alike can be exchanged: if the groups of one class were larger, it would be more
+    frequent in the labels than in their shuffles.
+    """
     members = [(group == g).nonzero()[0] for g in sorted(set(group.tolist()))]
     pure = [m for m in members if len(set(y[m].tolist())) == 1]
     new = y.copy()
-    for m, source in zip(pure, rng.permutation(len(pure)), strict=True):
-        new[m] = y[pure[source][0]]
+    for size in sorted({len(m) for m in pure}):
+        alike = [m for m in pure if len(m) == size]
+        for m, source in zip(alike, rng.permutation(len(alike)), strict=True):
+            new[m] = y[alike[source][0]]
     for m in members:
         if len(set(y[m].tolist())) > 1:
             new[m] = rng.permutation(y[m])
@@ -154,15 +172,19 @@ def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
     import numpy as np
 
     right = np.zeros(x.shape[:2])  # a prompt without any probe counts as wrong
-    tried = np.broadcast_to(STRENGTHS, (len(x), len(STRENGTHS)))
     for train, test in splits(y, group, folds, seed):
-        scores = np.zeros(tried.shape)
-        for fit, held_out in splits(y[train], group[train], INNER_FOLDS, seed):
-            found = predicted(x, y, (train[fit], train[held_out]), tried)
-            scores += (found == y[train[held_out]]).sum(-1)
-        best = scores.argmax(1)  # the strongest penalty in case of a tie
-        found = predicted(x, y, (train, test), np.take_along_axis(tried, best[:, None], 1))
-        right[:, test] = found[:, 0] == y[test]
+        inner = splits(y[train], group[train], INNER_FOLDS, seed)
+        for start in range(0, len(x), CELLS):
+            cells = slice(start, start + CELLS)
+            block = x[cells].astype(np.float64)
+            tried = np.broadcast_to(STRENGTHS, (len(block), len(STRENGTHS)))
+            scores = np.zeros(tried.shape)
+            for fit, held_out in inner:
+                found = predicted(block, y, (train[fit], train[held_out]), tried)
+                scores += (found == y[train[held_out]]).sum(-1)
+            best = scores.argmax(1)[:, None]  # the strongest penalty in case of a tie
+            found = predicted(block, y, (train, test), np.take_along_axis(tried, best, 1))
+            right[cells, test] = found[:, 0] == y[test]
     return right
 
 
@@ -260,7 +282,7 @@ def logistic_fits(kernel: Any, y: Any, strengths: Any) -> tuple[Any, Any]:
         scaled = kernel[cell[going]] * strength[going, None, None]
         moved = newton_step(scaled, target, *now)
         alpha[going], bias[going], size = moved
-        going = going[size > 1e-5]  # the error is about its square
+        going = going[size > 1e-4]  # the error is about its square
         if not len(going):
             break
     alpha *= strength[:, None, None]
@@ -271,8 +293,9 @@ def newton_step(kernel: Any, target: Any, alpha: Any, bias: Any) -> tuple[Any, A
     """One step towards the minimum of Σᵢ −log p(yᵢ) + ½ Σ α K α over α and b, with f = K α + b.
 
     With p replaced by its tangent, p + H (f' − f), the minimum f' has α' = y − p − H (f' − f) and
-    Σᵢ α'ᵢ = 0, which is one linear system for f' and b'. A step after which the objective would be
-    larger is shortened, which makes the method converge from anywhere (Bach 2010).
+    Σᵢ α'ᵢ = 0, which is one linear system for f' and b'. A step that is very long, or after which
+    the objective would be larger, is shortened to log(1 + its length), which always makes the
+    objective smaller (Bach 2010, Electronic Journal of Statistics 4).
 
     Args:
         kernel: [fit, prompt, prompt], times C. target: [prompt, class], 1 for a prompt's own.
@@ -306,7 +329,8 @@ def newton_step(kernel: Any, target: Any, alpha: Any, bias: Any) -> tuple[Any, A
     far = (np.ptp(moved, -1) if classes > 1 else np.abs(moved[..., 0])).max(1)
     before = objective(f, alpha, bias, target)
     worse = objective(new_f, new_alpha, new_bias[:, 0], target) > before
-    share = np.where(worse & (far > 0), np.log1p(far) / np.maximum(far, 1e-300), 1.0)
+    short = (worse & (far > 0)) | (far > 10)  # so far that probabilities might be 0 and 1
+    share = np.where(short, np.log1p(far) / np.maximum(far, 1e-300), 1.0)
     alpha = alpha + share[:, None, None] * (new_alpha - alpha)
     return alpha, bias + share[:, None] * (new_bias[:, 0] - bias), far
 
