@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,23 @@ from remote_mi.store.runs import Runs
 
 if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part
+
+
+def clusters_of(parts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The number of each example's cluster, that of its first example.
+
+    Examples of one group are not independent of each other, nor are those with the same text. So a
+    text that is in two groups makes one of them.
+    """
+    clusters = list(range(len(parts)))
+    first: dict[tuple[str, str], int] = {}
+    for index, kept in enumerate(parts):
+        for key in (("text", canonical_json(kept["text"])), ("group", kept.get("group") or "")):
+            if key[1]:
+                one, other = clusters[first.setdefault(key, index)], clusters[index]
+                if one != other:
+                    clusters = [min(one, other) if c in (one, other) else c for c in clusters]
+    return clusters
 
 
 class Finisher:
@@ -135,17 +152,15 @@ class Finisher:
         once = self.draft.card.called_once
         returns = self.draft.card.returns
         parts = []
+        clusters = clusters_of(self.draft.parts)
         for index, kept in enumerate(self.draft.parts):
             if once:
                 each = [name for name, output in returns.items() if output.of == "example"]
                 arrays = {name: raw[0][f"{name}@{index}"] for name in each}
             else:
                 arrays = raw[index]
-            text = kept["text"]
-            cluster = kept.get("group") or canonical_json(text)  # copies are not independent
-            parts.append(
-                Part(arrays, kept["tokens"], kept["labels"], kept["template"], text, cluster)
-            )
+            shown = kept["tokens"], kept["labels"], kept["template"], kept["text"]
+            parts.append(Part(arrays, *shown, str(clusters[index])))
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}
 

@@ -67,7 +67,12 @@ LIGHT = Palette(tuple(reversed((*CIVIDIS[:-1], (246, 240, 200)))), _LIGHT_CENTRE
 
 def ramp_character(strength: float) -> str:
     """The ramp character for a strength from 0 to 1."""
-    return RAMP[min(len(RAMP) - 1, max(0, round(strength * (len(RAMP) - 1))))]
+    return RAMP[round(_within(strength) * (len(RAMP) - 1))]
+
+
+def _within(share: float) -> float:
+    """A share of a scale, from 0 to 1; 0 for NaN, as which a difference that overflows comes out."""
+    return min(1.0, max(0.0, share))
 
 
 def sequential(position: float, palette: Palette = DARK) -> Style:
@@ -94,7 +99,7 @@ def soften(style: Style) -> Style:
 
 
 def _step(position: float) -> int:
-    return round(min(1.0, max(0.0, position)) * _STEPS)
+    return round(_within(position) * _STEPS)
 
 
 @functools.lru_cache(4096)
@@ -132,7 +137,7 @@ class Shades:
         if self.high <= self.low:
             return LEVELS // 2 if self.center is not None else 0
         share = (value - self.low) / (self.high - self.low)
-        return min(LEVELS, max(0, round(share * LEVELS)))
+        return round(_within(share) * LEVELS)
 
 
 def shades(values: np.ndarray, center: float | None) -> Shades:

@@ -19,6 +19,7 @@ from remote_mi.jobs.remote import RemoteJob
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document.html import figure_html, figure_style
 from remote_mi.report.kinds.sentences import shorten
+from remote_mi.report.summary import all_readings
 from remote_mi.report.terminal import heading, select_figures
 from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.named_array import NamedArray
@@ -37,12 +38,15 @@ _ROW = Markup('<tr><th scope="row">{}</th><td>{}</td></tr>')
 
 
 def html(result: Result) -> str:
-    """A result as one HTML element: heading, figures, notes."""
+    """A result as one HTML element: heading, figures with what they say, notes."""
     head = [text.plain for text in heading(result)]
     parts = [Markup("<p><b>{}</b><br>{}</p>").format(head[0], " ".join(head[1:]))]
     if verdict := verdict_text(result):
         parts.append(Markup("<p><b>{}</b></p>").format(verdict))
-    parts += [_figure(figure, result) for figure in select_figures(result, None)]
+    said = all_readings(result)
+    for figure in select_figures(result, None):
+        parts.append(_figure(figure, result))
+        parts += [Markup("<p>→ {}</p>").format(text) for text in said.pop(figure.name, [])]
     parts += [Markup("<p>note: {}</p>").format(prose(note)) for note in result.notes]
     return _frame(Markup("").join(parts))
 

@@ -51,7 +51,7 @@ def all_readings(result: Result) -> dict[str, list[str]]:
             continue
         said.update(new)
         if new:
-            found[figure.name] = new
+            found.setdefault(figure.name, []).extend(new)
     return found
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,8 +31,27 @@ from remote_mi.common.errors import Mismatch
 from remote_mi.common.valid_json import parse_json, to_json
 from remote_mi.store.arrays import arrays_from_bytes, arrays_to_bytes
 from remote_mi.store.environment import Environment
+from remote_mi.store.typed_json import dataclass_from_json
 
 SCHEMA = 1
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class _EntryFile:
+    """The content of an entry's file that is relied on."""
+
+    key: str
+    environment: Environment
+    document: str
+    arrays: str
+    record: Mapping[str, Any]
+    time: float
+    about: Mapping[str, Any] | None = None
+
+    @property
+    def blobs(self) -> tuple[str, str]:
+        return self.document, self.arrays
 
 
 @dataclass(frozen=True)
@@ -174,7 +194,8 @@ class Cache:
     def code_parts(self, about: Mapping[str, Any]) -> dict[str, str]:
         """The digests of the code parts that an entry's `about` refers to; {} if not known."""
         try:
-            return parse_json(self._read_blob(about["code_parts"]))
+            parts = parse_json(self._read_blob(about["code_parts"]))
+            return parts if isinstance(parts, dict) else {}
         except (KeyError, TypeError, ValueError, OSError, Damaged):
             return {}
 
@@ -191,6 +212,8 @@ class Cache:
         return write_atomically(path, content, self.root / "tmp")
 
     def _read_blob(self, sha: str) -> bytes:
+        if not _SHA256.fullmatch(sha):
+            raise Damaged(f"{sha!r:.80} is not the name of a blob")
         path = self.blob_path(sha)
         try:
             content = path.read_bytes()
@@ -234,9 +257,12 @@ def read_entry(path: Path) -> dict[str, Any]:
         check = data.pop("check", None)  # entries of earlier versions have none
         if data["schema"] != SCHEMA:
             raise FileNotFoundError(f"{path} has another schema")
+        found = dataclass_from_json(_EntryFile, data, "")
         valid = (
-            data["key"] == path.parent.name
-            and Environment.from_json(data["environment"]).id == path.stem
+            found.key == path.parent.name
+            and found.environment.id == path.stem
+            # Each names a file, which is moved aside if its content is another.
+            and all(_SHA256.fullmatch(sha) for sha in found.blobs)
             and (check is None or check == digest(data))
         )
     except FileNotFoundError:

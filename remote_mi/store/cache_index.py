@@ -19,6 +19,7 @@ from typing import Any
 from remote_mi.store.cache import Cache, Damaged, read_entry
 from remote_mi.store.environment import PACKAGES, Environment
 from remote_mi.store.sqlite_index import IndexFile, Unusable, update_rows
+from remote_mi.store.typed_json import dataclass_from_json
 
 _TABLES = """
 CREATE TABLE entries (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
@@ -27,6 +28,19 @@ CREATE TABLE entries (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT N
     time REAL NOT NULL, used REAL NOT NULL);
 CREATE INDEX by_recipe ON entries (recipe, part, time);
 """
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+
+
+@dataclass(frozen=True)
+class _About:
+    """What lists need of what a key was made of."""
+
+    recipe: str
+    model: _Named
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ class CacheIndex:
         def read(path: str) -> tuple[Any, ...] | None:
             try:
                 return self._values(path, here[path])
-            except (OSError, Damaged, KeyError, TypeError):
+            except (OSError, Damaged, KeyError, TypeError, ValueError):
                 return None  # `verify` reports it
 
         update_rows(db, "entries", new, known.keys() - here.keys(), read)
@@ -114,6 +128,7 @@ class CacheIndex:
         file = self.cache.root / path
         data = read_entry(file)
         where, about = Environment.from_json(data["environment"]), data.get("about")
+        short = dataclass_from_json(_About, about, "about") if about else None
         named = [data["document"], data["arrays"], *([about.get("code_parts")] if about else [])]
         blobs = list(dict.fromkeys(sha for sha in named if sha))
         changed, size = (int(part) for part in stamp.split("/")[1:])
@@ -130,8 +145,8 @@ class CacheIndex:
             where.id,
             where.kind,
             json.dumps(versions),
-            about["recipe"] if about else None,
-            about["model"]["name"] if about else None,
+            short.recipe if short else None,
+            short.model.name if short else None,
             int(bool(about and about.get("part"))),
             json.dumps(about) if about else None,
             json.dumps(blobs),
@@ -171,14 +186,23 @@ def _subfolders(path: str) -> list[str]:
 
 
 def _row_from_sql(found: tuple[Any, ...]) -> EntryRow:
+    """A row as it was stored.
+
+    Raises:
+        ValueError, TypeError: if it is none: SQLite stores any type in any column.
+    """
     path, _, key, _, kind, versions, _, _, _, about, blobs, size, made, used = found
-    return EntryRow(
-        path,
-        key,
-        Environment(kind, **json.loads(versions)),
-        json.loads(about) if about else None,
-        json.loads(blobs),
-        size,
-        made,
-        used,
+    return dataclass_from_json(
+        EntryRow,
+        {
+            "path": path,
+            "key": key,
+            "environment": {"kind": kind, **json.loads(versions)},
+            "about": json.loads(about) if about else None,
+            "blobs": json.loads(blobs),
+            "size": size,
+            "time": made,
+            "used": used,
+        },
+        "entries",
     )

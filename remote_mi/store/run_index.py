@@ -122,7 +122,7 @@ class RunIndex:
                 "SELECT key, environment, max(name) FROM runs "
                 "WHERE status = 'done' GROUP BY key, environment"
             )
-            return {(key, environment): name for key, environment, name in rows}
+            return {(key, environment): _text(name) for key, environment, name in rows}
 
         return self.file.use(work)
 
@@ -136,7 +136,7 @@ class RunIndex:
         def work(db: sqlite3.Connection) -> list[RunRow]:
             self._refresh_files(db)
             found = db.execute("SELECT row FROM runs ORDER BY name")
-            return [RunRow(**json.loads(row)) for (row,) in found]
+            return [_row_from_json(row) for (row,) in found]
 
         return self.file.use(work)
 
@@ -182,7 +182,34 @@ def _names_of_key(db: sqlite3.Connection, key: str, environment: str | None) -> 
         " AND status = 'done' ORDER BY name DESC",
         (key, environment),
     )
-    return [name for (name,) in rows]
+    return [_text(name) for (name,) in rows]
+
+
+def _text(value: Any) -> str:
+    """A value of the index that must be a text: SQLite stores any type in any column."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in place of a text")
+    return value
+
+
+def _row_from_json(text: str) -> RunRow:
+    """A row as it was stored; checked by hand, since lists of runs are long.
+
+    Raises:
+        ValueError, TypeError: if it is none.
+    """
+    row = RunRow(**json.loads(text))
+    texts = (row.name, row.status, row.key, row.environment, row.recipe, row.model, row.time)
+    numbers, words = row.scalars.values(), (row.prompts, row.problem)
+    if not (
+        all(type(value) is str for value in (*texts, *row.tags, *row.scalars))
+        and all(value is None or type(value) is str for value in words)
+        and all(type(value) is float for value in numbers)
+        and type(row.parameters) is dict
+        and type(row.tags) is list
+    ):
+        raise TypeError("a value of another type")
+    return row
 
 
 def _mtime_ns(folder: Path | str) -> int:

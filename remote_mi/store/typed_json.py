@@ -21,7 +21,7 @@ _TYPE_NAMES = {
 }
 
 
-class WrongJson(Exception):
+class WrongJson(ValueError):
     """A JSON value of the wrong type or content.
 
     Attributes:

@@ -204,6 +204,9 @@ def test_the_demo_runs_and_ends_with_the_next_command(embedded_cache, tmp_path, 
     done = process("demo", REMOTE_MI_PROJECT=str(tmp_path), timeout=600)
     assert done.returncode == 0, done.stderr
     assert "largest: layer" in done.stdout and "position 9 [s2]" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "changes with interventions at [s2], layers 0–" in said, "the computed reading"
+    assert "→ It passes from [s2] to position 13 ␠to [end] between layers " in said
     assert "next: remote-mi run head_patching" in done.stderr
     assert (
         json.loads((next((tmp_path / "runs").iterdir()) / "run.json").read_text())["status"]

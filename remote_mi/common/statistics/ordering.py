@@ -74,7 +74,8 @@ def may_be_largest(samples: np.ndarray) -> np.ndarray:
     """Which means may be the largest of all: not told to be below the observed largest.
 
     The level is divided by the number of others (Bonferroni), so that the largest mean of the
-    population is left out with a chance of at most LEVEL.
+    population is left out with a chance of at most LEVEL. With a single other it is halved, as in
+    the 95% interval of the difference, which then excludes 0 whenever that is left out.
 
     Args:
         samples: [sample, item], at least one item.
@@ -85,4 +86,4 @@ def may_be_largest(samples: np.ndarray) -> np.ndarray:
     samples = np.asarray(samples, np.float64)
     best = int(np.nanargmax(samples.mean(0)))
     p = chance_not_above_zero(samples[:, [best]] - samples)
-    return ~(p <= LEVEL / max(1, samples.shape[1] - 1))
+    return ~(p <= LEVEL / max(2, samples.shape[1] - 1))

@@ -49,7 +49,8 @@ def _ranked(told: Told, sign: int) -> list[tuple[int, ...]]:
 
 def _sum(told: Told, word: str, cells: Sequence[tuple[int, ...]]) -> Iterator[str]:
     """What the largest sum to, where values are effects."""
-    changed = told.result.card.evidence in ("interventional", "counterfactual")
+    evidence = told.result.card.evidence
+    changed = evidence in ("interventional", "counterfactual")
     if len(cells) < 2 or not (told.ratio or told.signed or changed):
         return
     values = [float(told.array.values[at]) for at in cells]
@@ -62,4 +63,6 @@ def _sum(told: Told, word: str, cells: Sequence[tuple[int, ...]]) -> Iterator[st
             f"The {_MOST} largest {word} ones sum to {format_amount(some)}{unit}, all "
             f"{len(values)} to {format_amount(whole)}"
         )
-    yield f"{text}; single effects need not add."
+    # Contributions that are read from one run are parts of a sum; effects of interventions are not.
+    read = evidence == "observational" and not told.ratio
+    yield f"{text}." if read else f"{text}; single effects need not add."

@@ -9,6 +9,7 @@ import shutil
 import unicodedata
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from remote_mi.backends.ndif.results import LIMIT_BYTES, load, max_result_bytes,
 from remote_mi.common.errors import NotFound, RunFailed, UsageError
 from remote_mi.interventions import Prompt
 from remote_mi.interventions.session import settled
+from remote_mi.jobs.keep import clusters_of
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.card_source import cards_in
 from remote_mi.recipes.loading import load_function
@@ -422,3 +424,13 @@ def test_how_long_texts_are_is_not_foreseen_and_mistakes_beside_them_are(project
     path.write_text(path.read_text().replace('"effect": effect', '"effect": effect[0]'))
     with pytest.raises(RunFailed, match=r"declared as \(layer, feature\) and has shape \(3,\)"):
         foreseen()
+
+
+def test_prompts_of_a_group_and_copies_are_one_cluster():
+    def part(text: str, group: str) -> dict[str, Any]:
+        return {"text": {"clean": text}, "group": group}
+
+    parts = [part("a", "0"), part("b", "1"), part("a", "2"), part("c", "1"), part("d", "2")]
+    assert clusters_of(parts) == [0, 1, 0, 1, 0]
+    joined = [part("a", "0"), part("b", "1"), part("a", "1"), part("e", "")]
+    assert clusters_of(joined) == [0, 0, 0, 3], "a copy joins its groups"

@@ -34,8 +34,8 @@ def random_result(seed: int) -> Result:
     dims, kinds = SHAPES[name]
     ratio, controlled = rng.random() < 0.5, rng.random() < 0.7
     shown = "share" if ratio else "effect"
-    signed = {"center": 0.0} if rng.random() < 0.5 else {}
-    figures = [kind(shown, **(signed if kind is Heatmap else {})) for kind in kinds]
+    center = 0.0 if rng.random() < 0.5 else None
+    figures = [Heatmap(shown, center=center) if kind is Heatmap else kind(shown) for kind in kinds]
     declaration: dict[str, Any] = {
         "over": "pair",
         "returns": {"effect": dims, "gap": ()},

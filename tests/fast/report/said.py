@@ -293,12 +293,14 @@ class _Map(_Checker):
     def _check_sum(self, sentence: str) -> bool:
         found = re.fullmatch(
             rf"The (\d+) (?:largest )?(positive|negative) ones sum to ({NUMBER})"
-            rf"(?: of the mean (\w+)| \w+)?(?:, all (\d+) to ({NUMBER}))?; single effects need not "
-            r"add\.",
+            rf"(?: of the mean (\w+)| \w+)?(?:, all (\d+) to ({NUMBER}))?(; single effects need not "
+            r"add)?\.",
             sentence,
         )
         if not found:
             return False
+        ratio = self.figure.output in self.result.card.summaries
+        assert (not found[7]) == (self.result.card.evidence == "observational" and not ratio)
         sign = 1 if found[2] == "positive" else -1
         values = [sign * value for value in self._of_sign(found[2])]
         self.check_number(found[3], sum(values[: int(found[1])]))
@@ -384,7 +386,7 @@ class _Lines(_Checker):
                 (found[1], found[2], known[0]),
                 (found[3], found[4], known[-1]),
             ):
-                self.check_number(number, row[at])
+                self.check_number(number, float(row[at]))
                 assert label == str(labels[at])
         return bool(found)
 

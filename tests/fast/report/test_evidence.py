@@ -34,7 +34,9 @@ def test_each_kind_has_a_verb_and_a_limit_of_its_own():
 def test_a_report_says_under_limits_what_the_method_cannot_show(project, evidence):
     found = result()
     found.recipe = replace(CARD, evidence=evidence, doc=DOC).to_json()
-    report = build_report(project, [kept(project, found).path])
+    path = kept(project, found).path
+    assert path is not None
+    report = build_report(project, [path])
     assert report.methods[0].evidence == limit_of_evidence(evidence)
     for page in (html(report), markdown(report, {})):
         limits = page[page.rindex("Controls and limits") :]

@@ -382,6 +382,16 @@ def test_a_figure_that_cannot_be_shown_does_not_keep_back_the_others(project, cl
     assert code == 3 and "shade names an output of one number for each token" in err
 
 
+@pytest.mark.parametrize("center", [1e308, -1e308, 1e39])
+def test_a_centre_beyond_all_numbers_ends_no_command(project, cli, center):
+    found = result()
+    found.recipe = {**found.recipe, "figures": [Heatmap("effect", center=center).to_json()]}
+    kept(project, found)
+    for words in (("view", "--plain"), ("report", "-o", "r.html"), ("report", "-o", "r.md")):
+        code, _, err = cli(*words)
+        assert code == 0, (words, err)
+
+
 def test_two_classes_of_one_kind_are_refused():
     with pytest.raises(UsageError, match="two figure classes have the kind 'heatmap'"):
         type("Other", (Figure,), {"kind": "heatmap", "__module__": __name__})

@@ -13,6 +13,7 @@ from remote_mi import Bars, Heatmap
 from remote_mi.common.errors import NotFound
 from remote_mi.jobs.aggregation import Part
 from remote_mi.recipes.outputs import Ratio
+from remote_mi.report import notebook
 from remote_mi.report.document.content import build_report
 from remote_mi.report.document.html import html
 from remote_mi.report.document.markdown import markdown
@@ -45,7 +46,7 @@ def stream(
             {
                 "effect": (pattern + noise * rng.normal(size=(10, 4))).astype(np.float32),
                 "control": (noise * rng.normal(size=(draws, 10, 4))).astype(np.float32),
-                "gap": np.float32(1.0),
+                "gap": np.array(1.0, np.float32),
             },
             [" a", str(rng.choice([" b", " c"])), " d", " e"],
             {"subject": 1, "end": 3},
@@ -114,9 +115,13 @@ def test_every_medium_says_it(project):
     (sentences,) = [all_readings(found)["recovery"]]
     assert len(sentences) == 2 and list(all_readings(found)) == ["recovery"], "once, not for each"
     plain = re.sub(r"\s+", " ", plain_text(found))
-    report = build_report(project, [kept(project, found).path])
+    path = kept(project, found).path
+    assert path is not None
+    report = build_report(project, [path])
     pages = (unescape(html(report)), markdown(report, {}).replace("\\", ""))
+    cell = unescape(notebook.html(found))
     for sentence in sentences:
+        assert cell.count(f"<p>→ {sentence}</p>") == 1
         assert f"→ {sentence}" in plain
         assert all(
             sentence.replace("␠", sign) in page for sign, page in zip("␣␠", pages, strict=True)
@@ -127,6 +132,7 @@ def test_the_command_line_gives_readings_as_json(project, cli):
     run = kept(project, stream())
     code, out, _ = cli("runs", "show", run.id8)
     assert code == 0 and json.loads(out)["readings"] == all_readings(stream())
+    assert run.path is not None
     (run.path / "artifacts" / "result.safetensors").write_bytes(b"damaged")
     code, out, _ = cli("runs", "show", run.id8)
     assert code == 0 and json.loads(out)["readings"] == {}

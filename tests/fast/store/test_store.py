@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 
@@ -408,3 +410,49 @@ def killed_at_random(project, cache, model, times, seed):
     final = mi.run("head_patching", model=str(model), phenomenon="ioi:store", n=24)
     np.testing.assert_array_equal(final["recovery"].values, reference)
     assert not list((project / "runs").glob(".partial-*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"about": [1]},
+        {"about": 3},
+        {"about": {"recipe": 1, "model": {"name": "m"}}},
+        {"about": {"recipe": "r", "model": "m"}},
+        {"document": "../../../project/mine.txt"},
+        {"arrays": 5},
+        {"record": []},
+        {"time": "now"},
+        {"environment": {"kind": 1, "nnsight": "0", "transformers": "0", "torch": "0"}},
+    ],
+)
+def test_an_entry_that_somebody_altered_hinders_no_command(project, cli, cache, change):
+    mine = project / "mine.txt"
+    mine.write_text("mine")
+    store = Cache(cache_root())
+    store.put(KEY, HERE, {"a": 1}, {"x": np.arange(3.0)}, {"s": 1})
+    path = next(store.entry_paths())
+    entry = {**json.loads(path.read_bytes()), **change}
+    del entry["check"]
+    path.write_text(json.dumps({**entry, "check": digest(entry)}))
+    for words in (("info",), ("info", "--json"), ("gc", "--max-size", "1kB"), ("verify", "-q")):
+        code, out, err = cli("cache", *words)
+        assert code in (0, 7) and "bug in remote_mi" not in err, (words, err)
+        assert "--json" not in words or json.loads(out)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("value", [b"\x00", 3, 1.5, "", "x", "[]", '{"name": 3, "status": "done"}'])
+@pytest.mark.parametrize("column", ["name", "key", "environment", "status", "row", "stamp"])
+def test_an_index_of_runs_that_somebody_altered_changes_nothing(project, column, value):
+    runs = Runs(project)
+    name = toy_run(runs, "a")
+    before = runs.rows()
+    with contextlib.closing(sqlite3.connect(project / ".remote_mi" / "runs.sqlite")) as db:
+        db.execute(f"UPDATE runs SET {column} = ?", (value,))
+        db.commit()
+    rows = Runs(project).rows()
+    assert before[0] in rows
+    assert all(isinstance(row.name, str) and isinstance(row.tags, list) for row in rows)
+    found = Runs(project).lookup("a", HERE)
+    assert found is None or found.run_id == name
