@@ -104,8 +104,8 @@ def _notes(found: ClaimFinding) -> Iterator[str]:
     recipe = " or ".join(map(str, claim.holds.get("recipe", [])))
     what = f"{recipe}: {claim.expectation.text}" if recipe else claim.expectation.text
     yield f"{line(claim.id)}: {line(what)}{over}{many}; digest {claim.digest[:12]}."
-    if judgement.verdict == UNDECIDED and (judgement.reason or found.undecided):
-        yield f"{line(claim.id)} is undecided {line(judgement.reason)}.".replace(" .", ".")
+    if judgement.verdict == UNDECIDED and judgement.reason:
+        yield f"{line(claim.id)} is undecided: {line(judgement.reason)}."
     if claim.frozen and not claim.registered:
         yield f"{line(claim.id)} is exploratory: {line(claim.why)}."
 

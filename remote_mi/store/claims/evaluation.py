@@ -129,6 +129,7 @@ def judge_estimates(
         return Judgement(FAILS, decisive, cells=count)
     open_cells = [c for c, sure in zip(cells, holding, strict=True) if not sure]
     reason = next((why for cell in open_cells if (why := _why_no_interval(cell))), "")
+    reason = reason or _perhaps_chance(cells, expectation, to_hold if any_ else to_fail)
     return Judgement(
         UNDECIDED, decisive, reason, count, _needed(cells, expectation, (to_hold, to_fail))
     )
@@ -161,6 +162,20 @@ def _needed(
     if one_suffices:
         return min(known, default=None)
     return max(known, default=None) if len(known) == len(counts) else None
+
+
+def _perhaps_chance(cells: Sequence[Estimate], expectation: Expectation, tests: int) -> str:
+    """Why what plain intervals seem to say is not said: of many cells some do so by chance."""
+    any_, bound = expectation.quantifier == "any", expectation.bound
+    ends = [cell.ends() for cell in cells]
+    seeming = [bound.includes(*e) if any_ else bound.excludes(*e) for e in ends]
+    if tests == 1 or not any(seeming):
+        return ""
+    place = "within" if any_ else "outside"
+    return (
+        f"the 95% interval of {sum(seeming)} of {len(cells)} lies {place} the bound, which may be "
+        f"chance among {tests}"
+    )
 
 
 def _why_no_interval(cell: Estimate) -> str:

@@ -65,6 +65,7 @@ CLAIMS = [
     ('{layer: ">= 1"', "{layer: 31", "there is no layer 31 in 'recovery'"),
     ('{layer: ">= 1"', '{layer: "=> 1"', "'=> 1' is not a comparison"),
     ('{layer: ">= 1"', '{layer: ">= one"', "'>= one' is not a comparison"),
+    ('{layer: ">= 1"', "{layer: >= 1", "put a text that begins with > in quotes"),
     ('{layer: ">= 1"', "{layer: true", "is not a coordinate"),
     ('{layer: ">= 1"', "{layer: []", "the list of coordinates is empty"),
     ("position: end}\n      every", "position: s3}\n      every", "have no position 's3'"),

@@ -197,6 +197,21 @@ def test_any_of_many_cells_is_seldom_said_to_hold_where_none_does():
     assert wrong["any"] <= 24 and wrong["every"] <= 24  # 2.5% of 400 is 10
 
 
+def test_what_only_plain_intervals_say_of_many_cells_is_explained():
+    inside, outside = Estimate(2.0, 1.0, 3.0, 8), Estimate(0.5, 0.05, 0.95, 8)
+    every = parse_expectation({"output": "x", "every": "> 1"})
+    assert judge_estimates([outside], every).verdict == "fails"
+    found = judge_estimates([*[inside] * 39, outside], every)
+    assert found.verdict == "undecided" and found.estimate == outside
+    assert found.reason == (
+        "the 95% interval of 1 of 40 lies outside the bound, which may be chance among 40"
+    )
+    some = parse_expectation({"output": "x", "any": "> 0"})
+    found = judge_estimates([outside, *[Estimate(-1.0, -2.0, 0.5, 8)] * 39], some)
+    assert found.verdict == "undecided" and "1 of 40 lies within" in found.reason
+    assert judge_estimates([outside], some).verdict == "holds"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
