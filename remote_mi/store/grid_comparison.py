@@ -8,6 +8,8 @@ from typing import Any
 
 #: What a comparison shows.
 SHOWN = ("lines", "table", "agreement", "differences")
+#: The axis of how many parameters a model has, which only its run knows.
+SIZE = "size"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from remote_mi.store.claims.cells import selected_indices
 from remote_mi.store.claims.estimates import Estimate, mean_estimate
 from remote_mi.store.contrasts.agreement import Agreement, agreement
 from remote_mi.store.contrasts.paired import paired_difference
-from remote_mi.store.grid_comparison import GridComparison, PlacedPoint
+from remote_mi.store.grid_comparison import SIZE, GridComparison, PlacedPoint
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 from remote_mi.store.studies import StudyRecord
@@ -177,9 +177,14 @@ class _Comparing:
             for axis, index in zip(axes, chosen, strict=True):
                 one[array.dims.index(axis)] = [index]
             at = {a: _label(array, a, i) for a, i in zip(axes, chosen, strict=True)}
-            x = at[comparison.x] if comparison.x_is_dim else _number_or_text(point.x)
+            x = at[comparison.x] if comparison.x_is_dim else self._x(point, result)
             line = str(at[comparison.lines]) if comparison.lines_is_dim else point.line
             yield line, x, mean_estimate(result, array, one)
+
+    def _x(self, point: PlacedPoint, result: Result) -> Any:
+        """A point's place on an axis of the grid."""
+        size = result.made.record.parameters if self.comparison.x == SIZE else None
+        return _number_or_text(point.x if size is None else size)
 
     # -- the others ------------------------------------------------------------------------------
 
@@ -249,7 +254,8 @@ def _full_name(point: PlacedPoint) -> str:
 def _label(array: NamedArray, dim: str, index: int) -> Any:
     """A coordinate for an axis; a token with its index, since it may occur twice."""
     label = array.coords[dim][index]
-    return f"{index} {label}" if dim in POSITIONS and not str(label).startswith("[") else label
+    labelled = dim not in POSITIONS or str(label).startswith("[")
+    return label if labelled else f"{index} {str(label).strip()}"
 
 
 def _number_or_text(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from remote_mi.jobs.studies.grid import StudyGrid
 from remote_mi.jobs.studies.selection import Origin
 from remote_mi.store.claims.cells import check_selector
 from remote_mi.store.claims.expectation import WrongExpectation, check_output
-from remote_mi.store.grid_comparison import GridComparison, PlacedPoint
+from remote_mi.store.grid_comparison import SIZE, GridComparison, PlacedPoint
 
 #: The axes of every grid, besides the parameters of its recipes.
 _AXES: dict[str, Callable[[Origin], Any]] = {
@@ -22,6 +23,15 @@ _AXES: dict[str, Callable[[Origin], Any]] = {
     "recipe": lambda origin: origin.recipe.card.name,
     "phenomenon": lambda origin: origin.prompts.word,
     "seed": lambda origin: origin.seed,
+}
+#: A model without its revision, for lines along revisions.
+_NAME = "model name"
+#: Axes of what models have in them, for `x`; a parameter of the same name takes precedence.
+_MODEL_AXES: dict[str, Callable[[Origin], Any]] = {
+    SIZE: lambda origin: origin.model.word,
+    "revision": lambda origin: origin.model.spec.revision,
+    "step": lambda origin: _step(origin.model.spec.revision),
+    _NAME: lambda origin: origin.model.word,
 }
 #: Kind of comparison → the keys that only it has.
 _OWN_KEYS = {"lines": ("x", "lines"), "agreement": ("top",), "differences": ("across",)}
@@ -41,6 +51,12 @@ def _model_name(origin: Origin) -> str:
     more = [spec.revision, spec.dtype, spec.quantization]
     told = [str(value) for value in more if value not in (None, "auto")]
     return " ".join([origin.model.word, *told])
+
+
+def _step(revision: str | None) -> int | None:
+    """The training step in the name of a revision, e.g. of "step3000"."""
+    found = re.search(r"\d+", revision or "")
+    return int(found[0]) if found else None
 
 
 @dataclass(frozen=True)
@@ -179,6 +195,10 @@ class ComparisonReader:
         x_is_dim = self._is_dim(made.x, chosen, "x")
         lines_is_dim = bool(made.lines) and self._is_dim(made.lines, chosen, "lines")
         free = [name for name in _varying(chosen) if name != made.x]
+        if not x_is_dim and made.x in _MODEL_AXES and "model" in free:
+            free.remove("model")  # it is what the axis is made of
+            if made.x != SIZE and len({one.origin.model.word for one in chosen}) > 1:
+                free.insert(0, _NAME)
         named = [made.lines] if made.lines and not lines_is_dim else []
         axes = named or ([] if lines_is_dim else free)
         placed: dict[tuple[Any, str], _Chosen] = {}
@@ -214,10 +234,11 @@ class ComparisonReader:
         self, name: str, chosen: Sequence[_Chosen], key: str, more: Sequence[str] = ()
     ) -> None:
         parameters = [set(one.origin.parameters) for one in chosen]
-        known = [*_AXES, *set.intersection(*parameters), *more]
-        if name not in _AXES and not all(name in some for some in parameters):
+        of_model = list(_MODEL_AXES)[:3] if key != "across" else []
+        known = [*_AXES, *of_model, *set.intersection(*parameters), *more]
+        if name not in [*_AXES, *of_model] and not all(name in some for some in parameters):
             close = nearest(name, known)
-            kinds = "model, recipe, phenomenon, seed, a parameter" + (", a dimension" * bool(more))
+            kinds = ", ".join([*_AXES, *of_model, "a parameter", *["a dimension"] * bool(more)])
             raise WrongExpectation(
                 f"{name!r} is no axis that all of these points have",
                 f"did you mean {close!r}?" if close else kinds,
@@ -269,7 +290,11 @@ def _axes_of(made: GridComparison) -> list[tuple[str, bool]]:
 
 def _value(origin: Origin, axis: str) -> Any:
     """The place of a point on an axis of the grid."""
-    return _AXES[axis](origin) if axis in _AXES else origin.parameters.get(axis)
+    if axis in _AXES:
+        return _AXES[axis](origin)
+    if axis in _MODEL_AXES and axis not in origin.parameters:
+        return _MODEL_AXES[axis](origin)
+    return origin.parameters.get(axis)
 
 
 def _varying(chosen: Sequence[_Chosen]) -> list[str]:
@@ -297,9 +322,11 @@ def _differ(one: _Chosen, other: _Chosen) -> str:
 def _name(origin: Origin, axes: Sequence[str]) -> str:
     """What tells a point from others: its place on the axes along which they differ."""
     parts = [
-        _text(_value(origin, axis)) if axis in _AXES else f"{axis}={_text(_value(origin, axis))}"
+        f"{axis}={_text(_value(origin, axis))}"
+        if axis in origin.parameters
+        else _text(_value(origin, axis))
         for axis in axes
-        if axis in _AXES or axis in origin.parameters
+        if axis in _AXES or axis in _MODEL_AXES or axis in origin.parameters
     ]
     return ", ".join(parts) or origin.recipe.card.name
 

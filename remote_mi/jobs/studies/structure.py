@@ -291,7 +291,7 @@ class ComparisonEntry(Selection):
     at: _Places = {}
     """Dimension → coordinate, a list of them, or a comparison; the mean of several cells."""
     x: str = ""
-    """lines: a dimension of the output, a parameter, or model, phenomenon, recipe, seed."""
+    """lines: a dimension of the output, a parameter, or model, phenomenon, recipe, seed, size, revision, step."""
     lines: str = ""
     """lines: what has a line for each of its values; by default what else differs between points."""
     across: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from remote_mi.common.text import line, visible
+from remote_mi.common.text import line
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.kinds.cells import Row
 from remote_mi.report.wording import format_amount
@@ -91,4 +91,4 @@ def estimate_text(found: Estimate) -> str:
 
 def place_of_estimate(found: Estimate) -> str:
     """The place of a single cell, "layer 24 · position 13 ␠to"; "" for a number or a mean."""
-    return " · ".join(f"{visible(d)} {visible(str(at))}" for d, at in found.place.items())
+    return " · ".join(f"{line(d)} {line(str(at))}" for d, at in found.place.items())

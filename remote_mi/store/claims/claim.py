@@ -104,7 +104,7 @@ def freeze(
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     made, new = [], []
     for claim in claims:
-        there = sum(results[point] for point in claim.points)
+        there = sum(results.get(point, False) for point in claim.points)
         entry = known.get(claim.digest)
         if entry is None:
             why = ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from remote_mi.common.errors import NotFound
 from remote_mi.common.statistics.intervals import LEVEL, mean_interval, ratio_interval
+from remote_mi.common.text import visible
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Ratio
 from remote_mi.store.claims.bounds import Bound
 from remote_mi.store.named_array import NamedArray
@@ -159,10 +160,10 @@ def _product(indices: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
 
 
 def place_of(array: NamedArray, dim: str, index: int) -> Any:
-    """A coordinate as a result shows it: a token that is not a label with its index."""
+    """A coordinate as a result shows it: a token, made visible, with its index."""
     label = array.coords[dim][index]
     if dim in POSITIONS and isinstance(label, str) and not label.startswith("["):
-        return f"{index} {label}"
+        return f"{index} {visible(label)}"
     return label
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from remote_mi.common.errors import UsageError
+
 from .study_texts import read, refusal
 
 STUDY = """\
@@ -181,3 +183,30 @@ def test_points_at_one_place_are_told_apart_by_a_line_or_refused(tmp_path, tiny_
     )
     said = refusal(tmp_path / "s.yaml", tmp_path)
     assert "two points stand at the same place: they differ in site" in said
+
+
+def test_points_stand_along_models_by_size_revision_or_training_step(tmp_path):
+    text = """\
+study: s
+phenomena: [{name: ioi:store, n: 4}]
+models:
+  - {name: a/small, revision: step100}
+  - {name: a/small, revision: step2000}
+  - {name: a/large, revision: step100}
+  - {name: a/large, revision: step2000}
+recipes: [baseline]
+compare:
+  - {show: lines, output: logit_diff, x: step}
+  - {show: lines, output: logit_diff, x: size, model: a/large, lines: revision}
+"""
+    with pytest.raises(UsageError, match="did you mean 'revision'"):
+        read(tmp_path, text.replace("lines: revision", "lines: revisio"))
+    by_step = read(tmp_path, text[: text.rindex("  - {show")]).compare[0]
+    assert [(point.line, point.x) for point in by_step.points] == [
+        ("a/small", 100),
+        ("a/small", 2000),
+        ("a/large", 100),
+        ("a/large", 2000),
+    ]
+    by_size = read(tmp_path, text.replace("step2000", "step100").replace(", lines: revision", ""))
+    assert [point.x for point in by_size.compare[1].points] == ["a/large"]

@@ -97,6 +97,7 @@ COMPARE = [
         "across": "shift",
         "title": "what the shift does",
     },
+    {"show": "lines", "output": "score", "x": "size", "lines": "shift", "title": "by size"},
 ]
 
 
@@ -295,6 +296,9 @@ def test_comparisons_have_the_numbers_of_their_points(done):
     [row] = found["what the shift does"]
     assert (row.one, row.other) == ("0.0", "1.0") and row.difference.n == 8
     assert row.difference.value == pytest.approx(1.0) and row.p == 2 / 2**8
+    by_size = found["by size"].array
+    assert list(by_size.coords["size"]) == [first.made.record.parameters]
+    assert list(by_size.coords["shift"]) == ["0.0", "1.0"] and by_size.shape == (2, 1)
     same = found["maps"].cells[0][1]
     assert same == first.compare(second).agreement("map", top=3)
 
