@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from remote_mi.recipes.parameters import Range
     from remote_mi.report.run_list import RunList, runs
     from remote_mi.store.comparison import compare
+    from remote_mi.store.loaded_study import LoadedStudy, load_study
     from remote_mi.store.opening import load_run
     from remote_mi.store.result import Result
 
@@ -42,6 +43,11 @@ if "ipykernel" in sys.modules:
 
 RENDERERS |= {
     "Comparison": ("remote_mi.report.comparison:plain_text", "remote_mi.report.comparison:html"),
+    "Contrast": ("remote_mi.report.contrast:plain_text", "remote_mi.report.contrast:html"),
+    "LoadedStudy": (
+        "remote_mi.report.study.terminal:plain_text",
+        "remote_mi.report.study.terminal:html",
+    ),
     "NamedArray": (None, "remote_mi.report.notebook:array_html"),
     "Plan": (None, "remote_mi.report.notebook:plan_html"),
     "RemoteJob": (None, "remote_mi.report.notebook:job_html"),
@@ -70,7 +76,9 @@ _MODULES = {
     "check_recipe": "jobs.recipe_check.check",
     "compare": "store.comparison",
     "job": "jobs.api",
+    "LoadedStudy": "store.loaded_study",
     "load_run": "store.opening",
+    "load_study": "store.loaded_study",
     "plan": "jobs.api",
     "reproduce": "jobs.reproduction.reproduce",
     "run": "jobs.api",
@@ -84,6 +92,7 @@ __all__ = [
     "Heatmap",
     "Json",
     "Lines",
+    "LoadedStudy",
     "ModelSpec",
     "Range",
     "Ratio",
@@ -102,6 +111,7 @@ __all__ = [
     "job",
     "jobs",
     "load_run",
+    "load_study",
     "plan",
     "recipe",
     "reproduce",

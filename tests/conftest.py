@@ -41,7 +41,9 @@ OF_ONE_SERVER = (
     "test_dispatch.py",
     "test_docs_examples.py",
     "test_jobs.py",
+    "test_output_kinds.py",
     "test_parity.py",
+    "test_recipe_check.py",
     "test_server_commands.py",
 )
 MARY = {

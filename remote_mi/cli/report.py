@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.studies import StudyRecord
 
 if TYPE_CHECKING:
-    from remote_mi.report.document.content import About, NumberedFigure, Report, Section
+    from remote_mi.report.document.content import About, Report
+    from remote_mi.report.document.markdown import Picture
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
 
@@ -124,6 +125,8 @@ def find_folders(names: Sequence[str], project: Path) -> tuple[list[Path], About
 def _study_folders(study: StudyRecord) -> tuple[list[Path], About]:
     """The folders of a study's runs, in its order, and its points without a run as failures."""
     from remote_mi.report.document.content import About, Failure
+    from remote_mi.report.study.claims import shown_claims
+    from remote_mi.report.study.comparisons import shown_comparisons
 
     folders, failures = [], []
     for point in study.points:
@@ -138,6 +141,8 @@ def _study_folders(study: StudyRecord) -> tuple[list[Path], About]:
             Failure(f"point {point.index + 1} on {point.prompts}", point.recipe, reason)
         )
     about = About(
+        claims=shown_claims(study),
+        comparisons=shown_comparisons(study),
         title=study.title,
         question=study.question,
         figures=study.figures,
@@ -167,17 +172,15 @@ def _write(
     return [path, *images]
 
 
-def _image_writer(
-    made: Report, path: Path, images: list[Path], watch: Watch
-) -> Callable[[Section, NumberedFigure], str]:
+def _image_writer(made: Report, path: Path, images: list[Path], watch: Watch) -> Picture:
     """A function that draws a figure next to a Markdown report, and adds its path to `images`."""
     from remote_mi.report.document.markdown import pictures
 
     draw = pictures(path.with_name(f"{path.stem}_files"))
-    total = sum(len(section.shown) for section in made.sections)
+    total = len(made.across) + sum(len(section.shown) for section in made.sections)
     watch.stage("drawing figures")
 
-    def draw_and_advance(section: Section, figure: NumberedFigure) -> str:
+    def draw_and_advance(section: Any, figure: Any) -> str:
         name = draw(section, figure)
         images.extend([path.parent / name] if name else [])
         watch.advance(figure.number, total, "figures")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,8 @@ from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
 
 #: More points than this are listed only with --all.
 _MAX_ROWS = 60
+#: Parts of a record that are shown with what they come to.
+_FINDINGS = ("claims", "compare")
 
 
 @click.group()
@@ -147,19 +150,68 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
 @click.option("--figures", is_flag=True, help="Show the chosen figures of every run.")
 @click.option("--all", "everything", is_flag=True, help="List every point, however many.")
 @click.option("--width", type=WIDTH, metavar="N", help="Columns of the output.")
+@click.option(
+    "--check-claims", is_flag=True, help="Exit with code 7 if a claim of the study fails."
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 def show_command(
-    name: str, figures: bool, everything: bool, width: int | None, as_json: bool
+    *,
+    name: str,
+    figures: bool,
+    everything: bool,
+    width: int | None,
+    check_claims: bool,
+    as_json: bool,
 ) -> None:
-    """Show the progress of a study, and the figures of its runs."""
-    record = StudyRecords(project_folder()).read(Path(name).stem)
+    """Show a study: its claims, comparisons, progress, and the figures of its runs."""
+    from remote_mi.cli import study_findings
+
+    project = project_folder()
+    record = StudyRecords(project).read(Path(name).stem)
     if as_json:
         print_json(_record_to_json(record))
-        return
+    else:
+        _show(record, figures, everything, width)
+        study_findings.say_if_changed(record, project)
+    if check_claims:
+        study_findings.check_claims(record)
+
+
+@study.command("export")
+@click.argument("name")
+@click.argument("what")
+@click.option(
+    *("-o", "--output"),
+    required=True,
+    metavar="FILE",
+    help="File to write; its extension sets the format.",
+)
+def export_command(name: str, what: str, output: str) -> None:
+    """Save a study's claims or a comparison to a file, for a paper.
+
+    WHAT is "claims", or the title or number of a comparison; tables are .csv, .json or .tex, and
+    figures .svg, .pdf or .png. An existing file is overwritten.
+
+    \b
+    remote-mi study export facts_small claims -o claims.tex
+    remote-mi study export facts_small 1 -o layers.pdf
+    """
+    from remote_mi.cli.study_findings import export_finding
+
+    export_finding(StudyRecords(project_folder()).read(Path(name).stem), what, Path(output))
+    print(output)
+
+
+def _show(record: StudyRecord, figures: bool, everything: bool, width: int | None) -> None:
+    from remote_mi.cli.study_findings import print_findings
+
     console = stdout_console(width)
     console.print(Text(line(record.title), style="bold"))
     if record.question:
         console.print(Text(line(record.question)))
+    print_findings(record, console)
+    if record.claims or record.compare:
+        console.print(Rule(Text("points"), align="left", characters="─"))
     console.print(_build_points_table(record.points, everything))
     if figures:
         _print_figures(record, width)
@@ -212,6 +264,9 @@ def _print_plan(plan: Any, everything: bool) -> None:
         size = f"; about {format_size(traffic)} in all" if traffic else ""
         table.add_row(str(count), Text(state), Text(line(texts.get(state, why) + size)))
     console.print(table)
+    for claim in plan.study.claims:
+        points = f"{len(claim.points)} point{'s' if len(claim.points) != 1 else ''}"
+        console.print(Text(f"claim {claim.id}, of {points}: {line(claim.says)}"), overflow="fold")
     if len(plan.points) <= _MAX_ROWS or everything:
         console.print(_build_points_table([p.record for p in plan.points], True))
 
@@ -252,10 +307,13 @@ def _print_figures(record: StudyRecord, width: int | None) -> None:
 
 
 def _print_outcome(record: StudyRecord) -> None:
+    from remote_mi.cli.study_findings import print_findings
+
     stdout_console().print(_build_points_table(record.points, everything=False))
     for point in record.points:
         if point.error:
             say(f"failed: {point.recipe} on {point.prompts}: {point.error}")
+    print_findings(replace(record, compare=[]), stdout_console())
     say(f"\n{_format_counts(record.counts())}; saved in {shorten_path(record.path)}")
     say(f"next: remote-mi study show {record.name} --figures")
     if record.counts()["failed"]:
@@ -268,7 +326,10 @@ def _format_counts(counts: dict[str, int]) -> str:
 
 
 def _record_to_json(record: StudyRecord) -> dict[str, Any]:
-    return {**asdict(record), "path": str(record.path), "counts": record.counts()}
+    from remote_mi.cli.study_findings import findings_to_json
+
+    told = {name: value for name, value in asdict(record).items() if name not in _FINDINGS}
+    return {**told, "path": str(record.path), "counts": record.counts(), **findings_to_json(record)}
 
 
 def _confirm_download(size: int, yes: bool) -> bool:

@@ -69,3 +69,20 @@ def describe_wrong_byte(error: UnicodeDecodeError) -> str:
     line = error.object[: error.start].count(b"\n") + 1
     byte = error.object[error.start]
     return f":{line}: not {error.encoding.upper()} text: byte 0x{byte:02x} at {error.start}"
+
+
+def syntax_hint(message: str, text: str, place: tuple[int, int]) -> str:
+    """What to change where a parser of YAML gives up; "" if that is not clear.
+
+    Args:
+        message: the parser's. text: of the file. place: line and column, from 1.
+    """
+    if "comment or line break" in message:  # after >, which begins a text of several lines
+        return 'put a text that begins with > in quotes, e.g. "> 0.8"'
+    if "cannot start any token" not in message:
+        return ""
+    lines = text.splitlines()[place[0] - 1 : place[0]]
+    character = lines[0][place[1] - 1 : place[1]] if lines else ""
+    if character in (">", "|", "%", "@", "`"):
+        return f"put a text that begins with {character} in quotes"
+    return "indent with spaces"

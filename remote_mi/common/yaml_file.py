@@ -17,7 +17,7 @@ import yaml
 from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError, first_line, nearest
 from remote_mi.common.text import encoding_problem
-from remote_mi.common.text_files import SAVE_AS_UTF8
+from remote_mi.common.text_files import SAVE_AS_UTF8, syntax_hint
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -126,7 +126,7 @@ def read_with_positions(path: Path) -> YamlWithPositions:
         mark = getattr(error, "problem_mark", None)
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         message = getattr(error, "problem", None) or first_line(error)
-        hint = "indent with spaces" if "cannot start any token" in message else ""
+        hint = syntax_hint(message, text, place)
         raise file_error(path, [Problem(*place, f"not YAML: {message}", hint)]) from None
     return YamlWithPositions(path, data, walk.keys, walk.values)
 

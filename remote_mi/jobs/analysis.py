@@ -42,7 +42,8 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
             card,
             part,
             kept.get("label", ""),
-            kept.get("group", "") or (f"copies of {of + 1}" if clusters.count(of) > 1 else ""),
+            draft.parts[of].get("group")
+            or (f"copies of {of + 1}" if clusters.count(of) > 1 else ""),
         )
         for part, kept, of in zip(parts, draft.parts, clusters, strict=True)
     ]

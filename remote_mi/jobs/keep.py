@@ -27,23 +27,21 @@ if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part
 
 
-def clusters_of(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The name of each prompt's cluster: prompts of one group, and copies, are not independent.
+def clusters_of(parts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The number of each example's cluster, that of its first example.
 
-    Args:
-        parts: of a draft.
+    Examples of one group are not independent of each other, nor are those with the same text. So a
+    text that is in two groups makes one of them.
     """
-    first: dict[str, int] = {}
     clusters = list(range(len(parts)))
-    for index, part in enumerate(parts):
-        keys = [f"text {canonical_json(part['text'])}"]
-        keys += [f"group {part['group']}"] if part.get("group") else []
-        joined = {clusters[first[key]] for key in keys if key in first}
-        home = min(joined, default=index)
-        clusters = [home if of in joined else of for of in clusters]
-        clusters[index] = home
-        first.update({key: index for key in keys if key not in first})
-    return [str(of) for of in clusters]
+    first: dict[tuple[str, str], int] = {}
+    for index, kept in enumerate(parts):
+        for key in (("text", canonical_json(kept["text"])), ("group", kept.get("group") or "")):
+            if key[1]:
+                one, other = clusters[first.setdefault(key, index)], clusters[index]
+                if one != other:
+                    clusters = [min(one, other) if c in (one, other) else c for c in clusters]
+    return clusters
 
 
 class Finisher:
@@ -153,19 +151,16 @@ class Finisher:
 
         once = self.draft.card.called_once
         returns = self.draft.card.returns
-        parts, clusters = [], clusters_of(self.draft.parts)
+        parts = []
+        clusters = clusters_of(self.draft.parts)
         for index, kept in enumerate(self.draft.parts):
             if once:
                 each = [name for name, output in returns.items() if output.of == "example"]
                 arrays = {name: raw[0][f"{name}@{index}"] for name in each}
             else:
                 arrays = raw[index]
-            text = kept["text"]
-            parts.append(
-                Part(
-                    arrays, kept["tokens"], kept["labels"], kept["template"], text, clusters[index]
-                )
-            )
+            shown = kept["tokens"], kept["labels"], kept["template"], kept["text"]
+            parts.append(Part(arrays, *shown, str(clusters[index])))
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}
 

@@ -51,6 +51,9 @@ QUANTIZED_BITS = {
 _REST_BITS = 16
 #: Parts of a module's name that quantisation leaves alone.
 _NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")
+#: Names of the same setting in different configurations.
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+HEADS = ("num_attention_heads", "n_head")
 #: Size of the embedded model, for use before it is fetched: bytes in float32, and numbers.
 _EMBEDDED_WEIGHTS = 538_060_032
 _EMBEDDED_PARAMETERS = 134_515_008
@@ -118,6 +121,25 @@ def describe(spec: ModelSpec) -> Checkpoint:
         return Checkpoint(
             False, download=None, unknown=f"the hub does not say: {first_line(error)}"
         )
+
+
+def layers_and_heads(spec: ModelSpec) -> tuple[int | None, int | None]:
+    """How many layers a model has and how many heads each has, as far as this machine knows."""
+    folder = embedded_folder() if spec.name == EMBEDDED else spec.folder
+    if folder is None:
+        try:
+            folder = _cached_snapshot(spec)
+        except Exception:  # not a hub id
+            return None, None
+    config = _read_json(folder.expanduser() / "config.json") if folder else {}
+    inner = config.get("text_config")
+    sizes = inner if isinstance(inner, dict) else config
+    return first_int(sizes, LAYERS), first_int(sizes, HEADS)
+
+
+def first_int(sizes: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    """The first of some settings that a configuration has as a whole number."""
+    return next((int(sizes[n]) for n in names if isinstance(sizes.get(n), int)), None)
 
 
 def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:

@@ -15,6 +15,7 @@ from remote_mi.common.console import captured_text, capturing_console
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
+from remote_mi.report.contrast import show_contrast
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.notebook import FRAME, WIDTH
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, select_figures
@@ -55,6 +56,11 @@ def show(
         console.print(Rule(Text(title), align="left", characters="─"))
         for text in texts:
             console.print(text, overflow="crop" if text.no_wrap else "fold")
+    contrast = comparison.only(only).contrast
+    if contrast is not None:
+        console.print()
+        console.print(Rule(Text("paired by prompt"), align="left", characters="─"))
+        show_contrast(contrast, console)
     for title, texts in _figures(comparison, only, width):
         console.print()
         console.print(Rule(Text(title), align="left", characters="─"))

@@ -24,6 +24,7 @@ from remote_mi.common.errors import NotFound, nearest
 from remote_mi.common.valid_json import without_non_finite
 from remote_mi.recipes.output_kinds import KINDS, OutputKind, kind_of_output
 from remote_mi.recipes.outputs import DRAW
+from remote_mi.store.contrasts.contrast import Contrast
 from remote_mi.store.differences import (
     PromptComparison,
     SettingDifference,
@@ -140,6 +141,15 @@ class Comparison(Displayed):
         """The output with the largest difference."""
         return max(self.outputs, key=lambda difference: difference.relative, default=None)
 
+    @property
+    def contrast(self) -> Contrast | None:
+        """Paired differences and agreement of maps; None if nothing differs, or not the same
+        prompts, at least two, are in both."""
+        known = [d.name for d in self.outputs if not d.each and not d.why_not and d.relative > 0]
+        if not self.prompts.equal or self.prompts.a < 2 or not known:
+            return None
+        return Contrast(self.a, self.b, tuple(known))
+
     def only(self, name: str | None) -> Comparison:
         """The comparison restricted to one output or summary; all of it for None.
 
@@ -173,6 +183,7 @@ class Comparison(Displayed):
                 "first": self.prompts.first,
             },
             "outputs": [difference.to_json() for difference in self.outputs],
+            "paired": self.contrast and self.contrast.to_json()["outputs"],
         }
 
 

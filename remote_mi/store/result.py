@@ -16,6 +16,9 @@ from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import Output, Ratio, coordinates, outputs_from_json
+from remote_mi.store.claims.evaluation import Judgement, judge
+from remote_mi.store.claims.expectation import check_expectation, parse_expectation
+from remote_mi.store.contrasts.contrast import Contrast
 from remote_mi.store.named_array import NamedArray, import_pandas
 from remote_mi.store.provenance import Provenance
 from remote_mi.store.run_info import card_from_json
@@ -283,6 +286,42 @@ class Result(Displayed):
         ids = [int(token) for token in tokens if token >= 0]
         text = self.texts.get(passage_key(ids))
         return "".join(self.text(token) for token in ids) if text is None else text
+
+    def holds(
+        self,
+        output: str,
+        at: Mapping[str, Any] | None = None,
+        *,
+        every: str | None = None,
+        any: str | None = None,
+        mean: str | None = None,
+        value: str | None = None,
+    ) -> Judgement:
+        """Whether an expectation holds, fails or is undecided, from the 95% intervals.
+
+            result.holds("recovery", at={"layer": ">= 24", "position": "end"}, every="> 0.8")
+
+        Args:
+            output: an output or summary.
+            at: dimension → coordinate, list of them, or comparison such as ">= 24"; a position is
+                named by its label, index or token. All cells of dimensions that are left out.
+            every, any, mean, value: one of them, the comparison: of every cell, of at least one,
+                of their mean, or of the only one; "> 0.8", "<= 3", "between 0.2 and 0.4".
+
+        Raises:
+            UsageError, NotFound: for anything malformed, or that the result does not have.
+        """
+        given = {"every": every, "any": any, "mean": mean, "value": value}
+        expected = parse_expectation({"output": output, "at": at, **given})
+        check_expectation(self.card, expected)
+        return judge(self, expected)
+
+    def compare(self, other: Result) -> Contrast:
+        """Paired differences (other − this, interval, p) and the agreement of maps.
+
+        `remote_mi.compare` tells how the two were made, and how far apart their numbers are.
+        """
+        return Contrast(self, other)
 
     def to_pandas(self, name: str | None = None) -> pandas.DataFrame:
         """One output or summary as a table; by default what the first figure shows.

@@ -3,6 +3,7 @@
     <project>/runs/study-<name>/
       study.yaml       a copy of the study file
       study.json       title, question, chosen figures, and every point with its job's key
+      claims.jsonl     append-only; every claim as it was when `study run` first met it
       progress.jsonl   append-only; one line whenever a point is submitted, done or failed
 
 The numbers are in the runs that the points name, in the same runs/ folder.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import Mismatch, NotFound, not_found
 from remote_mi.common.named_files import named_files
 from remote_mi.common.valid_json import parse_json, to_json
+from remote_mi.store.claims.claim import Claim, FrozenClaim, freeze, withdrawn
+from remote_mi.store.grid_comparison import GridComparison
 from remote_mi.store.typed_json import WrongJson, dataclass_from_json
 
 SCHEMA = 1
@@ -60,6 +63,7 @@ class StudyRecord:
 
     Attributes:
         figures: recipe → names of the chosen figures; a recipe without an entry shows all.
+        claims: what it expects. compare: comparisons across its points.
         path: its folder.
     """
 
@@ -68,7 +72,14 @@ class StudyRecord:
     question: str
     points: list[PointRecord]
     figures: Mapping[str, list[str]] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    compare: list[GridComparison] = field(default_factory=list)
     path: Path = Path()
+
+    @property
+    def withdrawn(self) -> list[FrozenClaim]:
+        """The registered claims that the study no longer makes, or makes in other words."""
+        return withdrawn(self.path, self.claims)
 
     def counts(self) -> dict[str, int]:
         """State → number of points in it."""
@@ -108,16 +119,20 @@ class StudyRecords:
             raise not_found("study", name, self.names(), "remote-mi study ls")
         return read_study_folder(self.path(name))
 
-    def begin(self, record: StudyRecord, text: bytes) -> StudyRecord:
+    def begin(
+        self, record: StudyRecord, text: bytes, results: Mapping[int, bool] | None = None
+    ) -> StudyRecord:
         """Record a study before any of it runs; progress on the same jobs is kept.
 
         Args:
             text: the study's file.
+            results: index of a point that a claim speaks of → whether there is a result already.
 
         Raises:
             StoreError: if the project cannot be written.
         """
         record.path = self.path(record.name)
+        self._freeze_claims(record, results or {})
         points = [
             {k: v for k, v in vars(p).items() if k not in ("state", "run", "error", "where")}
             for p in record.points
@@ -129,6 +144,8 @@ class StudyRecords:
             "question": record.question,
             "figures": dict(record.figures),
             "points": points,
+            "claims": [asdict(claim) for claim in record.claims],
+            "compare": [asdict(comparison) for comparison in record.compare],
         }
         data = to_json(content).encode()
         try:
@@ -143,6 +160,16 @@ class StudyRecords:
             raise store_error(error, record.path, "the study") from error
         _replay(record)
         return record
+
+    def _freeze_claims(self, record: StudyRecord, results: Mapping[int, bool]) -> None:
+        """Set the status of the claims, and freeze new ones before anything else is written."""
+        begun = any(entry["state"] == "done" for entry in _progress(record.path))
+        try:
+            if record.claims:
+                record.path.mkdir(parents=True, exist_ok=True)
+                record.claims = freeze(record.path, record.claims, results, begun)
+        except OSError as error:
+            raise store_error(error, record.path, "the study's claims") from error
 
     def note(self, record: StudyRecord, *points: PointRecord) -> None:
         """Append the states of points to the progress file.
@@ -195,25 +222,33 @@ def read_study_folder(folder: Path) -> StudyRecord:
     return record
 
 
-def _replay(record: StudyRecord) -> None:
-    """Set the points' states from the progress file."""
+def _progress(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a study's progress file that can be read."""
     try:
-        lines = (record.path / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return
-    latest: dict[str, dict[str, Any]] = {}
+        return []
+    found = []
     for line in lines:
         try:
             entry = parse_json(line)
-            latest[entry["key"]] = entry
-        except (ValueError, KeyError, TypeError):
+            if entry["key"] and entry.get("state") in STATES:
+                found.append(entry)
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue  # the last line of a process that was killed
+    return found
+
+
+def _replay(record: StudyRecord) -> None:
+    """Set the points' states from the progress file."""
+    latest = {str(entry["key"]): entry for entry in _progress(record.path)}
     for point in record.points:
         entry = latest.get(point.key) if point.key else None
-        if entry and entry.get("state") in STATES:
-            told = {name: entry.get(name) for name in ("run", "error", "where")}
-            point.state = entry["state"]
-            point.run, point.error, where = (
-                text if isinstance(text, str) else None for text in told.values()
-            )
-            point.where = where or ""
+        if entry is None:
+            continue
+        told = {name: entry.get(name) for name in ("run", "error", "where")}
+        point.state = entry["state"]
+        point.run, point.error, where = (
+            text if isinstance(text, str) else None for text in told.values()
+        )
+        point.where = where or ""

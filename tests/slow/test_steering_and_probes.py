@@ -164,7 +164,6 @@ def probed(embedded):
         "linear_probe",
         phenomenon="sentiment:food",
         n=40,
-        control_draws=3,
         places=["adjective", "end"],
     )
 
@@ -175,12 +174,14 @@ def test_probes_are_above_chance_where_the_label_can_be_read(probed):
     assert (accuracy.values[10:, 0] > 0.9).all(), "at the adjective"
     assert (accuracy.values[15:, 1] > 0.9).all(), "at the end, once attention has carried it there"
     assert (accuracy.low[15:] > probed["shuffled_accuracy"].high[15:]).all()
+    assert (probed.arrays["accuracy:p"][15:] <= 0.05).all()
     assert float(probed["majority"]) == pytest.approx(0.5, abs=0.05)
 
 
 def test_probes_of_what_holds_no_label_are_at_chance(probed):
     """The stream before layer 0 at the end is the same colon in every prompt."""
     assert probed["accuracy"].values[0, 1] == pytest.approx(0.5, abs=0.05)
+    assert probed.arrays["accuracy:p"][0, 1] > 0.05
     assert probed["selectivity"].values[0, 1] == pytest.approx(0.0, abs=0.05)
 
 

@@ -73,7 +73,9 @@ def alter(rng: random.Random, data: Any, times: int = 1) -> Any:
         what = rng.random()
         if type(parent) not in (dict, list):
             continue
-        if what < 0.55:
+        if isinstance(parent, list) and not parent:  # nothing is left to alter
+            parent.append(value)
+        elif what < 0.55:
             parent[last] = value
         elif what < 0.75:
             del parent[last]

@@ -25,6 +25,7 @@ from typing import Any
 
 from remote_mi.backends.options import Footprint
 from remote_mi.jobs.job import Job
+from remote_mi.models.checkpoint import HEADS, LAYERS, first_int
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS
 
@@ -38,9 +39,7 @@ _NUMBER = 4
 #: Beyond any machine; larger products are not worth telling apart.
 _MOST_BYTES = 10**18
 #: Names of the same setting in different configurations.
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
-_HEADS = ("num_attention_heads", "n_head")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 
 
@@ -81,10 +80,10 @@ def _largest_parameter(job: Job) -> int:
 def _activations(
     job: Job, sizes: Mapping[str, Any], dtype: str, tokens: int, examples: int
 ) -> int | None:
-    width, layers, heads = (_first_int(sizes, names) for names in (_WIDTH, _LAYERS, _HEADS))
+    width, layers, heads = (first_int(sizes, names) for names in (_WIDTH, LAYERS, HEADS))
     if width is None or layers is None or heads is None:
         return None
-    inner = _first_int(sizes, _INNER) or 4 * width
+    inner = first_int(sizes, _INNER) or 4 * width
     number = 4 if dtype == "float32" else 2
     row = number * (tokens * (8 * width + 3 * inner) + 4 * tokens * width) + 12 * heads * tokens**2
     kept = 2 * number * layers * tokens * width
@@ -113,9 +112,9 @@ def _dimension_size(
     if dim in POSITIONS:
         return tokens
     if dim == "layer":
-        return (_first_int(sizes, _LAYERS) or 32) + 1
+        return (first_int(sizes, LAYERS) or 32) + 1
     if dim == "head":
-        return _first_int(sizes, _HEADS) or 32
+        return first_int(sizes, HEADS) or 32
     if dim == DRAW:
         draws = [v for k, v in parameters.items() if k.endswith("draws") and isinstance(v, int)]
         return max(draws, default=unknown)
@@ -126,7 +125,3 @@ def _dimension_size(
         if isinstance(value, int) and not isinstance(value, bool):
             return max(1, value)
     return unknown
-
-
-def _first_int(sizes: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((int(sizes[n]) for n in names if isinstance(sizes.get(n), int)), None)

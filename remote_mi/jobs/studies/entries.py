@@ -59,8 +59,8 @@ class RecipeEntry:
 
 
 @dataclass(frozen=True)
-class ExclusionEntry:
-    """Points to leave out: the ones that match every non-empty field."""
+class SelectionEntry:
+    """Points of the grid: the ones that match every non-empty field."""
 
     where: KeyPath
     recipe: tuple[str, ...]

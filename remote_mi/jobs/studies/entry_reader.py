@@ -17,10 +17,10 @@ from remote_mi.common.yaml_file import (
 )
 from remote_mi.jobs.studies.entries import (
     Block,
-    ExclusionEntry,
     ModelEntry,
     PromptsEntry,
     RecipeEntry,
+    SelectionEntry,
 )
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
@@ -265,7 +265,7 @@ class Reader:
 
     # -- exclusions ----------------------------------------------------------------------------
 
-    def exclusions(self) -> list[ExclusionEntry]:
+    def exclusions(self) -> list[SelectionEntry]:
         """The points to leave out of the grid."""
         found = []
         for where, entry in self.entries(("exclude",)):
@@ -276,17 +276,7 @@ class Reader:
                     "name recipe, model, phenomenon, seed or parameters",
                 )
                 continue
-            lists = {
-                name: tuple(value if isinstance(value, list) else [value])
-                for name, value in entry.items()
-                if name != "parameters"
-            }
-            empty: dict[str, Any] = {"recipe": (), "model": (), "phenomenon": (), "seed": ()}
-            found.append(
-                ExclusionEntry(
-                    where, **{**empty, **lists}, parameters=entry.get("parameters") or {}
-                )
-            )
+            found.append(selection(where, entry))
         return found
 
     def shared_parameters(self, blocks: list[Block]) -> None:
@@ -346,6 +336,16 @@ def _all_cards(project: Path) -> dict[str, Card]:
         return {card.name: card for card in catalog.all_cards(project)}
     except RemoteMIError:
         return {}
+
+
+def selection(where: KeyPath, entry: Mapping[str, Any]) -> SelectionEntry:
+    """The selection of points that a mapping describes, possibly among other keys."""
+    lists = {
+        name: tuple(value if isinstance(value, list) else [value])
+        for name in ("recipe", "model", "phenomenon", "seed")
+        for value in [entry.get(name, [])]
+    }
+    return SelectionEntry(where, **lists, parameters=entry.get("parameters") or {})
 
 
 def is_axis(param: Param, value: Any) -> bool:

@@ -9,18 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from remote_mi.common.errors import UsageError
-from remote_mi.common.yaml_file import name_hint
 from remote_mi.jobs.studies.entries import (
     NO_PROMPTS,
     Block,
-    ExclusionEntry,
     ModelEntry,
     PromptsEntry,
     RecipeEntry,
+    SelectionEntry,
 )
-from remote_mi.jobs.studies.entry_reader import Reader, is_axis
+from remote_mi.jobs.studies.entry_reader import Reader
 from remote_mi.jobs.studies.points import Point
+from remote_mi.jobs.studies.selection import Origin, PointFilter, what_is_unknown
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.card import Card
 
@@ -38,7 +37,9 @@ class StudyGrid:
 
     def __init__(self, reader: Reader, blocks: list[Block], backend: str) -> None:
         self.reader, self.blocks, self.backend = reader, blocks, backend
-        self.exclusions = [_ExclusionFilter(entry) for entry in reader.exclusions()]
+        self.exclusions = [PointFilter(entry) for entry in reader.exclusions()]
+        #: The entries of every point, once `points` has made them.
+        self.origins: list[Origin] = []
         self._choices: dict[tuple[int, int | None], tuple[PromptChoice, str]] = {}
         self._refused: set[tuple[Any, ...]] = set()
 
@@ -52,7 +53,7 @@ class StudyGrid:
             backend = recipe.backend or model.backend or self.backend
             effective = _DefaultFiller(recipe.card)
             excluded = (
-                [] if block.where else [x for x in self.exclusions if x.may_exclude(model, recipe)]
+                [] if block.where else [x for x in self.exclusions if x.may_match(model, recipe)]
             )
             values = _product(recipe.axes)
             for prompts, seed in self._prompts(block, recipe):
@@ -60,12 +61,13 @@ class StudyGrid:
                 here = [x for x in excluded if x.matches_prompts(prompts, seed)]
                 for parameters in values:
                     full = effective.of(parameters, prompts.metric)
-                    taken = [x for x in here if x.excludes(full)]  # all, to mark each as used
+                    taken = [x for x in here if x.matches(full)]  # all, to mark each as used
                     if taken or not self._check_compatible(block, model, recipe, prompts):
                         continue
                     key = (spec_key, recipe.path, choice_key, backend, _hashable(full))
                     if key not in seen:
                         seen.add(key)
+                        self.origins.append(Origin(model, recipe, prompts, seed, full))
                         point = Point(
                             len(points),
                             recipe.path,
@@ -111,6 +113,15 @@ class StudyGrid:
             choice = replace(prompts.choice, seed=seed) if seed is not None else prompts.choice
             self._choices[name] = choice, json.dumps(asdict(choice), sort_keys=True, default=str)
         return self._choices[name]
+
+    def selected(self, entry: SelectionEntry) -> list[int]:
+        """The indices of the points that a selection matches; none is reported as a mistake."""
+        chosen = PointFilter(entry)
+        found = [index for index, origin in enumerate(self.origins) if chosen.selects(origin)]
+        if not found:
+            hint = what_is_unknown(entry, self.blocks)
+            self.reader.add_problem(entry.where, "this matches no point of the study", hint)
+        return found
 
     # -- checks ---------------------------------------------------------------------------------
 
@@ -165,85 +176,10 @@ class StudyGrid:
                 self.reader.add_problem(
                     exclusion.entry.where,
                     "this excludes no point of the grid",
-                    self._unknown(exclusion.entry),
+                    what_is_unknown(exclusion.entry, self.blocks[:1]),
                 )
         if not points and not self.reader.problems:
             self.reader.add_problem((), "the study has no points", "everything is excluded")
-
-    def _unknown(self, entry: ExclusionEntry) -> str:
-        """The first thing that an exclusion names and the grid does not contain."""
-        grid = self.blocks[0]
-        known = {
-            "recipe": [n for r in grid.recipes for n in (r.card.name, r.word)],
-            "model": [m.word for m in grid.models],
-            "phenomenon": [n for p in grid.prompts for n in _names(p)],
-            "seed": [str(seed) for seed in grid.seeds],
-        }
-        for part, words in known.items():
-            for word in getattr(entry, part):
-                if str(word) not in words:
-                    message = f"{part} {word!r} is not in the grid"
-                    return "; ".join([message, *filter(None, [name_hint(word, words)])])
-        names = {param.name for recipe in grid.recipes for param in recipe.card.parameters}
-        for name in entry.parameters:
-            if name not in names:
-                return f"no recipe has the parameter {name!r}; {name_hint(name, sorted(names))}"
-        return "no point matches all of it"
-
-
-class _ExclusionFilter:
-    """An exclusion, checked in steps, so that most points need no check of their own."""
-
-    def __init__(self, entry: ExclusionEntry) -> None:
-        self.entry = entry
-        self.used = False
-        self._wanted: dict[str, list[Any]] | None = {}
-
-    def may_exclude(self, model: ModelEntry, recipe: RecipeEntry) -> bool:
-        """Whether it may exclude points of this model and recipe."""
-        entry = self.entry
-        if entry.recipe and not {recipe.word, recipe.card.name} & set(entry.recipe):
-            return False
-        if entry.model and model.word not in entry.model:
-            return False
-        self._wanted = _wanted(recipe.card, entry.parameters)
-        return self._wanted is not None
-
-    def matches_prompts(self, prompts: PromptsEntry, seed: int | None) -> bool:
-        """Whether it may exclude points of these prompts."""
-        entry = self.entry
-        if entry.phenomenon and not set(_names(prompts)) & set(entry.phenomenon):
-            return False
-        return not entry.seed or seed in entry.seed
-
-    def excludes(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether it excludes a point with these parameters."""
-        wanted = self._wanted or {}
-        if any(parameters[name] not in values for name, values in wanted.items()):
-            return False
-        self.used = True
-        return True
-
-
-def _wanted(card: Card, given: Mapping[str, Any]) -> dict[str, list[Any]] | None:
-    """Parameter → excluded values; None if the recipe cannot have them."""
-    known = {param.name: param for param in card.parameters}
-    wanted = {}
-    for name, value in given.items():
-        if name not in known:
-            return None
-        try:
-            several = value if is_axis(known[name], value) else [value]
-            wanted[name] = [known[name].parse(item) for item in several]
-        except UsageError:
-            return None
-    return wanted
-
-
-def _names(prompts: PromptsEntry) -> list[str]:
-    """The names that an exclusion may use for prompts: with and without the template."""
-    phenomenon = prompts.choice.phenomenon is not None
-    return [prompts.word, *([prompts.word.partition(":")[0]] if phenomenon else [])]
 
 
 class _DefaultFiller:

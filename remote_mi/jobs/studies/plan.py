@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.digests import digest
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.jobs.building import job_on
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan
@@ -20,6 +21,7 @@ from remote_mi.jobs.studies import Point, Study
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
+from remote_mi.store.claims.claim import Claim
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord
 
@@ -76,6 +78,17 @@ class StudyPlan:
         sizes = {p.where.model.name: p.where.download for p in self.points if p.where}
         return sum(sizes.values())
 
+    def claims(self) -> list[Claim]:
+        """The study's claims, each with what its points are."""
+        subjects = {
+            index: _subject(self.points[index])
+            for index in {point for claim in self.study.claims for point in claim.points}
+        }
+        return [
+            replace(claim, subjects=[subjects[point] for point in claim.points])
+            for claim in self.study.claims
+        ]
+
     def counts(self) -> Counter[str]:
         """Number of points in each state; see `state_of`."""
         return Counter(state_of(point) for point in self.points)
@@ -108,6 +121,21 @@ def plan_study(study: Study, project: Path) -> StudyPlan:
             planned.problem = str(error)
         points.append(planned)
     return StudyPlan(study, points)
+
+
+def _subject(point: PlannedPoint) -> str:
+    """Digest of what a point is about; of its description if its job is invalid."""
+    job = point.job
+    if job is None:
+        return digest([point.point.recipe, repr(point.point.model), repr(point.point.choice)])
+    return digest(
+        {
+            "recipe": job.card.name,
+            "model": job.identity,
+            "prompts": job.prompts.examples_json,
+            "parameters": dict(job.parameters),
+        }
+    )
 
 
 def _prompts_name(choice: PromptChoice) -> str:

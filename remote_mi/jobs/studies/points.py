@@ -10,6 +10,8 @@ from typing import Any
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.recipes.declaration import Card
+from remote_mi.store.claims.claim import Claim
+from remote_mi.store.grid_comparison import GridComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Study:
         points: every job once, grouped by model.
         figures: recipe → names of the figures chosen for the report; recipes without an entry
             show all of theirs.
+        claims: what it expects of its points. compare: comparisons across them.
     """
 
     name: str
@@ -51,3 +54,5 @@ class Study:
     path: Path
     points: tuple[Point, ...]
     figures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    compare: tuple[GridComparison, ...] = ()

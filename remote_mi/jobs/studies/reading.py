@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
+from remote_mi.jobs.studies.claims import ClaimReader
+from remote_mi.jobs.studies.comparisons import read_comparisons
 from remote_mi.jobs.studies.entries import Block, ModelEntry
 from remote_mi.jobs.studies.entry_reader import Reader
 from remote_mi.jobs.studies.grid import StudyGrid
@@ -21,6 +23,7 @@ def load_study(path: Path, project: Path) -> Study:
     blocks = _blocks(reader)
     reader.shared_parameters(blocks)
     figures = reader.figures(blocks)
+    claims = ClaimReader(reader)
     data = reader.data
     grid = StudyGrid(reader, blocks, data.get("backend") or "auto")
     if reader.problems:
@@ -28,8 +31,13 @@ def load_study(path: Path, project: Path) -> Study:
     points = grid.points()
     if reader.problems:
         raise file_error(path, reader.problems)
-    name = data["study"]
-    return Study(name, data.get("title") or name, data.get("question") or "", path, points, figures)
+    expected, compared = claims.claims(grid), read_comparisons(reader, grid)
+    if reader.problems:
+        raise file_error(path, reader.problems)
+    name, question = data["study"], data.get("question") or ""
+    return Study(
+        name, data.get("title") or name, question, path, points, figures, expected, compared
+    )
 
 
 def _blocks(reader: Reader) -> list[Block]:

@@ -75,7 +75,9 @@ def run_study(
     figures = {name: list(chosen) for name, chosen in study.figures.items()}
     record = StudyRecord(study.name, study.title, study.question, [], figures)
     record.points = [replace(p.record, state="waiting", run=None) for p in plan.points]
-    record = records.begin(record, text)
+    record.claims, record.compare = plan.claims(), list(study.compare)
+    results = {p.point.index: bool(p.run or p.cached) for p in plan.points}
+    record = records.begin(record, text, results)
     changed = []
     for point, planned in zip(record.points, plan.points, strict=True):
         # What exists now takes precedence over what was recorded.

@@ -228,8 +228,8 @@ _Words = Annotated[list[str], *_ONE_OR_MORE]
 _Numbers = Annotated[list[int], *_ONE_OR_MORE]
 
 
-class Exclusion(_Part):
-    """Points that are left out of the grid: the ones that match all of its keys."""
+class Selection(_Part):
+    """Points of the grid: the ones that match all of its keys."""
 
     recipe: _Words = []
     """Name of a recipe, or several."""
@@ -241,6 +241,63 @@ class Exclusion(_Part):
     """A seed of `seeds`, or several."""
     parameters: _Values = {}
     """Parameter → its value, or several in a list."""
+
+
+class Exclusion(Selection):
+    """Points that are left out of the grid: the ones that match all of its keys."""
+
+
+#: Dimension → selector; checked against the output later.
+_Places = dict[str, Annotated[Any, WithJsonSchema({"type": ["string", "number", "array"]})]]
+
+
+class HoldsEntry(Selection):
+    """What is expected of the selected points: in each of them it must be so."""
+
+    output: _Word
+    """An output or summary of the recipe."""
+    at: _Places = {}
+    """Dimension → coordinate, a list of them, or a comparison such as ">= 24"; all if left out."""
+    every: str | None = None
+    """What every cell must be: "> 0.8", "<= 3", "between 0.2 and 0.4"."""
+    any: str | None = None
+    """What at least one cell must be."""
+    mean: str | None = None
+    """What the mean of the cells must be."""
+    value: str | None = None
+    """What the only cell must be."""
+
+
+class ClaimEntry(_Part):
+    """What the study expects, said before it runs."""
+
+    id: Annotated[str, AfterValidator(_name)]
+    """Its short name, once in the study."""
+    says: _Word
+    """The claim in words, for the report."""
+    holds: HoldsEntry
+    """What must be so for it to hold."""
+
+
+class ComparisonEntry(Selection):
+    """A figure or table across the selected points."""
+
+    show: Literal["lines", "table", "agreement", "differences"]
+    """Values along an axis, points × outputs, agreement of maps, or paired differences."""
+    title: str = ""
+    """Its heading."""
+    output: _Words = []
+    """An output or summary; of several, a table has a column for each, all others take the first that a recipe has."""
+    at: _Places = {}
+    """Dimension → coordinate, a list of them, or a comparison; the mean of several cells."""
+    x: str = ""
+    """lines: a dimension of the output, a parameter, or model, phenomenon, recipe, seed."""
+    lines: str = ""
+    """lines: what has a line for each of its values; by default what else differs between points."""
+    across: str = ""
+    """differences: a parameter, or model, recipe, phenomenon or seed; its first value is compared with the others."""
+    top: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """agreement: how many of the largest cells are compared; 10 if left out."""
 
 
 class Inclusion(_Part):
@@ -287,6 +344,10 @@ class StudyFile(_Part):
     """Points beyond the grid."""
     figures: dict[str, list[str]] = {}
     """Recipe → the figures that the report shows; all that it declares if left out."""
+    claims: list[ClaimEntry] = []
+    """What the study expects; evaluated when it has run."""
+    compare: list[ComparisonEntry] = []
+    """Figures and tables across the grid, shown before the single points."""
 
 
 def schema() -> dict[str, Any]:

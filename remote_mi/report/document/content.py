@@ -7,11 +7,9 @@ controls, how to repeat them) and marked places for what only its author can wri
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from remote_mi.backends.registry import option_value
 from remote_mi.backends.settings.values import Settings
@@ -21,18 +19,21 @@ from remote_mi.common.version import __version__
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.document import run_facts
+from remote_mi.report.document.across import NumberedComparison, Numbering, number_comparisons
 from remote_mi.report.document.bibliography import SOFTWARE, Reference, cite
 from remote_mi.report.document.commands import command_for_run
+from remote_mi.report.document.data import Data, data_of
 from remote_mi.report.document.method import CONTROLS, LIMITS, MethodBlock, body, remarks
 from remote_mi.report.evidence import limit_of_evidence
 from remote_mi.report.kinds.registry import kind_of
+from remote_mi.report.study.claims import ShownClaims
+from remote_mi.report.study.shown import ShownComparison
 from remote_mi.report.summary import headline, summary
 from remote_mi.report.terminal import select_figures
 from remote_mi.report.wording import Slice, verdict_text
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
 
-_EXAMPLES = 3
 #: Explains the commands of the section on reproduction.
 REPRODUCTION_NOTE = (
     "`remote-mi run` makes a new run; `remote-mi reproduce` recomputes a run from its folder "
@@ -108,31 +109,6 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Data:
-    """The prompts of one or more runs.
-
-    Attributes:
-        description: description of the phenomenon, or "". facts: name → value.
-        examples: the first prompts, with their texts. source: where the prompts come from.
-    """
-
-    heading: str
-    description: str
-    facts: dict[str, str]
-    examples: list[Mapping[str, Any]]
-    count: int
-    source: str
-
-    @property
-    def caption(self) -> str:
-        """Which prompts are shown, and where the others are."""
-        shown = len(self.examples)
-        if shown == self.count:
-            return f"All {shown}" if shown > 1 else "The only one"
-        return f"The first {shown} of {self.count}; all are in config.lock.yaml in the run's folder"
-
-
-@dataclass(frozen=True)
 class Failure:
     """A run without a result, with the reason."""
 
@@ -150,6 +126,7 @@ class About:
         figures: recipe → names of the figures to show; all figures of other recipes are shown.
         commands: the commands that repeat everything and compare it.
         failures: points of a study that never became a run.
+        claims, comparisons: of a study.
     """
 
     title: str = ""
@@ -158,6 +135,8 @@ class About:
     figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
     commands: Sequence[str] = ()
     failures: Sequence[Failure] = ()
+    claims: ShownClaims = ShownClaims()  # noqa: RUF009 - not changed
+    comparisons: Sequence[ShownComparison] = ()
 
 
 @dataclass(frozen=True)
@@ -168,6 +147,7 @@ class Report:
         question: the study's question, [] without one.
         recipe_questions: what the recipes set out to find, and on which phenomena; shown if there
             is no question by a study or by the author.
+        across: comparisons across the points of a study.
         environments: (run ids, facts) of each distinct environment.
         made: date of the report. version: version of remote_mi.
     """
@@ -178,6 +158,7 @@ class Report:
     models: list[dict[str, str]]
     methods: list[Method]
     data: list[Data]
+    across: list[NumberedComparison]
     sections: list[Section]
     failures: list[Failure]
     environments: list[tuple[str, dict[str, str]]]
@@ -232,7 +213,9 @@ def build_report(project: Path, folders: Sequence[Path], about: About = About())
     if not results:
         reasons = "; ".join(f"{f.name}: {f.reason}" for f in failures)
         raise NotFound(f"none of the runs has a result: {reasons}", "`remote-mi runs ls`")
-    sections = _sections(results, project, about)
+    numbers = Numbering()
+    across = number_comparisons(about.comparisons, numbers)
+    sections = _sections(results, project, about, numbers)
     keys = [key for result in results for key in result.card.references]
     sources = [str(result.made.prompts.source) for result in results]
     return Report(
@@ -241,7 +224,8 @@ def build_report(project: Path, folders: Sequence[Path], about: About = About())
         recipe_questions=run_facts.questions(results, project),
         models=run_facts.models(results),
         methods=_methods(results),
-        data=_data(results, project),
+        data=data_of(results, project),
+        across=across,
         sections=sections,
         failures=failures,
         environments=run_facts.environments(results),
@@ -252,9 +236,10 @@ def build_report(project: Path, folders: Sequence[Path], about: About = About())
     )
 
 
-def _sections(results: Sequence[Result], project: Path, about: About) -> list[Section]:
+def _sections(
+    results: Sequence[Result], project: Path, about: About, numbers: Numbering
+) -> list[Section]:
     sections: list[Section] = []
-    numbers: Counter[str] = Counter()
     for result in results:
         chosen = about.figures.get(result.name)
         every = (
@@ -265,10 +250,8 @@ def _sections(results: Sequence[Result], project: Path, about: About) -> list[Se
         shown: list[NumberedFigure] = []
         used: dict[str, str] = {}
         for figure in every:
-            noun = kind_of(figure).noun
-            numbers[noun] += 1
-            label = f"{noun} {numbers[noun]}"
-            shown.append(_number_figure(numbers.total(), label, figure, result, used))
+            number, label = numbers.take(kind_of(figure).noun)
+            shown.append(_number_figure(number, label, figure, result, used))
         differs = run_facts.differing_settings(result, results)
         name = run_facts.prompts_name(result)
         heading = f"{result.name} on {name}" if name else result.name
@@ -342,43 +325,6 @@ def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
         rows,
         dict(results[0].controls),
         limit_of_evidence(results[0].card.evidence),
-    )
-
-
-def _data(results: Sequence[Result], project: Path) -> list[Data]:
-    """The prompts of the runs, once for each phenomenon, template and seed."""
-    by_source: dict[str, list[Result]] = {}
-    for result in results:
-        if result.prompts:
-            name = run_facts.prompts_name(result)
-            seed = result.made.prompts.seed
-            texts = "" if name else str([p["clean"] for p in result.prompts])
-            by_source.setdefault(f"{name}/{seed}/{texts}", []).append(result)
-    return [_data_section(some, project) for some in by_source.values()]
-
-
-def _data_section(results: Sequence[Result], project: Path) -> Data:
-    result = max(results, key=lambda r: len(r.prompts))
-    source, name = result.made.prompts, run_facts.prompts_name(result)
-    phenomenon = run_facts.find_phenomenon(str(source.origin), project)
-    heading = f"{phenomenon.title} ({name})" if phenomenon and name else name or "Prompts"
-    counts = sorted({len(r.prompts) for r in results})
-    pairs = any(example.get("corrupt") for example in result.prompts)
-    facts = {
-        "pairs" if pairs else "prompts": " or ".join(str(count) for count in counts),
-        "seed": source.seed,
-        "beginning-of-sequence token": run_facts.bos_text(source),
-        "chat template": "used" if source.chat_template else "not used",
-        "metric": phenomenon.metric if phenomenon else None,
-    }
-    description = " ".join(phenomenon.description.split()) if phenomenon else ""
-    return Data(
-        heading,
-        description,
-        {k: line(str(v)) for k, v in facts.items() if v is not None},
-        result.prompts[:_EXAMPLES],
-        len(result.prompts),
-        prose(source.source or ""),
     )
 
 

@@ -21,12 +21,14 @@ from markupsafe import Markup, escape
 from remote_mi.common.text import line, prose, visible
 from remote_mi.recipes.figures import Figure
 from remote_mi.report import colors
+from remote_mi.report.document.across import NumberedComparison
 from remote_mi.report.document.author_text import PLACES
 from remote_mi.report.document.content import REPRODUCTION_NOTE, NumberedFigure, Report, overview
 from remote_mi.report.document.run_facts import computation_facts, summary_line
 from remote_mi.report.kinds.registry import kind_of, kinds, lay_out
 from remote_mi.report.markup import PagePlace, environment, read_asset
 from remote_mi.report.slices import cut_dims
+from remote_mi.report.study.claims import MEANING
 from remote_mi.report.wording import Slice
 from remote_mi.store.result import Result
 
@@ -39,6 +41,7 @@ MOST_SLICED, MOST_SLICED_IN_ALL = 120_000, 600_000
 _LONGEST_OPTION = 70
 _CONTENTS = {
     "question": "Question",
+    "claims": "Claims",
     "model": "Model",
     "method": "Method",
     "data": "Data",
@@ -70,11 +73,14 @@ def html(report: Report, written: Mapping[str, str] | None = None) -> str:
         .render(
             report={**_fields(report), "data": data},
             contents=[
-                (k, v) for k, v in _CONTENTS.items() if k != "references" or report.references
+                (k, v)
+                for k, v in _CONTENTS.items()
+                if {"references": report.references, "claims": report.about.claims}.get(k, True)
             ],
             overview=rows,
             any_differs=any(row["differs"] for row in rows),
             intervals=report.intervals,
+            claims_meaning=MEANING,
             how=REPRODUCTION_NOTE,
             others=_other_prompts(report),
             numbers=_numbers_per_figure(report),
@@ -162,8 +168,11 @@ def _option(clean: str) -> str:
     return text if len(text) <= _LONGEST_OPTION else text[: _LONGEST_OPTION - 1] + "…"
 
 
-def _render_figure(shown: NumberedFigure, result: Result, numbers: int) -> dict[str, Any]:
+def _render_figure(
+    shown: NumberedFigure | NumberedComparison, result: Result, numbers: int
+) -> dict[str, Any]:
     """The markup of a figure, and the dimensions without a choice of slices."""
+    assert shown.figure is not None
     kind, layout = lay_out(shown.figure, result, shown.slice_)
     place = PagePlace(f"f{shown.number}", script=True, numbers=numbers, titles=0)
     return {"markup": kind.html(layout, place), "cut": kind.fixed_dims(layout, place)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from remote_mi.common.errors import NotFound, RemoteMIError
 from remote_mi.common.text import line, visible
+from remote_mi.report.document.across import NumberedComparison
 from remote_mi.report.document.author_text import PLACES
 from remote_mi.report.document.content import (
     REPRODUCTION_NOTE,
@@ -20,13 +21,18 @@ from remote_mi.report.document.markdown_text import code, code_block, code_spans
 from remote_mi.report.document.method import MethodBlock
 from remote_mi.report.document.run_facts import computation_facts, summary_line
 from remote_mi.report.kinds.registry import kind_of
+from remote_mi.report.study.claims import MEANING
+from remote_mi.report.study.shown import ShownTable
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines
+
+#: Draws a figure of a section, or of a comparison, and returns its path or "".
+Picture = Callable[[Section | NumberedComparison, NumberedFigure | NumberedComparison], str]
 
 
 def markdown(
     report: Report,
     written: Mapping[str, str],
-    picture: Callable[[Section, NumberedFigure], str] | None = None,
+    picture: Picture | None = None,
 ) -> str:
     """A report as Markdown.
 
@@ -42,7 +48,7 @@ class _Writer:
         self,
         report: Report,
         written: Mapping[str, str],
-        picture: Callable[[Section, NumberedFigure], str] | None,
+        picture: Picture | None,
     ) -> None:
         self.report, self.written, self.picture = report, written, picture
 
@@ -62,6 +68,7 @@ class _Writer:
         ):
             yield from (code_spans(text), "")
         yield from self._write("question")
+        yield from self._claims()
         yield from _heading("Model")
         for model in report.models:
             yield from _facts(model)
@@ -93,6 +100,33 @@ class _Writer:
             return
         yield from (f"<!-- write here: {place} -->", "", "> **To be written.**", ">")
         yield from (*(f"> - {escape(hint)}" for hint in PLACES[place]), "")
+
+    def _claims(self) -> Iterable[str]:
+        claims = self.report.about.claims
+        if not claims:
+            return
+        yield from _heading("Claims")
+        if claims.findings:
+            yield from _shown_table(claims.table)
+            yield from (code_spans(MEANING), "")
+        yield from (*(f"- {escape(note)}" for note in claims.notes), "")
+
+    def _across(self) -> Iterable[str]:
+        """The comparisons across a study's points."""
+        for across in self.report.across:
+            yield from (f"### {escape(across.title)}", "")
+            if across.figure is not None and across.result is not None:
+                drawn = figure_lines(across.figure, across.result, PLAIN_WIDTH, across.slice_)
+                yield from code_block([text.plain.rstrip() for text in drawn])
+                if self.picture is not None and (path := self.picture(across, across)):
+                    yield from (f"![{escape(across.title)}]({path})", "")
+            if across.table is not None:
+                yield from _shown_table(across.table)
+            description = " ".join(escape(text) for text in across.sentences)
+            yield from (
+                f"**{across.label}.** {escape(across.title)}. {description}".rstrip(),
+                "",
+            )
 
     def _data(self) -> Iterable[str]:
         yield from _heading("Data")
@@ -127,6 +161,7 @@ class _Writer:
             yield from _table(
                 [heads.get(n, n) for n in names], [[escape(row[n]) for n in names] for row in rows]
             )
+        yield from self._across()
         for section in self.report.sections:
             yield from (
                 f"### {escape(section.heading)}",
@@ -226,6 +261,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]
     yield ""
 
 
+def _shown_table(table: ShownTable) -> Iterable[str]:
+    rows = [[escape(cell) for cell in row] for row in table.rows]
+    return _table([escape(head) for head in table.heads], rows)
+
+
 def _facts(facts: Mapping[str, str]) -> Iterable[str]:
     return _table(["", ""], [[escape(name), escape(value)] for name, value in facts.items()])
 
@@ -239,12 +279,15 @@ def _blocks(blocks: Sequence[MethodBlock]) -> Iterable[str]:
             yield from (f"{label}{code_spans(block.text)}", "")
 
 
-def pictures(folder: Path) -> Callable[[Section, NumberedFigure], str]:
+def pictures(folder: Path) -> Picture:
     """A function that draws a figure as SVG into the folder, and returns its path or ""."""
 
-    def draw(section: Section, shown: NumberedFigure) -> str:
+    def draw(
+        section: Section | NumberedComparison, shown: NumberedFigure | NumberedComparison
+    ) -> str:
         from remote_mi.report.images import save
 
+        assert shown.figure is not None and section.result is not None
         if not kind_of(shown.figure).can_draw:
             return ""
         words = re.sub(r"[^A-Za-z0-9]+", "-", shown.figure.name).strip("-").lower()[:40]

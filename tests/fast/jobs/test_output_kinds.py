@@ -431,6 +431,6 @@ def test_prompts_of_a_group_and_copies_are_one_cluster():
         return {"text": {"clean": text}, "group": group}
 
     parts = [part("a", "0"), part("b", "1"), part("a", "2"), part("c", "1"), part("d", "2")]
-    assert clusters_of(parts) == ["0", "1", "0", "1", "0"]
+    assert clusters_of(parts) == [0, 1, 0, 1, 0]
     joined = [part("a", "0"), part("b", "1"), part("a", "1"), part("e", "")]
-    assert clusters_of(joined) == ["0", "0", "0", "3"], "a copy joins its groups"
+    assert clusters_of(joined) == [0, 0, 0, 3], "a copy joins its groups"

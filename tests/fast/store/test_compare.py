@@ -141,7 +141,7 @@ def test_a_difference_within_one_prompt_is_found_though_the_means_agree(project,
 
 
 def test_both_figures_have_one_scale(project, tiny_llama):
-    plain = patching(tiny_llama)
+    plain = patching(tiny_llama, control_draws=0)
     larger = changed(plain, recovery=plain.arrays["recovery"] * 10)
     alone = plain_text(mi.compare(plain, plain)).split("identical ─")[-1]
     text = plain_text(mi.compare(plain, larger))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+
 import nnsight
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ import remote_mi as mi
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Prompt
-from remote_mi.jobs.analysis import average_over_examples
+from remote_mi.jobs.analysis import average_over_draws, average_over_examples
+from remote_mi.jobs.control_tests import ControlSamples, against_control
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog, loading
 from remote_mi.recipes.outputs import Output
+from remote_mi.store.verdict import SET
 
 from ..reference import Reference
 
@@ -39,10 +44,15 @@ def fit(probe):
         found = probe.__globals__["fit_probes"](
             examples, folds=folds, control_draws=draws, seed=seed
         )
-        for name in list(found):
-            found.update(
-                average_over_examples(name, Output(("layer", "place")), found[name], examples)
-            )
+        names = [group or index for index, group in enumerate(groups)]
+        clusters = [names.index(name) for name in names]
+        accuracy, draws = found["accuracy"], found["shuffled_accuracy"]
+        found |= average_over_examples(
+            "accuracy", Output(("layer", "place")), found["accuracy"], clusters
+        )
+        found |= average_over_draws("shuffled_accuracy", draws)
+        samples = ControlSamples(accuracy.mean(-1)[None], draws[None], None, SET)
+        found["p"] = against_control(samples, "shuffled_accuracy")[0]
         return found
 
     return run
@@ -82,20 +92,26 @@ def separable(n=60, width=40, seed=0):
 
 
 def test_separable_classes_are_found_where_they_are_and_nowhere_else(fit):
-    found = fit(*separable(), draws=5)
+    found = fit(*separable(), draws=19)
     assert found["accuracy"][1, 0] >= 0.95
+    assert found["p"][1, 0] <= 0.05
     for cell in ((0, 0), (0, 1), (1, 1)):
         assert abs(found["accuracy"][cell] - 0.5) < 0.2
-        assert found["selectivity:low"][cell] < 0.1
-    assert found["selectivity:low"][1, 0] > 0.2
+        assert abs(found["selectivity"][cell]) < 0.2
+        assert found["p"][cell] > 0.05
+    assert found["selectivity"][1, 0] > 0.3
     assert found["shuffled_accuracy:high"][1, 0] < 0.8
     assert float(found["majority"]) == pytest.approx(0.5)
-    for name in ("accuracy", "selectivity"):
-        assert (found[f"{name}:low"] <= found[name]).all()
-        assert (found[f"{name}:high"] >= found[name]).all()
+    assert (found["accuracy:low"] <= found["accuracy"]).all()
+    assert (found["accuracy:high"] >= found["accuracy"]).all()
     np.testing.assert_allclose(
         found["selectivity"], found["accuracy"] - found["shuffled_accuracy"], atol=1e-12
     )
+
+
+def test_with_eighteen_draws_nothing_is_claimed_and_the_default_has_enough(probe, fit):
+    assert fit(*separable(), draws=18)["p"].min() > 0.05
+    assert inspect.signature(probe).parameters["control_draws"].default >= 19
 
 
 @pytest.mark.slow
@@ -106,6 +122,76 @@ def test_shuffled_labels_are_at_chance(fit):
         found = fit(x[:, 1:, :1], labels, groups, draws=10)
         assert found["accuracy"][0, 0] >= 0.95
         assert abs(found["shuffled_accuracy"][0, 0] - 0.5) < 0.1, groups[:3]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("apart", [0.0, 0.5, 20.0], ids=["random", "overlapping", "separable"])
+def test_fits_are_those_of_scikit_learn(probe, classes, apart):
+    from sklearn.linear_model import LogisticRegression
+
+    made = probe.__globals__
+    strengths = np.array([made["STRENGTHS"]])
+    rng = np.random.default_rng(classes)
+    for n, width in ((8, 576), (17, 3), (60, 1), (60, 40)):
+        y = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
+        centres = apart * rng.normal(size=(classes, width))
+        x, new = rng.normal(size=(n, width)) + centres[y], rng.normal(size=(30, width))
+        z, held_out = (part[0] for part in made["standardised"](x[None], new[None]))
+        alpha, bias = (part[0] for part in made["logistic_fits"]((z @ z.T)[None], y, strengths))
+        basis = np.linalg.svd(z, full_matrices=False)[2]  # scikit-learn's own is slow if wide
+        for c, a, b in zip(strengths[0], alpha, bias, strict=True):
+            theirs = LogisticRegression(C=c, solver="newton-cholesky", max_iter=500, tol=1e-10)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                theirs.fit(z @ basis.T, y)
+            np.testing.assert_allclose(z.T @ a, basis.T @ theirs.coef_.T, atol=1e-6)
+            off = theirs.intercept_.mean() - b.mean() if classes > 2 else 0.0
+            np.testing.assert_allclose(b + off, theirs.intercept_, atol=1e-6)
+            found = made["predicted"](
+                np.concatenate([x, new])[None],
+                y,
+                (np.arange(n), n + np.arange(30)),
+                np.array([[c]]),
+            )
+            np.testing.assert_array_equal(found[0, 0], theirs.predict(held_out @ basis.T))
+
+
+def test_every_newton_step_is_an_improvement_wherever_it_starts(probe):
+    """Whole steps from where every probability is near 0 or 1 go so far that they never end."""
+    step, objective = (probe.__globals__[name] for name in ("newton_step", "objective"))
+    rng = np.random.default_rng(0)
+    for trial in range(100):
+        classes = 1 + trial % 2 * 2
+        z = rng.normal(size=(9, 12)) * 10 ** rng.uniform(-2, 1)
+        kernel = (z @ z.T)[None]
+        y = np.arange(9) % max(2, classes)
+        target = np.eye(classes)[y] if classes > 1 else y[:, None].astype(float)
+        alpha, bias = rng.normal(size=(1, 9, classes)), 8 * rng.normal(size=(1, classes))
+        alpha -= alpha.mean(1)
+        alpha *= 8 / np.abs(kernel @ alpha).max()
+        last, far = np.inf, np.array([np.inf])
+        for _ in range(60):
+            value = objective(kernel @ alpha + bias[:, None], alpha, bias, target)[0]
+            assert value <= last + 1e-9 * abs(last if np.isfinite(last) else 1), trial
+            last = value
+            alpha, bias, far = step(kernel, target, alpha, bias)
+        assert far[0] < 1e-4, trial
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_folds_are_those_of_scikit_learn(probe, classes):
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rng = np.random.default_rng(classes)
+    for seed in range(12):
+        group = (np.arange(48), np.repeat(np.arange(16), 3), rng.integers(0, 15, 48))[seed % 3]
+        y = rng.permutation(np.arange(48) % classes)
+        kind = StratifiedGroupKFold(4, shuffle=True, random_state=seed)
+        found = probe.__globals__["splits"](y, group, 4, seed)
+        assert len(found) == 4
+        for parts, theirs in zip(found, kind.split(y, y, group), strict=True):
+            for part, their in zip(parts, theirs, strict=True):
+                np.testing.assert_array_equal(part, their)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -162,6 +248,17 @@ def test_shuffles_keep_groups_of_one_class_whole(probe):
     assert any((shuffled(pure, group, rng) != pure).any() for _ in range(3))
 
 
+def test_only_groups_of_one_size_exchange_their_classes(probe):
+    """A class whose groups are larger has as many prompts in every shuffle."""
+    group = np.repeat(np.arange(12), [1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3])
+    y = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1])[group]
+    rng = np.random.default_rng(0)
+    drawn = [probe.__globals__["shuffled"](y, group, rng) for _ in range(10)]
+    assert all(new.sum() == y.sum() for new in drawn)
+    assert all((new[:3] == 0).all() and (new[-9:] == 1).all() for new in drawn)
+    assert any((new != y).any() for new in drawn)
+
+
 @pytest.mark.slow
 def test_the_seed_decides(fit):
     x, labels, groups = separable()
@@ -177,6 +274,25 @@ def test_constant_activations_give_the_majority(fit):
     found = fit(np.ones_like(x), labels, groups, folds=3)
     assert float(found["majority"]) == pytest.approx(0.8)
     np.testing.assert_allclose(found["accuracy"], 0.8)
+
+
+def test_differences_that_are_rounding_are_none(fit):
+    x, labels, groups = separable()
+    x[:] = 3.0 + 1e-7 * (np.array(labels) == "yes")[:, None, None, None]
+    np.testing.assert_allclose(fit(x, labels, groups)["accuracy"], 0.5, atol=0.1)
+    x += 1e-3 * (np.array(labels) == "yes")[:, None, None, None]
+    np.testing.assert_allclose(fit(x, labels, groups)["accuracy"], 1.0)
+
+
+def test_cells_that_are_not_finite_have_no_accuracy_and_leave_the_others_theirs(fit):
+    x, labels, groups = separable()
+    whole = fit(x, labels, groups)
+    x[7, 0, 1, 5] = np.inf
+    found = fit(x, labels, groups)
+    for name in ("accuracy", "shuffled_accuracy", "selectivity"):
+        assert np.isnan(found[name][0, 1]), name
+        found[name][0, 1] = whole[name][0, 1]
+        np.testing.assert_array_equal(found[name], whole[name])
 
 
 @pytest.mark.parametrize(
@@ -195,6 +311,7 @@ def test_what_no_probe_can_be_fitted_to_is_refused(fit, labels, groups, said):
 
 def prompts(count, label=True):
     names = ["Mary", "John", "Tom", "James", "Sarah", "Anna", "Paul", "David", "Alice", "Mark"]
+    names += ["Peter", "Laura", "Simon", "Karen", "Brian", "Susan"]
     made = []
     for index in range(count):
         kind = ("store", "park")[index % 2]
@@ -206,16 +323,38 @@ def prompts(count, label=True):
 
 
 def test_a_run_gives_accuracies_by_layer_and_place(project, tiny_llama):
-    result = mi.run("linear_probe", model=str(tiny_llama), pairs=prompts(20), control_draws=2)
+    result = mi.run("linear_probe", model=str(tiny_llama), pairs=prompts(32))
     assert result["accuracy"].values.shape == (3, 1)
     assert list(result["accuracy"].coords["place"]) == ["end"]
     # The stream before layer 0 at the last word is the same in all prompts.
     assert result["accuracy"].values[0, 0] == pytest.approx(0.5, abs=0.01)
     # The other layers see the word that gives the class its name.
     assert result["accuracy"].values[1, 0] > 0.6 and result["accuracy"].low[1, 0] > 0.5
-    # The names of the men and women are groups: of these, each class has ten.
+    assert result.arrays["accuracy:p"][0, 0] > 0.05
+    assert (result.arrays["accuracy:p"][1:, 0] <= 0.05).any()
+    # The names of the men and women are groups: of these, each class has sixteen.
     assert float(result["majority"]) == pytest.approx(0.5)
-    assert result["selectivity"].low is not None and result["shuffled_accuracy"].high is not None
+    assert result["selectivity"].low is None and result["shuffled_accuracy"].high is not None
+
+
+def copied(grouped):
+    """Twenty texts with random labels, each three times; groups, if any, tear copies apart."""
+    labels = np.random.default_rng(0).permutation(np.arange(20) % 2)
+    made = []
+    for index in range(60):
+        text, copy = index % 20, index // 20
+        made.append({"prompt": prompts(20)[text]["prompt"], "label": f"c{labels[text]}"})
+        if grouped:
+            made[-1]["group"] = f"{text} {copy}"
+    return made
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_copies_of_a_prompt_do_not_leak(project, tiny_llama, grouped):
+    result = mi.run("linear_probe", model=str(tiny_llama), pairs=copied(grouped), control_draws=19)
+    assert (result["accuracy"].values < 0.75).all(), "1.0 if a copy were in the training part"
+    assert abs(result["shuffled_accuracy"].values.mean() - 0.5) < 0.1
+    assert (result.arrays["accuracy:p"] > 0.05).all()
 
 
 def test_prompts_without_labels_are_refused_by_a_run(project, tiny_llama):
