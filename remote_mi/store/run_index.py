@@ -200,13 +200,13 @@ def _row_from_json(text: str) -> RunRow:
     """
     row = RunRow(**json.loads(text))
     texts = (row.name, row.status, row.key, row.environment, row.recipe, row.model, row.time)
-    numbers, words = row.scalars.values(), (row.prompts, row.problem)
+    words, mappings = (row.prompts, row.problem), (row.scalars, row.parameters)
     if not (
-        all(type(value) is str for value in (*texts, *row.tags, *row.scalars))
-        and all(value is None or type(value) is str for value in words)
-        and all(type(value) is float for value in numbers)
-        and type(row.parameters) is dict
+        all(type(value) is dict for value in mappings)
         and type(row.tags) is list
+        and all(type(value) is str for value in (*texts, *row.tags, *row.scalars))
+        and all(value is None or type(value) is str for value in words)
+        and all(type(value) is float for value in row.scalars.values())
     ):
         raise TypeError("a value of another type")
     return row

@@ -70,7 +70,7 @@ def _rise(told: Told, line: int, peak: int, head: str) -> Iterator[str]:
     array = told.array
     dim = array.dims[-1]
     labels = array.coords[dim]
-    if array.low is None or array.high is None or not _increasing(labels):
+    if array.low is None or array.high is None or len(labels) < 2 or not _increasing(labels):
         return
     value = float(np.atleast_2d(array.values)[line, peak])
     ends = np.stack([np.atleast_2d(array.low)[line], np.atleast_2d(array.high)[line]])
@@ -88,7 +88,7 @@ def _rise(told: Told, line: int, peak: int, head: str) -> Iterator[str]:
         parts.append(
             f"passes half of that between {dim} {labels[before - 1]} and {dim} {labels[first]}"
         )
-    if last == len(labels) - 1:
+    if peak < last == len(labels) - 1:
         parts.append(f"stays beyond half of it to {dim} {labels[-1]}")
     elif after:
         parts.append(

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from remote_mi.report.readings.cells import cell_reading
 from remote_mi.report.readings.columns import (
+    LAYER,
     column_text,
     is_over_layers,
     large_columns,
     layer_reading,
+    other_dim,
 )
+from remote_mi.report.readings.courses import course_reading
+from remote_mi.report.readings.places import column_name
 from remote_mi.report.readings.told import Told
 from remote_mi.report.wording import format_amount, place_text
 
 
 def map_reading(told: Told) -> Iterator[str]:
     """What a map says, in sentences; nothing if no cell may be named."""
-    if not told.array.dims or not told.claims or not told.cells.any():
+    if not told.array.dims or not told.cells.any():
         return
-    yield from layer_reading(told) if is_over_layers(told) else cell_reading(told)
+    if told.claims:
+        yield from layer_reading(told) if is_over_layers(told) else cell_reading(told)
+    elif is_over_layers(told):
+        yield from _strongest_column(told)
+
+
+def _strongest_column(told: Told) -> Iterator[str]:
+    """The course over layers of the column with the largest value, where 0 means nothing."""
+    dim = other_dim(told)
+    order = (dim, LAYER)
+    axes = [told.array.dims.index(name) for name in order]
+    part = replace(
+        told.part,
+        array=told.array.transpose(*order),
+        marked=told.part.marked.transpose(axes),
+        sized=told.part.sized.transpose(axes),
+    )
+    along = replace(told, part=part)
+    sizes = np.where(along.cells, np.abs(along.array.values), 0.0)
+    column = int(sizes.max(1).argmax())
+    yield from course_reading(along, column, column_name(told.result, along.array, dim, column))
 
 
 def nothing_told(told: Told) -> str:

@@ -168,7 +168,8 @@ class _Checker:
 
 class _Map(_Checker):
     def check(self, sentence: str) -> None:
-        done = self.check_common(sentence) or self._check_layers(sentence)
+        done = self.check_common(sentence) or self._check_course(sentence)
+        done = done or self._check_layers(sentence)
         done = done or self._check_handover(sentence) or self._check_cells(sentence)
         done = done or self._check_sum(sentence) or self._check_single(sentence)
         assert done, "no known sentence"
@@ -202,6 +203,18 @@ class _Map(_Checker):
         if found[3] and shown == found[2]:
             assert all(p["labels"][found[3]] == index for p in self.result.prompts)
         return index
+
+    def _check_course(self, sentence: str) -> bool:
+        """What is said of one column of a map over layers, as of a line."""
+        found = re.fullmatch(r"(.+?): ((?:Largest at layer|By its) .+)", sentence)
+        if not found:
+            return False
+        assert not self.controlled
+        column = self._column(found[1], self._columns()[2])
+        along = _Lines(Lines(self.figure.output, x="layer"), self.result)
+        assert along.sizes[column].max() == along.sizes.max()
+        along.check(f"head {column}: {found[2]}")
+        return True
 
     def _check_layers(self, sentence: str) -> bool:
         found = re.fullmatch(
@@ -438,7 +451,12 @@ class _Lines(_Checker):
         summary_ = self.result.card.summaries.get(self.figure.output)
         output = summary_.effect if isinstance(summary_, Ratio) else self.figure.output
         each = self.result.each(output)[index]
-        return each.transpose(*self.array.dims).values.astype(float)
+        values = each.transpose(*self.array.dims).values.astype(float)
+        labels, prompt = self.array.coords.get("position"), self.result.prompts[index]
+        if labels is None or len(labels) == len(prompt["tokens"]):
+            return values
+        axis = self.array.dims.index("position")
+        return values.take([prompt["labels"][label[1:-1]] for label in labels], axis)
 
     def _check_half(self, text: str, line: int) -> bool:
         row, labels, dim = self._row(line)

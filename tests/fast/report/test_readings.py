@@ -156,3 +156,31 @@ def test_the_samples_of_pairs_are_aligned_as_the_result_is():
                 np.testing.assert_allclose(samples.mean(0), mean, rtol=1e-3, atol=1e-6)
     with pytest.raises(NotFound):
         aligned_samples(stream(), "recovery")
+
+
+def test_what_is_read_without_a_control_is_followed_over_the_layers():
+    """As for the probability of a target under a lens: 0 means nothing, and nothing is claimed."""
+    rng = np.random.default_rng(0)
+    rising = 1 / (1 + np.exp(-2 * (np.arange(10.0) - 6)))
+    parts = [
+        Part(
+            {"prob": np.stack([0.01 * rng.random(10), rising], 1) * rng.uniform(0.8, 0.9)},
+            [" a", " b"],
+            {"end": 1},
+            "t",
+            {"clean": f"{pair}"},
+        )
+        for pair in range(6)
+    ]
+    declaration = {
+        "over": "pair",
+        "returns": {"prob": ("layer", "position")},
+        "figures": [Heatmap("prob")],
+        "evidence": "observational",
+    }
+    peak, course = readings(Heatmap("prob"), made_result(declaration, parts))
+    assert peak.startswith("position 1 ␠b [end]: Largest at layer 9: prob 0.8")
+    assert course == (
+        "position 1 ␠b [end]: By its 95% intervals it passes half of that between layer 5 and "
+        "layer 7."
+    )

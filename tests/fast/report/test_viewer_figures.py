@@ -72,7 +72,7 @@ def dosing(lines: int = 3, pairs: int = 2) -> Result:
     cells = {"layer": list(range(lines)), "coefficient": DOSES}
     axes = dict.fromkeys(("effect", "recovery", "random_recovery"), cells)
     axes |= {
-        "random": {**cells, "draw": [0, 1]},
+        "random": cells,
         "gap": {},
         "plain": {"step": [0, 1]},
         "steered": {"coefficient": DOSES, "step": [0, 1]},
@@ -229,7 +229,7 @@ def test_a_low_screen_leaves_its_lines_to_the_figure(project, size):
         assert "recovery  layer × position" in text
         await pilot.resize_terminal(80, 24)
         await pilot.pause()
-        assert "~ 94 of 420" in whole(app, 80), "and takes them back"
+        assert "~ 106 of 146" in whole(app, 80), "and takes them back"
 
     driven(folder, Path("/nowhere"), drive, size)
 

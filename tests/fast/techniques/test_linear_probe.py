@@ -50,7 +50,7 @@ def fit(probe):
         found |= average_over_examples(
             "accuracy", Output(("layer", "place")), found["accuracy"], clusters
         )
-        found |= average_over_draws("shuffled_accuracy", draws)
+        found |= average_over_draws("shuffled_accuracy", draws) | {"draws": draws}
         samples = ControlSamples(accuracy.mean(-1)[None], draws[None], None, SET)
         found["p"] = against_control(samples, "shuffled_accuracy")[0]
         return found
@@ -274,6 +274,36 @@ def test_constant_activations_give_the_majority(fit):
     found = fit(np.ones_like(x), labels, groups, folds=3)
     assert float(found["majority"]) == pytest.approx(0.8)
     np.testing.assert_allclose(found["accuracy"], 0.8)
+
+
+def share_with_a_claim(fit, y, group, rng, maps=40, cells=3):
+    """The share of maps of random activations, shared within groups, from which y is told."""
+    shared = rng.normal(size=(group.max() + 1, maps, 1, 4))[group]
+    x = shared + 0.5 * rng.normal(size=(len(y), maps, cells, 4))
+    groups = [f"g{g}" for g in group]
+    found = fit(x, [f"c{c}" for c in y], groups, folds=2, draws=19, seed=int(rng.integers(1000)))
+    draws = found["draws"]
+    told = [
+        against_control(
+            ControlSamples(found["accuracy"][None, m], draws[None, :, m], None, SET), ""
+        )[0]
+        for m in range(maps)
+    ]
+    return (np.stack(told) <= 0.05).any(1).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("larger", [False, True], ids=["alone", "larger groups of one class"])
+def test_maps_of_random_activations_have_a_claim_at_most_one_time_in_twenty(fit, larger):
+    rng = np.random.default_rng(4)
+    shares = []
+    for _ in range(10):
+        classes = rng.permutation(np.arange(12) % 2)
+        sizes = 1 + 4 * classes * (rng.random(12) < 0.7) if larger else np.ones(12, int)
+        group = np.repeat(np.arange(12), sizes)
+        shares.append(share_with_a_claim(fit, classes[group], group, rng))
+    assert np.mean(shares) <= 0.05 + 3 * np.std(shares) / np.sqrt(len(shares))
+    assert np.mean(shares) < 0.12
 
 
 def test_differences_that_are_rounding_are_none(fit):
