@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ def _needed(spread: float, room: float, tests: int) -> int | None:
     return high
 
 
+@functools.cache
 def quantile(n: int, tests: int = 1) -> float:
     """Student's quantile for n samples and one of several two-sided intervals.
 
