@@ -101,8 +101,13 @@ def _notes(found: ClaimFinding) -> Iterator[str]:
     claim, judgement = found.claim, found.judgement
     over = f" over {judgement.cells} cells" if judgement.cells > 1 else ""
     many = f" in each of {len(found.points)} points" if len(found.points) > 1 else ""
-    recipe = " or ".join(map(str, claim.holds.get("recipe", [])))
-    what = f"{recipe}: {claim.expectation.text}" if recipe else claim.expectation.text
+    named = [
+        " or ".join(map(str, claim.holds[name]))
+        for name in ("recipe", "model", "phenomenon", "seed")
+        if name in claim.holds
+    ]
+    named += [f"{name}={value}" for name, value in claim.holds.get("parameters", {}).items()]
+    what = ": ".join(filter(None, (", ".join(named), claim.expectation.text)))
     yield f"{line(claim.id)}: {line(what)}{over}{many}; digest {claim.digest[:12]}."
     if judgement.verdict == UNDECIDED and judgement.reason:
         yield f"{line(claim.id)} is undecided: {line(judgement.reason)}."
