@@ -251,15 +251,17 @@ class Result(Displayed):
 
         Returns:
             False where the cell is told from the control, corrected over all cells
-            (docs/statistics.md), and its own interval excludes 0; and where it has no size. True
-            elsewhere, and everywhere if nothing was tested. None without a control.
+            (docs/statistics.md), is larger than `control_band`, and its own interval excludes 0; and
+            where it has no size. True elsewhere, and everywhere if nothing was tested. None without
+            a control.
         """
-        if self.control_band(name) is None:
+        band = self.control_band(name)
+        if band is None:
             return None
         p, array = self.arrays.get(f"{name}:p"), self[name]
         if p is None:
             return np.ones(array.shape, bool)
-        told = p <= LEVEL * (1 + 1e-6)  # stored in float32
+        told = (p <= LEVEL * (1 + 1e-6)) & (np.abs(array.values) > band)  # stored in float32
         if array.low is not None and array.high is not None:
             told &= (array.low > 0) | (array.high < 0)
         return ~told & ~self.without_size(name)

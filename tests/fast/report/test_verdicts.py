@@ -150,6 +150,12 @@ def inconsistent(outputs: list[dict[str, Any]]) -> None:
         made["effect"] = np.full(SHAPE, 3.0 * (-1) ** index + 0.1)
 
 
+def other_sign(outputs: list[dict[str, Any]]) -> None:
+    """A control that does as much in the other direction, everywhere."""
+    for made in outputs:
+        made["control"] = -1.2 * made["effect"][None]
+
+
 def of_one_law(outputs: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(5)
     for made in outputs:
@@ -201,6 +207,7 @@ CASES = {
     "ties": Case(lambda: patching(change=tie), "shown", ONCE, {(i, 2) for i in range(5)}),
     "effects of either sign": Case(lambda: patching(change=inconsistent), "shown", ONCE, set(), ("Control: 20 of 20",)),
     "effect and control of one law": Case(lambda: patching(change=of_one_law), "shown", ONCE, set(), ("Control: 20 of 20",)),
+    "a control of the other sign": Case(lambda: patching(change=other_sign), "shown", ONCE, set()),
     "a large control": Case(lambda: patching(control=20.0), "shown", ONCE, set()),
     "two templates": Case(lambda: patching(templates=2, effects=(((1, 1), 1.0),)), "shown", ONCE, {(1, 0)}),
     "always right": Case(lambda: task(24, 24), "shown", r"accuracy 1\.00, 95% CI \[0\.86, 1\.00\] over 24 pairs; chance is 0\.5", {()}),
