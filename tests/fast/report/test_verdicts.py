@@ -24,9 +24,12 @@ from remote_mi.report.document.html import html
 from remote_mi.report.document.markdown import markdown
 from remote_mi.report.summary import summary
 from remote_mi.report.terminal import plain_text
+from remote_mi.report.viewer.app import Viewer
+from remote_mi.report.viewer.header_footer import screen_text
 from remote_mi.store.result import Result
 
 from .shown import kept, provenance
+from .viewing import driven
 
 SHAPE = (5, 4)
 PATCHING = Card(
@@ -257,6 +260,18 @@ def assert_every_medium_says(verdict: str, found: Result, project) -> None:
     assert verdict in joined(html(report))
     assert verdict in joined(markdown(report, {}))
     assert found.verdict is not None and found.verdict.to_json()["says"] == verdict
+
+
+@pytest.mark.parametrize("name", ["as it should be", "answers swapped", "no effect at all"])
+def test_the_viewer_says_it_on_its_second_line(name, project):
+    found = CASES[name].result()
+    assert found.verdict is not None
+
+    async def drive(app: Viewer, pilot) -> None:
+        second = screen_text(app).splitlines()[1].strip()
+        assert second.startswith(found.verdict.says[:60])
+
+    driven(kept(project, found).path, project, drive, (100, 30))
 
 
 def test_signs_keep_the_meaning_that_the_documentation_gives_them():
