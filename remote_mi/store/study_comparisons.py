@@ -16,6 +16,7 @@ from remote_mi.store.claims.cells import selected_indices
 from remote_mi.store.claims.estimates import Estimate, mean_estimate
 from remote_mi.store.contrasts.agreement import Agreement, agreement
 from remote_mi.store.contrasts.paired import paired_difference
+from remote_mi.store.contrasts.pooled import mean_over_models
 from remote_mi.store.grid_comparison import SIZE, GridComparison, PlacedPoint
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
@@ -189,12 +190,25 @@ class _Comparing:
     # -- the others ------------------------------------------------------------------------------
 
     def _table(self) -> ComparedTable | None:
-        outputs = self.comparison.output
+        outputs, points = self.comparison.output, list(self._points())
         rows = [
             (point.name, [self._estimate(point, result, output) for output in outputs])
-            for point, result in self._points()
+            for point, result in points
         ]
+        pooled = [self._over_models([result for _, result in points], name) for name in outputs]
+        if any(pooled):
+            rows.append((f"all {len(points)} models", pooled))
         return ComparedTable(outputs, rows) if rows else None
+
+    def _over_models(self, results: list[Result], output: str) -> Estimate | None:
+        """The mean over models, if the points are different models on the same prompts."""
+        if any(output not in result.names() for result in results):
+            return None
+        try:
+            at = [self._indices(result, output) for result in results]
+            return mean_over_models(results, output, at)
+        except RemoteMIError:
+            return None  # said of the points themselves
 
     def _estimate(self, point: PlacedPoint, result: Result, output: str) -> Estimate | None:
         """A point's value of an output; None if it has none."""

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from remote_mi.common.errors import NotFound, UsageError
+from remote_mi.common.statistics.intervals import two_way_interval
 from remote_mi.recipes.outputs import Output, Ratio, output_json
 from remote_mi.store.claims.bounds import parse_bound
 from remote_mi.store.claims.cells import check_selector, matching
@@ -16,8 +17,11 @@ from remote_mi.store.claims.estimates import Estimate
 from remote_mi.store.claims.evaluation import judge_estimates
 from remote_mi.store.claims.expectation import parse_expectation
 from remote_mi.store.contrasts.agreement import agreement
+from remote_mi.store.contrasts.pooled import mean_over_models
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
+
+from ..report.shown import result as shown_result
 
 
 def result_of(
@@ -326,3 +330,30 @@ def test_a_contrast_shows_itself():
     assert "recovery" in text and "0.0078" in text and "n = 8" in text
     few = repr(result_of(shared[:4]).compare(result_of(shared[:4] + 1)))
     assert "never below 0.12" in few
+
+
+def test_a_mean_over_models_counts_models_and_prompts_as_samples():
+    rng = np.random.default_rng(0)
+    texts = [{"clean": f"prompt {i}", "corrupt": "c"} for i in range(6)]
+    results = []
+    for name in ("one", "two", "three"):
+        found = shown_result(n=6)
+        for i in range(6):
+            found.arrays[f"score@{i}"] = np.float32(rng.normal(3, 1))
+            found.prompts[i].update(texts[i])
+        found.provenance = {**found.provenance, "model": {"name": name, "revision": None}}
+        results.append(found)
+    values = np.array([[float(one) for one in found.each("score")] for found in results])
+    expected = two_way_interval(values)
+    pooled = mean_over_models(results, "score", [[]] * 3)
+    assert pooled is not None and pooled.n == 3
+    assert (pooled.value, pooled.low, pooled.high) == pytest.approx(
+        (float(expected.value), float(expected.low), float(expected.high))
+    )
+    cell = mean_over_models(results, "effect", [[[1], [0, 2]]] * 3)
+    by_hand = np.mean([[one.values[1, [0, 2]] for one in r.each("effect")] for r in results])
+    assert cell is not None and cell.value == pytest.approx(by_hand, rel=1e-5)
+    assert mean_over_models(results[:1], "score", [[]]) is None
+    assert mean_over_models([results[0], results[0]], "score", [[]] * 2) is None, "one model twice"
+    results[1].prompts[0]["clean"] = "another"
+    assert mean_over_models(results, "score", [[]] * 3) is None, "other prompts"
