@@ -59,6 +59,8 @@ def without_shared_beginning(texts: Sequence[str]) -> list[str]:
     if len(texts) < 2:
         return list(texts)
     first, last = min(texts), max(texts)  # what these two share, all share
+    if first == last:
+        return list(texts)
     pairs = enumerate(zip(first, last, strict=False))
     same = next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))
     start = first.rfind(" ", 0, same) + 1

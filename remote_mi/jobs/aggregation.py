@@ -297,7 +297,9 @@ class _Assembly:
         of_control = self.card.returns[control]
         drawn = self._aligned(control).astype(np.float64)  # [example, ...]
         axis = 1 + of_control.dims.index(DRAW) if DRAW in of_control.dims else None
-        if axis is None:
+        if axis is not None and not drawn.shape[axis]:  # no draws were requested
+            drawn = np.zeros((len(effect), 0))
+        elif axis is None:
             drawn = drawn[:, None]
         elif paired:  # its draws belong to those of the effect
             drawn = drawn.mean(axis)[:, None] if many else np.moveaxis(drawn, axis, 0)

@@ -70,11 +70,12 @@ def _import_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         with contained():
-            spec.loader.exec_module(module)
+            # From its source: bytecode of a file edited within the same second would be taken for it.
+            exec(compile(content, str(path), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         line = getattr(error, "lineno", None) or line_number_in(error, path)

@@ -148,6 +148,9 @@ def _row(comparison: Comparison, difference: Difference, width: int) -> Iterator
         yield left
         yield f"   not comparable: {line(difference.why_not)}"
         return
+    if not difference.cells:
+        yield f"{left} no values"
+        return
     place = _place_with_values(comparison, difference)
     if not difference.numbers:
         noun = KINDS[difference.kind].plural

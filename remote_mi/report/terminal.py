@@ -50,13 +50,15 @@ def show(result: Result, console: Console, only: str | None = None, slice_: Slic
         console.print(Rule(Text(_title(figure)), align="left", characters="─"))
         try:
             lines = figure_lines(figure, result, console.width, slice_)
+            readings = figure_readings(figure, result, slice_)
         except (NotFound, UsageError) as error:
             if len(chosen) == 1 or slice_ != ALL:
                 raise
             lines = iter([Text(f" cannot be shown: {prose(error.message)}", style="yellow")])
+            readings = []
         for text in lines:
             console.print(text, overflow="crop" if text.no_wrap else "fold")
-        for reading in figure_readings(figure, result, slice_):
+        for reading in readings:
             if reading not in said:
                 for text in wrap(f"→ {reading}", console.width, indent=" "):
                     console.print(text)
@@ -75,6 +77,9 @@ def select_figures(result: Result, only: str | None) -> Sequence[Figure]:
     if only is None:
         return every
     found = [f for f in every if only in (f.name, f.output, f.kind)]
+    if not found:  # a figure of a ratio that is not given is asked for by its own name
+        declared = [f for f in result.card.figures if only in (f.name, f.output)]
+        found = list(dict.fromkeys(map(result.shown_figure, declared)))
     if not found and only in result.names():
         found = [plain_figure(result, only)]
     if not found:

@@ -86,12 +86,14 @@ class Result(Displayed):
     @property
     def figures(self) -> list[Figure]:
         """The figures the recipe declares; instead of a ratio that is not given, its effect."""
-        figures, withheld = list(self.card.figures), self.withheld
-        for index, figure in enumerate(figures):
-            ratio = self.card.summaries.get(figure.output)
-            if figure.output in withheld and isinstance(ratio, Ratio):
-                figures[index] = replace(figure, output=ratio.effect, title=ratio.effect)
-        return list(dict.fromkeys(figures))
+        return list(dict.fromkeys(map(self.shown_figure, self.card.figures)))
+
+    def shown_figure(self, figure: Figure) -> Figure:
+        """A declared figure, or that of the effect if it shows a ratio that is not given."""
+        ratio = self.card.summaries.get(figure.output)
+        if figure.output not in self.withheld or not isinstance(ratio, Ratio):
+            return figure
+        return replace(figure, output=ratio.effect, title=ratio.effect)
 
     @property
     def verdict(self) -> Verdict | None:

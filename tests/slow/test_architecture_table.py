@@ -45,7 +45,8 @@ def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
         return reason.rpartition(f" cannot run on {folder}: ")[2]
     for name, values in result.arrays.items():
         output = name.partition("@")[0].partition(":")[0]
-        if "correlation" not in output and values.size:
+        withheld = name.partition(":")[0] in result.withheld  # of a few random pairs
+        if "correlation" not in output and values.size and not withheld:
             assert np.isfinite(values).any(), f"{recipe} on {folder.name}: {name}"
     return ""
 

@@ -14,8 +14,7 @@ from scipy import stats
 import remote_mi as mi
 from remote_mi.common.statistics.intervals import mean_interval
 
-from ..conftest import MARY
-from .test_known_numbers import NAMES, abc_pairs
+from .test_known_numbers import NAMES
 
 REPEATED = 400
 
@@ -51,19 +50,22 @@ def test_the_known_heads_are_told_with_8_pairs(heads):
 
 def test_the_way_of_the_name_is_told_with_8_pairs(embedded):
     result = embedded("activation_patching", phenomenon="ioi:store", n=8)
-    found, labels = told(result, "recovery"), result["recovery"].coords["position"]
-    s2, end = (next(i for i, x in enumerate(labels) if x == f"[{n}]") for n in ("s2", "end"))
+    found, labels = told(result, "recovery"), result.prompts[0]["labels"]
+    s2, end = labels["s2"], labels["end"]
     assert {(layer, s2) for layer in range(5, 20)} <= found
     assert {(layer, end) for layer in range(25, 30)} <= found
 
 
 def test_swapped_answers_turn_every_sign_and_are_asked_about(embedded):
-    swapped = {**MARY, "answer": MARY["wrong"], "wrong": MARY["answer"]}
-    pairs = [
-        {**pair, "answer": pair["wrong"], "wrong": pair["answer"]} for pair in abc_pairs()[:5]
-    ] + [swapped]
-    result = embedded("ablation", pairs=pairs, kind="zero", control_draws=0)
-    plain = embedded("ablation", pairs=[*abc_pairs()[:5], MARY], kind="zero", control_draws=0)
+    text = "When {} and {} went to the store, {} gave a drink to"
+    pairs, swapped = [], []
+    for io, s in (NAMES[i : i + 2] for i in range(0, 12, 2)):
+        pair = {"clean": text.format(io, s, s), "corrupt": text.format(io, s, io)}
+        pairs.append({**pair, "answer": f" {io}", "wrong": f" {s}"})
+        swapped.append({**pair, "answer": f" {s}", "wrong": f" {io}"})
+    plain, result = (
+        embedded("ablation", pairs=some, kind="zero", control_draws=0) for some in (pairs, swapped)
+    )
     assert plain.verdict.status == "shown" and result.verdict.status == "opposite"
     assert "swapped?" in result.verdict.says
     effect, share = result["layer_effect"].values, result["layer_share"].values
