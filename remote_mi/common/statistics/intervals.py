@@ -17,6 +17,8 @@ import numpy as np
 LEVEL = 0.95
 #: Beyond this, sample skewness of a few samples says nothing more about the population's.
 _MOST_SKEW = 3.0
+#: How many times further than Student's an end may be: with few samples the correction explodes.
+_MOST_WIDER = 1.6
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def _skewed_quantiles(skew: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     """Lower and upper quantile of mean / standard deviation: Hall's inverse of Student's t.
 
     The transformation W + a W² + a² W³ / 3 + b, with a = skew / 3 and b = skew / (6 n), makes the
-    studentised mean nearly symmetric; it is monotone and inverted in closed form.
+    studentised mean nearly symmetric; it is monotone and inverted in closed form. Neither quantile is
+    more than `_MOST_WIDER` times Student's.
     """
     t = student_quantile(count - 1) / np.sqrt(count)
     a, b = skew / 3, skew / (6 * count)
@@ -110,7 +113,7 @@ def _skewed_quantiles(skew: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     below, above = (
         np.where(small, y - b, (np.cbrt(1 + 3 * safe * (y - b)) - 1) / safe) for y in (-t, t)
     )
-    return np.minimum(below, 0.0), np.maximum(above, 0.0)
+    return np.clip(below, -_MOST_WIDER * t, 0.0), np.clip(above, 0.0, _MOST_WIDER * t)
 
 
 def share_interval(values: np.ndarray, clusters: Sequence[int] | None = None) -> Interval:
