@@ -52,6 +52,8 @@ PRAGMA user_version = 1;
 _JSON = ("meta", "error", "expected", "draft")
 #: An id names files, too.
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+#: A server's id becomes part of an address.
+_SERVER_ID = re.compile(r"[\w.:-]{0,200}", re.ASCII)
 #: Latest moment that a date can be told of, in seconds since 1970.
 _LATEST = 1e11
 
@@ -353,6 +355,8 @@ def _entry(row: sqlite3.Row) -> Entry:
     entry = dataclass_from_json(Entry, found, "jobs")
     if not _ID.fullmatch(entry.id):
         raise WrongJson("jobs.id", f"{entry.id!r:.80} is not the id of a job")
+    if not _SERVER_ID.fullmatch(entry.server_id or ""):
+        raise WrongJson("jobs.server_id", f"{entry.server_id!r:.80} is not the id of a job")
     if entry.state not in STATES:
         raise WrongJson("jobs.state", f"{entry.state!r:.80} is not a state")
     for name in ("created", "deadline", "finished"):

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from remote_mi.backends.registry import option_values
-from remote_mi.common.errors import UsageError
+from remote_mi.common.errors import UsageError, sanitize
 from remote_mi.common.paths import project_folder
+from remote_mi.common.text import line
 from remote_mi.common.yaml_file import read_with_positions
 from remote_mi.jobs.building import make_job
 from remote_mi.jobs.job import Job
@@ -62,24 +63,24 @@ class RecipeGroup(click.Group):
                     click.Option(
                         [flag, f"recipe_{param.name}"],
                         metavar=param.kind.upper(),
-                        help=f"{param.help} ({param.expected}){default}",
+                        help=sanitize(f"{param.help} ({param.expected}){default}"),
                     )
                 )
         for name in INPUTS:
             options.append(click.Option([f"--{name}", f"text_{name}"], metavar="TEXT", hidden=True))
-        text = card.doc.replace("\n\n", "\n\n\b\n")
+        text = sanitize(card.doc).replace("\n\n", "\n\n\b\n")  # \b is click's own mark
 
         def command(**given: Any) -> Any:
             return self.act(self.build(card, given), given)
 
         return click.Command(
-            card.name, params=options, callback=command, help=text, short_help=card.summary
+            card.name, params=options, callback=command, help=text, short_help=line(card.summary)
         )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         cards = catalog.all_cards(project_folder())
         with formatter.section(f"Recipes (`{ctx.command_path} RECIPE --help` lists their options)"):
-            formatter.write_dl([(card.name, card.summary) for card in cards])
+            formatter.write_dl([(card.name, line(card.summary)) for card in cards])
 
 
 def job_options() -> list[click.Option]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.recipes.outputs import Output, position_problem
+from remote_mi.recipes.outputs import POSITIONS, Output, position_problem
 from remote_mi.store.typed_json import WrongJson
 
 Arrays = Mapping[str, np.ndarray]
@@ -37,6 +37,7 @@ def check_arrays(card: Card, tokens: Sequence[int], axes: Axes, arrays: Arrays) 
     for name in (*card.summaries, *card.returns):
         if name in arrays:
             _check_over_all(card, name, axes.get(name), arrays)
+            _check_alike(name, card.returns.get(name), axes[name], arrays, len(tokens))
     for name, control in card.controls.items():
         if name in arrays and control in arrays:
             own, other = arrays[name].shape, arrays[control].shape
@@ -75,6 +76,25 @@ def _check_over_all(
             raise WrongJson(f"document.axes.{name}", what)
         if end is not None:
             _check_kind(f"document.axes.{name}", None, end)
+
+
+def _check_alike(
+    name: str,
+    output: Output | None,
+    axes: Mapping[str, Sequence[Any]],
+    arrays: Arrays,
+    count: int,
+) -> None:
+    """Check that the values of each prompt have the sizes of the mean over them, but for tokens."""
+    if output is None or output.of == "set" or not kind_of_output(output).averaged:
+        return
+    sizes = {dim: len(labels) for dim, labels in axes.items() if dim not in POSITIONS}
+    for index in range(count):
+        shape = arrays[f"{name}@{index}"].shape
+        for dim, size in zip(output.dims, shape, strict=True):
+            if sizes.get(dim, size) != size:
+                what = f"prompt {index + 1} has {size} along {dim!r}, the mean {sizes[dim]}"
+                raise WrongJson(f"document.axes.{name}", what)
 
 
 def _check_one(

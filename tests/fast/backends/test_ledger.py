@@ -176,6 +176,7 @@ def test_a_draft_survives_json_and_a_newer_version():
         ("bytes_up", 1.5, "jobs.bytes_up: is a number that a float can hold, not a whole number"),
         ("model", b"\x00\x01", "jobs.model: is a bytes, not a text"),
         ("state", "odd", "jobs.state: 'odd' is not a state"),
+        ("server_id", "a\n", r"jobs.server_id: 'a\n' is not the id of a job"),
         ("id", "../../x", "jobs.id: '../../x' is not the id of a job"),
         ("draft", "{", "jobs.draft: "),
         ("draft", "[]", "jobs.draft: is a list, not an object"),

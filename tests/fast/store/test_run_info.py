@@ -265,3 +265,13 @@ def test_a_run_that_failed_has_no_result(project):
     with pytest.raises(RunFailed, match="no memory"):
         load_run(None, project)
     assert read_info(find_run(None, project).path / "run.json").failed
+
+
+def test_prompts_whose_values_have_other_sizes_than_their_mean_are_damage(tmp_path):
+    from ..report.shown import kept, result
+
+    found = result()
+    found.arrays["curve@1"] = np.zeros((2, 3), np.float32)
+    folder = kept(tmp_path, found).path
+    with pytest.raises(Mismatch, match="prompt 2 has 3 along 'layer', the mean 4"):
+        load_run(str(folder))
