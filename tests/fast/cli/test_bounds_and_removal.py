@@ -91,7 +91,7 @@ def test_only_an_id_or_its_first_letters_name_a_run_to_remove(project, cli, word
 
 def test_a_run_to_remove_is_named_in_full_where_its_id_is_not_enough(project, cli):
     first = kept(project, result()).run_id
-    second = f"{first[:14]}0{first[15:]}"
+    second = f"{first[:14]}{'1' if first[14] == '0' else '0'}{first[15:]}"  # another second
     (project / "runs" / first).rename(project / "runs" / second)
     kept(project, result())
     names = Runs(project).ids()
