@@ -278,6 +278,8 @@ class _Assembly:
             return
         samples = self._control_samples(name, control)
         p, test = against_control(samples, control)
+        if self.card.returns[name].kind == "share":  # a share of 0 is a value like any other
+            p = np.where(np.isnan(p) & np.isfinite(samples.effect.mean(0)), 1.0, p)
         divisors = {name: 1.0}
         for key, summary in self.card.summaries.items():
             if isinstance(summary, Ratio) and summary.effect == name and key in self.card.controls:

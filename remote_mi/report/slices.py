@@ -162,7 +162,7 @@ def select_part(figure: Figure, result: Result, slice_: Slice) -> FigurePart:
         len(result.prompts),
         result.controls.get(array.name, ""),
         figure.unit,
-        ~aligned(result.without_size(array.name)),
+        ~aligned(result.without_size(array.name)) | (not array.dims),  # a single value is shown
         "" if control is None else _why_untested(result, array.name),
     )
 

@@ -99,7 +99,8 @@ class Verdict:
     def sentences(self) -> list[str]:
         """The verdict in words."""
         found = [self._finding()]
-        if self.status == "opposite":
+        alone = self.status == "single" and self.mean is not None and self.mean < self.chance
+        if self.status == "opposite" or alone:
             swapped = "answer and wrong" + (
                 "" if self.unit == "prompt" else ", or clean and corrupt,"
             )

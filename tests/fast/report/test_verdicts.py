@@ -185,39 +185,126 @@ class Case:
 
 
 CASES = {
-    "as it should be": Case(patching, "shown", ONCE + r"3\.\d+, 95% CI \[\+3\.\d+, \+4\.\d+\] over 8 pairs\.$"),
+    "as it should be": Case(
+        patching, "shown", ONCE + r"3\.\d+, 95% CI \[\+3\.\d+, \+4\.\d+\] over 8 pairs\.$"
+    ),
     "90 pairs": Case(lambda: patching(90), "shown", "over 90 pairs"),
     "five pairs": Case(lambda: patching(5), "shown", "over 5 pairs"),
-    "four pairs": Case(lambda: patching(4), "shown", "over 4 pairs", None, ("5 pairs or 2 draws could",)),
-    "three pairs, two draws": Case(lambda: patching(3, draws=2), "shown", "over 3 pairs", set(MAIN)),
-    "two pairs": Case(lambda: patching(2, spread=1.5), "undecided", "Not told whether", None, ("Nothing is claimed of effect",), True),
-    "one pair": Case(lambda: patching(1), "single", "One pair, which shows nothing about others: gap", None, ("5 pairs or 19 draws could",)),
+    "four pairs": Case(
+        lambda: patching(4), "shown", "over 4 pairs", None, ("5 pairs or 2 draws could",)
+    ),
+    "three pairs, two draws": Case(
+        lambda: patching(3, draws=2), "shown", "over 3 pairs", set(MAIN)
+    ),
+    "two pairs": Case(
+        lambda: patching(2, spread=1.5),
+        "undecided",
+        "Not told whether",
+        None,
+        ("Nothing is claimed of effect",),
+        True,
+    ),
+    "one pair": Case(
+        lambda: patching(1),
+        "single",
+        "One pair, which shows nothing about others: gap",
+        None,
+        ("5 pairs or 19 draws could",),
+    ),
     "one pair, 19 draws": Case(lambda: patching(1, draws=19), "single", "One pair", set(MAIN)),
     "one pair, no draws": Case(lambda: patching(1, draws=0), "single", "One pair", None),
-    "twelve copies of one pair": Case(lambda: patching(1, copies=12), "single", "12 copies of one pair, which shows nothing", None, ("1 pair with 1 draw",)),
-    "copies": Case(lambda: patching(6, copies=3), "shown", "over 18 pairs, of which 6 are independent"),
-    "answers swapped": Case(lambda: patching(change=turn), "opposite", r"The model does the opposite: gap -3.*Are answer and wrong, or clean and corrupt, swapped\?"),
+    "twelve copies of one pair": Case(
+        lambda: patching(1, copies=12),
+        "single",
+        "12 copies of one pair, which shows nothing",
+        None,
+        ("1 pair with 1 draw",),
+    ),
+    "copies": Case(
+        lambda: patching(6, copies=3), "shown", "over 18 pairs, of which 6 are independent"
+    ),
+    "answers swapped": Case(
+        lambda: patching(change=turn),
+        "opposite",
+        r"The model does the opposite: gap -3.*Are answer and wrong, or clean and corrupt, swapped\?",
+    ),
     "prompts swapped": Case(lambda: patching(gap=-4.0), "opposite", "8 of 8 point this way"),
-    "no effect at all": Case(lambda: patching(gap=-0.3, spread=2.0, seed=2), "undecided", r"Not told whether the model does this: gap .*of 8 point the other way.*So recovery cannot be given", withheld=True, told=set()),
-    "a gap of 0": Case(lambda: patching(gap=0.0, spread=0.0), "undecided", "gap", told=set(), withheld=True),
-    "a weak gap": Case(lambda: patching(24, gap=0.2, spread=2.0, effects=()), "undecided", r"About \d+ would tell", told=set(), withheld=True),
-    "some pairs the other way": Case(lambda: patching(24, gap=2.0, spread=2.0), "shown", r"over 24 pairs; \d+ point the other way"),
-    "unlikely answers": Case(lambda: patching(prob=1e-6), "shown", "The answers are not what the model says: together they have 1e-06 of its probability"),
+    "no effect at all": Case(
+        lambda: patching(gap=-0.3, spread=2.0, seed=2),
+        "undecided",
+        r"Not told whether the model does this: gap .*of 8 point the other way.*So recovery cannot be given",
+        withheld=True,
+        told=set(),
+    ),
+    "a gap of 0": Case(
+        lambda: patching(gap=0.0, spread=0.0), "undecided", "gap", told=set(), withheld=True
+    ),
+    "a weak gap": Case(
+        lambda: patching(24, gap=0.2, spread=2.0, effects=()),
+        "undecided",
+        r"About \d+ would tell",
+        told=set(),
+        withheld=True,
+    ),
+    "some pairs the other way": Case(
+        lambda: patching(24, gap=2.0, spread=2.0),
+        "shown",
+        r"over 24 pairs; \d+ point the other way",
+    ),
+    "unlikely answers": Case(
+        lambda: patching(prob=1e-6),
+        "shown",
+        "The answers are not what the model says: together they have 1e-06 of its probability",
+    ),
     "likely answers": Case(lambda: patching(prob=0.2), "shown", r"over 8 pairs\.$"),
-    "a NaN pair": Case(lambda: patching(change=one_nan), "unknown", "It is not known whether the model does this: gap is not a number", set()),
-    "effects of 0": Case(lambda: patching(change=zero), "shown", ONCE, set(), ("Every recovery is 0.00",)),
-    "a cell without size": Case(lambda: patching(effects=(((1, 2), 1.0), ((3, 3), -0.5)), change=tiny), "shown", ONCE, {(1, 2), (3, 3)}),
+    "a NaN pair": Case(
+        lambda: patching(change=one_nan),
+        "unknown",
+        "It is not known whether the model does this: gap is not a number",
+        set(),
+    ),
+    "effects of 0": Case(
+        lambda: patching(change=zero), "shown", ONCE, set(), ("Every recovery is 0.00",)
+    ),
+    "a cell without size": Case(
+        lambda: patching(effects=(((1, 2), 1.0), ((3, 3), -0.5)), change=tiny),
+        "shown",
+        ONCE,
+        {(1, 2), (3, 3)},
+    ),
     "ties": Case(lambda: patching(change=tie), "shown", ONCE, {(i, 2) for i in range(5)}),
-    "effects of either sign": Case(lambda: patching(change=inconsistent), "shown", ONCE, set(), ("Control: 20 of 20",)),
-    "effect and control of one law": Case(lambda: patching(change=of_one_law), "shown", ONCE, set(), ("Control: 20 of 20",)),
+    "effects of either sign": Case(
+        lambda: patching(change=inconsistent), "shown", ONCE, set(), ("Control: 20 of 20",)
+    ),
+    "effect and control of one law": Case(
+        lambda: patching(change=of_one_law), "shown", ONCE, set(), ("Control: 20 of 20",)
+    ),
     "a control of the other sign": Case(lambda: patching(change=other_sign), "shown", ONCE, set()),
     "a large control": Case(lambda: patching(control=20.0), "shown", ONCE, set()),
-    "two templates": Case(lambda: patching(templates=2, effects=(((1, 1), 1.0),)), "shown", ONCE, {(1, 0)}),
-    "always right": Case(lambda: task(24, 24), "shown", r"accuracy 1\.00, 95% CI \[0\.86, 1\.00\] over 24 pairs; chance is 0\.5", {()}),
-    "at chance": Case(lambda: task(13, 24, 11), "undecided", r"Not told whether the model does this: accuracy 0\.54", set()),
+    "two templates": Case(
+        lambda: patching(templates=2, effects=(((1, 1), 1.0),)), "shown", ONCE, {(1, 0)}
+    ),
+    "always right": Case(
+        lambda: task(24, 24),
+        "shown",
+        r"accuracy 1\.00, 95% CI \[0\.86, 1\.00\] over 24 pairs; chance is 0\.5",
+        {()},
+    ),
+    "at chance": Case(
+        lambda: task(13, 24, 11),
+        "undecided",
+        r"Not told whether the model does this: accuracy 0\.54",
+        set(),
+    ),
     "always wrong": Case(lambda: task(0, 24, 24), "opposite", "24 of 24 point this way", set()),
+    "swapped in one pair": Case(
+        lambda: patching(1, change=turn), "single", r"gap -4.*swapped", None
+    ),
+    "never right": Case(
+        lambda: task(0, 6, 6), "opposite", "6 of 6 point this way", set(), ("accuracy 0.00",)
+    ),
     "right in one pair": Case(lambda: task(1, 1), "single", "One pair", None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
