@@ -299,4 +299,9 @@ def _file_size(path: Path) -> int:
 
 
 def _format_time(moment: float | None) -> str:
-    return "never" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+    if moment is None:
+        return "never"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+    except (OverflowError, ValueError, OSError):  # an entry was altered
+        return "at no time"

@@ -8,6 +8,7 @@ import click
 
 from remote_mi.cli.check import check
 from remote_mi.cli.output import print_json, say
+from remote_mi.common.errors import sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.recipes import catalog
@@ -72,30 +73,30 @@ def show(name: str, as_json: bool) -> None:
         more = {"not_shown": not_shown(card.doc), "path": str(card.path)}
         print_json({**card.to_json(), "parameters": parameters, **more})
         return
-    print(f"{card.name}  ({card.origin}, {card.path})\n")
-    print(card.doc.split("\nArgs:")[0].rstrip() + "\n")
-    print(f"Works on: {_CALLED_WITH[card.over]}\n")
-    print("Parameters:" if card.parameters else "Parameters: none")
+    _print(f"{card.name}  ({card.origin}, {card.path})\n")
+    _print(card.doc.split("\nArgs:")[0].rstrip() + "\n")
+    _print(f"Works on: {_CALLED_WITH[card.over]}\n")
+    _print("Parameters:" if card.parameters else "Parameters: none")
     for param in card.parameters:
         default = "required" if param.required else f"default {param.default_text}"
-        print(f"  --{param.name.replace('_', '-'):12} {param.expected}; {default}")
-        print(f"  {'':14} {param.help}")
-    print("\nOutputs:")
+        _print(f"  --{param.name.replace('_', '-'):12} {param.expected}; {default}")
+        _print(f"  {'':14} {param.help}")
+    _print("\nOutputs:")
     for output, declared in card.returns.items():
         contents = _CONTENTS.get(declared.kind, "")
-        print(f"  {output:14} ({', '.join(declared.dims)}) {contents}".rstrip())
+        _print(f"  {output:14} ({', '.join(declared.dims)}) {contents}".rstrip())
     for summary, declared in card.summaries.items():
         if isinstance(declared, Ratio):
             how = f"mean {declared.effect} / mean {declared.gap}, over all pairs, with interval"
         else:
             how = f"({', '.join(declared.dims)}) of {card.analysis}, from all examples"
-        print(f"  {summary:14} {how}")
+        _print(f"  {summary:14} {how}")
     for effect, control in card.controls.items():
-        print(f"  {effect:14} is compared with its control, {control}")
-    print(f"\nEvidence: {card.evidence or 'not declared'}")
-    print(f"Needs: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
+        _print(f"  {effect:14} is compared with its control, {control}")
+    _print(f"\nEvidence: {card.evidence or 'not declared'}")
+    _print(f"Needs: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
     if card.references:
-        print("References:")
+        _print("References:")
     for entry in cite(card.references, project_folder()):
         print(f"  {line(str(entry))}")
     say(f"\nnext: remote-mi run {card.name} {_EXAMPLE_ARGUMENTS[card.over]}".rstrip())
@@ -125,3 +126,8 @@ def new_recipe(name: str, over: Literal["pair", "prompt"]) -> None:
         f"then: remote-mi recipes check {name}\n"
         f"      python -m pytest {test.relative_to(project_folder())}"
     )
+
+
+def _print(text: str) -> None:
+    """Print a text of a recipe's author, without what a terminal would act on."""
+    print(sanitize(text))
