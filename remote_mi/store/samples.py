@@ -14,7 +14,7 @@ from remote_mi.recipes.outputs import DRAW, POSITIONS, Output
 from remote_mi.store.named_array import NamedArray
 
 #: What makes two prompts copies of one.
-_TEXTS = ("clean", "corrupt", "answer", "wrong")
+PROMPT_TEXTS = ("clean", "corrupt", "answer", "wrong")
 
 
 class Sampled(Protocol):
@@ -115,7 +115,7 @@ def example_clusters(result: Sampled) -> list[int]:
         return list(kept)
     known: dict[tuple[Any, ...], int] = {}
     return [
-        known.setdefault(tuple(str(prompt.get(k)) for k in _TEXTS), len(known))
+        known.setdefault(tuple(str(prompt.get(k)) for k in PROMPT_TEXTS), len(known))
         for prompt in result.prompts
     ]
 

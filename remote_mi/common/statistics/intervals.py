@@ -16,7 +16,7 @@ import numpy as np
 
 LEVEL = 0.95
 #: Beyond this, sample skewness of a few samples says nothing more about the population's.
-_MOST_SKEW = 3.0
+MOST_SKEW = 3.0
 #: How many times further than Student's an end may be: with few samples the correction explodes.
 _MOST_WIDER = 1.6
 
@@ -89,7 +89,7 @@ def _fieller(s: np.ndarray, q: np.ndarray, value: np.ndarray) -> tuple[np.ndarra
     off = s_off - value * q_off[:, None]
     spread = np.sqrt((off**2).mean(0))
     skew = np.where(spread > 0, (off**3).mean(0) / np.where(spread > 0, spread, 1) ** 3, 0.0)
-    below, above = _skewed_quantiles(np.clip(skew, -_MOST_SKEW, _MOST_SKEW), count)
+    below, above = _skewed_quantiles(np.clip(skew, -MOST_SKEW, MOST_SKEW), count)
     most = np.inf if q_var == 0 else 0.999 * q_mean / np.sqrt(q_var)  # beyond it, unbounded
     ends = []
     for quantile, sign in ((above, -1.0), (below, 1.0)):

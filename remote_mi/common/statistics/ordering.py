@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from remote_mi.common.statistics.intervals import MOST_SKEW
+
 #: Chance of a false statement of each of the functions here.
 LEVEL = 0.05
-#: Beyond this, sample skewness of a few samples says nothing more about the population's.
-_MOST_SKEW = 3.0
 
 
 def chance_not_above_zero(samples: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def chance_not_above_zero(samples: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         mean, off = samples.mean(0), samples - samples.mean(0)
         spread, deviation = np.sqrt((off**2).mean(0)), samples.std(0, ddof=1)
-        skew = np.clip((off**3).mean(0) / spread**3, -_MOST_SKEW, _MOST_SKEW)
+        skew = np.clip((off**3).mean(0) / spread**3, -MOST_SKEW, MOST_SKEW)
         w, a = mean / deviation, skew / 3
         corrected = w + a * w**2 + a**2 * w**3 / 3 + skew / (6 * count)
         p = student_above(np.sqrt(count) * corrected, count - 1)

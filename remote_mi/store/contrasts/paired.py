@@ -27,9 +27,7 @@ from remote_mi.common.statistics.randomisation import assignments, exchange_role
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.store.claims.estimates import Estimate, place_of
 from remote_mi.store.named_array import NamedArray
-from remote_mi.store.samples import Sampled, example_clusters, prompt_samples
-
-_TEXTS = ("clean", "corrupt", "answer", "wrong")
+from remote_mi.store.samples import PROMPT_TEXTS, Sampled, example_clusters, prompt_samples
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def check_same_prompts(one: Sampled, other: Sampled) -> None:
             "paired differences need the same prompts",
         )
     for index, (a, b) in enumerate(zip(one.prompts, other.prompts, strict=True)):
-        if any(a.get(name) != b.get(name) for name in _TEXTS):
+        if any(a.get(name) != b.get(name) for name in PROMPT_TEXTS):
             raise UsageError(
                 f"their prompts differ, first prompt {index + 1}",
                 "paired differences need the same prompts",

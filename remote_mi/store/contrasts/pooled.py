@@ -10,9 +10,7 @@ from remote_mi.common.statistics.intervals import two_way_interval
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.store.claims.estimates import Estimate
 from remote_mi.store.result import Result
-from remote_mi.store.samples import prompt_samples
-
-_TEXTS = ("clean", "corrupt", "answer", "wrong")
+from remote_mi.store.samples import PROMPT_TEXTS, prompt_samples
 
 
 def mean_over_models(
@@ -47,4 +45,4 @@ def mean_over_models(
 
 
 def _texts(result: Result) -> list[tuple[object, ...]]:
-    return [tuple(prompt.get(name) for name in _TEXTS) for prompt in result.prompts]
+    return [tuple(prompt.get(name) for name in PROMPT_TEXTS) for prompt in result.prompts]
