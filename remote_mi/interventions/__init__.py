@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.memory import rows_that_fit
     from remote_mi.interventions.model_info import info
     from remote_mi.interventions.noise import embedding_noise
+    from remote_mi.interventions.ports import Port
     from remote_mi.interventions.prompts import Pair, Prompt
     from remote_mi.interventions.readout import (
         logits,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         top_tokens,
         unembed,
     )
-    from remote_mi.interventions.sites import Port, edit, read
+    from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
     from remote_mi.interventions.vocabulary import Direction, Metric, PromptText, Site
 

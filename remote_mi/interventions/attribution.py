@@ -19,9 +19,10 @@ from remote_mi.interventions.forward import Run, run
 from remote_mi.interventions.measures import Measure
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import info
+from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import logits, skip_unembedding
-from remote_mi.interventions.sites import Stream, edit_stream, row_of
+from remote_mi.interventions.sites import row_of
 
 #: Approximate numbers that the graph keeps per token and layer, in widths of the stream.
 WIDTHS_KEPT = 34
@@ -57,8 +58,10 @@ def gradients(lm: Any, prompt: Prompt, site: str | Stream, measure: Score) -> Ru
         skip_unembedding(lm)
     slopes = torch.autograd.grad(measure(hidden)[0], tensors)
     found = Run([list(prompt.ids)], site, hidden.detach())
-    found.values = [row.view(tensor.detach(), lm, 1).float() for tensor in tensors]
-    found.gradients = [row.view(slope, lm, 1).float() for slope in slopes]
+    for index, (tensor, slope) in enumerate(zip(tensors, slopes, strict=True)):
+        factor = row.factor(lm, index)
+        found.values.append(row.view(tensor.detach(), lm, 1).float() * factor)
+        found.gradients.append(row.view(slope, lm, 1).float() / factor)
     return found
 
 

@@ -15,14 +15,17 @@ import torch
 from remote_mi.interventions.forward import stack
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import head_count
+from remote_mi.interventions.ports import added_times, read_stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import (
     LOGITS_SHARE,
+    for_unembedding,
+    linear_scale,
     no_autocast,
     skip_unembedding,
     unembedding_rows,
 )
-from remote_mi.interventions.sites import read, read_stream
+from remote_mi.interventions.sites import read
 
 
 def direct_logits(
@@ -79,12 +82,13 @@ def _added_to_stream(lm: Any, position: int) -> dict[str, torch.Tensor]:
     for index, layer in enumerate(lm.layers):
         shares, bias = _split_heads(layer, read(lm, index, "head_z")[0, position], heads)
         if not _holds(layer.attn_add, layer.self_attn.o_proj):
-            added = read(lm, index, "attn_out")[0, position]
-            whole = (shares.sum(0) + bias).to(added.dtype)
-            linear, norm_bias = freeze_norm(layer.attn_add, whole, added)
+            normed = layer.attn_add.output[0, position]
+            whole = (shares.sum(0) + bias).to(normed.dtype)
+            linear, norm_bias = freeze_norm(layer.attn_add, whole, normed)
             shares, bias = linear(shares), linear(bias) + norm_bias
-        by_head.append(shares)
-        biases.append(bias)
+        factor = added_times(layer, "attn_add")
+        by_head.append(shares * factor)
+        biases.append(bias * factor)
         mlps.append(read(lm, index, "mlp_out")[0, position])
     stream = read_stream(lm, len(lm.layers))[0, position].float()
     parts = {"head": stack(by_head), "attention_bias": stack(biases), "mlp": stack(mlps)}
@@ -163,14 +167,16 @@ def _linear_logits(
     Returns:
         logits without the bias, [row, token]; the bias, [token]. float32.
     """
+    vectors, scale = for_unembedding(lm, vectors), linear_scale(lm)
     weight, bias = unembedding_rows(lm, tokens), getattr(lm.lm_head, "bias", None)
     if weight is None:
-        return _logits_by_the_module(lm, vectors, tokens)
+        found, offset = _logits_by_the_module(lm, vectors, tokens)
+        return found * scale, offset * scale
     with no_autocast(vectors):
         found = vectors.float() @ weight.to(vectors.device).float().T
     if bias is None:
-        return found, torch.zeros_like(found[0])
-    return found, bias[tokens.to(bias.device)].to(found.device).float()
+        return found * scale, torch.zeros_like(found[0])
+    return found * scale, bias[tokens.to(bias.device)].to(found.device).float() * scale
 
 
 def _logits_by_the_module(

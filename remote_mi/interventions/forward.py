@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.model_info import has_unembedding, is_causal, reuses_prefix
+from remote_mi.interventions.ports import Stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import Stream, row_of
+from remote_mi.interventions.sites import row_of
 
 
 class Run:

@@ -18,8 +18,8 @@ from remote_mi.interventions.model_info import (
     steady_length,
     text_config,
 )
+from remote_mi.interventions.ports import edit_stream
 from remote_mi.interventions.readout import has_weights, skip_unembedding, top_tokens
-from remote_mi.interventions.sites import edit_stream
 
 #: From the stream before a layer, [row, position, d_model], and the indices of these positions in
 #: the text, [position], to its replacement of the same shape.

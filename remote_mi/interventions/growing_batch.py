@@ -18,8 +18,9 @@ import torch
 from transformers import DynamicCache
 
 from remote_mi.interventions.forward import Run
+from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import Stream, edit_stream, part_count, row_of
+from remote_mi.interventions.sites import part_count, row_of
 
 
 class Cell:

@@ -23,7 +23,7 @@ class Info:
         begin = begin[0] if isinstance(begin, list) else begin
         self.layers = len(lm.layers)
         self.heads = head_count(lm)
-        self.d_model = int(config.hidden_size)
+        self.d_model = int(fact(lm, "d_model", 0) or config.hidden_size)
         table = lm.lm_head if has_unembedding(lm) else lm.embed_tokens
         self.vocabulary = int(table.weight.shape[0])
         self.causal = is_causal(lm)
@@ -54,18 +54,29 @@ def text_config(lm: Any) -> Any:
     return lm.config.get_text_config() if hasattr(lm.config, "get_text_config") else lm.config
 
 
+def fact(module: Any, name: str, default: Any) -> Any:
+    """What was measured of the model or of one of its layers; see `models.structure`."""
+    return module.__dict__.get(name, default)
+
+
 def head_count(lm: Any) -> int:
-    """Number of query heads per layer."""
-    return int(text_config(lm).num_attention_heads)
+    """Number of query heads per layer; 0 if no layer has attention."""
+    measured = [fact(layer, "heads", 0) for layer in lm.layers]
+    return max(measured) or int(getattr(text_config(lm), "num_attention_heads", None) or 0)
 
 
 def key_head_count(lm: Any) -> int:
     """Number of key and value heads per layer; query heads may share them."""
-    return int(getattr(text_config(lm), "num_key_value_heads", None) or head_count(lm))
+    measured = max(fact(layer, "key_heads", 0) for layer in lm.layers)
+    stated = getattr(text_config(lm), "num_key_value_heads", None)
+    return measured or (stated if isinstance(stated, int) else 0) or head_count(lm)
 
 
 def is_causal(lm: Any) -> bool:
     """Whether positions attend only to earlier ones and themselves. Encoders attend to all."""
+    measured = fact(lm, "causal", None)
+    if measured is not None:
+        return measured
     for module in lm.layers[0]._module.modules():
         causal = getattr(module, "is_causal", None)
         if causal is not None:

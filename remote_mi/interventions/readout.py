@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.memory import rows_that_fit
-from remote_mi.interventions.model_info import has_unembedding, text_config
+from remote_mi.interventions.model_info import fact, has_unembedding, text_config
 
 #: Rows of the unembedding that are cast to float32 at a time when all are needed.
 VOCABULARY_CHUNK = 16384
@@ -36,10 +36,28 @@ def no_autocast(tensor: torch.Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def soft_cap(lm: Any, raw: torch.Tensor) -> torch.Tensor:
-    """Apply the model's own final soft-cap (Gemma 2) to logits, if it has one."""
-    cap = getattr(text_config(lm), "final_logit_softcapping", None)
+def for_unembedding(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """The final norm's output as the unembedding reads it: some models scale it (MiniCPM)."""
+    scale = fact(lm, "hidden_scale", 1.0)
+    return hidden if scale == 1.0 else hidden * scale
+
+
+def linear_scale(lm: Any) -> float:
+    """The number that the unembedding's output is multiplied by (Granite, Cohere)."""
+    return fact(lm, "logit_scale", 1.0)
+
+
+def finished(lm: Any, raw: torch.Tensor) -> torch.Tensor:
+    """Logits from the unembedding's output: times the model's own scale, then its own soft-cap."""
+    scale, config = linear_scale(lm), text_config(lm)
+    raw = raw if scale == 1.0 else raw * scale
+    # Of a model whose names were given, nothing is measured.
+    cap = fact(lm, "logit_cap", None if "d_model" in lm.__dict__ else _stated_cap(config))
     return torch.tanh(raw / cap) * cap if cap else raw
+
+
+def _stated_cap(config: Any) -> float | None:
+    return getattr(config, "final_logit_softcapping", None)
 
 
 def has_weights(lm: Any) -> bool:
@@ -85,13 +103,13 @@ def logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | None = None) -> to
 def _some_logits(lm: Any, hidden: torch.Tensor, tokens: list[int] | slice) -> torch.Tensor:
     weight = unembedding_rows(lm, tokens)
     if weight is None:
-        return soft_cap(lm, _logits_of_the_module(lm, hidden)[:, tokens])
+        return finished(lm, _logits_of_the_module(lm, hidden)[:, tokens])
     with no_autocast(hidden):
-        found = hidden.float() @ weight.to(hidden.device).float().T
+        found = for_unembedding(lm, hidden).float() @ weight.to(hidden.device).float().T
         bias = getattr(lm.lm_head, "bias", None)
         if bias is not None:
             found = found + bias[tokens].to(hidden.device).float()
-    return soft_cap(lm, found)
+    return finished(lm, found)
 
 
 def unembedding_rows(lm: Any, tokens: list[int] | slice | torch.Tensor) -> torch.Tensor | None:
@@ -113,6 +131,7 @@ def _logits_of_the_module(lm: Any, hidden: torch.Tensor) -> torch.Tensor:
     In half precision, a row's logits are those of the first row plus those of the difference, which
     have a finer resolution: the rounding error of the first row is common to all rows.
     """
+    hidden = for_unembedding(lm, hidden)
     if hidden.dtype == torch.float32:
         return where_weights_are(lm, lm.lm_head, hidden)
     reference = hidden[:1]
@@ -169,12 +188,12 @@ def _own_logits(lm: Any, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Te
     weight = unembedding_rows(lm, tokens)
     if weight is None:
         wanted = tokens.to(hidden.device)[:, None]
-        return soft_cap(lm, _logits_of_the_module(lm, hidden).gather(-1, wanted)[:, 0])
-    found = (hidden.float() * weight.to(hidden.device).float()).sum(-1)
+        return finished(lm, _logits_of_the_module(lm, hidden).gather(-1, wanted)[:, 0])
+    found = (for_unembedding(lm, hidden).float() * weight.to(hidden.device).float()).sum(-1)
     bias = getattr(lm.lm_head, "bias", None)
     if bias is not None:
         found = found + bias[tokens.to(bias.device)].to(hidden.device).float()
-    return soft_cap(lm, found)
+    return finished(lm, found)
 
 
 def top_tokens(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -249,9 +268,9 @@ def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:
     """
 
     def read_out(stream: torch.Tensor) -> torch.Tensor:
-        hidden, weight = lm.ln_final(stream), lm.lm_head.weight
+        hidden, weight = for_unembedding(lm, lm.ln_final(stream)), lm.lm_head.weight
         return lm.lm_head(hidden.to(weight.device, weight.dtype) if has_weights(lm) else hidden)
 
     with no_autocast(stream):
         found = where_weights_are(lm, read_out, stream)
-    return soft_cap(lm, found.float()).log_softmax(-1)
+    return finished(lm, found.float()).log_softmax(-1)

@@ -20,8 +20,9 @@ from remote_mi.interventions.dealing import PASS_TOKENS, Load, deal, rows_of_a_p
 from remote_mi.interventions.forward import Run, first_difference, run
 from remote_mi.interventions.growing_batch import Cell, GrowingBatch
 from remote_mi.interventions.model_info import info, reuses_prefix
+from remote_mi.interventions.ports import Stream
 from remote_mi.interventions.prompts import Prompt
-from remote_mi.interventions.sites import Stream, part_count
+from remote_mi.interventions.sites import part_count
 
 #: The replacement: see `sweep`.
 Put = Run | float | Sequence[torch.Tensor] | Callable[[int], torch.Tensor]

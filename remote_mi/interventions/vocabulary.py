@@ -9,13 +9,16 @@ A site is a place in a layer, the same in every architecture; `sites.SITES` has 
     k, v         the outputs of the key and value projections        [position, key head × d_head]
     head_z       the input of attention's output projection          [position, head × d_head]
     attn_out     what attention adds to the stream                   [position, d_model]
+    mixer_out    what mixes the positions adds to the stream         [position, d_model]
     mlp_hidden   the MLP's neurons: the input of its last matrix     [position, neuron]
     mlp_out      what the MLP adds to the stream                     [position, d_model]
     attn_pattern how much each query attends to each key             [head, query, key]
 
-`attn_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms. `resid_mid`
-does not exist in parallel blocks (GPT-NeoX, Phi), nor `mlp_hidden` in a mixture of experts; they
-are refused there. `q` and `k` are taken before any norm or rotation. `attn_pattern` needs eager
+`attn_out`, `mixer_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms
+and times Granite's multiplier. `mixer_out` is `attn_out` in a layer with attention, and exists in
+layers with a state space, a convolution or linear attention in its place, too. `resid_mid` does not
+exist in parallel blocks (GPT-NeoX, Phi), nor `mlp_hidden` in a mixture of experts; they are refused
+there. `q` and `k` are taken before any norm or rotation. `attn_pattern` needs eager
 attention (`needs=("attention_weights",)`), and is not a valid value of a recipe's parameter `site`.
 """
 
@@ -32,6 +35,7 @@ Site = Literal[
     "v",
     "head_z",
     "attn_out",
+    "mixer_out",
     "mlp_hidden",
     "mlp_out",
 ]

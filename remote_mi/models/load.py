@@ -208,7 +208,9 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from remote_mi.interventions.model_info import NoUnembedding
-    from remote_mi.models.layouts import names_for
+    from remote_mi.models.names import check_names
+    from remote_mi.models.structure.binding import bind
+    from remote_mi.models.structure.known import structure_of
 
     options: dict[str, Any] = {}
     if spec.attention != "auto":
@@ -225,9 +227,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
         _check_return_type(config, spec.name)
         task, auto = _task(config)
-        with torch.device("meta"):
-            skeleton = auto.from_config(config)
-        names = names_for(skeleton, spec.names or None)
+        structure = None if spec.names else structure_of(auto, config)
         weights: Any = source
         if with_weights:
             weights = load_weights(auto, source, spec.revision, options, spec.name)
@@ -237,7 +237,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             task=task,
             tokenizer=_tokenizer(spec, source),
             revision=spec.revision,
-            rename=names,
+            rename=check_names(auto, config, spec.names) if spec.names else None,
             **options,
         )
     except ImportError as error:
@@ -254,6 +254,8 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     if not with_weights and hasattr(module, "set_experts_implementation"):
         # The only implementation whose shapes depend neither on values nor on weights.
         module.set_experts_implementation("batched_mm")
+    if structure is not None:
+        bind(lm, structure)
     if task == "feature-extraction":
         lm.lm_head = NoUnembedding()
     if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers

@@ -15,8 +15,8 @@ import torch
 from transformers import DynamicCache
 
 from remote_mi.interventions.model_info import context_length, reuses_prefix, steady_length
+from remote_mi.interventions.ports import read_stream
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import read_stream
 
 _IDS = (17, 5, 11, 7, 3, 13)
 _PREFIX = 3

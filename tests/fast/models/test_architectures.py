@@ -16,8 +16,8 @@ from remote_mi.interventions.model_info import (
     is_causal,
     reuses_prefix,
 )
+from remote_mi.interventions.ports import edit_stream, read_stream
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import edit_stream, read_stream
 from remote_mi.models.load import build_weightless, load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.errors import PromptErrors

@@ -10,10 +10,10 @@ import yaml
 
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.progress import Silent
-from remote_mi.models.layouts import LAYOUTS, names_for
 from remote_mi.models.load import load
 from remote_mi.models.proof import prove
 from remote_mi.models.spec import ModelSpec, folder_digest
+from remote_mi.models.structure.known import structure_of
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.tokens import tokenize
@@ -38,8 +38,14 @@ def test_the_portable_names_exist_and_are_proved(tiny, family):
 
 def test_a_mapping_of_the_users_own_is_taken_and_proved(tiny):
     names = {
-        path: ",".join(alias) if isinstance(alias, list) else alias
-        for path, alias in LAYOUTS["gpt2"].items()
+        "transformer": "backbone",
+        "transformer.h": "layers",
+        "transformer.ln_f": "ln_final",
+        "transformer.wte": "embed_tokens",
+        "attn": "self_attn,attn_add",
+        "attn.c_proj": "attn.o_proj",
+        "ln_2": "ln_mlp",
+        "mlp": "mlp_add",
     }
     loaded = load(ModelSpec(str(tiny("gpt2")), names=names), Silent())
     assert len(loaded.lm.layers) == 3
@@ -64,12 +70,27 @@ def test_a_mapping_that_names_no_module_says_which(tiny):
         load(ModelSpec(str(tiny("llama")), names={"decoder.layers": "layers"}), Silent())
 
 
-def test_an_unknown_architecture_is_refused_with_how_to_map_it():
-    from transformers import BloomConfig, BloomForCausalLM
+def test_an_architecture_without_one_stream_is_refused_with_how_to_map_it():
+    """Gemma 3n carries several streams from layer to layer."""
+    from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
-    model = BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=10))
-    with pytest.raises(UsageError, match=r"BloomForCausalLM is not known(.|\n)*--names"):
-        names_for(model)
+    config = Gemma3nTextConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=[16, 16],
+        vocab_size=32,
+        vocab_size_per_layer_input=32,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        num_kv_shared_layers=0,
+        layer_types=["full_attention"] * 2,
+        activation_sparsity_pattern=[0.0, 0.0],
+    )
+    with pytest.raises(UsageError, match=r"cannot be used: it has no list of layers(.|\n)*--names"):
+        structure_of(AutoModelForCausalLM, config)
 
 
 def test_a_residual_multiplier_is_noticed(tiny):

@@ -1,0 +1,150 @@
+"""Sites within attention: queries, keys and values, and the pattern."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from remote_mi.interventions.model_info import fact, head_count, key_head_count
+from remote_mi.interventions.ports import Change, Port, Stream, edit_output
+
+
+class Projection(Port):
+    """The queries, keys or values: a projection's output, or a part of one that has all three."""
+
+    def __init__(self, which: str, parts: str) -> None:
+        super().__init__(
+            f"self_attn.{which}_proj",
+            "output",
+            parts,
+            f"{which} does not exist here: this model has no such projection",
+        )
+        self.which = which
+
+    def _module(self, lm: Any, layer: int) -> Any:
+        block = lm.layers[layer]
+        return block.self_attn.qkv_proj if _is_fused(block) else super()._module(lm, layer)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        if not any(_is_fused(block) for block in lm.layers):
+            return tensor
+        return self._split(tensor, lm)["qkv".index(self.which)]
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        if not _is_fused(lm.layers[layer]):
+            super().edit(lm, layer, change)
+            return
+
+        def change_part(whole: torch.Tensor) -> torch.Tensor:
+            three, mine = self._split(whole, lm), "qkv".index(self.which)
+            three[mine] = change(three[mine])
+            if not self._by_group(lm):
+                return torch.cat(three, -1)
+            keys = key_head_count(lm)
+            groups = [one.unflatten(-1, (keys, -1)) for one in three]
+            return torch.cat(groups, -1).flatten(-2)
+
+        edit_output(self._module(lm, layer), change_part)
+
+    def _by_group(self, lm: Any) -> bool:
+        """Whether each key head's queries, key and value are side by side."""
+        return any(fact(layer, "qkv_packing", "") == "by_group" for layer in lm.layers)
+
+    def _split(self, whole: torch.Tensor, lm: Any) -> list[torch.Tensor]:
+        """Queries, keys and values from the output of a projection that has all three."""
+        queries, keys = head_count(lm), key_head_count(lm)
+        size = whole.shape[-1] // (queries + 2 * keys)
+        if self._by_group(lm):  # [key head, (its queries, its key, its value), d_head]
+            widths = [queries // keys * size, size, size]
+            groups = whole.unflatten(-1, (keys, -1)).split(widths, -1)
+            return [one.flatten(-2) for one in groups]
+        return list(whole.split([queries * size, keys * size, keys * size], -1))
+
+
+def _is_fused(block: Any) -> bool:
+    """Whether one projection gives queries, keys and values."""
+    return hasattr(block, "self_attn") and hasattr(block.self_attn, "qkv_proj")
+
+
+#: The row of the site "v".
+VALUES = Projection("v", "key")
+
+
+class Pattern(Stream):
+    """The attention weights, as computed by the model; this needs eager attention.
+
+    Where a module of their own gives them, it is this module's output that is edited. Else the
+    model only outputs them, without using them further. So the effect of a changed pattern is
+    added to attention's output: with values v and their projection o, attention becomes
+    o(z + (new − pattern) · v). The rows that `change` returns need not sum to 1.
+    """
+
+    parts, prefix, dims = "query", False, 4
+
+    def __init__(self) -> None:
+        self.after = None
+
+    def tensor(self, lm: Any, layer: int) -> torch.Tensor:
+        attention = _attention(lm.layers[layer], layer)
+        if hasattr(attention, "pattern"):
+            return attention.pattern.output
+        return self._weights(attention.output)
+
+    def _weights(self, output: Any) -> torch.Tensor:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if weights is None:
+            raise ValueError("the model gives no attention weights: it needs eager attention")
+        return weights
+
+    def by_position(self, activation: torch.Tensor) -> torch.Tensor:
+        return _by_position(activation)  # the query's position; the keys become the width
+
+    def as_it_was(self, swept: torch.Tensor, heads: int) -> torch.Tensor:
+        return swept.unflatten(2, (heads, -1)).transpose(1, 2)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        attention = _attention(lm.layers[layer], layer)
+        if hasattr(attention, "pattern"):
+            edit_output(attention.pattern, change)
+            return
+        values = VALUES.read(lm, layer).unflatten(-1, (key_head_count(lm), -1)).transpose(1, 2)
+        if hasattr(attention, "attends"):  # outputs z and the weights, before the projection
+            z, weights, *rest = attention.attends.output
+            new, change_of_z = self._changed(weights, values, z, change)
+            attention.attends.output = (z + change_of_z, new, *rest)
+            return
+        z, output = attention.o_proj.input, attention.output
+        weights = self._weights(output)
+        new, change_of_z = self._changed(weights, values, z, change)
+        both = attention.o_proj(torch.cat([z, z + change_of_z]))  # in one call: same rounding
+        plain, changed = both.split(len(z))
+        attention.output = (output[0] + changed - plain, new, *output[2:])
+
+    def _changed(
+        self, weights: torch.Tensor, values: torch.Tensor, z: torch.Tensor, change: Change
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The new weights, and the change they make to head_z."""
+        values = values.repeat_interleave(weights.shape[1] // values.shape[1], 1)
+        if values.shape[2] != weights.shape[3] or not _same(weights @ values, z):
+            raise ValueError("attn_pattern cannot be edited here: pattern · v is not head_z")
+        new = change(weights)
+        return new, _by_position((new - weights) @ values)
+
+
+def _attention(block: Any, layer: int) -> Any:
+    if not hasattr(block, "self_attn"):
+        raise ValueError(f"layer {layer} of this model has no attention with weights of its own")
+    return block.self_attn
+
+
+def _by_position(z: torch.Tensor) -> torch.Tensor:
+    """[row, head, position, x] → [row, position, head × x]."""
+    return z.transpose(1, 2).flatten(2)
+
+
+def _same(by_head: torch.Tensor, z: torch.Tensor) -> bool:
+    """Whether two tensors of head_z are equal except for rounding."""
+    found, expected = _by_position(by_head).float(), z.float()
+    half = z.dtype in (torch.float16, torch.bfloat16)
+    return bool((found - expected).norm() <= (0.05 if half else 1e-3) * expected.norm())

@@ -1,0 +1,216 @@
+"""What every row of the table of sites is made of: the stream, and inputs and outputs of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from remote_mi.interventions.model_info import fact
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Stream:
+    """The residual stream before (`after` 0) or after (1) a block.
+
+    Every row of the table has the interface of this class.
+
+    Attributes:
+        parts: "query" or "key" heads that the width divides into; "" for none.
+        prefix: whether rows of a sweep may share the keys and values of earlier tokens.
+        dims: number of dimensions of an activation, including that of rows.
+        after: which stream it is; None for a site that is not a stream.
+    """
+
+    parts, prefix, dims = "", True, 3
+
+    def __init__(self, after: int) -> None:
+        self.after: int | None = after
+
+    def tensor(self, lm: Any, layer: int) -> torch.Tensor:
+        """The tensor that the model itself goes on with, inside a trace."""
+        assert self.after is not None
+        return read_stream(lm, layer + self.after)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        """The site in that tensor (or in its gradient): `rows` rows, in the shapes of `read`."""
+        return tensor
+
+    def factor(self, lm: Any, layer: int) -> float:
+        """The activation is this times `view` of the tensor; the gradient is divided by it."""
+        return 1.0
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        """The activation, inside a trace."""
+        return self.tensor(lm, layer)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        """Replace the activation, inside a trace.
+
+        Args:
+            stream: the stream before the block, if it was already accessed in this trace.
+        """
+        assert self.after is not None
+        edit_stream(lm, layer + self.after, change)
+
+    def by_position(self, activation: torch.Tensor) -> torch.Tensor:
+        """The activation as a sweep sees it, [row, position, width]."""
+        return activation
+
+    def as_it_was(self, swept: torch.Tensor, heads: int) -> torch.Tensor:
+        """The inverse of `by_position`."""
+        return swept
+
+
+class Port(Stream):
+    """The input or output of a module, [row, position, width]; custom sites are made with this.
+
+    Args:
+        module: its portable name on a layer, or the model's own: "mlp.gate_proj".
+        side: "input" or "output".
+        parts: "query" or "key" heads that the width divides into; "" for none.
+        why_not: why a model may not have it.
+    """
+
+    def __init__(self, module: str, side: str, parts: str = "", why_not: str = "") -> None:
+        self.after = None
+        self.module, self.side, self.parts = module, side, parts
+        self.why_not = why_not or f"the layers of this model have no module {module}"
+
+    def __str__(self) -> str:
+        return f"the {self.side} of {self.module}"
+
+    def _module(self, lm: Any, layer: int) -> Any:
+        module = lm.layers[layer]
+        for name in self.module.split("."):
+            if not hasattr(module, name):
+                raise ValueError(self.why_not)
+            module = getattr(module, name)
+        return module
+
+    def factor(self, lm: Any, layer: int) -> float:
+        return added_times(lm.layers[layer], self.module)
+
+    def tensor(self, lm: Any, layer: int) -> torch.Tensor:
+        module = self._module(lm, layer)
+        return module.input if self.side == "input" else first_of(module.output)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        # Rows and positions may be merged into one dimension (OPT's MLP).
+        return tensor.reshape(rows, -1, tensor.shape[-1]) if tensor.dim() == 2 else tensor
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        tensor = self.tensor(lm, layer)
+        rows = first_of(lm.layers[layer].output).shape[0] if tensor.dim() == 2 else 0
+        return times(self.view(tensor, lm, rows), self.factor(lm, layer))
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        module, block, rows = self._module(lm, layer), lm.layers[layer], 0
+        if hasattr(block, "mlp_flat") and self.module in ("mlp_add", "down_proj"):
+            rows = first_of(block.attn_add.output).shape[0]
+
+        factor = self.factor(lm, layer)
+
+        def change_view(tensor: torch.Tensor) -> torch.Tensor:
+            changed = change(times(self.view(tensor, lm, rows), factor))
+            return times(changed, 1 / factor).reshape(tensor.shape)
+
+        if self.side == "input":
+            module.input = change_view(module.input)
+        else:
+            edit_output(module, change_view)
+
+
+class Middle(Port):
+    """The stream between attention and MLP, which both the MLP and the later stream read.
+
+    It is edited through what attention adds: attn_out becomes change(resid_mid) − resid_pre.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("ln_mlp", "input")
+
+    def _module(self, lm: Any, layer: int) -> Any:
+        block = lm.layers[layer]
+        if hasattr(block, "ln_mlp"):
+            return block.ln_mlp
+        why = "attention and MLP of this model run in parallel"
+        if hasattr(block, "ln_after_attn"):
+            why = "this model normalises the stream after each addition"
+        raise ValueError(
+            f"resid_mid does not exist here: {why}; use resid_pre, attn_out or mlp_out"
+        )
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        module, block = self._module(lm, layer), lm.layers[layer]
+        rows = first_of(block.attn_add.output).shape[0] if hasattr(block, "mlp_flat") else 0
+        return self.view(module.input, lm, rows)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        self._module(lm, layer)
+        block = lm.layers[layer]
+        before = read_stream(lm, layer) if stream is None else stream
+        factor = added_times(block, "attn_add")
+
+        def change_added(added: torch.Tensor) -> torch.Tensor:
+            return times(change(before + times(added, factor)) - before, 1 / factor)
+
+        edit_output(block.attn_add, change_added)
+
+
+def added_times(block: Any, module: str) -> float:
+    """The number by which a layer multiplies a module's output before adding it to the stream."""
+    return fact(block, f"{module}_factor", 1.0)
+
+
+def times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
+    """A tensor times a number: itself, not a copy, if that is 1."""
+    return tensor if factor == 1.0 else tensor * factor
+
+
+def first_of(output: Any) -> torch.Tensor:
+    """A module's activation, which may be the first element of its output."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def edit_output(module: Any, change: Change) -> torch.Tensor:
+    """Replace a module's output by `change(output)`; returns the replacement."""
+    output = module.output
+    changed = change(first_of(output))
+    module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
+    return changed
+
+
+def read_stream(lm: Any, index: int) -> torch.Tensor:
+    """The stream before layer `index`, or after the last one, inside a trace.
+
+    Index 0 is what the first layer reads: the token embeddings with whatever a family adds to them
+    (positions, a scale, a norm), so not always `lm.embed_tokens.output`.
+    Otherwise it is read from the output of the layer before. A layer's input comes with all its
+    arguments, including the keys and values of every layer, and if a job runs in a separate process
+    they would be copied as well.
+
+    Returns:
+        [row, position, d_model].
+    """
+    if index == 0:
+        return lm.layers[0].input
+    return first_of(lm.layers[index - 1].output)
+
+
+def edit_stream(lm: Any, index: int, change: Change) -> torch.Tensor:
+    """Replace the stream before layer `index` by `change(stream)`, inside a trace.
+
+    Args:
+        change: may change the number of rows.
+
+    Returns:
+        The new stream.
+    """
+    if index == 0:
+        stream = change(lm.layers[0].input)
+        lm.layers[0].input = stream
+        return stream
+    return edit_output(lm.layers[index - 1], change)

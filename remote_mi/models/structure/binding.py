@@ -1,0 +1,43 @@
+"""Giving a model the portable names, and what was measured beside them.
+
+They are attributes of nnsight's model and of its layers, which travel with a job to a server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remote_mi.models.structure.portable import Structure
+
+
+def bind(lm: Any, structure: Structure) -> None:
+    """Set the portable names and facts of a structure on a model.
+
+    Args:
+        lm: nnsight's model, with or without weights.
+    """
+    for name, path in structure["names"].items():
+        object.__setattr__(lm, name, at(lm, path))
+    for name, fact in structure["facts"].items():
+        object.__setattr__(lm, name, fact)
+    for index, described in enumerate(structure["layers"]):
+        layer = lm.layers[index]
+        for name, path in described["names"].items():
+            *owner, own = name.split(".")
+            object.__setattr__(at(layer, ".".join(owner)), own, at(layer, path))
+        for name, fact in described["facts"].items():
+            object.__setattr__(layer, name, fact)
+
+
+def at(envoy: Any, path: str) -> Any:
+    """The part of a model at a module's path; a number is a place in a list of modules.
+
+    A submodule has another name here if nnsight has an attribute of its own name ("output").
+    """
+    for step in filter(None, path.split(".")):
+        if step.isdigit():
+            envoy = envoy[int(step)]
+            continue
+        child = envoy._child_map.get(step)
+        envoy = child if child is not None else getattr(envoy, step)
+    return envoy

@@ -1,0 +1,159 @@
+"""The parts of a whole model: its layers, what reads the stream after them, and its read-out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from remote_mi.models.structure.observation import Call, factor_between, same
+
+
+class Unfit(Exception):
+    """The model's parts are not what interventions need; the message says which, and why."""
+
+
+@dataclass
+class Whole:
+    """The parts of a whole model.
+
+    Attributes:
+        layers: path of the blocks. blocks: the call of each. backbone: path of what runs without
+            the unembedding; "" for the whole model. embed_tokens, ln_final, lm_head: paths;
+            lm_head is None if the model gives no logits.
+        hidden_scale: what the final norm's output is multiplied by before the unembedding.
+        logit_scale: what its logits are multiplied by. logit_cap: the bound that they are then
+            squeezed into, cap · tanh(logit / cap); None for none.
+    """
+
+    layers: str
+    blocks: list[Call]
+    backbone: str
+    embed_tokens: str
+    ln_final: str
+    lm_head: str | None
+    hidden_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
+
+
+def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], output: Any) -> Whole:
+    """Find the parts of a model from its calls.
+
+    Args:
+        inputs: of the run that was observed. calls, output: what was observed.
+
+    Raises:
+        Unfit: if there is no chain of layers, or nothing reads the stream after them.
+    """
+    paths = {id(module): path for path, module in model.named_modules()}
+    layers, blocks = _find_layers(model, calls)
+    stream = blocks[-1].output
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    if embedding is None or id(embedding) not in paths:
+        raise Unfit("it has no token embedding of its own")
+    found = Whole(layers, blocks, "", paths[id(embedding)], "", None)
+    if head is None or not any(call.module is head for call in calls):
+        found.ln_final = _last_norm(blocks[-1])
+        return found
+    found.lm_head = paths[id(head)]
+    reads = next(call for call in calls if call.module is head)
+    after = [c for c in calls if c.began > blocks[-1].ended and same(c.input, stream)]
+    for call in sorted(after, key=lambda c: (c.began, -c.ended)):
+        scale = None if call is reads else factor_between(call.output, reads.input)
+        if scale is not None:
+            found.ln_final, found.hidden_scale = call.path, scale
+            break
+    else:
+        raise Unfit("nothing between its last layer and its unembedding reads the stream")
+    found.backbone = _backbone(calls, found)
+    _measure_logits(model, inputs, found)
+    return found
+
+
+def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
+    """The longest list of modules each of which takes what the one before gives."""
+    by_module = {id(call.module): call for call in reversed(calls)}
+    best: tuple[str, list[Call]] | None = None
+    for path, listed in model.named_modules():
+        if not isinstance(listed, torch.nn.ModuleList) or not len(listed):
+            continue
+        chain = [by_module.get(id(block)) for block in listed]
+        if any(call is None for call in chain):
+            continue
+        blocks = [call for call in chain if call is not None]
+        links = itertools.pairwise(blocks)
+        chained = all(same(one.output, other.input) for one, other in links)
+        if not chained or not _is_stream(blocks[0]):
+            continue
+        if best is None or len(blocks) > len(best[1]):
+            best = (path, blocks)
+    if best is None:
+        raise Unfit("it has no list of layers each of which takes what the one before gives")
+    return best
+
+
+def _is_stream(block: Call) -> bool:
+    return (
+        block.input is not None
+        and block.output is not None
+        and block.input.shape == block.output.shape
+        and block.input.dim() == 3
+    )
+
+
+def _last_norm(block: Call) -> str:
+    """The norm at the end of the last layer, of a model that gives no logits."""
+    return block.path  # replaced by the layer's own last norm where there is one
+
+
+def _backbone(calls: Sequence[Call], found: Whole) -> str:
+    """The outermost module that runs the layers and the final norm, without the unembedding."""
+    inner = [found.layers, found.ln_final]
+    for call in sorted(calls, key=lambda c: len(c.path)):
+        inside = all(path.startswith(f"{call.path}.") for path in inner)
+        if call.path and inside and not str(found.lm_head).startswith(f"{call.path}."):
+            return call.path
+    return ""
+
+
+def _measure_logits(model: Any, inputs: Mapping[str, Any], found: Whole) -> None:
+    """What becomes of the unembedding's output: a factor, then perhaps a cap.
+
+    Measured with the output replaced by tiny and by huge numbers.
+    """
+    small, of_small = _with_logits(model, inputs, found, 1e-2)
+    huge, of_huge = _with_logits(model, inputs, found, 1e6)
+    scale = factor_between(small, of_small)
+    if scale is None:
+        raise Unfit("its logits are not its unembedding's output times a number")
+    found.logit_scale = scale
+    if same(huge * scale, of_huge):
+        return
+    found.logit_cap = bound = float(of_huge.abs().max())
+    for raw, logits in ((small, of_small), (huge, of_huge)):
+        if not same(bound * torch.tanh(raw * scale / bound), logits):
+            raise Unfit("its logits are bounded in a way that is not known")
+
+
+def _with_logits(
+    model: Any, inputs: Mapping[str, Any], found: Whole, size: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's logits if its unembedding gives numbers from −size to size, and these."""
+    given: list[torch.Tensor] = []
+
+    def replace(_m: Any, _a: Any, output: torch.Tensor) -> torch.Tensor:
+        given.append(size * torch.linspace(-1, 1, output.shape[-1]).expand(output.shape))
+        return given[-1]
+
+    hook = model.get_submodule(str(found.lm_head)).register_forward_hook(replace)
+    try:
+        with torch.no_grad():
+            logits = model(**inputs).logits
+    finally:
+        hook.remove()
+    return given[-1], logits
