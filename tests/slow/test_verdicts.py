@@ -1,22 +1,29 @@
 """What verdicts and marks say of real runs: what is known is found with 8 pairs, and chance is not.
 
-Verdicts are held against behaviours that are not there: answers that belong to other pairs. Effects of
-a model are real, whatever its answers, so single cells are no such case; the simulations of
-tests/benchmarks/coverage.py are.
+Verdicts are held against behaviours that are not there: answers that belong to other pairs, and
+models with random weights. Effects of a model are real, whatever its answers, so single cells are
+no such case; the simulations of tests/benchmarks/coverage.py are.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import remote_mi as mi
 from remote_mi.common.statistics.intervals import mean_interval
+from remote_mi.models import tiny_models
+from remote_mi.prompts import phenomena
 
 from .test_known_numbers import NAMES
 
 REPEATED = 400
+RANDOM_MODELS = 100
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +99,28 @@ def test_answers_of_other_pairs_are_no_behaviour(embedded):
     )
     assert stats.binomtest(alarms, REPEATED, 0.05, "greater").pvalue > 0.001
     assert mean_interval(gaps).low < 0 < mean_interval(gaps).high
+
+
+@pytest.mark.parametrize("phenomenon", ["ioi:store", "subject_verb_agreement"])
+def test_models_with_random_weights_show_no_behaviour(tmp_path, phenomenon):
+    """Each of many models is judged on 8 pairs, by the gap that a verdict judges."""
+    examples = phenomena.find(phenomenon.partition(":")[0], Path.cwd()).prompts(16).examples
+    told = [(e.clean, e.corrupt, str(e.answer), str(e.wrong)) for e in examples]
+    size = tiny_models.save_tokenizer(tmp_path, [text for texts in told for text in texts])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    rows = [[tokenizer(text).input_ids for text in texts] for texts in told]
+    alarms = 0
+    for seed in range(RANDOM_MODELS):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_models.configuration("llama", size)).eval()
+        tiny_models.set_biases(model)
+        gaps = []
+        for clean, corrupt, answer, wrong in np.random.default_rng(seed).permutation(
+            np.array(rows, dtype=object)
+        )[:8]:
+            with torch.no_grad():
+                ends = [model(torch.tensor([ids])).logits[0, -1] for ids in (clean, corrupt)]
+            favour = [float(logits[answer[0]] - logits[wrong[0]]) for logits in ends]
+            gaps.append(favour[0] - favour[1])
+        alarms += bool(mean_interval(np.array(gaps)).excludes_zero)
+    assert stats.binomtest(alarms, RANDOM_MODELS, 0.05, "greater").pvalue > 0.001
