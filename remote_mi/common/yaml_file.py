@@ -126,6 +126,8 @@ def read_with_positions(path: Path) -> YamlWithPositions:
         mark = getattr(error, "problem_mark", None)
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         message = getattr(error, "problem", None) or first_line(error)
+        if "nesting depth" in message:  # the limit of newer parsers, which look ahead
+            raise file_error(path, [Problem(*place, _TOO_DEEP)]) from None
         hint = syntax_hint(message, text, place)
         raise file_error(path, [Problem(*place, f"not YAML: {message}", hint)]) from None
     return YamlWithPositions(path, data, walk.keys, walk.values)
