@@ -54,7 +54,10 @@ def _check_over_all(
         raise WrongJson("document.axes", repr(KeyError(name)))
     output, array = card.returns.get(name), arrays[name]
     dims = [dim for dim in card.dims(name) if dim in axes]
-    _check_kind(f"recipe.returns.{name}" if output else f"recipe.summaries.{name}", output, array)
+    where = f"recipe.returns.{name}" if output else f"recipe.summaries.{name}"
+    _check_kind(where, output, array)
+    if kind_of_output(output).averaged:
+        _check_estimate(where, array)
     shape = array.shape[: array.ndim - kind_of_output(output).packed_dims]
     if shape != tuple(len(axes[dim]) for dim in dims):
         sizes = ", ".join(f"{dim}: {len(axes[dim])}" for dim in dims) or "none"
@@ -67,7 +70,7 @@ def _check_over_all(
             if of_test.shape != array.shape:
                 what = f"a test of the shape {of_test.shape} for the shape {array.shape}"
                 raise WrongJson(f"document.tests.{name}", what)
-            _check_kind(f"document.tests.{name}", None, of_test)
+            _check_estimate(f"document.tests.{name}", of_test)
     ends = [arrays.get(f"{name}:{end}") for end in ("low", "high")]
     for end in ends:
         other = None if end is None else end.shape
@@ -75,7 +78,7 @@ def _check_over_all(
             what = f"an interval of the shape {other} for the shape {array.shape}"
             raise WrongJson(f"document.axes.{name}", what)
         if end is not None:
-            _check_kind(f"document.axes.{name}", None, end)
+            _check_estimate(f"document.axes.{name}", end)
 
 
 def _check_alike(
@@ -112,6 +115,12 @@ def _check_one(
     count = tokens[index] if output.of == "example" else 0
     if problem := position_problem(output, array.shape[:ndim], count):
         raise WrongJson(f"document.parts[{index}].tokens", f"{name} {problem}")
+
+
+def _check_estimate(where: str, array: np.ndarray) -> None:
+    """Check that a mean, an end of its interval or a figure of its test is of real numbers."""
+    if array.dtype.kind != "f":
+        raise WrongJson(where, f"its array holds {array.dtype}, not floating-point numbers")
 
 
 def _check_kind(where: str, output: Output | None, array: np.ndarray) -> None:

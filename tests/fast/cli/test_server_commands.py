@@ -29,7 +29,9 @@ KEY = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 OTHER = "11111111-2222-3333-4444-555555555555"
 NOBODY = "ndif:http://127.0.0.1:9"
 #: Of a server that is well: what is installed here, whichever versions those are.
-VERSIONS = {name: version(name) for name in ("nnsight", "transformers", "torch")} | {"ndif": "0.1.2"}
+VERSIONS = {name: version(name) for name in ("nnsight", "transformers", "torch")} | {
+    "ndif": "0.1.2"
+}
 
 
 @pytest.fixture(autouse=True)
