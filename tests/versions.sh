@@ -36,7 +36,7 @@ fi
 failed=()
 for resolution in "${resolutions[@]}"; do
   venv=$folder/$resolution
-  "$uv" venv -q --clear --python "$python" "$venv"
+  "$uv" venv -q --clear --seed --python "$python" "$venv"
   "$uv" pip install -q --python "$venv" --resolution "$resolution" -c "$folder/torch.txt" \
     -e ".[test,pandas]"
   echo "--- $resolution"

@@ -33,6 +33,7 @@ _MOST_BYTES = 2_000_000
 _MOST_NODES = 500_000
 #: Maximum nesting of lists and mappings; a file that refers to itself exceeds any limit.
 _DEEPEST = 20
+_TOO_DEEP = "lists and mappings are nested too deeply"
 _MOST_SHOWN = 40
 _TAG = "tag:yaml.org,2002:"
 
@@ -126,8 +127,9 @@ def read_with_positions(path: Path) -> YamlWithPositions:
         mark = getattr(error, "problem_mark", None)
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         message = getattr(error, "problem", None) or first_line(error)
-        hint = syntax_hint(message, text, place)
-        raise file_error(path, [Problem(*place, f"not YAML: {message}", hint)]) from None
+        deep = "nesting depth" in message  # newer parsers look ahead, and have a limit of their own
+        said, hint = f"not YAML: {message}", syntax_hint(message, text, place)
+        raise file_error(path, [Problem(*place, _TOO_DEEP if deep else said, hint)]) from None
     return YamlWithPositions(path, data, walk.keys, walk.values)
 
 
@@ -199,9 +201,6 @@ def _check_depth(path: Path, text: str) -> None:
                 raise file_error(path, [_problem_at_node(event, _TOO_DEEP)])
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-
-
-_TOO_DEEP = "lists and mappings are nested too deeply"
 
 
 def _problem_at_node(part: Any, message: str, hint: str = "") -> Problem:

@@ -21,7 +21,7 @@ from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
-from remote_mi.jobs.keep import Finisher
+from remote_mi.jobs.keep import Finisher, cached_outputs
 from remote_mi.jobs.lookup import look_up
 from remote_mi.models.abilities import check_needs_by_model
 from remote_mi.prompts.examples import Example
@@ -151,7 +151,12 @@ class Execution:
             record["sweeps"] = "in full: its attention does not let rows share a prefix"
         environment = self.backend.actual_environment(job.model, record)
         cache = Cache(job.cache)
-        missing = [i for i, key in enumerate(keys) if cache.get(key, environment) is None]
+        count = len(tokenized.prompts)
+        missing = [
+            index
+            for index, key in enumerate(keys)
+            if cached_outputs(cache, key, environment, job.card, count) is None
+        ]
         self.events.append(event_line("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
         self.together = tokenized.prompts if job.card.setup else []

@@ -16,12 +16,16 @@ from remote_mi.common.paths import cache_root
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.token_text import TokenTexts
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Text
+from remote_mi.store.array_checks import check_call
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
+from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result, passage_key
 from remote_mi.store.run_record import RunRecord, event_line
 from remote_mi.store.runs import Runs
+from remote_mi.store.typed_json import WrongJson
 
 if TYPE_CHECKING:
     from remote_mi.jobs.aggregation import Part
@@ -42,6 +46,27 @@ def clusters_of(parts: Sequence[Mapping[str, Any]]) -> list[int]:
                 if one != other:
                     clusters = [min(one, other) if c in (one, other) else c for c in clusters]
     return clusters
+
+
+def cached_outputs(
+    cache: Cache, key: str, environment: Environment, card: Card, prompts: int
+) -> Mapping[str, np.ndarray] | None:
+    """The raw outputs of one call that the cache has; None if it has none that can be used.
+
+    Hashes are no secret: outputs that the recipe does not return are quarantined like damaged ones.
+
+    Args:
+        prompts: how many the run has.
+    """
+    entry = cache.get(key, environment)
+    if entry is None:
+        return None
+    try:
+        check_call(card, prompts, entry.arrays)
+    except WrongJson:
+        cache.quarantine(cache.entry_path(key, environment))
+        return None
+    return entry.arrays
 
 
 class Finisher:
@@ -129,18 +154,19 @@ class Finisher:
 
     def _raw_outputs(self) -> list[Mapping[str, np.ndarray]]:
         """Raw outputs of every call, in order."""
-        outputs = []
+        outputs: list[Mapping[str, np.ndarray]] = []
+        card, environment = self.draft.card, self.draft.parsed_environment
         for index, key in enumerate(self.draft.keys):
             if index in self.computed:
                 outputs.append(self.computed[index])
                 continue
-            entry = self.cache.get(key, self.draft.parsed_environment)
-            if entry is None:
+            kept = cached_outputs(self.cache, key, environment, card, len(self.draft.parts))
+            if kept is None:
                 raise Mismatch(
                     "outputs that were in the cache are no longer there",
                     "run the same command again",
                 )
-            outputs.append(entry.arrays)
+            outputs.append(kept)
         return outputs
 
     def _parts(

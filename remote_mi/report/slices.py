@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,7 +142,7 @@ def select_part(figure: Figure, result: Result, slice_: Slice) -> FigurePart:
             f"{figure.output!r} has no dimension {missing[0]!r}", f"it {_dims(full.dims)}"
         )
     array, taken = slice_.apply(full, keep)
-    array = array.transpose(*keep)
+    array = _widened(array.transpose(*keep))
     if slice_.pair is not None:  # interval and control are over all prompts
         none, every = np.zeros(array.shape, bool), np.ones(array.shape, bool)
         return FigurePart(full, array, taken, None, none, 0, "", figure.unit, every)
@@ -213,7 +213,22 @@ def select_example(name: str, result: Result, slice_: Slice) -> ShownExample:
         raise NotFound(f"there is no prompt {index + 1}", f"there are {len(every)}")
     prompts = result.prompts
     clean = line(prompts[index]["clean"]) if index < len(prompts) else ""
-    return ShownExample(every[index], index, len(every), clean)
+    return ShownExample(_widened(every[index]), index, len(every), clean)
+
+
+def _widened(array: NamedArray) -> NamedArray:
+    """An array to compute with: float64, or int64 for whole numbers and for booleans.
+
+    So numbers have a sign, and no difference of two, or from a figure's centre, overflows.
+    """
+    if array.values.dtype.kind not in "fiub":
+        return array
+    values, low, high = (
+        None if a is None else a.astype(np.result_type(a.dtype, np.int64))
+        for a in (array.values, array.low, array.high)
+    )
+    assert values is not None
+    return replace(array, values=values, low=low, high=high)
 
 
 def cut_dims(figure: Figure, result: Result) -> list[str]:

@@ -33,7 +33,10 @@ def check_arrays(card: Card, tokens: Sequence[int], axes: Axes, arrays: Arrays) 
     """
     for name, output in card.returns.items():
         for index in range(1 if output.of == "set" else len(tokens)):
-            _check_one(name, output, index, tokens, arrays)
+            array = _check_one(name, output, f"{name}@{index}", arrays)
+            count = tokens[index] if output.of == "example" else 0
+            if problem := position_problem(output, array.shape[: len(output.dims)], count):
+                raise WrongJson(f"document.parts[{index}].tokens", f"{name} {problem}")
     for name in (*card.summaries, *card.returns):
         if name in arrays:
             _check_over_all(card, name, axes.get(name), arrays)
@@ -46,6 +49,30 @@ def check_arrays(card: Card, tokens: Sequence[int], axes: Axes, arrays: Arrays) 
                 raise WrongJson(f"recipe.controls.{name}", what)
 
 
+def check_call(card: Card, prompts: int, arrays: Arrays) -> None:
+    """Check that arrays are what one call of a recipe returns, as far as its card says.
+
+    Args:
+        prompts: how many the run has; a recipe that is called once has outputs of each.
+
+    Raises:
+        WrongJson: naming the output that is missing, not declared, or of another kind.
+    """
+    names = {
+        key: (name, output)
+        for name, output in card.returns.items()
+        for key in (
+            [f"{name}@{index}" for index in range(prompts)]
+            if card.called_once and output.of == "example"
+            else [name]
+        )
+    }
+    if unknown := sorted(set(arrays) - set(names)):
+        raise WrongJson("arrays", f"{unknown[0]!r:.80} is no output of {card.name}")
+    for key, (name, output) in names.items():
+        _check_one(name, output, key, arrays)
+
+
 def _check_over_all(
     card: Card, name: str, axes: Mapping[str, Sequence[Any]] | None, arrays: Arrays
 ) -> None:
@@ -54,7 +81,10 @@ def _check_over_all(
         raise WrongJson("document.axes", repr(KeyError(name)))
     output, array = card.returns.get(name), arrays[name]
     dims = [dim for dim in card.dims(name) if dim in axes]
-    _check_kind(f"recipe.returns.{name}" if output else f"recipe.summaries.{name}", output, array)
+    where = f"recipe.returns.{name}" if output else f"recipe.summaries.{name}"
+    _check_kind(where, output, array)
+    if kind_of_output(output).averaged:
+        _check_estimate(where, array)
     shape = array.shape[: array.ndim - kind_of_output(output).packed_dims]
     if shape != tuple(len(axes[dim]) for dim in dims):
         sizes = ", ".join(f"{dim}: {len(axes[dim])}" for dim in dims) or "none"
@@ -67,7 +97,7 @@ def _check_over_all(
             if of_test.shape != array.shape:
                 what = f"a test of the shape {of_test.shape} for the shape {array.shape}"
                 raise WrongJson(f"document.tests.{name}", what)
-            _check_kind(f"document.tests.{name}", None, of_test)
+            _check_estimate(f"document.tests.{name}", of_test)
     ends = [arrays.get(f"{name}:{end}") for end in ("low", "high")]
     for end in ends:
         other = None if end is None else end.shape
@@ -75,7 +105,7 @@ def _check_over_all(
             what = f"an interval of the shape {other} for the shape {array.shape}"
             raise WrongJson(f"document.axes.{name}", what)
         if end is not None:
-            _check_kind(f"document.axes.{name}", None, end)
+            _check_estimate(f"document.axes.{name}", end)
 
 
 def _check_alike(
@@ -97,21 +127,23 @@ def _check_alike(
                 raise WrongJson(f"document.axes.{name}", what)
 
 
-def _check_one(
-    name: str, output: Output, index: int, tokens: Sequence[int], arrays: Arrays
-) -> None:
-    """Check an output of one prompt, or of the whole set."""
-    array = arrays.get(f"{name}@{index}")
+def _check_one(name: str, output: Output, key: str, arrays: Arrays) -> np.ndarray:
+    """Check the array of an output, of one prompt or of the whole set; returns it."""
+    array = arrays.get(key)
     if array is None:
-        raise WrongJson("document.parts", f"there is no array {name}@{index}")
+        raise WrongJson("document.parts", f"there is no array {key}")
     ndim = array.ndim - kind_of_output(output).packed_dims
     if ndim != len(output.dims):
         what = f"{len(output.dims)} names for the {ndim} dimensions of its array"
         raise WrongJson(f"recipe.returns.{name}.dims", what)
     _check_kind(f"recipe.returns.{name}", output, array)
-    count = tokens[index] if output.of == "example" else 0
-    if problem := position_problem(output, array.shape[:ndim], count):
-        raise WrongJson(f"document.parts[{index}].tokens", f"{name} {problem}")
+    return array
+
+
+def _check_estimate(where: str, array: np.ndarray) -> None:
+    """Check that a mean, an end of its interval or a figure of its test is of real numbers."""
+    if array.dtype.kind != "f":
+        raise WrongJson(where, f"its array holds {array.dtype}, not floating-point numbers")
 
 
 def _check_kind(where: str, output: Output | None, array: np.ndarray) -> None:

@@ -112,7 +112,7 @@ def rank_cells(distance: np.ndarray, marked: np.ndarray) -> list[tuple[int, int]
     Args:
         distance: finite numbers. marked: which cells a control explains; both [row, column].
     """
-    score = np.where(marked, distance, distance + (distance.max(initial=0.0) + 1.0)).reshape(-1)
+    score = np.where(marked, distance - (distance.max(initial=0.0) + 1.0), distance).reshape(-1)
     most = min(MOST_RANKED, score.size)
     best = np.sort(np.argpartition(-score, most - 1)[:most]) if most else np.zeros(0, int)
     order = best[np.argsort(-score[best], kind="stable")]

@@ -63,14 +63,28 @@ def _guarded(kind: Kind[Any, Any], name: str, method: str) -> Callable[..., Any]
         except RemoteMIError:
             raise
         except Exception as error:  # somebody's code: anything can happen
-            file = Path(inspect.getfile(type(kind)))
-            raise UsageError(
-                f"{file}:{line_number_in(error, file)}: {method}(…) of the figure {name!r} failed: "
-                f"{describe_error(error)}",
-                "--debug shows the whole traceback",
-            ) from error
+            raise failure(kind, name, method, error) from error
 
     return call
+
+
+def failure(kind: Kind[Any, Any], name: str, method: str, error: Exception) -> UsageError:
+    """What to raise for an error in the code of a kind, with its file and line.
+
+    Args:
+        name: of the kind, as in `Figure.kind`.
+    """
+    file = Path(inspect.getfile(type(kind)))
+    return UsageError(
+        f"{file}:{line_number_in(error, file)}: {method}(…) of the figure {name!r} failed: "
+        f"{describe_error(error)}",
+        "--debug shows the whole traceback",
+    )
+
+
+def is_registered(kind: Kind[Any, Any]) -> bool:
+    """Whether a kind is somebody's own, so that whatever it raises is an error of its author."""
+    return "layout" in vars(kind)  # see `_guard`
 
 
 def kinds() -> dict[type[Figure], Kind[Any, Any]]:

@@ -145,7 +145,8 @@ class Viewer(BaseView):
         if not query:
             return
         if points is not None:
-            self._matches = points.matches(query, listed.at)
+            assert isinstance(self.panel, FigurePanel)
+            self._matches = self.panel.callbacks.matches(points, query, listed.at)
         elif grid.display and grid.map is not None:
             matches = find_in_map(grid.map, query, (grid.row, grid.column))
             shown_rows = set(grid.rows)

@@ -18,6 +18,7 @@ from remote_mi.report.kinds.kind import Kind, Layout, Points
 from remote_mi.report.kinds.registry import kind_of
 from remote_mi.report.listing import Item, Listing, make_listing
 from remote_mi.report.slices import cut_dims
+from remote_mi.report.viewer.callbacks import Callbacks
 from remote_mi.report.wording import Slice, prompt_values
 from remote_mi.store.result import Result
 
@@ -59,6 +60,11 @@ class FigurePanel:
     @property
     def kind(self) -> Kind[Any, Any]:
         return kind_of(self.figure)
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """What the kind gives to call, guarded."""
+        return Callbacks(self.kind, self.figure.kind)
 
     @property
     def current(self) -> Figure:
@@ -200,7 +206,8 @@ class FigurePanel:
         Raises:
             RemoteMIError: if the result lacks what the figure shows.
         """
-        return self.kind.cell_map(self.layout, palette) if self.has_cell_map else None
+        found = self.kind.cell_map(self.layout, palette) if self.has_cell_map else None
+        return None if found is None else self.callbacks.map(found)
 
     @property
     def has_cell_map(self) -> bool:
@@ -217,11 +224,12 @@ class FigurePanel:
             layout = self.layout
             points = self.kind.points(layout)
             at = None if points is None else self._cursor(points)
-            return self.kind.listing(layout, width, height, at)
+            return self.callbacks.listing(self.kind.listing(layout, width, height, at))
         lines: list[tuple[Text, Item]] = []
         for part in (self.current, *self.joined_figures):
             kind = kind_of(part)
             made = kind.listing(kind.layout(part, self.result, self.slice_), width, height)
+            made = Callbacks(kind, part.kind).listing(made)
             gap = [(Text(), Item())] if lines else []
             lines += [*gap, (Text(f" {line(part.name)}", "bold", no_wrap=True), Item())]
             lines += [(text, Item()) for text in made.head]

@@ -133,11 +133,13 @@ def test_a_name_that_is_no_backend_is_told_with_those_that_are(box):
 def test_a_plug_in_that_is_none_is_told_by_name_and_harms_nobody(
     box, tmp_path, monkeypatch, value, said, cli
 ):
-    information = tmp_path / "other-1.0.dist-info"
-    information.mkdir()
+    # Entry points are read once per `sys.path`, and pytest may use a folder's name again.
+    site = tmp_path / value.replace(":", "-")
+    information = site / "other-1.0.dist-info"
+    information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(f"[remote_mi.backends]\nother = {value}\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(site))
     with pytest.raises(UsageError, match="other") as refused:
         registry.parse_backend("other")
     assert said in str(refused.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,7 +140,12 @@ def test_what_a_recipe_prints_is_not_in_the_data(project, tiny_llama):
     )
     command = ["run", "odd", "--model", str(tiny_llama), "-p", _SENTENCE, "--json"]
     done = subprocess.run(  # with the interpreter's own streams
-        [sys.executable, "-m", "remote_mi", *command], capture_output=True, text=True, timeout=480
+        [sys.executable, "-m", "remote_mi", *command],
+        capture_output=True,
+        text=True,
+        timeout=480,
+        # OpenMP's threads are not those of a forked child, which would wait for them for ever.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["recipe"] == "odd"
@@ -180,7 +186,9 @@ def test_the_file_of_a_figure_is_no_danger_either(project, cli, command, code):
     text = path.read_text().replace("import torch\n", "from figures.spots import Spots\n", 1)
     path.write_text(text.replace('analysis="total"', 'analysis="total", figures=[Spots("first")]'))
     (project / "figures").mkdir()
-    (project / "figures" / "spots.py").write_text(_FIGURE.replace("CODE", code))
+    # Imported once per path and content in a process, and pytest may use a folder's name again.
+    code_of_its_own = f"{code}  # {command}"
+    (project / "figures" / "spots.py").write_text(_FIGURE.replace("CODE", code_of_its_own))
     status, out, err = cli(*command, "--json")
     if code == "sys.exit(0)":
         assert (status, out) == (2, "")

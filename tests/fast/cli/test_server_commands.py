@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 
 import pytest
 import yaml
@@ -27,7 +28,10 @@ from .test_commands import assert_torch_free
 KEY = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 OTHER = "11111111-2222-3333-4444-555555555555"
 NOBODY = "ndif:http://127.0.0.1:9"
-VERSIONS = {"nnsight": "0.8.0", "transformers": "5.22.2", "torch": "2.13.0", "ndif": "0.1.2"}
+#: Of a server that is well: what is installed here, whichever versions those are.
+VERSIONS = {name: version(name) for name in ("nnsight", "transformers", "torch")} | {
+    "ndif": "0.1.2"
+}
 
 
 @pytest.fixture(autouse=True)

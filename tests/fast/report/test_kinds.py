@@ -382,6 +382,7 @@ def test_a_figure_that_cannot_be_shown_does_not_keep_back_the_others(project, cl
     assert code == 3 and "shade names an output of one number for each token" in err
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("center", [1e308, -1e308, 1e39])
 def test_a_centre_beyond_all_numbers_ends_no_command(project, cli, center):
     found = result()
@@ -390,6 +391,25 @@ def test_a_centre_beyond_all_numbers_ends_no_command(project, cli, center):
     for words in (("view", "--plain"), ("report", "-o", "r.html"), ("report", "-o", "r.md")):
         code, _, err = cli(*words)
         assert code == 0, (words, err)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "uint64", "float16", "float64"])
+def test_the_figures_of_a_prompt_are_those_of_its_numbers_in_any_dtype(dtype):
+    """A recipe may return booleans and whole numbers; only their means are always floats."""
+
+    def shown(dtype: str) -> list[str]:
+        found = result()
+        whole = {name: (found.arrays[name] > 0.3).astype(dtype) for name in ("effect@0", "curve@0")}
+        found.arrays = {**found.arrays, **whole}
+        return [
+            line.plain
+            for figure in found.figures
+            if figure.output in ("effect", "curve")
+            for line in figure_lines(figure, found, 80, Slice(pair=0))
+        ]
+
+    assert shown(dtype) == shown("float32")
 
 
 def test_two_classes_of_one_kind_are_refused():

@@ -56,6 +56,23 @@ def test_what_a_run_says_is_known_by_names(run):
     assert run.result().made == info.made and run.result().id8 == run.id8
 
 
+def with_array(run: RunFolder, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change an array of the run, and its hash in run.json."""
+    content = arrays_to_bytes({**run.arrays(), name: change(run.arrays()[name])})
+    (run.path / ARRAYS).write_bytes(content)
+    changed(
+        run, lambda data: data["artifacts"].update({ARRAYS: hashlib.sha256(content).hexdigest()})
+    )
+
+
+@pytest.mark.parametrize("name", ["effect", "effect:low", "effect:high", "score"])
+@pytest.mark.parametrize("dtype", [np.bool_, np.int64, np.uint8, np.complex64])
+def test_an_estimate_of_no_real_numbers_is_a_damage(run, cli, name, dtype):
+    with_array(run, name, lambda values: values.astype(dtype))
+    code, _, err = cli("view", "--plain")
+    assert code == 7 and f"its array holds {np.dtype(dtype)}, not " in err
+
+
 @pytest.mark.parametrize(
     ("change", "where", "what"),
     [

@@ -240,6 +240,48 @@ def test_what_is_damaged_of_a_job_is_computed_again_and_the_rest_is_taken(
     np.testing.assert_array_equal(first["recovery"].values, again["recovery"].values)
 
 
+def without_an_output(arrays):
+    del arrays[min(arrays)]
+
+
+def with_another_output(arrays):
+    arrays["recovery@9"] = np.zeros(3)
+
+
+def of_another_dimension(arrays):
+    arrays["effect"] = arrays["effect"][None]
+
+
+def of_no_real_numbers(arrays):
+    arrays["effect"] = arrays["effect"].astype(np.complex64)
+
+
+@pytest.mark.parametrize(
+    "forge", [without_an_output, with_another_output, of_another_dimension, of_no_real_numbers]
+)
+def test_outputs_of_a_call_that_the_recipe_does_not_return_are_computed_again(
+    project, tiny_llama, cache, forge
+):
+    """An entry with all its hashes, as whoever can write the cache may make it."""
+    first = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=3)
+    shutil.rmtree(project / "runs")
+    store = Cache(cache / "v1")
+    parts = 0
+    for path in list(store.entry_paths()):
+        entry = store.read_verified(path)
+        if not json.loads(path.read_text())["about"].get("part"):
+            path.unlink()
+        elif not parts:
+            parts += 1
+            forge(entry.arrays)
+            about = json.loads(path.read_text())["about"]
+            store.put(entry.key, entry.environment, {}, entry.arrays, {}, about)
+    again = mi.run("head_patching", model=str(tiny_llama), phenomenon="ioi:store", n=3)
+    assert again.provenance["record"]["parts_from_cache"] == 2
+    assert len(list((store.root / "quarantine").iterdir())) == 1
+    np.testing.assert_array_equal(first["recovery"].values, again["recovery"].values)
+
+
 def toy_run(runs, key, *, id8=None, value=1.0, error=None, where=HERE):
     """A run as the runner writes one, without a model."""
     provenance = {
