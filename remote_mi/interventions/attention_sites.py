@@ -122,8 +122,9 @@ class HeadOut(Port):
 
     def differentiated(self, lm: Any, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         projection = self._module(lm, layer)
+        z = projection.input  # outside: until it is there, the model itself runs
         with torch.no_grad():
-            own = shares(projection, projection.input, head_count(lm))
+            own = shares(projection, z, head_count(lm))
         return projection.output, own
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:

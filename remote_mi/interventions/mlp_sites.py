@@ -95,7 +95,7 @@ class ExpertWeights(Port):
         block = lm.layers[layer]
         args, kwargs = self._module(lm, layer).inputs
         index, weight = (args[place] for place in fact(block, "expert_arguments", []))
-        dense = weight.new_zeros(len(weight), fact(block, "experts", 0))
+        dense = weight.new_zeros(len(weight), fact(block, "expert_count", 0))
         return dense.scatter(1, index, weight), args, kwargs
 
     def _put(self, lm: Any, layer: int, taken: Any, weights: torch.Tensor) -> None:

@@ -39,7 +39,7 @@ def name_experts(
     for site in ("mlp_gate", "mlp_up", "mlp_hidden"):
         lacks[site] = "this MLP is a mixture of experts"
     count = max(int(p.shape[0]) for p in _arrays_of_experts(calls[0]))
-    facts["experts"] = count
+    facts["expert_count"] = count
     _name_router(prefix, of_mlp, count, names, facts)
     for call in calls:
         places = _proven_places(call)
