@@ -79,7 +79,8 @@ class GrowingBatch:
                 "past_key_values": one.shared_prefix(),
             }
         used, after, hidden = one.used, one.after, None
-        with lm.trace(input_ids=torch.tensor([self.ids[start:]]), use_cache=bool(start), **shared):
+        ids = torch.tensor([self.ids[start:]] * one.first_rows())
+        with lm.trace(input_ids=ids, use_cache=bool(start), **shared):
             if self.base.stream is not None and (not used or used[0] + after > 0):
                 edit_stream(lm, 0, one.enter)
             for index in used:
@@ -134,16 +135,26 @@ class _Pass:
         base = self.batch.rows
         return torch.cat([rows, _copies(rows[:base], self.joining_at(index) // base)])
 
+    def first_rows(self) -> int:
+        """How many rows enter as token ids: one for all, or those of the embeddings' cells, too.
+
+        Masks are made for as many rows as embeddings have.
+        """
+        early = self.batch.row.once and not is_late(self.batch.row)
+        return self.batch.rows + self.joining_at(0) if early and self.used else 1
+
     def edit_once(self, lm: Any, row: Any) -> torch.Tensor | None:
-        """Let all rows join at a site of the model; returns the final norm's output if it is that.
+        """Replace a site of the model; returns the final norm's output if it is that.
 
         Raises:
             ValueError: for embeddings in a run whose stream is not that of its token ids.
         """
-        if not is_late(row) and self.batch.base.stream is not None:
+        if is_late(row):
+            return row.edit(lm, 0, lambda rows: self.put_in(self.grow(rows, 0), 0))
+        if self.batch.base.stream is not None:
             raise ValueError("embed cannot be replaced in a run whose embeddings had noise added")
-        found = row.edit(lm, 0, lambda rows: self.put_in(self.grow(rows, 0), 0))
-        return found if is_late(row) else None
+        row.edit(lm, 0, lambda rows: self.put_in(rows, 0))
+        return None
 
     def put_in_site(self, activation: torch.Tensor, index: int) -> torch.Tensor:
         """Like `put_in`, for an activation in the site's own shape."""

@@ -123,10 +123,7 @@ def chosen_layers(
         ValueError: for a layer that does not exist or lacks the site, with the layers that have it.
     """
     row = row_of(site)
-    if row.once:
-        chosen = [0] if layers is None else list(layers)
-    else:
-        chosen = info(lm).chosen(layers)
+    chosen = ([0] if layers is None else list(layers)) if row.once else info(lm).chosen(layers)
     require(lm, str(site), row, chosen)
     if asked == "measured" and isinstance(row, Logits):
         raise ValueError(

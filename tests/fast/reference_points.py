@@ -200,9 +200,7 @@ def _hook_experts(experts: Any, change: Change) -> Any:
             return None
         one = torch.ones(len(x), 1)
         forward = type(experts).forward
-        return sum(
-            new[0][:, [expert]] * forward(experts, x, torch.full((len(x), 1), expert), one)
-            for expert in range(count)
-        )
+        each = [forward(experts, x, torch.full((len(x), 1), e), one) for e in range(count)]
+        return torch.einsum("te,etm->tm", new[0], torch.stack(each))
 
     return experts.register_forward_hook(hook)

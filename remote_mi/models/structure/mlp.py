@@ -123,17 +123,18 @@ def _activated(values: torch.Tensor, inside: Sequence[Call]) -> Iterator[torch.T
     """What activations make of some values: as observed, if the model calls a module on them."""
     called = False
     for call in inside:
-        if call.is_leaf and not _has_matrix(call) and factor_between(values, call.input):
-            if call.output is not None and not same(call.input, call.output):
-                called = True
-                yield call.output
+        if not call.is_leaf or call.output is None or any(p.dim() > 1 for p in _own(call)):
+            continue
+        if factor_between(values, call.input) and not same(call.input, call.output):
+            called = True
+            yield call.output
     if not called:
         for function in _activations():
             yield function(values)
 
 
-def _has_matrix(call: Call) -> bool:
-    return any(p.dim() >= 2 for p in call.module.parameters())
+def _own(call: Call) -> list[torch.nn.Parameter]:
+    return list(call.module.parameters())
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def operations(
     """Run a module's call again, and record the calls in its source.
 
     Args:
-        changed: edits of the value of some of them.
+        changed: edits of the value of some of them; then nothing is recorded.
 
     Returns:
         what ran, in the order of their ends, and what the module gives. None of it if its source
@@ -63,10 +63,11 @@ def operations(
                     run, _ = instrument(function, within(path))
                 except (SourceNotAvailable, AttributeError, TypeError, SyntaxError):
                     run = function
+            if changed is not None:
+                value = run(*args, **kwargs)
+                return changed[path](value) if path in changed else value
             kept = tuple(_kept(arg) for arg in args)
             value = run(*args, **kwargs)
-            if changed and path in changed:
-                value = changed[path](value)
             if path in found:
                 found[path].times += 1
             else:

@@ -1,6 +1,6 @@
 """Points within attention beside its projections: its input, and queries and keys after norms.
 
-    q → (a norm of each head) → q_normed → (rotation by position) → q_rotated → scores → pattern
+q → (a norm of each head) → q_normed → (rotation by position) → q_rotated → scores → pattern
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def _views(block: Block, inside: Sequence[Call], attention: Attention) -> Views:
     heads, keys = attention.heads, attention.key_heads
     if attention.qkv_proj:
         whole = given[attention.qkv_proj]
-        split = unpack_views(
-            whole.reshape(1, -1, whole.shape[-1]), attention.packing, heads, keys
-        )
+        split = unpack_views(whole.reshape(1, -1, whole.shape[-1]), attention.packing, heads, keys)
         return dict(zip("qk", split, strict=False))
     found = {}
     for which, count in (("q", heads), ("k", keys)):

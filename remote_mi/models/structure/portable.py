@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention, find_attention
-from remote_mi.models.structure.block import Block, Part, find_block
+from remote_mi.models.structure.block import Part, find_block
 from remote_mi.models.structure.mlp import name_entrance, name_mlp
 from remote_mi.models.structure.observation import Call, observe, same
 from remote_mi.models.structure.points import name_points

@@ -66,9 +66,7 @@ def _pattern(block: Block, inside: Sequence[Call], attention: Attention) -> torc
     return None
 
 
-def _scoring(
-    block: Block, part: Part, inside: Sequence[Call], attention: Attention
-) -> list[Call]:
+def _scoring(block: Block, part: Part, inside: Sequence[Call], attention: Attention) -> list[Call]:
     """The modules whose source may compute the pattern, innermost first."""
     path = f"{block.call.path}.{attention.attends}"
     root = f"{block.call.path}.{part.root}"
@@ -172,7 +170,11 @@ class _Search:
             output = operations(self.call, {path: _turned(item, head, place)})[1]
             listed = output if isinstance(output, (tuple, list)) else (output,)
             new = next(
-                (t for t in map(_tensor, listed) if t is not None and t.shape == self.pattern.shape),
+                (
+                    t
+                    for t in map(_tensor, listed)
+                    if t is not None and t.shape == self.pattern.shape
+                ),
                 None,
             )
             if new is None:

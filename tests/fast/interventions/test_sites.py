@@ -66,7 +66,11 @@ def having(family, site):
         "q_normed": [f for f in (*FAMILIES, *ENCODERS) if f not in NORMED],
         "router_logits": [f for f in (*FAMILIES, *ENCODERS) if f not in EXPERTS],
     }
-    alike = {"k_rotated": "q_rotated", "k_normed": "q_normed", "expert_weights": "router_logits"}
+    alike: dict[str, str] = {
+        "k_rotated": "q_rotated",
+        "k_normed": "q_normed",
+        "expert_weights": "router_logits",
+    }
     kind = alike.get(site, site)
     if family in without.get(kind, ()):
         return []
@@ -262,7 +266,9 @@ def test_the_stream_between_has_the_gradient_of_what_attention_adds(model):
 def test_an_unknown_site_is_refused(tiny_llama):
     lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
     for function in (read, lambda lm, layer, site: edit(lm, layer, site, torch.zeros_like)):
-        with pytest.raises(ValueError, match="unknown site 'residual'; there are embed, resid_pre, "):
+        with pytest.raises(
+            ValueError, match="unknown site 'residual'; there are embed, resid_pre, "
+        ):
             function(lm, 0, "residual")
 
 
