@@ -58,10 +58,7 @@ def gradients(
         return stream.detach().requires_grad_(True)
 
     with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
-        if site == "embed":
-            start = edit_output(lm.embed_tokens, leaf)
-        else:
-            start = edit_stream(lm, 0, leaf)
+        start = edit_output(lm.embed_tokens, leaf) if site == "embed" else edit_stream(lm, 0, leaf)
         # The tensors that the model itself uses: a measure does not depend on views of them.
         pairs = {}
         for index in chosen:

@@ -45,7 +45,7 @@ def name_points(
         normed = _name_norm(which, block, inside, views, names, facts)
         if normed is not None:
             found[which][f"{which}_normed"] = normed
-    name_scores(block, part, inside, attention, found, names, facts)
+    name_scores(block, inside, attention, found, names, facts)
 
 
 def _views(block: Block, inside: Sequence[Call], attention: Attention) -> Views:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention
-from remote_mi.models.structure.block import Block, Part
+from remote_mi.models.structure.block import Block
 from remote_mi.models.structure.observation import Call, factor_between, same
 from remote_mi.models.structure.operations import Operation, operations
 
@@ -23,7 +23,6 @@ STILL = 1e-6
 
 def name_scores(
     block: Block,
-    part: Part,
     inside: Sequence[Call],
     attention: Attention,
     views: Mapping[str, Mapping[str, torch.Tensor]],
@@ -37,7 +36,7 @@ def name_scores(
     """
     lacks, places = facts.setdefault("lacks", {}), facts.setdefault("operations", {})
     pattern = _pattern(block, inside, attention)
-    for call in _scoring(block, part, inside, attention):
+    for call in _scoring(block, names, inside, attention):
         ran, _ = operations(call)
         scores = None if pattern is None else _scores(ran, pattern)
         if pattern is None or scores is None:
@@ -66,10 +65,12 @@ def _pattern(block: Block, inside: Sequence[Call], attention: Attention) -> torc
     return None
 
 
-def _scoring(block: Block, part: Part, inside: Sequence[Call], attention: Attention) -> list[Call]:
+def _scoring(
+    block: Block, names: Mapping[str, str], inside: Sequence[Call], attention: Attention
+) -> list[Call]:
     """The modules whose source may compute the pattern, innermost first."""
     path = f"{block.call.path}.{attention.attends}"
-    root = f"{block.call.path}.{part.root}"
+    root = f"{block.call.path}.{names['self_attn']}"
     holders = [
         c
         for c in inside
