@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.model_info import fact, head_count, key_head_count
-from remote_mi.interventions.ports import Change, Port, Stream, edit_output
+from remote_mi.interventions.ports import Change, Port, Stream, edit_output, has_name
 
 
 class Projection(Port):
@@ -23,9 +23,7 @@ class Projection(Port):
         self.which = which
 
     def why_not(self, lm: Any, layer: int) -> str:
-        if _is_fused(lm.layers[layer]) or not super().why_not(lm, layer):
-            return ""
-        return "this layer has no such projection"
+        return "" if _is_fused(lm.layers[layer]) else super().why_not(lm, layer)
 
     def _module(self, lm: Any, layer: int) -> Any:
         block = lm.layers[layer]
@@ -69,7 +67,7 @@ class Projection(Port):
 
 def _is_fused(block: Any) -> bool:
     """Whether one projection gives queries, keys and values."""
-    return hasattr(block, "self_attn") and hasattr(block.self_attn, "qkv_proj")
+    return has_name(block, "self_attn.qkv_proj")
 
 
 #: The row of the site "v".
@@ -170,8 +168,11 @@ class Pattern(Stream):
         self.after = None
 
     def why_not(self, lm: Any, layer: int) -> str:
-        known = hasattr(lm.layers[layer], "self_attn")
-        return "" if known else "there is no attention with weights of its own"
+        block = lm.layers[layer]
+        if has_name(block, "self_attn"):
+            return ""
+        why = "there is no attention with weights of its own"
+        return fact(block, "lacks", {}).get("attn_pattern", why)
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         attention = _attention(lm.layers[layer], layer)
@@ -221,7 +222,7 @@ class Pattern(Stream):
 
 
 def _attention(block: Any, layer: int) -> Any:
-    if not hasattr(block, "self_attn"):
+    if not has_name(block, "self_attn"):
         raise ValueError(f"layer {layer} of this model has no attention with weights of its own")
     return block.self_attn
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.model_info import fact
-from remote_mi.interventions.ports import Change, Port, edit_output, first_of, rows_before
+from remote_mi.interventions.ports import Change, Port, edit_output, first_of, has_name, rows_before
 
 
 class Inlet(Port):
@@ -67,7 +67,7 @@ class GateOrUp(Port):
 
 
 def _is_fused(block: Any) -> bool:
-    return hasattr(block, "gate_up_proj")
+    return has_name(block, "gate_up_proj")
 
 
 class ExpertWeights(Port):

@@ -92,16 +92,16 @@ class Port(Stream):
         return f"the {self.side} of {self.module}"
 
     def why_not(self, lm: Any, layer: int) -> str:
-        if _below(lm.layers[layer], self.module) is not None:
+        block = lm.layers[layer]
+        known = has_name(block, self.module) if self.site else below(block, self.module) is not None
+        if known:
             return ""
-        reasons = fact(lm.layers[layer], "lacks", {})
+        reasons = fact(block, "lacks", {})
         return reasons.get(self.site) or f"there is no module {self.module}"
 
     def _module(self, lm: Any, layer: int) -> Any:
-        module = _below(lm.layers[layer], self.module)
-        if module is None:
-            require(lm, self.site or str(self), self, [layer])
-        return module
+        require(lm, self.site or str(self), self, [layer])
+        return below(lm.layers[layer], self.module)
 
     def factor(self, lm: Any, layer: int) -> float:
         return added_times(lm.layers[layer], self.module)
@@ -145,11 +145,20 @@ def rows_before(block: Any) -> int:
     """The number of rows that a layer's MLP runs on, known before it runs; 0 if it need not be."""
     if hasattr(block, "mlp_flat"):
         return first_of(getattr(block, first_added(block)).output).shape[0]
-    return block.mlp_in.input.shape[0] if hasattr(block, "router") else 0
+    return block.mlp_in.input.shape[0] if has_name(block, "router") else 0
 
 
-def _below(block: Any, path: str) -> Any:
-    """The module with a portable name on a layer; None if there is none."""
+def has_name(block: Any, name: str) -> bool:
+    """Whether a layer has a module by a portable name: one that was proven, if any was.
+
+    A model may have modules of its own by such a name: queries and a gate in one "q_proj".
+    """
+    proven = fact(block, "portable", None)
+    return below(block, name) is not None if proven is None else name in proven
+
+
+def below(block: Any, path: str) -> Any:
+    """The module at a path of portable or own names on a layer; None if there is none."""
     module = block
     for name in path.split("."):
         module = getattr(module, name, None)
@@ -210,6 +219,8 @@ class Middle(Port):
         if hasattr(block, "ln_mlp"):
             return ""
         why = "attention and MLP of this model run in parallel"
+        if len(fact(block, "adds", ["attn_add", "mlp_add"])) < 2:
+            return "this layer adds to the stream once; use resid_pre or resid_post"
         if hasattr(block, "ln_after_attn"):
             why = "this model normalises the stream after each addition"
         return f"{why}; use resid_pre, attn_out or mlp_out"

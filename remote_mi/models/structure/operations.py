@@ -23,7 +23,7 @@ Edit = Callable[[Any], Any]
 
 
 @dataclass
-class Operation:
+class SourceCall:
     """One call in the source of a module's `forward`.
 
     Attributes:
@@ -40,7 +40,7 @@ class Operation:
 
 def operations(
     call: Call, changed: Mapping[tuple[str, ...], Edit] | None = None
-) -> tuple[list[Operation], Any]:
+) -> tuple[list[SourceCall], Any]:
     """Run a module's call again, and record the calls in its source.
 
     Args:
@@ -52,7 +52,7 @@ def operations(
     """
     from nnsight.intervention.source import SourceNotAvailable, instrument
 
-    found: dict[tuple[str, ...], Operation] = {}
+    found: dict[tuple[str, ...], SourceCall] = {}
 
     def within(prefix: tuple[str, ...]) -> Callable[..., Any]:
         def operate(location: str, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ def operations(
             if path in found:
                 found[path].times += 1
             else:
-                found[path] = Operation(path, kept, _kept(value))
+                found[path] = SourceCall(path, kept, _kept(value))
             return value
 
         return operate

@@ -3,7 +3,8 @@
     {"names": {portable name: path},         of the model
      "facts": {"hidden_scale": …, "logit_scale": …, "logit_cap": …, "causal": …},
      "layers": [{"names": {portable name: path below the layer},
-                 "facts": {"adds": [portable name, …], "attn_add_factor": …, "heads": …, …}}]}
+                 "facts": {"adds": [portable name, …], "attn_add_factor": …, "heads": …,
+                           "lacks": {site: why}, "operations": {site: place}, …}}]}
 
 It holds texts and numbers only, so that it can be kept in a file and go with a job to a server.
 """
@@ -20,7 +21,9 @@ from remote_mi.models.structure.block import Part, find_block
 from remote_mi.models.structure.mlp import name_entrance, name_mlp
 from remote_mi.models.structure.observation import Call, observe, same
 from remote_mi.models.structure.points import name_points
+from remote_mi.models.structure.reasons import reasons
 from remote_mi.models.structure.whole import Unfit, Whole, find_whole
+from remote_mi.models.structure.widths import widths
 
 Structure = dict[str, Any]
 
@@ -104,6 +107,8 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
     middle = block.middle
     if middle is not None and block.parts[0].mixes and not block.parts[1].mixes:
         names["ln_mlp"] = block.relative(middle.path)
+    facts["lacks"] = reasons(names, facts)
+    facts["widths"] = widths(f"{call.path}.", inside, names, facts)
     return {"names": names, "facts": facts}
 
 

@@ -15,7 +15,7 @@ import torch
 from remote_mi.models.structure.attention import Attention
 from remote_mi.models.structure.block import Block
 from remote_mi.models.structure.observation import Call, factor_between, same
-from remote_mi.models.structure.operations import Operation, operations
+from remote_mi.models.structure.operations import SourceCall, operations
 
 #: How far a pattern's numbers may move without having been changed.
 STILL = 1e-6
@@ -43,7 +43,7 @@ def name_scores(
             continue
         names["scoring"] = block.relative(call.path)
         places["attn_scores"] = scores
-        search = _Search(call, ran, pattern, attention)
+        search = _RotationSearch(call, ran, pattern, attention)
         for which in "qk":
             site = f"{which}_rotated"
             found = search.rotated(which, views)
@@ -81,7 +81,7 @@ def _scoring(
     return sorted(holders, key=lambda c: -len(c.path))
 
 
-def _scores(ran: Sequence[Operation], pattern: torch.Tensor) -> dict[str, Any] | None:
+def _scores(ran: Sequence[SourceCall], pattern: torch.Tensor) -> dict[str, Any] | None:
     """Where the scores are: what the softmax takes, or a value that an attention sink follows."""
     for one in ran:
         first = one.args[0] if one.args else None
@@ -111,13 +111,13 @@ def _gives(scores: Any, pattern: torch.Tensor) -> bool:
     return bool((sink - sink[:, :, :1]).abs().max() < 1e-2)
 
 
-class _Search:
+class _RotationSearch:
     """Looking for the queries and keys that one attention computes its scores from."""
 
     def __init__(
         self,
         call: Call,
-        ran: Sequence[Operation],
+        ran: Sequence[SourceCall],
         pattern: torch.Tensor,
         attention: Attention,
     ) -> None:
