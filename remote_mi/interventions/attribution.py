@@ -19,10 +19,10 @@ from remote_mi.interventions.forward import Run, run
 from remote_mi.interventions.measures import Measure
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import info
-from remote_mi.interventions.ports import Stream, edit_stream
+from remote_mi.interventions.ports import Stream, edit_output, edit_stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import logits, skip_unembedding
-from remote_mi.interventions.sites import row_of
+from remote_mi.interventions.sites import chosen_layers, row_of
 
 #: Approximate numbers that the graph keeps per token and layer, in widths of the stream.
 WIDTHS_KEPT = 34
@@ -31,37 +31,52 @@ WIDTHS_KEPT = 34
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
-def gradients(lm: Any, prompt: Prompt, site: str | Stream, measure: Score) -> Run:
+def gradients(
+    lm: Any,
+    prompt: Prompt,
+    site: str | Stream,
+    measure: Score,
+    *,
+    layers: Sequence[int] | None = None,
+) -> Run:
     """One forward and one backward pass: activations at a site, and the measure's gradient there.
 
     Args:
         site: one of `SITES`, or a `Port`. measure: made by `measure`.
+        layers: whose; None for all. `values` and `gradients` of the others are empty.
 
     Returns:
         The run, with `values` and `gradients` for each layer, in the shapes of `read`, float32.
 
     Raises:
-        ValueError: for an unknown site, or one that does not exist in this model.
+        ValueError: for an unknown site, or one that does not exist in the chosen layers, and for
+            logits, which no measure reads.
     """
-    row = row_of(site)
+    row, chosen = row_of(site), sorted(chosen_layers(lm, site, layers, "measured"))
 
     def leaf(stream: torch.Tensor) -> torch.Tensor:
         return stream.detach().requires_grad_(True)
 
     with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
-        start = edit_stream(lm, 0, leaf)
+        start = edit_output(lm.embed_tokens, leaf) if site == "embed" else edit_stream(lm, 0, leaf)
         # The tensors that the model itself uses: a measure does not depend on views of them.
-        tensors = []
-        for index in range(len(lm.layers)):
-            tensors.append(start if site == "resid_pre" and not index else row.tensor(lm, index))
-        hidden = lm.ln_final.output
+        pairs = {}
+        for index in chosen:
+            first = site == "embed" or (site == "resid_pre" and not index)
+            pairs[index] = (start, start) if first else row.differentiated(lm, index)
+        hidden = pairs[0][0] if site == "final_norm" else lm.ln_final.output
         skip_unembedding(lm)
-    slopes = torch.autograd.grad(measure(hidden)[0], tensors)
+    tensors = [tensor for tensor, _ in pairs.values()]
+    slopes = dict(zip(chosen, torch.autograd.grad(measure(hidden)[0], tensors), strict=True))
     found = Run([list(prompt.ids)], site, hidden.detach())
-    for index, (tensor, slope) in enumerate(zip(tensors, slopes, strict=True)):
-        factor = row.factor(lm, index)
-        found.values.append(row.view(tensor.detach(), lm, 1).float() * factor)
-        found.gradients.append(row.view(slope, lm, 1).float() / factor)
+    for index in range(max(chosen, default=-1) + 1):
+        if index not in pairs:
+            found.values.append(torch.empty(0))
+            found.gradients.append(torch.empty(0))
+            continue
+        factor, own = row.factor(lm, index), pairs[index][1].detach()
+        found.values.append(row.view(own, lm, 1).float() * factor)
+        found.gradients.append(row.view(slopes[index], lm, 1).float() / factor)
     return found
 
 

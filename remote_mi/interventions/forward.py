@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.model_info import has_unembedding, is_causal, reuses_prefix
+from remote_mi.interventions.model_sites import Logits, Once
 from remote_mi.interventions.ports import Stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import row_of
+from remote_mi.interventions.sites import chosen_layers, row_of
 
 
 class Run:
@@ -49,20 +50,23 @@ def run(
     noise: torch.Tensor | None = None,
     noised: tuple[int, int] = (0, 0),
     inputs: torch.Tensor | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Run:
     """One forward pass of a prompt, or of several prompts of equal length as rows.
 
     Args:
-        site: the site whose activations are kept, in every layer: one of `SITES`, or a `Port`.
+        site: the site whose activations are kept: one of `SITES`, or a `Port`.
         noise: added to token embeddings of one prompt, [row, token, d_model]; one row is run for
             each row of noise.
         noised: first and last position that it is added to, both included.
         inputs: replaces the token embeddings of one prompt, [row, position, d_model]. It may
             require a gradient.
+        layers: whose activations are kept; None for all. `values` of the others are empty.
 
     Raises:
-        ValueError: for an unknown site, or one that does not exist in this model.
+        ValueError: for an unknown site, or one that does not exist in the chosen layers.
     """
+    chosen = [] if site is None else chosen_layers(lm, site, layers)
     of_each = [prompts] if isinstance(prompts, Prompt) else prompts
     given = inputs
     if noise is not None:
@@ -78,18 +82,21 @@ def run(
         if given is not None:
             own = lm.embed_tokens.output
             there = given.to(own.device, own.dtype)
-            lm.embed_tokens.output = there if noise is None else own + there
-        values = [] if row is None else [row.read(lm, i) for i in range(len(lm.layers))]
-        # Without an unembedding the last norm is the last layer's own, and runs before its end.
-        last = site == "resid_post" and not has_unembedding(lm)
-        hidden = values[-1] if last else lm.ln_final.output
-        skip_unembedding(lm)
+            given = there if noise is None else own + there
+            lm.embed_tokens.output = given
+        if given is not None and site == "embed":  # each value can be accessed once
+            read, hidden = {0: given}, lm.ln_final.output
+        else:
+            read, hidden = _read_all(lm, row, chosen)
+        if site != "logits":
+            skip_unembedding(lm)
         whole: Any = lm.output if keep or states else None
     found = Run(ids, site, hidden)
     found.one = len(of_each) == 1 and given is None
-    found.values = values
     if site == "resid_pre":
-        found.values = list(whole.hidden_states[: len(lm.layers)])
+        read = {index: whole.hidden_states[index] for index in chosen}
+    if read:
+        found.values = [read.get(index, torch.empty(0)) for index in range(max(read) + 1)]
     if keep:
         found.keys = whole.past_key_values
     if noise is not None:
@@ -98,14 +105,44 @@ def run(
     return found
 
 
-def mean_activations(lm: Any, prompts: Sequence[Prompt], site: str | Stream) -> list[torch.Tensor]:
+def _read_all(
+    lm: Any, row: Stream | None, layers: Sequence[int]
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """A site in each chosen layer, and the final norm's output, inside a trace.
+
+    Each value can be accessed once, in the order in which the model computes them.
+    """
+    if isinstance(row, Logits):
+        hidden = lm.ln_final.output
+        return {0: row.read(lm, 0)}, hidden
+    read = {} if row is None else {index: row.read(lm, index) for index in sorted(layers)}
+    if isinstance(row, Once) and row.late:
+        return read, read[0]
+    # Without an unembedding the last norm is the last layer's own, and runs before its end.
+    last = len(lm.layers) - 1
+    if row is not None and row.after == 1 and not has_unembedding(lm) and last in read:
+        return read, read[last]
+    return read, lm.ln_final.output
+
+
+def mean_activations(
+    lm: Any,
+    prompts: Sequence[Prompt],
+    site: str | Stream,
+    *,
+    layers: Sequence[int] | None = None,
+) -> list[torch.Tensor]:
     """The mean activation of each layer over all positions of all prompts, [width], float32.
 
     Every position of every prompt has the same weight.
+
+    Args:
+        layers: whose; None for all. Those of the others are empty.
     """
     totals: list[torch.Tensor] = []
     for prompt in prompts:
-        sums = [values[0].float().sum(0) for values in run(lm, prompt, site).values]
+        read = run(lm, prompt, site, layers=layers).values
+        sums = [x[0].float().sum(0) if x.numel() else x for x in read]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
     positions = sum(len(prompt.ids) for prompt in prompts)
     return [total / positions for total in totals]

@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from remote_mi.interventions.forward import Run
+from remote_mi.interventions.model_sites import Once
 from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import part_count, row_of
@@ -77,11 +78,15 @@ class GrowingBatch:
                 "position_ids": torch.arange(start, len(self.ids))[None],
                 "past_key_values": one.shared_prefix(),
             }
-        used, after = one.used, one.after
-        with lm.trace(input_ids=torch.tensor([self.ids[start:]]), use_cache=bool(start), **shared):
+        used, after, hidden = one.used, one.after, None
+        ids = torch.tensor([self.ids[start:]] * one.first_rows())
+        with lm.trace(input_ids=ids, use_cache=bool(start), **shared):
             if self.base.stream is not None and (not used or used[0] + after > 0):
                 edit_stream(lm, 0, one.enter)
             for index in used:
+                if row.once:
+                    hidden = one.edit_once(lm, row)
+                    continue
                 if row.after is not None:
                     edit_stream(
                         lm, index + after, lambda rows, i=index: one.put_in(one.grow(rows, i), i)
@@ -91,7 +96,9 @@ class GrowingBatch:
                 if one.joining_at(index):
                     stream = edit_stream(lm, index, lambda rows, i=index: one.grow(rows, i))
                 row.edit(lm, index, lambda act, i=index: one.put_in_site(act, i), stream)
-            scores = self.measure(lm.ln_final.output)
+            if hidden is None:
+                hidden = lm.ln_final.output
+            scores = self.measure(hidden)
             skip_unembedding(lm)
             lm.output = None  # it contains the cache, which is large and unused
         return scores
@@ -104,10 +111,12 @@ class _Pass:
         self, batch: GrowingBatch, start: int, cells: Sequence[Cell], layers: Sequence[int]
     ) -> None:
         self.batch, self.start, self.cells = batch, start, cells
-        count = len(batch.lm.layers)
+        row = batch.row
+        count = 1 if row.once else len(batch.lm.layers)
         self.spans = [window_around(layer, batch.window, count) for layer in layers]
         self.joining = batch.variants * len(cells) * batch.rows
-        self.after = batch.row.after or 0
+        #: How many layers after the site's own the joining rows enter.
+        self.after = len(batch.lm.layers) if is_late(row) else row.after or 0
         self.used = sorted({index for span in self.spans for index in span}) if cells else []
         self._inside: torch.Tensor | None = None
 
@@ -125,6 +134,27 @@ class _Pass:
         rows = self.enter(rows) if index + self.after == 0 else rows
         base = self.batch.rows
         return torch.cat([rows, _copies(rows[:base], self.joining_at(index) // base)])
+
+    def first_rows(self) -> int:
+        """How many rows enter as token ids: one for all, or those of the embeddings' cells, too.
+
+        Masks are made for as many rows as embeddings have.
+        """
+        early = self.batch.row.once and not is_late(self.batch.row)
+        return self.batch.rows + self.joining_at(0) if early and self.used else 1
+
+    def edit_once(self, lm: Any, row: Any) -> torch.Tensor | None:
+        """Replace a site of the model; returns the final norm's output if it is that.
+
+        Raises:
+            ValueError: for embeddings in a run whose stream is not that of its token ids.
+        """
+        if is_late(row):
+            return row.edit(lm, 0, lambda rows: self.put_in(self.grow(rows, 0), 0))
+        if self.batch.base.stream is not None:
+            raise ValueError("embed cannot be replaced in a run whose embeddings had noise added")
+        row.edit(lm, 0, lambda rows: self.put_in(rows, 0))
+        return None
 
     def put_in_site(self, activation: torch.Tensor, index: int) -> torch.Tensor:
         """Like `put_in`, for an activation in the site's own shape."""
@@ -173,6 +203,11 @@ class _Pass:
             layer.keys = _copies(layer.keys, new // base + 1)
             layer.values = _copies(layer.values, new // base + 1)
         return prefix
+
+
+def is_late(row: Stream) -> bool:
+    """Whether a site comes after all layers."""
+    return isinstance(row, Once) and row.late
 
 
 def window_around(layer: int, window: int, n_layers: int) -> range:

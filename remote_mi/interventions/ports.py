@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,18 +21,28 @@ class Stream:
         parts: "query" or "key" heads that the width divides into; "" for none.
         prefix: whether rows of a sweep may share the keys and values of earlier tokens.
         dims: number of dimensions of an activation, including that of rows.
+        once: whether it exists once in a model, as its layer 0, instead of once in every layer.
         after: which stream it is; None for a site that is not a stream.
     """
 
-    parts, prefix, dims = "", True, 3
+    parts, prefix, dims, once = "", True, 3, False
 
     def __init__(self, after: int) -> None:
         self.after: int | None = after
+
+    def why_not(self, lm: Any, layer: int) -> str:
+        """Why a layer does not have it; "" if it does."""
+        return ""
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         """The tensor that the model itself goes on with, inside a trace."""
         assert self.after is not None
         return read_stream(lm, layer + self.after)
+
+    def differentiated(self, lm: Any, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tensor whose gradient is taken, and the one that holds the activation."""
+        tensor = self.tensor(lm, layer)
+        return tensor, tensor
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         """The site in that tensor (or in its gradient): `rows` rows, in the shapes of `read`."""
@@ -71,24 +81,27 @@ class Port(Stream):
         module: its portable name on a layer, or the model's own: "mlp.gate_proj".
         side: "input" or "output".
         parts: "query" or "key" heads that the width divides into; "" for none.
-        why_not: why a model may not have it.
+        site: its name in the table, under which a layer says why it lacks it.
     """
 
-    def __init__(self, module: str, side: str, parts: str = "", why_not: str = "") -> None:
+    def __init__(self, module: str, side: str, parts: str = "", site: str = "") -> None:
         self.after = None
-        self.module, self.side, self.parts = module, side, parts
-        self.why_not = why_not or f"the layers of this model have no module {module}"
+        self.module, self.side, self.parts, self.site = module, side, parts, site
 
     def __str__(self) -> str:
         return f"the {self.side} of {self.module}"
 
+    def why_not(self, lm: Any, layer: int) -> str:
+        block = lm.layers[layer]
+        known = has_name(block, self.module) if self.site else below(block, self.module) is not None
+        if known:
+            return ""
+        reasons = fact(block, "lacks", {})
+        return reasons.get(self.site) or f"there is no module {self.module}"
+
     def _module(self, lm: Any, layer: int) -> Any:
-        module = lm.layers[layer]
-        for name in self.module.split("."):
-            if not hasattr(module, name):
-                raise ValueError(self.why_not)
-            module = getattr(module, name)
-        return module
+        require(lm, self.site or str(self), self, [layer])
+        return below(lm.layers[layer], self.module)
 
     def factor(self, lm: Any, layer: int) -> float:
         return added_times(lm.layers[layer], self.module)
@@ -98,20 +111,21 @@ class Port(Stream):
         return module.input if self.side == "input" else first_of(module.output)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
-        # Rows and positions may be merged into one dimension (OPT's MLP).
+        # Rows and positions may be merged into one dimension (OPT's MLP, routers).
         return tensor.reshape(rows, -1, tensor.shape[-1]) if tensor.dim() == 2 else tensor
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
-        tensor = self.tensor(lm, layer)
+        tensor = self._now(lm, layer)
         rows = first_of(lm.layers[layer].output).shape[0] if tensor.dim() == 2 else 0
         return times(self.view(tensor, lm, rows), self.factor(lm, layer))
 
-    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
-        module, block, rows = self._module(lm, layer), lm.layers[layer], 0
-        if hasattr(block, "mlp_flat") and self.module in ("mlp_add", "down_proj"):
-            rows = first_of(block.attn_add.output).shape[0]
+    def _now(self, lm: Any, layer: int) -> torch.Tensor:
+        """The tensor as it is, to read."""
+        return self.tensor(lm, layer)
 
-        factor = self.factor(lm, layer)
+    def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
+        module, factor = self._module(lm, layer), self.factor(lm, layer)
+        rows = rows_before(lm.layers[layer]) if self.module in _FLAT else 0
 
         def change_view(tensor: torch.Tensor) -> torch.Tensor:
             changed = change(times(self.view(tensor, lm, rows), factor))
@@ -123,6 +137,74 @@ class Port(Stream):
             edit_output(module, change_view)
 
 
+#: Modules of an MLP that may run on rows and positions merged into one dimension.
+_FLAT = ("mlp_add", "mlp_in", "down_proj", "gate_proj", "up_proj", "gate_up_proj", "router")
+
+
+def rows_before(block: Any) -> int:
+    """The number of rows that a layer's MLP runs on, known before it runs; 0 if it need not be."""
+    if hasattr(block, "mlp_flat"):
+        return first_of(getattr(block, first_added(block)).output).shape[0]
+    return block.mlp_in.input.shape[0] if has_name(block, "router") else 0
+
+
+def has_name(block: Any, name: str) -> bool:
+    """Whether a layer has a module by a portable name: one that was proven, if any was.
+
+    A model may have modules of its own by such a name: queries and a gate in one "q_proj".
+    """
+    proven = fact(block, "portable", None)
+    return below(block, name) is not None if proven is None else name in proven
+
+
+def below(block: Any, path: str) -> Any:
+    """The module at a path of portable or own names on a layer; None if there is none."""
+    module = block
+    for name in path.split("."):
+        module = getattr(module, name, None)
+        if module is None:
+            return None
+    return module
+
+
+def require(lm: Any, site: str, row: Stream, layers: Sequence[int]) -> None:
+    """Refuse a site that some of the chosen layers do not have.
+
+    Raises:
+        ValueError: with the reason, and the layers that have it.
+    """
+    if row.once:
+        if list(layers) != [0]:
+            raise ValueError(f"{site} exists once in a model: its only layer is 0")
+        reason = row.why_not(lm, 0)
+        if reason:
+            raise ValueError(f"{site} does not exist here: {reason}")
+        return
+    reasons = {layer: row.why_not(lm, layer) for layer in layers}
+    without = [layer for layer, reason in reasons.items() if reason]
+    if not without:
+        return
+    having = [index for index in range(len(lm.layers)) if not row.why_not(lm, index)]
+    where = f" in {name_layers(without)}" if having else ""
+    rest = f"; {name_layers(having)} {'has' if len(having) == 1 else 'have'} it" if having else ""
+    raise ValueError(f"{site} does not exist here{where}: {reasons[without[0]]}{rest}")
+
+
+def name_layers(layers: Sequence[int]) -> str:
+    """Layers as a text: "layer 3", "layers 0 to 2, 4"."""
+    spans: list[list[int]] = []
+    for layer in sorted(layers):
+        if spans and spans[-1][1] == layer - 1:
+            spans[-1][1] = layer
+        else:
+            spans.append([layer, layer])
+    parts = [
+        str(low) if low == high else f"{low}{', ' if high == low + 1 else ' to '}{high}"
+        for low, high in spans
+    ]
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(parts)}"
+
+
 class Middle(Port):
     """The stream between attention and MLP, which both the MLP and the later stream read.
 
@@ -130,34 +212,40 @@ class Middle(Port):
     """
 
     def __init__(self) -> None:
-        super().__init__("ln_mlp", "input")
+        super().__init__("ln_mlp", "input", site="resid_mid")
 
-    def _module(self, lm: Any, layer: int) -> Any:
+    def why_not(self, lm: Any, layer: int) -> str:
         block = lm.layers[layer]
         if hasattr(block, "ln_mlp"):
-            return block.ln_mlp
+            return ""
         why = "attention and MLP of this model run in parallel"
+        if len(fact(block, "adds", ["attn_add", "mlp_add"])) < 2:
+            return "this layer adds to the stream once; use resid_pre or resid_post"
         if hasattr(block, "ln_after_attn"):
             why = "this model normalises the stream after each addition"
-        raise ValueError(
-            f"resid_mid does not exist here: {why}; use resid_pre, attn_out or mlp_out"
-        )
+        return f"{why}; use resid_pre, attn_out or mlp_out"
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
         module, block = self._module(lm, layer), lm.layers[layer]
-        rows = first_of(block.attn_add.output).shape[0] if hasattr(block, "mlp_flat") else 0
+        rows = rows_before(block) if hasattr(block, "mlp_flat") else 0
         return self.view(module.input, lm, rows)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         self._module(lm, layer)
         block = lm.layers[layer]
         before = read_stream(lm, layer) if stream is None else stream
-        factor = added_times(block, "attn_add")
+        first = first_added(block)
+        factor = added_times(block, first)
 
         def change_added(added: torch.Tensor) -> torch.Tensor:
             return times(change(before + times(added, factor)) - before, 1 / factor)
 
-        edit_output(block.attn_add, change_added)
+        edit_output(getattr(block, first), change_added)
+
+
+def first_added(block: Any) -> str:
+    """The name of the module whose output a layer adds to the stream first."""
+    return fact(block, "adds", ["attn_add"])[0]
 
 
 def added_times(block: Any, module: str) -> float:

@@ -11,13 +11,23 @@ Within a trace each value can be accessed once, in the order in which the model 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from remote_mi.interventions.attention_sites import VALUES, Pattern, Projection
-from remote_mi.interventions.model_info import head_count, key_head_count
-from remote_mi.interventions.ports import Change, Middle, Port, Stream
+from remote_mi.interventions.attention_sites import (
+    VALUES,
+    HeadNorm,
+    HeadOut,
+    Pattern,
+    Projection,
+)
+from remote_mi.interventions.mlp_sites import ExpertWeights, GateOrUp, Inlet
+from remote_mi.interventions.model_info import head_count, info, key_head_count
+from remote_mi.interventions.model_sites import Logits, Once
+from remote_mi.interventions.operation_sites import Operation, RouterLogits, Scores
+from remote_mi.interventions.ports import Change, Middle, Port, Stream, require
 
 
 def read(lm: Any, layer: int, site: str | Stream) -> torch.Tensor:
@@ -30,7 +40,9 @@ def read(lm: Any, layer: int, site: str | Stream) -> torch.Tensor:
     Raises:
         ValueError: for an unknown site, or one that does not exist in this model.
     """
-    return row_of(site).read(lm, layer)
+    row = row_of(site)
+    require(lm, str(site), row, [layer])
+    return row.read(lm, layer)
 
 
 def edit(lm: Any, layer: int, site: str | Stream, change: Change) -> None:
@@ -42,27 +54,41 @@ def edit(lm: Any, layer: int, site: str | Stream, change: Change) -> None:
     Raises:
         ValueError: for an unknown site, or one that does not exist in this model.
     """
-    row_of(site).edit(lm, layer, change)
+    row = row_of(site)
+    require(lm, str(site), row, [layer])
+    row.edit(lm, layer, change)
 
 
 #: Site → how it is read, edited and differentiated; `vocabulary` describes each.
 SITES: dict[str, Any] = {
+    "embed": Once("embed", "embed_tokens", late=False),
     "resid_pre": Stream(0),
-    "resid_mid": Middle(),
-    "resid_post": Stream(1),
+    "attn_in": Inlet("attn_in"),
+    "mixer_in": Inlet("mixer_in"),
     "q": Projection("q", "query"),
     "k": Projection("k", "key"),
     "v": VALUES,
-    "head_z": Port("self_attn.o_proj", "input", "query"),
-    "attn_out": Port("attn_add", "output"),
-    "mlp_hidden": Port(
-        "down_proj",
-        "input",
-        why_not="mlp_hidden does not exist here: this MLP is no matrix after another",
-    ),
-    "mlp_out": Port("mlp_add", "output"),
-    "mixer_out": Port("mixer_add", "output"),
+    "q_normed": HeadNorm("q_normed", "query"),
+    "k_normed": HeadNorm("k_normed", "key"),
+    "q_rotated": Operation("q_rotated", "scoring", "query"),
+    "k_rotated": Operation("k_rotated", "scoring", "key"),
+    "attn_scores": Scores(),
     "attn_pattern": Pattern(),
+    "head_z": Port("self_attn.o_proj", "input", "query", "head_z"),
+    "head_out": HeadOut(),
+    "attn_out": Port("attn_add", "output", site="attn_out"),
+    "mixer_out": Port("mixer_add", "output", site="mixer_out"),
+    "resid_mid": Middle(),
+    "mlp_in": Inlet("mlp_in"),
+    "mlp_gate": GateOrUp("gate"),
+    "mlp_up": GateOrUp("up"),
+    "mlp_hidden": Port("down_proj", "input", site="mlp_hidden"),
+    "router_logits": RouterLogits(),
+    "expert_weights": ExpertWeights(),
+    "mlp_out": Port("mlp_add", "output", site="mlp_out"),
+    "resid_post": Stream(1),
+    "final_norm": Once("final_norm", "ln_final", late=True),
+    "logits": Logits(),
 }
 
 
@@ -83,3 +109,25 @@ def part_count(lm: Any, site: str | Stream) -> int:
     """How many heads a site's width divides into; 1 for none."""
     parts = row_of(site).parts
     return 1 if not parts else head_count(lm) if parts == "query" else key_head_count(lm)
+
+
+def chosen_layers(
+    lm: Any, site: str | Stream, layers: Sequence[int] | None, asked: str = "read"
+) -> list[int]:
+    """The layers named by a parameter, or all of them for None, if they have the site.
+
+    Args:
+        asked: "read"; or "measured", for what is measured at the end of a run.
+
+    Raises:
+        ValueError: for a layer that does not exist or lacks the site, with the layers that have it.
+    """
+    row = row_of(site)
+    chosen = ([0] if layers is None else list(layers)) if row.once else info(lm).chosen(layers)
+    require(lm, str(site), row, chosen)
+    if asked == "measured" and isinstance(row, Logits):
+        raise ValueError(
+            "logits can be read and edited, but nothing is measured after them: metrics are read "
+            "from final_norm; use that"
+        )
+    return chosen

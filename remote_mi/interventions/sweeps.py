@@ -19,10 +19,10 @@ import torch
 from remote_mi.interventions.dealing import PASS_TOKENS, Load, deal, rows_of_a_pass
 from remote_mi.interventions.forward import Run, first_difference, run
 from remote_mi.interventions.growing_batch import Cell, GrowingBatch
-from remote_mi.interventions.model_info import info, reuses_prefix
+from remote_mi.interventions.model_info import reuses_prefix
 from remote_mi.interventions.ports import Stream
 from remote_mi.interventions.prompts import Prompt
-from remote_mi.interventions.sites import part_count
+from remote_mi.interventions.sites import chosen_layers, part_count
 
 #: The replacement: see `sweep`.
 Put = Run | float | Sequence[torch.Tensor] | Callable[[int], torch.Tensor]
@@ -86,9 +86,9 @@ def sweep(
 
     Raises:
         ValueError: for heads at a site that has none, a site, layer or position that does not
-            exist, a run with another site or another length, or a base with several prompts.
+            exist, a site that some of the layers lack, a run with another site or another length, or a base with several prompts.
     """
-    chosen = info(lm).chosen(layers)
+    chosen = chosen_layers(lm, site, layers, "measured")
     if chosen != sorted(set(chosen)):
         raise ValueError(f"the layers {chosen} are not in ascending order, each once")
     if by not in ("position", "layer", "head"):

@@ -2,24 +2,45 @@
 
 A site is a place in a layer, the same in every architecture; `sites.SITES` has a row for each:
 
-    resid_pre    the stream before a block                           [position, d_model]
-    resid_mid    the stream between attention and MLP                [position, d_model]
-    resid_post   the stream after a block                            [position, d_model]
-    q            the output of the query projection                  [position, head × d_head]
-    k, v         the outputs of the key and value projections        [position, key head × d_head]
-    head_z       the input of attention's output projection          [position, head × d_head]
-    attn_out     what attention adds to the stream                   [position, d_model]
-    mixer_out    what mixes the positions adds to the stream         [position, d_model]
-    mlp_hidden   the MLP's neurons: the input of its last matrix     [position, neuron]
-    mlp_out      what the MLP adds to the stream                     [position, d_model]
-    attn_pattern how much each query attends to each key             [head, query, key]
+    embed          the token embedding's output                         [position, width]
+    resid_pre      the stream before a block                            [position, d_model]
+    attn_in        what attention takes                                 [position, d_model]
+    mixer_in       what the part that mixes the positions takes         [position, d_model]
+    q              the output of the query projection                   [position, head × d_head]
+    k, v           the outputs of the key and value projections         [position, key head × d_head]
+    q_normed       queries after a norm of each head                    [position, head × d_head]
+    k_normed       keys after a norm of each head                       [position, key head × d_head]
+    q_rotated      queries after their rotation: those that score       [position, head × d_head]
+    k_rotated      keys after their rotation: those that are scored     [position, key head × d_head]
+    attn_scores    what the softmax takes: after scale, cap and mask    [head, query, key]
+    attn_pattern   how much each query attends to each key              [head, query, key]
+    head_z         the input of attention's output projection           [position, head × d_head]
+    head_out       what each head gives through that projection         [position, head × d_model]
+    attn_out       what attention adds to the stream                    [position, d_model]
+    mixer_out      what mixes the positions adds to the stream          [position, d_model]
+    resid_mid      the stream between attention and MLP                 [position, d_model]
+    mlp_in         what the MLP takes                                   [position, d_model]
+    mlp_gate       the gate of the MLP's neurons, before its activation [position, neuron]
+    mlp_up         what the gate is multiplied by; without a gate, the
+                   neurons before their activation                      [position, neuron]
+    mlp_hidden     the MLP's neurons: the input of its last matrix      [position, neuron]
+    router_logits  the logits that experts are chosen by                [position, expert]
+    expert_weights what each expert is multiplied by; 0 if not chosen   [position, expert]
+    mlp_out        what the MLP adds to the stream                      [position, d_model]
+    resid_post     the stream after a block                             [position, d_model]
+    final_norm     the final norm's output                              [position, d_model]
+    logits         the model's logits, after scale and cap              [position, vocabulary]
+
+`embed`, `final_norm` and `logits` exist once: their only layer is 0. Every other site exists in the
+layers that have it, and is refused, with the reason and with these layers, where a chosen layer
+does not.
 
 `attn_out`, `mixer_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms
-and times Granite's multiplier. `mixer_out` is `attn_out` in a layer with attention, and exists in
-layers with a state space, a convolution or linear attention in its place, too. `resid_mid` does not
-exist in parallel blocks (GPT-NeoX, Phi), nor `mlp_hidden` in a mixture of experts; they are refused
-there. `q` and `k` are taken before any norm or rotation. `attn_pattern` needs eager
-attention (`needs=("attention_weights",)`), and is not a valid value of a recipe's parameter `site`.
+and times Granite's multiplier; `head_out` is before both. `mixer_out` is `attn_out` in a layer with
+attention, and exists in layers with a state space, a convolution or linear attention in its place,
+too. An edit of an input (`attn_in`, `mlp_in`) reaches that part alone, even if others read the same
+tensor. `attn_pattern` and `attn_scores` need eager attention (`needs=("attention_weights",)`), and
+nothing is measured after `logits`: these three are no valid values of a recipe's parameter `site`.
 """
 
 from __future__ import annotations
@@ -38,6 +59,20 @@ Site = Literal[
     "mixer_out",
     "mlp_hidden",
     "mlp_out",
+    "embed",
+    "attn_in",
+    "mixer_in",
+    "q_normed",
+    "k_normed",
+    "q_rotated",
+    "k_rotated",
+    "head_out",
+    "mlp_in",
+    "mlp_gate",
+    "mlp_up",
+    "router_logits",
+    "expert_weights",
+    "final_norm",
 ]
 
 #: denoise: clean activations are patched into the corrupt run; noise: the other way round.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from .reference_points import hook_point
 
 
 class Reference:
@@ -116,6 +119,8 @@ class Reference:
             return _SoftmaxHook(layer, change)
         outputs = {"attn_out": self.attention, "mlp_out": self.mlp, "resid_post": self.blocks}
         outputs["mixer_out"] = self.attention
+        if site not in outputs:
+            return hook_point(self, site, layer, given)
         return outputs[site][layer].register_forward_hook(on_output)
 
     def _hook_projection(self, which: str, layer: int, change) -> Any:
@@ -148,10 +153,13 @@ class Reference:
 
         return getattr(attention, fused).register_forward_hook(on_fused)
 
-    def capture(self, ids: torch.Tensor, site: str) -> list[torch.Tensor]:
+    def capture(
+        self, ids: torch.Tensor, site: str, layers: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
         hooks = []
-        for layer in range(len(self.blocks)):
+        chosen = range(len(self.blocks)) if layers is None else layers
+        for layer in chosen:
 
             def keep(value, layer=layer):
                 found[layer] = value.clone()
@@ -161,7 +169,7 @@ class Reference:
             self.model(ids)
         for hook in reversed(hooks):
             hook.remove()
-        return [found[layer] for layer in range(len(self.blocks))]
+        return [found[layer] for layer in chosen]
 
     def stream(self, ids: torch.Tensor) -> list[torch.Tensor]:
         """The stream before each layer and after the last."""

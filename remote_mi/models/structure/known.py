@@ -50,7 +50,7 @@ def structure_of(auto: Any, config: Any) -> Structure:
 
 def _key(auto: Any, config: Any) -> str:
     members = {k: v for k, v in config.to_dict().items() if k not in _UNRELATED}
-    versions = [version(name) for name in ("torch", "transformers", "remote_mi")]
+    versions = [version(name) for name in ("torch", "transformers", "nnsight", "remote_mi")]
     text = json.dumps(members, sort_keys=True, default=str)
     return digest([_own_code(), type(config).__name__, auto.__name__, text, versions])[:32]
 

@@ -3,7 +3,8 @@
     {"names": {portable name: path},         of the model
      "facts": {"hidden_scale": …, "logit_scale": …, "logit_cap": …, "causal": …},
      "layers": [{"names": {portable name: path below the layer},
-                 "facts": {"adds": [portable name, …], "attn_add_factor": …, "heads": …, …}}]}
+                 "facts": {"adds": [portable name, …], "attn_add_factor": …, "heads": …,
+                           "lacks": {site: why}, "operations": {site: place}, …}}]}
 
 It holds texts and numbers only, so that it can be kept in a file and go with a job to a server.
 """
@@ -16,9 +17,13 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention, find_attention
-from remote_mi.models.structure.block import Block, Part, find_block
-from remote_mi.models.structure.observation import Call, factor_between, observe, same
+from remote_mi.models.structure.block import Part, find_block
+from remote_mi.models.structure.mlp import name_entrance, name_mlp
+from remote_mi.models.structure.observation import Call, observe, same
+from remote_mi.models.structure.points import name_points
+from remote_mi.models.structure.reasons import reasons
 from remote_mi.models.structure.whole import Unfit, Whole, find_whole
+from remote_mi.models.structure.widths import widths
 
 Structure = dict[str, Any]
 
@@ -83,12 +88,16 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
             _name_attention(attention, part, names, facts)
+            name_points(block, part, inside, attention, names, facts)
         elif kind == "mixer":
             names["mixer"] = part.root
+            name_entrance("mixer_in", block, part, inside, [], names)
         elif kind == "mlp":
-            _name_mlp(block, part, inside, names)
+            name_mlp(block, part, inside, names, facts)
     if "mixer_add" not in names and "attn_add" in names:
         names["mixer_add"] = names["attn_add"]
+        if "attn_in" in names:
+            names["mixer_in"] = names["attn_in"]
         if "attn_add_factor" in facts:
             facts["mixer_add_factor"] = facts["attn_add_factor"]
     if block.norms:
@@ -98,6 +107,8 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
     middle = block.middle
     if middle is not None and block.parts[0].mixes and not block.parts[1].mixes:
         names["ln_mlp"] = block.relative(middle.path)
+    facts["lacks"] = reasons(names, facts)
+    facts["widths"] = widths(f"{call.path}.", inside, names, facts)
     return {"names": names, "facts": facts}
 
 
@@ -119,19 +130,3 @@ def _name_attention(
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
-
-
-def _name_mlp(block: Block, part: Part, inside: Sequence[Call], names: dict[str, str]) -> None:
-    root = f"{block.call.path}.{part.root}"
-    of_root = [c for c in inside if c.path == root or c.path.startswith(f"{root}.")]
-    norms = {norm.path for norm in block.norms}
-    if len(of_root) > 1 and not any(c.path in norms for c in of_root):
-        names["mlp"] = part.root
-    output = part.adds.output
-    if output is not None and output.dim() == 2:
-        names["mlp_flat"] = names["mlp_add"]
-    for call in of_root:
-        matrix = any(p.dim() == 2 for p in call.module.parameters())
-        if call.is_leaf and matrix and factor_between(call.output, part.source.output):
-            names["down_proj"] = block.relative(call.path)
-            return

@@ -32,6 +32,8 @@ from ..reference import Reference
 
 LAYERS, TOLERANCE = 3, 1e-4
 EXPERTS = ("mixtral", "qwen3-moe")
+NORMED = ("qwen3", "qwen3-moe", "gemma3")
+ONCE = ("embed", "final_norm", "logits")
 CLEAN, CORRUPT = [5, 17, 9, 30, 12, 44], [5, 17, 11, 30, 12, 44]
 ANSWER, WRONG = 3, 4
 
@@ -51,10 +53,36 @@ def made(family, tiny):
     return SimpleNamespace(family=family, reference=reference, lm=lm, pair=pair)
 
 
+def having(family, site):
+    """The layers that have a site, by hand; layer 1 of qwen3-moe has no experts."""
+    if site in ONCE:
+        return [0]
+    without = {
+        "resid_mid": (*PARALLEL, *ENCODERS),
+        "mlp_gate": ("gpt2", "neox", "neox-parallel", "opt", "phi", "bert", "mixtral"),
+        "mlp_up": ("mixtral",),
+        "mlp_hidden": ("mixtral",),
+        "q_rotated": ("gpt2", "opt", "bert"),
+        "q_normed": [f for f in (*FAMILIES, *ENCODERS) if f not in NORMED],
+        "router_logits": [f for f in (*FAMILIES, *ENCODERS) if f not in EXPERTS],
+    }
+    alike: dict[str, str] = {
+        "k_rotated": "q_rotated",
+        "k_normed": "q_normed",
+        "expert_weights": "router_logits",
+    }
+    kind = alike.get(site, site)
+    if family in without.get(kind, ()):
+        return []
+    if family == "qwen3-moe" and kind.startswith("mlp_") and kind not in ("mlp_in", "mlp_out"):
+        return [1]
+    if family == "qwen3-moe" and kind == "router_logits":
+        return [0, 2]
+    return list(range(LAYERS))
+
+
 def lacks(family, site):
-    return (site == "resid_mid" and family in (*PARALLEL, *ENCODERS)) or (
-        site == "mlp_hidden" and family in EXPERTS
-    )
+    return not having(family, site)
 
 
 def within(lm, function, *arguments, **given):
@@ -64,11 +92,12 @@ def within(lm, function, *arguments, **given):
 
 
 def captured(model, ids, site):
-    """The activation of each layer by hooks, shapes of `read`."""
+    """The activation of each layer that has the site by hooks, shapes of `read`."""
     row = torch.tensor([ids])
     if site == "resid_mid":
-        return model.reference.middle_stream(row)
-    return model.reference.capture(row, site)
+        return dict(enumerate(model.reference.middle_stream(row)))
+    layers = having(model.family, site)
+    return dict(zip(layers, model.reference.capture(row, site, layers), strict=True))
 
 
 def replaced(model, site, layer, change):
@@ -90,18 +119,21 @@ def where_written(model, site, layer):
     return "attn_out", captured(model, CORRUPT, "resid_pre")[layer]
 
 
-def test_a_recipe_may_ask_for_every_site_but_the_pattern():
-    assert set(typing.get_args(Site)) == set(SITES) - {"attn_pattern"}
+def test_a_recipe_may_ask_for_every_site_but_the_pattern_the_scores_and_the_logits():
+    assert set(typing.get_args(Site)) == set(SITES) - {"attn_pattern", "attn_scores", "logits"}
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_it_is_read_as_a_hook_reads_it(model, site):
-    if lacks(model.family, site):
-        with pytest.raises(ValueError, match=f"{site} does not exist here"):
+    layers = having(model.family, site)
+    if len(layers) < LAYERS and site not in ONCE:
+        have = {0: "", 1: "; layer 1 has it", 2: "; layers 0, 2 have it"}[len(layers)]
+        with pytest.raises(ValueError, match=f"{site} does not exist here.*{have}$"):
             within(model.lm, run, model.pair.clean, site)
+    if not layers:
         return
-    got = within(model.lm, run, model.pair.clean, site).values
-    for layer, expected in enumerate(captured(model, CLEAN, site)):
+    got = within(model.lm, run, model.pair.clean, site, layers=layers).values
+    for layer, expected in captured(model, CLEAN, site).items():
         torch.testing.assert_close(got[layer], expected, atol=1e-5, rtol=1e-4)
         assert expected.abs().max() > 1e-3
 
@@ -112,20 +144,27 @@ def test_it_is_edited_as_a_hook_edits_it(model, site):
     if lacks(model.family, site):
         return
     ids = torch.tensor([CORRUPT])
+    layers = having(model.family, site)
+    at = 1 if 1 in layers else 0
 
     def change(activation):
         return 0.5 * activation.roll(1, -1)
 
     def edited(lm):
+        if site in ("final_norm", "logits"):  # it is what follows that is read
+            with lm.trace(input_ids=ids, use_cache=False):
+                edit(lm, 0, site, change)
+                found = lm.output.logits[:, -1, [ANSWER, WRONG]]
+            return found
         with lm.trace(input_ids=ids, use_cache=False):
-            edit(lm, 1, site, change)
+            edit(lm, at, site, change)
             hidden = lm.ln_final.output[:, -1]
             skip_unembedding(lm)
         return logits(lm, hidden, [ANSWER, WRONG])
 
     got = within(model.lm, edited)[0]
-    place, before = where_written(model, site, 1)
-    expected = replaced(model, place, 1, lambda x: change(before + x) - before)
+    place, before = where_written(model, site, at)
+    expected = replaced(model, place, at, lambda x: change(before + x) - before)
     assert float(got[0] - got[1]) == pytest.approx(expected, abs=TOLERANCE)
     plain = model.reference.score(ids, ANSWER, WRONG)
     assert abs(expected - plain) > 1e-3, "the edit must change something"
@@ -141,18 +180,23 @@ def test_every_cell_of_a_sweep_is_a_run_with_a_hook(model, site, by):
         return
     of_answer = measure(model.lm, "logit_diff", model.pair)
 
-    def swept(lm):
-        return sweep(
-            lm, model.pair.corrupt, site, run(lm, model.pair.clean, site), of_answer, by=by
-        )
+    layers = having(model.family, site)
 
+    def swept(lm):
+        put = run(lm, model.pair.clean, site, layers=layers)
+        return sweep(lm, model.pair.corrupt, site, put, of_answer, by=by, layers=layers)
+
+    if site == "logits":
+        with pytest.raises(ValueError, match="nothing is measured after them"):
+            within(model.lm, swept)
+        return
     effect = within(model.lm, swept).effect
     source = captured(model, CLEAN, site)
     plain = model.reference.score(torch.tensor([CORRUPT]), ANSWER, WRONG)
-    pattern = site == "attn_pattern"
+    pattern = site in ("attn_pattern", "attn_scores")
     cells = len(CLEAN) if by == "position" else parts if by == "head" else 1
-    assert effect.shape == (LAYERS, *((cells,) if by != "layer" else ()))
-    for layer in range(LAYERS):
+    assert effect.shape == (len(layers), *((cells,) if by != "layer" else ()))
+    for place_in_map, layer in enumerate(layers):
         place, before = where_written(model, site, layer)
         for cell in range(cells):
 
@@ -170,7 +214,8 @@ def test_every_cell_of_a_sweep_is_a_run_with_a_hook(model, site, by):
                 return new
 
             expected = replaced(model, place, layer, change) - plain
-            got = effect[layer] if by == "layer" else effect[layer, cell]
+            found = effect[place_in_map]
+            got = found if by == "layer" else found[cell]
             assert float(got) == pytest.approx(expected, abs=TOLERANCE), (layer, cell)
     assert effect.abs().max() > 1e-3, "there must be something to find"
 
@@ -180,10 +225,19 @@ def test_its_gradient_is_that_of_a_hook_that_adds_to_it(model, site):
     if lacks(model.family, site):
         return
     of_answer = measure(model.lm, "logit_diff", model.pair)
+    layers = having(model.family, site)
+
+    def slopes(lm):
+        return gradients(lm, model.pair.corrupt, site, of_answer, layers=layers)
+
+    if site == "logits":
+        with pytest.raises(ValueError, match="nothing is measured after them"):
+            within(model.lm, slopes)
+        return
     with torch.enable_grad(), model.lm.session():
-        got = nnsight.save(gradients(model.lm, model.pair.corrupt, site, of_answer))
+        got = nnsight.save(slopes(model.lm))
     ids = torch.tensor([CORRUPT])
-    for layer, values in enumerate(captured(model, CORRUPT, site)):
+    for layer, values in captured(model, CORRUPT, site).items():
         torch.testing.assert_close(got.values[layer], values, atol=1e-5, rtol=1e-4)
         if site == "resid_mid":
             continue  # a hook cannot add to what both the norm and the stream read: see below
@@ -212,7 +266,9 @@ def test_the_stream_between_has_the_gradient_of_what_attention_adds(model):
 def test_an_unknown_site_is_refused(tiny_llama):
     lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
     for function in (read, lambda lm, layer, site: edit(lm, layer, site, torch.zeros_like)):
-        with pytest.raises(ValueError, match="unknown site 'residual'; there are resid_pre, "):
+        with pytest.raises(
+            ValueError, match="unknown site 'residual'; there are embed, resid_pre, "
+        ):
             function(lm, 0, "residual")
 
 
