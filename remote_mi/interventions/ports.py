@@ -86,7 +86,7 @@ class Port(Stream):
         module = lm.layers[layer]
         for name in self.module.split("."):
             if not hasattr(module, name):
-                raise ValueError(self.why_not)
+                raise ValueError(_why_not(lm.layers[layer], self.module, self.why_not))
             module = getattr(module, name)
         return module
 
@@ -109,7 +109,7 @@ class Port(Stream):
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         module, block, rows = self._module(lm, layer), lm.layers[layer], 0
         if hasattr(block, "mlp_flat") and self.module in ("mlp_add", "down_proj"):
-            rows = first_of(block.attn_add.output).shape[0]
+            rows = first_of(first_added(block).output).shape[0]
 
         factor = self.factor(lm, layer)
 
@@ -126,7 +126,8 @@ class Port(Stream):
 class Middle(Port):
     """The stream between attention and MLP, which both the MLP and the later stream read.
 
-    It is edited through what attention adds: attn_out becomes change(resid_mid) − resid_pre.
+    It is edited through what is added before it, by attention or another mixer, which becomes
+    change(resid_mid) − resid_pre.
     """
 
     def __init__(self) -> None:
@@ -139,25 +140,44 @@ class Middle(Port):
         why = "attention and MLP of this model run in parallel"
         if hasattr(block, "ln_after_attn"):
             why = "this model normalises the stream after each addition"
+        elif len(adds(block)) < 2:
+            why = "only one module of this layer adds to the stream"
+        why = fact(block, "refused", {}).get("ln_mlp", why)
         raise ValueError(
             f"resid_mid does not exist here: {why}; use resid_pre, attn_out or mlp_out"
         )
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
         module, block = self._module(lm, layer), lm.layers[layer]
-        rows = first_of(block.attn_add.output).shape[0] if hasattr(block, "mlp_flat") else 0
+        rows = first_of(first_added(block).output).shape[0] if hasattr(block, "mlp_flat") else 0
         return self.view(module.input, lm, rows)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         self._module(lm, layer)
         block = lm.layers[layer]
         before = read_stream(lm, layer) if stream is None else stream
-        factor = added_times(block, "attn_add")
+        factor = added_times(block, adds(block)[0])
 
         def change_added(added: torch.Tensor) -> torch.Tensor:
             return times(change(before + times(added, factor)) - before, 1 / factor)
 
-        edit_output(block.attn_add, change_added)
+        edit_output(first_added(block), change_added)
+
+
+def _why_not(block: Any, module: str, otherwise: str) -> str:
+    """Why a layer has no module of a portable name."""
+    why = fact(block, "refused", {}).get(module)
+    return f"{module} does not exist here: {why}" if why else otherwise
+
+
+def adds(block: Any) -> list[str]:
+    """The names of the modules whose outputs a layer adds to the stream, as it computes them."""
+    return fact(block, "adds", ["attn_add", "mlp_add"])
+
+
+def first_added(block: Any) -> Any:
+    """The module whose output a layer adds to the stream first."""
+    return getattr(block, adds(block)[0])
 
 
 def added_times(block: Any, module: str) -> float:
@@ -172,14 +192,14 @@ def times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
 
 def first_of(output: Any) -> torch.Tensor:
     """A module's activation, which may be the first element of its output."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def edit_output(module: Any, change: Change) -> torch.Tensor:
     """Replace a module's output by `change(output)`; returns the replacement."""
     output = module.output
     changed = change(first_of(output))
-    module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
+    module.output = (changed, *output[1:]) if isinstance(output, (tuple, list)) else changed
     return changed
 
 

@@ -12,9 +12,10 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
-from remote_mi.interventions.model_info import fact, has_unembedding, head_count
+from remote_mi.interventions.model_info import has_unembedding, head_count
 from remote_mi.interventions.ports import (
     added_times,
+    adds,
     edit_stream,
     first_of,
     read_stream,
@@ -158,12 +159,12 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
         seen = []
         for index, layer in enumerate(lm.layers):
             found = {"resid_pre": layer.input}
-            for name in _adds(layer):
-                if name == "attn_add":
+            for name in adds(layer):
+                if name == "attn_add" and _has_heads(layer):
                     found["head_z"] = read(lm, index, "head_z")
                 # Unreshaped: its shape is known only once the layer has run.
                 found[name] = times(first_of(getattr(layer, name).output), added_times(layer, name))
-                if name != _adds(layer)[0]:
+                if name != adds(layer)[0]:
                     continue
                 if hasattr(layer, "ln_after_attn"):
                     found["before_norm"] = layer.ln_after_attn.input
@@ -186,9 +187,8 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
     return proof
 
 
-def _adds(layer: Any) -> list[str]:
-    """The names of the modules whose outputs a layer adds to the stream, as it computes them."""
-    return fact(layer, "adds", ["attn_add", "mlp_add"])
+def _has_heads(layer: Any) -> bool:
+    return hasattr(layer, "self_attn") and hasattr(layer.self_attn, "o_proj")
 
 
 def _check_layer(

@@ -42,6 +42,7 @@ def describe(model: Any) -> Structure:
             layers.append(_describe_layer(call, calls))
         except Unfit as why:
             raise Unfit(f"layer {index}: {why}") from None
+    _refuse_uneven(layers)
     names = {"layers": whole.layers, "embed_tokens": whole.embed_tokens, "backbone": whole.backbone}
     names["ln_final"] = whole.ln_final
     if whole.lm_head is None:
@@ -82,7 +83,7 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
         if part.factor != 1.0:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
-            _name_attention(attention, part, names, facts)
+            _name_attention(attention, names, facts)
         elif kind == "mixer":
             names["mixer"] = part.root
         elif kind == "mlp":
@@ -95,30 +96,55 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
         names["ln_after_attn"], names["ln_after_mlp"] = (
             block.relative(n.path) for n in block.norms
         )
-    middle = block.middle
-    if middle is not None and block.parts[0].mixes and not block.parts[1].mixes:
+    middle, mixing = block.middle, [part.mixes for part in block.parts]
+    if middle is not None and mixing[0] and not mixing[1]:
         names["ln_mlp"] = block.relative(middle.path)
+    elif sum(mixing) > 1:
+        why = "several modules of this layer add to the stream before its MLP"
+        facts.setdefault("refused", {})["ln_mlp"] = why
     return {"names": names, "facts": facts}
+
+
+def _refuse_uneven(layers: Sequence[dict[str, Any]]) -> None:
+    """Take the sites of heads away where layers differ in their number: heads have no index then."""
+    of_heads = ("q_proj", "o_proj", "attends", "pattern")
+    for fact, what, named in (
+        ("heads", "heads", of_heads),
+        ("key_heads", "key heads", ("k_proj", "v_proj", "qkv_proj")),
+    ):
+        counts = sorted({layer["facts"].get(fact, 0) for layer in layers} - {0})
+        if len(counts) < 2:
+            continue
+        why = f"the layers of this model have different numbers of {what} ({counts})"
+        for layer in layers:
+            for name in [f"self_attn.{part}" for part in named]:
+                layer["names"].pop(name, None)
+                layer["facts"].setdefault("refused", {})[name] = why
+            layer["facts"].pop(fact, None)
+            if fact == "heads":
+                layer["names"].pop("self_attn", None)
+                layer["facts"]["refused"]["self_attn"] = why
 
 
 def _kind(part: Part, attention: Attention, names: Mapping[str, str]) -> str:
     """What a part is called: attention if it has a pattern; further parts after the second."""
     kind = "mlp" if not part.mixes else "attn" if attention.attends else "mixer"
-    return kind if f"{kind}_add" not in names else "other"
+    others = ("other", *(f"other{number}" for number in range(2, 9)))
+    return next(name for name in (kind, *others) if f"{name}_add" not in names)
 
 
-def _name_attention(
-    attention: Attention, part: Part, names: dict[str, str], facts: dict[str, Any]
-) -> None:
-    names["self_attn"] = part.root
+def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str, Any]) -> None:
+    names["self_attn"] = attention.root
     for name in ("o_proj", "q_proj", "k_proj", "v_proj", "qkv_proj"):
         if getattr(attention, name):
             names[f"self_attn.{name}"] = getattr(attention, name)
-    if attention.attends != part.root:
+    if attention.attends != attention.root:
         names[f"self_attn.{attention.pattern_name}"] = attention.attends
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
+    if attention.refused:
+        facts["refused"] = {f"self_attn.{name}": why for name, why in attention.refused.items()}
 
 
 def _name_mlp(block: Block, part: Part, inside: Sequence[Call], names: dict[str, str]) -> None:
