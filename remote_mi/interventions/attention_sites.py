@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.model_info import fact, head_count, key_head_count
+from remote_mi.interventions.model_info import fact, has_part, head_count, key_head_count
 from remote_mi.interventions.ports import Change, Port, Stream, edit_output
 
 
@@ -64,7 +64,7 @@ class Projection(Port):
 
 def _is_fused(block: Any) -> bool:
     """Whether one projection gives queries, keys and values."""
-    return hasattr(block, "self_attn") and hasattr(block.self_attn, "qkv_proj")
+    return has_part(block, "self_attn.qkv_proj")
 
 
 #: The row of the site "v".
@@ -133,7 +133,7 @@ class Pattern(Stream):
 
 
 def _attention(block: Any, layer: int) -> Any:
-    if not hasattr(block, "self_attn"):
+    if not has_part(block, "self_attn"):
         raise ValueError(f"layer {layer} of this model has no attention with weights of its own")
     return block.self_attn
 

@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from remote_mi.interventions.forward import Run
+from remote_mi.interventions.model_info import fact
 from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import part_count, row_of
@@ -78,7 +79,8 @@ class GrowingBatch:
                 "past_key_values": one.shared_prefix(),
             }
         used, after = one.used, one.after
-        with lm.trace(input_ids=torch.tensor([self.ids[start:]]), use_cache=bool(start), **shared):
+        ids = torch.tensor([self.ids[start:]] * one.rows_from_the_first)
+        with lm.trace(input_ids=ids, use_cache=bool(start), **shared):
             if self.base.stream is not None and (not used or used[0] + after > 0):
                 edit_stream(lm, 0, one.enter)
             for index in used:
@@ -110,6 +112,11 @@ class _Pass:
         self.after = batch.row.after or 0
         self.used = sorted({index for span in self.spans for index in span}) if cells else []
         self._inside: torch.Tensor | None = None
+        # A layer may get more than its stream that belongs to rows (BLOOM's biases of attention):
+        # then no row can join later, and all are there from the first layer on.
+        self.grows = fact(batch.lm, "grows", True)
+        every = batch.rows + len(self.spans) * self.joining
+        self.rows_from_the_first = 1 if self.grows else every
 
     def joining_at(self, index: int) -> int:
         """How many rows join at a layer of the site."""
@@ -118,12 +125,17 @@ class _Pass:
     def enter(self, rows: torch.Tensor) -> torch.Tensor:
         """The stream before the first layer, expanded to all base rows."""
         stream = self.batch.base.stream
-        return rows if stream is None else stream[:, self.start :].to(rows.device, rows.dtype)
+        if stream is None:
+            return rows
+        stream = stream[:, self.start :].to(rows.device, rows.dtype)
+        return _copies(stream, max(1, self.rows_from_the_first // self.batch.rows))
 
     def grow(self, rows: torch.Tensor, index: int) -> torch.Tensor:
         """The stream at site layer `index`, with one more copy of the base rows for each cell."""
         rows = self.enter(rows) if index + self.after == 0 else rows
         base = self.batch.rows
+        if not self.grows:
+            return rows
         return torch.cat([rows, _copies(rows[:base], self.joining_at(index) // base)])
 
     def put_in_site(self, activation: torch.Tensor, index: int) -> torch.Tensor:
@@ -167,7 +179,9 @@ class _Pass:
         """
         prefix, base = DynamicCache(), self.batch.rows
         for index, kept in enumerate(self.batch.keys.layers):
-            new = sum(span.start + self.after <= index for span in self.spans) * self.joining
+            new = self.joining * sum(
+                span.start + self.after <= index or not self.grows for span in self.spans
+            )
             prefix.update(kept.keys[:, :, : self.start], kept.values[:, :, : self.start], index)
             layer: Any = prefix.layers[index]
             layer.keys = _copies(layer.keys, new // base + 1)

@@ -59,6 +59,27 @@ def fact(module: Any, name: str, default: Any) -> Any:
     return module.__dict__.get(name, default)
 
 
+#: Names that a layer's parts have by what they do, not by what the model's code calls them.
+PORTABLE = (
+    *("attn_add", "mlp_add", "mixer_add", "mlp_flat", "mixer", "mlp", "down_proj", "self_attn"),
+    *("ln_mlp", "ln_after_attn", "ln_after_mlp"),
+    *(f"self_attn.{part}" for part in ("o_proj", "q_proj", "k_proj", "v_proj", "qkv_proj")),
+    *("self_attn.pattern", "self_attn.attends"),
+)
+
+
+def has_part(block: Any, name: str) -> bool:
+    """Whether a layer has a part of a name, portable or its own: "self_attn.q_proj"."""
+    given = fact(block, "portable_names", None)
+    if given is not None and name in PORTABLE:
+        return name in given
+    for step in name.split("."):
+        if not hasattr(block, step):
+            return False
+        block = getattr(block, step)
+    return True
+
+
 def head_count(lm: Any) -> int:
     """Number of query heads per layer; 0 if no layer has attention."""
     measured = [fact(layer, "heads", 0) for layer in lm.layers]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.model_info import fact
+from remote_mi.interventions.model_info import fact, has_part
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -84,9 +84,9 @@ class Port(Stream):
 
     def _module(self, lm: Any, layer: int) -> Any:
         module = lm.layers[layer]
+        if not has_part(module, self.module):
+            raise ValueError(_why_not(module, self.module, self.why_not))
         for name in self.module.split("."):
-            if not hasattr(module, name):
-                raise ValueError(_why_not(lm.layers[layer], self.module, self.why_not))
             module = getattr(module, name)
         return module
 
@@ -95,7 +95,9 @@ class Port(Stream):
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         module = self._module(lm, layer)
-        return module.input if self.side == "input" else first_of(module.output)
+        if self.side == "input":
+            return module.input
+        return own_output(lm.layers[layer], self.module, module)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         # Rows and positions may be merged into one dimension (OPT's MLP).
@@ -108,7 +110,7 @@ class Port(Stream):
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         module, block, rows = self._module(lm, layer), lm.layers[layer], 0
-        if hasattr(block, "mlp_flat") and self.module in ("mlp_add", "down_proj"):
+        if has_part(block, "mlp_flat") and self.module in ("mlp_add", "down_proj"):
             rows = first_of(first_added(block).output).shape[0]
 
         factor = self.factor(lm, layer)
@@ -135,10 +137,10 @@ class Middle(Port):
 
     def _module(self, lm: Any, layer: int) -> Any:
         block = lm.layers[layer]
-        if hasattr(block, "ln_mlp"):
+        if has_part(block, "ln_mlp"):
             return block.ln_mlp
         why = "attention and MLP of this model run in parallel"
-        if hasattr(block, "ln_after_attn"):
+        if has_part(block, "ln_after_attn"):
             why = "this model normalises the stream after each addition"
         elif len(adds(block)) < 2:
             why = "only one module of this layer adds to the stream"
@@ -149,7 +151,7 @@ class Middle(Port):
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
         module, block = self._module(lm, layer), lm.layers[layer]
-        rows = first_of(first_added(block).output).shape[0] if hasattr(block, "mlp_flat") else 0
+        rows = first_of(first_added(block).output).shape[0] if has_part(block, "mlp_flat") else 0
         return self.view(module.input, lm, rows)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
@@ -193,6 +195,17 @@ def times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
 def first_of(output: Any) -> torch.Tensor:
     """A module's activation, which may be the first element of its output."""
     return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def own_output(block: Any, name: str, module: Any) -> torch.Tensor:
+    """What a layer's module gives, inside a trace; later code may change it in place (Falcon).
+
+    Then that code gets a copy.
+    """
+    output = first_of(module.output)
+    if name in fact(block, "changed_later", ()):
+        edit_output(module, torch.clone)
+    return output
 
 
 def edit_output(module: Any, change: Change) -> torch.Tensor:

@@ -12,12 +12,12 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
-from remote_mi.interventions.model_info import has_unembedding, head_count
+from remote_mi.interventions.model_info import has_part, has_unembedding, head_count
 from remote_mi.interventions.ports import (
     added_times,
     adds,
     edit_stream,
-    first_of,
+    own_output,
     read_stream,
     times,
 )
@@ -160,18 +160,20 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
         for index, layer in enumerate(lm.layers):
             found = {"resid_pre": layer.input}
             for name in adds(layer):
-                if name == "attn_add" and _has_heads(layer):
+                if name == "attn_add" and has_part(layer, "self_attn.o_proj"):
                     found["head_z"] = read(lm, index, "head_z")
                 # Unreshaped: its shape is known only once the layer has run.
-                found[name] = times(first_of(getattr(layer, name).output), added_times(layer, name))
+                found[name] = times(
+                    own_output(layer, name, getattr(layer, name)), added_times(layer, name)
+                )
                 if name != adds(layer)[0]:
                     continue
-                if hasattr(layer, "ln_after_attn"):
+                if has_part(layer, "ln_after_attn"):
                     found["before_norm"] = layer.ln_after_attn.input
                     found["resid_mid"] = layer.ln_after_attn.output
-                elif hasattr(layer, "ln_mlp"):
+                elif has_part(layer, "ln_mlp"):
                     found["resid_mid"] = layer.ln_mlp.input
-            if hasattr(layer, "ln_after_mlp"):
+            if has_part(layer, "ln_after_mlp"):
                 found["before_last_norm"] = layer.ln_after_mlp.input
                 found["after"] = layer.ln_after_mlp.output
             seen.append(found)
@@ -185,10 +187,6 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
             final = after
         proof = nnsight.save((seen, after, final, hidden, logits))
     return proof
-
-
-def _has_heads(layer: Any) -> bool:
-    return hasattr(layer, "self_attn") and hasattr(layer.self_attn, "o_proj")
 
 
 def _check_layer(

@@ -193,7 +193,12 @@ CLASSES: dict[str, dict[str, Any]] = {
         "intermediate_size_mlp": 48,
         "floor_scale": 4,
     },
-    "longcat_flash": {**LATENT, "ffn_hidden_size": 48, "zero_expert_num": 2, "expert_ffn_hidden_size": 24},
+    "longcat_flash": {
+        **LATENT,
+        "ffn_hidden_size": 48,
+        "zero_expert_num": 2,
+        "expert_ffn_hidden_size": 24,
+    },
     "mamba": {},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "mellum": {**WINDOWS},
@@ -252,7 +257,12 @@ CLASSES: dict[str, dict[str, Any]] = {
     "xlnet": {"d_inner": 48},
     "xlstm": {},
     "youtu": LATENT,
-    "zamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "num_hidden_layers": 5},
+    "zamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "use_mamba_kernels": False,
+        "num_hidden_layers": 5,
+    },
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 4},
     "zaya": {"num_experts_per_tok": 1},
 }

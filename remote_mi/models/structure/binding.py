@@ -25,6 +25,8 @@ def bind(lm: Any, structure: Structure) -> None:
         for name, path in described["names"].items():
             *owner, own = name.split(".")
             object.__setattr__(at(layer, ".".join(owner)), own, at(layer, path))
+        # A module's own name may be a portable one and mean something else ("ln_mlp" of Falcon).
+        object.__setattr__(layer, "portable_names", tuple(described["names"]))
         for name, fact in described["facts"].items():
             object.__setattr__(layer, name, fact)
 

@@ -52,6 +52,8 @@ def describe(model: Any) -> Structure:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
     facts["d_model"] = int(whole.blocks[0].input.shape[-1])  # type: ignore[union-attr]
+    if not _grows(model, inputs, whole):
+        facts["grows"] = False
     for name in ("hidden_scale", "logit_scale", "logit_cap"):
         if getattr(whole, name) not in (1.0, None):
             facts[name] = getattr(whole, name)
@@ -70,7 +72,30 @@ def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     return same(again.output[:, :1], last.output[:, :1])
 
 
+def _grows(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
+    """Whether a layer takes more rows than the model was given, and treats each as its own."""
+    last = whole.blocks[-1]
+
+    def twice(_m: Any, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (torch.cat([args[0], args[0]]), *args[1:]), kwargs
+        stream = kwargs["hidden_states"]
+        return args, {**kwargs, "hidden_states": torch.cat([stream, stream])}
+
+    hook = last.module.register_forward_pre_hook(twice, with_kwargs=True)
+    try:
+        calls, _ = observe(model, inputs)
+    except Exception:  # the model's own code, which may fail in any way
+        return False
+    finally:
+        hook.remove()
+    output = next(call for call in calls if call.path == last.path).output
+    return output is not None and len(output) == 2 and all(same(row, last.output) for row in output)
+
+
 def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
+    if call.changed_later:
+        raise Unfit("the stream after it is changed in place by later code")
     block = find_block(call, calls)
     names: dict[str, str] = {}
     facts: dict[str, Any] = {}
@@ -80,6 +105,8 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
         kind = _kind(part, attention, names)
         names[f"{kind}_add"] = block.relative(part.adds.path)
         facts["adds"] = [*facts.get("adds", []), f"{kind}_add"]
+        if part.adds.changed_later:
+            facts["changed_later"] = [*facts.get("changed_later", []), f"{kind}_add"]
         if part.factor != 1.0:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
@@ -92,6 +119,8 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
         names["mixer_add"] = names["attn_add"]
         if "attn_add_factor" in facts:
             facts["mixer_add_factor"] = facts["attn_add_factor"]
+        if "attn_add" in facts.get("changed_later", []):
+            facts["changed_later"].append("mixer_add")
     if block.norms:
         names["ln_after_attn"], names["ln_after_mlp"] = (
             block.relative(n.path) for n in block.norms
