@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from remote_mi.interventions.forward import Run
+from remote_mi.interventions.model_info import fact
 from remote_mi.interventions.model_sites import Once
 from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
@@ -119,6 +120,9 @@ class _Pass:
         self.after = len(batch.lm.layers) if is_late(row) else row.after or 0
         self.used = sorted({index for span in self.spans for index in span}) if cells else []
         self._inside: torch.Tensor | None = None
+        # A layer may get more than its stream that belongs to rows (BLOOM's biases of attention):
+        # then no row can join later, and all are there from the first layer on.
+        self.grows = fact(batch.lm, "grows", True)
 
     def joining_at(self, index: int) -> int:
         """How many rows join at a layer of the site."""
@@ -127,12 +131,17 @@ class _Pass:
     def enter(self, rows: torch.Tensor) -> torch.Tensor:
         """The stream before the first layer, expanded to all base rows."""
         stream = self.batch.base.stream
-        return rows if stream is None else stream[:, self.start :].to(rows.device, rows.dtype)
+        if stream is None:
+            return rows
+        stream = stream[:, self.start :].to(rows.device, rows.dtype)
+        return _copies(stream, max(1, self.first_rows() // self.batch.rows))
 
     def grow(self, rows: torch.Tensor, index: int) -> torch.Tensor:
         """The stream at site layer `index`, with one more copy of the base rows for each cell."""
         rows = self.enter(rows) if index + self.after == 0 else rows
         base = self.batch.rows
+        if not self.grows:
+            return rows
         return torch.cat([rows, _copies(rows[:base], self.joining_at(index) // base)])
 
     def first_rows(self) -> int:
@@ -140,6 +149,8 @@ class _Pass:
 
         Masks are made for as many rows as embeddings have.
         """
+        if not self.grows:
+            return self.batch.rows + len(self.spans) * self.joining
         early = self.batch.row.once and not is_late(self.batch.row)
         return self.batch.rows + self.joining_at(0) if early and self.used else 1
 
@@ -197,7 +208,9 @@ class _Pass:
         """
         prefix, base = DynamicCache(), self.batch.rows
         for index, kept in enumerate(self.batch.keys.layers):
-            new = sum(span.start + self.after <= index for span in self.spans) * self.joining
+            new = self.joining * sum(
+                span.start + self.after <= index or not self.grows for span in self.spans
+            )
             prefix.update(kept.keys[:, :, : self.start], kept.values[:, :, : self.start], index)
             layer: Any = prefix.layers[index]
             layer.keys = _copies(layer.keys, new // base + 1)

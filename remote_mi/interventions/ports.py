@@ -108,7 +108,9 @@ class Port(Stream):
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         module = self._module(lm, layer)
-        return module.input if self.side == "input" else first_of(module.output)
+        if self.side == "input":
+            return module.input
+        return own_output(lm.layers[layer], self.module, module)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         # Rows and positions may be merged into one dimension (OPT's MLP, routers).
@@ -143,8 +145,8 @@ _FLAT = ("mlp_add", "mlp_in", "down_proj", "gate_proj", "up_proj", "gate_up_proj
 
 def rows_before(block: Any) -> int:
     """The number of rows that a layer's MLP runs on, known before it runs; 0 if it need not be."""
-    if hasattr(block, "mlp_flat"):
-        return first_of(getattr(block, first_added(block)).output).shape[0]
+    if has_name(block, "mlp_flat"):
+        return first_of(first_added(block).output).shape[0]
     return block.mlp_in.input.shape[0] if has_name(block, "router") else 0
 
 
@@ -208,7 +210,8 @@ def name_layers(layers: Sequence[int]) -> str:
 class Middle(Port):
     """The stream between attention and MLP, which both the MLP and the later stream read.
 
-    It is edited through what attention adds: attn_out becomes change(resid_mid) − resid_pre.
+    It is edited through what is added before it, by attention or another mixer, which becomes
+    change(resid_mid) − resid_pre.
     """
 
     def __init__(self) -> None:
@@ -216,36 +219,41 @@ class Middle(Port):
 
     def why_not(self, lm: Any, layer: int) -> str:
         block = lm.layers[layer]
-        if hasattr(block, "ln_mlp"):
+        if has_name(block, "ln_mlp"):
             return ""
         why = "attention and MLP of this model run in parallel"
-        if len(fact(block, "adds", ["attn_add", "mlp_add"])) < 2:
+        if len(adds(block)) < 2:
             return "this layer adds to the stream once; use resid_pre or resid_post"
-        if hasattr(block, "ln_after_attn"):
+        if has_name(block, "ln_after_attn"):
             why = "this model normalises the stream after each addition"
+        why = fact(block, "lacks", {}).get("resid_mid", why)
         return f"{why}; use resid_pre, attn_out or mlp_out"
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:
         module, block = self._module(lm, layer), lm.layers[layer]
-        rows = rows_before(block) if hasattr(block, "mlp_flat") else 0
+        rows = rows_before(block) if has_name(block, "mlp_flat") else 0
         return self.view(module.input, lm, rows)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         self._module(lm, layer)
         block = lm.layers[layer]
         before = read_stream(lm, layer) if stream is None else stream
-        first = first_added(block)
-        factor = added_times(block, first)
+        factor = added_times(block, adds(block)[0])
 
         def change_added(added: torch.Tensor) -> torch.Tensor:
             return times(change(before + times(added, factor)) - before, 1 / factor)
 
-        edit_output(getattr(block, first), change_added)
+        edit_output(first_added(block), change_added)
 
 
-def first_added(block: Any) -> str:
-    """The name of the module whose output a layer adds to the stream first."""
-    return fact(block, "adds", ["attn_add"])[0]
+def adds(block: Any) -> list[str]:
+    """The names of the modules whose outputs a layer adds to the stream, as it computes them."""
+    return fact(block, "adds", ["attn_add", "mlp_add"])
+
+
+def first_added(block: Any) -> Any:
+    """The module whose output a layer adds to the stream first."""
+    return getattr(block, adds(block)[0])
 
 
 def added_times(block: Any, module: str) -> float:
@@ -260,14 +268,25 @@ def times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
 
 def first_of(output: Any) -> torch.Tensor:
     """A module's activation, which may be the first element of its output."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def own_output(block: Any, name: str, module: Any) -> torch.Tensor:
+    """What a layer's module gives, inside a trace; later code may change it in place (Falcon).
+
+    Then that code gets a copy.
+    """
+    output = first_of(module.output)
+    if name in fact(block, "changed_later", ()):
+        edit_output(module, torch.clone)
+    return output
 
 
 def edit_output(module: Any, change: Change) -> torch.Tensor:
     """Replace a module's output by `change(output)`; returns the replacement."""
     output = module.output
     changed = change(first_of(output))
-    module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
+    module.output = (changed, *output[1:]) if isinstance(output, (tuple, list)) else changed
     return changed
 
 

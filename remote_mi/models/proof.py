@@ -12,11 +12,13 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
-from remote_mi.interventions.model_info import fact, has_unembedding, head_count
+from remote_mi.interventions.model_info import has_unembedding, head_count
 from remote_mi.interventions.ports import (
     added_times,
+    adds,
     edit_stream,
-    first_of,
+    has_name,
+    own_output,
     read_stream,
     times,
 )
@@ -158,19 +160,21 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
         seen = []
         for index, layer in enumerate(lm.layers):
             found = {"resid_pre": layer.input}
-            for name in _adds(layer):
-                if name == "attn_add":
+            for name in adds(layer):
+                if name == "attn_add" and has_name(layer, "self_attn.o_proj"):
                     found["head_z"] = read(lm, index, "head_z")
                 # Unreshaped: its shape is known only once the layer has run.
-                found[name] = times(first_of(getattr(layer, name).output), added_times(layer, name))
-                if name != _adds(layer)[0]:
+                found[name] = times(
+                    own_output(layer, name, getattr(layer, name)), added_times(layer, name)
+                )
+                if name != adds(layer)[0]:
                     continue
-                if hasattr(layer, "ln_after_attn"):
+                if has_name(layer, "ln_after_attn"):
                     found["before_norm"] = layer.ln_after_attn.input
                     found["resid_mid"] = layer.ln_after_attn.output
-                elif hasattr(layer, "ln_mlp"):
+                elif has_name(layer, "ln_mlp"):
                     found["resid_mid"] = layer.ln_mlp.input
-            if hasattr(layer, "ln_after_mlp"):
+            if has_name(layer, "ln_after_mlp"):
                 found["before_last_norm"] = layer.ln_after_mlp.input
                 found["after"] = layer.ln_after_mlp.output
             seen.append(found)
@@ -184,11 +188,6 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
             final = after
         proof = nnsight.save((seen, after, final, hidden, logits))
     return proof
-
-
-def _adds(layer: Any) -> list[str]:
-    """The names of the modules whose outputs a layer adds to the stream, as it computes them."""
-    return fact(layer, "adds", ["attn_add", "mlp_add"])
 
 
 def _check_layer(

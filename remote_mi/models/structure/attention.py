@@ -1,15 +1,16 @@
 """The parts of an attention: its output projection, heads, pattern, queries, keys and values.
 
-Each is proven on the twin: values by `pattern · value = head_z`; queries and keys by their effect.
-Turning the queries of one head at one position around changes one row of one head's pattern, and
-nothing else; a key changes one head's column, in the rows that see it.
+Each is proven on the twin. Values by `pattern · value = head_z`; or, where a gate, a norm or a
+bound is between, by their effect: turning the values of one head at one position around changes
+head_z of the heads that read it, at later positions too, and no pattern. Queries and keys by their
+effect: turning the queries of one head at one position around changes one row of one head's
+pattern, and nothing else; a key changes one head's column, in the rows that see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,6 +20,14 @@ from remote_mi.models.structure.observation import Call, factor_between, observe
 #: How a projection for all three arranges them in its output: all queries, then all keys, then all
 #: values; or for each key head its queries, its key and its value.
 PACKINGS = ("thirds", "by_group")
+_PARTS = {"q": "queries", "k": "keys", "v": "values"}
+#: Whether columns of a module's output, [key head, d_head], are the values.
+Proof = Callable[[Call, torch.Tensor], bool]
+#: How far an activation must move to depend on something: beyond rounding.
+MOVED = 1e-6
+#: The position at which queries, keys and values are turned around: it sees others and is seen by
+#: the next, in short windows, too.
+PLACE = 2
 
 
 @dataclass
@@ -26,13 +35,16 @@ class Attention:
     """The parts of an attention, as paths below the layer; "" for what it lacks or is not proven.
 
     Attributes:
-        o_proj: the output projection. attends: the module that gives the pattern.
+        root: the module that it is. o_proj: the output projection.
+        attends: the module that gives the pattern.
         pattern_name: "attends" if that module gives head_z, too; "pattern" if it gives the pattern
             alone, which the model goes on with.
-        heads, key_heads: how many; 0 if it has no pattern.
+        heads, key_heads: how many; 0 if it has no pattern, or no keys of its own.
         q_proj, k_proj, v_proj: the projections; or qkv_proj and its `packing`.
+        refused: why a part is "".
     """
 
+    root: str = ""
     o_proj: str = ""
     attends: str = ""
     heads: int = 0
@@ -43,6 +55,7 @@ class Attention:
     qkv_proj: str = ""
     packing: str = ""
     pattern_name: str = "attends"
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention:
@@ -51,21 +64,26 @@ def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention
     inside = [
         c for c in calls if _within(c, root) and block.call.began < c.began < block.call.ended
     ]
-    found = Attention(heads=0)
+    found = Attention(part.root)
     projection = _projection(part, inside)
     found.o_proj = "" if projection is None else block.relative(projection.path)
     giver, pattern = _pattern(inside)
-    if giver is None or pattern is None or projection is None or projection.input is None:
+    if giver is None or pattern is None:
         return found
     found.attends, found.heads = block.relative(giver.path), int(pattern.shape[1])
     if giver.output is pattern:
         found.pattern_name = "pattern"
-    z = projection.input.reshape(pattern.shape[0], pattern.shape[2], -1)
-    if z.shape[-1] % found.heads:
-        return found
+    elif found.o_proj.startswith(f"{found.attends}."):
+        found.root = found.attends
     whole = next((c for c in inside if c.path == root), giver)
-    search = _Search(found, block, whole, giver, pattern, z)
-    search.values(inside, projection)
+    if projection is None or projection.input is None:
+        found.refused["o_proj"] = "no matrix of this attention takes what its heads give"
+        return found
+    if projection.input.numel() % (pattern.shape[2] * found.heads):
+        found.refused["o_proj"] = "the output projection takes no number of each head"
+        found.o_proj = ""
+        return found
+    _Search(found, block, whole, projection, pattern).all(inside)
     return found
 
 
@@ -87,52 +105,49 @@ def _pattern(inside: Sequence[Call]) -> tuple[Call | None, torch.Tensor | None]:
     """The innermost call that gives attention weights, [1, head, query, key], and these."""
     for call in sorted(inside, key=lambda c: -len(c.path)):
         for tensor in call.given:
-            if tensor.dim() == 4 and tensor.shape[-1] == tensor.shape[-2] and tensor.shape[1] > 1:
+            if tensor.dim() == 4 and tensor.shape[-1] == tensor.shape[-2] and _are_weights(tensor):
                 return call, tensor
     return None, None
+
+
+def _are_weights(tensor: torch.Tensor) -> bool:
+    """Whether rows could be attention weights: a sink may take a part of each."""
+    rows = tensor.sum(-1)
+    return bool((tensor >= 0).all() and (rows > 0).all() and (rows <= 1 + 1e-4).all())
 
 
 class _Search:
     """Looking for the queries, keys and values of one attention."""
 
     def __init__(
-        self,
-        found: Attention,
-        block: Block,
-        whole: Call,
-        giver: Call,
-        pattern: torch.Tensor,
-        z: torch.Tensor,
+        self, found: Attention, block: Block, whole: Call, projection: Call, pattern: torch.Tensor
     ) -> None:
-        self.found, self.block, self.whole, self.giver = found, block, whole, giver
-        self.pattern, self.z = pattern, z
-        self.length = pattern.shape[-1]
+        self.found, self.block, self.whole, self.projection = found, block, whole, projection
+        self.pattern, self.length = pattern, pattern.shape[-1]
+        self.z = self._by_head(projection)
 
-    def values(self, inside: Sequence[Call], projection: Call) -> None:
-        """Find the values by `pattern · value = head_z`, then queries and keys beside them."""
+    def all(self, inside: Sequence[Call]) -> None:
+        """Find the values, then queries and keys beside them; or in one projection for all."""
         matrices = [
             c
             for c in inside
             if c.is_leaf
             and c.output is not None
-            and c.ended <= projection.began
+            and c.ended <= self.projection.began
             and c.output.numel() == self.length * c.output.shape[-1]
             and any(p.dim() == 2 for p in c.module.parameters())
         ]
-        for call in matrices:
-            for key_heads in self._key_heads(call.output.shape[-1]):  # type: ignore[union-attr]
-                if self._gives(self._flat(call), key_heads):
-                    self.found.v_proj, self.found.key_heads = self._name(call), key_heads
-                    self._separate(matrices, call)
-                    return
-        for call in matrices:
-            for packing, queries, keys in self._packings(self._flat(call)):
-                split = unpack(self._flat(call), packing, queries, keys)
-                if self._gives(split[2], keys):
-                    self.found.qkv_proj, self.found.packing = self._name(call), packing
-                    self.found.key_heads = keys
-                    self._prove_fused(call)
-                    return
+        for proves in (self._gives, self._carries):
+            if self._separate_values(matrices, proves) or self._fused(matrices, proves):
+                break
+        if not self.found.qkv_proj:
+            self._queries_and_keys(matrices)
+            for which in "qkv":
+                if not getattr(self.found, f"{which}_proj"):
+                    why = (
+                        f"no module of this attention gives the {_PARTS[which]} of its heads alone"
+                    )
+                    self.found.refused.setdefault(f"{which}_proj", why)
 
     def _name(self, call: Call) -> str:
         return self.block.relative(call.path)
@@ -141,114 +156,145 @@ class _Search:
         assert call.output is not None
         return call.output.reshape(1, self.length, -1)
 
-    def _key_heads(self, width: int) -> list[int]:
+    def _by_head(self, projection: Call) -> torch.Tensor:
+        """head_z, [position, head, d_head]."""
+        assert projection.input is not None
+        return projection.input.reshape(self.length, self.found.heads, -1)
+
+    def _key_heads(self) -> list[int]:
         heads = self.found.heads
-        d_head = self.z.shape[-1] // heads
-        return [k for k in range(1, heads + 1) if heads % k == 0 and width == k * d_head]
+        return [count for count in range(heads, 0, -1) if heads % count == 0]
 
-    def _packings(self, whole: torch.Tensor) -> list[tuple[str, int, int]]:
-        heads, d_head = self.found.heads, self.z.shape[-1] // self.found.heads
-        total, rest = divmod(whole.shape[-1], d_head)
-        keys, odd = divmod(total - heads, 2)
-        if rest or odd or keys < 1 or heads % keys:
-            return []
-        return [(packing, heads, keys) for packing in PACKINGS]
+    def _separate_values(self, matrices: Sequence[Call], proves: Proof) -> bool:
+        for call in reversed(matrices):
+            width = self._flat(call).shape[-1]
+            for key_heads in self._key_heads():
+                if width % key_heads == 0 and proves(call, _columns(width, key_heads)):
+                    self.found.v_proj, self.found.key_heads = self._name(call), key_heads
+                    return True
+        return False
 
-    def _gives(self, values: torch.Tensor, key_heads: int) -> bool:
-        """Whether the pattern times these values is head_z."""
-        if values.shape[-1] % key_heads:
-            return False
-        by_head = values.unflatten(-1, (key_heads, -1)).transpose(1, 2)
-        by_head = by_head.repeat_interleave(self.found.heads // key_heads, 1)
-        return same((self.pattern @ by_head).transpose(1, 2).flatten(2), self.z)
-
-    def _separate(self, matrices: Sequence[Call], values: Call) -> None:
-        """Queries and keys of their own modules."""
+    def _fused(self, matrices: Sequence[Call], proves: Proof) -> bool:
         for call in matrices:
-            if call is values or self._name(call) == self.found.o_proj:
-                continue
+            for packing, keys in self._packings(self._flat(call).shape[-1]):
+                width, heads = self._flat(call).shape[-1], self.found.heads
+                q, k, v = packed_columns(width, packing, heads, keys)
+                self.found.key_heads = keys
+                if proves(call, v) and self._acts(call, "q", q) and self._acts(call, "k", k):
+                    self.found.qkv_proj, self.found.packing = self._name(call), packing
+                    return True
+                self.found.key_heads = 0
+        return False
+
+    def _packings(self, width: int) -> Iterator[tuple[str, int]]:
+        """Ways in which a projection of all three may be arranged, with the number of key heads."""
+        heads, d_head = self.found.heads, self.z.shape[-1]
+        total, rest = divmod(width, d_head)
+        keys, odd = divmod(total - heads, 2)
+        if not (rest or odd or keys < 1 or heads % keys):
+            yield from ((packing, keys) for packing in PACKINGS)
+
+    def _gives(self, call: Call, columns: torch.Tensor) -> bool:
+        """Whether the pattern times these values is head_z."""
+        values = self._flat(call)[0][:, columns]  # [position, key head, d_head]
+        if values.shape[-1] != self.z.shape[-1]:
+            return False
+        values = values.repeat_interleave(self.found.heads // values.shape[1], 1)
+        return same(torch.einsum("hqk,khd->qhd", self.pattern[0], values), self.z)
+
+    def _carries(self, call: Call, columns: torch.Tensor) -> bool:
+        """Whether values of a head reach head_z of the heads that share them, and nothing else."""
+        group = self.found.heads // len(columns)
+        if columns.shape[1] != self.z.shape[-1]:
+            return False
+        for head in {0, len(columns) - 1}:
+            turned = self._turned(call, columns[head])
+            if turned is None or bool(((turned[0] - self.pattern).abs() > MOVED).any()):
+                return False
+            moved = ((turned[1] - self.z).abs() > MOVED).any(-1)  # [position, head]
+            own = torch.zeros_like(moved)
+            own[:, head * group : (head + 1) * group] = True
+            if bool((moved & ~own).any()) or not bool(moved[PLACE + 1][own[PLACE + 1]].all()):
+                return False
+        return True
+
+    def _queries_and_keys(self, matrices: Sequence[Call]) -> None:
+        """Queries and keys of their own modules; keys only beside values that are others."""
+        widths: dict[str, int] = {}
+        for call in matrices:
+            name = self._name(call)
             width = self._flat(call).shape[-1]
             for which, heads in (("q", self.found.heads), ("k", self.found.key_heads)):
-                if getattr(self.found, f"{which}_proj") or width % heads:
+                if which in widths or name == self.found.v_proj or not heads or width % heads:
                     continue
-                if self._acts(call, which, lambda x, heads=heads: x.unflatten(-1, (heads, -1))):
-                    setattr(self.found, f"{which}_proj", self._name(call))
+                if self._acts(call, which, _columns(width, heads)):
+                    setattr(self.found, f"{which}_proj", name)
+                    widths[which] = width // heads
                     break
+        if len(widths) == 2 and widths["q"] != widths["k"]:
+            self.found.q_proj = ""
+            self.found.refused["q_proj"] = "the projection of the queries gives a gate as well"
 
-    def _prove_fused(self, call: Call) -> None:
-        """Whether the queries and keys of a projection for all three are where they should be."""
-        packing, heads, keys = self.found.packing, self.found.heads, self.found.key_heads
-        for index, which in enumerate("qk"):
-
-            def part(x: torch.Tensor, index: int = index, count: int = (heads, keys)[index]) -> Any:
-                split = unpack_views(x, packing, heads, keys)
-                return split[index]
-
-            if not self._acts(call, which, part):
-                self.found.qkv_proj = self.found.packing = ""
-                return
-
-    def _acts(self, call: Call, which: str, part: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-        """Whether a part of an output acts as queries or keys do.
-
-        Args:
-            part: from the output [1, position, width] to a view [1, position, head, d_head].
-        """
-        place = self.length - 2
-        count = self.found.heads if which == "q" else self.found.key_heads
-        group = self.found.heads // count
-        for head in {0, count - 1}:
-
-            def turn(_m: Any, _a: Any, output: torch.Tensor, head: int = head) -> torch.Tensor:
-                changed = output.clone()
-                view = part(changed.view(1, self.length, -1))
-                view[:, place, head] = -view[:, place, head]
-                return changed
-
-            hook = call.module.register_forward_hook(turn)
-            try:
-                args, kwargs = self.whole.arguments
-                with torch.no_grad():
-                    again, _ = observe(self.whole.module, kwargs, args)
-            except Exception:  # it is no such part, if the attention fails with it
+    def _acts(self, call: Call, which: str, columns: torch.Tensor) -> bool:
+        """Whether columns of an output, [head, d_head], act as queries or keys do."""
+        group = self.found.heads // len(columns)
+        for head in {0, len(columns) - 1}:
+            turned = self._turned(call, columns[head])
+            if turned is None:
                 return False
-            finally:
-                hook.remove()
-            pattern = _pattern(again)[1]
-            if pattern is None:
-                return False
-            moved = (pattern - self.pattern).abs() > 1e-6
+            moved = (turned[0] - self.pattern).abs() > MOVED
             own = torch.zeros_like(moved)
             mine = slice(head * group, (head + 1) * group)
             if which == "q":
-                own[:, mine, place] = True
-                hits = moved[:, mine, place].any(-1).all()
+                own[:, mine, PLACE] = True
+                hits = moved[:, mine, PLACE].any(-1).all()
             else:
                 own[:, mine] = True
-                hits = moved[:, mine, :, place].any(-1).all()
+                hits = moved[:, mine, :, PLACE].any(-1).all()
             if not bool(hits) or bool((moved & ~own).any()):
                 return False
         return True
 
+    def _turned(
+        self, call: Call, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The pattern and head_z with some columns of an output turned around at `PLACE`."""
 
-def unpack(
-    whole: torch.Tensor, packing: str, heads: int, keys: int
+        def turn(_m: object, _a: object, output: torch.Tensor) -> torch.Tensor:
+            changed = output.clone()
+            view = changed.view(self.length, -1)
+            view[PLACE, columns] = -view[PLACE, columns]
+            return changed
+
+        hook = call.module.register_forward_hook(turn)
+        try:
+            args, kwargs = self.whole.arguments
+            again, _ = observe(self.whole.module, kwargs, args)
+        except Exception:  # it is no such part, if the attention fails with it
+            return None
+        finally:
+            hook.remove()
+        pattern = _pattern(again)[1]
+        path = self.projection.path.removeprefix(self.whole.path).removeprefix(".")
+        projection = next((c for c in again if c.path == path), None)
+        if pattern is None or projection is None or pattern.shape != self.pattern.shape:
+            return None
+        return pattern, self._by_head(projection)
+
+
+def _columns(width: int, heads: int) -> torch.Tensor:
+    """The columns of each head, [head, d_head], if heads are side by side."""
+    return torch.arange(width).reshape(heads, -1)
+
+
+def packed_columns(
+    width: int, packing: str, heads: int, keys: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values, each [row, position, head × d_head]."""
-    q, k, v = (part.flatten(-2) for part in unpack_views(whole, packing, heads, keys))
-    return q, k, v
-
-
-def unpack_views(whole: torch.Tensor, packing: str, heads: int, keys: int) -> Any:
-    """The same as views, [row, position, head, d_head] each."""
-    d_head = whole.shape[-1] // (heads + 2 * keys)
+    """The columns of queries, keys and values, [head, d_head] each, in a projection of all three."""
+    columns = torch.arange(width)
+    d_head = width // (heads + 2 * keys)
     if packing == "thirds":
-        sizes = [heads * d_head, keys * d_head, keys * d_head]
-        q, k, v = whole.split(sizes, -1)
-        return (
-            q.unflatten(-1, (heads, -1)),
-            k.unflatten(-1, (keys, -1)),
-            v.unflatten(-1, (keys, -1)),
-        )
-    by_group = whole.unflatten(-1, (keys, heads // keys + 2, -1))
-    return by_group[..., :-2, :].flatten(-3, -2), by_group[..., -2, :], by_group[..., -1, :]
+        q, k, v = columns.split([heads * d_head, keys * d_head, keys * d_head])
+        return q.reshape(heads, -1), k.reshape(keys, -1), v.reshape(keys, -1)
+    by_group = columns.reshape(keys, heads // keys + 2, -1)
+    return by_group[:, :-2].flatten(0, 1), by_group[:, -2], by_group[:, -1]

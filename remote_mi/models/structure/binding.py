@@ -27,7 +27,8 @@ def bind(lm: Any, structure: Structure) -> None:
             object.__setattr__(at(layer, ".".join(owner)), own, at(layer, path))
         for name, fact in described["facts"].items():
             object.__setattr__(layer, name, fact)
-        # A model may have modules of its own by these names, of which nothing is proven.
+        # A model may have modules of its own by these names, of which nothing is proven, or which
+        # mean something else ("ln_mlp" of Falcon).
         object.__setattr__(layer, "portable", list(described["names"]))
 
 

@@ -12,6 +12,9 @@ import torch
 from remote_mi.models.structure.observation import SAME, Call, factor_between, same, tidy
 from remote_mi.models.structure.whole import Unfit
 
+#: How far an activation must move, relative to its length, to depend on something: beyond rounding.
+MIXES = 1e-5
+
 
 @dataclass
 class Part:
@@ -72,7 +75,9 @@ def find_block(call: Call, calls: Sequence[Call]) -> Block:
     normed = _normalised(before, after, candidates, call, inside)
     if normed is not None:
         return normed
-    raise Unfit("what it adds to its stream is not the sum of its modules' outputs")
+    if _sum_of(after, candidates, with_also=before) is not None:
+        raise Unfit("it multiplies the stream itself by a number, beside adding to it")
+    raise Unfit("what it adds to its stream is not the sum of its modules' outputs, times numbers")
 
 
 def _fits(call: Call, stream: torch.Tensor) -> bool:
@@ -90,20 +95,30 @@ def _distinct(calls: Sequence[Call]) -> list[Call]:
 
 
 def _sum_of(
-    target: torch.Tensor, candidates: Sequence[Call], most: int = 3
+    target: torch.Tensor,
+    candidates: Sequence[Call],
+    most: int = 3,
+    with_also: torch.Tensor | None = None,
 ) -> list[tuple[Call, float]] | None:
-    """The fewest calls whose outputs, times numbers, add up to a tensor."""
+    """The fewest calls whose outputs, times numbers, add up to a tensor.
+
+    Args:
+        with_also: a tensor that may be added as well, times a number.
+    """
     goal = target.reshape(-1).double()
     size = float(goal.norm())
     columns = [call.output.reshape(-1).double() for call in candidates]  # type: ignore[union-attr]
     for count in range(1, most + 1):
         for chosen in itertools.combinations(range(len(candidates)), count):
-            matrix = torch.stack([columns[index] for index in chosen], 1)
+            used = [columns[index] for index in chosen]
+            if with_also is not None:
+                used.append(with_also.reshape(-1).double())
+            matrix = torch.stack(used, 1)
             solved = torch.linalg.lstsq(matrix, goal[:, None]).solution[:, 0]
             if float((matrix @ solved - goal).norm()) <= SAME * size:
                 factors = [tidy(float(number)) for number in solved]
                 if all(factor > 0 for factor in factors):
-                    return [(candidates[i], f) for i, f in zip(chosen, factors, strict=True)]
+                    return [(candidates[i], f) for i, f in zip(chosen, factors, strict=False)]
     return None
 
 
@@ -126,7 +141,7 @@ def _is_norm(call: Call) -> bool:
 
 
 def _mixes(source: Call, root: str, inside: Sequence[Call]) -> bool:
-    """Whether a sub-layer's output at a position depends on its input at an earlier one."""
+    """Whether a sub-layer's output at later positions depends on its input at the first."""
     call = next((c for c in inside if c.path == root), source)
     if source.began < call.began or source.ended > call.ended:
         call = source
@@ -135,9 +150,9 @@ def _mixes(source: Call, root: str, inside: Sequence[Call]) -> bool:
         return False
     own, other = call.output, changed
     assert own is not None
-    last = own.reshape(-1, own.shape[-1])[-1]
-    moved = other.reshape(-1, other.shape[-1])[-1]
-    return not same(moved, last)
+    rest, moved = (x.reshape(-1, x.shape[-1])[1:] for x in (own, other))
+    # Position by position: a window may reach the next one only, and memory may fade.
+    return bool(((moved - rest).norm(dim=-1) > MIXES * rest.norm(dim=-1)).any())
 
 
 def _again(call: Call) -> torch.Tensor | None:

@@ -18,6 +18,7 @@ class Call:
         path: the module's. module: itself. arguments: positional and by keyword, as they came.
         taken: the tensors of numbers among the arguments. given: those among the outputs.
         began, ended: places in the order of all beginnings and ends of calls.
+        changed_later: whether later code changed its first output in place.
     """
 
     def __init__(self, path: str, module: torch.nn.Module, began: int) -> None:
@@ -25,6 +26,7 @@ class Call:
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.taken: list[torch.Tensor] = []
         self.given: list[torch.Tensor] = []
+        self.changed_later = False
 
     @property
     def input(self) -> torch.Tensor | None:
@@ -58,6 +60,7 @@ def observe(
     """
     calls: list[Call] = []
     open_calls: list[Call] = []
+    originals: list[tuple[Call, torch.Tensor | None]] = []
     clock = iter(range(1 << 40))
 
     def enter(path: str) -> Callable[..., None]:
@@ -74,6 +77,7 @@ def observe(
         call = open_calls.pop()
         call.ended = next(clock)
         call.given = list(_copies(output))
+        originals.append((call, next(_tensors(output), None)))
 
     hooks = []
     for path, part in module.named_modules():
@@ -85,20 +89,27 @@ def observe(
     finally:
         for hook in hooks:
             hook.remove()
+    for call, original in originals:
+        call.changed_later = original is not None and not torch.equal(original, call.given[0])
     return calls, output
 
 
 def _copies(value: Any) -> Iterator[torch.Tensor]:
     """The tensors of numbers in a nested value, copied: later code may change them in place."""
+    return (tensor.detach().clone() for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of numbers in a nested value."""
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
-            yield value.detach().clone()
+            yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _copies(item)
+            yield from _tensors(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _copies(item)
+            yield from _tensors(item)
 
 
 def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

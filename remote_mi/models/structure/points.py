@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.models.structure.attention import Attention, unpack_views
+from remote_mi.models.structure.attention import Attention, packed_columns
 from remote_mi.models.structure.block import Block, Part
 from remote_mi.models.structure.mlp import name_entrance
 from remote_mi.models.structure.observation import Call, same
@@ -54,8 +54,9 @@ def _views(block: Block, inside: Sequence[Call], attention: Attention) -> Views:
     heads, keys = attention.heads, attention.key_heads
     if attention.qkv_proj:
         whole = given[attention.qkv_proj]
-        split = unpack_views(whole.reshape(1, -1, whole.shape[-1]), attention.packing, heads, keys)
-        return dict(zip("qk", split, strict=False))
+        whole = whole.reshape(1, -1, whole.shape[-1])
+        columns = packed_columns(whole.shape[-1], attention.packing, heads, keys)
+        return {which: whole[..., own] for which, own in zip("qk", columns, strict=False)}
     found = {}
     for which, count in (("q", heads), ("k", keys)):
         path = getattr(attention, f"{which}_proj")

@@ -21,7 +21,7 @@ from remote_mi.models.structure.block import Part, find_block
 from remote_mi.models.structure.mlp import name_entrance, name_mlp
 from remote_mi.models.structure.observation import Call, observe, same
 from remote_mi.models.structure.points import name_points
-from remote_mi.models.structure.reasons import reasons
+from remote_mi.models.structure.reasons import reasons, refuse
 from remote_mi.models.structure.whole import Unfit, Whole, find_whole
 from remote_mi.models.structure.widths import widths
 
@@ -47,6 +47,7 @@ def describe(model: Any) -> Structure:
             layers.append(_describe_layer(call, calls))
         except Unfit as why:
             raise Unfit(f"layer {index}: {why}") from None
+    _refuse_uneven(layers)
     names = {"layers": whole.layers, "embed_tokens": whole.embed_tokens, "backbone": whole.backbone}
     names["ln_final"] = whole.ln_final
     if whole.lm_head is None:
@@ -56,6 +57,8 @@ def describe(model: Any) -> Structure:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
     facts["d_model"] = int(whole.blocks[0].input.shape[-1])  # type: ignore[union-attr]
+    if not _grows(model, inputs, whole):
+        facts["grows"] = False
     for name in ("hidden_scale", "logit_scale", "logit_cap"):
         if getattr(whole, name) not in (1.0, None):
             facts[name] = getattr(whole, name)
@@ -74,20 +77,45 @@ def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     return same(again.output[:, :1], last.output[:, :1])
 
 
+def _grows(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
+    """Whether a layer takes more rows than the model was given, and treats each as its own."""
+    last = whole.blocks[-1]
+
+    def twice(_m: Any, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (torch.cat([args[0], args[0]]), *args[1:]), kwargs
+        stream = kwargs["hidden_states"]
+        return args, {**kwargs, "hidden_states": torch.cat([stream, stream])}
+
+    hook = last.module.register_forward_pre_hook(twice, with_kwargs=True)
+    try:
+        calls, _ = observe(model, inputs)
+    except Exception:  # the model's own code, which may fail in any way
+        return False
+    finally:
+        hook.remove()
+    output = next(call for call in calls if call.path == last.path).output
+    return output is not None and len(output) == 2 and all(same(row, last.output) for row in output)
+
+
 def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
+    if call.changed_later:
+        raise Unfit("the stream after it is changed in place by later code")
     block = find_block(call, calls)
     names: dict[str, str] = {}
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"lacks": {}}
     inside = [c for c in calls if call.began < c.began and c.ended < call.ended]
     for part in block.parts:
         attention = find_attention(block, part, calls) if part.mixes else Attention()
         kind = _kind(part, attention, names)
         names[f"{kind}_add"] = block.relative(part.adds.path)
         facts["adds"] = [*facts.get("adds", []), f"{kind}_add"]
+        if part.adds.changed_later:
+            facts["changed_later"] = [*facts.get("changed_later", []), f"{kind}_add"]
         if part.factor != 1.0:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
-            _name_attention(attention, part, names, facts)
+            _name_attention(attention, names, facts)
             name_points(block, part, inside, attention, names, facts)
         elif kind == "mixer":
             names["mixer"] = part.root
@@ -100,33 +128,60 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
             names["mixer_in"] = names["attn_in"]
         if "attn_add_factor" in facts:
             facts["mixer_add_factor"] = facts["attn_add_factor"]
+        if "attn_add" in facts.get("changed_later", []):
+            facts["changed_later"].append("mixer_add")
     if block.norms:
         names["ln_after_attn"], names["ln_after_mlp"] = (
             block.relative(n.path) for n in block.norms
         )
-    middle = block.middle
-    if middle is not None and block.parts[0].mixes and not block.parts[1].mixes:
+    middle, mixing = block.middle, [part.mixes for part in block.parts]
+    if middle is not None and mixing[0] and not mixing[1]:
         names["ln_mlp"] = block.relative(middle.path)
+    elif sum(mixing) > 1:
+        why = "several modules of this layer add to the stream before its MLP"
+        facts["lacks"]["resid_mid"] = why
     facts["lacks"] = reasons(names, facts)
     facts["widths"] = widths(f"{call.path}.", inside, names, facts)
     return {"names": names, "facts": facts}
 
 
+def _refuse_uneven(layers: Sequence[dict[str, Any]]) -> None:
+    """Take the sites of heads away where layers differ in their number: heads have no index then."""
+    of_heads = ("q_proj", "o_proj", "attends", "pattern", "qkv_proj")
+    for fact, what, named in (
+        ("heads", "heads", of_heads),
+        ("key_heads", "key heads", ("k_proj", "v_proj", "qkv_proj")),
+    ):
+        counts = sorted({layer["facts"].get(fact, 0) for layer in layers} - {0})
+        if len(counts) < 2:
+            continue
+        why = f"the layers of this model have different numbers of {what} ({counts})"
+        for layer in layers:
+            for name in [f"self_attn.{part}" for part in named]:
+                layer["names"].pop(name, None)
+                refuse(name, why, layer["facts"])
+            layer["facts"].pop(fact, None)
+            if fact == "heads":
+                layer["names"].pop("self_attn", None)
+                refuse("self_attn", why, layer["facts"])
+
+
 def _kind(part: Part, attention: Attention, names: Mapping[str, str]) -> str:
     """What a part is called: attention if it has a pattern; further parts after the second."""
     kind = "mlp" if not part.mixes else "attn" if attention.attends else "mixer"
-    return kind if f"{kind}_add" not in names else "other"
+    others = ("other", *(f"other{number}" for number in range(2, 9)))
+    return next(name for name in (kind, *others) if f"{name}_add" not in names)
 
 
-def _name_attention(
-    attention: Attention, part: Part, names: dict[str, str], facts: dict[str, Any]
-) -> None:
-    names["self_attn"] = part.root
+def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str, Any]) -> None:
+    names["self_attn"] = attention.root
     for name in ("o_proj", "q_proj", "k_proj", "v_proj", "qkv_proj"):
         if getattr(attention, name):
             names[f"self_attn.{name}"] = getattr(attention, name)
-    if attention.attends != part.root:
+    if attention.attends != attention.root:
         names[f"self_attn.{attention.pattern_name}"] = attention.attends
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
+    for name, why in attention.refused.items():
+        refuse(f"self_attn.{name}", why, facts)

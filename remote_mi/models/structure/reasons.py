@@ -41,6 +41,19 @@ _FUSED = {
 }
 
 
+def refuse(name: str, why: str, facts: dict[str, Any]) -> None:
+    """Note why a layer lacks what a portable name stands for, at every site that needs it.
+
+    Args:
+        facts: of the layer; the first reason for a site stays.
+    """
+    names = {name, *_FUSED.get(name, ())}
+    for group in (_OF_ATTENTION, _OF_MIXER, _OF_MLP):
+        for site, (needed, _) in group.items():
+            if needed in names:
+                facts["lacks"].setdefault(site, why)
+
+
 def reasons(names: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, str]:
     """Site → why a layer does not have it, for every site that it lacks.
 

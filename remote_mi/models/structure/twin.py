@@ -52,7 +52,7 @@ def make_twin(auto: Any, config: Any, seed: int = 0) -> torch.nn.Module:
 
 
 def _give_room(module: torch.nn.Module) -> None:
-    """Replace parameters and buffers without content by empty ones, or by views if large."""
+    """Replace parameters and buffers without content by zeros and ones, or by views if large."""
     for name, parameter in list(module._parameters.items()):
         if parameter is not None and parameter.is_meta:
             made = torch.nn.Parameter(_storage(parameter), requires_grad=False)
@@ -61,7 +61,8 @@ def _give_room(module: torch.nn.Module) -> None:
             module._parameters[name] = made
     for name, buffer in list(module._buffers.items()):
         if buffer is not None and buffer.is_meta:
-            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+            # Not empty: what the model's own code does not begin with is the same each time.
+            module._buffers[name] = torch.ones_like(buffer, device="cpu")
     weight = module._parameters.get("weight")
     if weight is not None and weight.numel() > LARGE and _is_linear(module):
         _apply_thin(module, weight)
@@ -76,7 +77,7 @@ def own(module: torch.nn.Module) -> list[torch.nn.Parameter | None]:
 
 def _storage(like: torch.Tensor) -> torch.Tensor:
     if like.numel() <= LARGE or not like.is_floating_point():
-        return torch.empty_like(like, device="cpu")
+        return torch.zeros_like(like, device="cpu")
     numbers = torch.randn(sum(like.shape)) / math.sqrt(like.shape[-1])
     return numbers.as_strided(like.shape, (1,) * like.dim())
 

@@ -93,8 +93,19 @@ def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
         if best is None or len(blocks) > len(best[1]):
             best = (path, blocks)
     if best is None:
-        raise Unfit("it has no list of layers each of which takes what the one before gives")
+        raise Unfit(_why_no_layers(model, calls))
+    if len([call for call in calls if call.module is best[1][0].module]) > 1:
+        raise Unfit("its layers run more than once")
     return best
+
+
+def _why_no_layers(model: Any, calls: Sequence[Call]) -> str:
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    listed = {id(block) for blocks in lists for block in blocks}
+    for call in calls:
+        if id(call.module) in listed and call.output is not None and call.output.dim() == 4:
+            return "its layers hand on several streams side by side, not one"
+    return "it has no list of layers each of which takes what the one before gives"
 
 
 def _is_stream(block: Call) -> bool:
