@@ -108,14 +108,18 @@ def _sum_of(
     goal = target.reshape(-1).double()
     size = float(goal.norm())
     columns = [call.output.reshape(-1).double() for call in candidates]  # type: ignore[union-attr]
+    always = [] if with_also is None else [len(columns)]
+    if with_also is not None:
+        columns.append(with_also.reshape(-1).double())
+    if not columns:
+        return None
+    every = torch.stack(columns, 1)
+    products, aims = every.T @ every, every.T @ goal
     for count in range(1, most + 1):
         for chosen in itertools.combinations(range(len(candidates)), count):
-            used = [columns[index] for index in chosen]
-            if with_also is not None:
-                used.append(with_also.reshape(-1).double())
-            matrix = torch.stack(used, 1)
-            solved = torch.linalg.lstsq(matrix, goal[:, None]).solution[:, 0]
-            if float((matrix @ solved - goal).norm()) <= SAME * size:
+            used = [*chosen, *always]
+            solved = torch.linalg.lstsq(products[used][:, used], aims[used, None]).solution[:, 0]
+            if float((every[:, used] @ solved - goal).norm()) <= SAME * size:
                 factors = [tidy(float(number)) for number in solved]
                 if all(factor > 0 for factor in factors):
                     return [(candidates[i], f) for i, f in zip(chosen, factors, strict=False)]

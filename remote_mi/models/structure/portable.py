@@ -11,6 +11,7 @@ It holds texts and numbers only, so that it can be kept in a file and go with a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,12 +42,7 @@ def describe(model: Any) -> Structure:
     inputs = {"input_ids": torch.tensor([[i % size for i in _IDS]]), "use_cache": False}
     calls, output = observe(model, inputs)
     whole = find_whole(model, inputs, calls, output)
-    layers = []
-    for index, call in enumerate(whole.blocks):
-        try:
-            layers.append(_describe_layer(call, calls))
-        except Unfit as why:
-            raise Unfit(f"layer {index}: {why}") from None
+    layers = _describe_layers(whole, calls)
     _refuse_uneven(layers)
     names = {"layers": whole.layers, "embed_tokens": whole.embed_tokens, "backbone": whole.backbone}
     names["ln_final"] = whole.ln_final
@@ -98,15 +94,66 @@ def _grows(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     return output is not None and len(output) == 2 and all(same(row, last.output) for row in output)
 
 
-def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
+def _describe_layers(whole: Whole, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Describe every layer; of those that run the same code in the same shapes the first in full.
+
+    In the others what the first adds to the stream is checked to add up, too.
+    """
+    kinds: dict[Any, dict[str, Any]] = {}
+    layers = []
+    for index, call in enumerate(whole.blocks):
+        inside = [c for c in calls if call.began < c.began and c.ended < call.ended]
+        kind = _kind_of(call, inside)
+        described = kinds.get(kind)
+        if described is None or not _adds_up(call, inside, described):
+            try:
+                described = kinds[kind] = _describe_layer(call, inside)
+            except Unfit as why:
+                raise Unfit(f"layer {index}: {why}") from None
+        layers.append(copy.deepcopy(described))
+    return layers
+
+
+def _kind_of(call: Call, inside: Sequence[Call]) -> Any:
+    """What layers of the same code have in common: their modules, in order, and all shapes."""
+    parts = []
+    for one in (call, *inside):
+        shapes = tuple(tuple(tensor.shape) for tensor in (*one.taken, *one.given))
+        path = one.path.removeprefix(call.path)
+        parts.append((path, type(one.module), one.changed_later, shapes))
+    return tuple(parts)
+
+
+def _adds_up(call: Call, inside: Sequence[Call], described: Mapping[str, Any]) -> bool:
+    """Whether the modules of an equal layer add up to this one's stream, with the same factors."""
+    names, facts = described["names"], described["facts"]
+    by_path = {one.path.removeprefix(f"{call.path}."): one for one in reversed(inside)}
+    stream, after = call.input, call.output
+    for place, name in enumerate(facts["adds"]):
+        added = by_path[names[name]].output
+        if stream is None or added is None:
+            return False
+        stream = stream + facts.get(f"{name}_factor", 1.0) * added.reshape(stream.shape)
+        norm = names.get(("ln_after_attn", "ln_after_mlp")[place]) if place < 2 else None
+        if norm is not None:
+            if not same(by_path[norm].input, stream):
+                return False
+            stream = by_path[norm].output
+            stream = None if stream is None or after is None else stream.reshape(after.shape)
+        if place == 0 and "ln_mlp" in names and not same(by_path[names["ln_mlp"]].input, stream):
+            return False
+    return same(after, stream)
+
+
+def _describe_layer(call: Call, inside: Sequence[Call]) -> dict[str, Any]:
+    """Describe a layer; `inside`: the calls within it."""
     if call.changed_later:
         raise Unfit("the stream after it is changed in place by later code")
-    block = find_block(call, calls)
+    block = find_block(call, inside)
     names: dict[str, str] = {}
     facts: dict[str, Any] = {"lacks": {}}
-    inside = [c for c in calls if call.began < c.began and c.ended < call.ended]
     for part in block.parts:
-        attention = find_attention(block, part, calls) if part.mixes else Attention()
+        attention = find_attention(block, part, inside) if part.mixes else Attention()
         kind = _kind(part, attention, names)
         names[f"{kind}_add"] = block.relative(part.adds.path)
         facts["adds"] = [*facts.get("adds", []), f"{kind}_add"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 #: Numbers in a tensor above which it takes no room of its own.
-LARGE = 1 << 20
+LARGE = 1 << 17
 #: Rank of a large linear layer.
 RANK = 16
 #: Matrices of these classes get random numbers that keep the size of an activation.
