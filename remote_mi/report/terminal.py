@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
 from remote_mi.common.authors_code import contained
-from remote_mi.common.console import captured_text, capturing_console
+from remote_mi.common.console import printed_text
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.text import line, prose
 from remote_mi.recipes import figures
@@ -100,9 +101,7 @@ def plain_figure(result: Result, name: str) -> Figure:
 
 def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
     """A result as text without colour."""
-    console = capturing_console(width)
-    show(result, console)
-    return captured_text(console)
+    return printed_text(partial(show, result), width)
 
 
 def heading(result: Result) -> Iterator[Text]:
