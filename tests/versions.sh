@@ -5,8 +5,9 @@
 #     bash tests/versions.sh [lowest|newest|all] [OPTION_OF_PYTEST …]
 #
 # The environments are built outside the clone, in ~/.cache/remote_mi-versions or the folder that
-# REMOTE_MI_VERSIONS names. torch is the one of constraints.txt in both: its older CPU builds are
-# not on PyPI. UV_FIND_LINKS (or PIP_FIND_LINKS) and UV_INDEX name further places of packages.
+# REMOTE_MI_VERSIONS names. torch is the one of constraints.txt in both: on PyPI its other versions
+# are builds for CUDA, of 6 GB each on the disk. With REMOTE_MI_EVERY_TORCH=1 each end has its own.
+# UV_FIND_LINKS (or PIP_FIND_LINKS) and UV_INDEX name further places of packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 which=${1:-all}
@@ -16,6 +17,7 @@ python=$(python3 -c 'import sys; print(sys.executable)')
 export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
 mkdir -p "$folder"
 grep '^torch==' constraints.txt >"$folder/torch.txt"
+[ -z "${REMOTE_MI_EVERY_TORCH:-}" ] || : >"$folder/torch.txt"
 
 case $which in
   lowest) resolutions=(lowest-direct) ;;

@@ -12,7 +12,7 @@ from remote_mi.backends.checking import Check
 from remote_mi.backends.doctor import diagnose
 from remote_mi.backends.registry import option_values, parse_server
 from remote_mi.cli.output import print_json, say, stdout_console
-from remote_mi.common.text import line
+from remote_mi.common.text import counted, line
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 _NAME_WIDTH = 18
@@ -48,8 +48,7 @@ def doctor(backend: str, model: str | None, as_json: bool) -> int:
         print_json({"checks": [_check_to_json(check) for check in checks], "exit_code": code})
     elif problems:
         say(
-            f"\n{len(problems)} problem{'s' if len(problems) > 1 else ''}: "
-            + ", ".join(check.name for check in problems)
+            f"\n{counted(len(problems), 'problem')}: " + ", ".join(check.name for check in problems)
         )
     else:
         say("\nno problems; next: remote-mi models --backend " + backend)

@@ -21,7 +21,7 @@ from remote_mi.common.errors import BackendUnavailable, first_line, sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
-from remote_mi.common.text import line
+from remote_mi.common.text import counted, line
 from remote_mi.common.valid_json import to_json
 from remote_mi.store.run_folder import id8_from_name
 from remote_mi.store.studies import PointRecord, StudyRecord, StudyRecords
@@ -265,7 +265,7 @@ def _print_plan(plan: Any, everything: bool) -> None:
         table.add_row(str(count), Text(state), Text(line(texts.get(state, why) + size)))
     console.print(table)
     for claim in plan.study.claims:
-        points = f"{len(claim.points)} point{'s' if len(claim.points) != 1 else ''}"
+        points = counted(len(claim.points), "point")
         console.print(Text(f"claim {claim.id}, of {points}: {line(claim.says)}"), overflow="fold")
     if len(plan.points) <= _MAX_ROWS or everything:
         console.print(_build_points_table([p.record for p in plan.points], True))

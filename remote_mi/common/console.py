@@ -7,11 +7,13 @@ per line. We show a single HTML element there instead, so every console opts out
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.rule import Rule
 from rich.segment import Segment
+from rich.text import Text
 
 from remote_mi.common.errors import sanitize
 
@@ -61,3 +63,16 @@ def capturing_console(width: int, color: bool = False, **options: Any) -> Consol
 def captured_text(console: Console) -> str:
     """Everything that was printed to a capturing console."""
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def printed_text(show: Callable[[Console], Any], width: int) -> str:
+    """What a function prints on a console of so many columns, as text without colour."""
+    console = capturing_console(width)
+    show(console)
+    return captured_text(console)
+
+
+def print_heading(title: str, console: Console) -> None:
+    """Print an empty line, and a title in a rule."""
+    console.print()
+    console.print(Rule(Text(title), align="left", characters="─"))

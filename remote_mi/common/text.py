@@ -83,6 +83,11 @@ def short_number(number: int) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 pair", "8 pairs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def pad_or_cut(text: str, width: int) -> str:
     """The text cut or padded to a number of terminal cells, allowing for wide characters."""
     from rich.cells import cell_len, set_cell_size  # the rest of this file is used at every start

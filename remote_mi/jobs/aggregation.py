@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.errors import RunFailed
+from remote_mi.common.statistics import ROUNDING
 from remote_mi.common.statistics.intervals import (
     Interval,
     mean_interval,
@@ -28,9 +29,6 @@ from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
 from remote_mi.store.verdict import ControlTest, Verdict
-
-#: A mean gap below this share of the largest is 0 up to rounding.
-_ROUNDING = 1e-6
 
 
 @dataclass
@@ -263,7 +261,7 @@ class _Assembly:
         """Why nothing may be divided by a mean gap, "" if it may."""
         what = f"the mean {ratio.gap} it would be divided by"
         size = max(np.nanmax(np.abs(x), initial=0.0) for x in (gap, effect))
-        if abs(gap.mean()) <= _ROUNDING * size or not gap.mean():
+        if abs(gap.mean()) <= ROUNDING * size or not gap.mean():
             return f"{what} is {gap.mean():.2g}"
         found = self._interval(ratio.gap, gap)
         if found.clusters < 2 or not np.isfinite(found.value) or bool(found.excludes_zero):

@@ -11,6 +11,7 @@ from typing import Any
 from remote_mi.backends.ledger import Ledger
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent, Watch
+from remote_mi.common.text import counted
 from remote_mi.jobs.building import check_types, job_from_python, project_of
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
@@ -59,7 +60,7 @@ class UserJob(Job):
 
     def __repr__(self) -> str:
         count = len(self.prompts.examples)
-        prompts = f"{count} prompt{'s' if count != 1 else ''}"
+        prompts = counted(count, "prompt")
         return f"<job {self.card.name} on {self.model.name}, {prompts}, key {self.key[:16]}>"
 
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from remote_mi.common.statistics import ROUNDING
 from remote_mi.common.statistics.intervals import cluster_sums
 from remote_mi.common.statistics.randomisation import exchange_roles
 from remote_mi.store.verdict import ControlTest
-
-#: Values this small relative to the largest of a map and its control are 0 up to rounding.
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)

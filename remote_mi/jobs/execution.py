@@ -31,6 +31,7 @@ from remote_mi.store.draft import Draft
 from remote_mi.store.environment import Environment
 from remote_mi.store.result import Result
 from remote_mi.store.run_record import event_line, id8_of
+from remote_mi.store.samples import PROMPT_TEXTS
 
 if TYPE_CHECKING:
     from remote_mi.models.load import LoadedModel
@@ -235,12 +236,11 @@ class Execution:
 
 def _part(tokenized: Tokenized, index: int, example: Example) -> dict[str, Any]:
     """What a run stores of a prompt: its tokens, labels and texts."""
-    texts = ("clean", "corrupt", "answer", "wrong", "template")
     return {
         "tokens": tokenized.tokens[index],
         "template": example.template,
         "labels": dict(tokenized.labels[index]),
         "label": example.label,
         "group": example.group,
-        "text": {name: getattr(example, name) for name in texts},
+        "text": {name: getattr(example, name) for name in (*PROMPT_TEXTS, "template")},
     }

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.rule import Rule
 from rich.text import Text
 
-from remote_mi.common.console import captured_text, capturing_console
+from remote_mi.common.console import print_heading, printed_text
 from remote_mi.common.text import line, pad_or_cut
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
 from remote_mi.report.contrast import show_contrast
 from remote_mi.report.kinds.registry import kind_of
-from remote_mi.report.notebook import FRAME, WIDTH
+from remote_mi.report.notebook import printed_html
 from remote_mi.report.terminal import PLAIN_WIDTH, figure_lines, select_figures
 from remote_mi.report.values import value_text
 from remote_mi.report.wording import Slice, place_text
@@ -52,34 +52,27 @@ def show(
         ("configuration", _configuration(comparison, width)),
         ("numbers", _numbers(comparison.only(only), width, tolerance)),
     ):
-        console.print()
-        console.print(Rule(Text(title), align="left", characters="─"))
+        print_heading(title, console)
         for text in texts:
             console.print(text, overflow="crop" if text.no_wrap else "fold")
     contrast = comparison.only(only).contrast
     if contrast is not None:
-        console.print()
-        console.print(Rule(Text("paired by prompt"), align="left", characters="─"))
+        print_heading("paired by prompt", console)
         show_contrast(contrast, console)
     for title, texts in _figures(comparison, only, width):
-        console.print()
-        console.print(Rule(Text(title), align="left", characters="─"))
+        print_heading(title, console)
         for text in texts:
             console.print(text, overflow="crop" if text.no_wrap else "fold")
 
 
 def plain_text(comparison: Comparison, width: int = PLAIN_WIDTH) -> str:
     """A comparison as text without colour."""
-    console = capturing_console(width)
-    show(comparison, console)
-    return captured_text(console)
+    return printed_text(partial(show, comparison), width)
 
 
 def html(comparison: Comparison) -> str:
     """A comparison as one HTML element, for a notebook."""
-    console = capturing_console(WIDTH, color=True, record=True)
-    show(comparison, console)
-    return console.export_html(inline_styles=True, code_format=FRAME)
+    return printed_html(partial(show, comparison))
 
 
 def _heading(comparison: Comparison) -> Iterator[Text]:

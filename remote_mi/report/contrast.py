@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from remote_mi.common.console import captured_text, capturing_console
+from remote_mi.common.console import printed_text
 from remote_mi.common.text import line
-from remote_mi.report.notebook import FRAME, WIDTH
+from remote_mi.report.notebook import printed_html
 from remote_mi.report.study.shown import ShownTable, make_table, place_of_estimate
 from remote_mi.report.study.terminal import rich_table
 from remote_mi.report.terminal import PLAIN_WIDTH
@@ -83,13 +84,9 @@ def _notes(rows: list[Mapping[str, Any]]) -> Iterator[str]:
 
 def plain_text(contrast: Contrast, width: int = PLAIN_WIDTH) -> str:
     """What two results say together, as text without colour."""
-    console = capturing_console(width)
-    show_contrast(contrast, console)
-    return captured_text(console)
+    return printed_text(partial(show_contrast, contrast), width)
 
 
 def html(contrast: Contrast) -> str:
     """What two results say together, as one HTML element for a notebook."""
-    console = capturing_console(WIDTH, color=True, record=True)
-    show_contrast(contrast, console)
-    return console.export_html(inline_styles=True, code_format=FRAME)
+    return printed_html(partial(show_contrast, contrast))

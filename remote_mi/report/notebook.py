@@ -6,12 +6,14 @@ text is escaped, and nothing is fetched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from rich.console import Console
 
+from remote_mi.common.console import capturing_console
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import line, prose, visible
 from remote_mi.jobs.dispatch.plan import Plan
@@ -27,14 +29,21 @@ from remote_mi.store.result import Result
 
 #: Maximum rows and columns of an array.
 _MOST_ROWS, _MOST_COLUMNS = 40, 16
-#: Width in characters of a text figure in a notebook, and its HTML element.
-WIDTH = 110
-FRAME = (
+#: Width in characters of printed text in a notebook, and its HTML element.
+_WIDTH = 110
+_PRINTED = (
     '<pre style="line-height:1.2;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace;'
     'font-size:12px;overflow-x:auto">{code}</pre>'
 )
 _PART = Markup("<p><b>{}</b></p>{}")
 _ROW = Markup('<tr><th scope="row">{}</th><td>{}</td></tr>')
+
+
+def printed_html(show: Callable[[Console], Any]) -> str:
+    """What a function prints on a console, with its colours, as one HTML element."""
+    console = capturing_console(_WIDTH, color=True, record=True)
+    show(console)
+    return console.export_html(inline_styles=True, code_format=_PRINTED)
 
 
 def html(result: Result) -> str:

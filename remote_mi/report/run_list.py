@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from remote_mi.common.paths import project_folder
-from remote_mi.common.text import line
+from remote_mi.common.text import counted, line
 from remote_mi.store.run_index import DAMAGED, RunRow
 from remote_mi.store.runs import Runs
 
@@ -39,7 +39,7 @@ class RunList(Sequence[RunRow]):
     def _repr_html_(self) -> str:
         from remote_mi.report.notebook import table_html
 
-        title = f"{len(self)} run{'s' if len(self) != 1 else ''}"
+        title = counted(len(self), "run")
         return table_html(title, _COLUMNS, [_cells(row) for row in self._rows])
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
 from remote_mi.common.authors_code import contained
-from remote_mi.common.console import captured_text, capturing_console
+from remote_mi.common.console import printed_text
 from remote_mi.common.errors import NotFound, UsageError
-from remote_mi.common.text import line, prose
+from remote_mi.common.text import counted, line, prose
 from remote_mi.recipes import figures
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -100,9 +101,7 @@ def plain_figure(result: Result, name: str) -> Figure:
 
 def plain_text(result: Result, width: int = PLAIN_WIDTH) -> str:
     """A result as text without colour."""
-    console = capturing_console(width)
-    show(result, console)
-    return captured_text(console)
+    return printed_text(partial(show, result), width)
 
 
 def heading(result: Result) -> Iterator[Text]:
@@ -114,7 +113,7 @@ def heading(result: Result) -> Iterator[Text]:
     yield Text(line("  ".join(["remote-mi", *parts])), style="bold")
     given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in made.parameters.items())
     unit = "pair" if result.prompts and result.prompts[0].get("corrupt") else "prompt"
-    many = f"{count} {unit}{'s' if count != 1 else ''} from {line(str(made.prompts.origin))}"
+    many = f"{counted(count, unit)} from {line(str(made.prompts.origin))}"
     parts = [line(f" cache: {made.cache}"), many if count else "no prompts"]
     yield Text(" · ".join([*parts, given] if given else parts), style="dim")
 

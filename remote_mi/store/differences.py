@@ -8,10 +8,19 @@ from typing import Any
 
 from remote_mi.store.lock import read_lock
 from remote_mi.store.result import Result
+from remote_mi.store.samples import PROMPT_TEXTS
 
 #: Fields of a prompt that are compared: from the lock if possible, else from the result.
-_TEXTS = ("clean", "corrupt", "answer", "wrong")
-_PROMPT = (*_TEXTS, "answers", "wrongs", "labels", "corrupt_labels", "template", "label", "group")
+_PROMPT = (
+    *PROMPT_TEXTS,
+    "answers",
+    "wrongs",
+    "labels",
+    "corrupt_labels",
+    "template",
+    "label",
+    "group",
+)
 _NOTED = ("revision", "dtype", "attention", "device", "architecture")
 
 
@@ -114,7 +123,7 @@ def _prompt_texts(result: Result) -> list[Mapping[str, Any]]:
     kept = [e for e in kept if isinstance(e, dict)] if isinstance(kept, list) else []
     if len(kept) == len(result.prompts):
         return [{k: example.get(k) for k in _PROMPT} for example in kept]
-    return [{k: part.get(k) for k in _TEXTS} for part in result.prompts]
+    return [{k: part.get(k) for k in PROMPT_TEXTS} for part in result.prompts]
 
 
 def _lock_of(result: Result) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from remote_mi.common.statistics.randomisation import (
     draws_needed,
     units_needed,
 )
+from remote_mi.common.text import counted
 
 #: The unit of a summary that is computed over all examples at once.
 SET = "set"
@@ -50,11 +51,11 @@ class ControlTest:
             return ""
         if not self.draws:
             return f"there are no draws of {self.control} to compare with"
-        have = f"{count(self.draws, 'draw')} of {self.control}"
+        have = f"{counted(self.draws, 'draw')} of {self.control}"
         if self.unit != SET:
-            have = f"{count(self.units, self.unit)} with {have}"
+            have = f"{counted(self.units, self.unit)} with {have}"
         enough = [
-            count(units_needed(self.draws), self.unit) if self.unit != SET else "",
+            counted(units_needed(self.draws), self.unit) if self.unit != SET else "",
             f"{draws_needed(self.units)} draws" if self.unit != "draw" else "",
         ]
         return f"{have} cannot tell it from chance; {' or '.join(filter(None, enough))} could"
@@ -124,7 +125,7 @@ class Verdict:
             return f"{one}, which shows nothing about others: {measured}."
         if self.low is not None and self.high is not None:
             measured += f", 95% CI [{self._number(self.low)}, {self._number(self.high)}]"
-        over = count(self.n, self.unit)
+        over = counted(self.n, self.unit)
         if self.clusters < self.n:
             over += (
                 f", of which {self.clusters} {'is' if self.clusters == 1 else 'are'} independent"
@@ -167,8 +168,3 @@ class Verdict:
 def signed(value: float) -> str:
     """A number with its sign: two decimals, or two significant digits if it is small."""
     return f"{value:+.2f}" if abs(value) >= 0.095 or not value else f"{value:+.2g}"
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things: "1 pair", "8 pairs"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

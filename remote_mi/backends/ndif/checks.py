@@ -20,6 +20,7 @@ from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import run_with_deadline
 from remote_mi.common.errors import AuthenticationError, RemoteMIError
 from remote_mi.common.progress import Silent
+from remote_mi.common.text import counted
 from remote_mi.common.versions import major_minor
 from remote_mi.models import embedded
 from remote_mi.models.spec import ModelSpec
@@ -163,9 +164,7 @@ def _key(host: Host, client: Client) -> list[Check]:
 
 def _compute(client: Client) -> list[Check]:
     count = len(facts.deployments(client))
-    return [
-        Check("compute backend", "ok", f"up, {count} model{'' if count == 1 else 's'} deployed")
-    ]
+    return [Check("compute backend", "ok", f"up, {counted(count, 'model')} deployed")]
 
 
 def _versions(host: Host, client: Client) -> list[Check]:

@@ -109,24 +109,3 @@ def _step_down(both: np.ndarray, roles: np.ndarray) -> np.ndarray:
         p[block] = (sizes >= observed[block] * (1 - 1e-9)).mean(0)
     p[order[::-1]] = np.maximum.accumulate(p[order[::-1]])
     return p
-
-
-def flip_signs(differences: np.ndarray) -> np.ndarray:
-    """How rare means as far from 0 are when every unit's sign is as likely the other one.
-
-    Args:
-        differences: [unit, ...].
-
-    Returns:
-        [...], the two-sided level of each cell by itself.
-    """
-    flat = np.asarray(differences, np.float64).reshape(len(differences), -1)
-    count = assignments(len(flat), 1)
-    signs = 1.0 - 2.0 * _roles(len(flat), 1, count)
-    observed = np.abs(flat.sum(0))
-    p = np.empty(flat.shape[1])
-    step = max(1, _BLOCK // len(signs))
-    for start in range(0, flat.shape[1], step):
-        part = slice(start, start + step)
-        p[part] = (np.abs(signs @ flat[:, part]) >= observed[part] * (1 - 1e-9)).mean(0)
-    return np.where(np.isfinite(flat).all(0), p, np.nan).reshape(differences.shape[1:])

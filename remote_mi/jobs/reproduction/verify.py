@@ -31,6 +31,7 @@ from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
 from remote_mi.store.run_info import ARRAYS as ARRAYS
 from remote_mi.store.run_record import id8_of
+from remote_mi.store.samples import PROMPT_TEXTS
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-.+-([0-9a-f]{8})")
 
@@ -208,10 +209,9 @@ def _check_lock(kept: KeptRun) -> Iterator[Finding]:
 
 def _same_prompts(kept: KeptRun) -> bool:
     """Whether the prompts of run.json are the lock's, in order, possibly with some left out."""
-    fields = ("clean", "corrupt", "answer", "wrong")
-    every = iter([[e.get(f) for f in fields] for e in kept.lock["prompts"]["examples"]])
+    every = iter([[e.get(f) for f in PROMPT_TEXTS] for e in kept.lock["prompts"]["examples"]])
     return all(
-        any([getattr(part, f) for f in fields] == other for other in every)
+        any([getattr(part, f) for f in PROMPT_TEXTS] == other for other in every)
         for part in kept.info.parsed_document.parts
     )
 

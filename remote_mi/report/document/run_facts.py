@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError
-from remote_mi.common.text import line, prose
+from remote_mi.common.text import counted, line, prose
 from remote_mi.prompts import phenomena
 from remote_mi.store.provenance import PromptFacts
 from remote_mi.store.result import Result
@@ -138,7 +138,7 @@ def summary_line(result: Result) -> str:
     unit = "pair" if any(prompt.get("corrupt") for prompt in result.prompts) else "prompt"
     place = "/".join(part for part in (made.where, made.record.dtype) if part)
     parts = [
-        f"{count} {unit}{'s' if count != 1 else ''}" if count else "",
+        counted(count, unit) if count else "",
         made.model.name,
         place,
         (made.time or "")[:10],

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import line, pad_or_cut, without_shared_beginning
+from remote_mi.common.text import counted, line, pad_or_cut, without_shared_beginning
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
 from remote_mi.report.kinds.cells import Row, existing_prompts, plain_number
@@ -129,7 +129,7 @@ class TableKind(Kind[Table, TableLayout]):
             yield Text(pad_or_cut(text, left) + cells, no_wrap=True)
 
     def sentences(self, layout: TableLayout) -> Iterator[str]:
-        yield f"{layout.count} row{'s' if layout.count != 1 else ''}, one per prompt."
+        yield f"{counted(layout.count, 'row')}, one per prompt."
         for column in layout.columns:
             yield (
                 _describe_numbers(layout, column)

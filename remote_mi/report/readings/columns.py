@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from remote_mi.common.statistics.ordering import told_from_the_start
+from remote_mi.common.text import counted
 from remote_mi.recipes.outputs import POSITIONS
 from remote_mi.report.readings.places import column_name, runs_text
 from remote_mi.report.readings.told import Told
@@ -106,7 +107,7 @@ def layer_reading(told: Told) -> Iterator[str]:
         named = sorted(sorted(columns, key=lambda c: -c.largest)[:_MOST], key=columns.index)
         places = "; ".join(column_text(told, column) for column in named)
         more = len(columns) - len(named)
-        rest = f"; and in {more} more column{'s' if more > 1 else ''}" if more else ""
+        rest = f"; and in {counted(more, 'more column')}" if more else ""
         yield (
             f"{told.name} {told.verb} {places}{rest}: {told.span(_values(told, columns))}, each "
             f"{told.reason} and at least half as large as the largest."

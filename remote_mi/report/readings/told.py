@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from remote_mi.common.statistics import ROUNDING
 from remote_mi.common.statistics.intervals import cluster_sums
 from remote_mi.common.text import visible
 from remote_mi.recipes.outputs import Ratio
@@ -17,9 +18,6 @@ from remote_mi.report.wording import Slice, format_amount
 from remote_mi.store.named_array import NamedArray
 from remote_mi.store.result import Result
 from remote_mi.store.samples import aligned_samples
-
-#: Values this small relative to the largest are 0 up to rounding.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Told:
         known = np.isfinite(self.array.values) & self.part.sized
         size = np.abs(np.where(known, self.array.values, 0.0))
         largest = max(size.max(initial=0.0), 1.0 if self.ratio else 0.0)
-        return size > _ROUNDING * largest
+        return size > ROUNDING * largest
 
     @functools.cached_property
     def cells(self) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rich.console import Console
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from remote_mi.common.console import captured_text, capturing_console
+from remote_mi.common.console import print_heading, printed_text
 from remote_mi.common.text import line
-from remote_mi.report.notebook import FRAME, WIDTH
+from remote_mi.report.notebook import printed_html
 from remote_mi.report.study.claims import ShownClaims
 from remote_mi.report.study.comparisons import shown_comparison
 from remote_mi.report.study.shown import ShownComparison, ShownTable
@@ -21,7 +22,7 @@ _STYLES = {"holds": "green", "fails": "red", "undecided": "yellow"}
 
 def print_claims(claims: ShownClaims, console: Console) -> None:
     """Print the claims of a study with their verdicts, and notes."""
-    _print_heading("claims", console)
+    print_heading("claims", console)
     console.print(rich_table(claims.table))
     for note in claims.notes:
         console.print(Text(f" {note}", style="dim"), overflow="fold")
@@ -29,7 +30,7 @@ def print_claims(claims: ShownClaims, console: Console) -> None:
 
 def print_comparison(shown: ShownComparison, console: Console) -> None:
     """Print a comparison: its figure, its table, and notes."""
-    _print_heading(shown.title, console)
+    print_heading(shown.title, console)
     if shown.figure is not None and shown.result is not None:
         for text in figure_lines(shown.figure, shown.result, console.width):
             console.print(text, overflow="crop" if text.no_wrap else "fold")
@@ -55,21 +56,12 @@ def print_study(study: LoadedStudy, console: Console) -> None:
 
 def plain_text(study: LoadedStudy, width: int = PLAIN_WIDTH) -> str:
     """A study as text without colour."""
-    console = capturing_console(width)
-    print_study(study, console)
-    return captured_text(console)
+    return printed_text(partial(print_study, study), width)
 
 
 def html(study: LoadedStudy) -> str:
     """A study as one HTML element, for a notebook."""
-    console = capturing_console(WIDTH, color=True, record=True)
-    print_study(study, console)
-    return console.export_html(inline_styles=True, code_format=FRAME)
-
-
-def _print_heading(title: str, console: Console) -> None:
-    console.print()
-    console.print(Rule(Text(title), align="left", characters="─"))
+    return printed_html(partial(print_study, study))
 
 
 def rich_table(shown: ShownTable) -> Table:

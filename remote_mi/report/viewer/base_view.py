@@ -13,7 +13,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
 from remote_mi.common.errors import RemoteMIError
-from remote_mi.common.text import line
+from remote_mi.common.text import counted, line
 from remote_mi.recipes.figures import Figure
 from remote_mi.report.kinds.grid import Map
 from remote_mi.report.kinds.registry import kind_of
@@ -242,7 +242,7 @@ class BaseView(App[None]):
         if result is not None:
             lines = list(heading(result))
             if result.notes:
-                many = f"{len(result.notes)} note{'s' if len(result.notes) > 1 else ''}"
+                many = counted(len(result.notes), "note")
                 lines[1] = Text.assemble((f" {many}, in Provenance ·", "bold"), lines[1])
             if verdict := verdict_text(result):
                 lines[1] = Text.assemble((f" {verdict} ·", "bold"), lines[1])

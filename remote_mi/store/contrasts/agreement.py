@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from remote_mi.common.errors import UsageError
+from remote_mi.common.statistics import ROUNDING
 from remote_mi.store.named_array import NamedArray
 
 #: How many of the largest cells are compared, unless it is said.
 TOP = 10
-#: Values this small relative to the largest are 0 up to rounding.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def agreement(one: NamedArray, other: NamedArray, top: int = TOP) -> Agreement:
 def _has_size(values: np.ndarray) -> np.ndarray:
     """Which values are not 0 up to rounding."""
     sizes = np.abs(values)
-    return sizes > _ROUNDING * np.max(sizes[np.isfinite(sizes)], initial=0.0)
+    return sizes > ROUNDING * np.max(sizes[np.isfinite(sizes)], initial=0.0)
 
 
 def _shared(one: list[object], other: list[object]) -> tuple[list[int], list[int]]:
