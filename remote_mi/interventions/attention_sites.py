@@ -134,7 +134,11 @@ class Pattern(Stream):
 
 def _attention(block: Any, layer: int) -> Any:
     if not has_part(block, "self_attn"):
-        raise ValueError(f"layer {layer} of this model has no attention with weights of its own")
+        why = f"layer {layer} of this model has no attention with weights of its own"
+        raise ValueError(fact(block, "refused", {}).get("self_attn", why))
+    why = fact(block, "refused", {}).get("self_attn.pattern")
+    if why:
+        raise ValueError(f"attn_pattern does not exist here: {why}")
     return block.self_attn
 
 

@@ -49,6 +49,10 @@ class Hand:
                     raise TypeError(f"a Hand has no part {name}")
                 setattr(self, name, value)
 
+    def edits_patterns(self) -> bool:
+        """Whether pattern · v is head_z, with v a projection's output."""
+        return self.edits and bool(self.v or self.fused)
+
 
 def _full(config: Any, layer: int) -> bool:
     return "full" in config.layer_types[layer]

@@ -78,6 +78,15 @@ class Loaded:
             self.given[site] = found
         return self.given[site]
 
+    def edited(self, site: str, layer: int, added: torch.Tensor) -> torch.Tensor:
+        """The final norm's output if a tensor is added at a site."""
+        lm = self.lm
+        with torch.no_grad(), lm.trace(input_ids=torch.tensor([IDS]), use_cache=False):
+            TABLE[site].edit(lm, layer, lambda x: x + added)
+            found = lm.ln_final.output.save()
+            skip_unembedding(lm)
+        return found
+
 
 def near(what: str, got: torch.Tensor, expected: torch.Tensor, least: float = 0.0) -> None:
     """Require two tensors to be equal but for rounding."""
@@ -125,13 +134,12 @@ def check_edits(model: Loaded) -> None:
             added = 0.3 * torch.sin(torch.arange(value.numel()).float()).reshape(value.shape)
             if site == "attn_pattern":
                 added = added * (value > 0)
-                if not model.plain.hand.edits:
-                    continue
-            lm = model.lm
-            with torch.no_grad(), lm.trace(input_ids=torch.tensor([IDS]), use_cache=False):
-                TABLE[site].edit(lm, layer, lambda x, added=added: x + added)
-                got = lm.ln_final.output.save()
-                skip_unembedding(lm)
+            try:
+                got = model.edited(site, layer, added)
+            except ValueError as why:
+                assert site == "attn_pattern" and not model.plain.hand.edits_patterns(), why
+                model.refused["attn_pattern, edited"] = str(why)
+                continue
             expected = model.plain.edited(IDS, site, layer, added)
             near(f"edit of {site} of layer {layer}", got, expected)
             moved = float((expected - before).norm())

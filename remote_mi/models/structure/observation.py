@@ -77,7 +77,7 @@ def observe(
         call = open_calls.pop()
         call.ended = next(clock)
         call.given = list(_copies(output))
-        originals.append((call, next(_tensors(output), None)))
+        originals.append((call, next(tensors_of(output), None)))
 
     hooks = []
     for path, part in module.named_modules():
@@ -96,20 +96,20 @@ def observe(
 
 def _copies(value: Any) -> Iterator[torch.Tensor]:
     """The tensors of numbers in a nested value, copied: later code may change them in place."""
-    return (tensor.detach().clone() for tensor in _tensors(value))
+    return (tensor.detach().clone() for tensor in tensors_of(value))
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """The tensors of numbers in a nested value."""
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
             yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_of(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_of(item)
 
 
 def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

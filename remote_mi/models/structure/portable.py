@@ -52,6 +52,8 @@ def describe(model: Any) -> Structure:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
     facts["d_model"] = int(whole.blocks[0].input.shape[-1])  # type: ignore[union-attr]
+    if not _is_all_of_a_token(model, inputs, whole):
+        facts["tokens_enter_once"] = False
     if not _grows(model, inputs, whole):
         facts["grows"] = False
     for name in ("hidden_scale", "logit_scale", "logit_cap"):
@@ -70,6 +72,27 @@ def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     again = next(call for call in calls if f"{prefix}{call.path}" == last.path)
     assert last.output is not None and again.output is not None
     return same(again.output[:, :1], last.output[:, :1])
+
+
+def _is_all_of_a_token(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
+    """Whether tokens reach the layers through the first one's input alone (not so in Gemma 4)."""
+    ids = inputs["input_ids"].clone()
+    ids[0, 0] = ids[0, 1]
+    first, last = whole.blocks[0], whole.blocks[-1]
+    assert first.input is not None
+    stream = first.input
+
+    def put(_m: Any, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (stream, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": stream}
+
+    hook = first.module.register_forward_pre_hook(put, with_kwargs=True)
+    try:
+        calls, _ = observe(model, {**inputs, "input_ids": ids})
+    finally:
+        hook.remove()
+    return same(next(c for c in calls if c.path == last.path).output, last.output)
 
 
 def _grows(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
@@ -111,10 +134,16 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
             _name_attention(attention, names, facts)
+            given = _gives(block, part, attention.o_proj, inside)
+            if given is not None:
+                facts["o_proj_gives"] = given
         elif kind == "mixer":
             names["mixer"] = part.root
         elif kind == "mlp":
             _name_mlp(block, part, inside, names)
+            given = _gives(block, part, names.get("down_proj", ""), inside)
+            if given is not None:
+                facts["down_proj_gives"] = given
     if "mixer_add" not in names and "attn_add" in names:
         names["mixer_add"] = names["attn_add"]
         if "attn_add_factor" in facts:
@@ -170,10 +199,19 @@ def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str
     if attention.attends != attention.root:
         names[f"self_attn.{attention.pattern_name}"] = attention.attends
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
+    if attention.first_is_value:
+        facts["first_is_value"] = True
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
     if attention.refused:
         facts["refused"] = {f"self_attn.{name}": why for name, why in attention.refused.items()}
+
+
+def _gives(block: Block, part: Part, path: str, inside: Sequence[Call]) -> float | None:
+    """What a projection's output is to be multiplied by to be what is added; None for no number."""
+    call = next((c for c in inside if path and block.relative(c.path) == path), None)
+    factor = None if call is None else factor_between(call.output, part.adds.output)
+    return None if factor is None else factor * part.factor
 
 
 def _name_mlp(block: Block, part: Part, inside: Sequence[Call], names: dict[str, str]) -> None:
