@@ -89,8 +89,10 @@ def head_count(lm: Any) -> int:
 def key_head_count(lm: Any) -> int:
     """Number of key and value heads per layer; query heads may share them."""
     measured = max(fact(layer, "key_heads", 0) for layer in lm.layers)
+    if measured:  # a configuration may refuse to tell, if its layers differ
+        return measured
     stated = getattr(text_config(lm), "num_key_value_heads", None)
-    return measured or (stated if isinstance(stated, int) else 0) or head_count(lm)
+    return (stated if isinstance(stated, int) else 0) or head_count(lm)
 
 
 def is_causal(lm: Any) -> bool:

@@ -19,7 +19,8 @@ class Hand:
 
     Attributes:
         layers, norm, head: below the model: its blocks, the norm after them, the unembedding.
-        attn, mlp, mixer, others: whose outputs are added to the stream, times `factor`; `mixer`: of
+        attn, mlp, mixer, others: whose outputs are added to the stream, times `factor` or
+            a factor of their own; `mixer`: of
             layers without a pattern, or, if `beside`, of the same layers.
         o: takes head_z. q, k, v: projections; fused: one for all three, in the order `packing`.
         down: takes the neurons. middle: takes the stream between the two additions; or a function
@@ -36,6 +37,7 @@ class Hand:
     fused, packing = "", "thirds"
     factor: Number = staticmethod(lambda c: 1.0)
     mixer_factor: Number | None = None
+    mlp_factor: Number | None = None
     hidden_scale: Number = staticmethod(lambda c: 1.0)
     scale: Number = staticmethod(lambda c: 1.0)
     cap: Callable[[Any], float | None] = staticmethod(lambda c: None)
@@ -166,6 +168,7 @@ HANDS: dict[str, Hand] = {
         beside=True,
         middle="",
         mixer_factor=lambda c: c.ssm_out_multiplier,
+        mlp_factor=lambda c: 1.0,
         factor=lambda c: c.attention_out_multiplier,
         scale=lambda c: c.lm_head_multiplier,
     ),
@@ -212,9 +215,10 @@ HANDS: dict[str, Hand] = {
         down="mlp.fc_out",
     ),
     "granite": Hand(GRANITE),
-    "granite_swa": Hand(GRANITE),
+    "granite_swa": Hand(GRANITE, GATED),
     "granitemoe": Hand(EXPERTS),
-    **dict.fromkeys(("granitemoe_swa", "granitemoeshared"), Hand(EXPERTS, others=("shared_mlp",))),
+    **dict.fromkeys(("granitemoeshared",), Hand(EXPERTS, others=("shared_mlp",))),
+    "granitemoe_swa": Hand(EXPERTS, GATED, others=("shared_mlp",)),
     "granitemoehybrid": Hand(EXPERTS, others=("shared_mlp",), mixer="mamba"),
     "hyperclovax": Hand(
         GRANITE, attn="post_norm1", mlp="post_norm2", scale=lambda c: c.logits_scaling

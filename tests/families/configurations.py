@@ -43,6 +43,7 @@ SIZES: dict[str, Any] = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
     "rotary_dim": 4,
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 8),
 }
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 WINDOWS = {"layer_types": [SLIDING, FULL, SLIDING]}

@@ -84,6 +84,8 @@ class Plain:
         }
         if site == "mixer_out" and hand.mixer_factor is not None:
             paths[site] = (hand.mixer, "output", hand.mixer_factor(config))
+        if site == "mlp_out" and hand.mlp_factor is not None:
+            paths[site] = (hand.mlp, "output", hand.mlp_factor(config))
         if site in "qkv":
             path = hand.fused or getattr(hand, site)
             paths[site] = (path if attends else "", "output", 1.0)

@@ -102,8 +102,7 @@ def _projection(part: Part, inside: Sequence[Call]) -> Call | None:
     """The last matrix of a sub-layer: a leaf that gives what the sub-layer gives."""
     for call in inside:
         changes = not same(call.input, call.output)
-        is_matrix = call.is_leaf and any(p.dim() == 2 for p in call.module.parameters())
-        if is_matrix and changes and factor_between(call.output, part.source.output):
+        if call.is_matrix and changes and factor_between(call.output, part.source.output):
             return call
     return None
 
@@ -138,11 +137,10 @@ class _Search:
         matrices = [
             c
             for c in inside
-            if c.is_leaf
+            if c.is_matrix
             and c.output is not None
             and c.ended <= self.projection.began
             and c.output.numel() == self.length * c.output.shape[-1]
-            and any(p.dim() == 2 for p in c.module.parameters())
         ]
         for proves in (self._gives, self._carries):
             if self._separate_values(matrices, proves) or self._fused(matrices, proves):

@@ -43,6 +43,14 @@ class Call:
         """Whether the module has no modules of its own."""
         return not any(True for _ in self.module.children())
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the module has a matrix and takes and gives what that has rows and columns of."""
+        weight = self.module._parameters.get("weight")
+        if weight is None or weight.dim() != 2 or self.input is None or self.output is None:
+            return False
+        return self.is_leaf and {self.input.shape[-1], self.output.shape[-1]} == set(weight.shape)
+
     def __repr__(self) -> str:
         return f"<Call {self.path} {self.began}–{self.ended}>"
 

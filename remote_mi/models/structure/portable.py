@@ -224,7 +224,6 @@ def _name_mlp(block: Block, part: Part, inside: Sequence[Call], names: dict[str,
     if output is not None and output.dim() == 2:
         names["mlp_flat"] = names["mlp_add"]
     for call in of_root:
-        matrix = any(p.dim() == 2 for p in call.module.parameters())
-        if call.is_leaf and matrix and factor_between(call.output, part.source.output):
+        if call.is_matrix and factor_between(call.output, part.source.output):
             names["down_proj"] = block.relative(call.path)
             return
