@@ -296,7 +296,7 @@ class _Search:
                 hits = moved[:, mine, PLACE].any(-1).all()
             else:
                 own[:, mine] = True
-                hits = moved[:, mine, :, PLACE].any(-1).all()
+                hits = moved[:, mine, PLACE + 1, PLACE].all()  # a later query, not its own
             if not bool(hits) or bool((moved & ~own).any()):
                 return False
         return True
