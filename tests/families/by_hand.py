@@ -23,14 +23,16 @@ class Hand:
             a factor of their own; `mixer`: of
             layers without a pattern, or, if `beside`, of the same layers.
         o: takes head_z. q, k, v: projections; fused: one for all three, in the order `packing`.
-        down: takes the neurons. middle: takes the stream between the two additions; or a function
-            from the configuration and the layer to that path.
+        down: takes the neurons. middle: takes the stream between the two additions. `mlp`,
+            `mixer` and `middle` may be functions from the configuration and the layer to a path.
         factor, mixer_factor: of what is added. hidden_scale, scale, cap: of the read-out.
         attends: whether a layer has a pattern. edits: whether pattern · v is head_z.
     """
 
     layers, norm, head = "model.layers", "model.norm", "lm_head"
-    attn, mlp, mixer, others, beside = "self_attn", "mlp", "", (), False
+    attn, others, beside = "self_attn", (), False
+    mlp: Any = "mlp"
+    mixer: Any = ""
     o, down = "self_attn.o_proj", "mlp.down_proj"
     middle: Any = "post_attention_layernorm"
     q, k, v = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"
@@ -264,7 +266,6 @@ HANDS: dict[str, Hand] = {
         down="ffn.down_proj",
         middle="norm_2",
     ),
-    "nanochat": Hand(down="mlp.fc2", cap=_final_cap),
     "nemotron_h": Hand(
         MAMBA,
         layers="model.layers",
@@ -274,8 +275,9 @@ HANDS: dict[str, Hand] = {
         q="mixer.q_proj",
         k="mixer.k_proj",
         v="mixer.v_proj",
-        attends=lambda c, i: c.layers_block_type[i] == "attention",
-        mlp="mixer",
+        attends=lambda c, i: c.layers_block_type[i] == "full_attention",
+        mixer=lambda c, i: "mixer" if "linear" in c.layers_block_type[i] else "",
+        mlp=lambda c, i: "mixer" if c.layers_block_type[i] in ("mlp", "moe") else "",
         down="mixer.down_proj",
     ),
     "olmo": Hand(GATED),
@@ -339,18 +341,9 @@ HANDS: dict[str, Hand] = {
         down="fc2",
         middle="final_layer_norm",
     ),
-    "xlnet": Hand(
-        layers="transformer.layer",
-        norm="transformer.dropout",
-        head="lm_loss",
-        attn="rel_attn.dropout",
-        mlp="ff.layer_2",
-        down="ff.layer_2",
-        **dict.fromkeys(("o", "q", "k", "v", "middle"), ""),
-        **GATED,
-    ),
     "xlstm": Hand(
         MAMBA,
+        layers="backbone.blocks",
         mixer="mlstm_layer",
         norm="backbone.out_norm",
         mlp="ffn",

@@ -143,8 +143,5 @@ def factor_between(one: torch.Tensor | None, other: torch.Tensor | None) -> floa
 
 def tidy(factor: float) -> float:
     """A measured factor without the last digits, which are rounding: 1.0 is exactly 1.0."""
-    return (
-        float(f"{factor:.4g}")
-        if abs(factor - float(f"{factor:.4g}")) < 2e-5 * abs(factor)
-        else factor
-    )
+    short = float(f"{factor:.4g}")
+    return short if abs(factor - short) < 2e-6 * abs(factor) else factor

@@ -128,8 +128,6 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
         kind = _kind(part, attention, names)
         names[f"{kind}_add"] = block.relative(part.adds.path)
         facts["adds"] = [*facts.get("adds", []), f"{kind}_add"]
-        if part.adds.changed_later:
-            facts["changed_later"] = [*facts.get("changed_later", []), f"{kind}_add"]
         if part.factor != 1.0:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
@@ -148,8 +146,6 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
         names["mixer_add"] = names["attn_add"]
         if "attn_add_factor" in facts:
             facts["mixer_add_factor"] = facts["attn_add_factor"]
-        if "attn_add" in facts.get("changed_later", []):
-            facts["changed_later"].append("mixer_add")
     if block.norms:
         names["ln_after_attn"], names["ln_after_mlp"] = (
             block.relative(n.path) for n in block.norms
@@ -160,6 +156,10 @@ def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:
     elif sum(mixing) > 1:
         why = "several modules of this layer add to the stream before its MLP"
         facts.setdefault("refused", {})["ln_mlp"] = why
+    changed = {block.relative(c.path) for c in inside if c.changed_later}
+    facts["changed_later"] = [name for name, path in names.items() if path in changed]
+    if "self_attn.qkv_proj" in facts["changed_later"]:
+        facts["changed_later"] += [f"self_attn.{which}_proj" for which in "qkv"]
     return {"names": names, "facts": facts}
 
 

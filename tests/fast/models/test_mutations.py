@@ -149,7 +149,7 @@ def bound(on: Any, name: str, value: Any) -> Iterator[None]:
             object.__setattr__(on, name, before)
 
 
-@pytest.mark.parametrize("mutation", sorted(MUTATIONS, key=lambda name: MUTATIONS[name][0]))
+@pytest.mark.parametrize("mutation", sorted(MUTATIONS, key=lambda name: MUTATIONS[str(name)][0]))
 def test_a_wrong_binding_is_refused(folder, mutation):
     name, mutate = MUTATIONS[mutation]
     lm = load(ModelSpec(str(folder(name))), Silent()).lm
