@@ -222,8 +222,10 @@ class Pattern(Stream):
 
 
 def _attention(block: Any, layer: int) -> Any:
-    if not has_name(block, "self_attn"):
-        raise ValueError(f"layer {layer} of this model has no attention with weights of its own")
+    why = fact(block, "lacks", {}).get("attn_pattern", "")
+    if why or not has_name(block, "self_attn"):
+        why = why or "it has no attention with weights of its own"
+        raise ValueError(f"attn_pattern does not exist in layer {layer}: {why}")
     return block.self_attn
 
 

@@ -119,7 +119,7 @@ class _Pass:
         #: How many layers after the site's own the joining rows enter.
         self.after = len(batch.lm.layers) if is_late(row) else row.after or 0
         self.used = sorted({index for span in self.spans for index in span}) if cells else []
-        self._inside: torch.Tensor | None = None
+        self._inside: dict[int, torch.Tensor] = {}  # by the width of a layer's activation
         # A layer may get more than its stream that belongs to rows (BLOOM's biases of attention):
         # then no row can join later, and all are there from the first layer on.
         self.grows = fact(batch.lm, "grows", True)
@@ -180,9 +180,10 @@ class _Pass:
         begin = batch.rows + blocks[0] * self.joining
         end = batch.rows + (blocks[-1] + 1) * self.joining
         values = batch.replace(index, rows[: batch.rows], self.start).to(rows.device, rows.dtype)
-        if self._inside is None:
-            self._inside = self._where(rows.shape[1], rows.shape[-1])
-        where = self._inside.to(rows.device)
+        width = rows.shape[-1]
+        if width not in self._inside:
+            self._inside[width] = self._where(rows.shape[1], width)
+        where = self._inside[width].to(rows.device)
         # Broadcast over [layer, cell, variant, base row, position, width].
         old = rows[begin:end].unflatten(
             0, (len(blocks), len(self.cells), batch.variants, batch.rows)

@@ -61,15 +61,22 @@ def fact(module: Any, name: str, default: Any) -> Any:
 
 def head_count(lm: Any) -> int:
     """Number of query heads per layer; 0 if no layer has attention."""
-    measured = [fact(layer, "heads", 0) for layer in lm.layers]
-    return max(measured) or int(getattr(text_config(lm), "num_attention_heads", None) or 0)
+    measured = max(fact(layer, "heads", 0) for layer in lm.layers)
+    if measured:
+        return measured
+    try:
+        return int(getattr(text_config(lm), "num_attention_heads", None) or 0)
+    except Exception:  # a configuration may refuse to tell, if its layers differ
+        return 0
 
 
 def key_head_count(lm: Any) -> int:
     """Number of key and value heads per layer; query heads may share them."""
     measured = max(fact(layer, "key_heads", 0) for layer in lm.layers)
+    if measured:
+        return measured
     stated = getattr(text_config(lm), "num_key_value_heads", None)
-    return measured or (stated if isinstance(stated, int) else 0) or head_count(lm)
+    return (stated if isinstance(stated, int) else 0) or head_count(lm)
 
 
 def is_causal(lm: Any) -> bool:

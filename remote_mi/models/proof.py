@@ -12,11 +12,17 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
-from remote_mi.interventions.model_info import has_unembedding, head_count
+from remote_mi.interventions.model_info import (
+    fact,
+    has_unembedding,
+    head_count,
+    key_head_count,
+)
 from remote_mi.interventions.ports import (
     added_times,
     adds,
     edit_stream,
+    first_of,
     has_name,
     own_output,
     read_stream,
@@ -34,11 +40,14 @@ def prove(lm: Any) -> None:
     """Check a loaded model's portable names by shape and by effect, on four tokens.
 
     - all numbers are finite;
-    - head_z divides into the heads;
+    - head_z divides into the heads; of the first position it is its value, in models in which a
+      position sees itself and earlier ones only;
+    - the output projection gives what attention adds, and the down-projection what the MLP adds;
     - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre; where the
       stream is normalised after each addition, the norms take these sums and give the streams;
     - unembedding the final norm's output gives the model's own logits, if it has any;
-    - patching the first layer's input at the only token that differs turns one run into the other.
+    - patching the first layer's input at the only token that differs turns one run into the other,
+      unless tokens reach later layers in other ways, too.
 
     Raises:
         UsageError: naming the first layer and the sum that does not hold.
@@ -55,7 +64,8 @@ def prove(lm: Any) -> None:
     try:
         with torch.no_grad():
             embedded, after = _prove_sums(lm, clean, tolerance)
-            _prove_effect(lm, corrupt, embedded, after)
+            if fact(lm, "tokens_enter_once", True):
+                _prove_effect(lm, corrupt, embedded, after)
     except UsageError:
         raise
     except Exception as error:  # a wrong name may fail in any way
@@ -143,9 +153,11 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
     for index, found in enumerate(seen):
         follows = seen[index + 1]["resid_pre"] if index + 1 < len(seen) else after
         _check_layer(f"layer {index}", found, follows, head_count(lm), check)
+        _check_projections(lm, index, found, check)
     check("the final norm does not read the stream after the last layer", final, after)
     if logits is not None:
-        tokens = [0, 1, 2]
+        largest = logits[-1].float().abs().topk(min(8, logits.shape[-1])).indices
+        tokens = [0, 1, 2, *largest.tolist()]  # a bound shows in the largest
         check(
             "the final norm and the unembedding do not give the model's logits",
             logits[:, tokens],
@@ -162,7 +174,11 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
             found = {"resid_pre": layer.input}
             for name in adds(layer):
                 if name == "attn_add" and has_name(layer, "self_attn.o_proj"):
+                    if fact(layer, "first_is_value", False):
+                        found["v"] = read(lm, index, "v")
                     found["head_z"] = read(lm, index, "head_z")
+                for projection in _projections(layer, name):
+                    found[projection] = first_of(_part(layer, projection).output)
                 # Unreshaped: its shape is known only once the layer has run.
                 found[name] = times(
                     own_output(layer, name, getattr(layer, name)), added_times(layer, name)
@@ -188,6 +204,41 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
             final = after
         proof = nnsight.save((seen, after, final, hidden, logits))
     return proof
+
+
+def _projections(layer: Any, name: str) -> list[str]:
+    """The last matrix of a sub-layer, if its output times a number is what the sub-layer adds."""
+    of_each = {"attn_add": "self_attn.o_proj", "mlp_add": "down_proj"}
+    last = of_each.get(name, "")
+    gives = fact(layer, f"{last.split('.')[-1]}_gives", None)
+    if gives is None or not has_name(layer, last) or _part(layer, last) is getattr(layer, name):
+        return []
+    return [last]
+
+
+def _part(layer: Any, path: str) -> Any:
+    for step in path.split("."):
+        layer = getattr(layer, step)
+    return layer
+
+
+def _check_projections(
+    lm: Any, index: int, found: dict[str, torch.Tensor], check: Callable[..., None]
+) -> None:
+    """Check that the last matrices give what is added, and that values reach head_z.
+
+    Where a position sees itself and earlier ones only, head_z of the first is its value.
+    """
+    for name in ("attn_add", "mlp_add"):
+        for last in _projections(lm.layers[index], name) if name in found else ():
+            factor = fact(lm.layers[index], f"{last.split('.')[-1]}_gives", 1.0)
+            what = f"layer {index}: the output of {last} is not what {name} adds"
+            check(what, times(found[last], factor), found[name])
+    if "v" in found:
+        values = found["v"][:, 0].unflatten(-1, (key_head_count(lm), -1))
+        shared = values.repeat_interleave(head_count(lm) // values.shape[1], 1).flatten(1)
+        what = f"layer {index}: head_z of the first position is not its value"
+        check(what, found["head_z"][:, 0], shared)
 
 
 def _check_layer(

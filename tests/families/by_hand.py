@@ -19,23 +19,27 @@ class Hand:
 
     Attributes:
         layers, norm, head: below the model: its blocks, the norm after them, the unembedding.
-        attn, mlp, mixer, others: whose outputs are added to the stream, times `factor`; `mixer`: of
+        attn, mlp, mixer, others: whose outputs are added to the stream, times `factor` or
+            a factor of their own; `mixer`: of
             layers without a pattern, or, if `beside`, of the same layers.
         o: takes head_z. q, k, v: projections; fused: one for all three, in the order `packing`.
-        down: takes the neurons. middle: takes the stream between the two additions; or a function
-            from the configuration and the layer to that path.
+        down: takes the neurons. middle: takes the stream between the two additions. `mlp`,
+            `mixer` and `middle` may be functions from the configuration and the layer to a path.
         factor, mixer_factor: of what is added. hidden_scale, scale, cap: of the read-out.
         attends: whether a layer has a pattern. edits: whether pattern · v is head_z.
     """
 
     layers, norm, head = "model.layers", "model.norm", "lm_head"
-    attn, mlp, mixer, others, beside = "self_attn", "mlp", "", (), False
+    attn, others, beside = "self_attn", (), False
+    mlp: Any = "mlp"
+    mixer: Any = ""
     o, down = "self_attn.o_proj", "mlp.down_proj"
     middle: Any = "post_attention_layernorm"
     q, k, v = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"
     fused, packing = "", "thirds"
     factor: Number = staticmethod(lambda c: 1.0)
     mixer_factor: Number | None = None
+    mlp_factor: Number | None = None
     hidden_scale: Number = staticmethod(lambda c: 1.0)
     scale: Number = staticmethod(lambda c: 1.0)
     cap: Callable[[Any], float | None] = staticmethod(lambda c: None)
@@ -48,6 +52,10 @@ class Hand:
                 if not hasattr(type(self), name):
                     raise TypeError(f"a Hand has no part {name}")
                 setattr(self, name, value)
+
+    def edits_patterns(self) -> bool:
+        """Whether pattern · v is head_z, with v a projection's output."""
+        return self.edits and bool(self.v or self.fused)
 
 
 def _full(config: Any, layer: int) -> bool:
@@ -162,6 +170,7 @@ HANDS: dict[str, Hand] = {
         beside=True,
         middle="",
         mixer_factor=lambda c: c.ssm_out_multiplier,
+        mlp_factor=lambda c: 1.0,
         factor=lambda c: c.attention_out_multiplier,
         scale=lambda c: c.lm_head_multiplier,
     ),
@@ -208,9 +217,10 @@ HANDS: dict[str, Hand] = {
         down="mlp.fc_out",
     ),
     "granite": Hand(GRANITE),
-    "granite_swa": Hand(GRANITE),
+    "granite_swa": Hand(GRANITE, GATED),
     "granitemoe": Hand(EXPERTS),
-    **dict.fromkeys(("granitemoe_swa", "granitemoeshared"), Hand(EXPERTS, others=("shared_mlp",))),
+    **dict.fromkeys(("granitemoeshared",), Hand(EXPERTS, others=("shared_mlp",))),
+    "granitemoe_swa": Hand(EXPERTS, GATED, others=("shared_mlp",)),
     "granitemoehybrid": Hand(EXPERTS, others=("shared_mlp",), mixer="mamba"),
     "hyperclovax": Hand(
         GRANITE, attn="post_norm1", mlp="post_norm2", scale=lambda c: c.logits_scaling
@@ -256,7 +266,6 @@ HANDS: dict[str, Hand] = {
         down="ffn.down_proj",
         middle="norm_2",
     ),
-    "nanochat": Hand(down="mlp.fc2", cap=_final_cap),
     "nemotron_h": Hand(
         MAMBA,
         layers="model.layers",
@@ -266,8 +275,9 @@ HANDS: dict[str, Hand] = {
         q="mixer.q_proj",
         k="mixer.k_proj",
         v="mixer.v_proj",
-        attends=lambda c, i: c.layers_block_type[i] == "attention",
-        mlp="mixer",
+        attends=lambda c, i: c.layers_block_type[i] == "full_attention",
+        mixer=lambda c, i: "mixer" if "linear" in c.layers_block_type[i] else "",
+        mlp=lambda c, i: "mixer" if c.layers_block_type[i] in ("mlp", "moe") else "",
         down="mixer.down_proj",
     ),
     "olmo": Hand(GATED),
@@ -331,18 +341,9 @@ HANDS: dict[str, Hand] = {
         down="fc2",
         middle="final_layer_norm",
     ),
-    "xlnet": Hand(
-        layers="transformer.layer",
-        norm="transformer.dropout",
-        head="lm_loss",
-        attn="rel_attn.dropout",
-        mlp="ff.layer_2",
-        down="ff.layer_2",
-        **dict.fromkeys(("o", "q", "k", "v", "middle"), ""),
-        **GATED,
-    ),
     "xlstm": Hand(
         MAMBA,
+        layers="backbone.blocks",
         mixer="mlstm_layer",
         norm="backbone.out_norm",
         mlp="ffn",

@@ -43,6 +43,7 @@ SIZES: dict[str, Any] = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
     "rotary_dim": 4,
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 8),
 }
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 WINDOWS = {"layer_types": [SLIDING, FULL, SLIDING]}
@@ -179,7 +180,13 @@ CLASSES: dict[str, dict[str, Any]] = {
         "use_mamba_kernels": False,
     },
     "jetmoe": {"kv_channels": 8},
-    "kimi_linear": {**MIXED, **SPARSE, **LATENT, "q_lora_rank": None},
+    "kimi_linear": {  # its code runs for a second a layer
+        **LATENT,
+        "q_lora_rank": None,
+        "num_hidden_layers": 2,
+        "layer_types": [LINEAR, FULL],
+        "mlp_layer_types": ["dense", "sparse"],
+    },
     "kolibri1": {**WINDOWS},
     "laguna": {**WINDOWS, **SPARSE, "moe_routed_scaling_factor": 1.7},
     "lfm2": {"layer_types": ["conv", FULL, "conv"]},
@@ -211,7 +218,6 @@ CLASSES: dict[str, dict[str, Any]] = {
     "ministral3": {"sliding_window": 4},
     "mistral": {},
     "mixtral": {},
-    "modernbert-decoder": WINDOWS,
     "mpt": {"logit_scale": 0.3},
     "nanochat": {"final_logit_softcapping": 3.0},
     "nemotron": {},

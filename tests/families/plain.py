@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,21 +70,26 @@ class Plain:
         if site in ("resid_pre", "resid_post"):
             return self.blocks[layer], "input" if site == "resid_pre" else "output", 1.0, None
         attends = self._attends(layer)
-        middle = hand.middle(config, layer) if callable(hand.middle) else hand.middle
+        middle, mlp, mixer = (
+            part(config, layer) if callable(part) else part
+            for part in (hand.middle, hand.mlp, hand.mixer)
+        )
         paths = {
             "resid_mid": (middle, "input", 1.0),
             "head_z": (hand.o if attends else "", "input", 1.0),
             "attn_out": (hand.attn if attends else "", "output", factor),
             "mlp_hidden": (hand.down, "input", 1.0),
-            "mlp_out": (hand.mlp if hand.mlp != hand.attn or not attends else "", "output", factor),
+            "mlp_out": (mlp if mlp != hand.attn or not attends else "", "output", factor),
             "mixer_out": (
-                hand.attn if attends and not hand.beside else hand.mixer,
+                hand.attn if attends and not hand.beside else mixer,
                 "output",
                 factor,
             ),
         }
         if site == "mixer_out" and hand.mixer_factor is not None:
-            paths[site] = (hand.mixer, "output", hand.mixer_factor(config))
+            paths[site] = (mixer, "output", hand.mixer_factor(config))
+        if site == "mlp_out" and hand.mlp_factor is not None:
+            paths[site] = (mlp, "output", hand.mlp_factor(config))
         if site in "qkv":
             path = hand.fused or getattr(hand, site)
             paths[site] = (path if attends else "", "output", 1.0)
@@ -154,9 +160,7 @@ class Plain:
 
         The stream between two sub-layers is what the first adds to it: so this gets it instead.
         """
-        if site == "resid_mid":
-            site = "attn_out" if self.has("attn_out", layer) else "mixer_out"
-        with self.changed(site, layer, lambda x: x + added):
+        with self.changed(self.changed_at(site, layer), layer, lambda x: x + added):
             return self.final(ids)
 
     def final(self, ids: list[int]) -> torch.Tensor:
@@ -172,47 +176,63 @@ class Plain:
 
     def captured(self, ids: list[int], site: str, layer: int) -> torch.Tensor:
         """An activation, [1, position, width]; of the pattern [1, head, query, key]."""
-        found: list[torch.Tensor] = []
+        return self.captured_all(ids, [(site, layer)])[site, layer]
 
-        def keep(x: torch.Tensor) -> torch.Tensor:
-            found.append(x.clone())
+    def captured_all(
+        self, ids: list[int], places: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], torch.Tensor]:
+        """The activations of several sites of layers in one run."""
+        found: dict[tuple[str, int], torch.Tensor] = {}
+
+        def keep(x: torch.Tensor, place: tuple[str, int]) -> torch.Tensor:
+            found[place] = x.clone()
             return x
 
-        with self.changed(site, layer, keep), torch.no_grad():
+        with ExitStack() as hooks, torch.no_grad():
+            for place in places:
+                hooks.enter_context(self.changed(*place, partial(keep, place=place)))
             self.model(input_ids=torch.tensor([ids]), use_cache=False)
-        return found[0]
+        return found
 
-    def gradient(self, ids: list[int], site: str, layer: int, score: Change) -> torch.Tensor:
-        """The gradient of a score of the final norm's output at an activation."""
-        if site == "resid_mid":
-            site = "attn_out" if self.has("attn_out", layer) else "mixer_out"
-        added: list[torch.Tensor] = []
+    def gradients(self, ids: list[int], site: str, score: Change) -> list[torch.Tensor]:
+        """The gradients of a score of the final norm's output at a site, in each layer."""
+        zeros: dict[int, torch.Tensor] = {}
 
-        def add(x: torch.Tensor) -> torch.Tensor:
-            added.append(torch.zeros_like(x, requires_grad=True))
-            return x + added[0]
+        def add(x: torch.Tensor, layer: int) -> torch.Tensor:
+            zeros[layer] = torch.zeros_like(x, requires_grad=True)
+            return x + zeros[layer]
 
         found: list[torch.Tensor] = []
-        hook = self.norm.register_forward_hook(lambda _m, _a, output: found.append(output))
-        try:
-            with self.changed(site, layer, add), torch.enable_grad():
-                self.model(input_ids=torch.tensor([ids]), use_cache=False)
-                return torch.autograd.grad(score(found[0])[0], added[0])[0]
-        finally:
-            hook.remove()
+        with ExitStack() as hooks, torch.enable_grad():
+            for layer in range(len(self.blocks)):
+                place = self.changed_at(site, layer)
+                hooks.enter_context(self.changed(place, layer, partial(add, layer=layer)))
+            hook = self.norm.register_forward_hook(lambda _m, _a, output: found.append(output))
+            hooks.callback(hook.remove)
+            self.model(input_ids=torch.tensor([ids]), use_cache=False)
+            leaves = [zeros[layer] for layer in range(len(self.blocks))]
+            return list(torch.autograd.grad(score(found[0])[0], leaves))
+
+    def changed_at(self, site: str, layer: int) -> str:
+        """Where hooks change a site: the stream between two sub-layers by what the first adds."""
+        if site != "resid_mid":
+            return site
+        return "attn_out" if self.has("attn_out", layer) else "mixer_out"
 
     def added(self, layer: int) -> list[Callable[[list[int]], torch.Tensor]]:
         """What reads each contribution of a layer, as functions of token ids."""
         sites = [s for s in ("attn_out", "mixer_out", "mlp_out") if self._place(s, layer)]
         if "attn_out" in sites and not self.hand.beside:
             sites.remove("mixer_out")
-        found = [lambda ids, site=site: self.captured(ids, site, layer) for site in sites]
+        found: list[Callable[[list[int]], torch.Tensor]] = [
+            partial(self.captured, site=site, layer=layer) for site in sites
+        ]
         for path in self.hand.others:
             module = self._module(layer, path)
-            found.append(lambda ids, module=module: self._output(ids, module))
+            found.append(partial(self._output, module))
         return found
 
-    def _output(self, ids: list[int], module: Any) -> torch.Tensor:
+    def _output(self, module: Any, ids: list[int]) -> torch.Tensor:
         found: list[torch.Tensor] = []
         hook = module.register_forward_hook(lambda _m, _a, output: found.append(output))
         with torch.no_grad():
@@ -265,7 +285,11 @@ class _Softmax:
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         weights = self.plain(x, *args, **kwargs)
-        if not self.within or weights.dim() != 4 or weights.shape[-1] < weights.shape[-2]:
+        if not self.within or weights.shape[-1] < weights.shape[-2]:
+            return weights
+        if weights.dim() == 3 and len(weights) == 4:  # rows and heads in one dimension (XGLM)
+            return self.change(weights[None])[0]
+        if weights.dim() != 4:
             return weights
         keys = weights.shape[-2]
         new = self.change(weights[..., :keys])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from remote_mi.models.structure.block import Block, Part
-from remote_mi.models.structure.observation import Call, factor_between, observe, same
+from remote_mi.models.structure.observation import Call, factor_between, observe, same, tensors_of
 
 #: How a projection for all three arranges them in its output: all queries, then all keys, then all
 #: values; or for each key head its queries, its key and its value.
@@ -41,6 +41,8 @@ class Attention:
             alone, which the model goes on with.
         heads, key_heads: how many; 0 if it has no pattern, or no keys of its own.
         q_proj, k_proj, v_proj: the projections; or qkv_proj and its `packing`.
+        plain_values: whether pattern · value is head_z. first_is_value: whether head_z of the first
+            position is its value, as where a position sees earlier ones and itself only.
         refused: why a part is "".
     """
 
@@ -55,6 +57,8 @@ class Attention:
     qkv_proj: str = ""
     packing: str = ""
     pattern_name: str = "attends"
+    plain_values: bool = False
+    first_is_value: bool = False
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,7 +87,10 @@ def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention
         found.refused["o_proj"] = "the output projection takes no number of each head"
         found.o_proj = ""
         return found
-    _Search(found, block, whole, projection, pattern).all(inside)
+    search = _Search(found, block, whole, projection, pattern)
+    search.all(inside)
+    if not found.plain_values and not search.makes_head_z(giver):
+        found.refused["pattern"] = "head_z is not made with these attention weights alone"
     return found
 
 
@@ -95,8 +102,7 @@ def _projection(part: Part, inside: Sequence[Call]) -> Call | None:
     """The last matrix of a sub-layer: a leaf that gives what the sub-layer gives."""
     for call in inside:
         changes = not same(call.input, call.output)
-        is_matrix = call.is_leaf and any(p.dim() == 2 for p in call.module.parameters())
-        if is_matrix and changes and factor_between(call.output, part.source.output):
+        if call.is_matrix and changes and factor_between(call.output, part.source.output):
             return call
     return None
 
@@ -131,14 +137,16 @@ class _Search:
         matrices = [
             c
             for c in inside
-            if c.is_leaf
+            if c.is_matrix
             and c.output is not None
             and c.ended <= self.projection.began
             and c.output.numel() == self.length * c.output.shape[-1]
-            and any(p.dim() == 2 for p in c.module.parameters())
         ]
         for proves in (self._gives, self._carries):
             if self._separate_values(matrices, proves) or self._fused(matrices, proves):
+                self.found.plain_values = proves == self._gives
+                alone = torch.allclose(self.pattern[0, :, 0, 0], torch.ones(self.found.heads))
+                self.found.first_is_value = self.found.plain_values and alone
                 break
         if not self.found.qkv_proj:
             self._queries_and_keys(matrices)
@@ -218,6 +226,44 @@ class _Search:
                 return False
         return True
 
+    def makes_head_z(self, giver: Call) -> bool:
+        """Whether head_z is linear in the attention weights that a module gives.
+
+        By Euler's identity: then Σ weight · (∂f / ∂weight) = f, for any linear f of head_z.
+        """
+        kept: dict[str, torch.Tensor] = {}
+
+        def keep_weights(_m: object, _a: object, output: object) -> None:
+            wanted = self.pattern
+            for tensor in tensors_of(output):
+                if tensor.shape == wanted.shape and same(tensor.detach(), wanted):
+                    kept["weights"] = tensor
+
+        def keep_z(_m: object, args: tuple[torch.Tensor, ...]) -> None:
+            kept["z"] = args[0]
+
+        hooks = [
+            giver.module.register_forward_hook(keep_weights),
+            self.projection.module.register_forward_pre_hook(keep_z),
+        ]
+        try:
+            args, kwargs = self.whole.arguments
+            args = tuple(_leaf(value) for value in args)
+            kwargs = {name: _leaf(value) for name, value in kwargs.items()}
+            with torch.enable_grad():
+                self.whole.module(*args, **kwargs)
+                z, weights = kept["z"], kept["weights"]
+                direction = torch.sin(torch.arange(z.numel())).reshape(z.shape)
+                slope = torch.autograd.grad((direction * z).sum(), weights)[0]
+        except Exception:  # no gradient, or the model's own code
+            return False
+        finally:
+            for hook in hooks:
+                hook.remove()
+        parts = (weights * slope).detach().double()
+        off = parts.sum() - (direction * z).detach().double().sum()
+        return float(off.abs()) <= 1e-4 * float(parts.abs().sum())
+
     def _queries_and_keys(self, matrices: Sequence[Call]) -> None:
         """Queries and keys of their own modules; keys only beside values that are others."""
         widths: dict[str, int] = {}
@@ -250,7 +296,7 @@ class _Search:
                 hits = moved[:, mine, PLACE].any(-1).all()
             else:
                 own[:, mine] = True
-                hits = moved[:, mine, :, PLACE].any(-1).all()
+                hits = moved[:, mine, PLACE + 1, PLACE].all()  # a later query, not its own
             if not bool(hits) or bool((moved & ~own).any()):
                 return False
         return True
@@ -280,6 +326,13 @@ class _Search:
         if pattern is None or projection is None or pattern.shape != self.pattern.shape:
             return None
         return pattern, self._by_head(projection)
+
+
+def _leaf(value: object) -> object:
+    """A tensor of numbers as one that needs a gradient; all else as it is."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.detach().clone().requires_grad_(True)
+    return value
 
 
 def _columns(width: int, heads: int) -> torch.Tensor:

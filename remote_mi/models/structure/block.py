@@ -75,6 +75,8 @@ def find_block(call: Call, calls: Sequence[Call]) -> Block:
     normed = _normalised(before, after, candidates, call, inside)
     if normed is not None:
         return normed
+    if _sum_of(after, candidates) is not None:
+        raise Unfit("it adds up its modules' outputs without the stream before it")
     if _sum_of(after, candidates, with_also=before) is not None:
         raise Unfit("it multiplies the stream itself by a number, beside adding to it")
     raise Unfit("what it adds to its stream is not the sum of its modules' outputs, times numbers")

@@ -43,6 +43,14 @@ class Call:
         """Whether the module has no modules of its own."""
         return not any(True for _ in self.module.children())
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the module has a matrix and takes and gives what that has rows and columns of."""
+        weight = self.module._parameters.get("weight")
+        if weight is None or weight.dim() != 2 or self.input is None or self.output is None:
+            return False
+        return self.is_leaf and {self.input.shape[-1], self.output.shape[-1]} == set(weight.shape)
+
     def __repr__(self) -> str:
         return f"<Call {self.path} {self.began}–{self.ended}>"
 
@@ -77,7 +85,7 @@ def observe(
         call = open_calls.pop()
         call.ended = next(clock)
         call.given = list(_copies(output))
-        originals.append((call, next(_tensors(output), None)))
+        originals.append((call, next(tensors_of(output), None)))
 
     hooks = []
     for path, part in module.named_modules():
@@ -96,20 +104,20 @@ def observe(
 
 def _copies(value: Any) -> Iterator[torch.Tensor]:
     """The tensors of numbers in a nested value, copied: later code may change them in place."""
-    return (tensor.detach().clone() for tensor in _tensors(value))
+    return (tensor.detach().clone() for tensor in tensors_of(value))
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """The tensors of numbers in a nested value."""
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
             yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_of(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_of(item)
 
 
 def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -135,8 +143,5 @@ def factor_between(one: torch.Tensor | None, other: torch.Tensor | None) -> floa
 
 def tidy(factor: float) -> float:
     """A measured factor without the last digits, which are rounding: 1.0 is exactly 1.0."""
-    return (
-        float(f"{factor:.4g}")
-        if abs(factor - float(f"{factor:.4g}")) < 2e-5 * abs(factor)
-        else factor
-    )
+    short = float(f"{factor:.4g}")
+    return short if abs(factor - short) < 2e-6 * abs(factor) else factor

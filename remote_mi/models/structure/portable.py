@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention, find_attention
-from remote_mi.models.structure.block import Part, find_block
+from remote_mi.models.structure.block import Block, Part, find_block
 from remote_mi.models.structure.mlp import name_entrance, name_mlp
-from remote_mi.models.structure.observation import Call, observe, same
+from remote_mi.models.structure.observation import Call, factor_between, observe, same
 from remote_mi.models.structure.points import name_points
 from remote_mi.models.structure.reasons import reasons, refuse
 from remote_mi.models.structure.whole import Unfit, Whole, find_whole
@@ -53,6 +53,8 @@ def describe(model: Any) -> Structure:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
     facts["d_model"] = int(whole.blocks[0].input.shape[-1])  # type: ignore[union-attr]
+    if not _is_all_of_a_token(model, inputs, whole):
+        facts["tokens_enter_once"] = False
     if not _grows(model, inputs, whole):
         facts["grows"] = False
     for name in ("hidden_scale", "logit_scale", "logit_cap"):
@@ -71,6 +73,27 @@ def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     again = next(call for call in calls if f"{prefix}{call.path}" == last.path)
     assert last.output is not None and again.output is not None
     return same(again.output[:, :1], last.output[:, :1])
+
+
+def _is_all_of_a_token(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
+    """Whether tokens reach the layers through the first one's input alone (not so in Gemma 4)."""
+    ids = inputs["input_ids"].clone()
+    ids[0, 0] = ids[0, 1]
+    first, last = whole.blocks[0], whole.blocks[-1]
+    assert first.input is not None
+    stream = first.input
+
+    def put(_m: Any, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (stream, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": stream}
+
+    hook = first.module.register_forward_pre_hook(put, with_kwargs=True)
+    try:
+        calls, _ = observe(model, {**inputs, "input_ids": ids})
+    finally:
+        hook.remove()
+    return same(next(c for c in calls if c.path == last.path).output, last.output)
 
 
 def _grows(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
@@ -157,26 +180,24 @@ def _describe_layer(call: Call, inside: Sequence[Call]) -> dict[str, Any]:
         kind = _kind(part, attention, names)
         names[f"{kind}_add"] = block.relative(part.adds.path)
         facts["adds"] = [*facts.get("adds", []), f"{kind}_add"]
-        if part.adds.changed_later:
-            facts["changed_later"] = [*facts.get("changed_later", []), f"{kind}_add"]
         if part.factor != 1.0:
             facts[f"{kind}_add_factor"] = part.factor
         if kind == "attn":
             _name_attention(attention, names, facts)
             name_points(block, part, inside, attention, names, facts)
+            _note_what_it_gives("o_proj", attention.o_proj, block, part, inside, facts)
         elif kind == "mixer":
             names["mixer"] = part.root
             name_entrance("mixer_in", block, part, inside, [], names)
         elif kind == "mlp":
             name_mlp(block, part, inside, names, facts)
+            _note_what_it_gives("down_proj", names.get("down_proj", ""), block, part, inside, facts)
     if "mixer_add" not in names and "attn_add" in names:
         names["mixer_add"] = names["attn_add"]
         if "attn_in" in names:
             names["mixer_in"] = names["attn_in"]
         if "attn_add_factor" in facts:
             facts["mixer_add_factor"] = facts["attn_add_factor"]
-        if "attn_add" in facts.get("changed_later", []):
-            facts["changed_later"].append("mixer_add")
     if block.norms:
         names["ln_after_attn"], names["ln_after_mlp"] = (
             block.relative(n.path) for n in block.norms
@@ -187,6 +208,10 @@ def _describe_layer(call: Call, inside: Sequence[Call]) -> dict[str, Any]:
     elif sum(mixing) > 1:
         why = "several modules of this layer add to the stream before its MLP"
         facts["lacks"]["resid_mid"] = why
+    changed = {block.relative(c.path) for c in inside if c.changed_later}
+    facts["changed_later"] = [name for name, path in names.items() if path in changed]
+    if "self_attn.qkv_proj" in facts["changed_later"]:
+        facts["changed_later"] += [f"self_attn.{which}_proj" for which in "qkv"]
     facts["lacks"] = reasons(names, facts)
     facts["widths"] = widths(f"{call.path}.", inside, names, facts)
     return {"names": names, "facts": facts}
@@ -228,7 +253,19 @@ def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str
     if attention.attends != attention.root:
         names[f"self_attn.{attention.pattern_name}"] = attention.attends
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
+    if attention.first_is_value:
+        facts["first_is_value"] = True
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
     for name, why in attention.refused.items():
         refuse(f"self_attn.{name}", why, facts)
+
+
+def _note_what_it_gives(
+    name: str, path: str, block: Block, part: Part, inside: Sequence[Call], facts: dict[str, Any]
+) -> None:
+    """Note what a projection's output is to be multiplied by to be what is added, if a number."""
+    call = next((c for c in inside if path and block.relative(c.path) == path), None)
+    factor = None if call is None else factor_between(call.output, part.adds.output)
+    if factor is not None:
+        facts[f"{name}_gives"] = factor * part.factor

@@ -38,6 +38,7 @@ _OF_MLP = {
 _FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
+    "self_attn.pattern": ("self_attn",),
 }
 
 

@@ -70,6 +70,10 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
             break
     else:
         raise Unfit("nothing between its last layer and its unembedding reads the stream")
+    if sum(call.path == found.ln_final for call in calls) > 1:
+        raise Unfit(
+            "its final norm is used elsewhere, too, so that it cannot be told which use is meant"
+        )
     found.backbone = _backbone(calls, found)
     _measure_logits(model, inputs, found)
     return found
