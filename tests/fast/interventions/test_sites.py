@@ -60,8 +60,8 @@ def having(family, site):
     without = {
         "resid_mid": (*PARALLEL, *ENCODERS),
         "mlp_gate": ("gpt2", "neox", "neox-parallel", "opt", "phi", "bert", "mixtral"),
-        "mlp_up": ("mixtral",),
-        "mlp_hidden": ("mixtral",),
+        "mlp_up": ("mixtral", "gpt-oss"),
+        "mlp_hidden": ("mixtral", "gpt-oss"),
         "q_rotated": ("gpt2", "opt", "bert"),
         "q_normed": [f for f in (*FAMILIES, *ENCODERS) if f not in NORMED],
         "router_logits": [f for f in (*FAMILIES, *ENCODERS) if f not in EXPERTS],
