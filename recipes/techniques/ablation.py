@@ -81,8 +81,9 @@ def ablation(
 
     Args:
         kind: what replaces the activation.
-        site: what is replaced: what attention or the MLP adds, the stream, queries, keys, values
-            or heads' outputs, or the MLP's neurons.
+        site: what is replaced: what attention or the MLP adds, the stream, queries, keys, values or
+            heads' outputs, or the MLP's neurons; or another site that `remote-mi models sites`
+            draws.
         metric: what is measured at the answer's position.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.

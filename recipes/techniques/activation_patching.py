@@ -62,7 +62,8 @@ def activation_patching(
 
     Args:
         site: what is patched: the stream before, in or after a block, what attention or the MLP
-            adds, queries, keys, values or heads' outputs, or the MLP's neurons.
+            adds, queries, keys, values or heads' outputs, or the MLP's neurons; or another site
+            that `remote-mi models sites` draws.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured at the answer's position, in nats, or a probability.
         control_draws: random directions of equal distance to compare with; 0 for none.

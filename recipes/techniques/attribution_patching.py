@@ -82,7 +82,8 @@ def attribution_patching(
 
     Args:
         site: what is patched: the stream before, in or after a block, what attention or the MLP
-            adds, queries, keys, values or heads' outputs, or the MLP's neurons.
+            adds, queries, keys, values or heads' outputs, or the MLP's neurons; or another site
+            that `remote-mi models sites` draws.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured where the answer is read, in nats, or a probability.
         compare: "exact" also runs activation_patching and computes the correlation with it.

@@ -85,7 +85,8 @@ def linear_probe(
 
     Args:
         site: whose activations are read: the stream before, in or after a block, what attention or
-            the MLP adds, queries, keys, values or heads' outputs, or the MLP's neurons.
+            the MLP adds, queries, keys, values or heads' outputs, or the MLP's neurons; or another
+            site that `remote-mi models sites` draws.
         places: labels of the positions that are read, each with its own probes.
         folds: parts of the cross-validation.
         control_draws: shuffles of the labels; 19 or more can tell an accuracy from chance.

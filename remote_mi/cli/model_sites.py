@@ -49,7 +49,7 @@ def sites(
         raise NotFound(f"{model} is not on this machine yet", "remote-mi models fetch")
     with show_progress(quiet) as watch:
         watch.stage(f"finding the sites of {model}")
-        spec = ModelSpec(model, revision=revision)
+        spec = ModelSpec(model, revision=revision, attention="eager")
         local = spec.folder is not None or model == embedded.EMBEDDED
         found = site_map(build_weightless(spec, watch, UNSENT_ID if local else None).lm)
     if html_file is not None:

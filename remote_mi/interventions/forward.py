@@ -74,6 +74,7 @@ def run(
         given = torch.nn.functional.pad(noise, (0, 0, noised[0], after))
     ids = [list(prompt.ids) for prompt in of_each] * (1 if given is None else len(given))
     keep = len(of_each) == 1 and inputs is None and reuses_prefix(lm)
+    keep = keep and (site is None or row_of(site).prefix)
     # A layer's own input is never read while keys and values are kept: they are among its
     # arguments, and a sandboxed job would get, and the layer continue with, a copy.
     states = site == "resid_pre" or noise is not None

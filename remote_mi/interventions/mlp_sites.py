@@ -15,10 +15,16 @@ class Inlet(Port):
 
     The tensor may have other readers: a parallel MLP, the stream itself. Its gradient is that of
     this reader's copy.
+
+    Args:
+        prefix: whether the sub-layer's arguments lack the keys and values of earlier tokens. If
+            they are among them, none are kept or shared: a sandboxed job would get, and the
+            sub-layer continue with, a copy.
     """
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, site: str, prefix: bool = True) -> None:
         super().__init__(site, "input", site=site)
+        self.prefix = prefix
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         module = self._module(lm, layer)

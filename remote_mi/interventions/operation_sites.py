@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.model_info import fact
+from remote_mi.interventions.model_info import fact, text_config
 from remote_mi.interventions.ports import Change, Port, rows_before
 
 
@@ -76,6 +76,13 @@ class Scores(Operation):
 
     def __init__(self) -> None:
         super().__init__("attn_scores", "scoring", "query")
+
+    def why_not(self, lm: Any, layer: int) -> str:
+        kind = getattr(text_config(lm), "_attn_implementation", None) or "eager"
+        within = len(self._place(lm.layers[layer]).get("path", [])) > 1
+        if within and kind != "eager":
+            return f"the scores of {kind} attention are not given: it needs eager attention"
+        return super().why_not(lm, layer)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         return tensor

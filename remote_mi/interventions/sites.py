@@ -63,8 +63,8 @@ def edit(lm: Any, layer: int, site: str | Stream, change: Change) -> None:
 SITES: dict[str, Any] = {
     "embed": Once("embed", "embed_tokens", late=False),
     "resid_pre": Stream(0),
-    "attn_in": Inlet("attn_in"),
-    "mixer_in": Inlet("mixer_in"),
+    "attn_in": Inlet("attn_in", prefix=False),
+    "mixer_in": Inlet("mixer_in", prefix=False),
     "q": Projection("q", "query"),
     "k": Projection("k", "key"),
     "v": VALUES,

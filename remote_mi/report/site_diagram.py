@@ -85,8 +85,12 @@ def notes(kind: Mapping[str, Any]) -> list[str]:
     found = []
     if "other_add" in kind["adds"]:
         found.append("A further part adds to the stream; it has no site of its own.")
-    if {"attn_out", "mlp_out"} <= there and "resid_mid" not in there:
-        found.append("The MLP does not take the stream that attention added to: see resid_mid.")
+    middle = next((one["missing"] for one in kind["sites"] if one["site"] == "resid_mid"), "")
+    if middle:
+        reason = line(middle.partition(";")[0])
+        found.append(f"{reason[:1].upper()}{reason[1:]}.")
+    if "attn_pattern" in there:
+        found.append("attn_scores and attn_pattern need eager attention.")
     if {"attn_in", "mixer_in"} <= there:
         found.append("mixer_in and mixer_out are attn_in and attn_out here.")
     return found

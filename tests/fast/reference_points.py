@@ -32,6 +32,8 @@ def hook_point(reference: Any, site: str, layer: int, change: Change) -> Any:
     if site == "mlp_in":
         names = {"bert": "intermediate", "opt": "fc1"}
         return _on_input(block.get_submodule(names.get(family.split("-")[0], "mlp")), change)
+    if site in ("mlp_gate", "mlp_up") and hasattr(block.mlp, "gate_up_proj"):
+        return _hook_half(block.mlp.gate_up_proj, 0 if site == "mlp_gate" else 1, change)
     if site in ("mlp_gate", "mlp_up"):
         name = _first_matrix(family, site)
         return block.get_submodule(name).register_forward_hook(
@@ -45,16 +47,32 @@ def hook_point(reference: Any, site: str, layer: int, change: Change) -> Any:
         )
     if site in ("q_rotated", "k_rotated"):
         return _hook_rotated(attention, 1 if site[0] == "q" else 2, layer, change)
+    if site == "attn_scores" and hasattr(attention, "sinks"):
+        return _hook_scores_beside_sinks(attention, change)
     if site == "attn_scores":
         return ScoresHook(layer, change)
     if site == "head_out":
         heads = model.config.num_attention_heads
         return _hook_heads(reference.projection[layer], heads, change)
     if site == "router_logits":
-        return _hook_router(block.mlp.gate, change)
+        return _hook_router(getattr(block.mlp, "gate", None) or block.mlp.router, change)
     if site == "expert_weights":
         return _hook_experts(block.mlp.experts, change)
     raise KeyError(site)
+
+
+def _hook_half(matrix: Any, half: int, change: Change) -> Any:
+    """The first half of a matrix for both is the gate, the second what it is multiplied by."""
+
+    def hook(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        halves = list(output.chunk(2, -1))
+        new = change(halves[half])
+        if new is None:
+            return None
+        halves[half] = new
+        return torch.cat(halves, -1)
+
+    return matrix.register_forward_hook(hook)
 
 
 def _hook_of_model(model: Any, family: str, site: str, change: Change) -> Any:
@@ -139,6 +157,32 @@ def _hook_rotated(attention: Any, place: int, layer: int, change: Change) -> Han
     return Handle(undo)
 
 
+def _hook_scores_beside_sinks(attention: Any, change: Change) -> Handle:
+    """Attention step by step, its scores changed before one more column joins their softmax."""
+    code: Any = sys.modules[type(attention).__module__]
+    plain = code.eager_attention_forward
+
+    def attend(
+        module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, **kwargs: Any
+    ) -> Any:
+        if module is not attention:
+            return plain(module, q, k, v, mask, scaling, **kwargs)
+        groups = q.shape[1] // k.shape[1]
+        scores = q @ k.repeat_interleave(groups, 1).transpose(2, 3) * scaling + mask
+        new = change(scores)
+        scores = scores if new is None else new
+        sinks = module.sinks.reshape(1, -1, 1, 1).expand(len(q), -1, q.shape[2], 1)
+        pattern = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+        return (pattern @ v.repeat_interleave(groups, 1)).transpose(1, 2), pattern
+
+    code.eager_attention_forward = attend
+
+    def undo() -> None:
+        code.eager_attention_forward = plain
+
+    return Handle(undo)
+
+
 class ScoresHook:
     """Changes what the softmax of one layer's attention takes, [row, head, query, key]."""
 
@@ -177,9 +221,13 @@ def _hook_router(router: Any, change: Change) -> Any:
 
     def hook(_module: Any, args: Any, _output: Any) -> Any:
         logits = args[0].reshape(-1, router.weight.shape[1]) @ router.weight.T
-        new = change(logits[None])
+        biased = getattr(router, "bias", None) is not None
+        new = change((logits + router.bias if biased else logits)[None])
         if new is None:
             return None
+        if biased:  # gpt-oss: the softmax is over the chosen ones
+            top, index = new[0].topk(router.top_k, -1)
+            return new[0], top.softmax(-1), index
         top, index = new[0].softmax(-1).topk(router.top_k, -1)
         if getattr(router, "norm_topk_prob", True):
             top = top / top.sum(-1, keepdim=True)

@@ -22,6 +22,7 @@ from remote_mi.interventions import (
     run,
     sweep,
 )
+from remote_mi.interventions.ports import name_layers
 from remote_mi.interventions.readout import logits, skip_unembedding
 from remote_mi.interventions.sites import SITES, part_count
 from remote_mi.models.load import load
@@ -60,8 +61,8 @@ def having(family, site):
     without = {
         "resid_mid": (*PARALLEL, *ENCODERS),
         "mlp_gate": ("gpt2", "neox", "neox-parallel", "opt", "phi", "bert", "mixtral"),
-        "mlp_up": ("mixtral",),
-        "mlp_hidden": ("mixtral",),
+        "mlp_up": ("mixtral", "gpt-oss"),
+        "mlp_hidden": ("mixtral", "gpt-oss"),
         "q_rotated": ("gpt2", "opt", "bert"),
         "q_normed": [f for f in (*FAMILIES, *ENCODERS) if f not in NORMED],
         "router_logits": [f for f in (*FAMILIES, *ENCODERS) if f not in EXPERTS],
@@ -270,6 +271,32 @@ def test_an_unknown_site_is_refused(tiny_llama):
             ValueError, match="unknown site 'residual'; there are embed, resid_pre, "
         ):
             function(lm, 0, "residual")
+
+
+def test_scores_are_refused_where_attention_does_not_give_them(tiny_llama):
+    lm = load(ModelSpec(str(tiny_llama), attention="sdpa"), Silent()).lm
+    with pytest.raises(
+        ValueError, match=r"attn_scores does .* needs eager attention"
+    ):
+        within(lm, run, Prompt(list(CLEAN), {}, None), "attn_scores")
+
+
+def test_layers_are_named_and_a_site_of_the_model_has_one(tiny_llama):
+    assert name_layers([0, 1, 2, 4, 6, 7]) == "layers 0 to 2, 4, 6, 7"
+    assert name_layers([3]) == "layer 3"
+    lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
+    with pytest.raises(ValueError, match="embed exists once in a model: its only layer is 0"):
+        within(lm, run, Prompt(list(CLEAN), {}, None), "embed", layers=[1])
+
+
+def test_only_the_chosen_layers_are_kept(tiny_llama):
+    lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
+    prompt = Prompt(list(CLEAN), {}, None)
+    for site in ("resid_pre", "mlp_out"):
+        every = within(lm, run, prompt, site).values
+        some = within(lm, run, prompt, site, layers=[1]).values
+        assert some[0].numel() == 0 and len(some) == 2
+        torch.testing.assert_close(some[1], every[1])
 
 
 def test_a_model_says_what_it_is(model):
