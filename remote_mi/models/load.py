@@ -226,7 +226,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             check_no_adapter(f"the repository {source}", [ADAPTER])
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
         _check_return_type(config, spec.name)
-        task, auto = _task(config)
+        task, auto = task_of(config)
         structure = None if spec.names else structure_of(auto, config)
         weights: Any = source
         if with_weights:
@@ -273,7 +273,7 @@ def _check_return_type(config: Any, named: str) -> None:
         )
 
 
-def _task(config: Any) -> tuple[str, Any]:
+def task_of(config: Any) -> tuple[str, Any]:
     """The task of a checkpoint, from its configuration, and the class that loads it for that.
 
     A model is never loaded with a head that the checkpoint lacks, because transformers would make

@@ -126,7 +126,7 @@ def _prove_effect(
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Check what must hold within one run; returns its stream before the first and after the
     last layer."""
-    seen, after, final, hidden, logits = _run_sites(lm, ids)
+    seen, after, final, hidden, again, logits = _run_sites(lm, ids)
 
     def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         if got.numel() == expected.numel():  # rows and positions may be in one dimension
@@ -143,6 +143,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _check_layer(f"layer {index}", found, follows, head_count(lm), check)
     check("the final norm does not read the stream after the last layer", final, after)
     if logits is not None:
+        check("what reads the stream gives another output when called by itself", again, hidden)
         tokens = [0, 1, 2]
         check(
             "the final norm and the unembedding do not give the model's logits",
@@ -175,14 +176,15 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
                 found["after"] = layer.ln_after_mlp.output
             seen.append(found)
         after = read_stream(lm, len(lm.layers))
-        hidden = logits = None
+        hidden = again = logits = None
         if has_unembedding(lm):
             final = lm.ln_final.input
             hidden = lm.ln_final.output[0]
+            again = lm.ln_final(after)[0]
             logits = lm.output.logits[0]
         else:
             final = after
-        proof = nnsight.save((seen, after, final, hidden, logits))
+        proof = nnsight.save((seen, after, final, hidden, again, logits))
     return proof
 
 

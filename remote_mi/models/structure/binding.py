@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from remote_mi.interventions.final_steps import FinalSteps
 from remote_mi.models.structure.portable import Structure
 
 
@@ -20,6 +21,9 @@ def bind(lm: Any, structure: Structure) -> None:
         object.__setattr__(lm, name, at(lm, path))
     for name, fact in structure["facts"].items():
         object.__setattr__(lm, name, fact)
+    if steps := structure["final_steps"]:
+        modules = [at(lm, path) for _, path in steps]
+        lm.ln_final = FinalSteps(modules, [function for function, _ in steps])
     for index, described in enumerate(structure["layers"]):
         layer = lm.layers[index]
         for name, path in described["names"].items():

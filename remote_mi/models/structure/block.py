@@ -126,7 +126,7 @@ def _is_norm(call: Call) -> bool:
 
 
 def _mixes(source: Call, root: str, inside: Sequence[Call]) -> bool:
-    """Whether a sub-layer's output at a position depends on its input at an earlier one."""
+    """Whether a sub-layer's output at some position depends on its input at the first one."""
     call = next((c for c in inside if c.path == root), source)
     if source.began < call.began or source.ended > call.ended:
         call = source
@@ -135,9 +135,9 @@ def _mixes(source: Call, root: str, inside: Sequence[Call]) -> bool:
         return False
     own, other = call.output, changed
     assert own is not None
-    last = own.reshape(-1, own.shape[-1])[-1]
-    moved = other.reshape(-1, other.shape[-1])[-1]
-    return not same(moved, last)
+    # At any later position: a window may hide the first from the last.
+    later, moved = (x.reshape(-1, x.shape[-1])[1:] for x in (own, other))
+    return not same(moved, later)
 
 
 def _again(call: Call) -> torch.Tensor | None:

@@ -1,7 +1,9 @@
 """A model's structure as data: which module has which portable name, and what is measured.
 
     {"names": {portable name: path},         of the model
-     "facts": {"hidden_scale": …, "logit_scale": …, "logit_cap": …, "causal": …},
+     "facts": {"hidden_scale": …, "logit_scale": …, "logit_cap": …, "causal": …,
+               "final_norm": False},    if what reads the final stream is more than a norm
+     "final_steps": [[function before it or "", path], …],    ln_final, if it is several modules
      "layers": [{"names": {portable name: path below the layer},
                  "facts": {"adds": [portable name, …], "attn_add_factor": …, "heads": …, …}}]}
 
@@ -43,18 +45,22 @@ def describe(model: Any) -> Structure:
         except Unfit as why:
             raise Unfit(f"layer {index}: {why}") from None
     names = {"layers": whole.layers, "embed_tokens": whole.embed_tokens, "backbone": whole.backbone}
-    names["ln_final"] = whole.ln_final
-    if whole.lm_head is None:
-        last = layers[-1]["names"]
-        names["ln_final"] += f".{last.get('ln_after_mlp', '')}".rstrip(".")
-    else:
+    if not whole.final:  # the norm at the end of the last layer, or that layer
+        own = layers[-1]["names"].get("ln_after_mlp", "")
+        names["ln_final"] = f"{whole.blocks[-1].path}.{own}".rstrip(".")
+    elif len(whole.final) == 1:
+        names["ln_final"] = whole.final[0][1]
+    if whole.lm_head is not None:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
     facts["d_model"] = int(whole.blocks[0].input.shape[-1])  # type: ignore[union-attr]
     for name in ("hidden_scale", "logit_scale", "logit_cap"):
         if getattr(whole, name) not in (1.0, None):
             facts[name] = getattr(whole, name)
-    return {"names": names, "facts": facts, "layers": layers}
+    if not whole.final_norm:
+        facts["final_norm"] = False
+    steps = [list(step) for step in whole.final] if len(whole.final) > 1 else []
+    return {"names": names, "facts": facts, "final_steps": steps, "layers": layers}
 
 
 def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
@@ -66,7 +72,7 @@ def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     last = whole.blocks[-1]
     again = next(call for call in calls if f"{prefix}{call.path}" == last.path)
     assert last.output is not None and again.output is not None
-    return same(again.output[:, :1], last.output[:, :1])
+    return same(again.output[:, :-1], last.output[:, :-1])
 
 
 def _describe_layer(call: Call, calls: Sequence[Call]) -> dict[str, Any]:

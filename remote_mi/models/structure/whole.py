@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from remote_mi.models.structure.final import Step, find_final, is_norm, is_step
 from remote_mi.models.structure.observation import Call, factor_between, same
 
 
@@ -22,8 +24,10 @@ class Whole:
 
     Attributes:
         layers: path of the blocks. blocks: the call of each. backbone: path of what runs without
-            the unembedding; "" for the whole model. embed_tokens, ln_final, lm_head: paths;
-            lm_head is None if the model gives no logits.
+            the unembedding; "" for the whole model. embed_tokens, lm_head: paths; lm_head is None
+            if the model gives no logits.
+        final: what reads the stream after the last layer; [] if that is a part of the last layer.
+        final_norm: whether that is one norm.
         hidden_scale: what the final norm's output is multiplied by before the unembedding.
         logit_scale: what its logits are multiplied by. logit_cap: the bound that they are then
             squeezed into, cap · tanh(logit / cap); None for none.
@@ -33,8 +37,9 @@ class Whole:
     blocks: list[Call]
     backbone: str
     embed_tokens: str
-    ln_final: str
-    lm_head: str | None
+    lm_head: str | None = None
+    final: list[Step] = field(default_factory=list)
+    final_norm: bool = True
     hidden_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
@@ -56,20 +61,19 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
     embedding = model.get_input_embeddings()
     if embedding is None or id(embedding) not in paths:
         raise Unfit("it has no token embedding of its own")
-    found = Whole(layers, blocks, "", paths[id(embedding)], "", None)
+    found = Whole(layers, blocks, "", paths[id(embedding)])
     if head is None or not any(call.module is head for call in calls):
-        found.ln_final = _last_norm(blocks[-1])
+        after = [c for c in calls if c.began > blocks[-1].ended and same(c.input, stream)]
+        norm = next((c for c in after if is_norm(c) and is_step(c)), None)
+        found.final = [] if norm is None else [("", norm.path)]
         return found
     found.lm_head = paths[id(head)]
     reads = next(call for call in calls if call.module is head)
-    after = [c for c in calls if c.began > blocks[-1].ended and same(c.input, stream)]
-    for call in sorted(after, key=lambda c: (c.began, -c.ended)):
-        scale = None if call is reads else factor_between(call.output, reads.input)
-        if scale is not None:
-            found.ln_final, found.hidden_scale = call.path, scale
-            break
-    else:
+    final = find_final(calls, blocks[-1], reads)
+    if final is None:
         raise Unfit("nothing between its last layer and its unembedding reads the stream")
+    found.final, steps, found.hidden_scale = final
+    found.final_norm = len(steps) == 1 and is_norm(steps[0])
     found.backbone = _backbone(calls, found)
     _measure_logits(model, inputs, found)
     return found
@@ -78,6 +82,7 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
 def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
     """The longest list of modules each of which takes what the one before gives."""
     by_module = {id(call.module): call for call in reversed(calls)}
+    runs = Counter(id(call.module) for call in calls)
     best: tuple[str, list[Call]] | None = None
     for path, listed in model.named_modules():
         if not isinstance(listed, torch.nn.ModuleList) or not len(listed):
@@ -94,6 +99,8 @@ def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
             best = (path, blocks)
     if best is None:
         raise Unfit("it has no list of layers each of which takes what the one before gives")
+    if any(runs[id(block.module)] > 1 for block in best[1]):
+        raise Unfit("its layers run several times each, with the same weights")
     return best
 
 
@@ -106,14 +113,9 @@ def _is_stream(block: Call) -> bool:
     )
 
 
-def _last_norm(block: Call) -> str:
-    """The norm at the end of the last layer, of a model that gives no logits."""
-    return block.path  # replaced by the layer's own last norm where there is one
-
-
 def _backbone(calls: Sequence[Call], found: Whole) -> str:
     """The outermost module that runs the layers and the final norm, without the unembedding."""
-    inner = [found.layers, found.ln_final]
+    inner = [found.layers, *(path for _, path in found.final)]
     for call in sorted(calls, key=lambda c: len(c.path)):
         inside = all(path.startswith(f"{call.path}.") for path in inner)
         if call.path and inside and not str(found.lm_head).startswith(f"{call.path}."):
