@@ -87,9 +87,15 @@ def _pattern(inside: Sequence[Call]) -> tuple[Call | None, torch.Tensor | None]:
     """The innermost call that gives attention weights, [1, head, query, key], and these."""
     for call in sorted(inside, key=lambda c: -len(c.path)):
         for tensor in call.given:
-            if tensor.dim() == 4 and tensor.shape[-1] == tensor.shape[-2] and tensor.shape[1] > 1:
+            if tensor.dim() == 4 and tensor.shape[-1] == tensor.shape[-2] and _are_weights(tensor):
                 return call, tensor
     return None, None
+
+
+def _are_weights(tensor: torch.Tensor) -> bool:
+    """Whether rows could be attention weights: a sink may take a part of each."""
+    rows = tensor.sum(-1)
+    return bool((tensor >= 0).all() and (rows > 0).all() and (rows <= 1 + 1e-4).all())
 
 
 class _Search:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +81,6 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
 def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
     """The longest list of modules each of which takes what the one before gives."""
     by_module = {id(call.module): call for call in reversed(calls)}
-    runs = Counter(id(call.module) for call in calls)
     best: tuple[str, list[Call]] | None = None
     for path, listed in model.named_modules():
         if not isinstance(listed, torch.nn.ModuleList) or not len(listed):
@@ -99,8 +97,8 @@ def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
             best = (path, blocks)
     if best is None:
         raise Unfit("it has no list of layers each of which takes what the one before gives")
-    if any(runs[id(block.module)] > 1 for block in best[1]):
-        raise Unfit("its layers run several times each, with the same weights")
+    if len([call for call in calls if call.module is best[1][0].module]) > 1:
+        raise Unfit("its layers run more than once")
     return best
 
 

@@ -1,0 +1,162 @@
+"""What must hold for every class of encoder: each a function of its name, its folder and itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nnsight
+import torch
+
+from remote_mi.interventions import Prompt, edit, measure, read, run, sweep, unembed
+from remote_mi.interventions.model_info import fact, is_causal
+from remote_mi.interventions.ports import read_stream
+from remote_mi.interventions.readout import logits
+from remote_mi.models.load import LoadedModel
+from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.examples import Example, PromptSet
+from remote_mi.prompts.tokens import Tokenized, tokenize
+
+from .encoders import CLEAN, CORRUPT, SENTENCE, Plain
+
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def ids_of(model: LoadedModel) -> torch.Tensor:
+    return torch.tensor([model.tokenizer(SENTENCE)["input_ids"]])
+
+
+def its_stream_is_the_models(model: LoadedModel, plain: Plain) -> None:
+    ids = ids_of(model)
+    assert not is_causal(model.lm) and model.masked and model.bidirectional
+    with torch.no_grad(), model.lm.session():
+        prompt = Prompt(ids[0].tolist(), {}, None)
+        before = run(model.lm, prompt, "resid_pre").values
+        found = nnsight.save([*before, run(model.lm, prompt, "resid_post").values[-1]])
+    for got, expected in zip(found, plain.stream(ids), strict=True):
+        torch.testing.assert_close(got, expected, **CLOSE)
+
+
+def its_sites_are_what_plain_hooks_see(model: LoadedModel, plain: Plain) -> None:
+    ids, sites = ids_of(model), ["resid_pre", "resid_post", *plain.family.modules]
+    for layer in range(3):
+        for site in sites:
+            with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+                got = nnsight.save(read(model.lm, layer, site))
+            torch.testing.assert_close(got, plain.site(ids, site, layer), **CLOSE)
+
+
+def its_edits_are_those_of_plain_hooks(model: LoadedModel, plain: Plain) -> None:
+    ids = ids_of(model)
+
+    def change(value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        value[:, 3] = value[:, 2] * 0.5 - 0.25
+        return value
+
+    own = plain.logits(ids)
+    for site in ("resid_pre", "resid_post", *plain.family.modules):
+        with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+            edit(model.lm, 1, site, change)
+            hidden = nnsight.save(model.lm.ln_final.output)
+        expected = plain.logits_with(ids, site, 1, change)
+        torch.testing.assert_close(logits(model.lm, hidden[0]), expected[0], **CLOSE)
+        assert (expected - own).abs().max() > 1e-3, f"{site}: the edit changes nothing"
+
+
+def what_reads_the_stream_gives_the_models_logits(model: LoadedModel, plain: Plain) -> None:
+    ids = ids_of(model)
+    streams = [x[0] for x in plain.stream(ids)]
+    for stream in streams:  # the lens, at every depth
+        with torch.no_grad():
+            expected = plain.family.read_out(plain.model, stream).log_softmax(-1)
+            torch.testing.assert_close(unembed(model.lm, stream), expected, **CLOSE)
+    with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+        after = read_stream(model.lm, 3)
+        taken, hidden = model.lm.ln_final.input, model.lm.ln_final.output
+        called = model.lm.ln_final(after)
+        found = nnsight.save((after, taken, hidden, called))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[2], found[3], **CLOSE)
+    got = logits(model.lm, found[2][0])
+    torch.testing.assert_close(got, plain.logits(ids)[0], **CLOSE)
+    torch.testing.assert_close(logits(model.lm, found[2][0], [3, 5]), got[:, [3, 5]])
+
+
+def its_attention_weights_are_the_models(model: LoadedModel, plain: Plain) -> None:
+    heads = fact(model.lm.layers[0], "heads", 0)
+    if "head_z" not in plain.family.modules:
+        return
+    ids = ids_of(model)
+    assert heads == 4
+    with torch.no_grad():
+        expected = plain.model(input_ids=ids, output_attentions=True).attentions
+    with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+        found = nnsight.save([read(model.lm, layer, "attn_pattern") for layer in range(3)])
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, **CLOSE)
+
+
+def its_answer_is_read_at_the_mask(model: LoadedModel, plain: Plain) -> None:
+    example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
+    pair = _tokenized(model, example).prompts[0]
+    mask = model.tokenizer.mask_token_id
+    assert pair.clean.ids[pair.end] == mask == pair.corrupt.ids[pair.end]
+    filled = model.tokenizer(SENTENCE.replace("[MASK]", "Mary"))["input_ids"]
+    assert filled[pair.end] == pair.answer
+
+
+def patching_its_stream_is_what_plain_hooks_do(model: LoadedModel, plain: Plain) -> None:
+    example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
+    pair = _tokenized(model, example).prompts[0]
+    clean, corrupt = (torch.tensor([p.ids]) for p in (pair.clean, pair.corrupt))
+
+    def metric(values: torch.Tensor) -> float:
+        at_end = values[0, pair.end].double()
+        return float(at_end[pair.answer] - at_end[pair.wrong])
+
+    found = patched(model.lm, pair)
+    for layer in range(3):
+        source = plain.stream(clean)[layer]
+        for position in range(clean.shape[1]):
+
+            def put_in(value: torch.Tensor, position: int = position) -> torch.Tensor:
+                value = value.clone()
+                value[:, position] = source[:, position]
+                return value
+
+            expected = metric(plain.logits_with(corrupt, "resid_pre", layer, put_in))
+            assert abs(float(found[layer, position]) - expected) < 2e-4, (layer, position)
+
+
+def patched(lm: Any, pair: Any) -> torch.Tensor:
+    """The logit difference with the clean stream patched into the corrupt run, [layer, position]."""
+    with torch.no_grad(), lm.session():
+        put, of_answer = run(lm, pair.clean, "resid_pre"), measure(lm, "logit_diff", pair)
+        found = sweep(lm, pair.corrupt, "resid_pre", put, of_answer, by="position")
+        scores = nnsight.save(found.scores)
+    return scores
+
+
+def _tokenized(model: LoadedModel, example: Example) -> Tokenized:
+    return tokenize(
+        model.tokenizer,
+        PromptSet((example,), "test"),
+        ModelSpec(),
+        "pair",
+        model.context,
+        masked=model.masked,
+        bidirectional=model.bidirectional,
+    )
+
+
+CHECKS: tuple[Callable[[LoadedModel, Plain], None], ...] = (
+    its_stream_is_the_models,
+    its_sites_are_what_plain_hooks_see,
+    its_edits_are_those_of_plain_hooks,
+    what_reads_the_stream_gives_the_models_logits,
+    its_attention_weights_are_the_models,
+    its_answer_is_read_at_the_mask,
+    patching_its_stream_is_what_plain_hooks_do,
+)

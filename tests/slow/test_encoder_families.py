@@ -1,0 +1,14 @@
+"""Every class of encoder that is found by its structure, against plain hooks."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..families.encoder_checks import CHECKS
+from ..families.encoders import FAMILIES, QUICK
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in QUICK])
+def test_encoder(name, check, encoder):
+    check(*encoder(name))
