@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.model_info import has_unembedding, is_causal, reuses_prefix
-from remote_mi.interventions.ports import Stream
+from remote_mi.interventions.encoder_decoder import model_inputs
+from remote_mi.interventions.model_info import fact, has_unembedding, is_causal, reuses_prefix
+from remote_mi.interventions.ports import Stream, read_stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import row_of
@@ -72,28 +73,32 @@ def run(
     keep = len(of_each) == 1 and inputs is None and reuses_prefix(lm)
     # A layer's own input is never read while keys and values are kept: they are among its
     # arguments, and a sandboxed job would get, and the layer continue with, a copy.
-    states = site == "resid_pre" or noise is not None
-    row = None if site is None or site == "resid_pre" else row_of(site)
-    with lm.trace(input_ids=torch.tensor(ids), use_cache=keep, output_hidden_states=states):
+    states = keep and (site == "resid_pre" or noise is not None)
+    row = None if site is None or (states and site == "resid_pre") else row_of(site)
+    with lm.trace(**model_inputs(lm, ids), use_cache=keep, output_hidden_states=states):
         if given is not None:
             own = lm.embed_tokens.output
             there = given.to(own.device, own.dtype)
             lm.embed_tokens.output = there if noise is None else own + there
-        values = [] if row is None else [row.read(lm, i) for i in range(len(lm.layers))]
+        before = read_stream(lm, 0) if noise is not None and not keep else None
+        values = [] if before is None or site != "resid_pre" else [before]
+        if row is not None:
+            values += [row.read(lm, i) for i in range(len(values), len(lm.layers))]
         # Without an unembedding the last norm is the last layer's own, and runs before its end.
-        last = site == "resid_post" and not has_unembedding(lm)
+        inside = not has_unembedding(lm) and fact(lm, "final_in_layer", True)
+        last = inside and site == "resid_post"
         hidden = values[-1] if last else lm.ln_final.output
         skip_unembedding(lm)
-        whole: Any = lm.output if keep or states else None
+        whole: Any = lm.output if keep else None
     found = Run(ids, site, hidden)
     found.one = len(of_each) == 1 and given is None
     found.values = values
-    if site == "resid_pre":
+    if states and site == "resid_pre":
         found.values = list(whole.hidden_states[: len(lm.layers)])
     if keep:
         found.keys = whole.past_key_values
     if noise is not None:
-        found.stream = whole.hidden_states[0]
+        found.stream = whole.hidden_states[0] if before is None else before
         found.changed = noised[0]
     return found
 

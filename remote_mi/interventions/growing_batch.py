@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from remote_mi.interventions.encoder_decoder import model_inputs
 from remote_mi.interventions.forward import Run
 from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
@@ -78,7 +79,7 @@ class GrowingBatch:
                 "past_key_values": one.shared_prefix(),
             }
         used, after = one.used, one.after
-        with lm.trace(input_ids=torch.tensor([self.ids[start:]]), use_cache=bool(start), **shared):
+        with lm.trace(**model_inputs(lm, [self.ids[start:]]), use_cache=bool(start), **shared):
             if self.base.stream is not None and (not used or used[0] + after > 0):
                 edit_stream(lm, 0, one.enter)
             for index in used:

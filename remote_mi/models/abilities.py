@@ -20,10 +20,15 @@ _PROJECTED = (
     "more than a norm is between its stream and its unembedding, which direct attribution does not "
     "follow"
 )
+_TWO_SIDES = (
+    "it is an encoder–decoder: its streams are the encoder's, which reads the whole prompt at once, "
+    "and its decoder stands between them and the logits"
+)
 #: Need → what to do instead.
 _HINTS = {
     "causal": "take a model that continues text",
     "unembedding": "take a model with a language-model head",
+    "lens": "patch or ablate its stream instead (activation_patching, ablation)",
     "plain_stream": "patch the components instead (head_patching)",
 }
 
@@ -62,6 +67,8 @@ def _missing_by_config(need: str, config: Mapping[str, Any]) -> str:
 
     The latter imports torch, and downloads nothing.
     """
+    if config.get("is_encoder_decoder") and need != "unembedding":
+        return _TWO_SIDES
     made_as = str((config.get("architectures") or [""])[0])
     width = config.get("hidden_size")
     if need == "plain_stream" and config.get("do_layer_norm_before") is False:
@@ -79,8 +86,8 @@ def _missing_by_config(need: str, config: Mapping[str, Any]) -> str:
 def _missing_by_structure(need: str, config: Mapping[str, Any]) -> str:
     from transformers import AutoConfig
 
-    from remote_mi.models.load import task_of
     from remote_mi.models.structure.known import structure_of
+    from remote_mi.models.tasks import task_of
 
     try:
         made = AutoConfig.for_model(**config)
@@ -102,8 +109,11 @@ def _missing_by_structure(need: str, config: Mapping[str, Any]) -> str:
 
 
 def _missing_by_model(need: str, lm: Any) -> str:
+    from remote_mi.interventions.encoder_decoder import has_decoder
     from remote_mi.interventions.model_info import fact, has_unembedding, is_causal, text_config
 
+    if has_decoder(lm) and need != "unembedding":
+        return _TWO_SIDES
     if need == "causal" and not is_causal(lm):
         return _ENCODER
     if need == "unembedding" and not has_unembedding(lm):

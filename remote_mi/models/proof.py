@@ -12,6 +12,7 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
+from remote_mi.interventions.encoder_decoder import has_decoder, model_inputs
 from remote_mi.interventions.model_info import fact, has_unembedding, head_count
 from remote_mi.interventions.ports import (
     added_times,
@@ -93,14 +94,14 @@ def _prove_effect(
         embedded, other_after: of the other prompt, the stream before the first layer and after
             the last.
     """
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
         after = nnsight.save(read_stream(lm, len(lm.layers)))
         skip_unembedding(lm)
 
     def put_in(stream: torch.Tensor) -> torch.Tensor:
         return torch.cat([stream[:, :-1], embedded[:, -1:].to(stream.device)], 1)
 
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
         edit_stream(lm, 0, put_in)
         patched = nnsight.save(read_stream(lm, len(lm.layers)))
         skip_unembedding(lm)
@@ -155,7 +156,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
 
 def _run_sites(lm: Any, ids: list[int]) -> Any:
     """Run once and save the sites of each layer, the stream after the last, and what reads it."""
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
         seen = []
         for index, layer in enumerate(lm.layers):
             found = {"resid_pre": layer.input}
@@ -178,10 +179,13 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
         after = read_stream(lm, len(lm.layers))
         hidden = again = logits = None
         if has_unembedding(lm):
-            final = lm.ln_final.input
+            decoded = has_decoder(lm)
+            final = after if decoded else lm.ln_final.input
             hidden = lm.ln_final.output[0]
-            again = lm.ln_final(after)[0]
+            again = hidden if decoded else lm.ln_final(after)[0]
             logits = lm.output.logits[0]
+            if decoded:  # those of the answer, at each of the prompt's positions
+                logits = logits[-1:].expand(len(hidden), -1)
         else:
             final = after
         proof = nnsight.save((seen, after, final, hidden, again, logits))

@@ -7,12 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 import nnsight
+import pytest
 import torch
 
-from remote_mi.interventions import Prompt, edit, measure, read, run, sweep, unembed
+from remote_mi.common.errors import UsageError
+from remote_mi.interventions import (
+    Prompt,
+    edit,
+    gradients,
+    measure,
+    model_inputs,
+    read,
+    run,
+    sweep,
+    unembed,
+)
 from remote_mi.interventions.model_info import fact, is_causal
 from remote_mi.interventions.ports import read_stream
 from remote_mi.interventions.readout import logits
+from remote_mi.models.abilities import check_needs_by_config, check_needs_by_model
 from remote_mi.models.load import LoadedModel
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import Example, PromptSet
@@ -29,7 +42,7 @@ def ids_of(model: LoadedModel) -> torch.Tensor:
 
 def its_stream_is_the_models(model: LoadedModel, plain: Plain) -> None:
     ids = ids_of(model)
-    assert not is_causal(model.lm) and model.masked and model.bidirectional
+    assert not is_causal(model.lm) and model.bidirectional
     with torch.no_grad(), model.lm.session():
         prompt = Prompt(ids[0].tolist(), {}, None)
         before = run(model.lm, prompt, "resid_pre").values
@@ -41,7 +54,7 @@ def its_stream_is_the_models(model: LoadedModel, plain: Plain) -> None:
 def its_sites_are_what_plain_hooks_see(model: LoadedModel, plain: Plain) -> None:
     ids, sites = ids_of(model), ["resid_pre", "resid_post", *plain.family.modules]
     for site in sites:
-        with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+        with torch.no_grad(), model.lm.trace(**model_inputs(model.lm, ids), use_cache=False):
             found = nnsight.save([read(model.lm, layer, site) for layer in range(3)])
         for layer, got in enumerate(found):
             torch.testing.assert_close(got, plain.site(ids, site, layer), **CLOSE)
@@ -57,7 +70,7 @@ def its_edits_are_those_of_plain_hooks(model: LoadedModel, plain: Plain) -> None
 
     own = plain.logits(ids)
     for site in ("resid_pre", "resid_post", *plain.family.modules):
-        with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+        with torch.no_grad(), model.lm.trace(**model_inputs(model.lm, ids), use_cache=False):
             edit(model.lm, 1, site, change)
             hidden = nnsight.save(model.lm.ln_final.output)
         expected = plain.logits_with(ids, site, 1, change)
@@ -67,12 +80,13 @@ def its_edits_are_those_of_plain_hooks(model: LoadedModel, plain: Plain) -> None
 
 def what_reads_the_stream_gives_the_models_logits(model: LoadedModel, plain: Plain) -> None:
     ids = ids_of(model)
-    streams = [x[0] for x in plain.stream(ids)]
+    streams, read_out = [x[0] for x in plain.stream(ids)], plain.family.read_out
+    assert read_out is not None
     for stream in streams:  # the lens, at every depth
         with torch.no_grad():
-            expected = plain.family.read_out(plain.model, stream).log_softmax(-1)
+            expected = read_out(plain.model, stream).log_softmax(-1)
             torch.testing.assert_close(unembed(model.lm, stream), expected, **CLOSE)
-    with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+    with torch.no_grad(), model.lm.trace(**model_inputs(model.lm, ids), use_cache=False):
         after = read_stream(model.lm, 3)
         taken, hidden = model.lm.ln_final.input, model.lm.ln_final.output
         called = model.lm.ln_final(after)
@@ -90,9 +104,9 @@ def its_attention_weights_are_the_models(model: LoadedModel, plain: Plain) -> No
         return
     ids = ids_of(model)
     assert heads == 4
-    with torch.no_grad():
-        expected = plain.model(input_ids=ids, output_attentions=True).attentions
-    with torch.no_grad(), model.lm.trace(input_ids=ids, use_cache=False):
+    output = plain.run(ids, output_attentions=True)
+    expected = output.encoder_attentions if plain.family.prefix else output.attentions
+    with torch.no_grad(), model.lm.trace(**model_inputs(model.lm, ids), use_cache=False):
         found = nnsight.save([read(model.lm, layer, "attn_pattern") for layer in range(3)])
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(got, wanted, **CLOSE)
@@ -101,6 +115,7 @@ def its_attention_weights_are_the_models(model: LoadedModel, plain: Plain) -> No
 def its_answer_is_read_at_the_mask(model: LoadedModel, plain: Plain) -> None:
     example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
     pair = _tokenized(model, example).prompts[0]
+    assert model.masked
     mask = model.tokenizer.mask_token_id
     assert pair.clean.ids[pair.end] == mask == pair.corrupt.ids[pair.end]
     filled = model.tokenizer(SENTENCE.replace("[MASK]", "Mary"))["input_ids"]
@@ -143,9 +158,71 @@ def _tokenized(model: LoadedModel, example: Example) -> Tokenized:
         model.context,
         masked=model.masked,
         bidirectional=model.bidirectional,
+        decoded=model.decoded,
     )
 
 
+def its_decoder_gives_the_answer(model: LoadedModel, plain: Plain) -> None:
+    ids = ids_of(model)
+    assert model.decoded and not model.masked
+    assert model.lm.answer_prefix == list(plain.family.prefix)
+    example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
+    pair = _tokenized(model, example).prompts[0]
+    assert pair.answer == model.tokenizer("Mary", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad(), model.lm.session():
+        hidden = nnsight.save(run(model.lm, pair.clean).hidden)
+    got = logits(model.lm, hidden[0])
+    torch.testing.assert_close(got, plain.logits(ids)[0], **CLOSE)
+    generated = plain.model.generate(ids, max_new_tokens=1 + len(plain.family.prefix), min_length=0)
+    first = generated[0, len(plain.family.prefix)]
+    assert int(got[pair.end].argmax()) == int(first), "what generation begins with"
+
+
+def no_lens_on_its_encoder(model: LoadedModel, plain: Plain) -> None:
+    for ask in (lambda: unembed(model.lm, torch.zeros(2, 32)), lambda: model.lm.ln_final.input):
+        with pytest.raises(ValueError, match="a decoder stands between"):
+            ask()
+    for need in ("lens", "plain_stream", "causal"):
+        with pytest.raises(UsageError, match="it is an encoder–decoder"):
+            check_needs_by_model("it", (need,), "this", model.lm)
+        with pytest.raises(UsageError, match="it is an encoder–decoder"):
+            check_needs_by_config("it", (need,), "this", plain.model.config.to_dict())
+    check_needs_by_model("it", ("unembedding",), "this", model.lm)
+
+
+def its_gradients_are_autograds(model: LoadedModel, plain: Plain) -> None:
+    example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
+    pair = _tokenized(model, example).prompts[0]
+    with model.lm.session():
+        found = gradients(model.lm, pair.clean, "resid_pre", measure(model.lm, "logit_diff", pair))
+        slopes = nnsight.save(found.gradients)
+    ids, kept = torch.tensor([pair.clean.ids]), []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.detach().requires_grad_(True))
+        return kept[0]
+
+    for layer in range(3):
+        kept.clear()
+        hook = plain.hook("resid_pre", layer, keep)
+        with torch.enable_grad():
+            prefix = torch.tensor([plain.family.prefix])
+            answer = plain.model(input_ids=ids, decoder_input_ids=prefix).logits[0, -1]
+            expected = torch.autograd.grad(answer[pair.answer] - answer[pair.wrong], kept[0])[0]
+        hook.remove()
+        torch.testing.assert_close(slopes[layer], expected, **CLOSE)
+
+
+OF_TWO_SIDES = (
+    its_stream_is_the_models,
+    its_sites_are_what_plain_hooks_see,
+    its_edits_are_those_of_plain_hooks,
+    its_attention_weights_are_the_models,
+    patching_its_stream_is_what_plain_hooks_do,
+    its_decoder_gives_the_answer,
+    no_lens_on_its_encoder,
+    its_gradients_are_autograds,
+)
 CHECKS: tuple[Callable[[LoadedModel, Plain], None], ...] = (
     its_stream_is_the_models,
     its_sites_are_what_plain_hooks_see,

@@ -15,7 +15,11 @@ import transformers
 
 from remote_mi.models.tiny_models import save_tokenizer, set_biases
 
-TEXTS = ["When Mary and John went to the store, Anna gave a drink to Paul. Hello world!"]
+TEXTS = [
+    "Mary",
+    "Anna",
+    "When Mary and John went to the store, Anna gave a drink to Paul. Hello world!",
+]
 SENTENCE = "When Mary and John went to the store, [MASK] gave a drink to John"
 CLEAN, CORRUPT = SENTENCE, SENTENCE.replace("to John", "to Mary")
 t: Any = transformers  # its stubs do not know every field
@@ -56,15 +60,19 @@ class Family:
     Attributes:
         config: its configuration's class and what it takes beside the sizes.
         blocks: path of its layers. modules: site → path below a layer.
-        read_out: from the model and the stream after the last layer to logits.
+        read_out: from the model and the stream after the last layer to logits; None if a decoder
+            stands between.
+        prefix: the tokens with which a decoder's answers begin; [] without one.
     """
+
+    prefix: tuple[int, ...] = ()
 
     def __init__(
         self,
         config: str,
         blocks: str,
         modules: dict[str, str],
-        read_out: Callable[[Any, torch.Tensor], torch.Tensor],
+        read_out: Callable[[Any, torch.Tensor], torch.Tensor] | None,
         **settings: Any,
     ) -> None:
         self.config, self.blocks, self.modules = config, blocks, modules
@@ -73,13 +81,22 @@ class Family:
     def configuration(self, vocabulary: int) -> Any:
         return getattr(t, self.config)(vocab_size=vocabulary, **{**SIZES, **self.settings})
 
+    @property
+    def auto(self) -> Any:
+        """The class that makes it."""
+        return t.AutoModelForMaskedLM
+
+    def alter(self, model: Any) -> None:
+        """Change a model before it is saved."""
+
     def save(self, folder: Path) -> None:
         """Save a random model, the same each time, with a tokenizer of one token per word."""
         size = save_tokenizer(folder, TEXTS, masked=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = t.AutoModelForMaskedLM.from_config(self.configuration(size))
+            model = self.auto.from_config(self.configuration(size))
             set_biases(model)
+            self.alter(model)
         model.eval().save_pretrained(folder)
 
 
@@ -262,11 +279,10 @@ QUICK = ("roberta", "distilbert", "modernbert")
 class Plain:
     """A saved model, read and changed by plain hooks."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.family = FAMILIES[name]
-        self.model: Any = t.AutoModelForMaskedLM.from_pretrained(
-            folder, attn_implementation="eager"
-        ).eval()
+    def __init__(self, folder: Path, family: Family) -> None:
+        self.family = family
+        auto = self.family.auto
+        self.model: Any = auto.from_pretrained(folder, attn_implementation="eager").eval()
         self.blocks = list(self.model.get_submodule(self.family.blocks))
 
     def stream(self, ids: torch.Tensor) -> list[torch.Tensor]:
@@ -285,14 +301,22 @@ class Plain:
             hook.remove()
         return found
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+    def run(self, ids: torch.Tensor, **options: Any) -> Any:
+        """The model's output."""
+        if self.family.prefix:
+            options["decoder_input_ids"] = torch.tensor([self.family.prefix] * len(ids))
         with torch.no_grad():
-            return self.model(input_ids=ids).logits
+            return self.model(input_ids=ids, **options)
+
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """At each position; a decoder's answer is the same at each of the prompt's."""
+        found = self.run(ids).logits
+        return found[:, -1:].expand(-1, ids.shape[1], -1) if self.family.prefix else found
 
     def site(self, ids: torch.Tensor, site: str, layer: int) -> torch.Tensor:
         """The activation at a site of a layer."""
         found: list[torch.Tensor] = []
-        hook = self._hook(site, layer, lambda value: found.append(value.clone()))
+        hook = self.hook(site, layer, lambda value: found.append(value.clone()))
         self.logits(ids)
         hook.remove()
         return found[0]
@@ -301,18 +325,18 @@ class Plain:
         self, ids: torch.Tensor, site: str, layer: int, change: Callable[[Any], Any]
     ) -> torch.Tensor:
         """The logits of a run in which one activation is changed."""
-        hook = self._hook(site, layer, change)
+        hook = self.hook(site, layer, change)
         try:
             return self.logits(ids)
         finally:
             hook.remove()
 
-    def _hook(self, site: str, layer: int, change: Callable[[Any], Any]) -> Any:
+    def hook(self, site: str, layer: int, change: Callable[[Any], Any]) -> Any:
         block = self.blocks[layer]
         if site == "resid_post":
             return block.register_forward_hook(lambda _m, _a, out: _with_first(out, change))
         module = block if site == "resid_pre" else block.get_submodule(self.family.modules[site])
-        if site in ("resid_pre", "head_z", "mlp_hidden"):
+        if site in ("resid_pre", "resid_mid", "head_z", "mlp_hidden"):
 
             def on_input(_m: Any, args: Any, kwargs: Any) -> Any:
                 if args:

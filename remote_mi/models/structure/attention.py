@@ -29,6 +29,7 @@ class Attention:
         o_proj: the output projection. attends: the module that gives the pattern.
         pattern_name: "attends" if that module gives head_z, too; "pattern" if it gives the pattern
             alone, which the model goes on with.
+        pattern_at: place of the pattern among that module's outputs.
         heads, key_heads: how many; 0 if it has no pattern.
         q_proj, k_proj, v_proj: the projections; or qkv_proj and its `packing`.
     """
@@ -43,6 +44,7 @@ class Attention:
     qkv_proj: str = ""
     packing: str = ""
     pattern_name: str = "attends"
+    pattern_at: int = 1
 
 
 def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention:
@@ -60,6 +62,8 @@ def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention
     found.attends, found.heads = block.relative(giver.path), int(pattern.shape[1])
     if giver.output is pattern:
         found.pattern_name = "pattern"
+    else:
+        found.pattern_at = next(i for i, given in enumerate(giver.given) if given is pattern)
     z = projection.input.reshape(pattern.shape[0], pattern.shape[2], -1)
     if z.shape[-1] % found.heads:
         return found

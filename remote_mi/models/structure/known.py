@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ def _find(auto: Any, config: Any) -> Structure:
     made_as = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     try:
         found = describe(make_twin(auto, config))
-        if _has_factors(found) and _facts(describe(make_twin(auto, config, seed=1))) != _facts(
-            found
+        if _has_factors(found) and not _alike(
+            _facts(describe(make_twin(auto, config, seed=1))), _facts(found)
         ):
             raise Unfit("what its modules add is multiplied by weights of its own")
         return found
@@ -85,6 +86,17 @@ def _find(auto: Any, config: Any) -> Structure:
 
 def _facts(structure: Structure) -> list[Any]:
     return [structure["facts"], *(layer["facts"] for layer in structure["layers"])]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two structures' facts are the same, but for rounding in what was measured."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-5)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == other
 
 
 def _has_factors(structure: Structure) -> bool:

@@ -20,6 +20,7 @@ import torch
 from remote_mi.models.structure.attention import Attention, find_attention
 from remote_mi.models.structure.block import Block, Part, find_block
 from remote_mi.models.structure.observation import Call, factor_between, observe, same
+from remote_mi.models.structure.two_sides import begin_answers, find_sides, has_two_sides
 from remote_mi.models.structure.whole import Unfit, Whole, find_whole
 
 Structure = dict[str, Any]
@@ -36,8 +37,14 @@ def describe(model: Any) -> Structure:
     """
     size = int(model.get_input_embeddings().weight.shape[0])
     inputs = {"input_ids": torch.tensor([[i % size for i in _IDS]]), "use_cache": False}
+    two_sides = has_two_sides(model)
+    if two_sides:
+        inputs = begin_answers(inputs, size)
     calls, output = observe(model, inputs)
-    whole = find_whole(model, inputs, calls, output)
+    if two_sides:
+        whole, sides = find_sides(model, inputs, calls)
+    else:
+        whole, sides = find_whole(model, inputs, calls, output), {}
     layers = []
     for index, call in enumerate(whole.blocks):
         try:
@@ -45,11 +52,12 @@ def describe(model: Any) -> Structure:
         except Unfit as why:
             raise Unfit(f"layer {index}: {why}") from None
     names = {"layers": whole.layers, "embed_tokens": whole.embed_tokens, "backbone": whole.backbone}
-    if not whole.final:  # the norm at the end of the last layer, or that layer
+    names |= sides
+    if len(whole.final) == 1:
+        names["ln_final"] = whole.final[0][1]
+    elif not whole.final and not sides:  # the norm at the end of the last layer, or that layer
         own = layers[-1]["names"].get("ln_after_mlp", "")
         names["ln_final"] = f"{whole.blocks[-1].path}.{own}".rstrip(".")
-    elif len(whole.final) == 1:
-        names["ln_final"] = whole.final[0][1]
     if whole.lm_head is not None:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
@@ -59,6 +67,8 @@ def describe(model: Any) -> Structure:
             facts[name] = getattr(whole, name)
     if not whole.final_norm:
         facts["final_norm"] = False
+    if whole.lm_head is None and whole.final:
+        facts["final_in_layer"] = False
     steps = [list(step) for step in whole.final] if len(whole.final) > 1 else []
     return {"names": names, "facts": facts, "final_steps": steps, "layers": layers}
 
@@ -116,13 +126,18 @@ def _kind(part: Part, attention: Attention, names: Mapping[str, str]) -> str:
 def _name_attention(
     attention: Attention, part: Part, names: dict[str, str], facts: dict[str, Any]
 ) -> None:
-    names["self_attn"] = part.root
+    root = part.root  # or what is in it: T5 has the norm and the addition in the sub-layer, too
+    if attention.attends and attention.o_proj.startswith(f"{attention.attends}."):
+        root = attention.attends
+    names["self_attn"] = root
     for name in ("o_proj", "q_proj", "k_proj", "v_proj", "qkv_proj"):
         if getattr(attention, name):
             names[f"self_attn.{name}"] = getattr(attention, name)
-    if attention.attends != part.root:
+    if attention.attends != root:
         names[f"self_attn.{attention.pattern_name}"] = attention.attends
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
+    if attention.pattern_at != 1:
+        facts["pattern_at"] = attention.pattern_at
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
 
@@ -132,7 +147,8 @@ def _name_mlp(block: Block, part: Part, inside: Sequence[Call], names: dict[str,
     of_root = [c for c in inside if c.path == root or c.path.startswith(f"{root}.")]
     norms = {norm.path for norm in block.norms}
     if len(of_root) > 1 and not any(c.path in norms for c in of_root):
-        names["mlp"] = part.root
+        # T5 has the norm and the addition in the sub-layer, too.
+        names["mlp"] = part.root if part.source.is_leaf else block.relative(part.source.path)
     output = part.adds.output
     if output is not None and output.dim() == 2:
         names["mlp_flat"] = names["mlp_add"]

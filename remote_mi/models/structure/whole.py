@@ -54,7 +54,7 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
         Unfit: if there is no chain of layers, or nothing reads the stream after them.
     """
     paths = {id(module): path for path, module in model.named_modules()}
-    layers, blocks = _find_layers(model, calls)
+    layers, blocks = find_layers(model, calls)
     stream = blocks[-1].output
     head = model.get_output_embeddings()
     embedding = model.get_input_embeddings()
@@ -73,12 +73,13 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
         raise Unfit("nothing between its last layer and its unembedding reads the stream")
     found.final, steps, found.hidden_scale = final
     found.final_norm = len(steps) == 1 and is_norm(steps[0])
-    found.backbone = _backbone(calls, found)
-    _measure_logits(model, inputs, found)
+    inner = [layers, *(path for _, path in found.final)]
+    found.backbone = outermost_around(calls, inner, paths[id(head)])
+    measure_logits(model, inputs, found)
     return found
 
 
-def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
+def find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
     """The longest list of modules each of which takes what the one before gives."""
     by_module = {id(call.module): call for call in reversed(calls)}
     best: tuple[str, list[Call]] | None = None
@@ -111,17 +112,16 @@ def _is_stream(block: Call) -> bool:
     )
 
 
-def _backbone(calls: Sequence[Call], found: Whole) -> str:
-    """The outermost module that runs the layers and the final norm, without the unembedding."""
-    inner = [found.layers, *(path for _, path in found.final)]
+def outermost_around(calls: Sequence[Call], inner: Sequence[str], head: str) -> str:
+    """The outermost module that runs the modules at some paths, without the unembedding."""
     for call in sorted(calls, key=lambda c: len(c.path)):
         inside = all(path.startswith(f"{call.path}.") for path in inner)
-        if call.path and inside and not str(found.lm_head).startswith(f"{call.path}."):
+        if call.path and inside and not head.startswith(f"{call.path}."):
             return call.path
     return ""
 
 
-def _measure_logits(model: Any, inputs: Mapping[str, Any], found: Whole) -> None:
+def measure_logits(model: Any, inputs: Mapping[str, Any], found: Whole) -> None:
     """What becomes of the unembedding's output: a factor, then perhaps a cap.
 
     Measured with the output replaced by tiny and by huge numbers.

@@ -1,14 +1,21 @@
-"""Encoders whose unembedding reads more than a norm: RoBERTa, DistilBERT, ModernBERT."""
+"""Encoders whose unembedding reads more than a norm, and encoder–decoders, against plain hooks."""
 
 from __future__ import annotations
 
 import pytest
 
-from ...families.encoder_checks import CHECKS
+from ...families.encoder_checks import CHECKS, OF_TWO_SIDES
+from ...families.encoder_decoders import QUICK as PAIRED_QUICK
 from ...families.encoders import QUICK
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", QUICK)
 def test_encoder(name, check, encoder):
+    check(*encoder(name))
+
+
+@pytest.mark.parametrize("check", OF_TWO_SIDES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", PAIRED_QUICK)
+def test_encoder_decoder(name, check, encoder):
     check(*encoder(name))
