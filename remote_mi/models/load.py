@@ -231,6 +231,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         by_nnsight,
         check_return_type,
         task_of,
+        unsaid_tasks,
         without_weights,
     )
 
@@ -256,7 +257,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
             options = {} if "device_map" in options else {"device": device}
         elif not by_nnsight(auto):
             weights, options = without_weights(auto, config, options), {}
-        with quiet_libraries():  # it says which classes have the task
+        with unsaid_tasks():
             lm = TransformersModel(
                 weights,
                 task=task,

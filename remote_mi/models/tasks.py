@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from remote_mi.common.errors import UsageError
@@ -59,6 +62,17 @@ def check_return_type(config: Any, named: str) -> None:
 def by_nnsight(auto: Any) -> bool:
     """Whether nnsight itself can make a model of this class without weights, from its task."""
     return auto.__name__ in ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
+
+
+@contextmanager
+def unsaid_tasks() -> Iterator[None]:
+    """A context in which transformers does not list the classes that it has a pipeline for."""
+    logger = logging.getLogger("transformers.pipelines.base")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def without_weights(auto: Any, config: Any, options: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -122,29 +123,30 @@ def its_answer_is_read_at_the_mask(model: LoadedModel, plain: Plain) -> None:
     assert filled[pair.end] == pair.answer
 
 
-def patching_its_stream_is_what_plain_hooks_do(model: LoadedModel, plain: Plain) -> None:
+def patching_is_what_plain_hooks_do(model: LoadedModel, plain: Plain) -> None:
     example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
     pair = _tokenized(model, example).prompts[0]
     clean, corrupt = (torch.tensor([p.ids]) for p in (pair.clean, pair.corrupt))
 
-    found, streams = patched(model.lm, pair), plain.stream(clean)
     length = clean.shape[1]
-    for layer in range(3):
+    for site, layer in itertools.product(("resid_pre", "mlp_out"), range(3)):
+        found = patched(model.lm, pair, site)
         # A row for each position: plain rows do not see each other.
         own = torch.eye(length, dtype=torch.bool)[:, :, None]
-        put_in = functools.partial(torch.where, own, streams[layer])
-        changed = plain.logits_with(corrupt.expand(length, -1), "resid_pre", layer, put_in)
+        put_in = functools.partial(torch.where, own, plain.site(clean, site, layer))
+        changed = plain.logits_with(corrupt.expand(length, -1), site, layer, put_in)
         at_end = changed[:, pair.end].double()
         expected = (at_end[:, pair.answer] - at_end[:, pair.wrong]).float()
         torch.testing.assert_close(found[layer], expected, atol=2e-4, rtol=1e-4)
-    assert found.std() > 1e-3
+        assert found.std() > 1e-3
 
 
-def patched(lm: Any, pair: Any) -> torch.Tensor:
-    """The logit difference with the clean stream patched into the corrupt run, [layer, position]."""
+@functools.cache
+def patched(lm: Any, pair: Any, site: str) -> torch.Tensor:
+    """The logit difference with clean activations in the corrupt run, [layer, position]."""
     with torch.no_grad(), lm.session():
-        put, of_answer = run(lm, pair.clean, "resid_pre"), measure(lm, "logit_diff", pair)
-        found = sweep(lm, pair.corrupt, "resid_pre", put, of_answer, by="position")
+        put, of_answer = run(lm, pair.clean, site), measure(lm, "logit_diff", pair)
+        found = sweep(lm, pair.corrupt, site, put, of_answer, by="position")
         scores = nnsight.save(found.scores)
     return scores
 
@@ -218,7 +220,7 @@ OF_TWO_SIDES = (
     its_sites_are_what_plain_hooks_see,
     its_edits_are_those_of_plain_hooks,
     its_attention_weights_are_the_models,
-    patching_its_stream_is_what_plain_hooks_do,
+    patching_is_what_plain_hooks_do,
     its_decoder_gives_the_answer,
     no_lens_on_its_encoder,
     its_gradients_are_autograds,
@@ -230,5 +232,5 @@ CHECKS: tuple[Callable[[LoadedModel, Plain], None], ...] = (
     what_reads_the_stream_gives_the_models_logits,
     its_attention_weights_are_the_models,
     its_answer_is_read_at_the_mask,
-    patching_its_stream_is_what_plain_hooks_do,
+    patching_is_what_plain_hooks_do,
 )

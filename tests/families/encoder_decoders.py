@@ -111,7 +111,6 @@ FAMILIES: dict[str, Family] = {
         "MBartConfig", "model.encoder.layers", BART, (2,), **BART_SIZES, scale_embedding=True
     ),
     "plbart": Paired("PLBartConfig", "model.encoder.layers", BART, (2,), **BART_SIZES),
-    "mvp": Paired("MvpConfig", "model.encoder.layers", BART, (2,), **BART_SIZES),
     "marian": Paired("MarianConfig", "model.encoder.layers", BART, (2,), **BART_SIZES),
     "pegasus": Paired("PegasusConfig", "model.encoder.layers", BART, (2,), **BART_SIZES),
     "m2m_100": Paired("M2M100Config", "model.encoder.layers", BART, (2,), **BART_SIZES),
