@@ -173,15 +173,15 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
         if memory_key not in _described:
             from nnsight.modeling import huggingface
 
-            from remote_mi.interventions.encoder_decoder import has_decoder
             from remote_mi.interventions.model_info import context_length
 
             if repo_id not in (None, UNSENT_ID):
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
-            if repo_id != UNSENT_ID and has_decoder(lm):
+            if repo_id != UNSENT_ID and not lm.sendable:
                 raise UsageError(
-                    f"{spec.name} is an encoder–decoder, which nnsight cannot describe to a server",
+                    f"{spec.name} is a {type(lm._module).__name__}, for which nnsight has no task "
+                    "under which a server would know it",
                     "run it here: --backend local",
                 )
             _described[memory_key] = LoadedModel(
@@ -277,6 +277,7 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         raise out_of_memory(error) or explain_load_error(spec, error) from error
     module: Any = lm._module
     module.eval()
+    lm.sendable = by_nnsight(auto)
     if not with_weights and hasattr(module, "set_experts_implementation"):
         # The only implementation whose shapes depend neither on values nor on weights.
         module.set_experts_implementation("batched_mm")

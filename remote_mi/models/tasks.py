@@ -41,6 +41,14 @@ def task_of(config: Any) -> tuple[str, Any]:
         if made_as in with_head:
             return "fill-mask", t.AutoModelForMaskedLM
         return "feature-extraction", t.AutoModel
+    pictured = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind)
+    if pictured and made_as != causal and (made_as == pictured or not causal):
+        if made_as not in ("", pictured):
+            raise UsageError(
+                f"this checkpoint is a {made_as}, which gives no text",
+                f"take a checkpoint of {pictured}",
+            )
+        return "text-generation", t.AutoModelForImageTextToText  # for its text alone
     if is_body and not getattr(config, "tie_word_embeddings", False):
         raise UsageError(
             f"this checkpoint is a {made_as}, which has no unembedding",

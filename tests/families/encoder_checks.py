@@ -43,7 +43,7 @@ def ids_of(model: LoadedModel) -> torch.Tensor:
 
 def its_stream_is_the_models(model: LoadedModel, plain: Plain) -> None:
     ids = ids_of(model)
-    assert not is_causal(model.lm) and model.bidirectional
+    assert is_causal(model.lm) == plain.family.causal != model.bidirectional
     with torch.no_grad(), model.lm.session():
         prompt = Prompt(ids[0].tolist(), {}, None)
         before = run(model.lm, prompt, "resid_pre").values
@@ -215,6 +215,25 @@ def its_gradients_are_autograds(model: LoadedModel, plain: Plain) -> None:
         torch.testing.assert_close(slopes[layer], expected, **CLOSE)
 
 
+def its_prompt_is_continued(model: LoadedModel, plain: Plain) -> None:
+    example = Example(CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" Anna")
+    pair = _tokenized(model, example).prompts[0]
+    assert not model.masked and not model.decoded and pair.end == len(pair.clean.ids) - 1
+    with torch.no_grad(), model.lm.session():
+        hidden = nnsight.save(run(model.lm, pair.clean).hidden)
+    ids = torch.tensor([pair.clean.ids])
+    first = plain.model.generate(ids, max_new_tokens=1, do_sample=False)[0, -1]
+    assert int(logits(model.lm, hidden[0])[-1].argmax()) == int(first)
+
+
+OF_TEXT = (
+    its_stream_is_the_models,
+    its_sites_are_what_plain_hooks_see,
+    its_edits_are_those_of_plain_hooks,
+    what_reads_the_stream_gives_the_models_logits,
+    patching_is_what_plain_hooks_do,
+    its_prompt_is_continued,
+)
 OF_TWO_SIDES = (
     its_stream_is_the_models,
     its_sites_are_what_plain_hooks_see,

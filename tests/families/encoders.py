@@ -62,9 +62,11 @@ class Family:
         blocks: path of its layers. modules: site → path below a layer.
         read_out: from the model and the stream after the last layer to logits; None if a decoder
             stands between.
+        causal: whether positions see earlier ones only.
         prefix: the tokens with which a decoder's answers begin; [] without one.
     """
 
+    causal = False
     prefix: tuple[int, ...] = ()
 
     def __init__(
@@ -283,6 +285,7 @@ class Plain:
         self.family = family
         auto = self.family.auto
         self.model: Any = auto.from_pretrained(folder, attn_implementation="eager").eval()
+        self.rows = 1
         self.blocks = list(self.model.get_submodule(self.family.blocks))
 
     def stream(self, ids: torch.Tensor) -> list[torch.Tensor]:
@@ -303,6 +306,7 @@ class Plain:
 
     def run(self, ids: torch.Tensor, **options: Any) -> Any:
         """The model's output."""
+        self.rows = len(ids)
         if self.family.prefix:
             options["decoder_input_ids"] = torch.tensor([self.family.prefix] * len(ids))
         with torch.no_grad():
@@ -332,7 +336,12 @@ class Plain:
             hook.remove()
 
     def hook(self, site: str, layer: int, change: Callable[[Any], Any]) -> Any:
-        block = self.blocks[layer]
+        block, given = self.blocks[layer], change
+
+        def change(value: torch.Tensor) -> Any:
+            new = given(value.reshape(self.rows, -1, value.shape[-1]))  # Llama 4 merges the two
+            return None if new is None else new.reshape(value.shape)
+
         if site == "resid_post":
             return block.register_forward_hook(lambda _m, _a, out: _with_first(out, change))
         module = block if site == "resid_pre" else block.get_submodule(self.family.modules[site])
