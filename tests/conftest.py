@@ -131,6 +131,31 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any]]:
+    """A model of tests/families, loaded, and the same model for plain hooks; made once."""
+    from remote_mi.common.progress import Silent
+    from remote_mi.models.load import load
+    from remote_mi.models.spec import ModelSpec
+
+    from .families.encoder_decoders import FAMILIES as PAIRED
+    from .families.encoders import FAMILIES, Plain
+    from .families.multimodal import FAMILIES as PICTURED
+
+    known = {**FAMILIES, **PAIRED, **PICTURED}
+    made: dict[str, tuple[Any, Any]] = {}
+
+    def make(name: str) -> tuple[Any, Any]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("encoders") / f"tiny-{name}"
+            known[name].save(folder)
+            model = load(ModelSpec(str(folder), attention="eager"), Silent())
+            made[name] = (model, Plain(folder, known[name]))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_llama(tiny: Callable[[str], Path]) -> Path:
     return tiny("llama")
 

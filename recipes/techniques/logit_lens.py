@@ -27,7 +27,7 @@ from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed
         Heatmap("kl", title="KL to the final layer", unit="nats"),
         Heatmap("entropy", unit="nats"),
     ],
-    needs=("unembedding",),
+    needs=("unembedding", "lens"),
     references=["nostalgebraist2020lens"],
 )
 def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5) -> dict[str, Any]:

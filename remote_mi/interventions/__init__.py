@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         random_scores,
     )
     from remote_mi.interventions.components import direct_logits
+    from remote_mi.interventions.encoder_decoder import model_inputs
     from remote_mi.interventions.forward import changes, mean_activations, run, stack
     from remote_mi.interventions.generation import generate
     from remote_mi.interventions.measures import measure
@@ -53,6 +54,7 @@ _HOMES = {
         "random_scores",
     ],
     "components": ["direct_logits"],
+    "encoder_decoder": ["model_inputs"],
     "forward": ["changes", "mean_activations", "run", "stack"],
     "generation": ["generate"],
     "measures": ["measure"],
@@ -88,6 +90,7 @@ __all__ = [
     "logits",
     "mean_activations",
     "measure",
+    "model_inputs",
     "predictions",
     "random_like",
     "random_scores",

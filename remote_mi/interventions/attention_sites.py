@@ -178,10 +178,10 @@ class Pattern(Stream):
         attention = _attention(lm.layers[layer], layer)
         if hasattr(attention, "pattern"):
             return attention.pattern.output
-        return self._weights(attention.output)
+        return self._weights(attention.output, _place(lm.layers[layer]))
 
-    def _weights(self, output: Any) -> torch.Tensor:
-        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    def _weights(self, output: Any, place: int) -> torch.Tensor:
+        weights = output[place] if isinstance(output, tuple) and len(output) > place else None
         if weights is None:
             raise ValueError("the model gives no attention weights: it needs eager attention")
         return weights
@@ -203,12 +203,13 @@ class Pattern(Stream):
             new, change_of_z = self._changed(weights, values, z, change)
             attention.attends.output = (z + change_of_z, new, *rest)
             return
-        z, output = attention.o_proj.input, attention.output
-        weights = self._weights(output)
+        z, output, place = attention.o_proj.input, attention.output, _place(lm.layers[layer])
+        weights = self._weights(output, place)
         new, change_of_z = self._changed(weights, values, z, change)
         both = attention.o_proj(torch.cat([z, z + change_of_z]))  # in one call: same rounding
         plain, changed = both.split(len(z))
-        attention.output = (output[0] + changed - plain, new, *output[2:])
+        between, rest = output[1:place], output[place + 1 :]
+        attention.output = (output[0] + changed - plain, *between, new, *rest)
 
     def _changed(
         self, weights: torch.Tensor, values: torch.Tensor, z: torch.Tensor, change: Change
@@ -219,6 +220,11 @@ class Pattern(Stream):
             raise ValueError("attn_pattern cannot be edited here: pattern · v is not head_z")
         new = change(weights)
         return new, _by_position((new - weights) @ values)
+
+
+def _place(block: Any) -> int:
+    """The place of the weights among the outputs of a layer's attention."""
+    return fact(block, "pattern_at", 1)
 
 
 def _attention(block: Any, layer: int) -> Any:

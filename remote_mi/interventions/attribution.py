@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from remote_mi.interventions.encoder_decoder import model_inputs
 from remote_mi.interventions.forward import Run, run
 from remote_mi.interventions.measures import Measure
 from remote_mi.interventions.memory import rows_that_fit
@@ -57,7 +58,7 @@ def gradients(
     def leaf(stream: torch.Tensor) -> torch.Tensor:
         return stream.detach().requires_grad_(True)
 
-    with lm.trace(input_ids=torch.tensor([prompt.ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [prompt.ids]), use_cache=False):
         start = edit_output(lm.embed_tokens, leaf) if site == "embed" else edit_stream(lm, 0, leaf)
         # The tensors that the model itself uses: a measure does not depend on views of them.
         pairs = {}

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from remote_mi.interventions.model_info import has_unembedding, is_causal, reuses_prefix
+from remote_mi.interventions.encoder_decoder import model_inputs
+from remote_mi.interventions.model_info import fact, has_unembedding, is_causal, reuses_prefix
 from remote_mi.interventions.model_sites import Logits, Once
-from remote_mi.interventions.ports import Stream
+from remote_mi.interventions.ports import Stream, read_stream
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import chosen_layers, row_of
@@ -77,31 +78,35 @@ def run(
     keep = keep and (site is None or row_of(site).prefix)
     # A layer's own input is never read while keys and values are kept: they are among its
     # arguments, and a sandboxed job would get, and the layer continue with, a copy.
-    states = site == "resid_pre" or noise is not None
-    row = None if site is None or site == "resid_pre" else row_of(site)
-    with lm.trace(input_ids=torch.tensor(ids), use_cache=keep, output_hidden_states=states):
+    states = keep and (site == "resid_pre" or noise is not None)
+    row = None if site is None or (states and site == "resid_pre") else row_of(site)
+    with lm.trace(**model_inputs(lm, ids), use_cache=keep, output_hidden_states=states):
         if given is not None:
             own = lm.embed_tokens.output
             there = given.to(own.device, own.dtype)
             given = there if noise is None else own + there
             lm.embed_tokens.output = given
+        before = read_stream(lm, 0) if noise is not None and not keep else None
         if given is not None and site == "embed":  # each value can be accessed once
             read, hidden = {0: given}, lm.ln_final.output
+        elif before is not None and site == "resid_pre":
+            read, hidden = _read_all(lm, row, [index for index in chosen if index])
+            read |= {0: before} if 0 in chosen else {}
         else:
             read, hidden = _read_all(lm, row, chosen)
         if site != "logits":
             skip_unembedding(lm)
-        whole: Any = lm.output if keep or states else None
+        whole: Any = lm.output if keep else None
     found = Run(ids, site, hidden)
     found.one = len(of_each) == 1 and given is None
-    if site == "resid_pre":
+    if states and site == "resid_pre":
         read = {index: whole.hidden_states[index] for index in chosen}
     if read:
         found.values = [read.get(index, torch.empty(0)) for index in range(max(read) + 1)]
     if keep:
         found.keys = whole.past_key_values
     if noise is not None:
-        found.stream = whole.hidden_states[0]
+        found.stream = whole.hidden_states[0] if before is None else before
         found.changed = noised[0]
     return found
 
@@ -121,7 +126,8 @@ def _read_all(
         return read, read[0]
     # Without an unembedding the last norm is the last layer's own, and runs before its end.
     last = len(lm.layers) - 1
-    if row is not None and row.after == 1 and not has_unembedding(lm) and last in read:
+    inside = not has_unembedding(lm) and fact(lm, "final_in_layer", True)
+    if row is not None and row.after == 1 and inside and last in read:
         return read, read[last]
     return read, lm.ln_final.output
 

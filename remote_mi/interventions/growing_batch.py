@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from remote_mi.interventions.encoder_decoder import model_inputs
 from remote_mi.interventions.forward import Run
 from remote_mi.interventions.model_info import fact
 from remote_mi.interventions.model_sites import Once
@@ -81,7 +82,7 @@ class GrowingBatch:
             }
         used, after, hidden = one.used, one.after, None
         ids = torch.tensor([self.ids[start:]] * one.first_rows())
-        with lm.trace(input_ids=ids, use_cache=bool(start), **shared):
+        with lm.trace(**model_inputs(lm, ids), use_cache=bool(start), **shared):
             if self.base.stream is not None and (not used or used[0] + after > 0):
                 edit_stream(lm, 0, one.enter)
             for index in used:

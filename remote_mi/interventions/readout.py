@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from remote_mi.interventions.encoder_decoder import has_decoder, model_inputs
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import fact, has_unembedding, text_config
 
@@ -28,7 +29,8 @@ LOGITS_SHARE = 8
 def skip_unembedding(lm: Any) -> None:
     """End a pass at the final norm, inside a trace of `lm`: no logits are computed."""
     if has_unembedding(lm):
-        lm.lm_head.skip(torch.empty(0, 0, 0))  # a model may ask for the shape of its logits
+        # A model may ask for the shape of its logits; BART adds numbers to them.
+        lm.lm_head.skip(torch.zeros(()) if has_decoder(lm) else torch.empty(0, 0, 0))
 
 
 def no_autocast(tensor: torch.Tensor) -> torch.autocast:
@@ -77,7 +79,7 @@ def where_weights_are(
     traced = lm.interleaver.interleaving or lm.backbone.interleaver.interleaving
     if has_weights(lm) or traced:
         return compute(x)
-    with lm.trace(input_ids=torch.tensor([[0]]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [[0]]), use_cache=False):
         result = compute(x)
         skip_unembedding(lm)
     return result

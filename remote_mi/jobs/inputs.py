@@ -37,5 +37,6 @@ def _tokenize(
         drop=drop,
         masked=model.masked,
         bidirectional=model.bidirectional,
+        decoded=model.decoded,
         vocabulary=model.vocabulary,
     )

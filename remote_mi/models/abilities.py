@@ -7,8 +7,6 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 
-#: Families in which every position sees the whole text, by the model_type of their configuration.
-_ENCODERS = ("albert", "bert", "camembert", "deberta", "distilbert", "electra", "modernbert")
 _ENCODER = "it is an encoder, which fills masks and does not continue text"
 _NO_UNEMBEDDING = (
     "this model has no unembedding: it gives representations and no logits, so nothing can be read "
@@ -19,13 +17,18 @@ _NORMALISED = (
     "components added"
 )
 _PROJECTED = (
-    "it projects the final norm's output before the unembedding, which direct attribution does not "
+    "more than a norm is between its stream and its unembedding, which direct attribution does not "
     "follow"
+)
+_TWO_SIDES = (
+    "it is an encoder–decoder: its streams are the encoder's, which reads the whole prompt at once, "
+    "and its decoder stands between them and the logits"
 )
 #: Need → what to do instead.
 _HINTS = {
     "causal": "take a model that continues text",
     "unembedding": "take a model with a language-model head",
+    "lens": "patch or ablate its stream instead (activation_patching, ablation)",
     "plain_stream": "patch the components instead (head_patching)",
 }
 
@@ -60,23 +63,57 @@ def _check_needs(recipe: str, needs: Sequence[str], model: str, lack: Callable[[
 
 
 def _missing_by_config(need: str, config: Mapping[str, Any]) -> str:
+    """What the configuration tells by itself, and of a model that may be an encoder its structure.
+
+    The latter imports torch, and downloads nothing.
+    """
+    if config.get("is_encoder_decoder") and need != "unembedding":
+        return _TWO_SIDES
     made_as = str((config.get("architectures") or [""])[0])
-    encoder = config.get("model_type") in _ENCODERS and not config.get("is_decoder")
-    if need == "causal" and (encoder or made_as.endswith("ForMaskedLM")):
-        return _ENCODER
-    if need == "unembedding" and encoder and made_as.endswith("Model"):
-        return _NO_UNEMBEDDING
-    if need == "plain_stream" and (encoder or config.get("do_layer_norm_before") is False):
-        return _NORMALISED
     width = config.get("hidden_size")
+    if need == "plain_stream" and config.get("do_layer_norm_before") is False:
+        return _NORMALISED
     if need == "plain_stream" and config.get("word_embed_proj_dim", width) != width:
+        return _PROJECTED
+    if need == "causal" and made_as.endswith("ForMaskedLM"):
+        return _ENCODER
+    bare = made_as.endswith("Model") and not made_as.endswith("LMHeadModel")
+    if bare or (need == "plain_stream" and made_as.endswith("ForMaskedLM")):
+        return _missing_by_structure(need, config)
+    return ""
+
+
+def _missing_by_structure(need: str, config: Mapping[str, Any]) -> str:
+    from transformers import AutoConfig
+
+    from remote_mi.models.structure.known import structure_of
+    from remote_mi.models.tasks import task_of
+
+    try:
+        made = AutoConfig.for_model(**config)
+        task, auto = task_of(made)
+        if task == "text-generation":
+            return ""
+        structure = structure_of(auto, made)
+    except Exception:  # loading it says what is wrong with it
+        return ""
+    if need == "causal" and not structure["facts"]["causal"]:
+        return _ENCODER
+    if need == "unembedding" and task == "feature-extraction":
+        return _NO_UNEMBEDDING
+    if need == "plain_stream" and "ln_after_attn" in structure["layers"][0]["names"]:
+        return _NORMALISED
+    if need == "plain_stream" and not structure["facts"].get("final_norm", True):
         return _PROJECTED
     return ""
 
 
 def _missing_by_model(need: str, lm: Any) -> str:
-    from remote_mi.interventions.model_info import has_unembedding, is_causal, text_config
+    from remote_mi.interventions.encoder_decoder import has_decoder
+    from remote_mi.interventions.model_info import fact, has_unembedding, is_causal, text_config
 
+    if has_decoder(lm) and need != "unembedding":
+        return _TWO_SIDES
     if need == "causal" and not is_causal(lm):
         return _ENCODER
     if need == "unembedding" and not has_unembedding(lm):
@@ -84,7 +121,8 @@ def _missing_by_model(need: str, lm: Any) -> str:
     if need == "plain_stream" and hasattr(lm.layers[0], "ln_after_attn"):
         return _NORMALISED
     config = text_config(lm)
-    width = getattr(config, "word_embed_proj_dim", config.hidden_size)
-    if need == "plain_stream" and width != config.hidden_size:
+    width = getattr(config, "word_embed_proj_dim", None)  # of a model whose names were given
+    projected = width is not None and width != config.hidden_size
+    if need == "plain_stream" and (projected or not fact(lm, "final_norm", True)):
         return _PROJECTED
     return ""

@@ -57,7 +57,16 @@ class LoadedModel:
     @property
     def bidirectional(self) -> bool:
         """Whether a position also attends to later ones."""
-        return self.lm.task != "text-generation"
+        from remote_mi.interventions.model_info import is_causal
+
+        return not is_causal(self.lm)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether a decoder of its own gives the answer."""
+        from remote_mi.interventions.encoder_decoder import has_decoder
+
+        return has_decoder(self.lm)
 
 
 _loaded: dict[str, LoadedModel] = {}
@@ -169,6 +178,12 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
             if repo_id not in (None, UNSENT_ID):
                 huggingface._ID_CACHE[source] = repo_id
             lm = _wrap(spec, source, with_weights=False, device="meta")
+            if repo_id != UNSENT_ID and not lm.sendable:
+                raise UsageError(
+                    f"{spec.name} is a {type(lm._module).__name__}, for which nnsight has no task "
+                    "under which a server would know it",
+                    "run it here: --backend local",
+                )
             _described[memory_key] = LoadedModel(
                 lm, lm.tokenizer, context_length(lm), {"attention": lm.attn_implementation}
             )
@@ -211,6 +226,14 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     from remote_mi.models.names import check_names
     from remote_mi.models.structure.binding import bind
     from remote_mi.models.structure.known import structure_of
+    from remote_mi.models.tasks import (
+        answer_prefix,
+        by_nnsight,
+        check_return_type,
+        task_of,
+        unsaid_tasks,
+        without_weights,
+    )
 
     options: dict[str, Any] = {}
     if spec.attention != "auto":
@@ -225,21 +248,24 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         if source == spec.name and find_adapter_config_file(source, revision=spec.revision):
             check_no_adapter(f"the repository {source}", [ADAPTER])
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
-        _check_return_type(config, spec.name)
-        task, auto = _task(config)
+        check_return_type(config, spec.name)
+        task, auto = task_of(config)
         structure = None if spec.names else structure_of(auto, config)
         weights: Any = source
         if with_weights:
             weights = load_weights(auto, source, spec.revision, options, spec.name)
             options = {} if "device_map" in options else {"device": device}
-        lm = TransformersModel(
-            weights,
-            task=task,
-            tokenizer=_tokenizer(spec, source),
-            revision=spec.revision,
-            rename=check_names(auto, config, spec.names) if spec.names else None,
-            **options,
-        )
+        elif not by_nnsight(auto):
+            weights, options = without_weights(auto, config, options), {}
+        with unsaid_tasks():
+            lm = TransformersModel(
+                weights,
+                task=task,
+                tokenizer=_tokenizer(spec, source),
+                revision=spec.revision,
+                rename=check_names(auto, config, spec.names) if spec.names else None,
+                **options,
+            )
     except ImportError as error:
         raise UsageError(
             f"the model {spec.name!r} needs a package that is not installed: {first_line(error)}",
@@ -251,54 +277,20 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         raise out_of_memory(error) or explain_load_error(spec, error) from error
     module: Any = lm._module
     module.eval()
+    lm.sendable = by_nnsight(auto)
     if not with_weights and hasattr(module, "set_experts_implementation"):
         # The only implementation whose shapes depend neither on values nor on weights.
         module.set_experts_implementation("batched_mm")
     if structure is not None:
         bind(lm, structure)
+    if getattr(config, "is_encoder_decoder", False):
+        lm.answer_prefix = answer_prefix(config, source, spec.revision)
+        lm.ln_final.begins = len(lm.answer_prefix)
     if task == "feature-extraction":
         lm.lm_head = NoUnembedding()
     if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
         lm.backbone = lm
     return lm
-
-
-def _check_return_type(config: Any, named: str) -> None:
-    """Refuse a configuration with which the model's parts return tuples without names."""
-    if getattr(config, "return_dict", True) is False or getattr(config, "torchscript", False):
-        raise UsageError(
-            f"the configuration of {named} has return_dict: false (or torchscript: true), so that "
-            "its modules return tuples without names",
-            "remove that line from its config.json: it changes no number",
-        )
-
-
-def _task(config: Any) -> tuple[str, Any]:
-    """The task of a checkpoint, from its configuration, and the class that loads it for that.
-
-    A model is never loaded with a head that the checkpoint lacks, because transformers would make
-    up the missing weights.
-    """
-    import transformers as t
-    from transformers.models.auto import modeling_auto as auto
-
-    kind: Any = getattr(config, "model_type", None)
-    made_as = (getattr(config, "architectures", None) or [""])[0]
-    bodies = auto.MODEL_MAPPING_NAMES.get(kind, ())
-    is_body = made_as in ([bodies] if isinstance(bodies, str) else bodies)
-    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
-    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
-    if masked and made_as != causal and not getattr(config, "is_decoder", False):
-        with_head = ("", masked, auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(kind))
-        if made_as in with_head:
-            return "fill-mask", t.AutoModelForMaskedLM
-        return "feature-extraction", t.AutoModel
-    if is_body and not getattr(config, "tie_word_embeddings", False):
-        raise UsageError(
-            f"this checkpoint is a {made_as}, which has no unembedding",
-            "take the checkpoint of the language model",
-        )
-    return "text-generation", t.AutoModelForCausalLM
 
 
 def _tokenizer(spec: ModelSpec, source: str) -> Any:

@@ -14,6 +14,7 @@ import nnsight
 import torch
 from transformers import DynamicCache
 
+from remote_mi.interventions.encoder_decoder import model_inputs
 from remote_mi.interventions.model_info import context_length, reuses_prefix, steady_length
 from remote_mi.interventions.ports import read_stream
 from remote_mi.interventions.readout import skip_unembedding
@@ -41,13 +42,19 @@ def prove_prefix(lm: Any) -> None:
 
 
 def _continues(lm: Any, ids: list[int]) -> bool:
-    """Whether a run on the keys and values of the first tokens agrees with a complete run."""
-    whole, cache = _run(lm, ids, range(len(ids)))
+    """Whether a run on the keys and values of the first tokens agrees with a complete run.
+
+    That has the model's own positions: some count from 1 (PaliGemma).
+    """
+    whole, cache = _run(lm, ids)
     prefix = DynamicCache()
     for index, layer in enumerate(cache.layers):
         prefix.update(layer.keys[:, :, :_PREFIX], layer.values[:, :, :_PREFIX], index)
     rest, _ = _run(lm, ids[_PREFIX:], range(_PREFIX, len(ids)), prefix)
-    return _same(rest, whole[_PREFIX:])
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
+        uncached = nnsight.save(read_stream(lm, len(lm.layers))[0])
+        skip_unembedding(lm)
+    return _same(rest, whole[_PREFIX:]) and _same(uncached, whole)
 
 
 def _forgets_what_follows(lm: Any, ids: list[int]) -> bool:
@@ -58,14 +65,14 @@ def _forgets_what_follows(lm: Any, ids: list[int]) -> bool:
     return _same(moved[:-1], near[:-1])
 
 
-def _run(lm: Any, ids: list[int], positions: Any, cache: Any = None) -> tuple[torch.Tensor, Any]:
+def _run(
+    lm: Any, ids: list[int], positions: Any = None, cache: Any = None
+) -> tuple[torch.Tensor, Any]:
     """The stream after the last layer, [position, d_model], and the keys and values."""
-    with lm.trace(
-        input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([list(positions)]),
-        past_key_values=cache,
-        use_cache=True,
-    ):
+    given = {}
+    if positions is not None:
+        given = {"position_ids": torch.tensor([list(positions)]), "past_key_values": cache}
+    with lm.trace(**model_inputs(lm, [ids]), **given, use_cache=True):
         after = read_stream(lm, len(lm.layers))[0]
         skip_unembedding(lm)
         found = nnsight.save((after, lm.output.past_key_values))

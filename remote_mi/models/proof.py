@@ -12,6 +12,7 @@ import nnsight
 import torch
 
 from remote_mi.common.errors import UsageError, first_line
+from remote_mi.interventions.encoder_decoder import has_decoder, model_inputs
 from remote_mi.interventions.model_info import (
     fact,
     has_unembedding,
@@ -105,14 +106,14 @@ def _prove_effect(
         embedded, other_after: of the other prompt, the stream before the first layer and after
             the last.
     """
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
         after = nnsight.save(read_stream(lm, len(lm.layers)))
         skip_unembedding(lm)
 
     def put_in(stream: torch.Tensor) -> torch.Tensor:
         return torch.cat([stream[:, :-1], embedded[:, -1:].to(stream.device)], 1)
 
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
         edit_stream(lm, 0, put_in)
         patched = nnsight.save(read_stream(lm, len(lm.layers)))
         skip_unembedding(lm)
@@ -138,7 +139,7 @@ def _prove_effect(
 def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Check what must hold within one run; returns its stream before the first and after the
     last layer."""
-    seen, after, final, hidden, logits = _run_sites(lm, ids)
+    seen, after, final, hidden, again, logits = _run_sites(lm, ids)
 
     def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         if got.numel() == expected.numel():  # rows and positions may be in one dimension
@@ -156,6 +157,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _check_projections(lm, index, found, check)
     check("the final norm does not read the stream after the last layer", final, after)
     if logits is not None:
+        check("what reads the stream gives another output when called by itself", again, hidden)
         largest = logits[-1].float().abs().topk(min(8, logits.shape[-1])).indices
         tokens = [0, 1, 2, *largest.tolist()]  # a bound shows in the largest
         check(
@@ -168,7 +170,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
 
 def _run_sites(lm: Any, ids: list[int]) -> Any:
     """Run once and save the sites of each layer, the stream after the last, and what reads it."""
-    with lm.trace(input_ids=torch.tensor([ids]), use_cache=False):
+    with lm.trace(**model_inputs(lm, [ids]), use_cache=False):
         seen = []
         for index, layer in enumerate(lm.layers):
             found = {"resid_pre": layer.input}
@@ -195,14 +197,18 @@ def _run_sites(lm: Any, ids: list[int]) -> Any:
                 found["after"] = layer.ln_after_mlp.output
             seen.append(found)
         after = read_stream(lm, len(lm.layers))
-        hidden = logits = None
+        hidden = again = logits = None
         if has_unembedding(lm):
-            final = lm.ln_final.input
+            decoded = has_decoder(lm)
+            final = after if decoded else lm.ln_final.input
             hidden = lm.ln_final.output[0]
+            again = hidden if decoded else lm.ln_final(after)[0]
             logits = lm.output.logits[0]
+            if decoded:  # those of the answer, at each of the prompt's positions
+                logits = logits[-1:].expand(len(hidden), -1)
         else:
             final = after
-        proof = nnsight.save((seen, after, final, hidden, logits))
+        proof = nnsight.save((seen, after, final, hidden, again, logits))
     return proof
 
 

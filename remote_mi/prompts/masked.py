@@ -1,7 +1,7 @@
-"""Prompts for models that fill a mask: the position of the mask, and the token that belongs there.
+"""Answers that do not continue the prompt: those of models that fill a mask, and of a decoder.
 
 A prompt written for a causal model gets a mask in place of its continuation, so that the same
-phenomena work for both kinds of model.
+phenomena work for both kinds of model. A decoder's answer is a text of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class MaskMisfit(Exception):
-    """A prompt or an answer does not fit the mask."""
+    """A prompt or an answer does not fit the mask, or an answer the decoder."""
 
 
 def add_mask(tokenizer: Any, text: str, role: str) -> str:
@@ -71,3 +71,21 @@ def token_at_mask(
         parts = [tokenizer.decode([token]) for token in filled[end:stop]]
         raise MaskMisfit(f"the {role} {answer!r} is {stop - end} tokens, {parts}; it must be one")
     return filled[end]
+
+
+def first_of_answer(tokenizer: Any, answer: str, role: str) -> int:
+    """The token that a decoder gives for an answer: the answer as a text of its own.
+
+    A space before it belongs to a text to be continued, and is left out.
+
+    Raises:
+        MaskMisfit: if the answer is not one token.
+    """
+    own = answer.strip()
+    if not own:
+        raise MaskMisfit(f"the {role} is empty")
+    ids = tokenizer(text_target=own, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        parts = [tokenizer.decode([token]) for token in ids]
+        raise MaskMisfit(f"the {role} {own!r} is {len(ids)} tokens, {parts}; it must be one")
+    return int(ids[0])

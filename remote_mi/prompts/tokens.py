@@ -16,7 +16,13 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.conversation import Conversation, TextPlace
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
-from remote_mi.prompts.masked import MaskMisfit, add_mask, mask_position, token_at_mask
+from remote_mi.prompts.masked import (
+    MaskMisfit,
+    add_mask,
+    first_of_answer,
+    mask_position,
+    token_at_mask,
+)
 from remote_mi.prompts.token_text import TokenTexts, closing_tokens
 
 
@@ -54,6 +60,7 @@ def tokenize(
     drop: bool = False,
     masked: bool = False,
     bidirectional: bool = False,
+    decoded: bool = False,
     vocabulary: int | None = None,
 ) -> Tokenized:
     """Tokenize and check all prompts of a job.
@@ -65,13 +72,16 @@ def tokenize(
         masked: the answer is read at a mask token, which is appended to a prompt without one.
         bidirectional: the model also attends to later tokens, so the end token that a tokenizer
             appends is part of the text. In a text to be continued it is left out.
+        decoded: a decoder gives the answer, which is a text of its own and does not continue the
+            prompt.
         vocabulary: how many token ids the model takes; None if it is not known.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
         UsageError: if the tokenizer lacks the requested BOS token or chat template.
     """
-    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional, vocabulary)
+    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional)
+    encoder.decoded, encoder.vocabulary = decoded, vocabulary
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}
@@ -137,12 +147,13 @@ class _Encoder:
         context: int,
         masked: bool,
         bidirectional: bool,
-        vocabulary: int | None,
     ) -> None:
         self.tokenizer = tokenizer
         self.masked = masked
         self.spec = spec
-        self.context, self.vocabulary = context, vocabulary
+        self.context = context
+        self.decoded = False
+        self.vocabulary: int | None = None
         self.bos_seen: bool | None = None
         self.warnings: list[str] = []
         self.texts = TokenTexts(tokenizer)
@@ -169,6 +180,7 @@ class _Encoder:
             "bos_prepended": bool(self.bos_seen),
             "chat_template": self.spec.chat,
             "masked": self.masked,
+            **({"decoded": True} if self.decoded else {}),
             "padding": "none",
             **(closed if self.left_out else {}),
         }
@@ -260,6 +272,8 @@ class _Encoder:
             raise _DoesNotFit(f"the {role} is empty")
         if self.masked:
             token = token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)
+        elif self.decoded:
+            token = first_of_answer(self.tokenizer, answer, role)
         else:
             token = self._next_token(prompt, answer, role)
         unknown = self.tokenizer.unk_token

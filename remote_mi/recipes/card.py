@@ -27,6 +27,7 @@ NEEDS = (
     "weights",
     "causal",
     "unembedding",
+    "lens",
     "plain_stream",
 )
 #: Names of the prompt inputs; a recipe's parameter cannot be called one of these.

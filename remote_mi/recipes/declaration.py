@@ -92,8 +92,9 @@ def recipe(
         figures: what to show, each naming an output or a summary.
         needs: of the backend: "gradients", "attention_weights", "generation", "weights" (in the
             recipe's own process). Of the model: "causal" (a position attends only to earlier ones
-            and itself), "unembedding" (it has logits), "plain_stream" (its final stream is the sum
-            of what its components added, and is unembedded directly).
+            and itself), "unembedding" (it has logits), "lens" (what reads its final stream can
+            read that of any layer: no decoder of its own stands between), "plain_stream" (its final
+            stream is the sum of what its components added, and is unembedded directly).
         references: keys in references.bib.
 
     Raises:

@@ -39,6 +39,7 @@ class Attention:
         attends: the module that gives the pattern.
         pattern_name: "attends" if that module gives head_z, too; "pattern" if it gives the pattern
             alone, which the model goes on with.
+        pattern_at: place of the pattern among that module's outputs.
         heads, key_heads: how many; 0 if it has no pattern, or no keys of its own.
         q_proj, k_proj, v_proj: the projections; or qkv_proj and its `packing`.
         plain_values: whether pattern · value is head_z. first_is_value: whether head_z of the first
@@ -60,6 +61,7 @@ class Attention:
     plain_values: bool = False
     first_is_value: bool = False
     refused: dict[str, str] = field(default_factory=dict)
+    pattern_at: int = 1
 
 
 def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention:
@@ -77,8 +79,10 @@ def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention
     found.attends, found.heads = block.relative(giver.path), int(pattern.shape[1])
     if giver.output is pattern:
         found.pattern_name = "pattern"
-    elif found.o_proj.startswith(f"{found.attends}."):
-        found.root = found.attends
+    else:
+        found.pattern_at = next(i for i, given in enumerate(giver.given) if given is pattern)
+        if found.o_proj.startswith(f"{found.attends}."):
+            found.root = found.attends
     whole = next((c for c in inside if c.path == root), giver)
     if projection is None or projection.input is None:
         found.refused["o_proj"] = "no matrix of this attention takes what its heads give"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from remote_mi.interventions.encoder_decoder import DecodedAnswer
+from remote_mi.interventions.final_steps import FinalSteps
 from remote_mi.models.structure.portable import Structure
 
 
@@ -20,6 +22,11 @@ def bind(lm: Any, structure: Structure) -> None:
         object.__setattr__(lm, name, at(lm, path))
     for name, fact in structure["facts"].items():
         object.__setattr__(lm, name, fact)
+    if steps := structure["final_steps"]:
+        modules = [at(lm, path) for _, path in steps]
+        lm.ln_final = FinalSteps(modules, [function for function, _ in steps])
+    if "encoder_side" in structure["names"]:
+        lm.ln_final = DecodedAnswer(lm.encoder_side, lm.decoder_begins, lm.decoder_ends)
     for index, described in enumerate(structure["layers"]):
         layer = lm.layers[index]
         for name, path in described["names"].items():

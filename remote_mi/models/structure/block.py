@@ -136,8 +136,10 @@ def _part(adds: Call, factor: float, layer: Call, inside: Sequence[Call]) -> Par
         # A norm after the sub-layer: the sub-layer is what gives it its input.
         if _is_norm(adds) and earlier:
             source = earlier[0]
-    below = source.path.removeprefix(f"{layer.path}.")
-    root = below.split(".")[0]
+    steps = source.path.removeprefix(f"{layer.path}.").split(".")
+    ran = {c.path.removeprefix(f"{layer.path}.") for c in inside}
+    # The outermost module that runs: in T5 a sub-layer is in a list of them.
+    root = next(r for r in (".".join(steps[: i + 1]) for i in range(len(steps))) if r in ran)
     return Part(adds, factor, source, root, _mixes(source, f"{layer.path}.{root}", inside))
 
 

@@ -32,7 +32,8 @@ def name_mlp(
     of_root = [c for c in inside if c.path == root or c.path.startswith(f"{root}.")]
     norms = {norm.path for norm in block.norms}
     if len(of_root) > 1 and not any(c.path in norms for c in of_root):
-        names["mlp"] = part.root
+        # T5 has the norm and the addition in the sub-layer, too.
+        names["mlp"] = part.root if part.source.is_leaf else block.relative(part.source.path)
     output = part.adds.output
     if output is not None and output.dim() == 2:
         names["mlp_flat"] = names["mlp_add"]

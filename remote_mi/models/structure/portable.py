@@ -1,7 +1,9 @@
 """A model's structure as data: which module has which portable name, and what is measured.
 
     {"names": {portable name: path},         of the model
-     "facts": {"hidden_scale": …, "logit_scale": …, "logit_cap": …, "causal": …},
+     "facts": {"hidden_scale": …, "logit_scale": …, "logit_cap": …, "causal": …,
+               "final_norm": False},    if what reads the final stream is more than a norm
+     "final_steps": [[function before it or "", path], …],    ln_final, if it is several modules
      "layers": [{"names": {portable name: path below the layer},
                  "facts": {"adds": [portable name, …], "attn_add_factor": …, "heads": …,
                            "lacks": {site: why}, "operations": {site: place}, …}}]}
@@ -23,6 +25,7 @@ from remote_mi.models.structure.mlp import name_entrance, name_mlp
 from remote_mi.models.structure.observation import Call, factor_between, observe, same
 from remote_mi.models.structure.points import name_points
 from remote_mi.models.structure.reasons import reasons, refuse
+from remote_mi.models.structure.two_sides import begin_answers, find_sides, has_two_sides
 from remote_mi.models.structure.whole import Unfit, Whole, find_whole
 from remote_mi.models.structure.widths import widths
 
@@ -40,16 +43,24 @@ def describe(model: Any) -> Structure:
     """
     size = int(model.get_input_embeddings().weight.shape[0])
     inputs = {"input_ids": torch.tensor([[i % size for i in _IDS]]), "use_cache": False}
+    two_sides = has_two_sides(model)
+    if two_sides:
+        inputs = begin_answers(inputs, size)
     calls, output = observe(model, inputs)
-    whole = find_whole(model, inputs, calls, output)
+    if two_sides:
+        whole, sides = find_sides(model, inputs, calls)
+    else:
+        whole, sides = find_whole(model, inputs, calls, output), {}
     layers = _describe_layers(whole, calls)
     _refuse_uneven(layers)
     names = {"layers": whole.layers, "embed_tokens": whole.embed_tokens, "backbone": whole.backbone}
-    names["ln_final"] = whole.ln_final
-    if whole.lm_head is None:
-        last = layers[-1]["names"]
-        names["ln_final"] += f".{last.get('ln_after_mlp', '')}".rstrip(".")
-    else:
+    names |= sides
+    if len(whole.final) == 1:
+        names["ln_final"] = whole.final[0][1]
+    elif not whole.final and not sides:  # the norm at the end of the last layer, or that layer
+        own = layers[-1]["names"].get("ln_after_mlp", "")
+        names["ln_final"] = f"{whole.blocks[-1].path}.{own}".rstrip(".")
+    if whole.lm_head is not None:
         names["lm_head"] = whole.lm_head
     facts: dict[str, Any] = {"causal": _is_causal(model, inputs, whole)}
     facts["d_model"] = int(whole.blocks[0].input.shape[-1])  # type: ignore[union-attr]
@@ -60,7 +71,12 @@ def describe(model: Any) -> Structure:
     for name in ("hidden_scale", "logit_scale", "logit_cap"):
         if getattr(whole, name) not in (1.0, None):
             facts[name] = getattr(whole, name)
-    return {"names": names, "facts": facts, "layers": layers}
+    if not whole.final_norm:
+        facts["final_norm"] = False
+    if whole.lm_head is None and whole.final:
+        facts["final_in_layer"] = False
+    steps = [list(step) for step in whole.final] if len(whole.final) > 1 else []
+    return {"names": names, "facts": facts, "final_steps": steps, "layers": layers}
 
 
 def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
@@ -72,7 +88,7 @@ def _is_causal(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
     last = whole.blocks[-1]
     again = next(call for call in calls if f"{prefix}{call.path}" == last.path)
     assert last.output is not None and again.output is not None
-    return same(again.output[:, :1], last.output[:, :1])
+    return same(again.output[:, :-1], last.output[:, :-1])
 
 
 def _is_all_of_a_token(model: Any, inputs: Mapping[str, Any], whole: Whole) -> bool:
@@ -255,6 +271,8 @@ def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str
     facts["heads"], facts["key_heads"] = attention.heads, attention.key_heads
     if attention.first_is_value:
         facts["first_is_value"] = True
+    if attention.pattern_at != 1:
+        facts["pattern_at"] = attention.pattern_at
     if attention.packing not in ("", "thirds"):
         facts["qkv_packing"] = attention.packing
     for name, why in attention.refused.items():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from remote_mi.models.structure.final import Step, find_final, is_norm, is_step
 from remote_mi.models.structure.observation import Call, factor_between, same
 
 
@@ -22,8 +23,10 @@ class Whole:
 
     Attributes:
         layers: path of the blocks. blocks: the call of each. backbone: path of what runs without
-            the unembedding; "" for the whole model. embed_tokens, ln_final, lm_head: paths;
-            lm_head is None if the model gives no logits.
+            the unembedding; "" for the whole model. embed_tokens, lm_head: paths; lm_head is None
+            if the model gives no logits.
+        final: what reads the stream after the last layer; [] if that is a part of the last layer.
+        final_norm: whether that is one norm.
         hidden_scale: what the final norm's output is multiplied by before the unembedding.
         logit_scale: what its logits are multiplied by. logit_cap: the bound that they are then
             squeezed into, cap · tanh(logit / cap); None for none.
@@ -33,8 +36,9 @@ class Whole:
     blocks: list[Call]
     backbone: str
     embed_tokens: str
-    ln_final: str
-    lm_head: str | None
+    lm_head: str | None = None
+    final: list[Step] = field(default_factory=list)
+    final_norm: bool = True
     hidden_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
@@ -50,36 +54,36 @@ def find_whole(model: Any, inputs: Mapping[str, Any], calls: Sequence[Call], out
         Unfit: if there is no chain of layers, or nothing reads the stream after them.
     """
     paths = {id(module): path for path, module in model.named_modules()}
-    layers, blocks = _find_layers(model, calls)
+    layers, blocks = find_layers(model, calls)
     stream = blocks[-1].output
     head = model.get_output_embeddings()
     embedding = model.get_input_embeddings()
     if embedding is None or id(embedding) not in paths:
         raise Unfit("it has no token embedding of its own")
-    found = Whole(layers, blocks, "", paths[id(embedding)], "", None)
+    found = Whole(layers, blocks, "", paths[id(embedding)])
     if head is None or not any(call.module is head for call in calls):
-        found.ln_final = _last_norm(blocks[-1])
+        after = [c for c in calls if c.began > blocks[-1].ended and same(c.input, stream)]
+        norm = next((c for c in after if is_norm(c) and is_step(c)), None)
+        found.final = [] if norm is None else [("", norm.path)]
         return found
     found.lm_head = paths[id(head)]
     reads = next(call for call in calls if call.module is head)
-    after = [c for c in calls if c.began > blocks[-1].ended and same(c.input, stream)]
-    for call in sorted(after, key=lambda c: (c.began, -c.ended)):
-        scale = None if call is reads else factor_between(call.output, reads.input)
-        if scale is not None:
-            found.ln_final, found.hidden_scale = call.path, scale
-            break
-    else:
+    final = find_final(calls, blocks[-1], reads)
+    if final is None:
         raise Unfit("nothing between its last layer and its unembedding reads the stream")
-    if sum(call.path == found.ln_final for call in calls) > 1:
+    found.final, steps, found.hidden_scale = final
+    found.final_norm = len(steps) == 1 and is_norm(steps[0])
+    if any(sum(call.path == path for call in calls) > 1 for _, path in found.final):
         raise Unfit(
             "its final norm is used elsewhere, too, so that it cannot be told which use is meant"
         )
-    found.backbone = _backbone(calls, found)
-    _measure_logits(model, inputs, found)
+    inner = [layers, *(path for _, path in found.final)]
+    found.backbone = outermost_around(calls, inner, paths[id(head)])
+    measure_logits(model, inputs, found)
     return found
 
 
-def _find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
+def find_layers(model: Any, calls: Sequence[Call]) -> tuple[str, list[Call]]:
     """The longest list of modules each of which takes what the one before gives."""
     by_module = {id(call.module): call for call in reversed(calls)}
     best: tuple[str, list[Call]] | None = None
@@ -121,22 +125,16 @@ def _is_stream(block: Call) -> bool:
     )
 
 
-def _last_norm(block: Call) -> str:
-    """The norm at the end of the last layer, of a model that gives no logits."""
-    return block.path  # replaced by the layer's own last norm where there is one
-
-
-def _backbone(calls: Sequence[Call], found: Whole) -> str:
-    """The outermost module that runs the layers and the final norm, without the unembedding."""
-    inner = [found.layers, found.ln_final]
+def outermost_around(calls: Sequence[Call], inner: Sequence[str], head: str) -> str:
+    """The outermost module that runs the modules at some paths, without the unembedding."""
     for call in sorted(calls, key=lambda c: len(c.path)):
         inside = all(path.startswith(f"{call.path}.") for path in inner)
-        if call.path and inside and not str(found.lm_head).startswith(f"{call.path}."):
+        if call.path and inside and not head.startswith(f"{call.path}."):
             return call.path
     return ""
 
 
-def _measure_logits(model: Any, inputs: Mapping[str, Any], found: Whole) -> None:
+def measure_logits(model: Any, inputs: Mapping[str, Any], found: Whole) -> None:
     """What becomes of the unembedding's output: a factor, then perhaps a cap.
 
     Measured with the output replaced by tiny and by huge numbers.
