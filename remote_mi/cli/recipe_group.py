@@ -110,10 +110,20 @@ def job_options() -> list[click.Option]:
             ["--model"],
             default=EMBEDDED,
             show_default=True,
-            metavar="ID|FOLDER",
-            help="Model to run on.",
+            metavar="ID|FOLDER|FILE",
+            help="Model to run on; a file is one in GGUF.",
         ),
         option(["--revision"], metavar="REV", help="Branch, tag or commit of a hub id."),
+        option(
+            ["--adapter"],
+            metavar="ID|FOLDER",
+            help="PEFT adapter to merge into the weights; ID@REV names a revision.",
+        ),
+        option(
+            ["--tokenizer"],
+            metavar="ID|FOLDER|ids",
+            help="In place of the model's own; ids: prompts are token ids.",
+        ),
         option(["--dtype"], default="auto", metavar="|".join(DTYPES), help="Dtype of the weights."),
         option(["--quantization"], metavar="NAME", help="Quantization of the weights: nf4, int8."),
         option(
@@ -205,4 +215,6 @@ def _build_model_spec(options: Options) -> ModelSpec:
         options["bos"],
         options["chat"],
         names,
+        options["adapter"],
+        options["tokenizer"],
     )

@@ -19,6 +19,7 @@ class ModelFacts:
     content: str | None = None
     quantization: str | None = None
     adapter: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from remote_mi.common.valid_json import parse_json
 from remote_mi.common.yaml_file import read_generated
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
-from remote_mi.models.spec import ModelSpec, folder_digest
+from remote_mi.models.folders import folder_digest
+from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA

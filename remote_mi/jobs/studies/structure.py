@@ -95,6 +95,10 @@ class ModelFields(_Part):
     """Whether prompts are put into the model's chat template."""
     names: dict[str, str] = {}
     """Module path → portable name, for an unknown architecture."""
+    adapter: str | None = None
+    """Hub id or folder (relative to the project) of a PEFT adapter, merged into the weights."""
+    tokenizer: str | None = None
+    """Hub id or folder in place of the model's own tokenizer; ids: prompts are token ids."""
     backend: _Backend | None = None
     """Where its jobs run: auto, local, ndif, ndif:here, ndif:URL."""
 
