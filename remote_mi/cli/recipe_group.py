@@ -106,6 +106,21 @@ def job_options() -> list[click.Option]:
             is_flag=True,
             help="Leave out prompts that do not fit the tokenizer, and report them.",
         ),
+        *_model_options(),
+        option(
+            ["--backend"],
+            default="auto",
+            metavar="NAME",
+            help=f"Where to run: {', '.join(option_values())}.",
+        ),
+        option(["--debug"], is_flag=True, hidden=True),
+    ]
+
+
+def _model_options() -> list[click.Option]:
+    """The options that describe the model of a job."""
+    option = click.Option
+    return [
         option(
             ["--model"],
             default=EMBEDDED,
@@ -142,13 +157,6 @@ def job_options() -> list[click.Option]:
             help="Whether a BOS token is prepended.",
         ),
         option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
-        option(
-            ["--backend"],
-            default="auto",
-            metavar="NAME",
-            help=f"Where to run: {', '.join(option_values())}.",
-        ),
-        option(["--debug"], is_flag=True, hidden=True),
     ]
 
 

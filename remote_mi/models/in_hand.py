@@ -27,7 +27,7 @@ _objects: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ObjectFacts:
     """What a record says of a model in memory: its class, its configuration, its digest."""
 
     made_as: str
@@ -98,16 +98,26 @@ def object_of(name: str) -> Any:
 
 
 def object_digest(name: str) -> str:
-    """The digest of an object as it is now; errors as `object_of`."""
+    """The digest of an object.
+
+    Raises:
+        NotFound: as `object_of`. UsageError: if it is not what it was when it was named.
+    """
     found = object_of(name)
-    return model_digest(found) if is_model(found) else tokenizer_digest(found)
+    content = model_digest(found) if is_model(found) else tokenizer_digest(found)
+    if not content.startswith(name.rpartition("-")[2]):
+        raise UsageError(
+            f"the {type(found).__name__} in memory has changed since the job was created",
+            "create the job again: its numbers are those of the object as it is now",
+        )
+    return content
 
 
-def model_facts(name: str) -> ModelFacts:
+def object_facts(name: str) -> ObjectFacts:
     """What a record says of a model in memory; errors as `object_of`."""
     model = object_of(name)
     made_as = type(model)
-    return ModelFacts(
+    return ObjectFacts(
         f"{made_as.__module__}.{made_as.__qualname__}", _settings(model.config), model_digest(model)
     )
 
@@ -279,6 +289,7 @@ def _is_altered(module: Any) -> bool:
 
 def _home(function: Any) -> str:
     """The package that a function, or what it wraps, was defined in."""
-    function = getattr(function, "func", function)
-    name = getattr(function, "__module__", None) or type(function).__module__ or ""
-    return name.split(".")[0]
+    function = getattr(function, "func", function)  # of a partial
+    of_type = type(function).__module__
+    name = of_type if of_type != "builtins" else getattr(function, "__module__", None)
+    return str(name).split(".")[0]

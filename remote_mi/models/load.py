@@ -12,7 +12,7 @@ from remote_mi.common.progress import Watch
 from remote_mi.models.adapter import adapter_record, check_attached, merge_adapter
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
 from remote_mi.models.folders import ADAPTER, check_no_adapter, file_digests, folder_digest
-from remote_mi.models.in_hand import model_facts, object_of
+from remote_mi.models.in_hand import object_facts, object_of
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.models.load_errors import explain_load_error, out_of_memory
 from remote_mi.models.object_copy import shared_copy, task_of
@@ -123,7 +123,7 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     if of_adapter:
         record["adapter"] = of_adapter
     if spec.is_object:
-        record["object"] = model_facts(spec.name).to_json()
+        record["object"] = object_facts(spec.name).to_json()
     return LoadedModel(lm, lm.tokenizer, context_length(lm), record, _notes(spec, of_adapter))
 
 

@@ -34,7 +34,10 @@ def shared_copy(model: Any) -> Any:
             "remove what was set on it besides its modules, or save it and name the folder",
         ) from error
     for module in found.modules():
-        vars(module).pop("forward", None)  # another library's wrapper around the caller's module
+        # What nnsight leaves on a module that the caller has traced.
+        for name, value in list(vars(module).items()):
+            if type(value).__module__.split(".")[0] == "nnsight":
+                del vars(module)[name]
     return found.eval()
 
 

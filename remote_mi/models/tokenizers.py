@@ -12,7 +12,6 @@ from remote_mi.models.load_errors import explain_load_error
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS, tokenizer_folder
 
-
 #: Stands for what is no number; no model has an embedding of it.
 _UNKNOWN = "<unk>"
 

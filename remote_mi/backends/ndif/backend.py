@@ -103,10 +103,10 @@ class NdifBackend(DetachedBackend):
         why, hint = spec.only_here()
         if why:
             raise UsageError(f"{self.name} cannot run this: {why}", hint)
+        adapter = adapter_there(spec, self.host)
         watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
         facts.packages(self.client)  # under which its results are kept
-        repo_id = self._served_repo_id(spec)
-        return build_weightless(spec, watch, repo_id, adapter_there(spec, self.host))
+        return build_weightless(spec, watch, self._served_repo_id(spec), adapter)
 
     def _served_repo_id(self, spec: ModelSpec) -> str | None:
         """The repository id under which the personal server serves weights of this machine."""
