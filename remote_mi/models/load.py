@@ -10,6 +10,7 @@ from typing import Any
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Watch
 from remote_mi.models.adapter import adapter_record, check_attached, merge_adapter
+from remote_mi.models.attention_choice import choose_attention
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
 from remote_mi.models.folders import ADAPTER, check_no_adapter, file_digests, folder_digest
 from remote_mi.models.in_hand import object_facts, object_of
@@ -107,6 +108,8 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     except (MemoryError, RuntimeError) as error:
         raise out_of_memory(error) or error from error
     lm._module.requires_grad_(False)
+    watch.stage(f"checking the attention of {spec.name}")
+    switched = choose_attention(lm._module) if spec.attention == "auto" else ""
     watch.stage(f"checking the names of {spec.name}'s modules")
     prove(lm)
     prove_prefix(lm)
@@ -124,12 +127,14 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
         record["adapter"] = of_adapter
     if spec.is_object:
         record["object"] = object_facts(spec.name).to_json()
-    return LoadedModel(lm, lm.tokenizer, context_length(lm), record, _notes(spec, of_adapter))
+    return LoadedModel(
+        lm, lm.tokenizer, context_length(lm), record, _notes(spec, of_adapter, switched)
+    )
 
 
-def _notes(spec: ModelSpec, of_adapter: Mapping[str, Any]) -> list[str]:
+def _notes(spec: ModelSpec, of_adapter: Mapping[str, Any], switched: str) -> list[str]:
     """What a reader of a model's results should know."""
-    notes = []
+    notes = [switched] if switched else []
     made_for = str(of_adapter.get("made_for", ""))
     base = (spec.folder or Path(spec.name)).name
     if made_for and Path(made_for).name.lower() != base.lower():
