@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from remote_mi.common.errors import first_line
+
 #: Enough tokens for a window or mask of a few positions to matter.
 _LENGTH = 12
 #: Allowed difference of a position's state, relative to its norm.
@@ -28,13 +30,18 @@ def choose_attention(module: Any) -> str:
     chosen = getattr(module.config, "_attn_implementation", None)
     if chosen in (None, "eager") or not hasattr(module, "set_attn_implementation"):
         return ""
-    before = _numbers(module)
+    try:
+        before, failure = _numbers(module), ""
+    except Exception as error:  # an implementation may refuse what the model asks of it
+        before, failure = None, first_line(error)
     try:
         module.set_attn_implementation("eager")
     except Exception:  # a model that has no eager attention has nothing to compare with
         return ""
     if getattr(module.config, "_attn_implementation", None) != "eager":
         return ""
+    if before is None:
+        return f"attention {chosen!r}, transformers' choice, fails ({failure}); eager is used"
     eager = _numbers(module)
     gap = float(((before - eager).norm(dim=-1) / eager.norm(dim=-1)).max())
     if gap <= _ROUNDING.get(str(module.dtype), _HALF):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
@@ -46,7 +48,7 @@ def test_a_choice_with_the_same_numbers_is_kept(family, tiny, project):
     assert loaded.record["attention"] == "sdpa" and loaded.notes == []
 
 
-def test_a_soft_cap_that_sdpa_leaves_out_is_found():
+def test_a_soft_cap_that_sdpa_does_not_take_is_found():
     config = Gemma2Config(
         vocab_size=64,
         hidden_size=32,
@@ -63,7 +65,8 @@ def test_a_soft_cap_that_sdpa_leaves_out_is_found():
         torch.manual_seed(0)
         model = Gemma2ForCausalLM(config).eval()
     model.config._attn_implementation = "sdpa"  # which this version refuses, and others chose
-    assert "changes the model's last states" in choose_attention(model)
+    # Versions of transformers refuse it or leave it out.
+    assert re.search("fails .*softcap|changes the model's last states", choose_attention(model))
     assert model.config._attn_implementation == "eager"
 
 
