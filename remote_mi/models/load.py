@@ -11,12 +11,14 @@ from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Watch
 from remote_mi.models.adapter import adapter_record, check_attached, merge_adapter
 from remote_mi.models.attention_choice import choose_attention
+from remote_mi.models.configuration import check_return_type, config_of, task_of_config
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
-from remote_mi.models.folders import ADAPTER, check_no_adapter, file_digests, folder_digest
+from remote_mi.models.folders import file_digests, folder_digest
 from remote_mi.models.in_hand import object_facts, object_of
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.models.load_errors import explain_load_error, out_of_memory
 from remote_mi.models.object_copy import shared_copy, task_of
+from remote_mi.models.quantized import check_quantization, check_readable, quantization_of
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.models.tokenizers import tokenizer_of
 from remote_mi.models.weights import load_weights
@@ -103,7 +105,8 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     device = _check_device(local_device(spec.device))
     try:
         lm = _wrap(spec, source, with_weights=True, device=device)
-        if spec.device_map is None and spec.quantization is None:
+        quantized = spec.quantization or quantization_of(lm._module.config)
+        if spec.device_map is None and not quantized:
             lm.to(device)
     except (MemoryError, RuntimeError) as error:
         raise out_of_memory(error) or error from error
@@ -123,6 +126,8 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
         "parameters": sum(p.numel() for p in lm._module.parameters()),
     }
     of_adapter = {} if spec.adapter is None else adapter_record(spec.adapter)
+    if quantized:
+        record["quantization"] = quantized
     if of_adapter:
         record["adapter"] = of_adapter
     if spec.is_object:
@@ -199,7 +204,7 @@ def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
     """Load only the model's tokenizer; errors as for `load`."""
     source = _resolve_source(spec, watch)
     try:
-        return tokenizer_of(spec, source, _config(spec, source))
+        return tokenizer_of(spec, source, config_of(spec, source))
     except RemoteMIError:
         raise
     except Exception as error:
@@ -245,11 +250,14 @@ def _wrap(
 
     options = _options(spec, with_weights, device)
     try:
-        config = _config(spec, source)
-        _check_return_type(config, spec.name)
-        task, auto = task_of(object_of(spec.name)) if spec.is_object else _task(config)
+        config = config_of(spec, source)
+        check_return_type(config, spec.name)
+        method = check_quantization(config, spec.name, spec.adapter is not None)
+        task, auto = task_of(object_of(spec.name)) if spec.is_object else task_of_config(config)
         structure = None if spec.names else structure_of(auto, config)
         weights: Any = source
+        if method and with_weights:
+            options.setdefault("device_map", {"": device})
         if with_weights:
             weights = _module(spec, source, auto, options)
             options = {} if "device_map" in options else {"device": device}
@@ -283,6 +291,8 @@ def _wrap(
         bind(lm, structure)
     if task == "feature-extraction":
         lm.lm_head = NoUnembedding()
+    if method and with_weights and task != "feature-extraction":
+        check_readable(lm, method, spec.name)
     if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
         lm.backbone = lm
     return lm
@@ -302,23 +312,6 @@ def _options(spec: ModelSpec, with_weights: bool, device: str) -> dict[str, Any]
     elif with_weights and spec.quantization is not None:
         options["device_map"] = {"": device}
     return options
-
-
-def _config(spec: ModelSpec, source: str) -> Any:
-    """A model's configuration, which is refused if there is an adapter beside it."""
-    from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoConfig
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if spec.is_object:
-        return object_of(spec.name).config
-    if spec.file is not None:
-        return AutoConfig.from_pretrained(source, gguf_file=spec.file.name)
-    if not spec.is_local and find_adapter_config_file(source, revision=spec.revision):
-        found = try_to_load_from_cache(source, "config.json", revision=spec.revision)
-        both = ["config.json"] if isinstance(found, str) else []
-        check_no_adapter(f"the repository {source}", [ADAPTER, *both])
-    return AutoConfig.from_pretrained(source, revision=spec.revision)
 
 
 def _module(spec: ModelSpec, source: str, auto: Any, options: dict[str, Any]) -> Any:
@@ -352,44 +345,6 @@ def _object_module(spec: ModelSpec) -> Any:
     if spec.attention != "auto":
         module.set_attn_implementation(spec.attention)
     return module
-
-
-def _check_return_type(config: Any, named: str) -> None:
-    """Refuse a configuration with which the model's parts return tuples without names."""
-    if getattr(config, "return_dict", True) is False or getattr(config, "torchscript", False):
-        raise UsageError(
-            f"the configuration of {named} has return_dict: false (or torchscript: true), so that "
-            "its modules return tuples without names",
-            "remove that line from its config.json: it changes no number",
-        )
-
-
-def _task(config: Any) -> tuple[str, Any]:
-    """The task of a checkpoint, from its configuration, and the class that loads it for that.
-
-    A model is never loaded with a head that the checkpoint lacks, because transformers would make
-    up the missing weights.
-    """
-    import transformers as t
-    from transformers.models.auto import modeling_auto as auto
-
-    kind: Any = getattr(config, "model_type", None)
-    made_as = (getattr(config, "architectures", None) or [""])[0]
-    bodies = auto.MODEL_MAPPING_NAMES.get(kind, ())
-    is_body = made_as in ([bodies] if isinstance(bodies, str) else bodies)
-    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
-    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
-    if masked and made_as != causal and not getattr(config, "is_decoder", False):
-        with_head = ("", masked, auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(kind))
-        if made_as in with_head:
-            return "fill-mask", t.AutoModelForMaskedLM
-        return "feature-extraction", t.AutoModel
-    if is_body and not getattr(config, "tie_word_embeddings", False):
-        raise UsageError(
-            f"this checkpoint is a {made_as}, which has no unembedding",
-            "take the checkpoint of the language model",
-        )
-    return "text-generation", t.AutoModelForCausalLM
 
 
 def _check_device(device: str) -> str:
