@@ -18,7 +18,12 @@ from remote_mi.models.in_hand import object_facts, object_of
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.models.load_errors import explain_load_error, out_of_memory
 from remote_mi.models.object_copy import shared_copy, task_of
-from remote_mi.models.quantized import check_quantization, check_readable, quantization_of
+from remote_mi.models.quantized import (
+    check_quantization,
+    check_readable,
+    forget_quantization,
+    quantization_of,
+)
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.models.tokenizers import tokenizer_of
 from remote_mi.models.weights import load_weights
@@ -126,8 +131,8 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
         "parameters": sum(p.numel() for p in lm._module.parameters()),
     }
     of_adapter = {} if spec.adapter is None else adapter_record(spec.adapter)
-    if quantized:
-        record["quantization"] = quantized
+    if quantized or spec.file is not None:
+        record["quantization"] = quantized or "gguf, dequantized"
     if of_adapter:
         record["adapter"] = of_adapter
     if spec.is_object:
@@ -321,6 +326,8 @@ def _module(spec: ModelSpec, source: str, auto: Any, options: dict[str, Any]) ->
     if spec.file is not None:
         options = {**options, "gguf_file": spec.file.name}
     module = load_weights(auto, source, spec.revision, options, spec.name)
+    if spec.file is not None:
+        forget_quantization(module)  # its weights are dequantized now
     return module if spec.adapter is None else merge_adapter(module, spec.adapter, spec.name)
 
 

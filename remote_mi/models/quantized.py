@@ -112,6 +112,14 @@ def check_readable(lm: Any, method: str, named: str) -> None:
             )
 
 
+def forget_quantization(module: Any) -> None:
+    """Make an ordinary model of one whose weights were dequantized when they were loaded."""
+    module.hf_quantizer = None
+    module.is_quantized = False
+    if hasattr(module.config, "quantization_config"):
+        del module.config.quantization_config
+
+
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None

@@ -149,6 +149,11 @@ class ModelSpec:
             UsageError: if `name` is a folder without a model, or the adapter or tokenizer one
                 without such. NotFound: if an object in memory is not there any more.
         """
+        if self.revision is not None and self.is_local:
+            raise UsageError(
+                f"{self.name} has no revisions, and {self.revision!r} is asked for",
+                "leave --revision out; a folder of each checkpoint is named by its path",
+            )
         identity = {k: v for k, v in asdict(self).items() if k not in ("device", "device_map")}
         # Left out where there is none: keys of earlier versions had no such members.
         for what, identify in (("adapter", adapter_identity), ("tokenizer", tokenizer_identity)):

@@ -81,6 +81,9 @@ def _query(
     client = Client(host)
     deployed = facts.deployments(client)
     packages = facts.packages(client)
+    if spec.adapter is not None and packages and "peft" not in packages:
+        why = f"{host.url} has no peft, so it attaches no adapters"
+        return ServerFacts(backend, host.url, why, "--backend local", packages=packages)
     found = next((d for d in deployed if serves(d, repo_id, spec)), None)
     kind = "trusted"
     if depends_on_trust(needs) and facts.sandboxes(client, found.model_key if found else ""):

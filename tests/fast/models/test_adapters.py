@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,54 @@ def test_where_a_server_cannot_attach_an_adapter_it_is_said_before_sending(
         spec = ModelSpec("nobody/base", adapter=adapter)
         with pytest.raises(RemoteMIError, match=said):
             mi.run("logit_lens", model=spec, prompt="Hi", backend="ndif:http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_attached_as_a_server_does_it_an_adapter_gives_the_same_numbers(
+    family, tiny, tmp_path, project
+):
+    """A server attaches it to its model for one job; here it is merged."""
+    from remote_mi.backends.base import Work
+    from remote_mi.backends.session import run_session
+    from remote_mi.common.progress import Silent
+    from remote_mi.jobs.inputs import tokenize_parameters, tokenize_prompts
+    from remote_mi.models.load import LoadedModel, _wrap, build_weightless, load
+    from remote_mi.models.proof import prove
+    from remote_mi.models.structure.binding import bind
+    from remote_mi.models.structure.known import structure_of
+    from remote_mi.recipes.loading import load_function
+
+    base, lora = tiny(family), tmp_path / "lora"
+    targets = {"llama": ["q_proj", "o_proj", "down_proj"], "gpt2": ["c_attn", "c_proj"]}[family]
+    save_adapter(base, lora, target_modules=targets, fan_in_fan_out=family == "gpt2")
+    spec = ModelSpec(str(base), adapter=str(lora), attention="eager")
+    described = build_weightless(spec, Silent(), "nobody/base", str(lora))
+    env = described.lm._remoteable_get_env()
+    assert env["peft"] == str(lora)
+    there = _wrap(replace(spec, adapter=None), str(base), with_weights=True, device="cpu")
+    there._remoteable_set_env(env)  # as NDIF does before it runs a job
+    bind(there, structure_of(AutoModelForCausalLM, there._module.config))
+    there._module.requires_grad_(False)
+    prove(there)
+    job = mi.job("activation_patching", model=spec, pairs=[MARY])
+    found = []
+    for lm in (load(spec, Silent()).lm, there):
+        model = LoadedModel(lm, lm.tokenizer, 64, {})
+        calls = job.card.calls(tokenize_prompts(job, model).prompts)
+        function = load_function(job.card, project)
+        work = Work(job.card, function, calls, tokenize_parameters(job, model), job.key)
+        found.append(run_session(lm, work)[0])
+    for name, here in found[0].items():
+        assert torch.allclose(
+            torch.as_tensor(here).float(), torch.as_tensor(found[1][name]).float(), atol=1e-4
+        ), name
+
+
+def test_an_adapter_of_the_unembedding_is_not_attached_on_a_server(tiny, tmp_path, project):
+    from remote_mi.common.progress import Silent
+    from remote_mi.models.load import build_weightless
+
+    save_adapter(tiny("gpt2"), tmp_path / "lora", target_modules=["lm_head"])
+    spec = ModelSpec(str(tiny("gpt2")), adapter=str(tmp_path / "lora"))
+    with pytest.raises(UsageError, match="changes lm_head, whose numbers recipes read"):
+        build_weightless(spec, Silent(), "nobody/base", str(tmp_path / "lora"))
