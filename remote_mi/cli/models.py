@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -14,8 +15,13 @@ from remote_mi.backends.registry import AUTO, parse_backend
 from remote_mi.cli.model_sites import sites
 from remote_mi.cli.output import print_json, say, show_progress, stdout_console
 from remote_mi.common.errors import UsageError
+from remote_mi.common.sizes import format_size
 from remote_mi.common.text import line
 from remote_mi.models import embedded
+
+if TYPE_CHECKING:
+    from remote_mi.backends.local.resources import Device
+    from remote_mi.jobs.dispatch.machines import ModelFit
 
 LOCAL = "local"
 
@@ -79,6 +85,63 @@ def fetch(wheel: Path | None, quiet: bool) -> None:
 
 
 models.add_command(sites)
+
+
+@models.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1, 10_000_000),
+    default=128,
+    show_default=True,
+    help="Length of a prompt.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def fit(model: str, revision: str | None, tokens: int, as_json: bool) -> None:
+    """Show what MODEL needs, and the smallest machines that would do.
+
+    From the configuration alone: a hub id, a folder with a config.json, or a GGUF file. No weights
+    are downloaded. `remote-mi plan` shows the same for one job.
+    """
+    from remote_mi.backends.local.resources import measure
+    from remote_mi.jobs.dispatch.machines import fit_model, fits_here
+    from remote_mi.models.checkpoint import describe, model_cache
+    from remote_mi.models.spec import ModelSpec
+
+    spec = ModelSpec(model, revision)
+    found = fit_model(describe(spec), model, tokens)
+    here = fits_here(found, measure(model_cache()).devices)
+    if as_json:
+        devices = [{"device": d.name, "free": d.free, "dtypes": some} for d, some in here]
+        print_json(
+            {"model": model, "revision": revision, **found.to_json(), "this_machine": devices}
+        )
+        return
+    _print_fit(model, found, here)
+
+
+def _print_fit(model: str, found: ModelFit, here: list[tuple[Device, list[str]]]) -> None:
+    from remote_mi.jobs.dispatch.machines import FIT_COLUMNS, HARVEST_TOKENS, fit_rows
+
+    print(f"{line(model)}: {found.parameters / 1e6:,.0f} M parameters; * is how they are stored")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for column in FIT_COLUMNS:
+        table.add_column(column, justify="left" if column == "dtype" else "right", no_wrap=True)
+    for row in fit_rows(found):
+        table.add_row(*map(Text, row))
+    stdout_console().print(table)
+    print(f"states: one forward pass and all of its states, for a prompt of {found.tokens} tokens")
+    print("gradients: as much again on top; RAM, GPU: the smallest that would do without them")
+    size = format_size(found.harvest)
+    print(f"harvest: {size} a layer and site for {HARVEST_TOKENS:,} tokens, in float32")
+    for device, dtypes in here:
+        fits = ", ".join(dtypes) if dtypes else "does not fit"
+        print(f"here: {device.name}, {format_size(device.free)} free: {fits}")
+    say(
+        "\nor none of these: a server that has it (`remote-mi models ls --backend ndif`)\n"
+        f"next: remote-mi plan RECIPE --model {model} …   says where one job would run"
+    )
 
 
 def _print_list(backend: str, as_json: bool) -> None:

@@ -85,6 +85,8 @@ def _resource_rows(found: Plan) -> list[tuple[str, str]]:
         how = "measured without weights" if need.measured else "by arithmetic"
         prompts = f"for prompts of at most about {need.tokens} tokens"
         rows.append(("memory", f"{size} besides the weights, {prompts}, {how}"))
+    if found.smallest is not None:
+        rows.append(("smallest", f"{found.smallest} would do"))
     if found.chosen.rows_bytes:
         rows.append(("sweep", f"rows are packed into {format_size(found.chosen.rows_bytes)}"))
     return rows

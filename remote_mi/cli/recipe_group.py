@@ -106,14 +106,39 @@ def job_options() -> list[click.Option]:
             is_flag=True,
             help="Leave out prompts that do not fit the tokenizer, and report them.",
         ),
+        *_model_options(),
+        option(
+            ["--backend"],
+            default="auto",
+            metavar="NAME",
+            help=f"Where to run: {', '.join(option_values())}.",
+        ),
+        option(["--debug"], is_flag=True, hidden=True),
+    ]
+
+
+def _model_options() -> list[click.Option]:
+    """The options that describe the model of a job."""
+    option = click.Option
+    return [
         option(
             ["--model"],
             default=EMBEDDED,
             show_default=True,
-            metavar="ID|FOLDER",
-            help="Model to run on.",
+            metavar="ID|FOLDER|FILE",
+            help="Model to run on; a file is one in GGUF.",
         ),
         option(["--revision"], metavar="REV", help="Branch, tag or commit of a hub id."),
+        option(
+            ["--adapter"],
+            metavar="ID|FOLDER",
+            help="PEFT adapter to merge into the weights; ID@REV names a revision.",
+        ),
+        option(
+            ["--tokenizer"],
+            metavar="ID|FOLDER|ids",
+            help="In place of the model's own; ids: prompts are token ids.",
+        ),
         option(["--dtype"], default="auto", metavar="|".join(DTYPES), help="Dtype of the weights."),
         option(["--quantization"], metavar="NAME", help="Quantization of the weights: nf4, int8."),
         option(
@@ -132,13 +157,6 @@ def job_options() -> list[click.Option]:
             help="Whether a BOS token is prepended.",
         ),
         option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
-        option(
-            ["--backend"],
-            default="auto",
-            metavar="NAME",
-            help=f"Where to run: {', '.join(option_values())}.",
-        ),
-        option(["--debug"], is_flag=True, hidden=True),
     ]
 
 
@@ -205,4 +223,6 @@ def _build_model_spec(options: Options) -> ModelSpec:
         options["bos"],
         options["chat"],
         names,
+        options["adapter"],
+        options["tokenizer"],
     )

@@ -67,7 +67,8 @@ class UserJob(Job):
 def job(
     recipe: str | Callable[..., Any],
     *,
-    model: str | Path | ModelSpec = ModelSpec(),  # noqa: B008 - immutable
+    model: str | Path | ModelSpec | Any = ModelSpec(),  # noqa: B008 - immutable
+    tokenizer: str | Path | Any | None = None,
     phenomenon: str | None = None,
     pairs: str | Path | Iterable[Mapping[str, Any]] | None = None,
     n: int | None = None,
@@ -84,7 +85,11 @@ def job(
 
     Args:
         recipe: a name, a file (`my.py`, `my.py:name`), or a function decorated with @recipe.
-        model: a hub id, a folder, the embedded model's name, or a `ModelSpec`.
+        model: a hub id, a folder, the embedded model's name, a `ModelSpec`, or a
+            `transformers.PreTrainedModel` in memory, which is not changed.
+        tokenizer: takes the place of the model's own: a hub id, a folder, a tokenizer of
+            transformers in memory, or "ids": prompts and answers are token ids. A model in
+            memory without one takes ids.
         phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
         pairs: JSONL file or dicts (a list, tuple or generator) with clean, corrupt, answer, wrong
             (or prompt, target).
@@ -101,6 +106,7 @@ def job(
         recipe,
         inputs,
         model=model,
+        tokenizer=tokenizer,
         phenomenon=phenomenon,
         pairs=pairs,
         n=n,

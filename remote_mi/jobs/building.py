@@ -11,7 +11,9 @@ from remote_mi.common.annotated_types import argument_problem, shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
 from remote_mi.jobs.job import Job, Memo
+from remote_mi.models import in_hand
 from remote_mi.models.spec import ModelSpec
+from remote_mi.models.tokenizer_files import IDS
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.recipes import catalog
@@ -20,7 +22,8 @@ from remote_mi.recipes.declaration import card_of
 
 #: Argument → what to pass instead of a value of the wrong type.
 _TYPE_HINTS = {
-    "model": "remote_mi loads it: give its hub id, its folder, or a ModelSpec",
+    "model": "give its hub id, its folder, a ModelSpec, or a transformers model in memory",
+    "tokenizer": "give its hub id, its folder, 'ids', or a tokenizer of transformers in memory",
     "phenomenon": 'its name or file, e.g. "ioi"; prompts of your own are pairs=…',
 }
 #: The prompts of a recipe whose user chose none.
@@ -59,7 +62,8 @@ def job_from_python(
     recipe: str | Callable[..., Any] | Card,
     inputs: Mapping[str, Any],
     *,
-    model: str | Path | ModelSpec,
+    model: str | Path | ModelSpec | Any,
+    tokenizer: str | Path | Any | None,
     phenomenon: str | None,
     pairs: str | Path | Iterable[Mapping[str, Any]] | None,
     n: int | None,
@@ -74,9 +78,9 @@ def job_from_python(
     Args:
         inputs: parameters and prompt texts by name. otherwise: as for `make_job`.
     """
+    spec = _spec(model, tokenizer)
     check_types(
         job_from_python,
-        model=model,
         phenomenon=phenomenon,
         n=n,
         seed=seed,
@@ -84,13 +88,37 @@ def job_from_python(
         project=project,
         parameters=parameters,
     )
-    spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
     choice = PromptChoice(phenomenon, pairs, texts, n, seed)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
-    return make_job(
+    made = make_job(
         recipe, spec, choice, given, project_of(project), drop_invalid, otherwise=otherwise
     )
+    # Objects are found by name as long as they live, and they live as long as the job does.
+    made.memo.get_or_compute("objects", lambda: (model, tokenizer))
+    return made
+
+
+def _spec(model: Any, tokenizer: Any) -> ModelSpec:
+    """The model that arguments describe: by name, or objects in memory.
+
+    Raises:
+        UsageError: if they are neither.
+    """
+    given = model
+    if in_hand.is_model(model):
+        given = ModelSpec(in_hand.name_model(model), tokenizer=None if tokenizer else IDS)
+    check_types(_named_spec, model=given)
+    spec = given if isinstance(given, ModelSpec) else ModelSpec(str(given))
+    if tokenizer is None:
+        return spec
+    if not isinstance(tokenizer, (str, Path)):
+        tokenizer = in_hand.name_tokenizer(tokenizer)
+    return replace(spec, tokenizer=str(tokenizer))
+
+
+def _named_spec(model: str | Path | ModelSpec) -> None:
+    """For its annotation: what names a model."""
 
 
 def make_job(
@@ -158,6 +186,11 @@ def job_on(
         raise UsageError(
             f"recipe {card.name!r} has {what} but no file",
             "write it to a file, and name the file",
+        )
+    if any(e.ids for e in prompts.examples) and spec.tokenizer != IDS:
+        raise UsageError(
+            f"the prompts are token ids, and {spec.name} has a tokenizer",
+            "write texts, or say that ids are meant: tokenizer='ids' (--tokenizer ids)",
         )
     if card.takes_pairs:
         for index, example in enumerate(prompts.examples):

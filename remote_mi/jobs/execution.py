@@ -132,8 +132,11 @@ class Execution:
         job = self.job
         model = self.backend.open(job.model, self.watch)
         if job.model.identity() != job.identity:
+            changed = f"the files of {job.model.name} have"
+            if job.model.is_object:
+                changed = f"the model in memory, {job.model.name}, has"
             raise UsageError(
-                f"the files of {job.model.name} have changed since the job was created",
+                f"{changed} changed since the job was created",
                 "run the same command again",
             )
         check_needs_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
@@ -160,6 +163,7 @@ class Execution:
         ]
         self.events.append(event_line("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
+        draft.notes[:0] = model.notes
         self.together = tokenized.prompts if job.card.setup else []
         return model, draft, [calls[i] for i in missing]
 

@@ -15,7 +15,10 @@ from typing import Any
 
 from remote_mi.common.errors import NotFound, UsageError, first_line
 from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
-from remote_mi.models.spec import ModelSpec, check_no_adapter
+from remote_mi.models.folders import check_no_adapter
+from remote_mi.models.gguf_file import read_gguf
+from remote_mi.models.in_hand import object_of
+from remote_mi.models.spec import ModelSpec
 
 #: Bits per number, by the name of its type in safetensors or transformers.
 BITS = {
@@ -106,6 +109,10 @@ def describe(spec: ModelSpec) -> Checkpoint:
                 WHEEL_BYTES,
             )
         return read_checkpoint(embedded_folder(), spec)
+    if spec.is_object:
+        return _describe_object(spec)
+    if spec.file is not None:
+        return _describe_gguf(spec.file, spec)
     if spec.folder is not None:
         return read_checkpoint(spec.folder.expanduser(), spec)
     try:
@@ -113,7 +120,7 @@ def describe(spec: ModelSpec) -> Checkpoint:
     except UsageError:
         raise
     except Exception as error:  # of many kinds, most of which must not stop a plan
-        from remote_mi.models.load import explain_load_error
+        from remote_mi.models.load_errors import explain_load_error
 
         meant = explain_load_error(spec, error)
         if isinstance(meant, NotFound):
@@ -125,6 +132,9 @@ def describe(spec: ModelSpec) -> Checkpoint:
 
 def layers_and_heads(spec: ModelSpec) -> tuple[int | None, int | None]:
     """How many layers a model has and how many heads each has, as far as this machine knows."""
+    if spec.is_object or spec.file is not None:
+        config = describe(spec).config
+        return first_int(config, LAYERS), first_int(config, HEADS)
     folder = embedded_folder() if spec.name == EMBEDDED else spec.folder
     if folder is None:
         try:
@@ -140,6 +150,23 @@ def layers_and_heads(spec: ModelSpec) -> tuple[int | None, int | None]:
 def first_int(sizes: Mapping[str, Any], names: Iterable[str]) -> int | None:
     """The first of some settings that a configuration has as a whole number."""
     return next((int(sizes[n]) for n in names if isinstance(sizes.get(n), int)), None)
+
+
+def _describe_object(spec: ModelSpec) -> Checkpoint:
+    """Describe a model in memory; only a copy in another dtype takes room of its own."""
+    model = object_of(spec.name)
+    count = sum(p.numel() for p in model.parameters())
+    stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+    dtype = _requested_dtype(spec, stored)
+    size = count * BITS.get(dtype, 32) // 8
+    return Checkpoint(True, size, count, dtype, 0, model.config.to_dict())
+
+
+def _describe_gguf(path: Path, spec: ModelSpec) -> Checkpoint:
+    """Describe a GGUF file, whose weights are dequantized when they are loaded."""
+    config, count = read_gguf(path)
+    dtype = _requested_dtype(spec, "float32")
+    return Checkpoint(True, count * BITS.get(dtype, 32) // 8, count, dtype, 0, config)
 
 
 def read_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import (
-    BackendUnavailable,
-    NotFound,
-    RemoteMIError,
-    RunFailed,
-    UsageError,
-    first_line,
-)
+from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.common.progress import Watch
+from remote_mi.models.adapter import adapter_record, check_attached, merge_adapter
+from remote_mi.models.attention_choice import choose_attention
+from remote_mi.models.configuration import config_of
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
-from remote_mi.models.isolation import exclusive_model_use, quiet_libraries
-from remote_mi.models.spec import (
-    ADAPTER,
-    ModelSpec,
-    check_no_adapter,
-    file_digests,
-    folder_digest,
-    local_device,
+from remote_mi.models.folders import file_digests, folder_digest
+from remote_mi.models.in_hand import object_facts, object_of
+from remote_mi.models.isolation import exclusive_model_use
+from remote_mi.models.load_errors import explain_load_error, out_of_memory
+from remote_mi.models.object_copy import shared_copy, task_of_object
+from remote_mi.models.quantized import (
+    check_quantization,
+    check_readable,
+    forget_quantization,
+    quantization_of,
 )
+from remote_mi.models.spec import ModelSpec, local_device
+from remote_mi.models.tokenizers import tokenizer_of
 from remote_mi.models.weights import load_weights
 
 
@@ -37,12 +38,14 @@ class LoadedModel:
         tokenizer: its tokenizer.
         context: the longest prompt it takes, in tokens.
         record: what was loaded: revision, dtype, attention implementation, device, layout.
+        notes: what a reader of its results should know, one line each.
     """
 
     lm: Any
     tokenizer: Any
     context: int
     record: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def masked(self) -> bool:
@@ -116,28 +119,50 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     device = _check_device(local_device(spec.device))
     try:
         lm = _wrap(spec, source, with_weights=True, device=device)
-        if spec.device_map is None and spec.quantization is None:
+        quantized = spec.quantization or quantization_of(lm._module.config)
+        if spec.device_map is None and not quantized:
             lm.to(device)
     except (MemoryError, RuntimeError) as error:
         raise out_of_memory(error) or error from error
     lm._module.requires_grad_(False)
+    watch.stage(f"checking the attention of {spec.name}")
+    switched = choose_attention(lm._module) if spec.attention == "auto" else ""
     watch.stage(f"checking the names of {spec.name}'s modules")
     prove(lm)
     prove_prefix(lm)
     weight = lm.embed_tokens.weight
+    record: dict[str, Any] = {
+        "revision": _loaded_commit(spec) or spec.revision or "unpinned",
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "attention": lm.attn_implementation,
+        "device": str(weight.device),
+        "architecture": type(lm._module).__name__,
+        "parameters": sum(p.numel() for p in lm._module.parameters()),
+    }
+    of_adapter = {} if spec.adapter is None else adapter_record(spec.adapter)
+    if quantized or spec.file is not None:
+        record["quantization"] = quantized or "gguf, dequantized"
+    if of_adapter:
+        record["adapter"] = of_adapter
+    if spec.is_object:
+        record["object"] = object_facts(spec.name).to_json()
     return LoadedModel(
-        lm,
-        lm.tokenizer,
-        context_length(lm),
-        {
-            "revision": _loaded_commit(spec) or spec.revision or "unpinned",
-            "dtype": str(weight.dtype).removeprefix("torch."),
-            "attention": lm.attn_implementation,
-            "device": str(weight.device),
-            "architecture": type(lm._module).__name__,
-            "parameters": sum(p.numel() for p in lm._module.parameters()),
-        },
+        lm, lm.tokenizer, context_length(lm), record, _notes(spec, of_adapter, switched)
     )
+
+
+def _notes(spec: ModelSpec, of_adapter: Mapping[str, Any], switched: str) -> list[str]:
+    """What a reader of a model's results should know."""
+    notes = [switched] if switched else []
+    made_for = str(of_adapter.get("made_for", ""))
+    base = (spec.folder or Path(spec.name)).name
+    if made_for and Path(made_for).name.lower() != base.lower():
+        notes.append(f"the adapter {spec.adapter} says it was made for {made_for}, not {spec.name}")
+    if spec.is_object:
+        notes.append(
+            f"the model was an object in memory ({spec.name}); it cannot be loaded again without it"
+        )
+    return notes
 
 
 #: Placeholder for a repository id if a model is only described and nothing is sent anywhere.
@@ -146,7 +171,9 @@ UNSENT_ID = "local/not-sent"
 _described: dict[str, LoadedModel] = {}
 
 
-def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) -> LoadedModel:
+def build_weightless(
+    spec: ModelSpec, watch: Watch, repo_id: str | None = None, adapter: str | None = None
+) -> LoadedModel:
     """Build the model from its configuration and tokenizer only, to describe a job for a server.
 
     It is kept for the next job of this process.
@@ -154,18 +181,19 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
     Args:
         repo_id: the id under which a server on this machine serves the embedded model or a
             folder; `UNSENT_ID` if the job is not sent.
+        adapter: the name under which a server finds the spec's adapter, which it attaches to its
+            model for this job.
 
     Raises:
         UsageError: for local weights that no server knows, or an unknown architecture.
         NotFound, BackendUnavailable: if the hub does not have it or cannot be reached.
     """
-    local = spec.folder is not None or spec.name == EMBEDDED
-    if local and repo_id is None:
+    if spec.is_local and repo_id is None:
         raise UsageError(
             f"{spec.name} is not a hub id, and a server knows a model by its hub id only",
             "use the name under which the server deploys the model, e.g. --model org/model",
         )
-    memory_key = repr((spec.identity(), repo_id))
+    memory_key = repr((spec.identity(), repo_id, adapter))
     if memory_key in _described:
         return _described[memory_key]
     source = _resolve_source(spec, watch)
@@ -177,13 +205,15 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
 
             if repo_id not in (None, UNSENT_ID):
                 huggingface._ID_CACHE[source] = repo_id
-            lm = _wrap(spec, source, with_weights=False, device="meta")
+            lm = _wrap(spec, source, with_weights=False, device="meta", attached=adapter)
             if repo_id != UNSENT_ID and not lm.sendable:
                 raise UsageError(
                     f"{spec.name} is a {type(lm._module).__name__}, for which nnsight has no task "
                     "under which a server would know it",
                     "run it here: --backend local",
                 )
+            if adapter is not None:
+                check_attached(lm, str(spec.adapter))
             _described[memory_key] = LoadedModel(
                 lm, lm.tokenizer, context_length(lm), {"attention": lm.attn_implementation}
             )
@@ -192,14 +222,20 @@ def build_weightless(spec: ModelSpec, watch: Watch, repo_id: str | None = None) 
 
 def load_tokenizer(spec: ModelSpec, watch: Watch) -> Any:
     """Load only the model's tokenizer; errors as for `load`."""
-    return _tokenizer(spec, _resolve_source(spec, watch))
+    source = _resolve_source(spec, watch)
+    try:
+        return tokenizer_of(spec, source, config_of(spec, source))
+    except RemoteMIError:
+        raise
+    except Exception as error:
+        raise explain_load_error(spec, error) from error
 
 
 def _loaded_commit(spec: ModelSpec) -> str | None:
     """The commit that was loaded from the hub: the name of the folder with its files."""
     from huggingface_hub import try_to_load_from_cache
 
-    if spec.name == EMBEDDED or spec.folder is not None:
+    if spec.is_local:
         return None
     file = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
     return Path(file).parent.name if isinstance(file, str) else None
@@ -211,16 +247,21 @@ def _resolve_source(spec: ModelSpec, watch: Watch) -> str:
     if spec.folder is not None:
         folder_digest(spec.folder)  # refuses a folder that is not a model
         return str(spec.folder)
+    if spec.file is not None:
+        return str(spec.file.parent)
     spec.check_spelling()
     return spec.name
 
 
-def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
-    """nnsight's model with the portable names bound."""
-    import torch
+def _wrap(
+    spec: ModelSpec, source: str, with_weights: bool, device: str, attached: str | None = None
+) -> Any:
+    """nnsight's model with the portable names bound.
+
+    Args:
+        attached: an adapter that nnsight attaches to a model without weights.
+    """
     from nnsight.modeling.transformers import TransformersModel
-    from transformers import AutoConfig
-    from transformers.utils.peft_utils import find_adapter_config_file
 
     from remote_mi.interventions.model_info import NoUnembedding
     from remote_mi.models.names import check_names
@@ -232,36 +273,32 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         check_return_type,
         task_of,
         unsaid_tasks,
-        without_weights,
     )
 
-    options: dict[str, Any] = {}
-    if spec.attention != "auto":
-        options["attn_implementation"] = spec.attention
-    dtype = spec.quantization or spec.dtype
-    options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
-    if with_weights and spec.device_map is not None:
-        options["device_map"] = spec.device_map
-    elif with_weights and spec.quantization is not None:
-        options["device_map"] = {"": device}
+    options = _options(spec, with_weights, device)
     try:
-        if source == spec.name and find_adapter_config_file(source, revision=spec.revision):
-            check_no_adapter(f"the repository {source}", [ADAPTER])
-        config = AutoConfig.from_pretrained(source, revision=spec.revision)
+        config = config_of(spec, source)
         check_return_type(config, spec.name)
-        task, auto = task_of(config)
+        method = check_quantization(config, spec.name, spec.adapter is not None)
+        in_hand = object_of(spec.name) if spec.is_object else None
+        task, auto = task_of(config) if in_hand is None else task_of_object(in_hand)
         structure = None if spec.names else structure_of(auto, config)
         weights: Any = source
+        if method and with_weights:
+            options.setdefault("device_map", {"": device})
         if with_weights:
-            weights = load_weights(auto, source, spec.revision, options, spec.name)
+            weights = _module(spec, source, auto, options)
             options = {} if "device_map" in options else {"device": device}
-        elif not by_nnsight(auto):
-            weights, options = without_weights(auto, config, options), {}
+        elif spec.is_object or spec.file is not None or not by_nnsight(auto):
+            # No library builds these from a name.
+            weights, options = _without_weights(spec, auto, config), {"device": device}
+        elif attached is not None:
+            options["peft"] = attached
         with unsaid_tasks():
             lm = TransformersModel(
                 weights,
                 task=task,
-                tokenizer=_tokenizer(spec, source),
+                tokenizer=tokenizer_of(spec, source, config),
                 revision=spec.revision,
                 rename=check_names(auto, config, spec.names) if spec.names else None,
                 **options,
@@ -288,54 +325,62 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         lm.ln_final.begins = len(lm.answer_prefix)
     if task == "feature-extraction":
         lm.lm_head = NoUnembedding()
+    if method and with_weights and task != "feature-extraction":
+        check_readable(lm, method, spec.name)
     if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
         lm.backbone = lm
     return lm
 
 
-def _tokenizer(spec: ModelSpec, source: str) -> Any:
-    from transformers import AutoTokenizer
+def _options(spec: ModelSpec, with_weights: bool, device: str) -> dict[str, Any]:
+    """What `from_pretrained` is given, besides where the files are."""
+    import torch
 
-    try:
-        with quiet_libraries():
-            return AutoTokenizer.from_pretrained(source, revision=spec.revision)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise explain_load_error(spec, error) from error
+    options: dict[str, Any] = {}
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
+    dtype = spec.quantization or spec.dtype
+    options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
+    if with_weights and spec.device_map is not None:
+        options["device_map"] = spec.device_map
+    elif with_weights and spec.quantization is not None:
+        options["device_map"] = {"": device}
+    return options
 
 
-def explain_load_error(spec: ModelSpec, error: Exception) -> Exception:
-    """Explain an error of the hub or the file system in the user's terms."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _module(spec: ModelSpec, source: str, auto: Any, options: dict[str, Any]) -> Any:
+    """The transformers model with its weights, an adapter merged into them."""
+    if spec.is_object:
+        return _object_module(spec)
+    if spec.file is not None:
+        options = {**options, "gguf_file": spec.file.name}
+    module = load_weights(auto, source, spec.revision, options, spec.name)
+    if spec.file is not None:
+        forget_quantization(module)  # its weights are dequantized now
+    return module if spec.adapter is None else merge_adapter(module, spec.adapter, spec.name)
 
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)  # type: ignore[arg-type]
-    if any(isinstance(e, GatedRepoError) for e in chain):
-        return NotFound(
-            f"{spec.name} is gated: the hub requires a token with access to it",
-            "accept its terms on the hub, then `hf auth login`",
-        )
-    if any(isinstance(e, RevisionNotFoundError) for e in chain):
-        return NotFound(f"{spec.name} has no revision {spec.revision!r}")
-    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
-        return NotFound(f"the hub has no model {spec.name!r}", "check the spelling of org/model")
-    offline = ("connect", "offline", "resolve", "Max retries", "couldn't")
-    if spec.folder is None and any(w in str(e) for e in chain for w in offline):
-        return BackendUnavailable(
-            f"the model {spec.name!r} is not on this machine and the hub cannot be reached",
-            f"name a folder, or the embedded model: --model {EMBEDDED}",
-        )
-    kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-    return UsageError(
-        f"the model {spec.name!r} cannot be loaded: {kind}{first_line(error)}",
-        "its files may be incomplete or damaged: copy or download them again",
-    )
+
+def _without_weights(spec: ModelSpec, auto: Any, config: Any) -> Any:
+    """The transformers model on the device "meta"."""
+    import torch
+
+    if spec.is_object:
+        return _object_module(spec).to("meta")
+    chosen = {} if spec.attention == "auto" else {"attn_implementation": spec.attention}
+    with torch.device("meta"):
+        return auto.from_config(config, **chosen)
+
+
+def _object_module(spec: ModelSpec) -> Any:
+    """A copy of a model in memory, in the dtype and with the attention requested."""
+    import torch
+
+    module = shared_copy(object_of(spec.name))
+    if spec.dtype != "auto":
+        module.to(getattr(torch, spec.dtype))
+    if spec.attention != "auto":
+        module.set_attn_implementation(spec.attention)
+    return module
 
 
 def _check_device(device: str) -> str:
@@ -347,20 +392,3 @@ def _check_device(device: str) -> str:
     if device == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device 'mps': torch cannot use it here", "use --device cpu")
     return device
-
-
-def out_of_memory(error: BaseException) -> RunFailed | None:
-    """An error in the user's terms if the original one means out of memory, else None."""
-    import torch
-
-    text = str(error)
-    is_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
-        sign in text for sign in ("can't allocate memory", "out of memory", "std::bad_alloc")
-    )
-    if not is_memory:
-        return None
-    return RunFailed(
-        "out of memory: " + (text.splitlines()[0] if text else "the system provided no memory"),
-        "reduce what it needs: a smaller --model, --dtype bfloat16, shorter prompts or fewer pairs "
-        "(-n), or a server (--backend ndif)",
-    )

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
-import threading
-import time
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,14 +11,17 @@ from typing import Any, Literal
 
 from remote_mi.common.annotated_types import field_problem
 from remote_mi.common.errors import NotFound, UsageError, nearest
-from remote_mi.common.paths import cache_root
-from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256, sha256_of
+from remote_mi.models.adapter_files import adapter_identity, named_adapter
+from remote_mi.models.embedded import EMBEDDED, GGUF_SHA256
+from remote_mi.models.folders import file_digest, folder_digest, local_path
+from remote_mi.models.in_hand import OBJECT, object_digest
+from remote_mi.models.tokenizer_files import tokenizer_identity
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-#: The file by which an adapter is known.
-ADAPTER = "adapter_config.json"
 ATTENTION = ("auto", "eager", "sdpa", "flash_attention_2")
 Bos = Literal["auto", "always", "never"]
+#: How the names of GGUF files end.
+GGUF = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ class ModelSpec:
     """A model as requested.
 
     Attributes:
-        name: hub id, folder, or the embedded model's name.
+        name: hub id, folder, GGUF file, or the embedded model's name; `OBJECT…` for a model in
+            memory (`remote_mi.models.in_hand`).
         revision: branch, tag or commit of a hub id; None is the default branch.
         dtype: of the weights; "auto" is what the checkpoint declares.
         quantization: a name nnsight knows (e.g. "nf4", "int8"), or None.
@@ -42,6 +41,10 @@ class ModelSpec:
         bos: "auto" is the tokenizer's default; or "always", "never".
         chat: whether a prompt is put into the tokenizer's chat template as a user's turn.
         names: module path → portable name, for unknown architectures (docs/models.md).
+        adapter: hub id (`ID@REVISION`) or folder of a PEFT adapter, which is merged into the
+            weights; None for none.
+        tokenizer: hub id or folder of a tokenizer that takes the place of the model's own; `IDS`
+            if prompts are token ids; None for the model's own.
     """
 
     name: str = EMBEDDED
@@ -54,6 +57,8 @@ class ModelSpec:
     bos: Bos = "auto"
     chat: bool = False
     names: dict[str, str] = field(default_factory=dict)
+    adapter: str | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if problem := field_problem(self):
@@ -65,17 +70,62 @@ class ModelSpec:
         ):
             if value not in allowed:
                 raise UsageError(f"{what} {value!r} is not one of {', '.join(allowed)}")
+        for what, value in (("adapter", self.adapter), ("tokenizer", self.tokenizer)):
+            if value is not None and not value.strip():
+                raise UsageError(f"the {what}'s name is empty", f"leave --{what} out")
         if not self.name.strip():
             raise UsageError("the model's name is empty", f"e.g. --model {EMBEDDED}")
+        if self.adapter is not None and self.quantization is not None:
+            raise UsageError(
+                "an adapter is merged into the weights, which quantized ones take with a loss only",
+                "leave --quantization out, or save the merged model and quantize that",
+            )
 
     @property
     def folder(self) -> Path | None:
         """The model's folder, if `name` is one."""
-        path = Path(self.name).expanduser()
-        looks_like_path = self.name.startswith((".", "/", "~")) or (
-            os.sep != "/" and "\\" in self.name
+        if self.is_object or self.file is not None:
+            return None
+        return local_path(self.name, os.path.isdir)
+
+    @property
+    def file(self) -> Path | None:
+        """The model's GGUF file, if `name` is one."""
+        if not self.name.lower().endswith(GGUF):
+            return None
+        return local_path(self.name, os.path.isfile)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the model is an object in the memory of this process."""
+        return self.name.startswith(OBJECT)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its weights are of this machine, so that no hub knows them by `name`."""
+        return (
+            self.name == EMBEDDED
+            or self.is_object
+            or self.folder is not None
+            or self.file is not None
         )
-        return path if looks_like_path or os.path.isdir(path) else None
+
+    def only_here(self) -> tuple[str, str]:
+        """Why no server can run this model, and what to do instead; ("", "") if one may."""
+        if self.is_object:
+            return f"{self.name} is an object in this program's memory", "--backend local"
+        if self.file is not None:
+            return (
+                f"{self.name} is a GGUF file, which servers do not load",
+                "--backend local; or name the original model by its hub id",
+            )
+        adapter = named_adapter(self.adapter) if self.adapter is not None else None
+        if adapter is not None and adapter.revision is not None:
+            return (
+                f"a server takes an adapter's default revision, not {adapter.revision}",
+                f"--adapter {adapter.source} without a revision, or --backend local",
+            )
+        return "", ""
 
     def check_spelling(self) -> None:
         """Refuse a name that is neither hub id nor folder and resembles the embedded model's.
@@ -83,7 +133,7 @@ class ModelSpec:
         Raises:
             NotFound: suggesting that name.
         """
-        if self.name == EMBEDDED or self.folder is not None or "/" in self.name:
+        if self.is_local or "/" in self.name:
             return
         if nearest(self.name, [EMBEDDED]):
             raise NotFound(
@@ -96,108 +146,31 @@ class ModelSpec:
         """The part of the key that identifies the model: as requested, never where it runs.
 
         Raises:
-            UsageError: if `name` is a folder without a model.
+            UsageError: if `name` is a folder without a model, or the adapter or tokenizer one
+                without such. NotFound: if an object in memory is not there any more.
         """
+        if self.revision is not None and self.is_local:
+            raise UsageError(
+                f"{self.name} has no revisions, and {self.revision!r} is asked for",
+                "leave --revision out; a folder of each checkpoint is named by its path",
+            )
         identity = {k: v for k, v in asdict(self).items() if k not in ("device", "device_map")}
+        # Left out where there is none: keys of earlier versions had no such members.
+        for what, identify in (("adapter", adapter_identity), ("tokenizer", tokenizer_identity)):
+            given = identity.pop(what)
+            if given is not None:
+                identity[what] = identify(given)
         if self.name == EMBEDDED:
             identity["content"] = GGUF_SHA256
+        elif self.is_object:
+            identity["content"] = object_digest(self.name)
+        elif self.file is not None:
+            identity["name"] = self.file.name
+            identity["content"] = file_digest(self.file)
         elif self.folder is not None:
             identity["name"] = self.folder.name
             identity["content"] = folder_digest(self.folder)
         return identity
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a model folder's files, in hex.
-
-    Raises:
-        UsageError: if the folder does not exist, has no config.json, holds an adapter, or cannot
-            be read.
-    """
-    if not os.path.isdir(folder):
-        raise UsageError(f"there is no folder {folder}", "name a hub id or an existing folder")
-    try:
-        digests = file_digests(folder)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {error.filename or f'every file in {folder}'}: {error.strerror}",
-            "make the files of the model readable, or name another folder",
-        ) from None
-    check_no_adapter(f"the folder {folder}", digests)
-    if "config.json" not in digests:
-        raise UsageError(
-            f"the folder {folder} is not a model: it has no config.json",
-            "name a folder written by save_pretrained, or a hub id",
-        )
-    total = hashlib.sha256()
-    for name, digest in digests.items():
-        total.update(f"{name}\0{digest}\0".encode())
-    return total.hexdigest()
-
-
-def check_no_adapter(what: str, files: Collection[str]) -> None:
-    """Refuse a model beside which there is an adapter, which would be left out without a word.
-
-    Args:
-        what: how to name the model's place. files: the names of those in it.
-
-    Raises:
-        UsageError: if there is one.
-    """
-    if ADAPTER in files:
-        raise UsageError(
-            f"{what} holds an adapter ({ADAPTER}), and adapters are not supported yet",
-            "merge it (`merge_and_unload`) and save the result to another folder, or run the model "
-            "without it: from a folder without the adapter's files",
-        )
-
-
-def file_digests(folder: Path) -> dict[str, str]:
-    """Name → SHA-256, in hex, of every file in a folder, sorted by name; without hidden ones.
-
-    A digest is cached under the file's `file_state`, once that is old enough that any later change
-    of the file must alter it.
-    """
-    memory_file = cache_root() / "folder-digests-2.json"
-    try:
-        memory = json.loads(memory_file.read_text())
-    except (OSError, ValueError):
-        memory = {}
-    fresh, digests = dict(memory), {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        state = file_state(path)
-        stamp = f"{path.resolve()}|{state}"
-        found = fresh.get(stamp)
-        if found is None:
-            found = sha256_of(path)
-            if file_state(path) == state and _is_settled(path):
-                fresh[stamp] = found
-        digests[path.name] = found
-    if fresh != memory:
-        try:
-            memory_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = memory_file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-            partial.write_text(json.dumps(fresh))
-            partial.replace(memory_file)
-        except OSError:
-            pass  # Without the cache, this only takes longer.
-    return digests
-
-
-def file_state(path: Path) -> str:
-    """A file's identity, size and times: no program can change its content and preserve them all.
-
-    A copy can preserve size and modification time (`cp -p`, `rsync -t`), but neither the inode nor
-    the time at which the system itself last recorded a change.
-    """
-    stat = path.stat()
-    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
-
-
-def _is_settled(path: Path) -> bool:
-    """Whether any later change would alter the times, whose resolution may be two seconds."""
-    stat = path.stat()
-    return time.time() - max(stat.st_mtime, stat.st_ctime) > 3
 
 
 def local_device(requested: str = "auto") -> str:

@@ -83,15 +83,6 @@ def unsaid_tasks() -> Iterator[None]:
         logger.disabled = was
 
 
-def without_weights(auto: Any, config: Any, options: dict[str, Any]) -> Any:
-    """A model of a configuration without weights, for a class that nnsight has no task for."""
-    import torch
-
-    given = {name: value for name, value in options.items() if value != "auto"}
-    with torch.device("meta"):
-        return auto.from_config(config, **given)
-
-
 def answer_prefix(config: Any, source: str, revision: str | None) -> list[int]:
     """The tokens with which the decoder of an encoder–decoder begins every answer.
 

@@ -40,6 +40,9 @@ FIELDS = (
     "group",
 )
 _LISTS = {"answers": "answer", "wrongs": "wrong"}
+#: Fields that may be token ids instead: a list of them, or one.
+_PROMPTS = ("prompt", "clean", "corrupt")
+_ANSWERS = ("target", "answer", "wrong")
 _NAMES = ("label", "group")
 
 
@@ -58,6 +61,7 @@ class Example:
         corrupt_labels: like `labels`, in characters of `corrupt`.
         group: shared by examples that a probe must not split between training and test. A
             `PromptSet` gives each example without one a group of its own.
+        ids: whether it was given as token ids, which its texts write as numbers: "1 5 7".
     """
 
     clean: str
@@ -71,6 +75,7 @@ class Example:
     label: str = ""
     group: str = ""
     corrupt_labels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ids: bool = False
 
     def __post_init__(self) -> None:
         for several, one in _LISTS.items():
@@ -150,8 +155,10 @@ def parse_example(data: Any) -> Example:
     """
     if not isinstance(data, Mapping):
         raise UsageError(f"{data!r} is not an object with a prompt or a pair")
+    data, has_ids = _without_ids(data)
     values = {str(name): _parse_field(name, value) for name, value in data.items()}
-    named = {name: values[name] for name in ("template", *_NAMES) if name in values}
+    named: dict[str, Any] = {"ids": has_ids}
+    named |= {name: values[name] for name in ("template", *_NAMES) if name in values}
     if "prompt" in values:
         if "clean" in values or "corrupt" in values:
             raise UsageError("give either a prompt or a clean/corrupt pair, not both")
@@ -185,6 +192,36 @@ def parse_example(data: Any) -> Example:
         corrupt_labels=_spans(in_corrupt, corrupt, "corrupt"),
         **named,
     )
+
+
+def _without_ids(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The fields with token ids written as texts, and whether there were any.
+
+    A prompt of ids is their numbers with spaces between them, an answer a number after a space.
+    """
+    found, has_ids = dict(data), False
+    for name, value in data.items():
+        ids = token_ids(value if name in (*_PROMPTS, *_LISTS) else [value])
+        if ids is None or name not in (*_PROMPTS, *_ANSWERS, *_LISTS):
+            continue
+        has_ids = True
+        if name in _PROMPTS:
+            found[name] = " ".join(map(str, ids))
+        else:
+            found[name] = f" {ids[0]}" if name in _ANSWERS else [f" {number}" for number in ids]
+    return found, has_ids
+
+
+def token_ids(values: Any) -> list[int] | None:
+    """A list (array, tensor) of whole numbers, not empty; None if it is anything else."""
+    if isinstance(values, (str, bytes, Mapping)):
+        return None
+    try:
+        listed = [getattr(v, "item", lambda v=v: v)() for v in values]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in listed)
+    return listed if listed and whole else None
 
 
 def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[int, int]]:

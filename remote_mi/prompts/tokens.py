@@ -13,6 +13,7 @@ from typing import Any
 from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
+from remote_mi.models.tokenizer_files import IDS
 from remote_mi.prompts.conversation import Conversation, TextPlace
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
@@ -201,6 +202,8 @@ class _Encoder:
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
         """The ids of a text, and the (start, end) of each in characters of the text."""
+        if self.spec.tokenizer == IDS:
+            self._check_ids(text)
         fast = bool(self.tokenizer.is_fast)
         found = self.tokenizer(text, add_special_tokens=self._special, return_offsets_mapping=fast)
         ids = list(found["input_ids"])
@@ -224,6 +227,13 @@ class _Encoder:
             if offsets is not None:
                 offsets.insert(0, (0, 0))
         return ids, offsets
+
+    def _check_ids(self, text: str) -> None:
+        """Refuse words that are not numbers of the model's tokens."""
+        size = self.vocabulary if self.vocabulary is not None else len(self.tokenizer) - 1
+        for word in text.split():
+            if not (word.isascii() and word.isdigit() and int(word) < size):
+                raise _DoesNotFit(f"{word!r} is no token id of the model: they are 0 to {size - 1}")
 
     def _encode(self, own: str, role: str) -> _Encoded:
         if not own.strip():

@@ -19,6 +19,7 @@ class ModelFacts:
     content: str | None = None
     quantization: str | None = None
     adapter: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ComputedFacts:
     seconds: float | None = None
     forward_passes: int | None = None
     server_said: str | None = None
+    adapter: Mapping[str, Any] | None = None
+    object: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

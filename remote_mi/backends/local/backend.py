@@ -122,7 +122,7 @@ class LocalBackend(Backend):
     def _run_guarded(self, lm: Any, work: Work, compute: Callable[[], Any]) -> Any:
         """Compute within the planned memory; an error names the recipe's own line."""
         from remote_mi.interventions.memory import memory
-        from remote_mi.models.load import out_of_memory
+        from remote_mi.models.load_errors import out_of_memory
 
         try:
             with memory(self.rows_bytes), contained():

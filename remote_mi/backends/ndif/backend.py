@@ -23,7 +23,7 @@ from remote_mi.backends.ndif.errors import NotNdif
 from remote_mi.backends.ndif.hosting import evaluate_server, may_deploy
 from remote_mi.backends.ndif.hosts import HERE, Host, find_host, recall
 from remote_mi.backends.ndif.results import check_expected, max_result_bytes, read_outputs
-from remote_mi.backends.ndif.servers import ServerFacts, gather_facts
+from remote_mi.backends.ndif.servers import ServerFacts, adapter_there, gather_facts
 from remote_mi.backends.ndif.waiting import Waiter
 from remote_mi.backends.ndif_server import personal
 from remote_mi.backends.options import Option, Question
@@ -100,9 +100,13 @@ class NdifBackend(DetachedBackend):
     def open(self, spec: ModelSpec, watch: Watch) -> LoadedModel:
         from remote_mi.models.load import build_weightless
 
+        why, hint = spec.only_here()
+        if why:
+            raise UsageError(f"{self.name} cannot run this: {why}", hint)
+        adapter = adapter_there(spec, self.host)
         watch.stage(f"describing {spec.name} (configuration and tokenizer only)")
         facts.packages(self.client)  # under which its results are kept
-        return build_weightless(spec, watch, self._served_repo_id(spec))
+        return build_weightless(spec, watch, self._served_repo_id(spec), adapter)
 
     def _served_repo_id(self, spec: ModelSpec) -> str | None:
         """The repository id under which the personal server serves weights of this machine."""

@@ -14,7 +14,8 @@ from remote_mi.backends.ndif.facts import Deployment
 from remote_mi.backends.ndif.hosts import Host, find_host
 from remote_mi.backends.ndif_server import personal
 from remote_mi.common.deadline import run_with_deadline
-from remote_mi.common.errors import RemoteMIError
+from remote_mi.common.errors import RemoteMIError, UsageError
+from remote_mi.models.adapter_files import named_adapter, shared_adapter
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ModelSpec
 
@@ -54,7 +55,11 @@ def gather_facts(backend: str, spec: ModelSpec, needs: tuple[str, ...]) -> Serve
         backend: "ndif", "ndif:here" or "ndif:URL". needs: of the recipe.
     """
     try:
+        why, hint = spec.only_here()
+        if why:
+            return ServerFacts(backend, problem=why, hint=hint)
         host = find_host(backend.partition(":")[2] or None)
+        adapter_there(spec, host)
         if not host.key_headers() and not host.is_loopback:
             return ServerFacts(backend, host.url, f"there is no key for {host.url}", LOGIN)
         repo_id = _served_repo_id(spec, host)
@@ -76,6 +81,9 @@ def _query(
     client = Client(host)
     deployed = facts.deployments(client)
     packages = facts.packages(client)
+    if spec.adapter is not None and packages and "peft" not in packages:
+        why = f"{host.url} has no peft, so it attaches no adapters"
+        return ServerFacts(backend, host.url, why, "--backend local", packages=packages)
     found = next((d for d in deployed if serves(d, repo_id, spec)), None)
     kind = "trusted"
     if depends_on_trust(needs) and facts.sandboxes(client, found.model_key if found else ""):
@@ -120,6 +128,25 @@ def _served_repo_id(spec: ModelSpec, host: Host) -> str | None:
             personal.served_repo_id(spec.folder, host.served) if host.served is not None else None
         )
     return spec.name
+
+
+def adapter_there(spec: ModelSpec, host: Host) -> str | None:
+    """The name under which a server finds the model's adapter; None if there is none.
+
+    Raises:
+        UsageError: if it is a folder, and the server is not on this machine.
+    """
+    if spec.adapter is None:
+        return None
+    folder = named_adapter(spec.adapter).folder
+    if folder is None:
+        return spec.adapter
+    if host.served is None:
+        raise UsageError(
+            f"the adapter in {folder} is on this machine only, and {host.url} takes a hub id",
+            "push it to the hub, use a server of your own (`remote-mi ndif up`), or --backend local",
+        )
+    return str(shared_adapter(folder))
 
 
 def _how_to_serve(spec: ModelSpec, host: Host) -> str:

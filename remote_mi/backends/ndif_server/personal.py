@@ -181,7 +181,7 @@ def served_repo_id(folder: Path, served: Served) -> str | None:
         UsageError: if the folder changed since the server was started. The server may have loaded
             the old content, and its results would be stored as those of the new.
     """
-    from remote_mi.models.spec import folder_digest
+    from remote_mi.models.folders import folder_digest
 
     wanted = folder.expanduser().resolve()
     found = next((name for name, path in served.models.items() if path.resolve() == wanted), None)

@@ -29,7 +29,7 @@ from remote_mi.backends.ndif_server.record import Record, lock
 from remote_mi.backends.ndif_server.settings import ServerPlan, redis_server
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent, Watch
-from remote_mi.models.spec import folder_digest
+from remote_mi.models.folders import folder_digest
 
 
 class Server:

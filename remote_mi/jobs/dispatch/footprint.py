@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from remote_mi.backends.options import Footprint
@@ -80,16 +81,47 @@ def _largest_parameter(job: Job) -> int:
 def _activations(
     job: Job, sizes: Mapping[str, Any], dtype: str, tokens: int, examples: int
 ) -> int | None:
+    parts = parts_of(sizes, dtype, tokens)
+    if parts is None:
+        return None
+    graph = parts.graph if "gradients" in job.card.needs else 0
+    needed = parts.forward + parts.states + parts.logits + graph
+    return needed * (examples if job.card.called_once else 1)
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What one example needs beside the weights, in bytes, by the formulas above.
+
+    Attributes:
+        forward: one forward pass (row). states: of every layer (kept).
+        logits: after every layer. graph: for gradients.
+        width: of the stream, a number and no bytes.
+    """
+
+    forward: int
+    states: int
+    logits: int
+    graph: int
+    width: int
+
+    def to_json(self) -> dict[str, int]:
+        named = ("forward", "states", "logits", "graph")
+        return {name: getattr(self, name) for name in named}
+
+
+def parts_of(config: Mapping[str, Any], dtype: str, tokens: int) -> ModelParts | None:
+    """What one example of some tokens needs; None if the configuration does not tell its sizes."""
+    inner = config.get("text_config")
+    sizes = inner if isinstance(inner, dict) else config
     width, layers, heads = (first_int(sizes, names) for names in (_WIDTH, LAYERS, HEADS))
     if width is None or layers is None or heads is None:
         return None
-    inner = first_int(sizes, _INNER) or 4 * width
+    wide = first_int(sizes, _INNER) or 4 * width
     number = 4 if dtype == "float32" else 2
-    row = number * (tokens * (8 * width + 3 * inner) + 4 * tokens * width) + 12 * heads * tokens**2
-    kept = 2 * number * layers * tokens * width
+    row = number * (tokens * (8 * width + 3 * wide) + 4 * tokens * width) + 12 * heads * tokens**2
     logits = 8 * (layers + 1) * tokens * int(sizes.get("vocab_size") or 50_000)
-    graph = layers * row if "gradients" in job.card.needs else 0
-    return (row + kept + logits + graph) * (examples if job.card.called_once else 1)
+    return ModelParts(row, 2 * number * layers * tokens * width, logits, layers * row, width)
 
 
 def _bytes_down(

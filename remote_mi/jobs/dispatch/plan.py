@@ -17,6 +17,7 @@ from remote_mi.backends.settings import Settings, load
 from remote_mi.common.display import Displayed
 from remote_mi.common.errors import BackendUnavailable
 from remote_mi.common.sizes import format_size
+from remote_mi.jobs.dispatch.machines import Machines, smallest_machines
 from remote_mi.jobs.job import Job
 from remote_mi.models.spec import ModelSpec
 
@@ -89,7 +90,17 @@ class Plan(Displayed):
             },
             "need": self.need and self.need.to_json(),
             "rows_bytes": self.chosen.rows_bytes,
+            "smallest": self.smallest and self.smallest.to_json(),
         }
+
+    @property
+    def smallest(self) -> Machines | None:
+        """The smallest machines that would do; None if the job's need is not known."""
+        weights = self.checkpoint and self.checkpoint.weights
+        beside = self.need and self.need.activations
+        if weights is None or beside is None:
+            return None
+        return smallest_machines(weights, beside)
 
     def __repr__(self) -> str:
         return "\n".join(

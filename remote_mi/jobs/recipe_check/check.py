@@ -63,6 +63,7 @@ def check_recipe(
         recipe,
         inputs,
         model=ModelSpec() if model is None else model,
+        tokenizer=None,
         phenomenon=phenomenon,
         pairs=pairs,
         n=n,

@@ -18,8 +18,11 @@ from remote_mi.common.errors import FormerVersion, Mismatch, NotFound, UsageErro
 from remote_mi.common.valid_json import parse_json
 from remote_mi.common.yaml_file import read_generated
 from remote_mi.jobs.job import Job
+from remote_mi.models.adapter_files import adapter_identity
 from remote_mi.models.embedded import EMBEDDED
-from remote_mi.models.spec import ModelSpec, folder_digest
+from remote_mi.models.folders import file_digest, folder_digest
+from remote_mi.models.spec import GGUF, ModelSpec
+from remote_mi.models.tokenizer_files import tokenizer_identity
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
@@ -199,6 +202,53 @@ def is_from_earlier_version(kept: KeptRun) -> bool:
     return key_schema(kept) < SCHEMA
 
 
+def _check_beside(kept: KeptRun, spec: ModelSpec) -> None:
+    """Check that the adapter and the tokenizer of a run are still what they were.
+
+    Raises:
+        NotFound: if one is gone. Mismatch: if one has another content.
+    """
+    for what, identify in (("adapter", adapter_identity), ("tokenizer", tokenizer_identity)):
+        name = getattr(spec, what)
+        if name is None or what not in kept.identity:
+            continue
+        try:
+            found = identify(name)
+        except UsageError as error:
+            raise NotFound(f"{kept.name}: its {what}: {error.message}", "put it back") from None
+        if found != kept.identity[what]:
+            raise Mismatch(
+                f"the {what} {name} is not the one {kept.name} ran with: its content has a "
+                "different SHA-256",
+                "put back the one it ran with",
+            )
+
+
+def _find_object(kept: KeptRun, spec: ModelSpec) -> ModelSpec:
+    """The model of a run that was an object in memory, if it is in this program's.
+
+    Raises:
+        NotFound: saying what it was, if it is not. Mismatch: if it has changed.
+    """
+    described = kept.info.made.record.object or {}
+    try:
+        found = spec.identity().get("content")
+    except NotFound:
+        config = described.get("config") or {}
+        size = f", {config['model_type']}" if "model_type" in config else ""
+        raise NotFound(
+            f"{kept.name} ran on a model in memory ({described.get('class', '?')}{size}, "
+            f"SHA-256 {str(kept.identity.get('content'))[:12]}…), which cannot be loaded again "
+            "without the object",
+            "pass the same object in Python: mi.run(…, model=model)",
+        ) from None
+    if found != kept.identity.get("content"):
+        raise Mismatch(
+            f"the model in memory, {spec.name}, has changed since {kept.name}", "pass it as it was"
+        )
+    return spec
+
+
 def find_model(kept: KeptRun, folder: Path | None) -> ModelSpec:
     """The model of a run, found on this machine: the same content, possibly in another folder.
 
@@ -212,6 +262,9 @@ def find_model(kept: KeptRun, folder: Path | None) -> ModelSpec:
     content = kept.identity.get("content")
     known = {f.name for f in fields(ModelSpec)}
     spec = ModelSpec(**{k: v for k, v in kept.lock["model"].items() if k in known})
+    if spec.is_object and folder is None:
+        return _find_object(kept, spec)
+    _check_beside(kept, spec)
     if content is None or spec.name == EMBEDDED:
         if folder is not None:
             raise UsageError(
@@ -221,6 +274,8 @@ def find_model(kept: KeptRun, folder: Path | None) -> ModelSpec:
             raise Mismatch(f"{kept.name} ran on another version of the embedded model")
         return spec
     location = (folder or Path(spec.name)).expanduser()
+    if spec.file is not None or location.suffix.lower() == GGUF:
+        return _find_file(kept, spec, location)
     if not (location / "config.json").is_file():
         raise NotFound(
             f"{kept.name} ran on a model in the folder {spec.name}"
@@ -232,6 +287,21 @@ def find_model(kept: KeptRun, folder: Path | None) -> ModelSpec:
             f"the model in {location} is not the one {kept.name} ran on: its content has "
             "a different SHA-256",
             "give its location: --model FOLDER",
+        )
+    return replace(spec, name=str(location.absolute()))
+
+
+def _find_file(kept: KeptRun, spec: ModelSpec, location: Path) -> ModelSpec:
+    """The GGUF file that a run's model was; errors as `find_model`."""
+    if not location.is_file():
+        raise NotFound(
+            f"{kept.name} ran on the file {spec.name}, which is not here",
+            "give its new location: --model FILE",
+        )
+    if file_digest(location) != kept.identity.get("content"):
+        raise Mismatch(
+            f"{location} is not the file {kept.name} ran on: it has a different SHA-256",
+            "give its location: --model FILE",
         )
     return replace(spec, name=str(location.absolute()))
 

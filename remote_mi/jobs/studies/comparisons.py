@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, UsageError, nearest
@@ -30,8 +30,8 @@ _NAME = "model name"
 _MODEL_AXES: dict[str, Callable[[Origin], Any]] = {
     SIZE: lambda origin: origin.model.word,
     "revision": lambda origin: origin.model.spec.revision,
-    "step": lambda origin: _step(origin.model.spec.revision),
-    _NAME: lambda origin: origin.model.word,
+    "step": lambda origin: origin.model.step,
+    _NAME: lambda origin: _training(origin),
 }
 #: Kind of comparison → the keys that only it has.
 _OWN_KEYS = {"lines": ("x", "lines"), "agreement": ("top",), "differences": ("across",)}
@@ -48,15 +48,15 @@ _MOST_AGREEING = 30
 def _model_name(origin: Origin) -> str:
     """A model's name with what tells it from others of that name."""
     spec = origin.model.spec
-    more = [spec.revision, spec.dtype, spec.quantization]
+    adapter = spec.adapter and Path(spec.adapter).name
+    more = [spec.revision, spec.dtype, spec.quantization, adapter]
     told = [str(value) for value in more if value not in (None, "auto")]
     return " ".join([origin.model.word, *told])
 
 
-def _step(revision: str | None) -> int | None:
-    """The training step in the name of a revision, e.g. of "step3000"."""
-    found = re.search(r"\d+", revision or "")
-    return int(found[0]) if found else None
+def _training(origin: Origin) -> str:
+    """The training that a model is a checkpoint of; its own name if it is none."""
+    return origin.model.series or origin.model.word
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class ComparisonReader:
         free = [name for name in _varying(chosen) if name != made.x]
         if not x_is_dim and made.x in _MODEL_AXES and "model" in free:
             free.remove("model")  # it is what the axis is made of
-            if made.x != SIZE and len({one.origin.model.word for one in chosen}) > 1:
+            if made.x != SIZE and len({_training(one.origin) for one in chosen}) > 1:
                 free.insert(0, _NAME)
         named = [made.lines] if made.lines and not lines_is_dim else []
         axes = named or ([] if lines_is_dim else free)

@@ -14,12 +14,26 @@ from remote_mi.recipes.card import Card
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model. `word`: its name as written in the file. `backend`: "" if none is given."""
+    """A model.
+
+    Attributes:
+        word: its name as written in the file. backend: "" if none is given.
+        series, step: as `remote_mi.jobs.studies.checkpoints.FoundModel`.
+    """
 
     where: KeyPath
     word: str
     spec: ModelSpec
     backend: str
+    series: str = ""
+    step: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a selection may call it: itself, its revision, all checkpoints of its training."""
+        revision = self.spec.revision
+        own = [self.word, f"{self.word}@{revision}"] if revision else [self.word]
+        return tuple(dict.fromkeys([*own, *filter(None, [self.series])]))
 
 
 @dataclass(frozen=True)

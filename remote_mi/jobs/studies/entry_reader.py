@@ -15,6 +15,7 @@ from remote_mi.common.yaml_file import (
     describe_value,
     name_hint,
 )
+from remote_mi.jobs.studies.checkpoints import FoundModel, expand
 from remote_mi.jobs.studies.entries import (
     Block,
     ModelEntry,
@@ -90,15 +91,19 @@ class Reader:
 
     def models(self, where: KeyPath) -> list[ModelEntry]:
         """The models listed at a place."""
-        return [
-            made
-            for place, entry in self.entries(where)
-            if (made := self._model(place, entry)) is not None
-        ]
+        made = []
+        for place, entry in self.entries(where):
+            try:
+                found = expand({"name": entry} if isinstance(entry, str) else entry, self.project)
+            except RemoteMIError as error:
+                self.add_error(place, error)
+                continue
+            made += [self._model(place, model) for model in found]
+        return [model for model in made if model is not None]
 
-    def _model(self, where: KeyPath, entry: Any) -> ModelEntry | None:
-        fields: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        word, backend = fields["name"], fields.pop("backend", None)
+    def _model(self, where: KeyPath, found: FoundModel) -> ModelEntry | None:
+        fields, word = dict(found.fields), found.fields["name"]
+        backend = fields.pop("backend", None)
         if word != EMBEDDED and "/" not in word:
             alike = difflib.SequenceMatcher(None, word.lower(), EMBEDDED).ratio()
             if alike > _MISSPELT:
@@ -106,6 +111,10 @@ class Reader:
                 return None
         if word.startswith((".", "~")) or (self.project / word).is_dir():
             fields["name"] = str(self._resolve_path(word))
+        for beside in ("adapter", "tokenizer"):
+            name = fields.get(beside)
+            if name and (name.startswith((".", "~")) or (self.project / name).is_dir()):
+                fields[beside] = str(self._resolve_path(name))
         try:
             spec = ModelSpec(**fields)
         except RemoteMIError as error:
@@ -119,7 +128,7 @@ class Reader:
                 "name a folder written by save_pretrained, or a hub id",
             )
             return None
-        return ModelEntry(where, word, spec, backend or "")
+        return ModelEntry(where, found.word, spec, backend or "", found.series, found.step)
 
     def _resolve_path(self, name: str) -> Path:
         """A path in the file; relative paths are relative to the project."""

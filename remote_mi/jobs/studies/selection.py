@@ -47,7 +47,7 @@ class PointFilter:
         entry = self.entry
         if entry.recipe and not {recipe.word, recipe.card.name} & set(entry.recipe):
             return False
-        if entry.model and model.word not in entry.model:
+        if entry.model and not set(model.names) & set(entry.model):
             return False
         self._wanted = _wanted(recipe.card, entry.parameters)
         return self._wanted is not None
@@ -103,7 +103,7 @@ def what_is_unknown(entry: SelectionEntry, blocks: Iterable[Block]) -> str:
     recipes = [r for block in blocks for r in block.recipes]
     known = {
         "recipe": [n for r in recipes for n in (r.card.name, r.word)],
-        "model": [m.word for block in blocks for m in block.models],
+        "model": [n for block in blocks for m in block.models for n in m.names],
         "phenomenon": [n for block in blocks for p in block.prompts for n in _names(p)],
         "seed": [str(seed) for block in blocks for seed in block.seeds],
     }

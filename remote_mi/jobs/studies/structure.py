@@ -76,9 +76,12 @@ class ModelFields(_Part):
     """A model, with everything that determines its numbers."""
 
     name: _Word
-    """A hub id, a folder (relative to the project), or the embedded model's name."""
+    """A hub id, a folder or GGUF file (relative to the project), or the embedded model's name; with a
+    '*', folders of checkpoints: out/checkpoint-*."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    revisions: list[_Word] | None = None
+    """Several of them, as a model each, in training order: [step1, step512]."""
     dtype: Dtype = "auto"
     """Of the weights; auto is what the checkpoint declares."""
     quantization: str | None = None
@@ -95,6 +98,10 @@ class ModelFields(_Part):
     """Whether prompts are put into the model's chat template."""
     names: dict[str, str] = {}
     """Module path → portable name, for an unknown architecture."""
+    adapter: str | None = None
+    """Hub id or folder (relative to the project) of a PEFT adapter, merged into the weights."""
+    tokenizer: str | None = None
+    """Hub id or folder in place of the model's own tokenizer; ids: prompts are token ids."""
     backend: _Backend | None = None
     """Where its jobs run: auto, local, ndif, ndif:here, ndif:URL."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, sanitize
 from remote_mi.common.paths import project_folder
+from remote_mi.models.in_hand import OBJECT
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes import catalog
 from remote_mi.store.lock import read_lock
@@ -17,6 +18,8 @@ from remote_mi.store.lock import read_lock
 #: Fields of a model → options of `remote-mi run`.
 _MODEL_OPTIONS = {
     "revision": "--revision",
+    "adapter": "--adapter",
+    "tokenizer": "--tokenizer",
     "dtype": "--dtype",
     "quantization": "--quantization",
     "attention": "--attention",
@@ -52,12 +55,14 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
         lock: config.lock.yaml of the run. backend: value of `--backend`; "" omits it.
 
     Returns:
-        None if the command line cannot express it: prompts given from Python, module names of an
-        unknown architecture, a comma within a list, control characters.
+        None if the command line cannot express it: prompts, models and tokenizers given from
+        Python, module names of an unknown architecture, a comma within a list, control characters.
         `remote-mi reproduce` handles these too.
     """
     prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
     if prompts is None or parameters is None or lock["model"].get("names"):
+        return None
+    if any(str(lock["model"].get(what)).startswith(OBJECT) for what in ("name", "tokenizer")):
         return None
     words = ["remote-mi", "run", str(lock["recipe"]["name"])]
     words += [*_model(lock["model"]), *prompts, *parameters]

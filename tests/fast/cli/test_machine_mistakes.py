@@ -69,7 +69,7 @@ def _pickled(folder: Path) -> None:
         (_truncated("tokenizer.json"), 2, "its files may be incomplete or damaged"),
         (_pickled, 2, "its files may be incomplete or damaged"),
         (_configured(return_dict=False), 2, "return_dict: false"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), 2, "not supported yet"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), 2, "--adapter FOLDER"),
     ],
 )
 def test_files_of_a_model_that_cannot_be_used(

@@ -105,14 +105,14 @@ def test_verbs_refuse_arguments_of_the_wrong_type(project, tiny_llama):
             mi.job(recipe, model=tiny_llama, prompt="Mary")  # type: ignore[arg-type]
 
 
-def test_a_loaded_model_is_no_name_of_one(project):
+def test_a_module_that_is_no_model_of_transformers_is_refused(project):
     import torch
 
-    with pytest.raises(
-        UsageError, match="model is an object of type Linear, not a text"
-    ) as refused:
-        mi.job("logit_lens", model=torch.nn.Linear(2, 2), prompt="Mary")  # type: ignore[arg-type]
-    assert "remote_mi loads it" in str(refused.value)
+    with pytest.raises(UsageError, match="model is a Linear, not a transformers model") as refused:
+        mi.job("logit_lens", model=torch.nn.Linear(2, 2), prompt="Mary")
+    assert "PreTrainedModel" in str(refused.value)
+    with pytest.raises(UsageError, match="model is an object of type object, not a text"):
+        mi.job("logit_lens", model=object(), prompt="Mary")
 
 
 def test_pairs_are_a_list_a_tuple_or_a_generator_of_dicts(project, tiny_llama):

@@ -10,9 +10,10 @@ import yaml
 
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.common.progress import Silent
+from remote_mi.models.folders import folder_digest
 from remote_mi.models.load import load
 from remote_mi.models.proof import prove
-from remote_mi.models.spec import ModelSpec, folder_digest
+from remote_mi.models.spec import ModelSpec
 from remote_mi.models.structure.known import structure_of
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 import remote_mi as mi
 from remote_mi.common.errors import UsageError
+from remote_mi.models import folders as specs
 from remote_mi.models import load as loading_models
-from remote_mi.models import spec as specs
-from remote_mi.models.spec import ModelSpec, folder_digest
+from remote_mi.models.folders import folder_digest
+from remote_mi.models.spec import ModelSpec
 
 from ...conftest import MARY
 
