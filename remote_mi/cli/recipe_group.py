@@ -21,6 +21,8 @@ from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
 from remote_mi.prompts.choice import PromptChoice
+from remote_mi.prompts.files.columns import parse_columns
+from remote_mi.prompts.published import FORMATS
 from remote_mi.recipes import catalog
 from remote_mi.recipes.card import INPUTS, Card
 
@@ -85,6 +87,14 @@ class RecipeGroup(click.Group):
 
 def job_options() -> list[click.Option]:
     """The options that describe a job, for any recipe."""
+    return [
+        *_prompt_options(),
+        *_model_options(),
+        click.Option(["--debug"], is_flag=True, hidden=True),
+    ]
+
+
+def _prompt_options() -> list[click.Option]:
     option = click.Option
     return [
         option(
@@ -97,15 +107,33 @@ def job_options() -> list[click.Option]:
         option(
             ["--pairs"],
             metavar="FILE",
-            help="Prompts or pairs, one JSON object per line, or hf:… for a dataset.",
+            help="Prompts or pairs: JSON, CSV, TSV, Parquet, Excel; or hf:… for a dataset.",
+        ),
+        option(
+            ["--columns"],
+            multiple=True,
+            metavar="FIELD=COLUMN,…",
+            help="Columns of the file by field, e.g. clean=question,answer=label.",
+        ),
+        option(
+            ["--format"],
+            default="",
+            metavar="NAME",
+            help=f"Published format of the file: {', '.join(FORMATS)}.",
         ),
         option(["-n", "size"], type=int, metavar="N", help="Number of prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
         option(
             ["--drop-invalid"],
             is_flag=True,
-            help="Leave out prompts that do not fit the tokenizer, and report them.",
+            help="Leave out records and prompts that do not fit, and report them.",
         ),
+    ]
+
+
+def _model_options() -> list[click.Option]:
+    option = click.Option
+    return [
         option(
             ["--model"],
             default=EMBEDDED,
@@ -138,7 +166,6 @@ def job_options() -> list[click.Option]:
             metavar="NAME",
             help=f"Where to run: {', '.join(option_values())}.",
         ),
-        option(["--debug"], is_flag=True, hidden=True),
     ]
 
 
@@ -154,7 +181,13 @@ def job_arguments(
     values = _collect_values(options)
     texts = {k: v for k, v in values.items() if k in INPUTS}
     choice = PromptChoice(
-        options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
+        options["phenomenon"],
+        options["pairs"],
+        texts,
+        options["size"],
+        options["seed"],
+        parse_columns(options["columns"]),
+        options["format"],
     )
     parameters = {k: v for k, v in values.items() if k not in INPUTS}
     return (

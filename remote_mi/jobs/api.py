@@ -71,6 +71,8 @@ def job(
     pairs: str | Path | Iterable[Mapping[str, Any]] | None = None,
     n: int | None = None,
     seed: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str = "",
     drop_invalid: bool = False,
     project: str | Path | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -85,10 +87,14 @@ def job(
         recipe: a name, a file (`my.py`, `my.py:name`), or a function decorated with @recipe.
         model: a hub id, a folder, the embedded model's name, or a `ModelSpec`.
         phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
-        pairs: JSONL file or dicts (a list, tuple or generator) with clean, corrupt, answer, wrong
-            (or prompt, target).
+        pairs: a file (JSON lines or array, CSV, TSV, Parquet, Excel), or dicts (a list, tuple or
+            generator), with clean, corrupt, answer, wrong (or prompt, target).
         n, seed: how many prompts of a phenomenon, and its seed.
-        drop_invalid: leave out prompts that do not fit the tokenizer, and note which.
+        columns: field → column of the file, where their names differ: {"clean": "question"}.
+        format: published format of the file's records: blimp, stereoset, winogender, counterfact,
+            ravel, mib, some with a variant (blimp:sentences); recognised by the columns if left out.
+        drop_invalid: leave out records that give no prompt and prompts that do not fit the
+            tokenizer, and note which.
         project: folder that contains runs/ and recipes/; the working folder by default.
         parameters: recipe parameters whose names clash with the arguments above.
         **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
@@ -104,6 +110,8 @@ def job(
         pairs=pairs,
         n=n,
         seed=seed,
+        columns=columns,
+        format=format,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,

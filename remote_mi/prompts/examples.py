@@ -1,6 +1,7 @@
-"""Prompts as text, from the command line, from a JSONL file or from a Hugging Face dataset.
+"""Prompts as text, from the command line, from a file or from a Hugging Face dataset.
 
-    pairs.jsonl                               one JSON object per line
+    pairs.jsonl, pairs.json                   one JSON object per line, or an array of them
+    pairs.csv, .tsv, .parquet, .xlsx[#SHEET]  a table
     hf:ORG/NAME[:CONFIG][#SPLIT][,FIELD=COLUMN...]    a dataset on the hub
     hf:./FOLDER   hf:./FILE.parquet           a dataset on this machine
 
@@ -111,7 +112,8 @@ class PromptSet:
     Attributes:
         examples: each with a group; empty for a recipe that takes no prompts.
         origin: name of the phenomenon or file, or "command line".
-        details: seed, size, template and source of a phenomenon; {} otherwise.
+        details: seed, size, template and source of a phenomenon; of a file how its records were
+            read, and `left_out`: those of which no prompt was made.
         metric: the phenomenon's metric, used if the recipe's parameter is not given.
     """
 
@@ -126,6 +128,11 @@ class PromptSet:
             for index, example in enumerate(self.examples)
         )
         object.__setattr__(self, "examples", grouped)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Records of a file that were left out on request, each with its place and the reason."""
+        return list(self.details.get("left_out", ()))
 
     @functools.cached_property
     def examples_json(self) -> list[dict[str, Any]]:

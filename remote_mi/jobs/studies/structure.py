@@ -112,9 +112,13 @@ class PairsEntry(_Part):
     """Prompts or pairs of a file."""
 
     pairs: _Word
-    """A JSONL file (relative to the project), or hf:… for a data set."""
+    """A file of JSON, CSV, Parquet or Excel (relative to the project), or hf:… for a data set."""
     n: _Count | None = None
     """How many, from the first; all if left out."""
+    columns: dict[str, str] = {}
+    """Field → column of the file, where their names differ: {clean: question, answer: label}."""
+    format: str = ""
+    """Published format of its records, e.g. blimp; recognised by its columns if left out."""
 
 
 class TextEntry(_Part):

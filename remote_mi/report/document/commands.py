@@ -107,7 +107,13 @@ def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
     if "seed" in given:
         name = f"{origin}:{given['template']}" if given.get("template") else origin
         return ["--phenomenon", name, "-n", str(len(examples)), "--seed", str(given["seed"])]
-    return ["--pairs", origin, "-n", str(len(examples))]
+    columns = given.get("columns") or {}
+    if any("," in str(column) for column in columns.values()):
+        return None
+    words = ["--pairs", origin, "-n", str(len(examples))]
+    if columns:
+        words += ["--columns", ",".join(f"{name}={column}" for name, column in columns.items())]
+    return [*words, "--format", str(given["format"])] if given.get("format") else words
 
 
 def _texts(example: Mapping[str, Any]) -> list[str]:
