@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.files.columns import parse_columns
+from remote_mi.prompts.messages import parse_turns
 from remote_mi.prompts.published import FORMATS
 from remote_mi.recipes import catalog
 from remote_mi.recipes.card import INPUTS, Card
@@ -121,6 +122,23 @@ def _prompt_options() -> list[click.Option]:
             metavar="NAME",
             help=f"Published format of the file: {', '.join(FORMATS)}.",
         ),
+        option(
+            ["--turn"],
+            multiple=True,
+            metavar="ROLE=TEXT",
+            help="A turn of a conversation: system, user, or the beginning of assistant's answer.",
+        ),
+        option(
+            ["--corrupt-turn"],
+            multiple=True,
+            metavar="ROLE=TEXT",
+            help="A turn of the corrupt conversation of a pair.",
+        ),
+        option(
+            ["--thinking"],
+            type=click.Choice(["on", "off"]),
+            help="Switch the chat template's thinking, if it knows enable_thinking.",
+        ),
         option(["-n", "size"], type=int, metavar="N", help="Number of prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
         option(
@@ -180,6 +198,7 @@ def job_arguments(
     """What `make_job` takes besides the recipe, as a command line gives it."""
     values = _collect_values(options)
     texts = {k: v for k, v in values.items() if k in INPUTS}
+    texts.update(_conversations(options, texts))
     choice = PromptChoice(
         options["phenomenon"],
         options["pairs"],
@@ -188,6 +207,7 @@ def job_arguments(
         options["seed"],
         parse_columns(options["columns"]),
         options["format"],
+        {"on": True, "off": False}.get(options["thinking"] or ""),
     )
     parameters = {k: v for k, v in values.items() if k not in INPUTS}
     return (
@@ -197,6 +217,19 @@ def job_arguments(
         project_folder(),
         options["drop_invalid"],
     )
+
+
+def _conversations(options: Options, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompts that turns on the command line make, by field."""
+    clean = parse_turns(options["turn"], "--turn")
+    corrupt = parse_turns(options["corrupt_turn"], "--corrupt-turn")
+    if corrupt and not clean:
+        raise UsageError("--corrupt-turn needs the clean conversation", "give --turn ROLE=TEXT")
+    made = {"clean": clean, "corrupt": corrupt} if corrupt else {"messages": clean} if clean else {}
+    for name in ("prompt", *made) if made else ():
+        if name in texts:
+            raise UsageError(f"{name!r} is given twice: as a text and by --turn", "leave one out")
+    return made
 
 
 def _collect_values(options: Options) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def job(
     seed: int | None = None,
     columns: Mapping[str, str] | None = None,
     format: str = "",
+    thinking: bool | None = None,
     drop_invalid: bool = False,
     project: str | Path | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -93,11 +94,14 @@ def job(
         columns: field → column of the file, where their names differ: {"clean": "question"}.
         format: published format of the file's records: blimp, stereoset, winogender, counterfact,
             ravel, mib, some with a variant (blimp:sentences); recognised by the columns if left out.
+        thinking: switches the chat template's thinking on or off, if it knows `enable_thinking`.
         drop_invalid: leave out records that give no prompt and prompts that do not fit the
             tokenizer, and note which.
         project: folder that contains runs/ and recipes/; the working folder by default.
         parameters: recipe parameters whose names clash with the arguments above.
-        **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
+        **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong. A prompt
+            may be a conversation: a list of messages with `role` and `content` (`messages=` is
+            another name for `prompt=` then).
 
     Raises:
         RemoteMIError: for anything invalid that can be detected without a tokenizer.
@@ -112,6 +116,7 @@ def job(
         seed=seed,
         columns=columns,
         format=format,
+        thinking=thinking,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,

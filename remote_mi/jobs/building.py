@@ -69,6 +69,7 @@ def job_from_python(
     parameters: Mapping[str, Any] | None,
     columns: Mapping[str, str] | None = None,
     format: str = "",
+    thinking: bool | None = None,
     drop_invalid: bool = False,
     otherwise: Otherwise | None = None,
 ) -> Job:
@@ -85,13 +86,14 @@ def job_from_python(
         seed=seed,
         columns=columns,
         format=format,
+        thinking=thinking,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,
     )
     spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model))
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
-    choice = PromptChoice(phenomenon, pairs, texts, n, seed, columns or {}, format)
+    choice = PromptChoice(phenomenon, pairs, texts, n, seed, columns or {}, format, thinking)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
     return make_job(
         recipe, spec, choice, given, project_of(project), drop_invalid, otherwise=otherwise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,21 @@ class PromptChoice:
     Attributes:
         phenomenon: name or file, optionally `name:template`.
         pairs: a file (JSON, CSV, Parquet, Excel) or data set, or dicts like its records.
-        texts: prompt/target or clean/corrupt/answer/wrong.
+        texts: prompt/target or clean/corrupt/answer/wrong; a prompt may be messages.
         size, seed: for a phenomenon; None for the phenomenon's own.
         columns: field → column of the file, where their names differ.
         format: the published format of its records, "" to recognise it.
+        thinking: of all prompts, switched on or off in the chat template; None leaves each as it is.
     """
 
     phenomenon: str | None = None
     pairs: str | Path | Iterable[Mapping[str, Any]] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
     size: int | None = None
     seed: int | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
+    thinking: bool | None = None
 
     def check_none(self, recipe: str) -> PromptSet:
         """The empty set of prompts, for a recipe that takes none.
@@ -44,11 +46,24 @@ class PromptChoice:
             UsageError: if prompts are given.
         """
         given = [self.phenomenon, self.pairs, self.texts or None, self.size, self.seed]
-        if any(value is not None for value in given) or self.columns or self.format:
+        if any(value is not None for value in given) or self._settings:
             raise UsageError(f"recipe {recipe!r} takes no prompts", "leave them out")
         return PromptSet((), "no prompts")
 
+    @property
+    def _settings(self) -> bool:
+        """Whether anything is said of how prompts are read."""
+        return bool(self.columns or self.format) or self.thinking is not None
+
     def resolve(self, project: Path, drop: bool = False) -> PromptSet:
+        """The prompts as text, with `thinking` as chosen; arguments and errors as `_resolve`."""
+        prompts = self._resolve(project, drop)
+        if self.thinking is None:
+            return prompts
+        switched = tuple(replace(e, thinking=self.thinking) for e in prompts.examples)
+        return replace(prompts, examples=switched)
+
+    def _resolve(self, project: Path, drop: bool) -> PromptSet:
         """The prompts as text.
 
         Args:

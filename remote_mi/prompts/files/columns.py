@@ -9,11 +9,13 @@ from typing import Any
 from remote_mi.common.errors import UsageError
 from remote_mi.prompts.examples import FIELDS
 from remote_mi.prompts.files.records import FileRecord, FileRecords, unpacked
+from remote_mi.prompts.messages import is_messages
 
 #: Fields that hold a list or an object, which a cell of a table holds as text.
 _NESTED = ("answers", "wrongs", "labels", "messages")
 #: Fields of one kind of prompt that are not taken beside the other's.
 _OF_PAIR = ("clean", "corrupt", "answer", "answers", "wrong", "wrongs")
+_OF_TEXT = ("prompt", "clean", "corrupt")
 _OF_PROMPT = ("prompt", "messages", "target")
 #: A column this similar to a field's name is taken for a misspelling of it.
 _MISSPELT = 0.85
@@ -111,5 +113,8 @@ def fields_of(found: FileRecords, record: FileRecord, columns: Mapping[str, str]
         if name not in taken and name not in columns and (known or strict):
             fields[name] = value
     if found.columns:
-        fields.update({name: unpacked(fields[name]) for name in _NESTED if name in fields})
+        for name in fields:
+            cell = unpacked(fields[name])
+            if name in _NESTED or (name in _OF_TEXT and is_messages(cell)):
+                fields[name] = cell
     return fields

@@ -9,6 +9,7 @@ from typing import Any
 
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text_files import read_text
+from remote_mi.prompts.examples import FIELDS
 from remote_mi.prompts.files.records import FileRecord, FileRecords
 
 _ONE_A_LINE = "one object per line, with double quotes"
@@ -106,6 +107,8 @@ def _from_object(path: Path, whole: dict[str, Any]) -> list[FileRecord]:
     Raises:
         UsageError: for the columns that `DataFrame.to_json` writes by default.
     """
+    if not set(FIELDS).isdisjoint(whole):  # a prompt itself
+        return [FileRecord(f"{path}:1", whole)]
     if isinstance(whole.get("data"), (list, dict)):
         whole = whole["data"] if isinstance(whole["data"], dict) else {"data": whole["data"]}
     lists = [value for value in whole.values() if isinstance(value, list)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
         `remote-mi reproduce` handles these too.
     """
     prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
+    prompts = prompts and [*prompts, *_thinking(lock["prompts"].get("examples", []))]
     if prompts is None or parameters is None or lock["model"].get("names"):
         return None
     words = ["remote-mi", "run", str(lock["recipe"]["name"])]
@@ -116,13 +117,26 @@ def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
     return [*words, "--format", str(given["format"])] if given.get("format") else words
 
 
+def _thinking(examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The option that switches thinking, if it is alike for all prompts."""
+    switched = {example.get("thinking") for example in examples}
+    if len(switched) != 1 or None in switched:
+        return []
+    return ["--thinking", "on" if switched.pop() else "off"]
+
+
 def _texts(example: Mapping[str, Any]) -> list[str]:
     """One example as given on the command line."""
     texts = dict(example)
     if texts.get("corrupt") is None:
         texts = {"prompt": texts.get("clean"), "target": texts.get("answer")}
     words: list[str] = []
+    for option, turns in (("--turn", "turns"), ("--corrupt-turn", "corrupt_turns")):
+        for role, content in example.get(turns) or ():
+            words += [option, f"{role}={content}"]
     for name in _TEXTS:
+        if example.get("turns") and name in ("prompt", "clean", "corrupt"):
+            continue
         if isinstance(texts.get(name), str):
             words += ["-p", f"{name}={texts[name]}"]
     return words
