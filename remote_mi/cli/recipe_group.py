@@ -91,8 +91,18 @@ def job_options() -> list[click.Option]:
     return [
         *_prompt_options(),
         *_model_options(),
+        progress_option(),
         click.Option(["--debug"], is_flag=True, hidden=True),
     ]
+
+
+def progress_option() -> click.Option:
+    """`--progress json`, as commands that compute have it."""
+    return click.Option(
+        ["--progress"],
+        type=click.Choice(["json"]),
+        help="Report progress on stderr as lines of JSON.",
+    )
 
 
 def _prompt_options() -> list[click.Option]:
