@@ -60,6 +60,9 @@ class RecipeGroup(click.Group):
         taken = {name for option in options for name in option.opts}
         for param in card.parameters:
             flag = f"--{param.name.replace('_', '-')}"
+            for option in options if flag in taken else ():
+                if flag in option.opts and isinstance(option, click.Option):
+                    option.help = f"{option.help} The recipe's own is -p {param.name}=…"
             if flag not in taken:
                 default = "" if param.required else f" [default: {param.default_text}]"
                 options.append(

@@ -118,6 +118,7 @@ def make_job(
     """
     card, function = resolve_recipe(recipe, project)
     card.resolve(parameters)  # report a mistyped parameter before missing prompts
+    _check_seed(card, choice)
     if card.over == "none":
         prompts = choice.check_none(card.name)
     elif otherwise is not None and choice == PromptChoice():
@@ -126,6 +127,25 @@ def make_job(
         prompts = choice.resolve(project, drop_invalid)
     return job_on(
         card, spec, prompts, parameters, project, function=function, drop_invalid=drop_invalid
+    )
+
+
+def _check_seed(card: Card, choice: PromptChoice) -> None:
+    """Refuse a seed where no prompts are drawn with one, and say where the recipe knows the word.
+
+    Raises:
+        UsageError: unless the prompts are a phenomenon's.
+    """
+    if choice.seed is None or (choice.phenomenon is not None and card.over != "none"):
+        return
+    own = any(param.name == "seed" for param in card.parameters)
+    raise UsageError(
+        "--seed belongs to a phenomenon, whose prompts are drawn with it"
+        + (f"; recipe {card.name!r} takes no prompts" if card.over == "none" else ""),
+        f"the seed of recipe {card.name!r} is -p seed={choice.seed} (in Python "
+        f"parameters={{'seed': {choice.seed}}})"
+        if own
+        else "leave it out",
     )
 
 
