@@ -18,7 +18,7 @@ _OF_PAIR = ("clean", "corrupt", "answer", "answers", "wrong", "wrongs")
 _OF_TEXT = ("prompt", "clean", "corrupt")
 _OF_PROMPT = ("prompt", "messages", "target")
 #: A column this similar to a field's name is taken for a misspelling of it.
-_MISSPELT = 0.85
+_MISSPELT = 0.8
 
 
 def parse_columns(given: Iterable[str], named: str = "--columns") -> dict[str, str]:
@@ -81,6 +81,8 @@ def check_columns(found: FileRecords, columns: Mapping[str, str]) -> None:
             f"name the right one: {_option(found)}prompt={names[0] if names else 'COLUMN'}",
         )
     for name in names if not columns else ():
+        if not name.isalpha():  # prompt_id is something else
+            continue
         close = difflib.get_close_matches(name.lower(), FIELDS, n=1, cutoff=_MISSPELT)
         if name not in FIELDS and close and close[0] not in names:
             raise UsageError(
