@@ -35,7 +35,7 @@ def check_job(job: Job, options: Options) -> None:
         options[name] if context.get_parameter_source(name) is ParameterSource.COMMANDLINE else None
         for name in ("model", "backend")
     )
-    with show_progress(options["quiet"]) as watch:
+    with show_progress(options["quiet"], options["progress"]) as watch:
         found = run_checks(job, own is not None, server, watch)
     if options["as_json"]:
         print_json(found.to_json())

@@ -6,6 +6,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from remote_mi.common.console import terminal_console
 from remote_mi.common.errors import sanitize
+from remote_mi.common.progress import Pace, describe_progress
 
 
 class LiveWatch:
@@ -21,6 +22,7 @@ class LiveWatch:
             console=terminal_console(stderr=True),
             transient=True,
         )
+        self._pace = Pace()
         self._task = self._progress.add_task("", total=None, count="")
 
     def __enter__(self) -> LiveWatch:
@@ -31,12 +33,14 @@ class LiveWatch:
         self._progress.stop()
 
     def stage(self, text: str) -> None:
+        self._pace = Pace()
         # Reset rather than update: a task that was once complete would stay finished.
         self._progress.reset(self._task, total=None, description=sanitize(text), count="")
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if unit == "bytes" else f"{done}/{total}"
-        self._progress.update(self._task, total=total, completed=done, count=count)
+        left = self._pace.seconds_left(done, total)
+        count = describe_progress(done, total, unit, left)
+        self._progress.update(self._task, total=total or None, completed=done, count=count)
 
     def note(self, text: str) -> None:
         self._progress.console.print(sanitize(text), markup=False)

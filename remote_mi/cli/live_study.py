@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_mi.common.console import terminal_console
-from remote_mi.common.progress import Watch
+from remote_mi.common.progress import Pace, Watch, describe_progress
 from remote_mi.common.text import line
 from remote_mi.store.studies import PointRecord, StudyRecord
 
@@ -24,12 +24,15 @@ class _RowWatch:
 
     def __init__(self, rows: dict[int, str], index: int) -> None:
         self._rows, self._index = rows, index
+        self._pace = Pace()
 
     def stage(self, text: str) -> None:
+        self._pace = Pace()
         self._rows[self._index] = text
 
     def advance(self, done: int, total: int, unit: str) -> None:
-        self._rows[self._index] = f"{done} of {total}"
+        left = self._pace.seconds_left(done, total)
+        self._rows[self._index] = describe_progress(done, total, unit, left)
 
     def note(self, text: str) -> None:
         pass

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
 from remote_mi.prompts.choice import PromptChoice
+from remote_mi.prompts.files.columns import parse_columns
+from remote_mi.prompts.messages import parse_turns
+from remote_mi.prompts.published import FORMATS
 from remote_mi.recipes import catalog
 from remote_mi.recipes.card import INPUTS, Card
 
@@ -57,6 +60,9 @@ class RecipeGroup(click.Group):
         taken = {name for option in options for name in option.opts}
         for param in card.parameters:
             flag = f"--{param.name.replace('_', '-')}"
+            for option in options if flag in taken else ():
+                if flag in option.opts and isinstance(option, click.Option):
+                    option.help = f"{option.help} The recipe's own is -p {param.name}=…"
             if flag not in taken:
                 default = "" if param.required else f" [default: {param.default_text}]"
                 options.append(
@@ -85,6 +91,24 @@ class RecipeGroup(click.Group):
 
 def job_options() -> list[click.Option]:
     """The options that describe a job, for any recipe."""
+    return [
+        *_prompt_options(),
+        *_model_options(),
+        progress_option(),
+        click.Option(["--debug"], is_flag=True, hidden=True),
+    ]
+
+
+def progress_option() -> click.Option:
+    """`--progress json`, as commands that compute have it."""
+    return click.Option(
+        ["--progress"],
+        type=click.Choice(["json"]),
+        help="Report progress on stderr as lines of JSON.",
+    )
+
+
+def _prompt_options() -> list[click.Option]:
     option = click.Option
     return [
         option(
@@ -97,28 +121,49 @@ def job_options() -> list[click.Option]:
         option(
             ["--pairs"],
             metavar="FILE",
-            help="Prompts or pairs, one JSON object per line, or hf:… for a dataset.",
+            help="Prompts or pairs: JSON, CSV, TSV, Parquet, Excel; or hf:… for a dataset.",
+        ),
+        option(
+            ["--columns"],
+            multiple=True,
+            metavar="FIELD=COLUMN,…",
+            help="Columns of the file by field, e.g. clean=question,answer=label.",
+        ),
+        option(
+            ["--format"],
+            default="",
+            metavar="NAME",
+            help=f"Published format of the file: {', '.join(FORMATS)}.",
+        ),
+        option(
+            ["--turn"],
+            multiple=True,
+            metavar="ROLE=TEXT",
+            help="A turn of a conversation: system, user, or the beginning of assistant's answer.",
+        ),
+        option(
+            ["--corrupt-turn"],
+            multiple=True,
+            metavar="ROLE=TEXT",
+            help="A turn of the corrupt conversation of a pair.",
+        ),
+        option(
+            ["--thinking"],
+            type=click.Choice(["on", "off"]),
+            help="Switch the chat template's thinking, if it knows enable_thinking.",
         ),
         option(["-n", "size"], type=int, metavar="N", help="Number of prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
         option(
             ["--drop-invalid"],
             is_flag=True,
-            help="Leave out prompts that do not fit the tokenizer, and report them.",
+            help="Leave out records and prompts that do not fit, and report them.",
         ),
-        *_model_options(),
-        option(
-            ["--backend"],
-            default="auto",
-            metavar="NAME",
-            help=f"Where to run: {', '.join(option_values())}.",
-        ),
-        option(["--debug"], is_flag=True, hidden=True),
     ]
 
 
 def _model_options() -> list[click.Option]:
-    """The options that describe the model of a job."""
+    """The options that describe the model of a job, and where it runs."""
     option = click.Option
     return [
         option(
@@ -157,6 +202,12 @@ def _model_options() -> list[click.Option]:
             help="Whether a BOS token is prepended.",
         ),
         option(["--chat"], is_flag=True, help="Put prompts into the model's chat template."),
+        option(
+            ["--backend"],
+            default="auto",
+            metavar="NAME",
+            help=f"Where to run: {', '.join(option_values())}.",
+        ),
     ]
 
 
@@ -171,8 +222,16 @@ def job_arguments(
     """What `make_job` takes besides the recipe, as a command line gives it."""
     values = _collect_values(options)
     texts = {k: v for k, v in values.items() if k in INPUTS}
+    texts.update(_conversations(options, texts))
     choice = PromptChoice(
-        options["phenomenon"], options["pairs"], texts, options["size"], options["seed"]
+        options["phenomenon"],
+        options["pairs"],
+        texts,
+        options["size"],
+        options["seed"],
+        parse_columns(options["columns"]),
+        options["format"],
+        {"on": True, "off": False}.get(options["thinking"] or ""),
     )
     parameters = {k: v for k, v in values.items() if k not in INPUTS}
     return (
@@ -182,6 +241,19 @@ def job_arguments(
         project_folder(),
         options["drop_invalid"],
     )
+
+
+def _conversations(options: Options, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompts that turns on the command line make, by field."""
+    clean = parse_turns(options["turn"], "--turn")
+    corrupt = parse_turns(options["corrupt_turn"], "--corrupt-turn")
+    if corrupt and not clean:
+        raise UsageError("--corrupt-turn needs the clean conversation", "give --turn ROLE=TEXT")
+    made = {"clean": clean, "corrupt": corrupt} if corrupt else {"messages": clean} if clean else {}
+    for name in ("prompt", *made) if made else ():
+        if name in texts:
+            raise UsageError(f"{name!r} is given twice: as a text and by --turn", "leave one out")
+    return made
 
 
 def _collect_values(options: Options) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def run_job(job: Job, options: Options) -> None:
     if options["detach"]:
         submit_detached(job, options)
         return
-    with show_progress(options["quiet"]) as watch:
+    with show_progress(options["quiet"], options["progress"]) as watch:
         permit = ask_for_download(options["yes"], watch)
         result = execute(job, options["backend"], options["timeout"], watch, permit)
     show_result(result, options)
@@ -83,7 +83,7 @@ def submit_detached(job: Job, options: dict[str, Any]) -> None:
     """Submit a job and print its id, or show its result if that already exists."""
     from remote_mi.jobs.remote import submit_job
 
-    with show_progress(options["quiet"]) as watch:
+    with show_progress(options["quiet"], options["progress"]) as watch:
         submitted = submit_job(job, options["backend"], watch)
     if submitted.id is None:
         say("the result already exists")

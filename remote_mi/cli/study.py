@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from rich.text import Text
 from remote_mi.backends.registry import parse_backend
 from remote_mi.cli.numbers import WIDTH
 from remote_mi.cli.output import print_json, say, shorten_path, stdout_console
-from remote_mi.common.errors import BackendUnavailable, first_line, sanitize
+from remote_mi.common.errors import BackendUnavailable, first_line
 from remote_mi.common.paths import project_folder
-from remote_mi.common.progress import Silent, Watch
 from remote_mi.common.sizes import format_size
 from remote_mi.common.text import counted, line
 from remote_mi.common.valid_json import to_json
@@ -112,13 +109,19 @@ def plan_command(name: str, as_json: bool, everything: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Fetch models of any size without asking.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids of the runs only.")
-def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool) -> int:
+@click.option(
+    "--progress", type=click.Choice(["json"]), help="Report progress on stderr as lines of JSON."
+)
+def run_command(
+    name: str, max_remote: int | None, yes: bool, as_json: bool, quiet: bool, progress: str | None
+) -> int:
     """Run the points of a study that have no result yet.
 
     NAME is a study's name or file. After an interruption, the same command resumes. The exit code
     is 1 if a point failed.
     """
     from remote_mi.backends.settings import load
+    from remote_mi.cli.overviews import open_overview
     from remote_mi.jobs.studies.run import run_study
 
     plan, text = _read_plan(name)
@@ -132,7 +135,7 @@ def run_command(name: str, max_remote: int | None, yes: bool, as_json: bool, qui
             "--yes fetches them",
         )
     max_jobs = max_remote or load(project).studies.max_remote
-    with _open_overview(quiet) as overview:
+    with open_overview(quiet, progress) as overview:
         record = run_study(plan, project, overview, max_jobs, text)
     if as_json:
         print_json(_record_to_json(record))
@@ -336,52 +339,3 @@ def _confirm_download(size: int, yes: bool) -> bool:
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return yes
     return click.confirm(f"fetch models of {format_size(size)}?", default=False, err=True)
-
-
-@contextmanager
-def _open_overview(quiet: bool) -> Iterator[Any]:
-    if quiet:
-        yield SilentOverview()
-    elif sys.stderr.isatty():
-        from remote_mi.cli.live_study import LiveOverview
-
-        with LiveOverview() as overview:
-            yield overview
-    else:
-        yield LineOverview()
-
-
-class SilentOverview:
-    """Shows nothing."""
-
-    def begin(self, record: StudyRecord) -> None:
-        pass
-
-    def point(self, point: PointRecord) -> None:
-        pass
-
-    def watch(self, point: PointRecord) -> Watch:
-        return Silent()
-
-
-class LineOverview(SilentOverview):
-    """Prints one line per finished point, for logs and pipes."""
-
-    def begin(self, record: StudyRecord) -> None:
-        self.left = sum(p.state != "done" for p in record.points)
-        self.total = len(record.points)
-
-    def point(self, point: PointRecord) -> None:
-        if point.state == "submitted":
-            say(f"… {point.recipe} on {point.prompts}: submitted to {point.where}")
-            return
-        self.left -= 1
-        outcome = (
-            point.run
-            if point.state == "done"
-            else f"failed: {first_line(RuntimeError(point.error))}"
-        )
-        say(
-            f"[{self.total - self.left}/{self.total}] {point.recipe} on {point.prompts}: "
-            f"{sanitize(str(outcome))}"
-        )

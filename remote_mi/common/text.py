@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -61,12 +62,41 @@ def without_shared_beginning(texts: Sequence[str]) -> list[str]:
     first, last = min(texts), max(texts)  # what these two share, all share
     if first == last:
         return list(texts)
-    pairs = enumerate(zip(first, last, strict=False))
-    same = next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))
-    start = first.rfind(" ", 0, same) + 1
+    start = first.rfind(" ", 0, _shared(first, last)) + 1
     if start < _LEAST_SHARED:
         return list(texts)
     return [f"…{text[start:]}" for text in texts]
+
+
+def distinguishable(texts: Sequence[str], width: int) -> list[str]:
+    """Texts of a list, to be cut at a width, so that different ones still look different.
+
+    A beginning that all share is left out. Of those that would look alike, the middle is, from a
+    few words on to where each differs from all others.
+    """
+    shown = without_shared_beginning(texts)
+    alike: dict[str, list[str]] = {}
+    for text in dict.fromkeys(shown):
+        alike.setdefault(text[: width - 1], []).append(text)
+    told = {}
+    for group in alike.values():
+        if len(group) < 2:
+            continue
+        ordered = sorted(group)
+        shared = [_shared(a, b) for a, b in itertools.pairwise(ordered)]
+        for text, before, after in zip(ordered, [0, *shared], [*shared, 0], strict=True):
+            differs = max(before, after)
+            start = text.rfind(" ", 0, differs) + 1
+            if differs - start > width // 2:  # within a very long word
+                start = max(0, differs - width // 4)
+            told[text] = f"{text[: max(1, width // 4)].rstrip('…')}…{text[start:]}"
+    return [told.get(text, text) for text in shown]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def prose(text: str) -> str:

@@ -28,7 +28,63 @@ def read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}{describe_wrong_byte(error)}", SAVE_AS_UTF8) from None
+        raise UsageError(f"{path}{describe_wrong_byte(error)}", encoding_advice(content)) from None
+
+
+#: First bytes of files that hold no text → what they are.
+_BINARY = {
+    b"PK\x03\x04": "a zip archive or an Office file, such as .xlsx",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"\xd0\xcf\x11\xe0": "an Office file of before 2007, such as .xls",
+    b"%PDF": "a PDF",
+    b"SQLite format 3": "a SQLite database",
+    b"ARROW1": "an Arrow file",
+    b"\x80\x04": "a pickle",
+    b"\x89PNG": "an image",
+}
+_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+def encoding_advice(content: bytes) -> str:
+    """What to do about a file that is not UTF-8, with the encoding it looks like if that is clear."""
+    for start, what in _BINARY.items():
+        if content.startswith(start):
+            return f"this is {what}, not a text file: give it the ending of its kind, or export it"
+    encoding = _likely_encoding(content)
+    if not encoding:
+        return SAVE_AS_UTF8
+    return (
+        f"it looks like {encoding}; save it as UTF-8: in an editor, or with "
+        f"`iconv -f {encoding.upper()} -t UTF-8 FILE > NEW`"
+    )
+
+
+def _likely_encoding(content: bytes) -> str:
+    """The encoding that a text seems to have; "" if several are as likely.
+
+    Zero bytes stand beside every letter of UTF-16 that Latin scripts use. In a text of such a
+    script few bytes are above 127: those from 0x80 to 0x9f are letters and quotes in Windows-1252
+    and control characters in ISO-8859-1.
+    """
+    for mark, encoding in _MARKS.items():
+        if content.startswith(mark):
+            return encoding
+    sample = content[:10_000]
+    if sample.count(0) > len(sample) / 5:
+        return "UTF-16LE" if sample[1::2].count(0) > sample[::2].count(0) else "UTF-16BE"
+    high = [byte for byte in content if byte > 0x7F]
+    if 0 in content or len(high) > 0.2 * len(content):
+        return ""
+    if not any(byte < 0xA0 for byte in high):
+        return "ISO-8859-1"
+    return "" if set(high) & {0x81, 0x8D, 0x8F, 0x90, 0x9D} else "Windows-1252"
 
 
 def read_python(path: Path) -> str:

@@ -73,6 +73,9 @@ def job(
     pairs: str | Path | Iterable[Mapping[str, Any]] | None = None,
     n: int | None = None,
     seed: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str = "",
+    thinking: bool | None = None,
     drop_invalid: bool = False,
     project: str | Path | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -91,13 +94,20 @@ def job(
             transformers in memory, or "ids": prompts and answers are token ids. A model in
             memory without one takes ids.
         phenomenon: name or file, optionally with a template: "ioi", "ioi:store".
-        pairs: JSONL file or dicts (a list, tuple or generator) with clean, corrupt, answer, wrong
-            (or prompt, target).
+        pairs: a file (JSON lines or array, CSV, TSV, Parquet, Excel), or dicts (a list, tuple or
+            generator), with clean, corrupt, answer, wrong (or prompt, target).
         n, seed: how many prompts of a phenomenon, and its seed.
-        drop_invalid: leave out prompts that do not fit the tokenizer, and note which.
+        columns: field → column of the file, where their names differ: {"clean": "question"}.
+        format: published format of the file's records: blimp, stereoset, winogender, counterfact,
+            ravel, mib, some with a variant (blimp:sentences); recognised by the columns if left out.
+        thinking: switches the chat template's thinking on or off, if it knows `enable_thinking`.
+        drop_invalid: leave out records that give no prompt and prompts that do not fit the
+            tokenizer, and note which.
         project: folder that contains runs/ and recipes/; the working folder by default.
         parameters: recipe parameters whose names clash with the arguments above.
-        **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong.
+        **inputs: the recipe's parameters, and prompt/target or clean/corrupt/answer/wrong. A prompt
+            may be a conversation: a list of messages with `role` and `content` (`messages=` is
+            another name for `prompt=` then).
 
     Raises:
         RemoteMIError: for anything invalid that can be detected without a tokenizer.
@@ -111,6 +121,9 @@ def job(
         pairs=pairs,
         n=n,
         seed=seed,
+        columns=columns,
+        format=format,
+        thinking=thinking,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,

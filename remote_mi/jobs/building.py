@@ -16,6 +16,7 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
+from remote_mi.prompts.reading import LEFT_OUT
 from remote_mi.recipes import catalog
 from remote_mi.recipes.card import INPUTS, Card
 from remote_mi.recipes.declaration import card_of
@@ -70,6 +71,9 @@ def job_from_python(
     seed: int | None,
     project: str | Path | None,
     parameters: Mapping[str, Any] | None,
+    columns: Mapping[str, str] | None = None,
+    format: str = "",
+    thinking: bool | None = None,
     drop_invalid: bool = False,
     otherwise: Otherwise | None = None,
 ) -> Job:
@@ -84,12 +88,15 @@ def job_from_python(
         phenomenon=phenomenon,
         n=n,
         seed=seed,
+        columns=columns,
+        format=format,
+        thinking=thinking,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,
     )
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
-    choice = PromptChoice(phenomenon, pairs, texts, n, seed)
+    choice = PromptChoice(phenomenon, pairs, texts, n, seed, columns or {}, format, thinking)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
     made = make_job(
         recipe, spec, choice, given, project_of(project), drop_invalid, otherwise=otherwise
@@ -139,15 +146,59 @@ def make_job(
     """
     card, function = resolve_recipe(recipe, project)
     card.resolve(parameters)  # report a mistyped parameter before missing prompts
+    _check_seed(card, choice)
     if card.over == "none":
         prompts = choice.check_none(card.name)
     elif otherwise is not None and choice == PromptChoice():
         prompts = otherwise(card)
     else:
-        prompts = choice.resolve(project)
+        prompts = choice.resolve(project, drop_invalid)
     return job_on(
         card, spec, prompts, parameters, project, function=function, drop_invalid=drop_invalid
     )
+
+
+def _check_seed(card: Card, choice: PromptChoice) -> None:
+    """Refuse a seed where no prompts are drawn with one, and say where the recipe knows the word.
+
+    Raises:
+        UsageError: unless the prompts are a phenomenon's.
+    """
+    if choice.seed is None or (choice.phenomenon is not None and card.over != "none"):
+        return
+    own = any(param.name == "seed" for param in card.parameters)
+    raise UsageError(
+        "--seed belongs to a phenomenon, whose prompts are drawn with it"
+        + (f"; recipe {card.name!r} takes no prompts" if card.over == "none" else ""),
+        f"the seed of recipe {card.name!r} is -p seed={choice.seed} (in Python "
+        f"parameters={{'seed': {choice.seed}}})"
+        if own
+        else "leave it out",
+    )
+
+
+def _only_pairs(card: Card, prompts: PromptSet, drop: bool) -> PromptSet:
+    """The prompts of a recipe that takes pairs; `drop`: without those that are none, if some are.
+
+    Raises:
+        UsageError: naming the first that is none.
+    """
+    single = [i for i, example in enumerate(prompts.examples) if example.corrupt is None]
+    if not single:
+        return prompts
+    if not drop or len(single) == len(prompts.examples):
+        some = len(single) < len(prompts.examples)
+        raise UsageError(
+            f"recipe {card.name!r} works on clean/corrupt pairs; prompt {single[0] + 1} has "
+            "no corrupt prompt" + (f", like {len(single) - 1} others" if len(single) > 1 else ""),
+            "run the pairs alone with --drop-invalid"
+            if some
+            else "give -p clean=… -p corrupt=… -p answer=… -p wrong=…, or --phenomenon NAME",
+        )
+    why = [f"prompt {i + 1} ({prompts.examples[i].clean!r:.60}): no pair" for i in single]
+    pairs = tuple(example for example in prompts.examples if example.corrupt is not None)
+    left_out = [*prompts.details.get(LEFT_OUT, ()), *why]
+    return replace(prompts, examples=pairs, details={**prompts.details, LEFT_OUT: left_out})
 
 
 def resolve_recipe(
@@ -193,13 +244,7 @@ def job_on(
             "write texts, or say that ids are meant: tokenizer='ids' (--tokenizer ids)",
         )
     if card.takes_pairs:
-        for index, example in enumerate(prompts.examples):
-            if example.corrupt is None:
-                raise UsageError(
-                    f"recipe {card.name!r} works on clean/corrupt pairs; prompt {index + 1} has "
-                    "no corrupt prompt",
-                    "give -p clean=… -p corrupt=… -p answer=… -p wrong=…, or --phenomenon NAME",
-                )
+        prompts = _only_pairs(card, prompts, drop_invalid)
     names = {p.name for p in card.parameters}
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:

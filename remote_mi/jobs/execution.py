@@ -188,7 +188,8 @@ class Execution:
             "parameters": dict(job.parameters),
             "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
-        notes = [f"left out: {why}" for why in tokenized.dropped.values()] + tokenized.warnings
+        left_out = [*job.prompts.left_out, *tokenized.dropped.values()]
+        notes = [f"left out: {why}" for why in left_out] + tokenized.warnings
         sources = {name: text.decode() for name, text in job.sources().items()}
         return Draft(
             job.card.to_json(),

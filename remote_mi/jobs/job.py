@@ -133,6 +133,8 @@ class Job:
         members.update(prompts=prompts["prompts"], templates=prompts["templates"])
         if self.card.analysis or self.statistics > 1:  # groups are clusters
             members["classes"] = prompts["classes"]
+        if self.prompts.left_out:  # the result says so
+            members["left_out"] = canonical_json(self.prompts.left_out)
         return digest_members(members)
 
     @functools.cached_property

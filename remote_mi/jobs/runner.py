@@ -11,6 +11,7 @@ from remote_mi.backends.registry import parse_backend
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Watch
 from remote_mi.jobs.dispatch.plan import Dispatcher, Plan, download_not_allowed
+from remote_mi.jobs.early_checks import check_before_loading
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.lookup import (
     ResultPlace,
@@ -98,6 +99,7 @@ def survey(job: Job, requested: str, everything: bool = True) -> tuple[Plan, Res
     planner = Dispatcher(job.project)
     place = first_place_with_result(job, planner.backends(requested))
     if place is None:
+        check_before_loading(job)
         return (planner.survey if everything else planner.plan)(job, requested), None
     there = Option(
         place.backend, True, f"already computed there: {place.description}", model=job.model
@@ -115,6 +117,7 @@ def _find_or_plan(
     hit = look_up(job, planner.backends(requested))
     if hit is not None:
         return hit
+    check_before_loading(job)
     note = earlier_result_note(job)
     if note:
         watch.note(note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.datasets import read_prompts
 from remote_mi.prompts.examples import MOST_PAIRS, PromptSet, parse_example
+from remote_mi.prompts.files.records import FileRecord, FileRecords
+from remote_mi.prompts.reading import prompts_from, read_prompts
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,22 @@ class PromptChoice:
 
     Attributes:
         phenomenon: name or file, optionally `name:template`.
-        pairs: JSONL file, or dicts like its lines.
-        texts: prompt/target or clean/corrupt/answer/wrong.
+        pairs: a file (JSON, CSV, Parquet, Excel) or data set, or dicts like its records.
+        texts: prompt/target or clean/corrupt/answer/wrong; a prompt may be messages.
         size, seed: for a phenomenon; None for the phenomenon's own.
+        columns: field → column of the file, where their names differ.
+        format: the published format of its records, "" to recognise it.
+        thinking: of all prompts, switched on or off in the chat template; None leaves each as it is.
     """
 
     phenomenon: str | None = None
     pairs: str | Path | Iterable[Mapping[str, Any]] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
     size: int | None = None
     seed: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    format: str = ""
+    thinking: bool | None = None
 
     def check_none(self, recipe: str) -> PromptSet:
         """The empty set of prompts, for a recipe that takes none.
@@ -39,12 +46,28 @@ class PromptChoice:
             UsageError: if prompts are given.
         """
         given = [self.phenomenon, self.pairs, self.texts or None, self.size, self.seed]
-        if any(value is not None for value in given):
+        if any(value is not None for value in given) or self._settings:
             raise UsageError(f"recipe {recipe!r} takes no prompts", "leave them out")
         return PromptSet((), "no prompts")
 
-    def resolve(self, project: Path) -> PromptSet:
+    @property
+    def _settings(self) -> bool:
+        """Whether anything is said of how prompts are read."""
+        return bool(self.columns or self.format) or self.thinking is not None
+
+    def resolve(self, project: Path, drop: bool = False) -> PromptSet:
+        """The prompts as text, with `thinking` as chosen; arguments and errors as `_resolve`."""
+        prompts = self._resolve(project, drop)
+        if self.thinking is None:
+            return prompts
+        switched = tuple(replace(e, thinking=self.thinking) for e in prompts.examples)
+        return replace(prompts, examples=switched)
+
+    def _resolve(self, project: Path, drop: bool) -> PromptSet:
         """The prompts as text.
+
+        Args:
+            drop: leave out records of a file of which no prompt can be made, and say which.
 
         Raises:
             UsageError: if none or more than one source is given.
@@ -54,9 +77,12 @@ class PromptChoice:
         if sum(given) != 1:
             raise UsageError(
                 "give the prompts one way" if sum(given) else "there are no prompts",
-                "--phenomenon NAME, or --pairs FILE.jsonl, or -p prompt=…, or "
+                "--phenomenon NAME, or --pairs FILE, or -p prompt=…, or "
                 "-p clean=… -p corrupt=… -p answer=… -p wrong=…",
             )
+        if self.pairs is None and (self.columns or self.format):
+            option = "--columns" if self.columns else "--format"
+            raise UsageError(f"{option} belongs to a file of prompts", "give --pairs FILE")
         if self.phenomenon is not None:
             name, _, template = self.phenomenon.partition(":")
             phenomenon = phenomena.find(name, project)
@@ -68,13 +94,16 @@ class PromptChoice:
         if self.texts:
             return PromptSet((parse_example(self.texts),), "command line")
         if isinstance(self.pairs, (str, Path)):
-            prompts = read_prompts(self.pairs, self.size)
+            prompts = read_prompts(
+                self.pairs, self.size, columns=self.columns, form=self.format, drop=drop
+            )
         else:
-            examples = tuple(parse_example(fields) for fields in _dicts(self.pairs))
-            prompts = PromptSet(examples, "list")
+            records = [FileRecord(f"pairs[{i}]", d) for i, d in enumerate(_dicts(self.pairs))]
+            found = FileRecords("pairs", records)
+            prompts = prompts_from(found, "list", self.columns, self.format, drop)
         if self.size is not None and self.size > len(prompts.examples):
             raise UsageError(f"-n {self.size}: there are {len(prompts.examples)} prompts")
-        return PromptSet(prompts.examples[: self.size], prompts.origin)
+        return PromptSet(prompts.examples[: self.size], prompts.origin, prompts.details)
 
 
 def _dicts(pairs: Any) -> list[Mapping[str, Any]]:
@@ -87,7 +116,7 @@ def _dicts(pairs: Any) -> list[Mapping[str, Any]]:
     found: list[Any] = list(pairs) if given else []
     if not given or not all(isinstance(pair, Mapping) for pair in found):
         raise UsageError(
-            f"pairs is {shown(pairs)}, not a JSONL file or a list of dicts",
+            f"pairs is {shown(pairs)}, not a file or a list of dicts",
             'e.g. [{"prompt": "…"}]; a data frame gives one with frame.to_dict("records")',
         )
     if not found:

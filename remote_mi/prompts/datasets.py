@@ -1,131 +1,52 @@
-"""Prompts from files and data sets."""
+"""Rows of Hugging Face datasets, on the hub or on this machine."""
 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
-from remote_mi.common.text_files import read_text
-from remote_mi.prompts.examples import FIELDS, PromptSet, parse_example
+from remote_mi.prompts.files.columns import parse_columns
+from remote_mi.prompts.files.records import FileRecord, FileRecords
 
 DATASET = "hf:"
 _LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-def read_prompts(source: str | Path, most: int | None = None) -> PromptSet:
-    """Prompts from a JSONL file, or from a dataset (`hf:…`).
-
-    Args:
-        most: maximum number of rows to read from a dataset; None for all.
-
-    Raises:
-        UsageError: naming the file and line, or the dataset and row.
-        RemoteMIError: if the hub cannot be reached.
-    """
-    if str(source).startswith(DATASET):
-        return read_dataset(str(source), most)
-    return read_jsonl(Path(source))
-
-
-def read_jsonl(path: Path) -> PromptSet:
-    """Prompts from a file with one JSON object per line.
-
-    A line has `clean`, `corrupt`, `answer`, `wrong`, or `prompt` and optionally `target`;
-    `answers` and `wrongs` are lists. Also `template`: prompts of the same template are aligned
-    position by position when averaged; `label` and `group`: see `Example`; `labels`: name → words
-    of the clean text whose position it names, there and, if they occur in it, in the corrupt text.
-
-    Raises:
-        UsageError: naming file and line.
-    """
-    lines = read_text(path).split("\n")
-    examples = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            examples.append(parse_example(json.loads(line, object_pairs_hook=_unique_keys)))
-        except RecursionError:
-            raise UsageError(f"{path}:{number}: lists and objects are nested too deeply") from None
-        except ValueError as error:
-            raise UsageError(
-                f"{path}:{number}: not JSON: {error}", "one object per line, with double quotes"
-            ) from None
-        except UsageError as error:
-            raise UsageError(f"{path}:{number}: {error.message}", error.hint) from None
-    if not examples:
-        raise UsageError(f"{path} has no prompts", "one JSON object per line")
-    return PromptSet(tuple(examples), path.name)
-
-
-def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; Python itself would silently take the last of two equal keys.
-
-    Raises:
-        UsageError: if a key occurs twice.
-    """
-    found = dict(members)
-    if len(found) < len(members):
-        keys = [key for key, _ in members]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise UsageError(f"the key {twice!r} appears twice", "leave one of them out")
-    return found
-
-
-def read_dataset(source: str, most: int | None = None) -> PromptSet:
-    """Prompts from a Hugging Face dataset; `source` as described in `remote_mi.prompts.examples`.
+def read_dataset(source: str, most: int | None = None) -> tuple[FileRecords, dict[str, str]]:
+    """The rows of a Hugging Face dataset; `source` as described in `remote_mi.prompts.examples`.
 
     Class numbers are replaced by the names of the classes. Empty cells count as missing.
 
+    Args:
+        most: maximum number of rows to read; None for all.
+
+    Returns:
+        its rows, and field → column as the source names them.
+
     Raises:
-        UsageError: if `datasets` is not installed, or naming the dataset and row.
+        UsageError: if `datasets` is not installed, or naming the dataset.
         RemoteMIError: if it cannot be loaded.
     """
     address, *renamed = source.removeprefix(DATASET).split(",")
     address, _, split = address.partition("#")
-    columns = {name: name for name in FIELDS}
-    for change in renamed:
-        name, equals, column = change.partition("=")
-        if name not in FIELDS or not equals or not column:
-            raise UsageError(
-                f"{source}: {change!r} is not FIELD=COLUMN", "fields: " + ", ".join(FIELDS)
-            )
-        columns[name] = column
+    columns = parse_columns(renamed, source)
     table = _load_split(source, address, split)
-    for change in renamed:
-        column = change.partition("=")[2]
-        if column not in table.column_names:
-            raise UsageError(
-                f"{source}: there is no column {column!r}",
-                "its columns: " + ", ".join(table.column_names),
-            )
-    columns = {name: column for name, column in columns.items() if column in table.column_names}
-    if not {"prompt", "clean"} & set(columns):
-        raise UsageError(
-            f"{source}: no column is called 'prompt' or 'clean'; its columns: "
-            + ", ".join(table.column_names),
-            f"name the right one: {source},prompt={table.column_names[0]}",
-        )
-    examples = []
     rows = table if most is None or most < 1 else islice(table, most)
+    records = []
     for number, row in enumerate(rows, 1):
-        given = {
-            name: _class_name(table.features[column], row[column])
-            for name, column in columns.items()
-            if row[column] is not None
+        values = {
+            name: _class_name(table.features[name], value)
+            for name, value in row.items()
+            if value is not None
         }
-        try:
-            examples.append(parse_example(given))
-        except UsageError as error:
-            raise UsageError(f"{source}: row {number}: {error.message}", error.hint) from None
-    if not examples:
+        records.append(FileRecord(f"{source}: row {number}", values))
+    if not records:
         raise UsageError(f"{source} has no rows")
-    return PromptSet(tuple(examples), source)
+    return FileRecords(source, records, tuple(table.column_names)), columns
 
 
 def _class_name(feature: Any, value: Any) -> Any:

@@ -1,6 +1,7 @@
-"""Prompts as text, from the command line, from a JSONL file or from a Hugging Face dataset.
+"""Prompts as text, from the command line, from a file or from a Hugging Face dataset.
 
-    pairs.jsonl                               one JSON object per line
+    pairs.jsonl, pairs.json                   one JSON object per line, or an array of them
+    pairs.csv, .tsv, .parquet, .xlsx[#SHEET]  a table
     hf:ORG/NAME[:CONFIG][#SPLIT][,FIELD=COLUMN...]    a dataset on the hub
     hf:./FOLDER   hf:./FILE.parquet           a dataset on this machine
 
@@ -19,6 +20,13 @@ from typing import Any
 from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import encoding_problem
+from remote_mi.prompts.messages import (
+    Turn,
+    conversation_text,
+    is_messages,
+    parse_messages,
+    words_in_turns,
+)
 
 #: A slot in a prompt template: `{slot}`, `{slot.field}`, each optionally with `:label`.
 SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
@@ -27,6 +35,7 @@ MOST_PAIRS = 100_000
 #: The fields that a JSON line or a row of a dataset may have.
 FIELDS = (
     "prompt",
+    "messages",
     "target",
     "labels",
     "clean",
@@ -38,6 +47,7 @@ FIELDS = (
     "template",
     "label",
     "group",
+    "thinking",
 )
 _LISTS = {"answers": "answer", "wrongs": "wrong"}
 #: Fields that may be token ids instead: a list of them, or one.
@@ -51,7 +61,7 @@ class Example:
     """One prompt, or one pair, as text.
 
     Attributes:
-        clean: the prompt.
+        clean: the prompt; of a conversation, its turns as one text.
         corrupt: its counterpart, or None.
         answer, wrong: continuations (with their leading space), or None.
         labels: label → (start, end) in characters of `clean`.
@@ -62,6 +72,8 @@ class Example:
         group: shared by examples that a probe must not split between training and test. A
             `PromptSet` gives each example without one a group of its own.
         ids: whether it was given as token ids, which its texts write as numbers: "1 5 7".
+        turns, corrupt_turns: of a conversation, which the tokenizer's chat template puts together.
+        thinking: switches the template's thinking on or off; None leaves it as the template has it.
     """
 
     clean: str
@@ -76,6 +88,9 @@ class Example:
     group: str = ""
     corrupt_labels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ids: bool = False
+    turns: tuple[Turn, ...] = ()
+    corrupt_turns: tuple[Turn, ...] = ()
+    thinking: bool | None = None
 
     def __post_init__(self) -> None:
         for several, one in _LISTS.items():
@@ -106,6 +121,12 @@ class Example:
                 if self.corrupt_labels
                 else {}
             ),
+            **{
+                name: [list(turn) for turn in getattr(self, name)]
+                for name in ("turns", "corrupt_turns")
+                if getattr(self, name)
+            },
+            **({} if self.thinking is None else {"thinking": self.thinking}),
         }
 
 
@@ -116,7 +137,8 @@ class PromptSet:
     Attributes:
         examples: each with a group; empty for a recipe that takes no prompts.
         origin: name of the phenomenon or file, or "command line".
-        details: seed, size, template and source of a phenomenon; {} otherwise.
+        details: seed, size, template and source of a phenomenon; of a file how its records were
+            read, and `left_out`: those of which no prompt was made.
         metric: the phenomenon's metric, used if the recipe's parameter is not given.
     """
 
@@ -131,6 +153,11 @@ class PromptSet:
             for index, example in enumerate(self.examples)
         )
         object.__setattr__(self, "examples", grouped)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Records of a file that were left out on request, each with its place and the reason."""
+        return list(self.details.get("left_out", ()))
 
     @functools.cached_property
     def examples_json(self) -> list[dict[str, Any]]:
@@ -158,16 +185,25 @@ def parse_example(data: Any) -> Example:
     data, has_ids = _without_ids(data)
     values = {str(name): _parse_field(name, value) for name, value in data.items()}
     named: dict[str, Any] = {"ids": has_ids}
-    named |= {name: values[name] for name in ("template", *_NAMES) if name in values}
+    named |= {n: values[n] for n in ("template", *_NAMES, "thinking") if n in values}
+    if "messages" in values:
+        if "prompt" in values:
+            raise UsageError("give either 'prompt' or 'messages', not both")
+        values["prompt"] = values.pop("messages")
     if "prompt" in values:
         if "clean" in values or "corrupt" in values:
             raise UsageError("give either a prompt or a clean/corrupt pair, not both")
         for name in ("answer", "answers", "wrong", "wrongs"):
             if name in values:
                 raise UsageError(f"{name!r} belongs to a pair", "a prompt has a 'target'")
-        prompt = _require_text(values, "prompt")
-        labels = _spans(values.get("labels", {}), prompt, "prompt")
-        return Example(prompt, answer=values.get("target"), labels=labels, **named)
+        prompt, turns = _require_prompt(values, "prompt")
+        labels = _spans(values.get("labels", {}), prompt, turns, "prompt")
+        return Example(prompt, answer=values.get("target"), labels=labels, turns=turns, **named)
+    return _parse_pair(values, named)
+
+
+def _parse_pair(values: Mapping[str, Any], named: Mapping[str, Any]) -> Example:
+    """A pair from its parsed fields, and those that any example may have."""
     if "target" in values:
         raise UsageError("'target' belongs to a prompt", "a pair has 'answer' and 'wrong'")
     for several, one in _LISTS.items():
@@ -176,20 +212,29 @@ def parse_example(data: Any) -> Example:
     for name in ("clean", "corrupt", "answer", "wrong"):
         if name not in values and f"{name}s" not in values:
             raise UsageError(f"a pair needs {name!r}", "give clean, corrupt, answer and wrong")
-    clean, corrupt = _require_text(values, "clean"), _require_text(values, "corrupt")
+    clean, turns = _require_prompt(values, "clean")
+    corrupt, corrupt_turns = _require_prompt(values, "corrupt")
+    if bool(turns) != bool(corrupt_turns):
+        raise UsageError("one of 'clean' and 'corrupt' is a text and the other has messages")
     answers, wrongs = (
         values[several] if several in values else (_require_text(values, one),)
         for several, one in _LISTS.items()
     )
     wanted = values.get("labels", {})
-    in_corrupt = {name: text for name, text in wanted.items() if text in corrupt}
+    in_corrupt = {
+        name: words
+        for name, words in wanted.items()
+        if (words_in_turns(corrupt_turns, words) if corrupt_turns else words in corrupt)
+    }
     return Example(
         clean,
         corrupt,
         answers=answers,
         wrongs=wrongs,
-        labels=_spans(wanted, clean, "clean"),
-        corrupt_labels=_spans(in_corrupt, corrupt, "corrupt"),
+        labels=_spans(wanted, clean, turns, "clean"),
+        corrupt_labels=_spans(in_corrupt, corrupt, corrupt_turns, "corrupt"),
+        turns=turns,
+        corrupt_turns=corrupt_turns,
         **named,
     )
 
@@ -224,21 +269,24 @@ def token_ids(values: Any) -> list[int] | None:
     return listed if listed and whole else None
 
 
-def _spans(labels: Mapping[str, str], text: str, role: str) -> dict[str, tuple[int, int]]:
+def _spans(
+    labels: Mapping[str, str], text: str, turns: tuple[Turn, ...], role: str
+) -> dict[str, tuple[int, int]]:
     """Label → (start, end) of its words in a prompt, in characters.
 
     Raises:
-        UsageError: if they do not occur exactly once.
+        UsageError: if they do not occur exactly once, or not in what the turns say.
     """
     found = {}
     for name, words in labels.items():
-        count = text.count(words)
+        places = words_in_turns(turns, words) if turns else [text.find(words)]
+        count = len(places) if turns else text.count(words)
         if count != 1:
             raise UsageError(
                 f"label {name!r}: {words!r} occurs {count} times in the {role} text",
                 "give words that occur once in it",
             )
-        found[name] = (text.index(words), text.index(words) + len(words))
+        found[name] = (places[0], places[0] + len(words))
     return found
 
 
@@ -261,6 +309,10 @@ def _parse_field(name: Any, value: Any) -> Any:
             )
         _check_encoding(name, *value, *value.values())
         return dict(value)
+    if name == "messages" or (name in ("prompt", "clean", "corrupt") and is_messages(value)):
+        return parse_messages(name, value)
+    if name == "thinking":
+        return _parse_switch(value)
     if name in _NAMES and isinstance(value, int):
         return str(value)  # classes and groups are often numbered
     if not isinstance(value, str):
@@ -275,7 +327,23 @@ def _check_encoding(name: str, *texts: str) -> None:
             raise UsageError(f"field {name!r} {problem}", "write the whole character")
 
 
-def _require_text(values: Mapping[str, str], name: str) -> str:
+def _parse_switch(value: Any) -> bool:
+    """Whether thinking is switched on."""
+    words = {"true": True, "on": True, "false": False, "off": False}
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        raise UsageError(f"field 'thinking' is neither true nor false: {value!r}")
+    return found
+
+
+def _require_prompt(values: Mapping[str, Any], name: str) -> tuple[str, tuple[Turn, ...]]:
+    """The text of a prompt, and its turns if it is a conversation."""
+    if isinstance(values[name], tuple):
+        return conversation_text(values[name])[0], values[name]
+    return _require_text(values, name), ()
+
+
+def _require_text(values: Mapping[str, Any], name: str) -> str:
     if not values[name].strip():
         raise UsageError(f"the {name} text is empty")
     return values[name]

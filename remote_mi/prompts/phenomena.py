@@ -32,6 +32,7 @@ from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.named_files import find_file, named_files
 from remote_mi.common.text import short_number
 from remote_mi.prompts.examples import MOST_PAIRS, SLOT, Example, PromptSet
+from remote_mi.prompts.messages import Turn, conversation_text
 from remote_mi.prompts.phenomenon_file import OPTIONAL as _OPTIONAL
 from remote_mi.prompts.phenomenon_file import REQUIRED as _REQUIRED
 from remote_mi.prompts.phenomenon_file import read
@@ -46,7 +47,7 @@ class Phenomenon:
     source: str
     lists: Mapping[str, Sequence[Any]]
     draw: Mapping[str, str]
-    templates: Mapping[str, Mapping[str, str]]
+    templates: Mapping[str, Mapping[str, Any]]
     answer: str
     wrong: str
     path: Path
@@ -58,6 +59,7 @@ class Phenomenon:
     label: str = ""
     group: str = ""
     baseline: Mapping[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None
 
     def prompts(
         self, size: int | None = None, seed: int | None = None, template: str | None = None
@@ -134,8 +136,8 @@ class Phenomenon:
 
     def _example(self, template: str, drawn: Mapping[str, Any]) -> Example:
         texts = self.templates[template]
-        clean, labels = _fill(texts["clean"], drawn)
-        corrupt, corrupt_labels = _fill(texts["corrupt"], drawn)
+        clean, labels, turns = _fill_prompt(texts["clean"], drawn)
+        corrupt, corrupt_labels, corrupt_turns = _fill_prompt(texts["corrupt"], drawn)
         return Example(
             clean,
             corrupt,
@@ -146,6 +148,9 @@ class Phenomenon:
             wrongs=_fill_answers(self.wrong, drawn),
             label=_fill(self.label, drawn)[0],
             group=_fill(self.group, drawn)[0],
+            turns=turns,
+            corrupt_turns=corrupt_turns,
+            thinking=self.thinking,
         )
 
 
@@ -159,6 +164,23 @@ def _fill_answers(template: str, drawn: Mapping[str, Any]) -> tuple[str, ...]:
                 for item in drawn[slot][part]
             )
     return (_fill(template, drawn)[0],)
+
+
+def _fill_prompt(
+    template: Any, drawn: Mapping[str, Any]
+) -> tuple[str, dict[str, tuple[int, int]], tuple[Turn, ...]]:
+    """A filled text, or the filled messages of a conversation: its text, its labels, its turns."""
+    if isinstance(template, str):
+        return (*_fill(template, drawn), ())
+    filled = [(message["role"], *_fill(message["content"], drawn)) for message in template]
+    turns = tuple((role, content) for role, content, _ in filled)
+    text, starts = conversation_text(turns)
+    labels = {
+        label: (start + first, start + stop)
+        for start, (_, _, found) in zip(starts, filled, strict=True)
+        for label, (first, stop) in found.items()
+    }
+    return text, labels, turns
 
 
 def _fill(template: str, drawn: Mapping[str, Any]) -> tuple[str, dict[str, tuple[int, int]]]:

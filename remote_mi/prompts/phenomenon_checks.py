@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 
+from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import Metric
 from remote_mi.prompts.examples import MOST_PAIRS, SLOT
+from remote_mi.prompts.messages import parse_messages
 
 
 def _check_text(value: Any, info: ValidationInfo) -> Any:
@@ -76,6 +78,12 @@ def _check_metric(value: Any) -> Any:
     return value
 
 
+def _check_switch(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, bool):
+        raise field_error(f"{info.field_name!r} must be true or false")
+    return value
+
+
 _Text = Annotated[Any, BeforeValidator(_check_text)]
 _Mapping = Annotated[Any, BeforeValidator(_check_mapping)]
 
@@ -101,6 +109,7 @@ class PhenomenonFile(BaseModel):
     label: _Text = None
     group: _Text = None
     baseline: _Mapping = None
+    thinking: Annotated[Any, BeforeValidator(_check_switch)] = None
 
     @model_validator(mode="after")
     def _check_together(self) -> PhenomenonFile:
@@ -111,7 +120,17 @@ class PhenomenonFile(BaseModel):
                 message = f"template {name!r} must have exactly 'clean' and 'corrupt'"
                 raise field_error(message, "", *where)
             for part, text in texts.items():
-                self._check_slots((*where, part), text)
+                if isinstance(text, list):
+                    self._check_messages((*where, part), text)
+                else:
+                    self._check_slots((*where, part), text)
+            if len({isinstance(text, list) for text in texts.values()}) > 1:
+                message = f"template {name!r}: one of its prompts is a text, the other has messages"
+                raise field_error(message, "", *where)
+        if self.thinking is not None and not any(
+            isinstance(texts["clean"], list) for texts in self.templates.values()
+        ):
+            raise field_error("'thinking' belongs to messages, and no template has them")
         for key in ("answer", "wrong", "label", "group"):
             if key in self.model_fields_set:
                 self._check_slots((key,), getattr(self, key), several=key in ("answer", "wrong"))
@@ -141,6 +160,15 @@ class PhenomenonFile(BaseModel):
                 "",
                 "size",
             )
+
+    def _check_messages(self, where: KeyPath, messages: list[Any]) -> None:
+        """Check the messages of a conversation, and the slots in them."""
+        try:
+            parse_messages(str(where[-1]), messages)
+        except UsageError as error:
+            raise field_error(error.message, error.hint or "", *where) from None
+        for index, message in enumerate(messages):
+            self._check_slots((*where, index, "content"), message["content"])
 
     def _check_slots(self, where: KeyPath, text: Any, several: bool = False) -> None:
         """Check the slots of a text.

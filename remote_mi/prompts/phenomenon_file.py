@@ -9,7 +9,10 @@ from remote_mi.common.paths import builtin_folder
 from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
 
 REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
-OPTIONAL = ("description", "order", "metric", "size", "seed", "label", "group", "baseline")
+OPTIONAL = (
+    *("description", "order", "metric", "size", "seed", "label", "group", "baseline"),
+    "thinking",
+)
 
 
 def read(path: Path, trust_builtin: bool = True) -> dict[str, Any]:

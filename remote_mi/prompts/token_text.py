@@ -12,12 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from remote_mi.common.errors import UsageError
-
 #: What decoding gives for bytes that form no character.
 _REPLACED = "\ufffd"
-#: Texts that provide the token to decode another one after: common in any vocabulary.
-_ORDINARY = ("a", "1", "the", "x", ".")
+#: Texts whose tokens any vocabulary has: what another token is decoded after.
+ORDINARY = ("a", "1", "the", "x", ".")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -75,29 +73,11 @@ class TokenTexts:
         return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _find_ordinary_token(self) -> int:
-        for text in _ORDINARY:
+        for text in ORDINARY:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             if ids and ids[-1] not in self._special:
                 return ids[-1]
         return next((i for i in range(self._size) if i not in self._special), 0)
-
-
-def closing_tokens(tokenizer: Any) -> list[int]:
-    """The special tokens that a tokenizer appends to every text, such as T5's </s>.
-
-    Raises:
-        UsageError: if adding special tokens changes a text in any other way.
-    """
-    for text in _ORDINARY:
-        plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        whole = list(tokenizer(text, add_special_tokens=True)["input_ids"])
-        starts = [i for i in range(len(whole)) if whole[i : i + len(plain)] == plain]
-        if plain and len(starts) == 1:
-            return whole[starts[0] + len(plain) :]
-    raise UsageError(
-        "cannot determine what this tokenizer adds to a text",
-        "give --bos never, which adds nothing",
-    )
 
 
 def _bytes_of(piece: str) -> bytes | None:

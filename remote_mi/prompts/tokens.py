@@ -14,7 +14,7 @@ from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS
-from remote_mi.prompts.conversation import Conversation, TextPlace
+from remote_mi.prompts.conversation import ChatTemplate, Placement, goes_on, in_template
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.masked import (
@@ -24,7 +24,9 @@ from remote_mi.prompts.masked import (
     mask_position,
     token_at_mask,
 )
-from remote_mi.prompts.token_text import TokenTexts, closing_tokens
+from remote_mi.prompts.messages import Turn
+from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos
+from remote_mi.prompts.token_text import TokenTexts
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def tokenize(
         PromptErrors: naming each pair and token at fault.
         UsageError: if the tokenizer lacks the requested BOS token or chat template.
     """
-    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional)
-    encoder.decoded, encoder.vocabulary = decoded, vocabulary
+    chat = in_template(prompts, spec)
+    encoder = _Encoder(tokenizer, spec, context, masked, bidirectional, vocabulary, chat=chat)
+    encoder.decoded = decoded
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}
@@ -121,7 +124,7 @@ class _Encoded:
 
     Attributes:
         text: as tokenized: in the chat template, with the mask. ids: its tokens.
-        end: where the answer is read. own: the user's text. place: its position in `text`.
+        end: where the answer is read. own: the user's text. place: where it stands in `text`.
         offsets: of each token in `text`; None if the tokenizer does not report them.
     """
 
@@ -131,7 +134,7 @@ class _Encoded:
         ids: list[int],
         end: int,
         own: str,
-        place: TextPlace,
+        place: Placement,
         offsets: list[tuple[int, int]] | None,
     ) -> None:
         self.text, self.ids, self.end, self.own = text, ids, end, own
@@ -148,25 +151,25 @@ class _Encoder:
         context: int,
         masked: bool,
         bidirectional: bool,
+        vocabulary: int | None,
+        *,
+        chat: bool,
     ) -> None:
         self.tokenizer = tokenizer
         self.masked = masked
         self.spec = spec
         self.context = context
         self.decoded = False
-        self.vocabulary: int | None = None
+        self.vocabulary = vocabulary
         self.bos_seen: bool | None = None
         self.warnings: list[str] = []
         self.texts = TokenTexts(tokenizer)
         if spec.bos == "always" and tokenizer.bos_token_id is None:
             raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
-        if spec.chat and not getattr(tokenizer, "chat_template", None):
-            raise UsageError("--chat: this tokenizer has no chat template", "leave --chat out")
-        self.conversation = Conversation(tokenizer) if spec.chat else None
+        self.template = ChatTemplate(tokenizer) if chat else None
         # A chat template writes its own special tokens, which must not be added twice.
-        self._special = spec.bos == "auto" and not spec.chat
+        self._special = spec.bos == "auto" and not chat
         closing = closing_tokens(tokenizer) if self._special else []
-        #: How many end tokens are kept: none in a text to be continued.
         self.kept_at_end = len(closing) if masked or bidirectional else 0
         self.left_out = closing[self.kept_at_end :]
         known = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
@@ -179,7 +182,7 @@ class _Encoder:
         return {
             "bos": self.spec.bos,
             "bos_prepended": bool(self.bos_seen),
-            "chat_template": self.spec.chat,
+            "chat_template": self.template is not None,
             "masked": self.masked,
             **({"decoded": True} if self.decoded else {}),
             "padding": "none",
@@ -235,12 +238,15 @@ class _Encoder:
             if not (word.isascii() and word.isdigit() and int(word) < size):
                 raise _DoesNotFit(f"{word!r} is no token id of the model: they are 0 to {size - 1}")
 
-    def _encode(self, own: str, role: str) -> _Encoded:
+    def _encode(
+        self, own: str, role: str, turns: tuple[Turn, ...] = (), thinking: bool | None = None
+    ) -> _Encoded:
         if not own.strip():
             raise _DoesNotFit(f"the {role} prompt is empty")
-        text, place = own, TextPlace(0)
-        if self.conversation is not None:
-            text, place = self.conversation.render_turn(own)
+        text, place = own, Placement()
+        if self.template is not None:
+            asked = turns or (("user", own),)
+            text, place = self.template.render(asked, thinking, plain=not turns)
         if self.masked:
             text = add_mask(self.tokenizer, text, role)
         ids, offsets = self._tokens(text)
@@ -255,9 +261,16 @@ class _Encoder:
         end = len(ids) - 1 - self.kept_at_end
         if self.masked:
             end = mask_position(self.tokenizer, ids, "given")
-        elif self.spec.chat and ids[-1] == self.tokenizer.eos_token_id:
+        elif self.template is not None and ids[-1] == self.tokenizer.eos_token_id:
             self._warn(
                 f"the chat template ends with {self.text(ids[-1])}, after which the answer is read"
+            )
+        if problem := doubled_bos(self.tokenizer, ids, own, self.template is not None):
+            raise _DoesNotFit(problem)
+        if own.endswith(" ") and not self.masked and goes_on(turns, self.template):
+            self._warn(
+                f"a prompt ends in a space ({_quote(own)}): most tokenizers put the space before a "
+                "word into the word's own token, so models rarely see it there"
             )
         self._note_special_tokens(own, set(ids))
         return _Encoded(text, ids, end, own, place, offsets)
@@ -327,7 +340,8 @@ class _Encoder:
         return self.texts.token(token)
 
     def prompt(self, example: Example) -> tuple[Prompt, list[str], dict[str, int]]:
-        found = self._encode(example.clean, "clean" if example.corrupt else "given")
+        role = "clean" if example.corrupt else "given"
+        found = self._encode(example.clean, role, example.turns, example.thinking)
         target = None
         if example.answer is not None:
             target = self._answer_token(found, example.answer, "target")
@@ -337,8 +351,9 @@ class _Encoder:
     def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
         if example.corrupt is None or example.answer is None or example.wrong is None:
             raise _DoesNotFit("a pair with clean, corrupt, answer and wrong is needed")
-        clean = self._encode(example.clean, "clean")
-        corrupt = self._encode(example.corrupt, "corrupt")
+        thinking = example.thinking
+        clean = self._encode(example.clean, "clean", example.turns, thinking)
+        corrupt = self._encode(example.corrupt, "corrupt", example.corrupt_turns, thinking)
         ids, other = clean.ids, corrupt.ids
         if ids == other:
             raise _DoesNotFit("the clean and the corrupt prompt are identical: nothing to patch")
@@ -380,28 +395,31 @@ class _Encoder:
     ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
         """Label → last position of its span, and label → first and last position.
 
-        "end" is where the answer is read.
+        Those of the roles of a conversation come first, and "end", where the answer is read, last.
 
         Args:
             given: label → (start, end) in the characters of the user's text.
         """
-        end = prompt.end
-        if not given:
-            return {"end": end}, {"end": (end, end)}
-        if prompt.offsets is None:
+        spans: dict[str, tuple[int, int]] = {}
+        if prompt.offsets is not None:
+            spans = {
+                label: (covered[0], covered[-1])
+                for label, span in prompt.place.roles.items()
+                if (covered := _covered(prompt.offsets, *span))
+            }
+        elif given:
             raise _DoesNotFit("its labelled positions need a fast tokenizer (with offsets)")
-        if prompt.place.unclear:
+        if given and prompt.place.unclear:
             raise _DoesNotFit(f"its labelled positions cannot be found: {prompt.place.unclear}")
-        shift = prompt.place.start
-        spans = {}
-        for label, (start, stop) in given.items():
-            inside = [
-                i
-                for i, (a, b) in enumerate(prompt.offsets)
-                if b > a and a < stop + shift and b > start + shift
-            ]
-            if not inside:
+        for label, span in given.items():
+            covered = _covered(prompt.offsets or [], *prompt.place.find(*span))
+            if not covered:
                 raise _DoesNotFit(f"no token covers the position {label!r}")
-            spans[label] = (inside[0], inside[-1])
-        spans["end"] = (end, end)
+            spans[label] = (covered[0], covered[-1])
+        spans["end"] = (prompt.end, prompt.end)
         return {label: last for label, (_, last) in spans.items()}, spans
+
+
+def _covered(offsets: list[tuple[int, int]], start: int, stop: int) -> list[int]:
+    """The tokens with a character of a span."""
+    return [i for i, (a, b) in enumerate(offsets) if b > a and a < stop and b > start]

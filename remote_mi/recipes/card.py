@@ -31,7 +31,7 @@ NEEDS = (
     "plain_stream",
 )
 #: Names of the prompt inputs; a recipe's parameter cannot be called one of these.
-INPUTS = ("prompt", "target", "clean", "corrupt", "answer", "wrong")
+INPUTS = ("prompt", "messages", "target", "clean", "corrupt", "answer", "wrong")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from remote_mi.backends.base import (
     recipe_error,
     recipe_label,
 )
+from remote_mi.backends.local.passes import PassCounter
 from remote_mi.backends.options import Option, Question
 from remote_mi.common.authors_code import contained
 from remote_mi.common.errors import RemoteMIError
@@ -90,18 +90,18 @@ class LocalBackend(Backend):
 
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
-        passes = _PassCounter()
+        passes = PassCounter(watch, len(work.calls))
         if work.card.setup:
             with exclusive_model_use(watch), passes.counting(model.lm):
                 work = replace(work, shared=self._run_setup(model, work))
-        for index, call in enumerate(work.calls):
-            watch.advance(index, len(work.calls), "calls")
+        passes.begin_calls()
+        for call in work.calls:
             with exclusive_model_use(watch), passes.counting(model.lm):
                 returned = self._run_call(model, replace(work, calls=[call]))
+            passes.end_call()
             yield check_outputs(
                 recipe_label(work.card), work.card.returns, returned, example_count(call)
             )
-        watch.advance(len(work.calls), len(work.calls), "calls")
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
             forward_passes=passes.count,
@@ -131,22 +131,3 @@ class LocalBackend(Backend):
             raise
         except Exception as error:  # the recipe is the user's code: anything can be raised
             raise out_of_memory(error) or recipe_error(work, error, lm=lm) from error
-
-
-class _PassCounter:
-    """Counts forward passes of a model."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    @contextmanager
-    def counting(self, lm: Any) -> Iterator[None]:
-        """Count the passes of a model within the block."""
-        handle = lm.backbone._module.register_forward_pre_hook(self._count)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def _count(self, *_: Any) -> None:
-        self.count += 1

@@ -168,6 +168,9 @@ def _example(data: Mapping[str, Any]) -> Example:
     for name in ("labels", "corrupt_labels"):
         if name in values:
             values[name] = {k: (int(v[0]), int(v[1])) for k, v in values[name].items()}
+    for name in ("turns", "corrupt_turns"):
+        if name in values:
+            values[name] = tuple((str(role), str(content)) for role, content in values[name])
     return Example(**values)
 
 

@@ -69,7 +69,8 @@ class CoordinateCheck:
         """Check labels of positions against those of the prompts, and tokens against their text."""
         examples = self._texts(origin)
         several = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-        if not examples or is_comparison(wanted) or origin.model.spec.chat:
+        chat = origin.model.spec.chat or any(example.turns for example in examples)
+        if not examples or is_comparison(wanted) or chat:  # the template names more positions
             return
         labels = {_END, *(k for e in examples for k in (*e.labels, *e.corrupt_labels))}
         for one in several:

@@ -168,14 +168,16 @@ class Reader:
         return PromptsEntry(where, word, choice, found.order == "random", True, made.metric)
 
     def _file(self, where: KeyPath, fields: Mapping[str, Any]) -> PromptsEntry:
-        word, size = fields["pairs"], fields.get("n")
+        word = fields["pairs"]
+        how = {"size": fields.get("n"), "columns": fields.get("columns") or {}}
+        how["format"] = fields.get("format") or ""
         if word.startswith(DATASET):
             address = word.removeprefix(DATASET)
             if address.startswith("."):
                 address = f"{self.project}/{address}"
             # Reading a data set may need the network: its rows are checked when it runs.
-            return PromptsEntry(where, word, PromptChoice(pairs=f"{DATASET}{address}", size=size))
-        choice = PromptChoice(pairs=self._resolve_path(word), size=size)
+            return PromptsEntry(where, word, PromptChoice(pairs=f"{DATASET}{address}", **how))
+        choice = PromptChoice(pairs=self._resolve_path(word), **how)
         examples = choice.resolve(self.project).examples
         pairs = all(example.corrupt is not None for example in examples)
         return PromptsEntry(where, word, choice, pairs=pairs)

@@ -21,6 +21,7 @@ from remote_mi.jobs.studies import Point, Study
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
+from remote_mi.prompts.messages import conversation_text
 from remote_mi.store.claims.claim import Claim
 from remote_mi.store.runs import Runs
 from remote_mi.store.studies import PointRecord
@@ -143,7 +144,11 @@ def _prompts_name(choice: PromptChoice) -> str:
         return choice.phenomenon
     if choice.pairs is not None:
         return str(choice.pairs) if not isinstance(choice.pairs, list) else "list"
-    return next(iter(choice.texts.values()), "")
+    named = (choice.texts.get(name) for name in ("prompt", "messages", "clean"))
+    first = next((text for text in named if text is not None), "")
+    if isinstance(first, str):
+        return first
+    return conversation_text([(turn["role"], turn["content"]) for turn in first])[0]
 
 
 class _JobMaker:

@@ -27,6 +27,7 @@ from remote_mi.common.errors import UsageError, nearest
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, Bos
 from remote_mi.prompts.examples import MOST_PAIRS
+from remote_mi.prompts.messages import ROLES
 from remote_mi.recipes.card import INPUTS
 
 if TYPE_CHECKING:
@@ -119,9 +120,26 @@ class PairsEntry(_Part):
     """Prompts or pairs of a file."""
 
     pairs: _Word
-    """A JSONL file (relative to the project), or hf:… for a data set."""
+    """A file of JSON, CSV, Parquet or Excel (relative to the project), or hf:… for a data set."""
     n: _Count | None = None
     """How many, from the first; all if left out."""
+    columns: dict[str, str] = {}
+    """Field → column of the file, where their names differ: {clean: question, answer: label}."""
+    format: str = ""
+    """Published format of its records, e.g. blimp; recognised by its columns if left out."""
+
+
+_Message = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"role": {"enum": list(ROLES)}, "content": {"type": "string"}},
+            "required": ["role", "content"],
+            "additionalProperties": False,
+        }
+    ),
+]
 
 
 class TextEntry(_Part):
@@ -129,12 +147,16 @@ class TextEntry(_Part):
 
     prompt: str | None = None
     """The text of a prompt."""
+    messages: list[_Message] | None = None
+    """A conversation in place of a text."""
+    thinking: bool | None = None
+    """Whether the chat template's thinking is on, if it knows `enable_thinking`."""
     target: str | None = None
     """The token to predict, with its leading space; optional."""
-    clean: str | None = None
-    """The text of the clean prompt of a pair."""
-    corrupt: str | None = None
-    """The text of the corrupt prompt."""
+    clean: str | list[_Message] | None = None
+    """The text of the clean prompt of a pair, or its messages."""
+    corrupt: str | list[_Message] | None = None
+    """The text of the corrupt prompt, or its messages."""
     answer: str | None = None
     """What follows the clean prompt, with its leading space."""
     wrong: str | None = None

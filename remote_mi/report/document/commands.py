@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
         `remote-mi reproduce` handles these too.
     """
     prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
+    prompts = prompts and [*prompts, *_thinking(lock["prompts"].get("examples", []))]
     if prompts is None or parameters is None or lock["model"].get("names"):
         return None
     if any(str(lock["model"].get(what)).startswith(OBJECT) for what in ("name", "tokenizer")):
@@ -112,7 +113,21 @@ def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
     if "seed" in given:
         name = f"{origin}:{given['template']}" if given.get("template") else origin
         return ["--phenomenon", name, "-n", str(len(examples)), "--seed", str(given["seed"])]
-    return ["--pairs", origin, "-n", str(len(examples))]
+    columns = given.get("columns") or {}
+    if any("," in str(column) for column in columns.values()):
+        return None
+    words = ["--pairs", origin, "-n", str(len(examples))]
+    if columns:
+        words += ["--columns", ",".join(f"{name}={column}" for name, column in columns.items())]
+    return [*words, "--format", str(given["format"])] if given.get("format") else words
+
+
+def _thinking(examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The option that switches thinking, if it is alike for all prompts."""
+    switched = {example.get("thinking") for example in examples}
+    if len(switched) != 1 or None in switched:
+        return []
+    return ["--thinking", "on" if switched.pop() else "off"]
 
 
 def _texts(example: Mapping[str, Any]) -> list[str]:
@@ -121,7 +136,12 @@ def _texts(example: Mapping[str, Any]) -> list[str]:
     if texts.get("corrupt") is None:
         texts = {"prompt": texts.get("clean"), "target": texts.get("answer")}
     words: list[str] = []
+    for option, turns in (("--turn", "turns"), ("--corrupt-turn", "corrupt_turns")):
+        for role, content in example.get(turns) or ():
+            words += [option, f"{role}={content}"]
     for name in _TEXTS:
+        if example.get("turns") and name in ("prompt", "clean", "corrupt"):
+            continue
         if isinstance(texts.get(name), str):
             words += ["-p", f"{name}={texts[name]}"]
     return words

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.text import Text
 
 from remote_mi.common.errors import NotFound
-from remote_mi.common.text import counted, line, pad_or_cut, without_shared_beginning
+from remote_mi.common.text import counted, distinguishable, line, pad_or_cut
 from remote_mi.recipes.figures import Table
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
 from remote_mi.report.kinds.cells import Row, existing_prompts, plain_number
@@ -26,6 +26,7 @@ from remote_mi.store.result import Result
 
 _NUMBER_WIDTH = 12
 _NARROWEST = 7
+_SHOWN_OF_PROMPT, _LONGEST_PROMPT = 400, 20_000
 _PROMPT_WIDTH = 20
 
 
@@ -58,10 +59,14 @@ class TableLayout(Layout):
         """Number of rows."""
         return len(self.columns[0].cells)
 
-    def name(self, index: int) -> str:
-        """The name of a row: its prompt, or its number if there are no prompts."""
+    def name(self, index: int, most: int = _SHOWN_OF_PROMPT) -> str:
+        """The name of a row: its prompt, or its number if there are no prompts.
+
+        Args:
+            most: characters of the prompt after which it is cut.
+        """
         prompts = self.result.prompts
-        return line(prompts[index]["clean"]) if prompts else str(index + 1)
+        return line(prompts[index]["clean"], most) if prompts else str(index + 1)
 
     def cell(self, column: Column, index: int) -> str:
         """A number, or the tokens or texts of a row, safe to show."""
@@ -122,7 +127,8 @@ class TableKind(Kind[Table, TableLayout]):
             for c in columns
         )
         yield Text(pad_or_cut(" prompt", left) + heads, "bold", no_wrap=True)
-        names = without_shared_beginning([layout.name(index) for index in range(layout.count)])
+        whole = [layout.name(index, _LONGEST_PROMPT) for index in range(layout.count)]
+        names = distinguishable(whole, left - 1)
         for index, name in enumerate(names):
             text = f" {name}"
             cells = "".join(f" {layout.terminal_cell(column, index, wide)}" for column in columns)

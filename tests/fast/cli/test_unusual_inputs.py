@@ -13,7 +13,7 @@ import yaml
 
 import remote_mi
 from remote_mi.common.errors import UsageError
-from remote_mi.prompts.datasets import read_jsonl
+from remote_mi.prompts.reading import read_prompts
 
 from ...hostile import ACTING, EVIL
 from ..test_docs import ROOT
@@ -39,7 +39,7 @@ def test_a_line_of_a_prompt_file_is_refused_with_its_number(tmp_path, line, said
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "Mary"}\n' + line + "\n")
     with pytest.raises(UsageError) as refused:
-        read_jsonl(path)
+        read_prompts(path)
     assert refused.value.message.startswith(f"{path}:2: ") and said in refused.value.message
 
 

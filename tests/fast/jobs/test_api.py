@@ -123,7 +123,9 @@ def test_pairs_are_a_list_a_tuple_or_a_generator_of_dicts(project, tiny_llama):
         for pairs in ([MARY], (MARY,), (pair for pair in [MARY]))
     }
     assert len(keys) == 1
-    with pytest.raises(UsageError, match=r'DataFrame, not a JSONL file[\s\S]*to_dict\("records"\)'):
+    with pytest.raises(
+        UsageError, match=r'DataFrame, not a file or a list of dicts[\s\S]*to_dict\("records"\)'
+    ):
         mi.job("activation_patching", model=tiny_llama, pairs=pd.DataFrame([MARY]))  # type: ignore[arg-type]
     for empty in ([], (), iter(())):
         with pytest.raises(UsageError, match="there are no pairs"):

@@ -239,7 +239,8 @@ def test_labels_follow_bos_and_chat_template(tokenizer):
         assert found.labels[0] == {"s2": 9 + shift, "end": 13 + shift}
     tokenizer.chat_template = "<s>{{ messages[0]['content'] }} to"
     found = made(tokenizer, ModelSpec(chat=True), labels=labels)
-    assert found.labels[0] == {"s2": 10, "end": 15}
+    roles = {"user.start": 1, "user.end": 14}
+    assert found.labels[0] == {**roles, "s2": 10, "end": 15}
     assert found.record["chat_template"] is True
 
 

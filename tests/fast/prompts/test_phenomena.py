@@ -11,8 +11,8 @@ import pytest
 
 from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.datasets import read_jsonl, read_prompts
 from remote_mi.prompts.examples import Example, PromptSet, parse_example
+from remote_mi.prompts.reading import read_prompts
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "recipes" / "phenomena"
@@ -301,12 +301,12 @@ def test_a_line_of_a_file_has_label_group_and_several_answers(tmp_path):
     prompt = {"prompt": "a", "target": " x", "label": "first"}
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in (PAIR, several, prompt)) + "\n\n")
-    one, two, three = read_jsonl(path).examples
+    one, two, three = read_prompts(path).examples
     assert (one.answers, one.wrongs, one.label, one.group) == ((" x",), (" y",), " x", "0")
     assert (two.answers, two.answer, two.wrongs) == ((" x", " z"), " x", (" y",))
     assert (two.label, two.group, two.template) == ("1", "g", "t")
     assert (three.clean, three.answer, three.label, three.group) == ("a", " x", "first", "2")
-    assert read_prompts(str(path)) == read_jsonl(path)
+    assert read_prompts(str(path)) == read_prompts(path)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_wrong_line_is_located(tmp_path, change, said):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(PAIR) + "\n" + json.dumps({**PAIR, **change}) + "\n")
     with pytest.raises(UsageError, match=said) as refused:
-        read_jsonl(path)
+        read_prompts(path)
     assert str(refused.value).startswith(f"{path}:2:")
 
 

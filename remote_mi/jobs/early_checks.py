@@ -1,0 +1,75 @@
+"""What can be refused before a model is loaded: layers, labels and folds that do not exist.
+
+Recipes check these themselves, where the model is. By the names that parameters have in recipes,
+most mistakes are already clear from the prompts and the model's configuration.
+"""
+
+from __future__ import annotations
+
+from remote_mi.common.errors import UsageError
+from remote_mi.jobs.job import Job
+from remote_mi.models.checkpoint import layers_and_heads
+
+_LAYERS = ("layer", "layers")
+_START, _END = "_start", "_end"
+
+
+def check_before_loading(job: Job) -> None:
+    """Refuse parameters that cannot fit the job's prompts or its model.
+
+    Raises:
+        UsageError: naming the parameter, its value, and what there is.
+    """
+    _check_layers(job)
+    _check_labels(job)
+    _check_folds(job)
+
+
+def _check_layers(job: Job) -> None:
+    """Refuse layers that the model's configuration, if it is on this machine, does not have."""
+    asked = [
+        (param.name, layer)
+        for param in job.card.parameters
+        if param.name in _LAYERS and param.kind in ("int", "ints")
+        for value in [job.parameters.get(param.name)]
+        for layer in (value if isinstance(value, (list, tuple)) else [value])
+        if isinstance(layer, int)
+    ]
+    count = layers_and_heads(job.model)[0] if asked else None
+    for name, layer in asked:
+        if count is not None and layer >= count:
+            raise UsageError(
+                f"parameter {name!r}: there is no layer {layer}: {job.model.name} has layers 0 to "
+                f"{count - 1}",
+                f"give -p {name}={count - 1} or fewer",
+            )
+
+
+def _check_labels(job: Job) -> None:
+    """Refuse prompts without the label whose span the parameters `LABEL_start`, `LABEL_end` give."""
+    names = {param.name for param in job.card.parameters}
+    for start in sorted(name for name in names if name.endswith(_START)):
+        label = start.removesuffix(_START)
+        if label + _END not in names or job.parameters.get(start) is not None:
+            continue
+        for index, example in enumerate(job.prompts.examples):
+            if label not in example.labels:
+                known = ", ".join(sorted(example.labels)) or "none"
+                raise UsageError(
+                    f"prompt {index + 1} has no label {label!r}, which recipe {job.card.name!r} "
+                    f"needs; its labels: {known}",
+                    f"give --{label}-start and --{label}-end, the positions of its first and last "
+                    f'token, or label it: "labels": {{"{label}": "…"}} in a file, {{x:{label}}} in '
+                    "a phenomenon",
+                )
+
+
+def _check_folds(job: Job) -> None:
+    """Refuse a cross-validation with more folds than prompts."""
+    folds, count = job.parameters.get("folds"), len(job.prompts.examples)
+    if isinstance(folds, int) and job.card.over != "none" and count < folds:
+        what = "pairs" if job.card.takes_pairs else "prompts"
+        raise UsageError(
+            f"{count} {what} cannot be dealt into {folds} folds",
+            f"give more {what}, or -p folds={max(1, count)} or fewer",
+        )
