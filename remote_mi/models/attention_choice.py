@@ -40,9 +40,13 @@ def choose_attention(module: Any) -> str:
         return ""
     if getattr(module.config, "_attn_implementation", None) != "eager":
         return ""
+    try:
+        eager = _numbers(module)
+    except Exception:  # it takes more than token ids, so that nothing is known
+        module.set_attn_implementation(chosen)
+        return ""
     if before is None:
         return f"attention {chosen!r}, transformers' choice, fails ({failure}); eager is used"
-    eager = _numbers(module)
     gap = float(((before - eager).norm(dim=-1) / eager.norm(dim=-1)).max())
     if gap <= _ROUNDING.get(str(module.dtype), _HALF):
         module.set_attn_implementation(chosen)

@@ -54,6 +54,7 @@ class ComputedFacts:
     seconds: float | None = None
     forward_passes: int | None = None
     server_said: str | None = None
+    quantization: str | None = None
     adapter: Mapping[str, Any] | None = None
     object: Mapping[str, Any] | None = None
 

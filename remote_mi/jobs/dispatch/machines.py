@@ -166,13 +166,12 @@ def count_parameters(config: Mapping[str, Any], named: str) -> int:
         UsageError: if it cannot be built.
     """
     import torch
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     from remote_mi.models.tasks import task_of
 
     kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING_NAMES:
+    if kind not in CONFIG_MAPPING:
         raise UsageError(
             f"{named} has the model_type {str(kind)!r:.60}, which transformers does not know",
             "`pip install -U transformers`, if a newer version knows it",

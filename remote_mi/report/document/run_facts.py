@@ -9,7 +9,7 @@ from typing import Any
 from remote_mi.common.errors import RemoteMIError
 from remote_mi.common.text import counted, line, prose
 from remote_mi.prompts import phenomena
-from remote_mi.store.provenance import PromptFacts
+from remote_mi.store.provenance import PromptFacts, Provenance
 from remote_mi.store.result import Result
 
 _DEVICE_FACTS = ("device", "dtype", "attention")
@@ -81,6 +81,8 @@ def _settings(result: Result) -> dict[str, Any]:
     made = result.made
     return {
         "model": made.model.name,
+        "revision": made.model.revision,
+        "adapter": (made.record.adapter or {}).get("name") or made.model.adapter,
         "n": len(result.prompts),
         "prompt seed": made.prompts.seed,
         "backend": made.environment and made.environment.kind,
@@ -92,20 +94,35 @@ def models(results: Sequence[Result]) -> list[dict[str, str]]:
     """The facts (name → value) of each distinct model."""
     found: dict[str, dict[str, str]] = {}
     for result in results:
-        model, record = result.made.model, result.made.record
+        made = result.made
+        model, record = made.model, made.record
         count = record.parameters
         facts = {
             "name": model.name,
-            "revision": record.revision or model.revision or "unpinned",
+            "revision": None if record.object else record.revision or model.revision or "unpinned",
+            "object in memory": record.object and record.object.get("class"),
             "architecture": record.architecture,
             "parameters": f"{count:,}" if count is not None else None,
             "content (SHA-256)": model.content,
-            "quantization": model.quantization,
-            "adapter": model.adapter,
+            "quantization": model.quantization or record.quantization,
+            "adapter": _adapter_text(made),
+            "tokenizer": model.tokenizer,
         }
         shown = {k: line(str(v)) for k, v in facts.items() if v}
         found.setdefault(str(sorted(shown.items())), shown)
     return list(found.values())
+
+
+def _adapter_text(made: Provenance) -> str | None:
+    """An adapter: its name, kind and digest; None if there is none."""
+    told, identity = made.record.adapter or {}, made.model.adapter
+    if identity is None:
+        return None
+    own = [str(told.get("kind") or ""), "merged into the weights" if told.get("merged") else ""]
+    name = str(told.get("name") or identity)
+    if identity != name:
+        own.append(identity)
+    return f"{name} ({', '.join(filter(None, own))})" if any(own) else name
 
 
 def parameter_text(given: Any) -> str:

@@ -219,3 +219,14 @@ def test_an_adapter_of_the_unembedding_is_not_attached_on_a_server(tiny, tmp_pat
     spec = ModelSpec(str(tiny("gpt2")), adapter=str(tmp_path / "lora"))
     with pytest.raises(UsageError, match="changes lm_head, whose numbers recipes read"):
         build_weightless(spec, Silent(), "nobody/base", str(tmp_path / "lora"))
+
+
+def test_a_report_tells_of_the_adapter(tiny_llama, tmp_path, project):
+    from remote_mi.report.document.run_facts import models
+
+    save_adapter(tiny_llama, tmp_path / "lora", target_modules=["q_proj"])
+    spec = ModelSpec(str(tiny_llama), adapter=str(tmp_path / "lora"))
+    (facts,) = models([mi.run("logit_lens", model=spec, prompt=MARY["clean"])])
+    assert facts["adapter"].startswith(
+        f"{tmp_path / 'lora'} (LORA, merged into the weights, sha256:"
+    )
