@@ -275,9 +275,7 @@ def test_an_unknown_site_is_refused(tiny_llama):
 
 def test_scores_are_refused_where_attention_does_not_give_them(tiny_llama):
     lm = load(ModelSpec(str(tiny_llama), attention="sdpa"), Silent()).lm
-    with pytest.raises(
-        ValueError, match=r"attn_scores does .* needs eager attention"
-    ):
+    with pytest.raises(ValueError, match=r"attn_scores does .* needs eager attention"):
         within(lm, run, Prompt(list(CLEAN), {}, None), "attn_scores")
 
 
