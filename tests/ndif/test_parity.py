@@ -35,7 +35,7 @@ def _cases() -> list[tuple[str, dict[str, Any]]]:
         examples = examples_for(catalog.find(recipe, Path("/nowhere")).over)
         few = examples if recipe == "linear_probe" else examples[:2]
         found += [(recipe, {**({"pairs": few} if few else {}), **given}) for given in variants]
-    sites = ("resid_mid", "attn_out", "attn_in", "k_rotated", "head_out", "mlp_gate", "embed")
+    sites = ("resid_mid", "attn_out")
     return [*found, *(("activation_patching", {**MARY, "site": site}) for site in sites)]
 
 
