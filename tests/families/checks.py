@@ -39,6 +39,10 @@ def save(name: str, folder: Path) -> None:
         auto: Any = AutoModelForCausalLM
         model = auto.from_config(configuration(name, size))
         tiny_models.set_biases(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any():  # some begin with matrices of zeros (xLSTM)
+                    parameter.add_(0.3 * torch.randn_like(parameter))
     model.eval().save_pretrained(folder)
 
 

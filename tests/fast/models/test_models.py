@@ -89,7 +89,9 @@ def test_an_architecture_without_one_stream_is_refused_with_how_to_map_it():
         layer_types=["full_attention"] * 2,
         activation_sparsity_pattern=[0.0, 0.0],
     )
-    with pytest.raises(UsageError, match=r"cannot be used: it has no list of layers(.|\n)*--names"):
+    with pytest.raises(
+        UsageError, match=r"cannot be used: its layers hand on several streams(.|\n)*--names"
+    ):
         structure_of(AutoModelForCausalLM, config)
 
 
