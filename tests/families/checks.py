@@ -39,6 +39,10 @@ def save(name: str, folder: Path) -> None:
         auto: Any = AutoModelForCausalLM
         model = auto.from_config(configuration(name, size))
         tiny_models.set_biases(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any():  # some begin with matrices of zeros (xLSTM)
+                    parameter.add_(0.3 * torch.randn_like(parameter))
     model.eval().save_pretrained(folder)
 
 
@@ -116,6 +120,7 @@ def near(what: str, got: torch.Tensor, expected: torch.Tensor, least: float = 0.
 def check_read_out(model: Loaded) -> None:
     """The stream's end gives the model's own logits, here and by hand."""
     plain = model.plain
+    assert fact(model.lm, "causal", None) is True
     hidden = plain.final(IDS)
     with torch.no_grad():
         own = plain.model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0]

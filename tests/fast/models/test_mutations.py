@@ -162,6 +162,20 @@ def test_a_wrong_binding_is_refused(folder, mutation):
     prove(lm)
 
 
+def test_a_weight_that_multiplies_the_stream_itself_is_refused(tmp_path):
+    """Gemma 4 has one in each layer; where it is 1, as a new model has it, the stream adds up."""
+    from safetensors.torch import load_file, save_file
+
+    checks.save("gemma4_text", tmp_path)
+    load(ModelSpec(str(tmp_path)), Silent())
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.1.layer_scalar"].fill_(0.5)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(UsageError, match=r"layer 1: the stream before it .* do not add up"):
+        load(ModelSpec(str(tmp_path)), Silent())
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
 def test_queries_keys_and_values_are_told_apart_by_their_effect(family):
     """Each acts as itself and as none of the others."""
