@@ -166,7 +166,8 @@ def count_parameters(config: Mapping[str, Any], named: str) -> int:
         UsageError: if it cannot be built.
     """
     import torch
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     from remote_mi.models.tasks import task_of
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from remote_mi.models.structure.block import Block, Part
+from remote_mi.models.structure.block import LayerParts, SubLayer
 from remote_mi.models.structure.observation import Call, factor_between, observe, same, tensors_of
 
 #: How a projection for all three arranges them in its output: all queries, then all keys, then all
@@ -64,7 +64,7 @@ class Attention:
     pattern_at: int = 1
 
 
-def find_attention(block: Block, part: Part, calls: Sequence[Call]) -> Attention:
+def find_attention(block: LayerParts, part: SubLayer, calls: Sequence[Call]) -> Attention:
     """Find the parts of the sub-layer that mixes positions."""
     root = f"{block.call.path}.{part.root}"
     inside = [
@@ -102,7 +102,7 @@ def _within(call: Call, root: str) -> bool:
     return call.path == root or call.path.startswith(f"{root}.")
 
 
-def _projection(part: Part, inside: Sequence[Call]) -> Call | None:
+def _projection(part: SubLayer, inside: Sequence[Call]) -> Call | None:
     """The last matrix of a sub-layer: a leaf that gives what the sub-layer gives."""
     for call in inside:
         changes = not same(call.input, call.output)
@@ -130,7 +130,12 @@ class _Search:
     """Looking for the queries, keys and values of one attention."""
 
     def __init__(
-        self, found: Attention, block: Block, whole: Call, projection: Call, pattern: torch.Tensor
+        self,
+        found: Attention,
+        block: LayerParts,
+        whole: Call,
+        projection: Call,
+        pattern: torch.Tensor,
     ) -> None:
         self.found, self.block, self.whole, self.projection = found, block, whole, projection
         self.pattern, self.length = pattern, pattern.shape[-1]

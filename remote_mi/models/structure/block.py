@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from remote_mi.models.structure.observation import SAME, Call, factor_between, same, tidy
+from remote_mi.models.structure.observation import (
+    SAME,
+    Call,
+    factor_between,
+    is_norm,
+    same,
+    tidy,
+)
 from remote_mi.models.structure.whole import Unfit
 
 #: How far an activation must move, relative to its length, to depend on something: beyond rounding.
@@ -17,7 +24,7 @@ MIXES = 1e-5
 
 
 @dataclass
-class Part:
+class SubLayer:
     """A sub-layer and what it adds to the stream.
 
     Attributes:
@@ -35,7 +42,7 @@ class Part:
 
 
 @dataclass
-class Block:
+class LayerParts:
     """The parts of one layer.
 
     Attributes:
@@ -45,7 +52,7 @@ class Block:
     """
 
     call: Call
-    parts: list[Part]
+    parts: list[SubLayer]
     norms: list[Call] = field(default_factory=list)
     middle: Call | None = None
 
@@ -54,7 +61,7 @@ class Block:
         return path.removeprefix(f"{self.call.path}.")
 
 
-def find_block(call: Call, calls: Sequence[Call]) -> Block:
+def find_block(call: Call, calls: Sequence[Call]) -> LayerParts:
     """Find the parts of a layer from the calls within it.
 
     Raises:
@@ -69,7 +76,7 @@ def find_block(call: Call, calls: Sequence[Call]) -> Block:
     if added is not None:
         parts = [_part(c, f, call, inside) for c, f in added]
         parts.sort(key=lambda part: part.adds.began)
-        found = Block(call, parts)
+        found = LayerParts(call, parts)
         found.middle = _middle(found, before, inside)
         return found
     normed = _normalised(before, after, candidates, call, inside)
@@ -128,24 +135,19 @@ def _sum_of(
     return None
 
 
-def _part(adds: Call, factor: float, layer: Call, inside: Sequence[Call]) -> Part:
+def _part(adds: Call, factor: float, layer: Call, inside: Sequence[Call]) -> SubLayer:
     source = adds
-    if adds.is_leaf or _is_norm(adds):
+    if adds.is_leaf or is_norm(adds):
         taken = adds.input
         earlier = [c for c in inside if c.ended < adds.began and same(c.output, taken)]
         # A norm after the sub-layer: the sub-layer is what gives it its input.
-        if _is_norm(adds) and earlier:
+        if is_norm(adds) and earlier:
             source = earlier[0]
     steps = source.path.removeprefix(f"{layer.path}.").split(".")
     ran = {c.path.removeprefix(f"{layer.path}.") for c in inside}
     # The outermost module that runs: in T5 a sub-layer is in a list of them.
     root = next(r for r in (".".join(steps[: i + 1]) for i in range(len(steps))) if r in ran)
-    return Part(adds, factor, source, root, _mixes(source, f"{layer.path}.{root}", inside))
-
-
-def _is_norm(call: Call) -> bool:
-    """Whether a call's weights are vectors only."""
-    return all(p.dim() <= 1 for p in call.module.parameters())
+    return SubLayer(adds, factor, source, root, _mixes(source, f"{layer.path}.{root}", inside))
 
 
 def _mixes(source: Call, root: str, inside: Sequence[Call]) -> bool:
@@ -188,7 +190,7 @@ def _again(call: Call) -> torch.Tensor | None:
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
-def _middle(block: Block, before: torch.Tensor, inside: Sequence[Call]) -> Call | None:
+def _middle(block: LayerParts, before: torch.Tensor, inside: Sequence[Call]) -> Call | None:
     """The call whose input is the stream after the first part was added, if a part follows."""
     if len(block.parts) < 2:
         return None
@@ -206,10 +208,10 @@ def _normalised(
     candidates: Sequence[Call],
     layer: Call,
     inside: Sequence[Call],
-) -> Block | None:
+) -> LayerParts | None:
     """A layer of the form norm(norm(stream + first) + second)."""
-    for last in [c for c in inside if same(c.output, after) and _is_norm(c)]:
-        for first in [c for c in inside if c.ended < last.began and _is_norm(c)]:
+    for last in [c for c in inside if same(c.output, after) and is_norm(c)]:
+        for first in [c for c in inside if c.ended < last.began and is_norm(c)]:
             if not _fits(first, before) or first.input is None or last.input is None:
                 continue
             added = _sum_of(first.input.reshape(before.shape) - before, candidates, 1)
@@ -220,7 +222,7 @@ def _normalised(
             if second is None:
                 continue
             parts = [_part(c, f, layer, inside) for c, f in (*added, *second)]
-            return Block(layer, parts, [first, last])
+            return LayerParts(layer, parts, [first, last])
     return None
 
 

@@ -103,11 +103,6 @@ def is_step(call: Call) -> bool:
     return same(again.reshape(-1, width)[1:], given.reshape(-1, width)[1:])
 
 
-def is_norm(call: Call) -> bool:
-    """Whether a module has no matrix: a norm."""
-    return all(p.dim() <= 1 for p in call.module.parameters())
-
-
 @functools.cache
 def _functions() -> dict[str, Callable[[Any], torch.Tensor]]:
     """The elementwise functions of transformers that have no weights, by name."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from remote_mi.models.structure.block import Block, Part
+from remote_mi.models.structure.block import LayerParts, SubLayer
 from remote_mi.models.structure.experts import name_experts
 from remote_mi.models.structure.observation import Call, factor_between, same
 
@@ -21,7 +21,11 @@ ORDERS = ("gate_up", "up_gate")
 
 
 def name_mlp(
-    block: Block, part: Part, inside: Sequence[Call], names: dict[str, str], facts: dict[str, Any]
+    block: LayerParts,
+    part: SubLayer,
+    inside: Sequence[Call],
+    names: dict[str, str],
+    facts: dict[str, Any],
 ) -> None:
     """Add the names and facts of an MLP, and why it lacks what it lacks.
 
@@ -55,7 +59,7 @@ def _matrices(names: dict[str, str]) -> list[str]:
     return [names[n] for n in ("gate_proj", "up_proj", "gate_up_proj") if n in names]
 
 
-def _last_matrix(part: Part, of_root: Sequence[Call]) -> Call | None:
+def _last_matrix(part: SubLayer, of_root: Sequence[Call]) -> Call | None:
     for call in of_root:
         if call.is_leaf and _is_matrix(call) and factor_between(call.output, part.source.output):
             return call
@@ -74,7 +78,11 @@ def _is_matrix(call: Call) -> bool:
 
 
 def _name_gate_and_up(
-    block: Block, down: Call, inside: Sequence[Call], names: dict[str, str], facts: dict[str, Any]
+    block: LayerParts,
+    down: Call,
+    inside: Sequence[Call],
+    names: dict[str, str],
+    facts: dict[str, Any],
 ) -> None:
     """Find the gate and what it is multiplied by, or the neurons before the activation alone."""
     hidden = down.input
@@ -161,8 +169,8 @@ def _activations() -> list[Callable[[torch.Tensor], torch.Tensor]]:
 
 def name_entrance(
     name: str,
-    block: Block,
-    part: Part,
+    block: LayerParts,
+    part: SubLayer,
     inside: Sequence[Call],
     takers: Sequence[Call],
     names: dict[str, str],

@@ -120,6 +120,11 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_of(item)
 
 
+def is_norm(call: Call) -> bool:
+    """Whether a call's module has vectors for weights, and no matrix."""
+    return all(p.dim() <= 1 for p in call.module.parameters())
+
+
 def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     """Whether two tensors hold the same numbers, but for rounding and leading dimensions."""
     if one is None or other is None or one.numel() != other.numel():

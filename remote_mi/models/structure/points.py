@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention, packed_columns
-from remote_mi.models.structure.block import Block, Part
+from remote_mi.models.structure.block import LayerParts, SubLayer
 from remote_mi.models.structure.mlp import name_entrance
 from remote_mi.models.structure.observation import Call, same
 from remote_mi.models.structure.scoring import name_scores
@@ -20,8 +20,8 @@ Views = dict[str, torch.Tensor]
 
 
 def name_points(
-    block: Block,
-    part: Part,
+    block: LayerParts,
+    part: SubLayer,
     inside: Sequence[Call],
     attention: Attention,
     names: dict[str, str],
@@ -48,7 +48,7 @@ def name_points(
     name_scores(block, inside, attention, found, names, facts)
 
 
-def _views(block: Block, inside: Sequence[Call], attention: Attention) -> Views:
+def _views(block: LayerParts, inside: Sequence[Call], attention: Attention) -> Views:
     """Queries and keys as their projections give them, [1, position, head, d_head]."""
     given = {block.relative(c.path): c.output for c in reversed(inside) if c.output is not None}
     heads, keys = attention.heads, attention.key_heads
@@ -68,7 +68,7 @@ def _views(block: Block, inside: Sequence[Call], attention: Attention) -> Views:
 
 def _name_norm(
     which: str,
-    block: Block,
+    block: LayerParts,
     inside: Sequence[Call],
     views: Views,
     names: dict[str, str],

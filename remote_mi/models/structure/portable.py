@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention, find_attention
-from remote_mi.models.structure.block import Block, Part, find_block
+from remote_mi.models.structure.block import LayerParts, SubLayer, find_block
 from remote_mi.models.structure.mlp import name_entrance, name_mlp
 from remote_mi.models.structure.observation import Call, factor_between, observe, same
 from remote_mi.models.structure.points import name_points
@@ -254,7 +254,7 @@ def _refuse_uneven(layers: Sequence[dict[str, Any]]) -> None:
                 refuse("self_attn", why, layer["facts"])
 
 
-def _kind(part: Part, attention: Attention, names: Mapping[str, str]) -> str:
+def _kind(part: SubLayer, attention: Attention, names: Mapping[str, str]) -> str:
     """What a part is called: attention if it has a pattern; further parts after the second."""
     kind = "mlp" if not part.mixes else "attn" if attention.attends else "mixer"
     others = ("other", *(f"other{number}" for number in range(2, 9)))
@@ -280,7 +280,12 @@ def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str
 
 
 def _note_what_it_gives(
-    name: str, path: str, block: Block, part: Part, inside: Sequence[Call], facts: dict[str, Any]
+    name: str,
+    path: str,
+    block: LayerParts,
+    part: SubLayer,
+    inside: Sequence[Call],
+    facts: dict[str, Any],
 ) -> None:
     """Note what a projection's output is to be multiplied by to be what is added, if a number."""
     call = next((c for c in inside if path and block.relative(c.path) == path), None)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention
-from remote_mi.models.structure.block import Block
+from remote_mi.models.structure.block import LayerParts
 from remote_mi.models.structure.observation import Call, factor_between, same
 from remote_mi.models.structure.operations import SourceCall, operations
 
@@ -22,7 +22,7 @@ STILL = 1e-6
 
 
 def name_scores(
-    block: Block,
+    block: LayerParts,
     inside: Sequence[Call],
     attention: Attention,
     views: Mapping[str, Mapping[str, torch.Tensor]],
@@ -56,7 +56,9 @@ def name_scores(
     lacks.update({"attn_scores": why, "q_rotated": why, "k_rotated": why})
 
 
-def _pattern(block: Block, inside: Sequence[Call], attention: Attention) -> torch.Tensor | None:
+def _pattern(
+    block: LayerParts, inside: Sequence[Call], attention: Attention
+) -> torch.Tensor | None:
     for call in inside:
         if block.relative(call.path) == attention.attends:
             for tensor in call.given:
@@ -66,7 +68,7 @@ def _pattern(block: Block, inside: Sequence[Call], attention: Attention) -> torc
 
 
 def _scoring(
-    block: Block, names: Mapping[str, str], inside: Sequence[Call], attention: Attention
+    block: LayerParts, names: Mapping[str, str], inside: Sequence[Call], attention: Attention
 ) -> list[Call]:
     """The modules whose source may compute the pattern, innermost first."""
     path = f"{block.call.path}.{attention.attends}"

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from remote_mi.models.structure.final import Step, find_final, is_norm, is_step
-from remote_mi.models.structure.observation import Call, factor_between, same
+from remote_mi.models.structure.final import Step, find_final, is_step
+from remote_mi.models.structure.observation import Call, factor_between, is_norm, same
 
 
 class Unfit(Exception):

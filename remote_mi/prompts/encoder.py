@@ -1,0 +1,336 @@
+"""Encoding one prompt or pair: its tokens, its answers' tokens, its labelled positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from remote_mi.common.errors import UsageError
+from remote_mi.interventions import Pair, Prompt
+from remote_mi.models.spec import ModelSpec
+from remote_mi.models.tokenizer_files import IDS
+from remote_mi.prompts.conversation import ChatTemplate, Placement, goes_on
+from remote_mi.prompts.examples import Example
+from remote_mi.prompts.masked import (
+    add_mask,
+    first_of_answer,
+    mask_position,
+    token_at_mask,
+)
+from remote_mi.prompts.messages import Turn
+from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos
+from remote_mi.prompts.token_text import TokenTexts
+
+
+class DoesNotFit(Exception):
+    """One example does not fit the tokenizer."""
+
+
+def quote(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "…")
+
+
+class EncodedPrompt:
+    """A tokenized text, and the position of the user's own text in it.
+
+    Attributes:
+        text: as tokenized: in the chat template, with the mask. ids: its tokens.
+        end: where the answer is read. own: the user's text. place: where it stands in `text`.
+        offsets: of each token in `text`; None if the tokenizer does not report them.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        ids: list[int],
+        end: int,
+        own: str,
+        place: Placement,
+        offsets: list[tuple[int, int]] | None,
+    ) -> None:
+        self.text, self.ids, self.end, self.own = text, ids, end, own
+        self.place, self.offsets = place, offsets
+
+
+class PromptEncoder:
+    """Encodes texts with one policy for BOS, chat template, mask, and end tokens."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        spec: ModelSpec,
+        context: int,
+        masked: bool,
+        bidirectional: bool,
+        vocabulary: int | None,
+        *,
+        chat: bool,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.masked = masked
+        self.spec = spec
+        self.context = context
+        self.decoded = False
+        self.vocabulary = vocabulary
+        self.bos_seen: bool | None = None
+        self.warnings: list[str] = []
+        self.texts = TokenTexts(tokenizer)
+        if spec.bos == "always" and tokenizer.bos_token_id is None:
+            raise UsageError("bos 'always': this tokenizer has no BOS token", "use --bos never")
+        self.template = ChatTemplate(tokenizer) if chat else None
+        # A chat template writes its own special tokens, which must not be added twice.
+        self._special = spec.bos == "auto" and not chat
+        closing = closing_tokens(tokenizer) if self._special else []
+        self.kept_at_end = len(closing) if masked or bidirectional else 0
+        self.left_out = closing[self.kept_at_end :]
+        known = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        self._special_texts = known | {i: t.content for i, t in added if t.special}
+
+    def record(self) -> dict[str, Any]:
+        """How the prompts were tokenized, for the run's provenance."""
+        closed = {"closing_left_out": [self.text(t) for t in self.left_out]}
+        return {
+            "bos": self.spec.bos,
+            "bos_prepended": bool(self.bos_seen),
+            "chat_template": self.template is not None,
+            "masked": self.masked,
+            **({"decoded": True} if self.decoded else {}),
+            "padding": "none",
+            **(closed if self.left_out else {}),
+        }
+
+    def notes(self) -> list[str]:
+        """What is valid but may be unintended, and what was done without being requested."""
+        if not self.left_out:
+            return self.warnings
+        closing = " ".join(self.text(t) for t in self.left_out)
+        return [
+            f"this tokenizer ends every text with {closing}, which is left out: the answer is "
+            "read after the last token of the text",
+            *self.warnings,
+        ]
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokens(text)[0]
+
+    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """The ids of a text, and the (start, end) of each in characters of the text."""
+        if self.spec.tokenizer == IDS:
+            self._check_ids(text)
+        fast = bool(self.tokenizer.is_fast)
+        found = self.tokenizer(text, add_special_tokens=self._special, return_offsets_mapping=fast)
+        ids = list(found["input_ids"])
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            raise DoesNotFit(
+                f"its token {self.text(max(ids))!r} has the id {max(ids)}, and the model's "
+                f"embedding ends at {self.vocabulary - 1}: the tokenizer is not this model's"
+            )
+        offsets = [(a, b) for a, b in found["offset_mapping"]] if fast else None
+        if self.left_out:
+            if ids[-len(self.left_out) :] != self.left_out:
+                raise UsageError(
+                    "this tokenizer does not end every text in the same way",
+                    "give --bos never, which adds nothing to a text",
+                )
+            ids = ids[: -len(self.left_out)]
+            offsets = offsets and offsets[: len(ids)]
+        bos = self.tokenizer.bos_token_id
+        if self.spec.bos == "always" and ids[:1] != [bos]:
+            ids.insert(0, bos)
+            if offsets is not None:
+                offsets.insert(0, (0, 0))
+        return ids, offsets
+
+    def _check_ids(self, text: str) -> None:
+        """Refuse words that are not numbers of the model's tokens."""
+        size = self.vocabulary if self.vocabulary is not None else len(self.tokenizer) - 1
+        for word in text.split():
+            if not (word.isascii() and word.isdigit() and int(word) < size):
+                raise DoesNotFit(f"{word!r} is no token id of the model: they are 0 to {size - 1}")
+
+    def _encode(
+        self, own: str, role: str, turns: tuple[Turn, ...] = (), thinking: bool | None = None
+    ) -> EncodedPrompt:
+        if not own.strip():
+            raise DoesNotFit(f"the {role} prompt is empty")
+        text, place = own, Placement()
+        if self.template is not None:
+            asked = turns or (("user", own),)
+            text, place = self.template.render(asked, thinking, plain=not turns)
+        if self.masked:
+            text = add_mask(self.tokenizer, text, role)
+        ids, offsets = self._tokens(text)
+        if len(ids) <= self.kept_at_end:
+            raise DoesNotFit(f"the {role} prompt has no tokens")
+        if len(ids) > self.context:
+            raise DoesNotFit(
+                f"the {role} prompt has {len(ids)} tokens, the model takes {self.context}"
+            )
+        bos = self.tokenizer.bos_token_id
+        self.bos_seen = bos is not None and ids[0] == bos
+        end = len(ids) - 1 - self.kept_at_end
+        if self.masked:
+            end = mask_position(self.tokenizer, ids, "given")
+        elif self.template is not None and ids[-1] == self.tokenizer.eos_token_id:
+            self._warn(
+                f"the chat template ends with {self.text(ids[-1])}, after which the answer is read"
+            )
+        if problem := doubled_bos(self.tokenizer, ids, own, self.template is not None):
+            raise DoesNotFit(problem)
+        if own.endswith(" ") and not self.masked and goes_on(turns, self.template):
+            self._warn(
+                f"a prompt ends in a space ({quote(own)}): most tokenizers put the space before a "
+                "word into the word's own token, so models rarely see it there"
+            )
+        self._note_special_tokens(own, set(ids))
+        return EncodedPrompt(text, ids, end, own, place, offsets)
+
+    def _note_special_tokens(self, own: str, ids: set[int]) -> None:
+        """Note special tokens that the user's own text spells out; a mask is meant to be one."""
+        mask = self.tokenizer.mask_token_id if self.masked else None
+        for token, text in self._special_texts.items():
+            if token in ids and token != mask and text in own:
+                self._warn(
+                    f"the text {text} in a prompt is that one special token of this tokenizer, "
+                    "not its characters"
+                )
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def _answer_token(self, prompt: EncodedPrompt, answer: str, role: str) -> int:
+        """The one token that the answer adds to the prompt."""
+        if not answer:
+            raise DoesNotFit(f"the {role} is empty")
+        if self.masked:
+            token = token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)
+        elif self.decoded:
+            token = first_of_answer(self.tokenizer, answer, role)
+        else:
+            token = self._next_token(prompt, answer, role)
+        unknown = self.tokenizer.unk_token
+        if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
+            raise DoesNotFit(
+                f"the {role} {answer!r} is unknown to this tokenizer, which encodes it as "
+                f"{unknown}, like every unknown word"
+            )
+        return token
+
+    def _next_token(self, prompt: EncodedPrompt, answer: str, role: str) -> int:
+        """The token that follows the prompt when the answer is appended to it."""
+        longer, ids = self._ids(prompt.text + answer), prompt.ids
+        stop = len(longer) - self.kept_at_end
+        before = ids[: len(ids) - self.kept_at_end]
+        if longer[: len(before)] != before:
+            raise DoesNotFit(
+                f"the {role} {answer!r} merges with the prompt's last token"
+                f" {self.text(before[-1])!r}; {self._space_hint(answer)}"
+            )
+        added = longer[len(before) : stop]
+        if len(added) != 1:
+            parts = [self.text(token) for token in added]
+            raise DoesNotFit(
+                f"the {role} {answer!r} is {len(added)} tokens, {parts}; it must be one"
+                + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
+            )
+        if answer[0].isalpha() and prompt.text[-1].isalpha():
+            self._warn(
+                f"the {role} {answer!r} of {quote(prompt.text)} continues its last "
+                f"word; {self._space_hint(answer)}"
+            )
+        return added[0]
+
+    @staticmethod
+    def _space_hint(answer: str) -> str:
+        return f"did you mean {' ' + answer.lstrip()!r}, with a space before it?"
+
+    def text(self, token: int) -> str:
+        """A token as text."""
+        return self.texts.token(token)
+
+    def prompt(self, example: Example) -> tuple[Prompt, list[str], dict[str, int]]:
+        role = "clean" if example.corrupt else "given"
+        found = self._encode(example.clean, role, example.turns, example.thinking)
+        target = None
+        if example.answer is not None:
+            target = self._answer_token(found, example.answer, "target")
+        labels, spans = self._positions(found, example.labels)
+        return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels)
+
+    def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
+        if example.corrupt is None or example.answer is None or example.wrong is None:
+            raise DoesNotFit("a pair with clean, corrupt, answer and wrong is needed")
+        thinking = example.thinking
+        clean = self._encode(example.clean, "clean", example.turns, thinking)
+        corrupt = self._encode(example.corrupt, "corrupt", example.corrupt_turns, thinking)
+        ids, other = clean.ids, corrupt.ids
+        if ids == other:
+            raise DoesNotFit("the clean and the corrupt prompt are identical: nothing to patch")
+        if len(ids) != len(other):
+            where = next(
+                (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b),
+                min(len(ids), len(other)) - 1,
+            )
+            raise DoesNotFit(
+                f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
+                f"first differ at position {where}, {self.text(ids[where])!r} against "
+                f"{self.text(other[where])!r}"
+            )
+        answers = [self._answer_token(clean, a, "answer") for a in example.answers]
+        wrongs = [self._answer_token(clean, w, "wrong answer") for w in example.wrongs]
+        for token in answers:
+            if token in wrongs:
+                raise DoesNotFit(
+                    f"answer and wrong answer are the same token, {self.text(token)!r}"
+                )
+        labels, spans = self._positions(clean, example.labels)
+        own, own_spans = self._positions(corrupt, example.corrupt_labels)
+        if corrupt.end != clean.end:
+            raise DoesNotFit(
+                f"the mask is at position {clean.end} of the clean and "
+                f"{corrupt.end} of the corrupt prompt"
+            )
+        pair = Pair(
+            Prompt(ids, labels, answers[0], spans),
+            # A label missing from the corrupt text has the position of the clean one.
+            Prompt(other, {**labels, **own}, wrongs[0], {**spans, **own_spans}),
+            answers,
+            wrongs,
+        )
+        return pair, [self.text(t) for t in ids], labels
+
+    def _positions(
+        self, prompt: EncodedPrompt, given: Mapping[str, tuple[int, int]]
+    ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+        """Label → last position of its span, and label → first and last position.
+
+        Those of the roles of a conversation come first, and "end", where the answer is read, last.
+
+        Args:
+            given: label → (start, end) in the characters of the user's text.
+        """
+        spans: dict[str, tuple[int, int]] = {}
+        if prompt.offsets is not None:
+            spans = {
+                label: (covered[0], covered[-1])
+                for label, span in prompt.place.roles.items()
+                if (covered := _covered(prompt.offsets, *span))
+            }
+        elif given:
+            raise DoesNotFit("its labelled positions need a fast tokenizer (with offsets)")
+        if given and prompt.place.unclear:
+            raise DoesNotFit(f"its labelled positions cannot be found: {prompt.place.unclear}")
+        for label, span in given.items():
+            covered = _covered(prompt.offsets or [], *prompt.place.find(*span))
+            if not covered:
+                raise DoesNotFit(f"no token covers the position {label!r}")
+            spans[label] = (covered[0], covered[-1])
+        spans["end"] = (prompt.end, prompt.end)
+        return {label: last for label, (_, last) in spans.items()}, spans
+
+
+def _covered(offsets: list[tuple[int, int]], start: int, stop: int) -> list[int]:
+    """The tokens with a character of a span."""
+    return [i for i, (a, b) in enumerate(offsets) if b > a and a < stop and b > start]
