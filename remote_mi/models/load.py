@@ -217,47 +217,32 @@ def _resolve_source(spec: ModelSpec, watch: Watch) -> str:
 
 def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
     """nnsight's model with the portable names bound."""
-    import torch
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from remote_mi.interventions.model_info import NoUnembedding
+    from remote_mi.models import tasks
     from remote_mi.models.names import check_names
     from remote_mi.models.structure.binding import bind
     from remote_mi.models.structure.known import structure_of
-    from remote_mi.models.tasks import (
-        answer_prefix,
-        by_nnsight,
-        check_return_type,
-        task_of,
-        unsaid_tasks,
-        without_weights,
-    )
 
-    options: dict[str, Any] = {}
-    if spec.attention != "auto":
-        options["attn_implementation"] = spec.attention
-    dtype = spec.quantization or spec.dtype
-    options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
-    if with_weights and spec.device_map is not None:
-        options["device_map"] = spec.device_map
-    elif with_weights and spec.quantization is not None:
-        options["device_map"] = {"": device}
+    options = _options(spec, device if with_weights else None)
     try:
         if source == spec.name and find_adapter_config_file(source, revision=spec.revision):
             check_no_adapter(f"the repository {source}", [ADAPTER])
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
-        check_return_type(config, spec.name)
-        task, auto = task_of(config)
+        tasks.check_return_type(config, spec.name)
+        task, auto = tasks.task_of(config)
+        prefix = tasks.answer_prefix(config, source, spec)
         structure = None if spec.names else structure_of(auto, config)
         weights: Any = source
         if with_weights:
             weights = load_weights(auto, source, spec.revision, options, spec.name)
             options = {} if "device_map" in options else {"device": device}
-        elif not by_nnsight(auto):
-            weights, options = without_weights(auto, config, options), {}
-        with unsaid_tasks():
+        elif not tasks.by_nnsight(auto):
+            weights, options = tasks.without_weights(auto, config, options), {}
+        with tasks.unsaid_tasks():
             lm = TransformersModel(
                 weights,
                 task=task,
@@ -275,22 +260,35 @@ def _wrap(spec: ModelSpec, source: str, with_weights: bool, device: str) -> Any:
         raise
     except Exception as error:  # of many kinds: safetensors', pickle's, torch's, transformers'
         raise out_of_memory(error) or explain_load_error(spec, error) from error
+    lm.sendable = tasks.by_nnsight(auto)
     module: Any = lm._module
     module.eval()
-    lm.sendable = by_nnsight(auto)
     if not with_weights and hasattr(module, "set_experts_implementation"):
         # The only implementation whose shapes depend neither on values nor on weights.
         module.set_experts_implementation("batched_mm")
     if structure is not None:
-        bind(lm, structure)
-    if getattr(config, "is_encoder_decoder", False):
-        lm.answer_prefix = answer_prefix(config, source, spec.revision)
-        lm.ln_final.begins = len(lm.answer_prefix)
+        bind(lm, structure, prefix)
     if task == "feature-extraction":
         lm.lm_head = NoUnembedding()
     if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
         lm.backbone = lm
     return lm
+
+
+def _options(spec: ModelSpec, device: str | None) -> dict[str, Any]:
+    """How transformers is to make a model: with its weights on a device, or without for None."""
+    import torch
+
+    options: dict[str, Any] = {}
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
+    dtype = spec.quantization or spec.dtype
+    options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
+    if device is not None and spec.device_map is not None:
+        options["device_map"] = spec.device_map
+    elif device is not None and spec.quantization is not None:
+        options["device_map"] = {"": device}
+    return options
 
 
 def _tokenizer(spec: ModelSpec, source: str) -> Any:
