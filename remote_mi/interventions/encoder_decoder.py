@@ -43,9 +43,9 @@ class DecodedAnswer:
             that gives what the unembedding takes. begins: number of tokens that answers begin with.
     """
 
-    def __init__(self, encoder: Any, first: Any, last: Any) -> None:
+    def __init__(self, encoder: Any, first: Any, last: Any, begins: int) -> None:
         self.encoder, self.first, self.last = encoder, first, last
-        self.begins = 0
+        self.begins = begins
 
     @property
     def output(self) -> torch.Tensor:

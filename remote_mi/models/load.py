@@ -7,26 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import RemoteMIError, UsageError, first_line
+from remote_mi.common.errors import RemoteMIError, UsageError
 from remote_mi.common.progress import Watch
-from remote_mi.models.adapter import adapter_record, check_attached, merge_adapter
+from remote_mi.models.adapter import adapter_record, check_attached
 from remote_mi.models.attention_choice import choose_attention
 from remote_mi.models.configuration import config_of
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
 from remote_mi.models.folders import file_digests, folder_digest
-from remote_mi.models.in_hand import object_facts, object_of
+from remote_mi.models.in_hand import object_facts
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.models.load_errors import explain_load_error, out_of_memory
-from remote_mi.models.object_copy import shared_copy, task_of_object
-from remote_mi.models.quantized import (
-    check_quantization,
-    check_readable,
-    forget_quantization,
-    quantization_of,
-)
+from remote_mi.models.quantized import quantization_of
 from remote_mi.models.spec import ModelSpec, local_device
 from remote_mi.models.tokenizers import tokenizer_of
-from remote_mi.models.weights import load_weights
+from remote_mi.models.wrap import nnsight_model
 
 
 @dataclass
@@ -118,7 +112,7 @@ def _load(spec: ModelSpec, source: str, watch: Watch) -> LoadedModel:
     watch.stage(f"loading {spec.name}")
     device = _check_device(local_device(spec.device))
     try:
-        lm = _wrap(spec, source, with_weights=True, device=device)
+        lm = nnsight_model(spec, source, with_weights=True, device=device)
         quantized = spec.quantization or quantization_of(lm._module.config)
         if spec.device_map is None and not quantized:
             lm.to(device)
@@ -205,7 +199,7 @@ def build_weightless(
 
             if repo_id not in (None, UNSENT_ID):
                 huggingface._ID_CACHE[source] = repo_id
-            lm = _wrap(spec, source, with_weights=False, device="meta", attached=adapter)
+            lm = nnsight_model(spec, source, with_weights=False, device="meta", attached=adapter)
             if repo_id != UNSENT_ID and not lm.sendable:
                 raise UsageError(
                     f"{spec.name} is a {type(lm._module).__name__}, for which nnsight has no task "
@@ -251,136 +245,6 @@ def _resolve_source(spec: ModelSpec, watch: Watch) -> str:
         return str(spec.file.parent)
     spec.check_spelling()
     return spec.name
-
-
-def _wrap(
-    spec: ModelSpec, source: str, with_weights: bool, device: str, attached: str | None = None
-) -> Any:
-    """nnsight's model with the portable names bound.
-
-    Args:
-        attached: an adapter that nnsight attaches to a model without weights.
-    """
-    from nnsight.modeling.transformers import TransformersModel
-
-    from remote_mi.interventions.model_info import NoUnembedding
-    from remote_mi.models.names import check_names
-    from remote_mi.models.structure.binding import bind
-    from remote_mi.models.structure.known import structure_of
-    from remote_mi.models.tasks import (
-        answer_prefix,
-        by_nnsight,
-        check_return_type,
-        task_of,
-        unsaid_tasks,
-    )
-
-    options = _options(spec, with_weights, device)
-    try:
-        config = config_of(spec, source)
-        check_return_type(config, spec.name)
-        method = check_quantization(config, spec.name, spec.adapter is not None)
-        in_hand = object_of(spec.name) if spec.is_object else None
-        task, auto = task_of(config) if in_hand is None else task_of_object(in_hand)
-        structure = None if spec.names else structure_of(auto, config)
-        weights: Any = source
-        if method and with_weights:
-            options.setdefault("device_map", {"": device})
-        if with_weights:
-            weights = _module(spec, source, auto, options)
-            options = {} if "device_map" in options else {"device": device}
-        elif spec.is_object or spec.file is not None or not by_nnsight(auto):
-            # No library builds these from a name.
-            weights, options = _without_weights(spec, auto, config), {"device": device}
-        elif attached is not None:
-            options["peft"] = attached
-        with unsaid_tasks():
-            lm = TransformersModel(
-                weights,
-                task=task,
-                tokenizer=tokenizer_of(spec, source, config),
-                revision=spec.revision,
-                rename=check_names(auto, config, spec.names) if spec.names else None,
-                **options,
-            )
-    except ImportError as error:
-        raise UsageError(
-            f"the model {spec.name!r} needs a package that is not installed: {first_line(error)}",
-            "install it, or leave out the option that needs it",
-        ) from error
-    except RemoteMIError:
-        raise
-    except Exception as error:  # of many kinds: safetensors', pickle's, torch's, transformers'
-        raise out_of_memory(error) or explain_load_error(spec, error) from error
-    module: Any = lm._module
-    module.eval()
-    lm.sendable = by_nnsight(auto)
-    if not with_weights and hasattr(module, "set_experts_implementation"):
-        # The only implementation whose shapes depend neither on values nor on weights.
-        module.set_experts_implementation("batched_mm")
-    if structure is not None:
-        bind(lm, structure)
-    if getattr(config, "is_encoder_decoder", False):
-        lm.answer_prefix = answer_prefix(config, source, spec.revision)
-        lm.ln_final.begins = len(lm.answer_prefix)
-    if task == "feature-extraction":
-        lm.lm_head = NoUnembedding()
-    if method and with_weights and task != "feature-extraction":
-        check_readable(lm, method, spec.name)
-    if not hasattr(lm, "backbone"):  # more than the unembedding follows the layers
-        lm.backbone = lm
-    return lm
-
-
-def _options(spec: ModelSpec, with_weights: bool, device: str) -> dict[str, Any]:
-    """What `from_pretrained` is given, besides where the files are."""
-    import torch
-
-    options: dict[str, Any] = {}
-    if spec.attention != "auto":
-        options["attn_implementation"] = spec.attention
-    dtype = spec.quantization or spec.dtype
-    options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
-    if with_weights and spec.device_map is not None:
-        options["device_map"] = spec.device_map
-    elif with_weights and spec.quantization is not None:
-        options["device_map"] = {"": device}
-    return options
-
-
-def _module(spec: ModelSpec, source: str, auto: Any, options: dict[str, Any]) -> Any:
-    """The transformers model with its weights, an adapter merged into them."""
-    if spec.is_object:
-        return _object_module(spec)
-    if spec.file is not None:
-        options = {**options, "gguf_file": spec.file.name}
-    module = load_weights(auto, source, spec.revision, options, spec.name)
-    if spec.file is not None:
-        forget_quantization(module)  # its weights are dequantized now
-    return module if spec.adapter is None else merge_adapter(module, spec.adapter, spec.name)
-
-
-def _without_weights(spec: ModelSpec, auto: Any, config: Any) -> Any:
-    """The transformers model on the device "meta"."""
-    import torch
-
-    if spec.is_object:
-        return _object_module(spec).to("meta")
-    chosen = {} if spec.attention == "auto" else {"attn_implementation": spec.attention}
-    with torch.device("meta"):
-        return auto.from_config(config, **chosen)
-
-
-def _object_module(spec: ModelSpec) -> Any:
-    """A copy of a model in memory, in the dtype and with the attention requested."""
-    import torch
-
-    module = shared_copy(object_of(spec.name))
-    if spec.dtype != "auto":
-        module.to(getattr(torch, spec.dtype))
-    if spec.attention != "auto":
-        module.set_attn_implementation(spec.attention)
-    return module
 
 
 def _check_device(device: str) -> str:

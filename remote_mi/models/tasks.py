@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from remote_mi.common.errors import UsageError
+from remote_mi.models.spec import ModelSpec
 
 
 def task_of(config: Any) -> tuple[str, Any]:
@@ -83,18 +84,25 @@ def unsaid_tasks() -> Iterator[None]:
         logger.disabled = was
 
 
-def answer_prefix(config: Any, source: str, revision: str | None) -> list[int]:
-    """The tokens with which the decoder of an encoder–decoder begins every answer.
+def answer_prefix(config: Any, source: str, spec: ModelSpec) -> list[int]:
+    """The tokens with which the decoder of an encoder–decoder begins every answer; [] without one.
 
     Its start token, and the first token if the checkpoint forces one.
 
     Raises:
-        UsageError: if the checkpoint names no start token.
+        UsageError: if the checkpoint names no start token, or its modules were named by hand.
     """
     from transformers import GenerationConfig
 
+    if not getattr(config, "is_encoder_decoder", False):
+        return []
+    if spec.names:
+        raise UsageError(
+            f"{spec.name} is an encoder–decoder, whose modules cannot be named by hand",
+            "leave --names out: they are found by the model's structure",
+        )
     try:
-        stated: Any = GenerationConfig.from_pretrained(source, revision=revision or "main")
+        stated: Any = GenerationConfig.from_pretrained(source, revision=spec.revision or "main")
     except OSError:  # it has no such file
         stated = None
 

@@ -27,6 +27,7 @@ class DoesNotFit(Exception):
 
 
 def quote(text: str) -> str:
+    """A text for a message, at most 60 characters of it."""
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 

@@ -34,7 +34,7 @@ from remote_mi.prompts.tokens import Tokenized, tokenize
 
 from .encoders import CLEAN, CORRUPT, SENTENCE, Plain
 
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def ids_of(model: LoadedModel) -> torch.Tensor:

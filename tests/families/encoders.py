@@ -335,8 +335,9 @@ class Plain:
         finally:
             hook.remove()
 
-    def hook(self, site: str, layer: int, change: Callable[[Any], Any]) -> Any:
-        block, given = self.blocks[layer], change
+    def hook(self, site: str, layer: int, given: Callable[[Any], Any]) -> Any:
+        """Apply `given` to an activation; None as its return value leaves it as it is."""
+        block = self.blocks[layer]
 
         def change(value: torch.Tensor) -> Any:
             new = given(value.reshape(self.rows, -1, value.shape[-1]))  # Llama 4 merges the two

@@ -5,6 +5,7 @@ They are attributes of nnsight's model and of its layers, which travel with a jo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from remote_mi.interventions.encoder_decoder import DecodedAnswer
@@ -12,11 +13,12 @@ from remote_mi.interventions.final_steps import FinalSteps
 from remote_mi.models.structure.portable import Structure
 
 
-def bind(lm: Any, structure: Structure) -> None:
+def bind(lm: Any, structure: Structure, prefix: Sequence[int] = ()) -> None:
     """Set the portable names and facts of a structure on a model.
 
     Args:
         lm: nnsight's model, with or without weights.
+        prefix: the tokens with which the answers of an encoder–decoder begin.
     """
     for name, path in structure["names"].items():
         object.__setattr__(lm, name, at(lm, path))
@@ -26,7 +28,8 @@ def bind(lm: Any, structure: Structure) -> None:
         modules = [at(lm, path) for _, path in steps]
         lm.ln_final = FinalSteps(modules, [function for function, _ in steps])
     if "encoder_side" in structure["names"]:
-        lm.ln_final = DecodedAnswer(lm.encoder_side, lm.decoder_begins, lm.decoder_ends)
+        answer = DecodedAnswer(lm.encoder_side, lm.decoder_begins, lm.decoder_ends, len(prefix))
+        lm.ln_final, lm.answer_prefix = answer, list(prefix)
     for index, described in enumerate(structure["layers"]):
         layer = lm.layers[index]
         for name, path in described["names"].items():

@@ -362,7 +362,7 @@ def test_an_unknown_backend_is_refused_with_the_nearest(project):
 
 
 def test_the_capability_table_has_every_need_and_knows_versions():
-    of_the_model = {"causal", "unembedding", "plain_stream"}
+    of_the_model = {"causal", "unembedding", "lens", "plain_stream"}
     assert set(TABLE) == set(NEEDS) - of_the_model
     assert unmet_needs(NEEDS, Place("local")) == unmet_needs(NEEDS, Place("trusted")) == []
     assert unmet_needs(NEEDS, Place("sandboxed", "0.8.0")) == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nnsight
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_the_function_between_the_final_steps_is_found_by_its_numbers(function):
     from remote_mi.models.structure.twin import make_twin
 
     config = RobertaConfig(vocab_size=40, **SIZES)
-    twin = make_twin(AutoModelForMaskedLM, config)
+    twin: Any = make_twin(AutoModelForMaskedLM, config)
     head, apply = twin.lm_head, ACT2FN[function]
     head.forward = lambda x: head.decoder(head.layer_norm(apply(head.dense(x))))
     (_, first), (found, second) = describe(twin)["final_steps"]
@@ -94,8 +96,11 @@ def test_an_encoder_decoder_without_a_token_to_begin_with_or_a_head_is_refused(t
     from transformers import BartConfig, MBartConfig
 
     with pytest.raises(UsageError, match="names no token to begin an answer with"):
-        answer_prefix(MBartConfig(decoder_start_token_id=None), str(tmp_path), None)
-    assert answer_prefix(BartConfig(decoder_start_token_id=0), str(tmp_path), None) == [0]
+        answer_prefix(MBartConfig(decoder_start_token_id=None), str(tmp_path), ModelSpec())
+    started = BartConfig(decoder_start_token_id=0)
+    assert answer_prefix(started, str(tmp_path), ModelSpec()) == [0]
+    with pytest.raises(UsageError, match="cannot be named by hand"):
+        answer_prefix(started, str(tmp_path), ModelSpec(names={"model.encoder.layers": "layers"}))
     config = BartConfig(architectures=["BartModel"])
     with pytest.raises(UsageError, match="this checkpoint is a BartModel, not the encoder–decoder"):
         task_of(config)
