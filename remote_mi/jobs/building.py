@@ -190,7 +190,7 @@ def _only_pairs(card: Card, prompts: PromptSet, drop: bool) -> PromptSet:
         some = len(single) < len(prompts.examples)
         raise UsageError(
             f"recipe {card.name!r} works on clean/corrupt pairs; prompt {single[0] + 1} has "
-            "no corrupt prompt" + (f", like {len(single) - 1} others" if len(single) > 1 else ""),
+            "no corrupt prompt" + (f" ({len(single) - 1} more like it)" if len(single) > 1 else ""),
             "run the pairs alone with --drop-invalid"
             if some
             else "give -p clean=… -p corrupt=… -p answer=… -p wrong=…, or --phenomenon NAME",

@@ -1,7 +1,7 @@
 """What can be refused before a model is loaded: layers, labels and folds that do not exist.
 
-Recipes check these themselves, where the model is. By the names that parameters have in recipes,
-most mistakes are already clear from the prompts and the model's configuration.
+Recipes check these themselves, where the model is. Of built-in recipes, whose parameters of a name
+mean the same, most mistakes are already clear from the prompts and the model's configuration.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from remote_mi.common.errors import UsageError
 from remote_mi.jobs.job import Job
 from remote_mi.models.checkpoint import layers_and_heads
 
-_LAYERS = ("layer", "layers")
 _START, _END = "_start", "_end"
 
 
@@ -20,6 +19,8 @@ def check_before_loading(job: Job) -> None:
     Raises:
         UsageError: naming the parameter, its value, and what there is.
     """
+    if job.card.origin != "built-in":  # there the names may mean something else
+        return
     _check_layers(job)
     _check_labels(job)
     _check_folds(job)
@@ -30,10 +31,8 @@ def _check_layers(job: Job) -> None:
     asked = [
         (param.name, layer)
         for param in job.card.parameters
-        if param.name in _LAYERS and param.kind in ("int", "ints")
-        for value in [job.parameters.get(param.name)]
-        for layer in (value if isinstance(value, (list, tuple)) else [value])
-        if isinstance(layer, int)
+        if param.name == "layers" and param.kind == "ints"
+        for layer in job.parameters.get(param.name) or ()
     ]
     count = layers_and_heads(job.model)[0] if asked else None
     for name, layer in asked:

@@ -231,3 +231,8 @@ def _walk(
         found.append((at - cut, at, stop))
         at = stop + len(after)
     return found
+
+
+def covered_tokens(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> list[int]:
+    """The tokens with a character of a span."""
+    return [i for i, (a, b) in enumerate(offsets) if b > a and a < stop and b > start]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from remote_mi.common.errors import UsageError
@@ -48,3 +49,18 @@ def doubled_bos(tokenizer: Any, ids: list[int], own: str, chat: bool) -> str:
             "messages)"
         )
     return f"{twice}: the tokenizer adds both; give --bos never and write one into the text"
+
+
+def notes_of_spelled(special: Mapping[int, str], own: str, ids: Collection[int]) -> list[str]:
+    """Notes on the special tokens that the user's own text spells out.
+
+    Args:
+        special: id → text of every special token. ids: of the prompt, without a mask that is meant
+            to be one.
+    """
+    return [
+        f"the text {text} in a prompt is that one special token of this tokenizer, not its "
+        "characters"
+        for token, text in special.items()
+        if token in ids and text in own
+    ]
