@@ -9,7 +9,7 @@ from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS
-from remote_mi.prompts.conversation import ChatTemplate, Placement, goes_on
+from remote_mi.prompts.conversation import ChatTemplate, Placement, covered_tokens, goes_on
 from remote_mi.prompts.examples import Example
 from remote_mi.prompts.masked import (
     add_mask,
@@ -18,7 +18,7 @@ from remote_mi.prompts.masked import (
     token_at_mask,
 )
 from remote_mi.prompts.messages import Turn
-from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos
+from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos, notes_of_spelled
 from remote_mi.prompts.token_text import TokenTexts
 
 
@@ -184,18 +184,10 @@ class PromptEncoder:
                 f"a prompt ends in a space ({quote(own)}): most tokenizers put the space before a "
                 "word into the word's own token, so models rarely see it there"
             )
-        self._note_special_tokens(own, set(ids))
-        return EncodedPrompt(text, ids, end, own, place, offsets)
-
-    def _note_special_tokens(self, own: str, ids: set[int]) -> None:
-        """Note special tokens that the user's own text spells out; a mask is meant to be one."""
         mask = self.tokenizer.mask_token_id if self.masked else None
-        for token, text in self._special_texts.items():
-            if token in ids and token != mask and text in own:
-                self._warn(
-                    f"the text {text} in a prompt is that one special token of this tokenizer, "
-                    "not its characters"
-                )
+        for note in notes_of_spelled(self._special_texts, own, set(ids) - {mask}):
+            self._warn(note)
+        return EncodedPrompt(text, ids, end, own, place, offsets)
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
@@ -317,21 +309,16 @@ class PromptEncoder:
             spans = {
                 label: (covered[0], covered[-1])
                 for label, span in prompt.place.roles.items()
-                if (covered := _covered(prompt.offsets, *span))
+                if (covered := covered_tokens(prompt.offsets, *span))
             }
         elif given:
             raise DoesNotFit("its labelled positions need a fast tokenizer (with offsets)")
         if given and prompt.place.unclear:
             raise DoesNotFit(f"its labelled positions cannot be found: {prompt.place.unclear}")
         for label, span in given.items():
-            covered = _covered(prompt.offsets or [], *prompt.place.find(*span))
+            covered = covered_tokens(prompt.offsets or [], *prompt.place.find(*span))
             if not covered:
                 raise DoesNotFit(f"no token covers the position {label!r}")
             spans[label] = (covered[0], covered[-1])
         spans["end"] = (prompt.end, prompt.end)
         return {label: last for label, (_, last) in spans.items()}, spans
-
-
-def _covered(offsets: list[tuple[int, int]], start: int, stop: int) -> list[int]:
-    """The tokens with a character of a span."""
-    return [i for i, (a, b) in enumerate(offsets) if b > a and a < stop and b > start]
