@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from remote_mi.cli.output import print_json, say
@@ -75,7 +78,7 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
         ("source", phenomenon.source),
         ("templates", f"{', '.join(phenomenon.templates)}   metric: {phenomenon.metric}"),
         ("labels", ", ".join([*labels, "end"])),
-        ("baseline", ", ".join(f"{k} {v}" for k, v in phenomenon.baseline.items())),
+        ("baseline", _baseline(phenomenon.baseline)),
     ):
         if text:
             print(f"{head}: {sanitize(text)}")
@@ -85,6 +88,15 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
         if phenomenon.label:
             print(f"    label    {line(example.label)}")
     say(f"\nnext: remote-mi run activation_patching --phenomenon {name}")
+
+
+def _baseline(stated: Mapping[str, Any]) -> str:
+    """What a model was measured to do, in words; "" if nothing is stated."""
+    figures = {key: value for key, value in stated.items() if key != "at_chance"}
+    words = [f"{key} {value}" for key, value in figures.items()]
+    if stated.get("at_chance"):
+        words.append("not told from chance, 0.5")
+    return ", ".join(words)
 
 
 @phenomena.command("new")

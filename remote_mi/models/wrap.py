@@ -45,9 +45,7 @@ def nnsight_model(
         task, auto = of_object or tasks.task_of(config)
         prefix = tasks.answer_prefix(config, source, spec)
         structure = None if spec.names else structure_of(auto, config)
-        options = _options(spec, with_weights, device)
-        if method and with_weights:
-            options.setdefault("device_map", {"": device})
+        options = _options(spec, method, with_weights, device)
         weights: Any = source
         if with_weights:
             weights = _module(spec, source, auto, options)
@@ -91,7 +89,7 @@ def nnsight_model(
     return lm
 
 
-def _options(spec: ModelSpec, with_weights: bool, device: str) -> dict[str, Any]:
+def _options(spec: ModelSpec, method: str, with_weights: bool, device: str) -> dict[str, Any]:
     """What `from_pretrained` is given, besides where the files are."""
     import torch
 
@@ -102,7 +100,7 @@ def _options(spec: ModelSpec, with_weights: bool, device: str) -> dict[str, Any]
     options["dtype"] = dtype if dtype == "auto" or spec.quantization else getattr(torch, dtype)
     if with_weights and spec.device_map is not None:
         options["device_map"] = spec.device_map
-    elif with_weights and spec.quantization is not None:
+    elif with_weights and (method or spec.quantization is not None):
         options["device_map"] = {"": device}
     return options
 

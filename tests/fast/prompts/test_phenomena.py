@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -56,6 +57,32 @@ def test_a_built_in_phenomenon_is_complete_and_deterministic(name):
         for start, end in example.labels.values():
             assert example.clean[start:end].strip()
         assert "{" not in example.clean + example.corrupt + "".join(example.answers)
+
+
+def test_the_documentation_lists_each_with_what_the_embedded_model_does():
+    """REMOTE_MI_WRITE_DOCS=1 writes the table anew."""
+    page = ROOT / "docs" / "phenomena.md"
+    text, start = page.read_text(encoding="utf-8"), "\n## The built-in ones\n"
+    assert text.count(start) == 1
+    rows = [
+        "Accuracy and logit difference are those of the embedded model on the number of pairs given.",
+        "",
+        "| Name | What is asked | Pairs | Accuracy | Logit difference |",
+        "|---|---|---|---|---|",
+    ]
+    for name in NAMES:
+        item = found(name)
+        figures: dict = {"accuracy": "", "logit_diff": "", **item.baseline}
+        chance = " (not told from chance)" if figures.get("at_chance") else ""
+        rows.append(
+            f"| `{name}` | {item.title} | {figures['n']} | {figures['accuracy']}{chance} | "
+            f"{figures['logit_diff']} |"
+        )
+    table = text.partition(start)[0] + start + "\n" + "\n".join(rows) + "\n"
+    if os.environ.get("REMOTE_MI_WRITE_DOCS"):
+        page.write_text(table, encoding="utf-8")
+        return
+    assert text == table
 
 
 @pytest.mark.parametrize("name", NAMES)
