@@ -355,7 +355,7 @@ def test_a_wrong_line_is_located(tmp_path, change, said):
     assert str(refused.value).startswith(f"{path}:2:")
 
 
-@pytest.mark.parametrize("answers", ["x", [], [" "], [1]])
+@pytest.mark.parametrize("answers", ["x", [], [" "], [1, " a"]])
 def test_several_answers_are_a_list_of_texts(answers):
     fields = {k: v for k, v in PAIR.items() if k != "answer"}
     with pytest.raises(UsageError, match="not a list of texts"):
