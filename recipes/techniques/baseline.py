@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Bars, Range, Share, Table, Tokens, recipe
-from remote_mi.interventions import Metric, Pair, logits, rank_of, run, top_tokens
+from remote_mi.interventions import (
+    Metric,
+    Pair,
+    choice_log_probs,
+    logits,
+    rank_of,
+    run,
+    top_tokens,
+)
 
 
 @recipe(
@@ -21,6 +29,11 @@ from remote_mi.interventions import Metric, Pair, logits, rank_of, run, top_toke
         "rank": (),
         "top_token": Tokens("top"),
         "top_prob": ("top",),
+        "log_prob": (),
+        "log_prob_per_token": (),
+        "wrong_log_prob": (),
+        "wrong_log_prob_per_token": (),
+        "whole_accuracy": Share(),
         "corrupt_accuracy": Share(),
         "corrupt_logit_diff": (),
         "corrupt_prob_diff": (),
@@ -71,6 +84,13 @@ def baseline(
         top1       = 1 if the most probable of all tokens is in A, else 0
         rank       = how many tokens are more probable than the best of A (0: none)
 
+    Of answers of several tokens these are read at the first token in which right and wrong ones
+    differ, after the tokens that they share. The whole answers, of k tokens each, are judged by
+
+        log_prob           = log Σ_A Π p(token of A)        wrong_log_prob: the same for B
+        log_prob_per_token = max_A (1/k) Σ log p(token of A)
+        whole_accuracy     = 1 if log_prob > wrong_log_prob, else 0
+
     Their means over the pairs are the model's accuracy and so on. Logits in nats, with the
     model's own soft-cap. Pairs with accuracy 0 are the failures: the table shows what the model
     predicts instead.
@@ -81,11 +101,13 @@ def baseline(
         prior_logit_diff = (logit_diff + corrupt_logit_diff) / 2
 
     which is how much the model prefers A regardless of which of the two prompts it gets.
-    Cost: 2 forward passes (one batch of two rows).
+    Cost: 2 forward passes (one batch of two rows); with answers of several tokens one of each
+    answer more.
     What this does not show: how the model does it, nor that it does it for the reason you have in
     mind: a right answer can come from word frequency or from a cue that the template gives away. It
     holds for these prompts and templates.
-    Not implemented: answers of several tokens (the first token counts).
+    Not implemented: whole answers after the corrupt prompt; answers weighted by how probable they
+    are without the prompt.
 
     Args:
         metric: which difference determines accuracy: prob_diff, or else logit_diff.
@@ -111,7 +133,18 @@ def baseline(
         "top_token": top_token,
         "top_prob": top_prob,
     }
+    whole = choice_log_probs(lm, pair, both.hidden[0])
+    per_token = whole / torch.tensor([len(tokens) for tokens in pair.choices]).to(whole)
+    right, wrong = whole.split([len(pair.answers), len(pair.wrongs)])
+    right_each, wrong_each = per_token.split([len(pair.answers), len(pair.wrongs)])
+    log_prob, wrong_log_prob = right.logsumexp(0), wrong.logsumexp(0)
+    higher = (log_prob > wrong_log_prob).float()
     return {
+        "log_prob": log_prob,
+        "log_prob_per_token": right_each.max(),
+        "wrong_log_prob": wrong_log_prob,
+        "wrong_log_prob_per_token": wrong_each.max(),
+        "whole_accuracy": higher.masked_fill(unknown[0], torch.nan),
         **{name: values[0] for name, values in outputs.items()},
         **{f"corrupt_{name}": values[1] for name, values in outputs.items()},
         "prior_logit_diff": logit_diff.mean(),

@@ -170,8 +170,9 @@ def vector_of(
         ends = [signs[i] * contrasts[i][:, pairs[i].end] for i in sources]
         vector, first = stack(ends).mean(0)[:, None], None
     else:
-        first = pairs[sources[0]].first_difference or 0
-        vector = signs[sources[0]] * contrasts[sources[0]][:, first:]
+        source = pairs[sources[0]]
+        first = source.first_difference or 0
+        vector = signs[sources[0]] * contrasts[sources[0]][:, first : source.clean.own]
     if not bool((vector != 0).any()):
         raise ValueError(
             "the clean and the corrupt prompts give the same activations where the vector is "
@@ -201,13 +202,15 @@ def by_position(
     Returns:
         [direction, layer, position, d_model]; its last position stands for all later ones.
     """
-    length = len(pair.corrupt.ids)
-    start = length - 1 if first is None else first
+    length, end = len(pair.corrupt.ids), pair.corrupt.own - 1
+    start = end if first is None else first
     if start > pair.end:
         raise ValueError(
             f"the vector begins at position {start}, after position {pair.end}, where the answer "
             "of a shorter prompt is read"
         )
+    if first is None:
+        directions = directions.expand(-1, -1, length - end, -1)
     stop = start + directions.shape[2]
     beyond = 0 if first is None else max(length - stop, 0) + 1
     added = torch.nn.functional.pad(directions, (0, 0, start, beyond))
@@ -239,4 +242,5 @@ def continued(
         here = rows[:, places.clamp(max=rows.shape[1] - 1).to(rows.device)]
         return stream + here.to(stream.device, stream.dtype)
 
-    return generate(lm, [pair.corrupt.ids] * len(rows), steps, {layer: add}, first)
+    ids = pair.corrupt.ids[: pair.corrupt.own]
+    return generate(lm, [ids] * len(rows), steps, {layer: add}, first)

@@ -160,7 +160,8 @@ def _shape_form(call: Any) -> Any:
             len(call.answers),
             len(call.wrongs),
         ]
-    return [len(call.ids), call.positions, call.end, call.target is None]
+    places = [call.own, call.start, call.end, len(call.whole)]
+    return [len(call.ids), call.positions, places, call.target is None]
 
 
 _memory: OrderedDict[tuple[Any, str], Shapes | str] = OrderedDict()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.encoder_decoder import model_inputs
     from remote_mi.interventions.forward import changes, mean_activations, run, stack
     from remote_mi.interventions.generation import generate
-    from remote_mi.interventions.measures import measure
+    from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
     from remote_mi.interventions.model_info import info
     from remote_mi.interventions.noise import embedding_noise
@@ -57,7 +57,7 @@ _HOMES = {
     "encoder_decoder": ["model_inputs"],
     "forward": ["changes", "mean_activations", "run", "stack"],
     "generation": ["generate"],
-    "measures": ["measure"],
+    "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
     "model_info": ["info"],
     "noise": ["embedding_noise"],
@@ -78,6 +78,7 @@ __all__ = [
     "PromptText",
     "Site",
     "changes",
+    "choice_log_probs",
     "correlation",
     "direct_logits",
     "edit",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from remote_mi.interventions.forward import run
 from remote_mi.interventions.model_info import is_causal
 from remote_mi.interventions.prompts import Pair, Prompt
 from remote_mi.interventions.readout import log_normalizer, logits, token_losses
@@ -25,15 +26,23 @@ class Measure:
     def __init__(
         self, lm: Any, metrics: Sequence[str], prompt: Prompt, answers: list[int], wrongs: list[int]
     ) -> None:
-        self.lm, self.metrics, self.ids = lm, metrics, prompt.ids
+        self.lm, self.metrics = lm, metrics
         self.answers, self.wrongs = answers, wrongs
+        self.ids, self.beyond = prompt.ids[: prompt.own], len(prompt.ids) - prompt.own
         self.end = prompt.end - len(prompt.ids)  # from the last position
-        self.last = 0 if "loss" in metrics else -self.end
+        #: Position, from the last one → token, of an answer of several tokens, but where it is read.
+        self.others = {
+            prompt.start + i - len(prompt.ids): token
+            for i, token in enumerate(prompt.whole)
+            if prompt.start + i != prompt.end
+        }
+        whole = "prob" in metrics or "log_prob" in metrics
+        first = min([self.end, *self.others]) if whole else self.end
+        self.last = 0 if "loss" in metrics else -first
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        at_end = hidden[:, self.end]
         numbers = [
-            self._loss(hidden) if metric == "loss" else self._of_answers(at_end, metric)
+            self._loss(hidden) if metric == "loss" else self._of_answers(hidden, metric)
             for metric in self.metrics
         ]
         return torch.stack(numbers, -1) if len(numbers) > 1 else numbers[0]
@@ -43,8 +52,14 @@ class Measure:
         tokens = [*self.answers, *self.wrongs]
         return answer_metric(self.lm, hidden[:, self.end], "prob", tokens, [])
 
-    def _of_answers(self, at_end: torch.Tensor, metric: str) -> torch.Tensor:
-        return answer_metric(self.lm, at_end, metric, self.answers, self.wrongs)
+    def _of_answers(self, hidden: torch.Tensor, metric: str) -> torch.Tensor:
+        at_end = hidden[:, self.end]
+        if metric not in ("prob", "log_prob") or not self.others:
+            return answer_metric(self.lm, at_end, metric, self.answers, self.wrongs)
+        log_prob = answer_metric(self.lm, at_end, "log_prob", self.answers, self.wrongs)
+        tokens = torch.tensor(list(self.others.values()))
+        log_prob = log_prob - token_losses(self.lm, hidden[:, list(self.others)], tokens).sum(-1)
+        return log_prob if metric == "log_prob" else log_prob.exp()
 
     def _loss(self, hidden: torch.Tensor) -> torch.Tensor:
         """The mean cross-entropy of the prompt's tokens, or the last positions' share of it.
@@ -52,8 +67,9 @@ class Measure:
         An encoder does not predict its own tokens, so its loss is that of the answer.
         """
         if not is_causal(self.lm):
-            return -self._of_answers(hidden[:, self.end], "log_prob")
+            return -self._of_answers(hidden, "log_prob")
         length = len(self.ids)
+        hidden = hidden[:, : hidden.shape[1] - self.beyond]
         follow = torch.tensor(self.ids[length - hidden.shape[1] + 1 :], dtype=torch.long)
         return token_losses(self.lm, hidden[:, :-1], follow).sum(-1) / max(1, length - 1)
 
@@ -65,7 +81,9 @@ def measure(
 
     Args:
         metric: one of `vocabulary.Metric`, or "loss", the mean next-token cross-entropy of the
-            (clean) prompt in nats; or several of them.
+            (clean) prompt in nats; or several of them. Of an answer of several tokens, log_prob and
+            prob are those of the whole answer, the others those of its first token that a wrong
+            answer does not share.
         of: a pair, whose answers and wrong answers are used for either of its prompts; or a
             prompt, whose target is used.
         otherwise: the token to use if the prompt has no target.
@@ -107,3 +125,29 @@ def answer_metric(
         return log_probs[:, : len(answers)].logsumexp(-1)
     prob = log_probs[:, : len(answers)].exp().sum(-1)
     return prob if metric == "prob" else prob - log_probs[:, len(answers) :].exp().sum(-1)
+
+
+def choice_log_probs(lm: Any, pair: Pair, known: torch.Tensor) -> torch.Tensor:
+    """The log-probability of each answer after the clean prompt, all its tokens together.
+
+    One more forward pass, with a row for each answer, if any has several tokens.
+
+    Args:
+        known: the final norm's output for the clean prompt, [position, d_model].
+
+    Returns:
+        [choice], right answers first, as in `Pair.choices`; float32, in nats.
+    """
+    prompt = pair.clean
+    if all(len(tokens) == 1 for tokens in pair.choices):
+        at_end, tokens = known[None, prompt.end], [tokens[0] for tokens in pair.choices]
+        return logits(lm, at_end, tokens)[0] - log_normalizer(lm, at_end)
+    own, longest = prompt.ids[: prompt.own], max(len(tokens) for tokens in pair.choices)
+    # What follows a row's own tokens changes nothing that is read: only causal models have these.
+    padded = [tokens + tokens[-1:] * (longest - len(tokens)) for tokens in pair.choices]
+    rows = [Prompt(own + tokens[:-1], {}, None) for tokens in padded]
+    hidden = run(lm, rows).hidden[:, prompt.start :]
+    losses = token_losses(lm, hidden, torch.tensor(padded))
+    counts = torch.tensor([[len(tokens)] for tokens in pair.choices], device=losses.device)
+    inside = torch.arange(longest, device=losses.device) < counts
+    return -(losses * inside).sum(-1)

@@ -10,15 +10,20 @@ from typing import Any
 
 
 class Prompt:
-    """One tokenized prompt.
+    """One tokenized prompt, and, of an answer of several tokens, all of these but the last.
 
     Attributes:
         ids: token ids, including the requested BOS token or chat template.
+        own: how many of them are the prompt's own; the others are the answer's.
+        whole: in a pair, the tokens of the right answer, the first of which follows the prompt's
+            own; else [].
         positions: label → position, e.g. {"s2": 9, "end": 13}; "end" always exists. It is the
             last position of the label's span.
         target: id of the token of interest, or None when none was given.
         spans: label → first and last position of the tokens it covers, both included.
-        end: where the answer is read: the last position, or that of an encoder's mask token.
+        end: where the answer is read: the last of the prompt's own positions, or that of an
+            encoder's mask token. In a pair whose answers begin alike, the last before they part.
+        start: where the answer's first token is read; other than `end` only if answers begin alike.
     """
 
     def __init__(
@@ -27,11 +32,16 @@ class Prompt:
         positions: dict[str, int],
         target: int | None,
         spans: dict[str, tuple[int, int]] | None = None,
+        whole: list[int] | None = None,
+        start: int | None = None,
     ) -> None:
         self.ids = ids
+        self.whole = whole or []
+        self.own = len(ids) - max(0, len(self.whole) - 1)
         self.positions = positions
         self.target = target
-        self.end = positions.get("end", len(ids) - 1)
+        self.end = positions.get("end", self.own - 1)
+        self.start = self.end if start is None else start
         self.spans = {label: (position, position) for label, position in positions.items()}
         self.spans.update(spans or {})
 
@@ -81,6 +91,9 @@ class Pair:
         answer: id of the clean prompt's right answer.
         wrong: id of the wrong answer, the one the corrupt prompt leads to.
         answers, wrongs: ids of all right and all wrong answers; `answer` and `wrong` come first.
+            Of answers of several tokens they are the first ones in which right and wrong differ,
+            and all but the last token of the right answer are part of both prompts.
+        choices: all tokens of each right and then of each wrong answer, after the prompt's own.
         first_difference: first position where the ids differ, None if they are identical.
         positions: label → position, of the clean prompt.
         end: where the answer is read; see `Prompt`.
@@ -92,6 +105,7 @@ class Pair:
         corrupt: Prompt,
         answer: int | list[int],
         wrong: int | list[int],
+        choices: list[list[int]] | None = None,
     ) -> None:
         self.clean = clean
         self.corrupt = corrupt
@@ -99,6 +113,7 @@ class Pair:
         self.wrongs = wrong if isinstance(wrong, list) else [wrong]
         self.answer = self.answers[0]
         self.wrong = self.wrongs[0]
+        self.choices = choices or [[token] for token in (*self.answers, *self.wrongs)]
         self.positions = clean.positions
         self.end = clean.end
         self.first_difference: int | None = None

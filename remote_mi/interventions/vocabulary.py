@@ -80,7 +80,9 @@ Direction = Literal["denoise", "noise"]
 
 #: How one forward pass becomes one number, where the answer is read, in float32:
 #: logit_diff: mean logit of the answers − mean logit of the wrong ones; prob_diff: the same for
-#: their summed probabilities; logit, prob, log_prob: of the answers only.
+#: their summed probabilities; logit, prob, log_prob: of the answers only. Of answers of several
+#: tokens, prob and log_prob are those of the whole answer (Π p, Σ log p), and the others those of
+#: the first token in which right and wrong answers differ, after what they share.
 Metric = Literal["logit_diff", "logit", "prob", "log_prob", "prob_diff"]
 
 #: A parameter that is a text to the user and a tokenized `Prompt` to the recipe's body.

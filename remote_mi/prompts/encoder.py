@@ -9,6 +9,7 @@ from remote_mi.common.errors import UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS
+from remote_mi.prompts.choices import Choices, DoesNotFit
 from remote_mi.prompts.conversation import ChatTemplate, Placement, covered_tokens, goes_on
 from remote_mi.prompts.examples import Example
 from remote_mi.prompts.masked import (
@@ -20,10 +21,6 @@ from remote_mi.prompts.masked import (
 from remote_mi.prompts.messages import Turn
 from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos, notes_of_spelled
 from remote_mi.prompts.token_text import TokenTexts
-
-
-class DoesNotFit(Exception):
-    """One example does not fit the tokenizer."""
 
 
 def quote(text: str) -> str:
@@ -193,26 +190,35 @@ class PromptEncoder:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def _answer_token(self, prompt: EncodedPrompt, answer: str, role: str) -> int:
-        """The one token that the answer adds to the prompt."""
+    def _answer_tokens(self, prompt: EncodedPrompt, answer: str, role: str) -> list[int]:
+        """The tokens of the answer: one at a mask and from a decoder, else one or several."""
         if not answer:
             raise DoesNotFit(f"the {role} is empty")
         if self.masked:
-            token = token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)
+            tokens = [token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)]
         elif self.decoded:
-            token = first_of_answer(self.tokenizer, answer, role)
+            tokens = [first_of_answer(self.tokenizer, answer, role)]
         else:
-            token = self._next_token(prompt, answer, role)
+            tokens = self._next_tokens(prompt, answer, role)
         unknown = self.tokenizer.unk_token
-        if token == self.tokenizer.unk_token_id and answer.strip() != unknown:
+        if self.tokenizer.unk_token_id in tokens and answer.strip() != unknown:
             raise DoesNotFit(
                 f"the {role} {answer!r} is unknown to this tokenizer, which encodes it as "
                 f"{unknown}, like every unknown word"
+                if len(tokens) == 1
+                else f"the {role} {answer!r} has a part that is unknown to this tokenizer, which "
+                f"encodes it as {unknown}"
             )
-        return token
+        longest = len(prompt.ids) + len(tokens) - 1
+        if longest > self.context:
+            raise DoesNotFit(
+                f"with the {role} {answer!r} the prompt has {longest} tokens before the last one, "
+                f"the model takes {self.context}"
+            )
+        return tokens
 
-    def _next_token(self, prompt: EncodedPrompt, answer: str, role: str) -> int:
-        """The token that follows the prompt when the answer is appended to it."""
+    def _next_tokens(self, prompt: EncodedPrompt, answer: str, role: str) -> list[int]:
+        """The tokens that follow the prompt when the answer is appended to it."""
         longer, ids = self._ids(prompt.text + answer), prompt.ids
         stop = len(longer) - self.kept_at_end
         before = ids[: len(ids) - self.kept_at_end]
@@ -222,18 +228,14 @@ class PromptEncoder:
                 f" {self.text(before[-1])!r}; {self._space_hint(answer)}"
             )
         added = longer[len(before) : stop]
-        if len(added) != 1:
-            parts = [self.text(token) for token in added]
-            raise DoesNotFit(
-                f"the {role} {answer!r} is {len(added)} tokens, {parts}; it must be one"
-                + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
-            )
+        if not added:
+            raise DoesNotFit(f"the {role} {answer!r} adds no token to the prompt")
         if answer[0].isalpha() and prompt.text[-1].isalpha():
             self._warn(
                 f"the {role} {answer!r} of {quote(prompt.text)} continues its last "
                 f"word; {self._space_hint(answer)}"
             )
-        return added[0]
+        return added
 
     @staticmethod
     def _space_hint(answer: str) -> str:
@@ -246,11 +248,23 @@ class PromptEncoder:
     def prompt(self, example: Example) -> tuple[Prompt, list[str], dict[str, int]]:
         role = "clean" if example.corrupt else "given"
         found = self._encode(example.clean, role, example.turns, example.thinking)
-        target = None
-        if example.answer is not None:
-            target = self._answer_token(found, example.answer, "target")
+        target = None if example.answer is None else self._target(found, example)
         labels, spans = self._positions(found, example.labels)
-        return (Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels)
+        return Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels
+
+    def _target(self, prompt: EncodedPrompt, example: Example) -> int:
+        """The one token that is followed in a prompt without a counterpart."""
+        answer = example.answer or ""
+        tokens = self._answer_tokens(prompt, answer, "target")
+        parts = [self.text(token) for token in tokens]
+        if len(tokens) > 1 and example.corrupt is None:
+            raise DoesNotFit(
+                f"the target {answer!r} is {len(parts)} tokens, {parts}; it must be one"
+                + ("" if answer.startswith(" ") else f"; {self._space_hint(answer)}")
+            )
+        if len(tokens) > 1:
+            self._warn("of answers of several tokens, the first one is followed in each prompt")
+        return tokens[0]
 
     def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
         if example.corrupt is None or example.answer is None or example.wrong is None:
@@ -271,13 +285,20 @@ class PromptEncoder:
                 f"first differ at position {where}, {self.text(ids[where])!r} against "
                 f"{self.text(other[where])!r}"
             )
-        answers = [self._answer_token(clean, a, "answer") for a in example.answers]
-        wrongs = [self._answer_token(clean, w, "wrong answer") for w in example.wrongs]
-        for token in answers:
-            if token in wrongs:
-                raise DoesNotFit(
-                    f"answer and wrong answer are the same token, {self.text(token)!r}"
-                )
+        of_clean = self._choices(clean, example)
+        choices = Choices(*of_clean, text=self.text)
+        whole = choices.whole
+        if len(whole) > 1 and self._choices(corrupt, example) != of_clean:
+            raise DoesNotFit(
+                "this tokenizer splits the answers in another way after the corrupt prompt"
+            )
+        if max(map(len, [*of_clean[0], *of_clean[1]])) > 1:
+            self._warn(
+                "answers of several tokens: prob and log_prob are those of the whole answer, and "
+                "differences are read where right and wrong answers part"
+            )
+        clean.end, corrupt.end = clean.end + choices.shared, corrupt.end + choices.shared
+        start = clean.end - choices.shared
         labels, spans = self._positions(clean, example.labels)
         own, own_spans = self._positions(corrupt, example.corrupt_labels)
         if corrupt.end != clean.end:
@@ -285,14 +306,25 @@ class PromptEncoder:
                 f"the mask is at position {clean.end} of the clean and "
                 f"{corrupt.end} of the corrupt prompt"
             )
+        # A label missing from the corrupt text has the position of the clean one.
+        of_other, other_spans = {**labels, **own}, {**spans, **own_spans}
+        ids, other = ids + whole[:-1], other + whole[:-1]
+        answers, wrongs = choices.answers, choices.wrongs
         pair = Pair(
-            Prompt(ids, labels, answers[0], spans),
-            # A label missing from the corrupt text has the position of the clean one.
-            Prompt(other, {**labels, **own}, wrongs[0], {**spans, **own_spans}),
+            Prompt(ids, labels, answers[0], spans, whole, start),
+            Prompt(other, of_other, wrongs[0], other_spans, whole, start),
             answers,
             wrongs,
+            [*of_clean[0], *of_clean[1]],
         )
         return pair, [self.text(t) for t in ids], labels
+
+    def _choices(
+        self, prompt: EncodedPrompt, example: Example
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """The tokens of each right and each wrong answer after a prompt."""
+        right = [self._answer_tokens(prompt, a, "answer") for a in example.answers]
+        return right, [self._answer_tokens(prompt, w, "wrong answer") for w in example.wrongs]
 
     def _positions(
         self, prompt: EncodedPrompt, given: Mapping[str, tuple[int, int]]

@@ -32,7 +32,7 @@ def hook_point(reference: Any, site: str, layer: int, change: Change) -> Any:
     if site == "mlp_in":
         names = {"bert": "intermediate", "opt": "fc1"}
         return _on_input(block.get_submodule(names.get(family.split("-")[0], "mlp")), change)
-    if site in ("mlp_gate", "mlp_up") and hasattr(block.mlp, "gate_up_proj"):
+    if site in ("mlp_gate", "mlp_up") and hasattr(getattr(block, "mlp", None), "gate_up_proj"):
         return _hook_half(block.mlp.gate_up_proj, 0 if site == "mlp_gate" else 1, change)
     if site in ("mlp_gate", "mlp_up"):
         name = _first_matrix(family, site)

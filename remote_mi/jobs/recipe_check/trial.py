@@ -151,8 +151,9 @@ class Subject:
 def identical_pair(pair: Pair) -> Pair:
     """A pair whose corrupt prompt is its clean one."""
     clean = copy.deepcopy(pair.clean)
-    same = Prompt(list(clean.ids), dict(clean.positions), pair.wrong, dict(clean.spans))
-    return Pair(clean, same, list(pair.answers), list(pair.wrongs))
+    same = copy.deepcopy(clean)
+    same.target = pair.wrong
+    return Pair(clean, same, list(pair.answers), list(pair.wrongs), pair.choices)
 
 
 def _contents(value: Any) -> Any:

@@ -234,10 +234,11 @@ def test_a_function_of_a_cell_is_checked_by_its_own_lines(tmp_path):
 
 
 def weightless(folder: Path):
-    from remote_mi.models.load import LoadedModel, _wrap
+    from remote_mi.models.load import LoadedModel
     from remote_mi.models.spec import ModelSpec
+    from remote_mi.models.wrap import nnsight_model
 
-    lm = _wrap(ModelSpec(str(folder)), str(folder), with_weights=False, device="meta")
+    lm = nnsight_model(ModelSpec(str(folder)), str(folder), with_weights=False, device="meta")
     return LoadedModel(lm, lm.tokenizer, 64, {})
 
 

@@ -406,9 +406,12 @@ def test_what_a_server_sends_is_texts_and_never_code(tmp_path):
 def test_how_long_texts_are_is_not_foreseen_and_mistakes_beside_them_are(project, tiny_llama):
     from remote_mi.backends.base import Work
     from remote_mi.backends.dry_run import expected_outputs
-    from remote_mi.models.load import LoadedModel, _wrap
+    from remote_mi.models.load import LoadedModel
+    from remote_mi.models.wrap import nnsight_model
 
-    lm = _wrap(ModelSpec(str(tiny_llama)), str(tiny_llama), with_weights=False, device="meta")
+    lm = nnsight_model(
+        ModelSpec(str(tiny_llama)), str(tiny_llama), with_weights=False, device="meta"
+    )
     model = LoadedModel(lm, lm.tokenizer, 64, {})
 
     def foreseen():

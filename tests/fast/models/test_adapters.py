@@ -179,10 +179,11 @@ def test_attached_as_a_server_does_it_an_adapter_gives_the_same_numbers(
     from remote_mi.backends.session import run_session
     from remote_mi.common.progress import Silent
     from remote_mi.jobs.inputs import tokenize_parameters, tokenize_prompts
-    from remote_mi.models.load import LoadedModel, _wrap, build_weightless, load
+    from remote_mi.models.load import LoadedModel, build_weightless, load
     from remote_mi.models.proof import prove
     from remote_mi.models.structure.binding import bind
     from remote_mi.models.structure.known import structure_of
+    from remote_mi.models.wrap import nnsight_model
     from remote_mi.recipes.loading import load_function
 
     base, lora = tiny(family), tmp_path / "lora"
@@ -192,7 +193,7 @@ def test_attached_as_a_server_does_it_an_adapter_gives_the_same_numbers(
     described = build_weightless(spec, Silent(), "nobody/base", str(lora))
     env = described.lm._remoteable_get_env()
     assert env["peft"] == str(lora)
-    there = _wrap(replace(spec, adapter=None), str(base), with_weights=True, device="cpu")
+    there = nnsight_model(replace(spec, adapter=None), str(base), with_weights=True, device="cpu")
     there._remoteable_set_env(env)  # as NDIF does before it runs a job
     bind(there, structure_of(AutoModelForCausalLM, there._module.config))
     there._module.requires_grad_(False)

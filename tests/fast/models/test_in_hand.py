@@ -178,7 +178,7 @@ def _patched() -> Any:
         (lambda: {"model": toy(), "prompt": [1, 40]}, "'40' is no token id of the model"),
         (lambda: {"model": toy(), "prompt": [1, -4]}, "'-4' is no token id of the model"),
         (lambda: {"model": toy(), "prompt": "Hello"}, "'Hello' is no token id of the model"),
-        (lambda: {"model": toy(), "prompt": []}, "field 'prompt' is not a text: []"),
+        (lambda: {"model": toy(), "prompt": []}, "'prompt' is not a text, nor a list of messages"),
         (lambda: {"model": toy(), "prompt": [1.5]}, "field 'prompt' is not a text: [1.5]"),
         (lambda: {"model": toy(), "prompt": [1], "target": 99}, "'99' is no token id"),
         (lambda: {"model": toy(), "tokenizer": object()}, "tokenizer is a object, not a tokenizer"),

@@ -20,7 +20,7 @@ from remote_mi.report.viewer.header_footer import screen_text
 from remote_mi.report.viewer.panes import GridPane, ListPane
 from remote_mi.store.result import Result
 
-from .viewing import driven, kept, result_of, whole
+from .viewing import driven, kept, result_of, until, whole
 
 DOSES = [-2.0, -1.0, 0.0, 1.0, 2.0]
 CARD = Card(
@@ -243,7 +243,7 @@ def test_numbers_below_zero_keep_the_digit_that_tells_them_apart(project):
     async def drive(app: Viewer, pilot) -> None:
         await pilot.press("4")
         await pilot.press("end")
-        assert "█-1.5" in whole(app, 60)
+        await until(pilot, lambda: "█-1.5" in whole(app, 60))
         assert isinstance(app.pane, GridPane)
 
     driven(folder, project, drive, (60, 24))
