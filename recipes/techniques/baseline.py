@@ -133,7 +133,7 @@ def baseline(
         "top_token": top_token,
         "top_prob": top_prob,
     }
-    whole = choice_log_probs(lm, pair, both.hidden[0])
+    whole = choice_log_probs(lm, pair, of_all[0].log_softmax(-1))
     per_token = whole / torch.tensor([len(tokens) for tokens in pair.choices]).to(whole)
     right, wrong = whole.split([len(pair.answers), len(pair.wrongs)])
     right_each, wrong_each = per_token.split([len(pair.answers), len(pair.wrongs)])

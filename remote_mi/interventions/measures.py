@@ -133,15 +133,14 @@ def choice_log_probs(lm: Any, pair: Pair, known: torch.Tensor) -> torch.Tensor:
     One more forward pass, with a row for each answer, if any has several tokens.
 
     Args:
-        known: the final norm's output for the clean prompt, [position, d_model].
+        known: the log-probabilities of all tokens where the answer is read, [vocabulary].
 
     Returns:
         [choice], right answers first, as in `Pair.choices`; float32, in nats.
     """
     prompt = pair.clean
     if all(len(tokens) == 1 for tokens in pair.choices):
-        at_end, tokens = known[None, prompt.end], [tokens[0] for tokens in pair.choices]
-        return logits(lm, at_end, tokens)[0] - log_normalizer(lm, at_end)
+        return known[[tokens[0] for tokens in pair.choices]]
     own, longest = prompt.ids[: prompt.own], max(len(tokens) for tokens in pair.choices)
     # What follows a row's own tokens changes nothing that is read: only causal models have these.
     padded = [tokens + tokens[-1:] * (longest - len(tokens)) for tokens in pair.choices]
