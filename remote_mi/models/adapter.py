@@ -13,6 +13,8 @@ from typing import Any
 
 from remote_mi.common.errors import RemoteMIError, UsageError, first_line
 from remote_mi.models.adapter_files import named_adapter
+from remote_mi.models.folders import ADAPTER
+from remote_mi.models.hub import need_hub
 
 _IDS = (5, 11, 2, 7)
 #: Allowed difference between merged and attached, relative to the largest logit.
@@ -93,6 +95,9 @@ def _kind(config: Any) -> str:
 
 def _configuration(peft: Any, name: str) -> Any:
     found = named_adapter(name)
+    if found.folder is None:
+        hint = "name a folder written by peft's save_pretrained"
+        need_hub(found.source, ADAPTER, found.revision, f"the adapter {name}", hint)
     try:
         config = peft.PeftConfig.from_pretrained(found.source, revision=found.revision)
     except Exception as error:  # damaged JSON, unknown kinds, the hub's errors

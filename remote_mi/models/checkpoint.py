@@ -17,6 +17,7 @@ from remote_mi.common.errors import NotFound, UsageError, first_line
 from remote_mi.models.embedded import EMBEDDED, WHEEL_BYTES, embedded_folder, is_ready
 from remote_mi.models.folders import check_no_adapter
 from remote_mi.models.gguf_file import read_gguf
+from remote_mi.models.hub import TIMEOUT_S
 from remote_mi.models.in_hand import object_of
 from remote_mi.models.spec import ModelSpec
 
@@ -61,7 +62,6 @@ HEADS = ("num_attention_heads", "n_head")
 _EMBEDDED_WEIGHTS = 538_060_032
 _EMBEDDED_PARAMETERS = 134_515_008
 _HEADER_LIMIT = 100 << 20
-_HUB_TIMEOUT_S = 10.0
 
 #: Name, type and shape of a tensor.
 Tensor = tuple[str, str, tuple[int, ...]]
@@ -305,7 +305,7 @@ def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
 
     api = HfApi()
     info = api.model_info(
-        spec.name, revision=spec.revision, files_metadata=True, timeout=_HUB_TIMEOUT_S
+        spec.name, revision=spec.revision, files_metadata=True, timeout=TIMEOUT_S
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     check_no_adapter(f"the repository {spec.name}", sizes)

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from remote_mi.common.errors import UsageError
+from remote_mi.models.hub import need_hub
 from remote_mi.models.in_hand import OBJECT, object_of
 from remote_mi.models.isolation import quiet_libraries
 from remote_mi.models.load_errors import explain_load_error
@@ -35,7 +36,10 @@ def tokenizer_of(spec: ModelSpec, source: str, config: Any) -> Any:
         return copy.deepcopy(object_of(name))
     options: dict[str, Any] = {"revision": spec.revision}
     if name is not None:
-        source, options = str(tokenizer_folder(name) or name), {}
+        folder = tokenizer_folder(name)
+        if folder is None:
+            need_hub(name, "tokenizer_config.json", None, f"the tokenizer {name!r}", "name a folder")
+        source, options = str(folder or name), {}
     elif spec.file is not None:
         options = {"gguf_file": spec.file.name}
     try:

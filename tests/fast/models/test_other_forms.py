@@ -157,7 +157,7 @@ ODD: list[tuple[Callable[[Path], Any], tuple[str, ...], int, str]] = [
     (lambda f: None, ("--adapter", " "), 2, "the adapter's name is empty"),
     (lambda f: None, ("--adapter", "lora"), 2, "is neither a folder nor a hub id"),
     (lambda f: None, ("--adapter", "{model}"), 2, "holds a whole model: it has no adapter_config"),
-    (lambda f: None, ("--adapter", "nobody/lora"), 2, "nobody/lora"),
+    (lambda f: None, ("--adapter", "nobody/lora"), 5, "adapter nobody/lora is not on this machine"),
     (lambda f: None, ("--adapter", "a/b", "--quantization", "nf4"), 2, "an adapter is merged into"),
     (lambda f: None, ("--revision", "step1"), 2, "has no revisions"),
     (_quantized_by("gptq", bits=4), (), 2, "is quantized by gptq, which needs optimum"),
