@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.forward import run
+from remote_mi.interventions.metrics import DISTRIBUTION, answer_metric, distribution_metric
 from remote_mi.interventions.model_info import is_causal
 from remote_mi.interventions.prompts import Pair, Prompt
-from remote_mi.interventions.readout import log_normalizer, logits, token_losses
+from remote_mi.interventions.readout import logits, token_losses
+from remote_mi.interventions.vocabulary import METRICS
 
 
 class Measure:
@@ -21,6 +23,7 @@ class Measure:
 
     Attributes:
         last: how many of the last positions it uses; 0 for all.
+        clean: the clean run's log-probabilities, [vocabulary], for metrics against it.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Measure:
             for i, token in enumerate(prompt.whole)
             if prompt.start + i != prompt.end
         }
+        self.clean: torch.Tensor | None = None
         whole = "prob" in metrics or "log_prob" in metrics
         first = min([self.end, *self.others]) if whole else self.end
         self.last = 0 if "loss" in metrics else -first
@@ -54,6 +58,8 @@ class Measure:
 
     def _of_answers(self, hidden: torch.Tensor, metric: str) -> torch.Tensor:
         at_end = hidden[:, self.end]
+        if metric in DISTRIBUTION:
+            return distribution_metric(self.lm, at_end, metric, self.answers, self.clean)
         if metric not in ("prob", "log_prob") or not self.others:
             return answer_metric(self.lm, at_end, metric, self.answers, self.wrongs)
         log_prob = answer_metric(self.lm, at_end, "log_prob", self.answers, self.wrongs)
@@ -80,10 +86,9 @@ def measure(
     """A measure of how strongly the end of a run favours the answer.
 
     Args:
-        metric: one of `vocabulary.Metric`, or "loss", the mean next-token cross-entropy of the
-            (clean) prompt in nats; or several of them. Of an answer of several tokens, log_prob and
-            prob are those of the whole answer, the others those of its first token that a wrong
-            answer does not share.
+        metric: one of `vocabulary.Metric`, or several of them. Of an answer of several tokens,
+            log_prob and prob are those of the whole answer, the others those of its first token
+            that a wrong answer does not share. kl and js take one more pass, of the clean prompt.
         of: a pair, whose answers and wrong answers are used for either of its prompts; or a
             prompt, whose target is used.
         otherwise: the token to use if the prompt has no target.
@@ -93,38 +98,21 @@ def measure(
     """
     metrics = [metric] if isinstance(metric, str) else list(metric)
     for name in metrics:
-        if name not in ("logit_diff", "logit", "prob", "log_prob", "prob_diff", "loss"):
-            raise ValueError(f"unknown metric {name!r}")
+        if name not in METRICS:
+            raise ValueError(f"unknown metric {name!r}; there are {', '.join(METRICS)}")
     if isinstance(of, Pair):
-        return Measure(lm, metrics, of.clean, of.answers, of.wrongs)
-    target = otherwise if of.target is None else of.target
-    if target is None:
-        raise ValueError("this follows one answer: give target, the text of its token")
-    return Measure(lm, metrics, of, [target], [])
-
-
-def answer_metric(
-    lm: Any, hidden: torch.Tensor, metric: str, answers: list[int], wrongs: list[int]
-) -> torch.Tensor:
-    """One number per row: how strongly it favours the answer.
-
-    Args:
-        hidden: output of the final norm at the answer's position, [row, d_model].
-        metric: one of `vocabulary.Metric`.
-        answers, wrongs: token ids; the wrong ones are only used by the differences.
-
-    Returns:
-        [row], float32; logits and log-probabilities in nats.
-    """
-    of_tokens = logits(lm, hidden, [*answers, *wrongs])
-    if metric in ("logit_diff", "logit"):
-        right = of_tokens[:, : len(answers)].mean(-1)
-        return right if metric == "logit" else right - of_tokens[:, len(answers) :].mean(-1)
-    log_probs = of_tokens - log_normalizer(lm, hidden)[:, None]
-    if metric == "log_prob":
-        return log_probs[:, : len(answers)].logsumexp(-1)
-    prob = log_probs[:, : len(answers)].exp().sum(-1)
-    return prob if metric == "prob" else prob - log_probs[:, len(answers) :].exp().sum(-1)
+        found = Measure(lm, metrics, of.clean, of.answers, of.wrongs)
+    else:
+        target = otherwise if of.target is None else of.target
+        if target is None:
+            raise ValueError("this follows one answer: give target, the text of its token")
+        found = Measure(lm, metrics, of, [target], [])
+    if any(METRICS[name].against_clean for name in metrics):
+        clean = of.clean if isinstance(of, Pair) else of
+        with torch.no_grad():
+            at_end = run(lm, clean).hidden[:, clean.end].detach()
+            found.clean = logits(lm, at_end)[0].log_softmax(-1)
+    return found
 
 
 def choice_log_probs(lm: Any, pair: Pair, known: torch.Tensor) -> torch.Tensor:

@@ -78,12 +78,64 @@ Site = Literal[
 #: denoise: clean activations are patched into the corrupt run; noise: the other way round.
 Direction = Literal["denoise", "noise"]
 
-#: How one forward pass becomes one number, where the answer is read, in float32:
-#: logit_diff: mean logit of the answers − mean logit of the wrong ones; prob_diff: the same for
-#: their summed probabilities; logit, prob, log_prob: of the answers only. Of answers of several
-#: tokens, prob and log_prob are those of the whole answer (Π p, Σ log p), and the others those of
-#: the first token in which right and wrong answers differ, after what they share.
-Metric = Literal["logit_diff", "logit", "prob", "log_prob", "prob_diff"]
+#: How one forward pass becomes one number, where the answer is read, in float32; `metrics` has a
+#: row for each. Of the answers A and the wrong ones B:
+#: logit_diff: mean logit(A) − mean logit(B); logit_diff_max: mean logit(A) − max logit(B);
+#: prob_diff: Σ p(A) − Σ p(B); logit: mean logit(A); prob: Σ p(A); log_prob: log Σ p(A);
+#: rank: how many tokens are more probable than the best of A; top1: 1 if none is, else 0.
+#: Of the whole distribution p, against that of the clean run, p₀:
+#: kl: KL(p₀ ‖ p); js: Jensen–Shannon divergence; entropy: −Σ p log p.
+#: Of the prompt: loss: mean next-token cross-entropy (of the answer in an encoder).
+#: Of answers of several tokens, prob and log_prob are those of the whole answer (Π p, Σ log p), and
+#: the others those of the first token in which right and wrong answers differ.
+Metric = Literal[
+    "logit_diff",
+    "logit",
+    "prob",
+    "log_prob",
+    "prob_diff",
+    "logit_diff_max",
+    "kl",
+    "js",
+    "entropy",
+    "rank",
+    "top1",
+    "loss",
+]
+
+
+class MetricFacts:
+    """What is known of a metric beforehand.
+
+    Attributes:
+        unit: "nats", "tokens", or "" for probabilities and shares.
+        rises: 1 if a larger number is more of the clean behaviour, −1 if a smaller one is, 0 if
+            neither.
+        differentiable: whether it has a gradient.
+        against_clean: whether it compares with the clean run, of which it is 0.
+    """
+
+    def __init__(
+        self, unit: str, rises: int = 1, differentiable: bool = True, against_clean: bool = False
+    ) -> None:
+        self.unit, self.rises = unit, rises
+        self.differentiable, self.against_clean = differentiable, against_clean
+
+
+METRICS: dict[str, MetricFacts] = {
+    "logit_diff": MetricFacts("nats"),
+    "logit": MetricFacts("nats"),
+    "prob": MetricFacts(""),
+    "log_prob": MetricFacts("nats"),
+    "prob_diff": MetricFacts(""),
+    "logit_diff_max": MetricFacts("nats"),
+    "kl": MetricFacts("nats", -1, against_clean=True),
+    "js": MetricFacts("nats", -1, against_clean=True),
+    "entropy": MetricFacts("nats", 0),
+    "rank": MetricFacts("tokens", -1, differentiable=False),
+    "top1": MetricFacts("", differentiable=False),
+    "loss": MetricFacts("nats", -1),
+}
 
 #: A parameter that is a text to the user and a tokenized `Prompt` to the recipe's body.
 PromptText = Annotated[Any, "prompt"]

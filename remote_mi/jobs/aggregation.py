@@ -23,7 +23,9 @@ from remote_mi.common.statistics.intervals import (
     ratio_interval,
     share_interval,
 )
+from remote_mi.interventions.vocabulary import METRICS, MetricFacts
 from remote_mi.jobs.control_tests import ControlSamples, against_control
+from remote_mi.jobs.number_notes import gap_notes, non_finite_notes
 from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -242,7 +244,7 @@ class _Assembly:
         effect = self._samples(ratio.effect).astype(np.float64)
         gap = self._samples(ratio.gap).astype(np.float64)
         self._label(name, self.card.returns[ratio.effect])
-        for note in _gap_notes(ratio.gap, gap):
+        for note in gap_notes(ratio.gap, gap, self.metric.rises if self.metric else 1):
             if note not in self.result.notes:
                 self.result.notes.append(note)
         if why := self._why_no_ratio(ratio, effect, gap):
@@ -317,14 +319,23 @@ class _Assembly:
         return ControlSamples(effect, drawn, clusters, unit)
 
     @property
+    def metric(self) -> MetricFacts | None:
+        """What is known of the metric that was measured, if the recipe takes one."""
+        return METRICS.get(str(self.parameters.get("metric")))
+
+    @property
     def unit(self) -> str:
         """What an example is called."""
         return "pair" if self.card.takes_pairs else "prompt"
 
     def _verdict(self) -> Verdict | None:
         """Whether the model does what the recipe studies; None if it rests on nothing."""
-        name = self.card.rests_on
+        name, metric = self.card.rests_on, self.metric
         if not name or not self.parts or self.card.returns[name].of == "set":
+            return None
+        # Entropy is neither the behaviour nor its lack, and a divergence from the clean run says
+        # something of what differs from it alone.
+        if metric and (not metric.rises or (metric.against_clean and name == "clean")):
             return None
         values = self._samples(name).astype(np.float64)
         if len(values) != len(self.parts):  # draws of a single example
@@ -332,7 +343,9 @@ class _Assembly:
         share = self.card.returns[name].kind == "share"
         ratios = [k for k in self.result.withheld if k not in self.card.controls.values()]
         prob = self._samples("answer_prob").mean() if "answer_prob" in self.card.returns else np.nan
-        measured = Measured(name, values, self._interval(name, values), share, float(prob))
+        falls = metric is not None and metric.rises < 0
+        interval = self._interval(name, values)
+        measured = Measured(name, values, interval, share, float(prob), falls)
         return find_verdict(measured, self.unit, ratios)
 
 
@@ -342,30 +355,6 @@ def _clusters(parts: Sequence[Part]) -> list[int] | None:
     first = {name: index for index, name in reversed(list(enumerate(names)))}
     clusters = [first[name] for name in names]
     return clusters if len(first) < len(parts) else None
-
-
-def non_finite_notes(name: str, arrays: Sequence[np.ndarray]) -> list[str]:
-    """How many numbers of an output or summary are not finite, or not in float32; [] if all are."""
-    total = sum(array.size for array in arrays)
-    lost = sum(int((~np.isfinite(array)).sum()) for array in arrays)
-    with np.errstate(over="ignore"):
-        bad = sum(int((~np.isfinite(array.astype(np.float32))).sum()) for array in arrays)
-    if not bad:
-        return []
-    what = "NaN or infinite" if lost == bad else "NaN, infinite or too large for float32"
-    return [f"{bad} of {total} numbers of {name} are {what}"]
-
-
-def _gap_notes(name: str, gap: np.ndarray) -> list[str]:
-    bad = [i for i, value in enumerate(gap) if not value > 0]
-    if not bad:
-        return []
-    shown = ", ".join(f"{i + 1} ({gap[i]:+.2f})" for i in bad[:10])
-    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    return [
-        f"{len(bad)} of {len(gap)} pairs have a {name} that is not positive: {shown}{more}; "
-        "they are included in the means"
-    ]
 
 
 def _alignment(parts: Sequence[Part]) -> tuple[list[list[int]], list[str]]:

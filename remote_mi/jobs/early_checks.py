@@ -7,6 +7,7 @@ mean the same, most mistakes are already clear from the prompts and the model's 
 from __future__ import annotations
 
 from remote_mi.common.errors import UsageError
+from remote_mi.interventions.vocabulary import METRICS
 from remote_mi.jobs.job import Job
 from remote_mi.models.checkpoint import layers_and_heads
 
@@ -24,6 +25,7 @@ def check_before_loading(job: Job) -> None:
     _check_layers(job)
     _check_labels(job)
     _check_folds(job)
+    _check_gradient(job)
 
 
 def _check_layers(job: Job) -> None:
@@ -72,3 +74,15 @@ def _check_folds(job: Job) -> None:
             f"{count} {what} cannot be dealt into {folds} folds",
             f"give more {what}, or -p folds={max(1, count)} or fewer",
         )
+
+
+def _check_gradient(job: Job) -> None:
+    """Refuse a metric without a gradient where one is needed."""
+    metric = job.parameters.get("metric")
+    if metric not in METRICS or METRICS[metric].differentiable or "gradients" not in job.card.needs:
+        return
+    others = ", ".join(name for name, facts in METRICS.items() if facts.differentiable)
+    raise UsageError(
+        f"parameter 'metric': {metric} has no gradient, and recipe {job.card.name!r} needs one",
+        f"give one of {others}, or use a technique that runs every cell, e.g. activation_patching",
+    )

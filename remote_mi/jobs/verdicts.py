@@ -16,6 +16,7 @@ class Measured:
 
     Attributes:
         output: the name of the measure. values: [example]. found: their mean with its interval.
+        falls: whether a smaller number is more of the behaviour, as of a divergence.
         share: whether each is 0 or 1. answer_prob: the mean probability of right and wrong answers
             together; NaN if unknown.
     """
@@ -25,6 +26,7 @@ class Measured:
     found: Interval
     share: bool
     answer_prob: float
+    falls: bool = False
 
 
 def find_verdict(measured: Measured, unit: str, withheld: list[str]) -> Verdict:
@@ -40,7 +42,7 @@ def find_verdict(measured: Measured, unit: str, withheld: list[str]) -> Verdict:
     elif found.clusters < 2:
         status = "single"
     elif known and (found.low > chance or found.high < chance):
-        status = "shown" if mean > chance else "opposite"
+        status = "shown" if (mean > chance) != measured.falls else "opposite"
     else:
         status = "undecided"
     return Verdict(
@@ -51,10 +53,11 @@ def find_verdict(measured: Measured, unit: str, withheld: list[str]) -> Verdict:
         mean=mean if np.isfinite(mean) else None,
         low=float(found.low) if known else None,
         high=float(found.high) if known else None,
-        against=int((values < chance).sum()),
+        against=int(((values > chance) if measured.falls else (values < chance)).sum()),
         chance=chance,
         answer_prob=measured.answer_prob if np.isfinite(measured.answer_prob) else None,
         unit=unit,
         share=measured.share,
         withheld=withheld,
+        falls=measured.falls,
     )

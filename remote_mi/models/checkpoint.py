@@ -304,9 +304,7 @@ def _hub_checkpoint(spec: ModelSpec) -> Checkpoint:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    info = api.model_info(
-        spec.name, revision=spec.revision, files_metadata=True, timeout=TIMEOUT_S
-    )
+    info = api.model_info(spec.name, revision=spec.revision, files_metadata=True, timeout=TIMEOUT_S)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     check_no_adapter(f"the repository {spec.name}", sizes)
     files = _weight_files(sizes)

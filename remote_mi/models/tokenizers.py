@@ -38,7 +38,9 @@ def tokenizer_of(spec: ModelSpec, source: str, config: Any) -> Any:
     if name is not None:
         folder = tokenizer_folder(name)
         if folder is None:
-            need_hub(name, "tokenizer_config.json", None, f"the tokenizer {name!r}", "name a folder")
+            need_hub(
+                name, "tokenizer_config.json", None, f"the tokenizer {name!r}", "name a folder"
+            )
         source, options = str(folder or name), {}
     elif spec.file is not None:
         options = {"gguf_file": spec.file.name}

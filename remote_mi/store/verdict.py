@@ -71,10 +71,11 @@ class Verdict:
             "single" for one example, which shows nothing about others; "unknown" if it is NaN.
         n: number of examples. clusters: how many of them are independent.
         mean, low, high: of the measure, with its 95% interval, None without one.
-        against: number of examples below `chance`.
+        against: number of examples on the other side of `chance`.
         chance: what the mean would be without the behaviour.
         answer_prob: the mean probability of right and wrong answers together; None if unknown.
         withheld: ratios that are not given since their denominator is not told from 0.
+        falls: whether a smaller number is more of the behaviour: "shown" is then below `chance`.
     """
 
     output: str
@@ -90,6 +91,7 @@ class Verdict:
     unit: str = "pair"
     share: bool = False
     withheld: list[str] | None = None
+    falls: bool = False
 
     @property
     def says(self) -> str:
@@ -100,7 +102,7 @@ class Verdict:
     def sentences(self) -> list[str]:
         """The verdict in words."""
         found = [self._finding()]
-        alone = self.status == "single" and self.mean is not None and self.mean < self.chance
+        alone = self.status == "single" and self.mean is not None and self._is_against(self.mean)
         if self.status == "opposite" or alone:
             swapped = "answer and wrong" + (
                 "" if self.unit == "prompt" else ", or clean and corrupt,"
@@ -115,6 +117,9 @@ class Verdict:
                 "of its probability."
             )
         return found
+
+    def _is_against(self, value: float) -> bool:
+        return value > self.chance if self.falls else value < self.chance
 
     def _finding(self) -> str:
         measured = f"{self.output} {self._number(self.mean)}"

@@ -336,6 +336,7 @@ def test_tables_of_the_recipe_contract_are_complete():
     import inspect
 
     from remote_mi import interventions, recipe
+    from remote_mi.interventions import vocabulary
     from remote_mi.recipes import figures
 
     page = "writing-recipes.md"
@@ -352,6 +353,7 @@ def test_tables_of_the_recipe_contract_are_complete():
     pair = interventions.Pair(prompt, prompt, 1, 2)
     assert sorted(first_cells(page, "`Prompt`")) == sorted(vars(prompt))
     assert sorted(first_cells(page, "`Pair`")) == sorted(vars(pair))
+    assert sorted(first_cells(page, "Metric")) == sorted(vocabulary.METRICS)
 
 
 def test_table_of_phenomenon_keys_is_complete():

@@ -9,7 +9,7 @@ import torch
 from remote_mi.common.errors import UsageError
 from remote_mi.common.progress import Silent
 from remote_mi.interventions import Prompt, edit, read, run, unembed
-from remote_mi.interventions.measures import answer_metric
+from remote_mi.interventions.metrics import answer_metric
 from remote_mi.interventions.model_info import (
     has_unembedding,
     head_count,

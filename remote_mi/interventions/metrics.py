@@ -1,0 +1,117 @@
+"""The metrics: how the end of a run becomes one number.
+
+Three kinds differ in what they read: logits of the answers (`answer_metric`), the distribution over
+all tokens where the answer is read (a function in `DISTRIBUTION`), or the prompt's own tokens (the
+loss, in `measures`). What each means is a row of `vocabulary.METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from remote_mi.interventions.memory import rows_that_fit
+from remote_mi.interventions.readout import (
+    LOGITS_SHARE,
+    has_weights,
+    log_normalizer,
+    logits,
+    rank_of,
+)
+
+
+def _kl(log_p: torch.Tensor, _answers: Sequence[int], clean: torch.Tensor) -> torch.Tensor:
+    """KL(clean ‖ run) = Σ p_clean · (log p_clean − log p), as ACDC takes it."""
+    return torch.nn.functional.kl_div(
+        log_p, clean.expand_as(log_p), reduction="none", log_target=True
+    ).sum(-1)
+
+
+def _js(log_p: torch.Tensor, answers: Sequence[int], clean: torch.Tensor) -> torch.Tensor:
+    """Jensen–Shannon divergence: the mean KL of both from their mixture; at most log 2."""
+    other = clean.expand_as(log_p)
+    mixture = torch.logaddexp(log_p, other) - torch.log(torch.tensor(2.0))
+    halves = [
+        torch.nn.functional.kl_div(mixture, one, reduction="none", log_target=True).sum(-1)
+        for one in (log_p, other)
+    ]
+    return (halves[0] + halves[1]) / 2
+
+
+def _entropy(log_p: torch.Tensor, *_: Any) -> torch.Tensor:
+    """−Σ p · log p."""
+    return torch.special.entr(log_p.exp()).sum(-1)
+
+
+def _rank(log_p: torch.Tensor, answers: Sequence[int], _clean: Any) -> torch.Tensor:
+    """How many tokens are more probable than the best answer; 0 for none."""
+    return rank_of(log_p, log_p[:, list(answers)].amax(-1, keepdim=True))
+
+
+def _top1(log_p: torch.Tensor, answers: Sequence[int], _clean: Any) -> torch.Tensor:
+    """1 if no token is more probable than the best answer, else 0; NaN where the rank is."""
+    rank = _rank(log_p, answers, None)
+    return torch.where(rank.isnan(), rank, (rank == 0).float())
+
+
+#: From log-probabilities of all tokens, [row, vocabulary], the answers' ids and the clean run's
+#: log-probabilities, [vocabulary], to numbers, [row].
+DISTRIBUTION: dict[str, Callable[..., torch.Tensor]] = {
+    "kl": _kl,
+    "js": _js,
+    "entropy": _entropy,
+    "rank": _rank,
+    "top1": _top1,
+}
+
+
+def distribution_metric(
+    lm: Any, hidden: torch.Tensor, metric: str, answers: list[int], clean: torch.Tensor | None
+) -> torch.Tensor:
+    """A metric of the distribution over all tokens.
+
+    Args:
+        hidden: output of the final norm where the answer is read, [row, d_model].
+        clean: the clean run's log-probabilities, [vocabulary], for metrics against it.
+
+    Returns:
+        [row], float32.
+    """
+    # Rows at a time: logits of a whole sweep need not fit into memory.
+    row = 4 * int(lm.lm_head.weight.shape[0]) * LOGITS_SHARE
+    at_once = rows_that_fit(hidden.device, row) if has_weights(lm) else len(hidden)
+    found = []
+    for states in hidden.split(max(1, at_once)):
+        log_p = logits(lm, states).log_softmax(-1)
+        reference = None if clean is None else clean.to(log_p.device)
+        found.append(DISTRIBUTION[metric](log_p, answers, reference))
+    return torch.cat(found)
+
+
+def answer_metric(
+    lm: Any, hidden: torch.Tensor, metric: str, answers: list[int], wrongs: list[int]
+) -> torch.Tensor:
+    """One number per row: how strongly it favours the answer.
+
+    Args:
+        hidden: output of the final norm at the answer's position, [row, d_model].
+        metric: one of those that only read the answers.
+        answers, wrongs: token ids; the wrong ones are only used by the differences.
+
+    Returns:
+        [row], float32; logits and log-probabilities in nats.
+    """
+    of_tokens = logits(lm, hidden, [*answers, *wrongs])
+    right, wrong = of_tokens.split([len(answers), len(wrongs)], -1)
+    if metric == "logit":
+        return right.mean(-1)
+    if metric in ("logit_diff", "logit_diff_max"):
+        return right.mean(-1) - (wrong.mean(-1) if metric == "logit_diff" else wrong.amax(-1))
+    normalizer = log_normalizer(lm, hidden)[:, None]
+    log_probs = right - normalizer
+    if metric == "log_prob":
+        return log_probs.logsumexp(-1)
+    prob = log_probs.exp().sum(-1)
+    return prob if metric == "prob" else prob - (wrong - normalizer).exp().sum(-1)
