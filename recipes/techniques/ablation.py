@@ -42,6 +42,7 @@ def ablation(
     kind: Literal["mean", "zero", "resample"] = "mean",
     site: Site = "attn_out",
     metric: Metric = "logit_diff",
+    window: Annotated[int, Range(1, 1000)] = 1,
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -77,7 +78,8 @@ def ablation(
     leaving its distribution (resample is nearest to it). A layer without an effect can still
     matter, if later layers make up for it (self-repair) or others do the same (backups). Nor what
     the layer computes, only that the answer depends on it.
-    Not implemented: means by position, windows of layers.
+    A window of w layers at l begins at layer l − ⌊w/2⌋, cut off at the model's ends.
+    Not implemented: means by position.
 
     Args:
         kind: what replaces the activation.
@@ -85,15 +87,16 @@ def ablation(
             heads' outputs, or the MLP's neurons; or another site that `remote-mi models sites`
             draws.
         metric: what is measured at the answer's position.
+        window: how many layers are replaced at once, around the layer of the cell.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
     base = run(lm, pair.clean)
     put = run(lm, pair.corrupt, site) if kind == "resample" else means
     of_metric, both = measure(lm, metric, pair), measure(lm, (metric, "loss"), pair)
-    random: dict[str, Any] = {"control": control_draws, "seed": seed}
-    each = sweep(lm, base, site, put, of_metric, by="position", **random)
-    whole = sweep(lm, base, site, put, both, by="layer", **random)
+    given: dict[str, Any] = {"control": control_draws, "seed": seed, "window": window}
+    each = sweep(lm, base, site, put, of_metric, by="position", **given)
+    whole = sweep(lm, base, site, put, both, by="layer", **given)
     clean, clean_loss = both(base.hidden)[0]
     return {
         "effect": each.effect,

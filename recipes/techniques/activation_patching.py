@@ -31,6 +31,7 @@ def activation_patching(
     site: Site = "resid_pre",
     direction: Direction = "denoise",
     metric: Metric = "logit_diff",
+    window: Annotated[int, Range(1, 1000)] = 1,
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -58,7 +59,8 @@ def activation_patching(
     Everything is relative to the corrupt prompt: what both prompts share cannot stand out. denoise
     shows what suffices to bring the answer back, noise what it needs; one does not imply the other,
     and backups hide what noise would show. Single cells need not add.
-    Not implemented: patching several positions or a window of layers at once.
+    A window of w layers at l begins at layer l − ⌊w/2⌋, cut off at the model's ends.
+    Not implemented: patching several positions at once.
 
     Args:
         site: what is patched: the stream before, in or after a block, what attention or the MLP
@@ -66,12 +68,14 @@ def activation_patching(
             that `remote-mi models sites` draws.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured at the answer's position, in nats, or a probability.
+        window: how many layers are patched at once, around the layer of the cell.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
     base, other = pair.base_and_other(direction)
     put, of_answer = run(lm, other, site), measure(lm, metric, pair)
-    found = sweep(lm, base, site, put, of_answer, by="position", control=control_draws, seed=seed)
+    random: dict[str, Any] = {"control": control_draws, "seed": seed}
+    found = sweep(lm, base, site, put, of_answer, by="position", window=window, **random)
     return {
         "effect": found.effect,
         "control": found.control,

@@ -14,8 +14,8 @@ from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import RunFailed, line_number_in
 from remote_mi.common.statistics.intervals import mean_interval, share_interval
 from remote_mi.jobs.aggregation import Assembled, Part
-from remote_mi.jobs.number_notes import non_finite_notes
 from remote_mi.jobs.control_tests import ControlSamples, against_control
+from remote_mi.jobs.number_notes import non_finite_notes
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import load_function, recipe_imports
