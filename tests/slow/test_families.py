@@ -36,11 +36,11 @@ REFUSED = {
     "hy_v4": "several streams side by side",
     "longcat_flash": "is not the sum of its modules' outputs",
     "minimax": "without the stream before it",
-    "nanochat": "its final norm is used elsewhere",
+    "nanochat": "nothing between its last layer and its unembedding reads the stream",
     "openai-gpt": "nothing between its last layer and its unembedding reads the stream",
     "qwen4_exp_text": "is not the sum of its modules' outputs",
     "rwkv": "without the stream before it",
-    "xlnet": "its final norm is used elsewhere",
+    "xlnet": "nothing between its last layer and its unembedding reads the stream",
     "zaya": "without the stream before it",
 }
 WORKING = [name for name in CLASSES if name not in REFUSED]
