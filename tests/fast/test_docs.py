@@ -16,6 +16,7 @@ import ast
 import importlib
 import json
 import linecache
+import os
 import re
 import shlex
 import subprocess
@@ -30,6 +31,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "remote_mi"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+#: Whose example needs a model that does its task; the others run on tiny ones.
+WITH_MODEL = [ROOT / "docs" / "studies.md"]
 WITH_README = [*PAGES, ROOT / "README.md"]
 EMBEDDED, GPT_NEO = "smollm2-135m-q4_1", "EleutherAI/gpt-neo-125m"
 
@@ -201,8 +204,27 @@ def run_command_line(
     return code, said.err
 
 
-@pytest.mark.parametrize("page", PAGES, ids=by_name)
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in WITH_MODEL], ids=by_name)
 def test_the_snippets_of_a_page_work(page, project, substituted, capsys, monkeypatch):
+    run_page(page, project, substituted, capsys, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_MODEL, ids=by_name)
+def test_the_snippets_on_the_embedded_model_work(
+    embedded_cache, page, project, substituted, capsys, monkeypatch
+):
+    from remote_mi.models.embedded import embedded_folder
+
+    here = embedded_folder()  # in the test's own cache
+    here.parent.mkdir(parents=True, exist_ok=True)
+    here.symlink_to(embedded_cache / here.relative_to(os.environ["REMOTE_MI_CACHE"]))
+    run_page(page, project, substituted, capsys, monkeypatch)
+    assert here.is_symlink(), "it was fetched again"
+
+
+def run_page(page, project, substituted, capsys, monkeypatch):
+    """Write the files of a page and run its commands and its Python, in its order."""
     from remote_mi.backends import registry
 
     monkeypatch.setattr(registry, "BACKENDS", dict(registry.BACKENDS))

@@ -39,7 +39,11 @@ CLEAN, CORRUPT = [5, 17, 9, 30, 12, 44], [5, 17, 11, 30, 12, 44]
 ANSWER, WRONG = 3, 4
 
 
-@pytest.fixture(scope="module", params=(*FAMILIES, *ENCODERS))
+#: Every kind of block; tests/slow/test_families.py has every class.
+KINDS = ("llama", "gpt2", "bert", "neox-parallel", "opt", "gemma3", "qwen3-moe")
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request, tiny):
     return made(request.param, tiny)
 
