@@ -36,7 +36,11 @@ def _cases() -> list[tuple[str, dict[str, Any]]]:
         few = examples if recipe == "linear_probe" else examples[:2]
         found += [(recipe, {**({"pairs": few} if few else {}), **given}) for given in variants]
     sites = ("resid_mid", "attn_out")
-    return [*found, *(("activation_patching", {**MARY, "site": site}) for site in sites)]
+    found += [("activation_patching", {**MARY, "site": site}) for site in sites]
+    metrics = {"activation_patching": "rank", "ablation": "kl", "attribution_patching": "js"}
+    found += [(recipe, {**MARY, "metric": metric}) for recipe, metric in metrics.items()]
+    long = {**MARY, "answer": " Mary gave a", "wrong": " John gave"}
+    return [*found, ("baseline", long), ("activation_patching", {**long, "metric": "log_prob"})]
 
 
 CASES = _cases()
