@@ -114,7 +114,7 @@ def test_bad_input_gets_one_clear_message_and_its_code(project, cli, arguments, 
             "14 tokens and the corrupt one 12",
         ),
         ({"corrupt": MARY["clean"]}, 2, "identical"),
-        ({"answer": " Mary John"}, 2, "2 tokens"),
+        ({"answer": " Mary John", "wrong": " Mary"}, 2, "nothing tells right and wrong apart"),
         ({"clean": "store " * 70, "corrupt": "park " * 70}, 2, "the model takes 64"),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_pair_has_its_first_difference_and_answers(tokenizer):
             "14 tokens and the corrupt one 12",
         ),
         ({"corrupt": MARY["clean"]}, "identical"),
-        ({"answer": " Mary John"}, r"2 tokens, \[' Mary', ' John'\]"),
+        ({"answer": " John Mary"}, "' John', which is one of them whole: nothing tells right"),
         ({"answer": " John"}, "the same token"),
         ({"clean": "  "}, "empty"),
     ],
@@ -251,13 +251,13 @@ def test_chat_without_a_template_is_refused(tokenizer):
 
 def test_invalid_prompts_can_be_dropped_but_are_named(tokenizer):
     good = Example(**MARY)
-    bad = Example(**{**MARY, "answer": " Mary John"})
+    bad = Example(**{**MARY, "answer": " Mary John", "wrong": " Mary"})
     prompts = PromptSet((bad, good), "test")
     with pytest.raises(PromptErrors, match="1 of 2 prompts"):
         tokenize(tokenizer, prompts, ModelSpec(), "pair", 64)
     found = tokenize(tokenizer, prompts, ModelSpec(), "pair", 64, drop=True)
     assert found.kept == [1]
-    assert "2 tokens" in found.dropped[0]
+    assert "nothing tells right and wrong apart" in found.dropped[0]
 
 
 # -- phenomena ---------------------------------------------------------------------------------

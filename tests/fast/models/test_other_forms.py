@@ -103,17 +103,10 @@ def quantized(folder: Path, target: Path, settings: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "torchao"])
-def test_a_quantized_checkpoint_runs_as_it_is(method, tiny_llama, tmp_path, project):
-    pytest.importorskip(method)
-    from transformers import AutoTokenizer, BitsAndBytesConfig, TorchAoConfig
+def test_a_quantized_checkpoint_runs_as_it_is(tiny_llama, tmp_path, project):
+    from transformers import AutoTokenizer, BitsAndBytesConfig
 
-    if method == "torchao":
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        settings: Any = TorchAoConfig(Int8WeightOnlyConfig())
-    else:
-        settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = quantized(tiny_llama, tmp_path / "small", settings)
     result = mi.run("baseline", model=tmp_path / "small", pairs=[MARY])
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
@@ -123,7 +116,7 @@ def test_a_quantized_checkpoint_runs_as_it_is(method, tiny_llama, tmp_path, proj
     assert float(result["logit_diff"].values) == pytest.approx(
         float(logits[right] - logits[wrong]), abs=1e-4
     )
-    assert method in result.provenance["record"]["quantization"]
+    assert "bitsandbytes" in result.provenance["record"]["quantization"]
 
 
 def _configured(**changes: Any) -> Callable[[Path], None]:
