@@ -7,6 +7,7 @@ loss, in `measures`). What each means is a row of `vocabulary.METRICS`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,15 +30,10 @@ def _kl(log_p: torch.Tensor, _answers: Sequence[int], clean: torch.Tensor) -> to
     ).sum(-1)
 
 
-def _js(log_p: torch.Tensor, answers: Sequence[int], clean: torch.Tensor) -> torch.Tensor:
+def _js(log_p: torch.Tensor, _answers: Sequence[int], clean: torch.Tensor) -> torch.Tensor:
     """Jensen–Shannon divergence: the mean KL of both from their mixture; at most log 2."""
-    other = clean.expand_as(log_p)
-    mixture = torch.logaddexp(log_p, other) - torch.log(torch.tensor(2.0))
-    halves = [
-        torch.nn.functional.kl_div(mixture, one, reduction="none", log_target=True).sum(-1)
-        for one in (log_p, other)
-    ]
-    return (halves[0] + halves[1]) / 2
+    mixture = torch.logaddexp(log_p, clean) - math.log(2)
+    return (_kl(mixture, _answers, log_p) + _kl(mixture, _answers, clean)) / 2
 
 
 def _entropy(log_p: torch.Tensor, *_: Any) -> torch.Tensor:

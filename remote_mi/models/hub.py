@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from remote_mi.common.errors import BackendUnavailable
+from remote_mi.models.embedded import EMBEDDED
 
+#: What to do without a model.
+NAME_A_FOLDER = f"name a folder, or the embedded model: --model {EMBEDDED}"
 #: In seconds. Its own library tries again for half a minute before it says so.
 TIMEOUT_S = 10.0
 
@@ -27,6 +30,9 @@ def need_hub(repo: str, file: str, revision: str | None, named: str, hint: str) 
     except (HfHubHTTPError, HFValidationError):
         return
     except Exception as error:  # of the libraries below: connection, name, proxy, certificate
-        raise BackendUnavailable(
-            f"{named} is not on this machine and the hub cannot be reached", hint
-        ) from error
+        raise unreachable(named, hint) from error
+
+
+def unreachable(named: str, hint: str) -> BackendUnavailable:
+    """The error for what is not on this machine while the hub cannot be reached."""
+    return BackendUnavailable(f"{named} is not on this machine and the hub cannot be reached", hint)

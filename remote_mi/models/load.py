@@ -14,7 +14,7 @@ from remote_mi.models.attention_choice import choose_attention
 from remote_mi.models.configuration import config_of
 from remote_mi.models.embedded import EMBEDDED, check_content, ensure_embedded
 from remote_mi.models.folders import file_digests, folder_digest
-from remote_mi.models.hub import need_hub
+from remote_mi.models.hub import NAME_A_FOLDER, need_hub
 from remote_mi.models.in_hand import object_facts
 from remote_mi.models.isolation import exclusive_model_use
 from remote_mi.models.load_errors import explain_load_error, out_of_memory
@@ -245,8 +245,7 @@ def _resolve_source(spec: ModelSpec, watch: Watch) -> str:
     if spec.file is not None:
         return str(spec.file.parent)
     spec.check_spelling()
-    hint = f"name a folder, or the embedded model: --model {EMBEDDED}"
-    need_hub(spec.name, "config.json", spec.revision, f"the model {spec.name!r}", hint)
+    need_hub(spec.name, "config.json", spec.revision, f"the model {spec.name!r}", NAME_A_FOLDER)
     return spec.name
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from remote_mi.common.errors import (
-    BackendUnavailable,
     NotFound,
     RunFailed,
     UsageError,
     first_line,
 )
-from remote_mi.models.embedded import EMBEDDED
+from remote_mi.models.hub import NAME_A_FOLDER, unreachable
 from remote_mi.models.spec import ModelSpec
 
 
@@ -45,12 +44,7 @@ def explain_load_error(spec: ModelSpec, error: Exception, other: str = "") -> Ex
         )
     offline = ("connect", "offline", "resolve", "Max retries", "couldn't", "on the Hub")
     if (other or not spec.is_local) and any(w in str(e) for e in chain for w in offline):
-        return BackendUnavailable(
-            f"{what} is not on this machine and the hub cannot be reached",
-            "name a folder"
-            if other
-            else f"name a folder, or the embedded model: --model {EMBEDDED}",
-        )
+        return unreachable(what, "name a folder" if other else NAME_A_FOLDER)
     kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
     return UsageError(
         f"{what} cannot be loaded: {kind}{first_line(error)}",

@@ -297,8 +297,8 @@ class PromptEncoder:
                 "answers of several tokens: prob and log_prob are those of the whole answer, and "
                 "differences are read where right and wrong answers part"
             )
-        clean.end, corrupt.end = clean.end + choices.shared, corrupt.end + choices.shared
-        start = clean.end - choices.shared
+        start = clean.end
+        clean.end, corrupt.end = start + choices.shared, corrupt.end + choices.shared
         labels, spans = self._positions(clean, example.labels)
         own, own_spans = self._positions(corrupt, example.corrupt_labels)
         if corrupt.end != clean.end:
