@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import remote_mi as mi
-
 from ..conftest import MARY
 from .test_known_numbers import abc_pairs
 
@@ -20,24 +18,14 @@ SUBJECT = {"subject_start": 0, "subject_end": 3}
 
 
 @pytest.fixture(scope="module")
-def embedded(embedded_cache, tmp_path_factory):
-    """Runs recipes on the embedded model, in a project of the module's own."""
-    project = tmp_path_factory.mktemp("project")
-
-    def run(recipe, **given):
-        return mi.run(recipe, project=project, **given)
-
-    return run
-
-
-@pytest.fixture(scope="module")
 def eiffel(embedded):
-    return embedded("causal_tracing", prompt=EIFFEL, target=" Paris", **SUBJECT)
+    return embedded("causal_tracing", prompt=EIFFEL, target=" Paris", control="none", **SUBJECT)
 
 
 @pytest.fixture(scope="module")
 def colosseum(embedded):
-    return embedded("causal_tracing", prompt=COLOSSEUM, target=" Rome", control="none", **SUBJECT)
+    given = {"prompt": COLOSSEUM, "target": " Rome", "draws": 3, "control": "none"}
+    return embedded("causal_tracing", **given, **SUBJECT)
 
 
 def test_noise_on_the_subject_removes_the_answer(eiffel, colosseum):
@@ -78,10 +66,11 @@ def test_restoring_the_colosseum(colosseum):
     assert effect[:18, 9].max() < 0.05 and effect[24:, 3].max() < 0.05
 
 
-def test_the_state_of_another_noised_run_restores_nothing(eiffel):
-    control = eiffel["control"].values
-    assert np.abs(control).max() < 0.05
-    assert np.abs(control).max() < eiffel["effect"].values.max() / 8
+def test_the_state_of_another_noised_run_restores_nothing(embedded):
+    found = embedded("causal_tracing", prompt=EIFFEL, target=" Paris", draws=2, **SUBJECT)
+    control = np.abs(found["control"].values).max()
+    assert control < 0.05
+    assert control < found["effect"].values.max() / 8
 
 
 def test_restoring_ten_mlps_finds_the_early_site(embedded):
@@ -139,7 +128,7 @@ def test_a_patching_control_is_far_smaller_than_the_patch(embedded):
 
 
 def test_ablating_layers_raises_the_loss_and_the_first_layers_most(embedded):
-    result = embedded("ablation", **MARY, site="mlp_out", kind="zero")
+    result = embedded("ablation", **MARY, site="mlp_out", kind="zero", control_draws=0)
     change = result["loss_change"].values
     assert change[0] > 1.0, "without the first MLP the model says nothing sensible"
     assert change.argmax() < 3

@@ -8,23 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import remote_mi as mi
-
 from ..conftest import MARY
 
 EIFFEL = "The Eiffel Tower is in the city of"
 FIRST = 9  # the second subject, the only token that differs
-
-
-@pytest.fixture(scope="module")
-def embedded(embedded_cache, tmp_path_factory):
-    """Runs recipes on the embedded model, in a project of the module's own."""
-    project = tmp_path_factory.mktemp("project")
-
-    def run(recipe, **given):
-        return mi.run(recipe, project=project, **given)
-
-    return run
 
 
 @pytest.fixture(scope="module")

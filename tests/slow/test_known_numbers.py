@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import remote_mi as mi
-from remote_mi.common.progress import Silent
-from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 
 from ..conftest import MARY
@@ -36,24 +33,8 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def embedded(embedded_cache, tmp_path_factory):
-    """Runs recipes on the embedded model, in a project of the module's own."""
-    project = tmp_path_factory.mktemp("project")
-
-    def run(recipe, **given):
-        return mi.run(recipe, project=project, **given)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def model(embedded_cache):
-    return load(ModelSpec(), Silent())
-
-
-@pytest.fixture(scope="module")
 def residual(embedded):
-    return embedded("activation_patching", control_draws=0, **MARY)
+    return embedded("activation_patching", **MARY)
 
 
 def test_the_logit_differences_of_the_ioi_pair(residual):

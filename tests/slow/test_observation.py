@@ -19,17 +19,6 @@ from .test_known_numbers import abc_pairs
 EAGER = mi.ModelSpec(attention="eager")
 
 
-@pytest.fixture(scope="module")
-def run(embedded_cache, tmp_path_factory):
-    """Runs recipes on the embedded model, in a project of the module's own."""
-    project = tmp_path_factory.mktemp("project")
-
-    def run(recipe, **given):
-        return mi.run(recipe, project=project, **given)
-
-    return run
-
-
 def strongest(values: np.ndarray, count: int) -> list[tuple[int, int]]:
     """The cells of largest absolute value, largest first."""
     order = np.argsort(-np.abs(values), axis=None)[:count]
@@ -37,8 +26,8 @@ def strongest(values: np.ndarray, count: int) -> list[tuple[int, int]]:
     return [(int(cell) // width, int(cell) % width) for cell in order]
 
 
-def test_the_baseline_of_ioi(run):
-    found = run("baseline", phenomenon="ioi", n=90)
+def test_the_baseline_of_ioi(embedded):
+    found = embedded("baseline", phenomenon="ioi", n=90)
     assert float(found["accuracy"]) == pytest.approx(0.99, abs=0.02)
     assert float(found["logit_diff"]) == pytest.approx(5.1, abs=0.5)
     # The corrupt prompts have the other answer.
@@ -48,8 +37,8 @@ def test_the_baseline_of_ioi(run):
     assert abs(float(found["prior_logit_diff"])) < 1
 
 
-def test_the_baseline_of_country_capital(run):
-    found = run("baseline", phenomenon="country_capital", n=16)
+def test_the_baseline_of_country_capital(embedded):
+    found = embedded("baseline", phenomenon="country_capital", n=16)
     assert float(found["top1"]) == pytest.approx(0.81, abs=0.01)
     assert float(found["logit_diff"]) == pytest.approx(10.2, abs=0.1)
     assert float(found["corrupt_top1"]) < 0.1
@@ -60,8 +49,8 @@ def test_the_baseline_of_country_capital(run):
 
 
 @pytest.fixture(scope="module")
-def attribution(run):
-    return run("direct_logit_attribution", pairs=abc_pairs())
+def attribution(embedded):
+    return embedded("direct_logit_attribution", pairs=abc_pairs())
 
 
 def test_the_known_heads_write_the_logit_difference_of_ioi(attribution):
@@ -103,8 +92,8 @@ def test_random_tokens_get_little_from_the_known_heads(attribution):
     assert (early < control[:16]).mean() > 0.5
 
 
-def test_patterns_are_those_of_the_plain_model_and_rest_on_the_first_position(run):
-    found = run("attention_patterns", model=EAGER, prompt=MARY["clean"])
+def test_patterns_are_those_of_the_plain_model_and_rest_on_the_first_position(embedded):
+    found = embedded("attention_patterns", model=EAGER, prompt=MARY["clean"])
     loaded = load(EAGER, Silent())
     ids = loaded.tokenizer(MARY["clean"], return_tensors="pt").input_ids
     with torch.no_grad():
@@ -116,8 +105,8 @@ def test_patterns_are_those_of_the_plain_model_and_rest_on_the_first_position(ru
 
 
 @pytest.fixture(scope="module")
-def detected(run):
-    return run("head_detectors", model=EAGER)
+def detected(embedded):
+    return embedded("head_detectors", model=EAGER)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from remote_mi.common.progress import Silent
-from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts import phenomena
 from remote_mi.prompts.tokens import tokenize
@@ -36,11 +34,6 @@ MEASURED = {
     "subject_verb_agreement": {"accuracy": (0.90, 0.03), "logit_diff": (1.8, 0.1)},
     "greater_than": {"prob_diff": (0.36, 0.08)},
 }
-
-
-@pytest.fixture(scope="module")
-def model(embedded_cache):
-    return load(ModelSpec(), Silent())
 
 
 #: Prompt → logits after it, [vocabulary]: most prompts are in several tests.

@@ -6,11 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import remote_mi as mi
-from remote_mi.common.progress import Silent
-from remote_mi.models.load import load
-from remote_mi.models.spec import ModelSpec
-
 COEFFICIENTS = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]
 LAYERS = [16, 20, 24]
 WORDS = [
@@ -24,21 +19,6 @@ WORDS = [
     ("perfect", "stupid"),
 ]
 FOOD = "Review: The food was {}. Sentiment:"
-
-
-@pytest.fixture(scope="module")
-def embedded(embedded_cache, tmp_path_factory):
-    project = tmp_path_factory.mktemp("project")
-
-    def run(recipe, **given):
-        return mi.run(recipe, project=project, **given)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def model(embedded_cache):
-    return load(ModelSpec(), Silent())
 
 
 def reviews():

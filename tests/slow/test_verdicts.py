@@ -15,7 +15,6 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import remote_mi as mi
 from remote_mi.common.statistics.intervals import mean_interval
 from remote_mi.models import tiny_models
 from remote_mi.prompts import phenomena
@@ -24,16 +23,6 @@ from .test_known_numbers import NAMES
 
 REPEATED = 400
 RANDOM_MODELS = 100
-
-
-@pytest.fixture(scope="module")
-def embedded(embedded_cache, tmp_path_factory):
-    project = tmp_path_factory.mktemp("project")
-
-    def run(recipe, **given):
-        return mi.run(recipe, project=project, **given)
-
-    return run
 
 
 def told(result, output):
@@ -64,20 +53,19 @@ def test_the_way_of_the_name_is_told_with_8_pairs(embedded):
 
 
 def test_swapped_answers_turn_every_sign_and_are_asked_about(embedded):
-    text = "When {} and {} went to the store, {} gave a drink to"
+    examples = phenomena.find("gendered_pronoun", Path.cwd()).prompts(6).examples
     pairs, swapped = [], []
-    for io, s in (NAMES[i : i + 2] for i in range(0, 12, 2)):
-        pair = {"clean": text.format(io, s, s), "corrupt": text.format(io, s, io)}
-        pairs.append({**pair, "answer": f" {io}", "wrong": f" {s}"})
-        swapped.append({**pair, "answer": f" {s}", "wrong": f" {io}"})
-    plain, result = (
-        embedded("ablation", pairs=some, kind="zero", control_draws=0) for some in (pairs, swapped)
-    )
+    for one in examples:
+        pair = {"clean": one.clean, "corrupt": one.corrupt}
+        pairs.append({**pair, "answer": one.answer, "wrong": one.wrong})
+        swapped.append({**pair, "answer": one.wrong, "wrong": one.answer})
+    plain, result = (embedded("attribution_patching", pairs=some) for some in (pairs, swapped))
     assert plain.verdict.status == "shown" and result.verdict.status == "opposite"
     assert "swapped?" in result.verdict.says
-    effect, share = result["layer_effect"].values, result["layer_share"].values
-    assert (np.sign(share) == np.sign(effect)).all()
-    assert share == pytest.approx(-plain["layer_share"].values, abs=1e-4)
+    effect, recovery = result["effect"].values, result["recovery"].values
+    assert np.abs(recovery).max() > 0.1
+    assert (np.sign(recovery) == np.sign(effect)).all()
+    assert recovery == pytest.approx(-plain["recovery"].values, abs=1e-4)
 
 
 def test_answers_of_other_pairs_are_no_behaviour(embedded):

@@ -229,11 +229,14 @@ def test_arguments_of_the_wrong_type_are_refused_as_by_a_job(project, families, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("card", catalog.all_cards(Path("/nowhere")), ids=lambda card: card.name)
-def test_every_built_in_recipe_passes(project, card):
+def test_every_built_in_recipe_passes(project, card, monkeypatch):
+    """One of them on every family; that the others run on each is what the table of families is for."""
+    families = FAMILIES if card.name == "activation_patching" else ("gpt2", "gemma2")
+    monkeypatch.setattr(check, "FAMILIES", families)
     found = mi.check_recipe(card.name, project=project, parameters=LESS_WORK.get(card.name))
     assert found.passed, found
     ran = {finding.model for finding in found.of("inputs")}
-    assert ran >= set(FAMILIES) and ("bert" in ran) is not bool({*card.needs} & BY_ENCODERS_LACKED)
+    assert ran >= set(families) and ("bert" in ran) is not bool({*card.needs} & BY_ENCODERS_LACKED)
 
 
 @pytest.mark.slow
