@@ -106,7 +106,7 @@ def test_patterns_are_those_of_the_plain_model_and_rest_on_the_first_position(em
 
 @pytest.fixture(scope="module")
 def detected(embedded):
-    return embedded("head_detectors", model=EAGER)
+    return embedded("head_detectors", model=EAGER, sequences=10)
 
 
 @pytest.mark.parametrize(
