@@ -111,6 +111,8 @@ class Plain:
         index = torch.arange(width)
         if self.hand.packing == "thirds":
             return index.split([heads * d_head, keys * d_head, keys * d_head])["qkv".index(which)]
+        if self.hand.packing == "four_cores":  # each: its queries, its values, its keys
+            return index.reshape(4, 3, -1)[:, "qvk".index(which)].flatten()
         groups = index.reshape(keys, -1, d_head)  # each: its queries, its key, its value
         part = {"q": slice(None, -2), "k": slice(-2, -1), "v": slice(-1, None)}[which]
         return groups[:, part].flatten()

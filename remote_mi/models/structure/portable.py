@@ -273,8 +273,10 @@ def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str
         facts["first_is_value"] = True
     if attention.pattern_at != 1:
         facts["pattern_at"] = attention.pattern_at
-    if attention.packing not in ("", "thirds"):
-        facts["qkv_packing"] = attention.packing
+    if attention.blocks != 1:
+        facts["qkv_blocks"] = attention.blocks
+    if attention.order != "qkv":
+        facts["qkv_order"] = attention.order
     for name, why in attention.refused.items():
         refuse(f"self_attn.{name}", why, facts)
 

@@ -71,11 +71,19 @@ MUTATIONS: dict[str, tuple[str, Callable[[Any], list[Bound]]]] = {
     ),
     "a fused matrix split by heads instead of thirds": (
         "gpt2",
-        lambda lm: each(lm, "qkv_packing", lambda _: "by_group"),
+        lambda lm: each(lm, "qkv_blocks", lambda _: 4),
     ),
     "a fused matrix split in thirds instead of by heads": (
         "neox",
-        lambda lm: each(lm, "qkv_packing", lambda _: ""),
+        lambda lm: each(lm, "qkv_blocks", lambda _: 1),
+    ),
+    "a fused matrix split in another order": (
+        "class codegen",
+        lambda lm: each(lm, "qkv_order", lambda _: "qkv"),
+    ),
+    "a fused matrix split into fewer blocks": (
+        "class codegen",
+        lambda lm: each(lm, "qkv_blocks", lambda _: 2),
     ),
     "a value that is a key": (
         "llama",
@@ -197,8 +205,8 @@ def test_queries_keys_and_values_are_told_apart_by_their_effect(family):
         columns = {which: _columns(32, 4) for which in "qkv"}
         source = {which: within[f"{which}_proj"] for which in "qkv"}
     else:
-        packing = "thirds" if family == "gpt2" else "by_group"
-        columns = dict(zip("qkv", packed_columns(96, packing, 4, 4), strict=True))
+        arranged = Attention(heads=4, key_heads=4, blocks=1 if family == "gpt2" else 4)
+        columns = dict(zip("qkv", packed_columns(96, arranged), strict=True))
         fused = within["c_attn" if family == "gpt2" else "query_key_value"]
         source = dict.fromkeys("qkv", fused)
     for which in "qkv":
