@@ -86,6 +86,7 @@ SITES: dict[str, Any] = {
     "router_logits": RouterLogits(),
     "expert_weights": ExpertWeights(),
     "mlp_out": Port("mlp_add", "output", site="mlp_out"),
+    "other_out": Port("other_add", "output", site="other_out"),
     "resid_post": Stream(1),
     "final_norm": Once("final_norm", "ln_final", late=True),
     "logits": Logits(),

@@ -24,6 +24,7 @@ SITES = (
     "mlp_hidden",
     "mlp_out",
     "mixer_out",
+    "other_out",
     "attn_pattern",
 )
 
@@ -86,6 +87,8 @@ class Plain:
                 factor,
             ),
         }
+        if hand.others:
+            paths["other_out"] = (hand.others[0], "output", factor)
         if site == "mixer_out" and hand.mixer_factor is not None:
             paths[site] = (mixer, "output", hand.mixer_factor(config))
         if site == "mlp_out" and hand.mlp_factor is not None:
