@@ -140,7 +140,16 @@ class Port(Stream):
 
 
 #: Modules of an MLP that may run on rows and positions merged into one dimension.
-_FLAT = ("mlp_add", "mlp_in", "down_proj", "gate_proj", "up_proj", "gate_up_proj", "router", "other_add")
+_FLAT = (
+    "mlp_add",
+    "mlp_in",
+    "down_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "router",
+    "other_add",
+)
 
 
 def rows_before(block: Any) -> int:
