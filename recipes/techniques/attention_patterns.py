@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from remote_mi import Heatmap, recipe
-from remote_mi.interventions import Prompt, info, model_inputs, read, stack
+from remote_mi.interventions import Prompt, by_layer, info, run
 
 
 @recipe(
@@ -57,12 +57,11 @@ def attention_patterns(
     Not implemented: weighting by the size of what is moved (value-weighted patterns).
 
     Args:
-        layers: which layers to return, counted from 0; all by default.
+        layers: which layers to return, counted from 0; all by default, empty where there is no
+            attention.
     """
-    wanted = info(lm).chosen(layers)
-    with lm.backbone.trace(**model_inputs(lm, [prompt.ids]), use_cache=False):
-        weights = {layer: read(lm, layer, "attn_pattern")[0] for layer in sorted(set(wanted))}
-    pattern = stack([weights[layer] for layer in wanted])
+    values = run(lm, prompt, "attn_pattern", layers=layers).values
+    pattern = by_layer(lambda of_row: of_row[0], [values[i] for i in info(lm).chosen(layers)])
     seen = (pattern > 0).any(1)  # weights of hidden keys are exactly 0; [layer, query, key]
     uniform = summaries(seen / seen.sum(-1, keepdim=True))
     return {

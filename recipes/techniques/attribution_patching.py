@@ -12,13 +12,13 @@ from remote_mi.interventions import (
     Metric,
     Pair,
     Site,
+    by_layer,
     changes,
     correlation,
     gradients,
     measure,
     random_like,
     run,
-    stack,
     sweep,
 )
 
@@ -94,18 +94,20 @@ def attribution_patching(
     of_answer = measure(lm, metric, pair)
     base, other = gradients(lm, of_base, site, of_answer), run(lm, of_other, site)
     generator = torch.Generator().manual_seed(seed)
-    effects, controls = [], []
-    for change, gradient in zip(changes(lm, base, other), base.gradients, strict=True):
-        effects.append((change * gradient)[0].sum(-1))
-        controls.append((random_like(change, control_draws, generator) * gradient)[:, 0].sum(-1))
-    effect, compared = stack(effects), torch.zeros(0)  # nothing to compare with
+    moved = changes(lm, base, other), base.gradients
+
+    def of_random(change: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return (random_like(change, control_draws, generator) * gradient)[:, 0].sum(-1)
+
+    effect = by_layer(lambda change, gradient: (change * gradient)[0].sum(-1), *moved)
+    compared = torch.zeros(0)  # nothing to compare with
     if compare == "exact":
         exact = sweep(lm, of_base, site, other, of_answer).effect
         compared = correlation(effect, exact)[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
     return {
         "effect": effect,
-        "control": stack(controls, 1),
+        "control": by_layer(of_random, *moved, dim=1),
         "answer_prob": of_answer.answer_prob(other.hidden)[0],
         "correlation": compared,
         **ends,

@@ -15,6 +15,7 @@ from remote_mi.interventions import Pair, direct_logits
     returns={
         "head": ("layer", "head"),
         "mlp": ("layer",),
+        "other": ("layer",),
         "embedding": (),
         "attention_bias": ("layer",),
         "final_norm_bias": (),
@@ -49,8 +50,10 @@ def direct_logit_attribution(
     without the mean if the norm does not subtract it (RMS norm). For several answers, the mean
     logit counts. The components do not overlap: the embedding (token and position, in the model's
     scale); each query head (its part of the output projection); each layer's attention bias (the
-    projection's); each MLP layer with its bias (all experts together); the final norm's bias; the
-    unembedding's bias. If a norm follows attention (Gemma 2), its scale is fixed, too. Weights
+    projection's); each MLP layer with its bias (all experts together); the rest of each layer,
+    `other` (a state space or convolution in the place of attention, an expert beside the others, 0
+    if there is nothing else); the final norm's bias; the unembedding's bias. Layers without
+    attention have no heads, and those without an MLP none. If a norm follows attention (Gemma 2), its scale is fixed, too. Weights
     are used unchanged: nothing is folded or centred. `sum` equals `logit_diff` up to rounding,
     both before a final soft-cap.
 
@@ -85,7 +88,7 @@ def direct_logit_attribution(
     return {
         **{name: contribution for name, (contribution, _) in found.items()},
         **{f"random_{name}": found[name][1] for name in ("head", "mlp", "embedding")},
-        "sum": sum(contribution.sum() for contribution, _ in found.values()),
+        "sum": sum(contribution.nansum() for contribution, _ in found.values()),
         "logit_diff": differences(whole)[0],
     }
 

@@ -11,6 +11,7 @@ from remote_mi.interventions import (
     Direction,
     Metric,
     Pair,
+    by_layer,
     changes,
     correlation,
     gradients,
@@ -18,7 +19,6 @@ from remote_mi.interventions import (
     measure,
     random_like,
     run,
-    stack,
     sweep,
 )
 
@@ -87,21 +87,24 @@ def head_attribution(
     of_answer = measure(lm, metric, pair)
     base, other = gradients(lm, of_base, "head_z", of_answer), run(lm, of_other, "head_z")
     generator = torch.Generator().manual_seed(seed)
-    effects, controls = [], []
-    for change, gradient in zip(changes(lm, base, other), base.gradients, strict=True):
-        # [position, head, d_head]
-        change, gradient = (x[0].unflatten(-1, (info(lm).heads, -1)) for x in (change, gradient))
-        effects.append((change * gradient).sum((0, 2)))
-        random = random_like(change, control_draws, generator)
-        controls.append((random * gradient).sum((1, 3)))
-    effect, compared = stack(effects), torch.zeros(0)  # nothing to compare with
+    moved = changes(lm, base, other), base.gradients
+
+    def by_head(activation: torch.Tensor) -> torch.Tensor:  # [position, head, d_head]
+        return activation[0].unflatten(-1, (info(lm).heads, -1))
+
+    def of_random(change: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        random = random_like(by_head(change), control_draws, generator)
+        return (random * by_head(gradient)).sum((1, 3))
+
+    effect = by_layer(lambda change, slope: (by_head(change) * by_head(slope)).sum((0, 2)), *moved)
+    compared = torch.zeros(0)  # nothing to compare with
     if compare == "exact":
         exact = sweep(lm, of_base, "head_z", other, of_answer, by="head").effect
         compared = correlation(effect, exact)[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
     return {
         "effect": effect,
-        "control": stack(controls, 1),
+        "control": by_layer(of_random, *moved, dim=1),
         "answer_prob": of_answer.answer_prob(other.hidden)[0],
         "correlation": compared,
         **ends,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Bars, Heatmap, Range, recipe
-from remote_mi.interventions import info, read, rows_that_fit, stack, token_losses
+from remote_mi.interventions import Prompt, by_layer, info, rows_that_fit, run, token_losses
 
 
 @recipe(
@@ -109,10 +109,11 @@ def scores_of(lm: Any, ids: torch.Tensor, length: int) -> dict[str, torch.Tensor
     row = 4 * (3 * info(lm).heads * tokens**2 + tokens * info(lm).vocabulary)
     parts = []
     for rows in ids.split(rows_that_fit(lm.embed_tokens.weight.device, 4 * row)):
-        with lm.backbone.trace(input_ids=rows, use_cache=False):
-            patterns = [read(lm, layer, "attn_pattern") for layer in range(len(lm.layers))]
-            hidden = lm.ln_final.output[:, :-1]
-        losses = token_losses(lm, hidden, rows[:, 1:])  # entry i belongs to the token at i + 1
+        found = run(lm, [Prompt(row, {}, None) for row in rows.tolist()], "attn_pattern")
+        patterns = found.values
+        losses = token_losses(
+            lm, found.hidden[:, :-1], rows[:, 1:]
+        )  # entry i belongs to the token at i + 1
         part = {
             "induction": mean_back(patterns, length - 1, second),
             "duplicate_token": mean_back(patterns, length, second),
@@ -130,6 +131,9 @@ def mean_back(patterns: list[torch.Tensor], offset: int, since: int) -> torch.Te
     Args:
         patterns: for each layer, [row, head, query, key].
     """
-    # Entry i of this diagonal belongs to the query i + offset.
-    diagonals = [pattern.float().diagonal(-offset, -2, -1) for pattern in patterns]
-    return stack([diagonal[..., since - offset :].mean(-1).T for diagonal in diagonals])
+
+    def mean(pattern: torch.Tensor) -> torch.Tensor:
+        # Entry i of this diagonal belongs to the query i + offset.
+        return pattern.float().diagonal(-offset, -2, -1)[..., since - offset :].mean(-1).T
+
+    return by_layer(mean, patterns)

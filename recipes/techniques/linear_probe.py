@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from remote_mi import Bars, Heatmap, Lines, Range, recipe
-from remote_mi.interventions import Prompt, Site, run, stack
+from remote_mi.interventions import Prompt, Site, by_layer, run
 
 #: Inverse strengths of the L2 penalty that are tried.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -93,7 +93,7 @@ def linear_probe(
         seed: of the folds and the shuffles.
     """
     where = [prompt.position(place) for place in places]
-    return {"activation": stack([x[0, where] for x in run(lm, prompt, site).values])}
+    return {"activation": by_layer(lambda x: x[0, where], run(lm, prompt, site).values)}
 
 
 def fit_probes(

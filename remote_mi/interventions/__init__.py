@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
-    from remote_mi.interventions.forward import changes, mean_activations, run, stack
+    from remote_mi.interventions.forward import by_layer, changes, mean_activations, run, stack
     from remote_mi.interventions.generation import generate
     from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
@@ -55,7 +55,7 @@ _HOMES = {
     ],
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
-    "forward": ["changes", "mean_activations", "run", "stack"],
+    "forward": ["by_layer", "changes", "mean_activations", "run", "stack"],
     "generation": ["generate"],
     "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
@@ -77,6 +77,7 @@ __all__ = [
     "Prompt",
     "PromptText",
     "Site",
+    "by_layer",
     "changes",
     "choice_log_probs",
     "correlation",

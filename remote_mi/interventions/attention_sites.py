@@ -42,27 +42,26 @@ class Projection(Port):
         def change_part(whole: torch.Tensor) -> torch.Tensor:
             three, mine = self._split(whole, lm), "qkv".index(self.which)
             three[mine] = change(three[mine])
-            if not self._by_group(lm):
-                return torch.cat(three, -1)
-            keys = key_head_count(lm)
-            groups = [one.unflatten(-1, (keys, -1)) for one in three]
-            return torch.cat(groups, -1).flatten(-2)
+            blocks, order = _arrangement(lm)
+            parts = [three["qkv".index(which)].unflatten(-1, (blocks, -1)) for which in order]
+            return torch.cat(parts, -1).flatten(-2)
 
         edit_output(self._module(lm, layer), change_part)
-
-    def _by_group(self, lm: Any) -> bool:
-        """Whether each key head's queries, key and value are side by side."""
-        return any(fact(layer, "qkv_packing", "") == "by_group" for layer in lm.layers)
 
     def _split(self, whole: torch.Tensor, lm: Any) -> list[torch.Tensor]:
         """Queries, keys and values from the output of a projection that has all three."""
         queries, keys = head_count(lm), key_head_count(lm)
-        size = whole.shape[-1] // (queries + 2 * keys)
-        if self._by_group(lm):  # [key head, (its queries, its key, its value), d_head]
-            widths = [queries // keys * size, size, size]
-            groups = whole.unflatten(-1, (keys, -1)).split(widths, -1)
-            return [one.flatten(-2) for one in groups]
-        return list(whole.split([queries * size, keys * size, keys * size], -1))
+        blocks, order = _arrangement(lm)
+        size = whole.shape[-1] // (queries + 2 * keys) // blocks
+        widths = {"q": queries * size, "k": keys * size, "v": keys * size}  # in each block
+        parts = whole.unflatten(-1, (blocks, -1)).split([widths[which] for which in order], -1)
+        return [parts[order.index(which)].flatten(-2) for which in "qkv"]
+
+
+def _arrangement(lm: Any) -> tuple[int, str]:
+    """Into how many blocks projections of all three divide their output, and the order in each."""
+    layer = next((block for block in lm.layers if _is_fused(block)), None)
+    return fact(layer, "qkv_blocks", 1), fact(layer, "qkv_order", "qkv")
 
 
 def _is_fused(block: Any) -> bool:

@@ -44,7 +44,8 @@ def gradients(
 
     Args:
         site: one of `SITES`, or a `Port`. measure: made by `measure`.
-        layers: whose; None for all. `values` and `gradients` of the others are empty.
+        layers: whose; None for all that have the site. `values` and `gradients` of the others are
+            empty.
 
     Returns:
         The run, with `values` and `gradients` for each layer, in the shapes of `read`, float32.
@@ -70,7 +71,7 @@ def gradients(
     tensors = [tensor for tensor, _ in pairs.values()]
     slopes = dict(zip(chosen, torch.autograd.grad(measure(hidden)[0], tensors), strict=True))
     found = Run([list(prompt.ids)], site, hidden.detach())
-    for index in range(max(chosen, default=-1) + 1):
+    for index in range(1 if row.once else len(lm.layers)):
         if index not in pairs:
             found.values.append(torch.empty(0))
             found.gradients.append(torch.empty(0))
@@ -95,9 +96,11 @@ def random_like(x: torch.Tensor, draws: int, generator: torch.Generator) -> torc
 
 
 def correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Pearson's correlation of two maps of the same shape over all cells; NaN if one is flat."""
+    """Pearson's correlation of two maps of the same shape over all cells that are numbers; NaN if
+    one of the maps is flat.
+    """
     rows = torch.stack([one.flatten(), other.to(one.device).flatten()]).double()
-    return torch.corrcoef(rows)[0, 1]
+    return torch.corrcoef(rows[:, rows.isfinite().all(0)])[0, 1]
 
 
 def embeddings(lm: Any, prompt: Prompt) -> torch.Tensor:

@@ -15,7 +15,14 @@ import torch
 from remote_mi.interventions.forward import stack
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import head_count
-from remote_mi.interventions.ports import added_times, read_stream
+from remote_mi.interventions.ports import (
+    added_times,
+    adds,
+    ends_multiplied,
+    own_output,
+    read_stream,
+    times,
+)
 from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import (
     LOGITS_SHARE,
@@ -25,7 +32,7 @@ from remote_mi.interventions.readout import (
     skip_unembedding,
     unembedding_rows,
 )
-from remote_mi.interventions.sites import read
+from remote_mi.interventions.sites import chosen_layers, read
 
 
 def direct_logits(
@@ -41,8 +48,9 @@ def direct_logits(
 
     Returns:
         what each component adds to the logits: "embedding" [token]: the stream before the first
-        layer; "head" [layer, head, token]; "attention_bias" [layer, token]; "mlp" [layer, token];
-        "final_norm_bias" [token]; "unembedding_bias" [token].
+        layer; "head" [layer, head, token]; "attention_bias" [layer, token]; "mlp" [layer, token],
+        NaN in layers without one; "other" [layer, token]: what further parts of the layer add, 0
+        without any; "final_norm_bias" [token]; "unembedding_bias" [token].
         Their sum as the model computes it: the logits, [token]. All float32.
 
     Raises:
@@ -73,27 +81,60 @@ def _added_to_stream(lm: Any, position: int) -> dict[str, torch.Tensor]:
 
     Returns:
         "embedding" [d_model], "head" [layer, head, d_model], "attention_bias" [layer, d_model],
-        "mlp" [layer, d_model]; and their sum, "stream" [d_model]: the stream after the last layer.
-        float32, all on the device of "stream".
+        "mlp" [layer, d_model], all three NaN in layers without one, "other" [layer, d_model]; and
+        their sum, "stream" [d_model]: the stream after the last layer. float32, all on the device
+        of "stream".
     """
-    heads = head_count(lm)
-    embedding = read_stream(lm, 0)[0, position]
-    by_head, biases, mlps = [], [], []
+    with_heads = chosen_layers(lm, "head_z", None)
+    embedding = read_stream(lm, 0)[0, position].float()
+    none = torch.full_like(embedding, float("nan"))
+    so_far, after, layers = embedding, None, []
     for index, layer in enumerate(lm.layers):
-        shares, bias = _split_heads(layer, read(lm, index, "head_z")[0, position], heads)
-        if not _holds(layer.attn_add, layer.self_attn.o_proj):
-            normed = layer.attn_add.output[0, position]
-            whole = (shares.sum(0) + bias).to(normed.dtype)
-            linear, norm_bias = freeze_norm(layer.attn_add, whole, normed)
-            shares, bias = linear(shares), linear(bias) + norm_bias
-        factor = added_times(layer, "attn_add")
-        by_head.append(shares * factor)
-        biases.append(bias * factor)
-        mlps.append(read(lm, index, "mlp_out")[0, position])
-    stream = read_stream(lm, len(lm.layers))[0, position].float()
-    parts = {"head": stack(by_head), "attention_bias": stack(biases), "mlp": stack(mlps)}
-    parts = {"embedding": embedding.float(), **parts}
+        one = {"head": none.expand(head_count(lm), -1), "attention_bias": none, "mlp": none}
+        one["other"] = torch.zeros_like(embedding)
+        for name in adds(layer):
+            if name == "attn_add" and index in with_heads:
+                one["head"], one["attention_bias"] = _of_heads(lm, index, position)
+                continue
+            added = _added(layer, name, position).float()
+            if name == "mlp_add":
+                one["mlp"] = added
+            else:
+                one["other"] = one["other"] + added.to(one["other"].device)
+        layers.append(one)
+        if not any(map(ends_multiplied, lm.layers)):
+            continue
+        for vector in one.values():  # so_far is what the layer's number multiplies
+            so_far = so_far.to(vector.device) + vector.reshape(-1, len(none)).nansum(0)
+        after = read_stream(lm, index + 1)[0, position].float()
+        number = (after * so_far).sum() / (so_far * so_far).sum()
+        embedding, so_far = (x.to(number.device) * number for x in (embedding, so_far))
+        layers = [{k: v.to(number.device) * number for k, v in one.items()} for one in layers]
+    stream = read_stream(lm, len(lm.layers))[0, position].float() if after is None else after
+    parts = {name: stack([one[name] for one in layers]) for name in layers[0]}
+    parts = {"embedding": embedding, **parts}
     return {**{name: part.to(stream.device) for name, part in parts.items()}, "stream": stream}
+
+
+def _of_heads(lm: Any, index: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a layer's heads add to the stream at one position, [head, d_model], and their bias."""
+    layer = lm.layers[index]
+    z = read(lm, index, "head_z")[0, position]
+    shares, bias = _split_heads(layer, z, head_count(lm))
+    if not _holds(layer.attn_add, layer.self_attn.o_proj):
+        normed = layer.attn_add.output[0, position]
+        whole = (shares.sum(0) + bias).to(normed.dtype)
+        linear, norm_bias = freeze_norm(layer.attn_add, whole, normed)
+        shares, bias = linear(shares), linear(bias) + norm_bias
+    factor = added_times(layer, "attn_add")
+    return shares * factor, bias * factor
+
+
+def _added(layer: Any, name: str, position: int) -> torch.Tensor:
+    """What a module of a layer adds to the stream of row 0 at one position."""
+    output = own_output(layer, name, getattr(layer, name))
+    rows = output.reshape(-1, output.shape[-1])  # row 0 comes first, merged with others or not
+    return times(rows[position], added_times(layer, name))
 
 
 def _split_heads(layer: Any, z: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +62,8 @@ def run(
         noised: first and last position that it is added to, both included.
         inputs: replaces the token embeddings of one prompt, [row, position, d_model]. It may
             require a gradient.
-        layers: whose activations are kept; None for all. `values` of the others are empty.
+        layers: whose activations are kept; None for all that have the site. `values` of the others
+            are empty.
 
     Raises:
         ValueError: for an unknown site, or one that does not exist in the chosen layers.
@@ -102,7 +103,8 @@ def run(
     if states and site == "resid_pre":
         read = {index: whole.hidden_states[index] for index in chosen}
     if read:
-        found.values = [read.get(index, torch.empty(0)) for index in range(max(read) + 1)]
+        count = 1 if row is not None and row.once else len(lm.layers)
+        found.values = [read.get(index, torch.empty(0)) for index in range(count)]
     if keep:
         found.keys = whole.past_key_values
     if noise is not None:
@@ -144,12 +146,12 @@ def mean_activations(
     Every position of every prompt has the same weight.
 
     Args:
-        layers: whose; None for all. Those of the others are empty.
+        layers: whose; None for all that have the site. Those of the others are empty.
     """
     totals: list[torch.Tensor] = []
     for prompt in prompts:
         read = run(lm, prompt, site, layers=layers).values
-        sums = [x[0].float().sum(0) if x.numel() else x for x in read]
+        sums = [x if is_empty(x) else x[0].float().sum(0) for x in read]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
     positions = sum(len(prompt.ids) for prompt in prompts)
     return [total / positions for total in totals]
@@ -176,7 +178,7 @@ def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
     """The differences between the activations of another run and of a base run: other − base.
 
     Returns:
-        for each layer [row, position, width], float32; exactly 0 before the first position that
+        for each layer [row, position, width], float32, or empty if it lacks the site; exactly 0 before the first position that
         the difference between the prompts can reach.
 
     Raises:
@@ -187,6 +189,9 @@ def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
     first = first_difference(lm, base, other)
     found = []
     for own, there in zip(base.values, other.values, strict=True):
+        if is_empty(own):
+            found.append(own)
+            continue
         change = there.float() - own.float()
         change[:, :first] = 0
         found.append(change)
@@ -200,3 +205,31 @@ def stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """
     first = tensors[0]
     return torch.stack([tensor.to(first.device, torch.float32) for tensor in tensors], dim)
+
+
+def is_empty(value: torch.Tensor) -> bool:
+    """Whether an activation stands for a layer that has no such site, or was not asked for."""
+    return value.shape == (0,)
+
+
+def by_layer(
+    of_layer: Callable[..., torch.Tensor], *values: Sequence[torch.Tensor], dim: int = 0
+) -> torch.Tensor:
+    """A function of each layer's activations, stacked as `stack` does.
+
+    Args:
+        of_layer: from the activations of one layer, one of each list, to a tensor; called in the
+            order of the layers, and only for layers that have the site.
+        values: for each layer an activation, as `run`, `gradients` and `changes` give them.
+        dim: where the dimension of layers is inserted.
+
+    Returns:
+        the tensors; NaN for layers without the site.
+    """
+    found = [
+        None if any(map(is_empty, given)) else of_layer(*given)
+        for given in zip(*values, strict=True)
+    ]
+    like = next(one for one in found if one is not None)
+    lacking = torch.full_like(like, float("nan"), dtype=torch.float32)
+    return stack([lacking if one is None else one for one in found], dim)

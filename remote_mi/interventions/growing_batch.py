@@ -23,7 +23,7 @@ from remote_mi.interventions.model_info import fact
 from remote_mi.interventions.model_sites import Once
 from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
-from remote_mi.interventions.sites import part_count, row_of
+from remote_mi.interventions.sites import having, part_count, row_of
 
 
 class Cell:
@@ -115,7 +115,9 @@ class _Pass:
         self.batch, self.start, self.cells = batch, start, cells
         row = batch.row
         count = 1 if row.once else len(batch.lm.layers)
-        self.spans = [window_around(layer, batch.window, count) for layer in layers]
+        lacking = set() if row.once else {*range(count)} - {*having(batch.lm, row)}
+        windows = [window_around(layer, batch.window, count) for layer in layers]
+        self.spans = [[index for index in span if index not in lacking] for span in windows]
         self.joining = batch.variants * len(cells) * batch.rows
         #: How many layers after the site's own the joining rows enter.
         self.after = len(batch.lm.layers) if is_late(row) else row.after or 0
@@ -127,7 +129,7 @@ class _Pass:
 
     def joining_at(self, index: int) -> int:
         """How many rows join at a layer of the site."""
-        return sum(span.start == index for span in self.spans) * self.joining
+        return sum(span[0] == index for span in self.spans) * self.joining
 
     def enter(self, rows: torch.Tensor) -> torch.Tensor:
         """The stream before the first layer, expanded to all base rows."""
@@ -211,7 +213,7 @@ class _Pass:
         prefix, base = DynamicCache(), self.batch.rows
         for index, kept in enumerate(self.batch.keys.layers):
             new = self.joining * sum(
-                span.start + self.after <= index or not self.grows for span in self.spans
+                span[0] + self.after <= index or not self.grows for span in self.spans
             )
             prefix.update(kept.keys[:, :, : self.start], kept.values[:, :, : self.start], index)
             layer: Any = prefix.layers[index]
@@ -226,7 +228,9 @@ def is_late(row: Stream) -> bool:
 
 
 def window_around(layer: int, window: int, n_layers: int) -> range:
-    """The layers that a cell of `layer` replaces: `window` of them, centred on that layer."""
+    """The layers that a cell of `layer` replaces, if they have the site: `window` of them, centred
+    on that layer.
+    """
     first = layer - window // 2
     return range(max(0, first), min(n_layers, first + window))
 

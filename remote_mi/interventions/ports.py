@@ -140,7 +140,16 @@ class Port(Stream):
 
 
 #: Modules of an MLP that may run on rows and positions merged into one dimension.
-_FLAT = ("mlp_add", "mlp_in", "down_proj", "gate_proj", "up_proj", "gate_up_proj", "router")
+_FLAT = (
+    "mlp_add",
+    "mlp_in",
+    "down_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "router",
+    "other_add",
+)
 
 
 def rows_before(block: Any) -> int:
@@ -259,6 +268,14 @@ def first_added(block: Any) -> Any:
 def added_times(block: Any, module: str) -> float:
     """The number by which a layer multiplies a module's output before adding it to the stream."""
     return fact(block, f"{module}_factor", 1.0)
+
+
+def ends_multiplied(block: Any) -> bool:
+    """Whether a layer multiplies its stream by a number of the checkpoint's at its end (Gemma 4).
+
+    What its parts add is taken before that.
+    """
+    return bool(fact(block, "stream_times", ""))
 
 
 def times(tensor: torch.Tensor, factor: float) -> torch.Tensor:

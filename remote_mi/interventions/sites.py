@@ -86,6 +86,7 @@ SITES: dict[str, Any] = {
     "router_logits": RouterLogits(),
     "expert_weights": ExpertWeights(),
     "mlp_out": Port("mlp_add", "output", site="mlp_out"),
+    "other_out": Port("other_add", "output", site="other_out"),
     "resid_post": Stream(1),
     "final_norm": Once("final_norm", "ln_final", late=True),
     "logits": Logits(),
@@ -111,19 +112,28 @@ def part_count(lm: Any, site: str | Stream) -> int:
     return 1 if not parts else head_count(lm) if parts == "query" else key_head_count(lm)
 
 
+def having(lm: Any, row: Stream) -> list[int]:
+    """The layers that have a site."""
+    return [layer for layer in range(len(lm.layers)) if not row.why_not(lm, layer)]
+
+
 def chosen_layers(
     lm: Any, site: str | Stream, layers: Sequence[int] | None, asked: str = "read"
 ) -> list[int]:
-    """The layers named by a parameter, or all of them for None, if they have the site.
+    """The layers named by a parameter; for None all that have the site.
 
     Args:
         asked: "read"; or "measured", for what is measured at the end of a run.
 
     Raises:
-        ValueError: for a layer that does not exist or lacks the site, with the layers that have it.
+        ValueError: for a layer that does not exist or lacks the site, with the layers that have it;
+            for a site that no layer has.
     """
     row = row_of(site)
-    chosen = ([0] if layers is None else list(layers)) if row.once else info(lm).chosen(layers)
+    if layers is not None:
+        chosen = list(layers) if row.once else info(lm).chosen(layers)
+    else:
+        chosen = [0] if row.once else having(lm, row) or info(lm).chosen(None)
     require(lm, str(site), row, chosen)
     if asked == "measured" and isinstance(row, Logits):
         raise ValueError(

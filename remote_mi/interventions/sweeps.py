@@ -77,8 +77,10 @@ def sweep(
         by: "position": one position at a time; "layer": all positions at once; "head": all
             positions of one head at once, at a site that has heads.
         at: the positions to replace; None for all that can differ.
-        layers: layers whose activation is replaced, ascending; None for all.
-        window: how many layers are replaced at once, around each.
+        layers: layers whose activation is replaced, ascending; None for all that have the site,
+            and the cells of the others are NaN.
+        window: how many layers are replaced at once, around each; those without the site are left
+            out.
         control: the number of random directions: an activation x, to be replaced by v, becomes
             x + ‖v − x‖·u instead, with u a random unit vector, one for each prompt, draw, layer
             and position (and head, at a site that has heads). Or another replacement, like `put`.
@@ -95,6 +97,8 @@ def sweep(
         raise ValueError(f'by={by!r} is not one of "position", "layer", "head"')
     sweeper = _Sweeper(lm, base, site, by, window)
     sweeper.layers = chosen
+    if layers is None and not sweeper.batch.row.once:
+        sweeper.shown = len(lm.layers)
     sweeper.refuse_another_site(put, control)
     sweeper.put_in(put, control, seed)
     return sweeper.swept(measure, at)
@@ -131,7 +135,12 @@ class _Values:
 
 
 class _Sweeper:
-    """A sweep in progress."""
+    """A sweep in progress.
+
+    Attributes:
+        layers: whose cells are run. shown: the number of layers of the result, of which those that
+            are not run are NaN; 0 for those that are run.
+    """
 
     def __init__(
         self, lm: Any, base: Run | Prompt, site: str | Stream, by: str, window: int
@@ -144,6 +153,7 @@ class _Sweeper:
         self.batch = GrowingBatch(lm, self.base, site, window)
         self.heads = part_count(lm, site)
         self.layers = list(range(len(lm.layers)))
+        self.shown = 0
         if by == "head" and self.heads == 1:
             raise ValueError(f'{site} has no heads; by="head" needs a site that has them')
 
@@ -331,6 +341,10 @@ class _Sweeper:
                 whole = found
         else:
             whole[:, places] = found
+        if self.shown > len(self.layers):
+            spread = whole.new_full((self.shown, *whole.shape[1:]), float("nan"))
+            spread[self.layers] = whole
+            whole = spread
         whole = whole.movedim((2, 3), (0, 1))  # [variant, row, layer, cell, …]
         if self.by == "layer":
             whole = whole[:, :, :, 0]

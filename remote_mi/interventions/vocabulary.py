@@ -27,6 +27,7 @@ A site is a place in a layer, the same in every architecture; `sites.SITES` has 
     router_logits  the logits that experts are chosen by                [position, expert]
     expert_weights what each expert is multiplied by; 0 if not chosen   [position, expert]
     mlp_out        what the MLP adds to the stream                      [position, d_model]
+    other_out      what a further part adds to the stream               [position, d_model]
     resid_post     the stream after a block                             [position, d_model]
     final_norm     the final norm's output                              [position, d_model]
     logits         the model's logits, after scale and cap              [position, vocabulary]
@@ -35,10 +36,12 @@ A site is a place in a layer, the same in every architecture; `sites.SITES` has 
 layers that have it, and is refused, with the reason and with these layers, where a chosen layer
 does not.
 
-`attn_out`, `mixer_out` and `mlp_out` are taken where they are added, so after Gemma 2's post-norms
-and times Granite's multiplier; `head_out` is before both. `mixer_out` is `attn_out` in a layer with
+`attn_out`, `mixer_out`, `mlp_out` and `other_out` are taken where they are added, so after Gemma 2's
+post-norms, times Granite's multiplier, and before the number that a layer of Gemma 4 multiplies its
+stream by at its end; `head_out` is before both. `mixer_out` is `attn_out` in a layer with
 attention, and exists in layers with a state space, a convolution or linear attention in its place,
-too. An edit of an input (`attn_in`, `mlp_in`) reaches that part alone, even if others read the same
+too. `other_out` is that of a part beside attention and MLP: a shared expert (Granite), the embedding of
+a token for each layer (Gemma 4). An edit of an input (`attn_in`, `mlp_in`) reaches that part alone, even if others read the same
 tensor. `attn_pattern` and `attn_scores` need eager attention (`needs=("attention_weights",)`), and
 nothing is measured after `logits`: these three are no valid values of a recipe's parameter `site`.
 """
@@ -72,6 +75,7 @@ Site = Literal[
     "mlp_up",
     "router_logits",
     "expert_weights",
+    "other_out",
     "final_norm",
 ]
 

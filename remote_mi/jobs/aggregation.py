@@ -90,19 +90,23 @@ def assemble(
     parts: Sequence[Part],
     of_set: Mapping[str, np.ndarray] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    empty_layers: Sequence[int] = (),
 ) -> Assembled:
     """Combine the raw outputs of a job.
 
     Args:
         card: the recipe. parts: one per example, in order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
+        empty_layers: those that lack what is measured: their numbers are none, which needs no note.
 
     Raises:
         RunFailed: if an output has not one entry for each position, or the outputs of several
             examples have no mean because they differ in shape.
     """
     with np.errstate(all="ignore"):  # independent of the caller's settings
-        return _Assembly(card, parts, of_set or {}, parameters or {}).run()
+        assembly = _Assembly(card, parts, of_set or {}, parameters or {})
+        assembly.empty_layers = list(empty_layers)
+        return assembly.run()
 
 
 class _Assembly:
@@ -118,6 +122,7 @@ class _Assembly:
         self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
         self.positions, self.columns = _alignment(parts) if parts else ([], [])
         self.result = Assembled({}, {}, [], _clusters(parts))
+        self.empty_layers: list[int] = []
 
     def run(self) -> Assembled:
         arrays, card = self.result.arrays, self.card
@@ -165,9 +170,18 @@ class _Assembly:
             if not kind_of_output(output).averaged:
                 continue
             raw = [self.of_set] if output.of == "set" else [part.arrays for part in self.parts]
-            arrays = [np.asarray(each[name]) for each in raw if name in each]
+            arrays = [self._expected(output, each[name]) for each in raw if name in each]
             for note in non_finite_notes(name, arrays):
                 yield f"{note}, and so is every mean that includes them"
+
+    def _expected(self, output: Output, values: Any) -> np.ndarray:
+        """The values of an output without those of layers that are empty."""
+        found = np.asarray(values)
+        if not self.empty_layers or "layer" not in output.dims:
+            return found
+        axis = output.dims.index("layer")
+        there = [index for index in self.empty_layers if index < found.shape[axis]]
+        return np.delete(found, there, axis)
 
     def _aligned(self, name: str) -> np.ndarray:
         """The aligned values of an output, with its draws: [example, ...]."""

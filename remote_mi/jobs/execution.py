@@ -23,6 +23,7 @@ from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, cached_outputs
 from remote_mi.jobs.lookup import look_up
+from remote_mi.jobs.site_checks import layers_without_site
 from remote_mi.models.abilities import check_needs_by_model
 from remote_mi.prompts.examples import Example
 from remote_mi.recipes import loading
@@ -140,6 +141,7 @@ class Execution:
                 "run the same command again",
             )
         check_needs_by_model(job.card.name, job.card.needs, job.model.name, model.lm)
+        empty, of_layers = layers_without_site(job.card, job.parameters, job.model.name, model)
         tokenized = tokenize_prompts(job, model)
         calls = job.card.calls(tokenized.prompts)
         if job.card.called_once:
@@ -163,7 +165,8 @@ class Execution:
         ]
         self.events.append(event_line("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
-        draft.notes[:0] = model.notes
+        draft.notes[:0] = [*model.notes, *of_layers]
+        draft.empty_layers.extend(empty)
         self.together = tokenized.prompts if job.card.setup else []
         return model, draft, [calls[i] for i in missing]
 

@@ -70,7 +70,18 @@ def task_of_object(model: Any) -> tuple[str, Any]:
     made_as = type(model)
     for names, task, automatic in (
         (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "text-generation", t.AutoModelForCausalLM),
+        # Before masked models, among which transformers lists some encoder–decoders (BART).
+        (
+            auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+            "text-generation",
+            t.AutoModelForSeq2SeqLM,
+        ),
         (auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "fill-mask", t.AutoModelForMaskedLM),
+        (
+            auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+            "text-generation",
+            t.AutoModelForImageTextToText,
+        ),
         (auto.MODEL_MAPPING_NAMES, "feature-extraction", t.AutoModel),
     ):
         found = names.get(model.config.model_type, ())
@@ -78,7 +89,7 @@ def task_of_object(model: Any) -> tuple[str, Any]:
             continue
         if getattr(t, made_as.__name__, None) is not made_as:
             continue
-        if task == "feature-extraction" and _is_causal_body(model):
+        if task == "feature-extraction" and _is_body(model):
             raise _no_head(made_as)
         return task, automatic
     if made_as.__module__.startswith("transformers.") or model.get_output_embeddings() is None:
@@ -86,18 +97,24 @@ def task_of_object(model: Any) -> tuple[str, Any]:
     return "text-generation", OwnClass(model)
 
 
-def _is_causal_body(model: Any) -> bool:
+def _is_body(model: Any) -> bool:
+    """Whether a model without a head is that of a language model, which is made to have one."""
     from transformers.models.auto import modeling_auto as auto
 
-    return (
-        model.config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and model.config.model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    kind = model.config.model_type
+    if getattr(model.config, "is_encoder_decoder", False):
+        return True
+    with_head = (
+        auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
+    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not masked and any(kind in names for names in with_head)
 
 
 def _no_head(made_as: type) -> UsageError:
     return UsageError(
         f"the model in memory is a {made_as.__name__}, which has no unembedding",
-        "pass the language model (…ForCausalLM, …ForMaskedLM), whose get_output_embeddings() "
-        "returns its head",
+        "pass the language model (…ForCausalLM, …ForMaskedLM, …ForConditionalGeneration), whose "
+        "get_output_embeddings() returns its head",
     )

@@ -44,8 +44,9 @@ def prove(lm: Any) -> None:
     - head_z divides into the heads; of the first position it is its value, in models in which a
       position sees itself and earlier ones only;
     - the output projection gives what attention adds, and the down-projection what the MLP adds;
-    - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre; where the
-      stream is normalised after each addition, the norms take these sums and give the streams;
+    - resid_pre + attn_out = resid_mid, and + mlp_out = the next layer's resid_pre, times the number
+      that a layer's stream ends with, if there is one; where the stream is normalised after each
+      addition, the norms take these sums and give the streams;
     - unembedding the final norm's output gives the model's own logits, if it has any;
     - patching the first layer's input at the only token that differs turns one run into the other,
       unless tokens reach later layers in other ways, too.
@@ -153,6 +154,7 @@ def _prove_sums(lm: Any, ids: list[int], tolerance: float) -> tuple[torch.Tensor
         _require_finite("the model's logits", logits)
     for index, found in enumerate(seen):
         follows = seen[index + 1]["resid_pre"] if index + 1 < len(seen) else after
+        found["times"] = _end_of(lm.layers[index])
         _check_layer(f"layer {index}", found, follows, head_count(lm), check)
         _check_projections(lm, index, found, check)
     check("the final norm does not read the stream after the last layer", final, after)
@@ -247,6 +249,12 @@ def _check_projections(
         check(what, found["head_z"][:, 0], shared)
 
 
+def _end_of(layer: Any) -> Any:
+    """The number that a layer multiplies its stream by at its end."""
+    name = fact(layer, "stream_times", "")
+    return getattr(layer._module, name).detach() if name else torch.ones(1)
+
+
 def _check_layer(
     name: str,
     found: dict[str, torch.Tensor],
@@ -273,6 +281,7 @@ def _check_layer(
             total = found["resid_mid"].reshape(total.shape)
         elif "resid_mid" in found:
             check(f"{name}: resid_pre + {key} is not resid_mid", found["resid_mid"], total)
+    total = total * found["times"].to(total.device)
     what = (
         f"{name}: the stream before it and what its modules add ({', '.join(added)}) do not add "
         "up to the stream after it"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from remote_mi.common.errors import UsageError
+from remote_mi.models.in_hand import object_of
 from remote_mi.models.spec import ModelSpec
 
 
@@ -101,10 +102,12 @@ def answer_prefix(config: Any, source: str, spec: ModelSpec) -> list[int]:
             f"{spec.name} is an encoder–decoder, whose modules cannot be named by hand",
             "leave --names out: they are found by the model's structure",
         )
-    try:
-        stated: Any = GenerationConfig.from_pretrained(source, revision=spec.revision or "main")
-    except OSError:  # it has no such file
-        stated = None
+    stated: Any = None
+    if spec.is_object:
+        stated = getattr(object_of(spec.name), "generation_config", None)
+    else:
+        with suppress(OSError):  # it has no such file
+            stated = GenerationConfig.from_pretrained(source, revision=spec.revision or "main")
 
     def told(name: str) -> Any:
         values = [getattr(owner, name, None) for owner in (stated, config)]
@@ -114,6 +117,7 @@ def answer_prefix(config: Any, source: str, spec: ModelSpec) -> list[int]:
     if not isinstance(start, int):
         raise UsageError(
             "this encoder–decoder names no token to begin an answer with",
-            "set decoder_start_token_id in its generation_config.json, e.g. to that of the language",
+            "set decoder_start_token_id in its generation_config"
+            f"{'' if spec.is_object else '.json'}, e.g. to that of the language",
         )
     return [start] if forced is None else [start, int(forced)]

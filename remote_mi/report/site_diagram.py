@@ -56,6 +56,7 @@ def block_lines(kind: Mapping[str, Any]) -> list[Line]:
         lines += _branch([name for name in names if name in there], sites)
         if names is first and "resid_mid" in there:
             lines.append(stream("resid_mid"))
+    lines += _branch([name for name in ("other_out",) if name in there], sites)
     return [*lines, stream("resid_post")]
 
 
@@ -83,8 +84,8 @@ def notes(kind: Mapping[str, Any]) -> list[str]:
     """What the diagram of a block does not show."""
     there = {one["site"] for one in kind["sites"] if not one["missing"]}
     found = []
-    if "other_add" in kind["adds"]:
-        found.append("A further part adds to the stream; it has no site of its own.")
+    if "other2_add" in kind["adds"]:
+        found.append("More parts add to the stream, which have no sites of their own.")
     middle = next((one["missing"] for one in kind["sites"] if one["site"] == "resid_mid"), "")
     if middle:
         reason = line(middle.partition(";")[0])

@@ -26,6 +26,7 @@ class Draft:
         environment: where the outputs are computed.
         store: folder of a separate results cache; "" for the user's.
         about: `Job.key_description`. kept: indices of the job's prompts that `parts` holds.
+        empty_layers: those that lack what is measured.
     """
 
     recipe: dict[str, Any]
@@ -46,6 +47,7 @@ class Draft:
     store: str = ""
     about: dict[str, Any] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    empty_layers: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

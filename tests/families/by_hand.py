@@ -26,6 +26,7 @@ class Hand:
         down: takes the neurons. middle: takes the stream between the two additions. `mlp`,
             `mixer` and `middle` may be functions from the configuration and the layer to a path.
         factor, mixer_factor: of what is added. hidden_scale, scale, cap: of the read-out.
+        end: what a layer multiplies its stream by at its end.
         attends: whether a layer has a pattern. edits: whether pattern · v is head_z.
     """
 
@@ -43,6 +44,7 @@ class Hand:
     hidden_scale: Number = staticmethod(lambda c: 1.0)
     scale: Number = staticmethod(lambda c: 1.0)
     cap: Callable[[Any], float | None] = staticmethod(lambda c: None)
+    end: Number = staticmethod(lambda layer: 1.0)
     attends: Callable[[Any, int], bool] = staticmethod(lambda c, i: True)
     edits = True
 
@@ -60,6 +62,10 @@ class Hand:
 
 def _full(config: Any, layer: int) -> bool:
     return "full" in config.layer_types[layer]
+
+
+def _layer_scalar(layer: Any) -> float:
+    return float(layer.layer_scalar)
 
 
 def _final_cap(config: Any) -> float:
@@ -129,7 +135,14 @@ HANDS: dict[str, Hand] = {
     ),
     "bitnet": Hand(NO_KEYS),
     "bloom": Hand(FALCON, attn="self_attention.dense", mlp="mlp.dense_4h_to_h", packing="by_group"),
-    "codegen": Hand(GPT, PARALLEL, o="attn.out_proj", fused="", down="mlp.fc_out"),
+    "codegen": Hand(
+        GPT,
+        PARALLEL,
+        o="attn.out_proj",
+        fused="attn.qkv_proj",
+        packing="four_cores",
+        down="mlp.fc_out",
+    ),
     "cohere": Hand(COHERE),
     "cohere2": Hand(COHERE),
     "cohere2_moe": Hand(COHERE),
@@ -178,8 +191,14 @@ HANDS: dict[str, Hand] = {
     "flex_olmo": Hand(OLMO, down=""),
     "gemma2": Hand(GEMMA, cap=_final_cap),
     "gemma3_text": Hand(GEMMA),
-    "gemma4_text": Hand(GEMMA, others=("post_per_layer_input_norm",), cap=_final_cap, **GATED),
-    "gemma4_text wide": Hand(GEMMA, down="", **GATED),
+    "gemma4_text": Hand(
+        GEMMA,
+        others=("post_per_layer_input_norm",),
+        cap=_final_cap,
+        end=_layer_scalar,
+        **GATED,
+    ),
+    "gemma4_text wide": Hand(GEMMA, down="", end=_layer_scalar, **GATED),
     "glm4": Hand(GLM),
     "glm4_moe_lite": Hand(LATENT),
     "glm_moe_dsa": Hand(LATENT),

@@ -43,6 +43,9 @@ def save(name: str, folder: Path) -> None:
             for parameter in model.parameters():
                 if not parameter.any():  # some begin with matrices of zeros (xLSTM)
                     parameter.add_(0.3 * torch.randn_like(parameter))
+            for buffer_name, buffer in model.named_buffers():
+                if buffer_name.endswith("layer_scalar"):  # of Gemma 4, which begins with ones
+                    buffer.copy_(0.4 + torch.rand(1))
     model.eval().save_pretrained(folder)
 
 
@@ -140,11 +143,12 @@ def check_read(model: Loaded) -> None:
     for layer in range(model.layers):
         block = model.lm.layers[layer]
         total = model.plain.captured(IDS, "resid_pre", layer)
+        end = model.plain.hand.end(model.plain.blocks[layer])
         if hasattr(block, "ln_after_attn"):
             continue  # the stream is normalised in the layer
         for path in model.plain.added(layer):
             total = total + path(IDS)
-        near(f"sum of layer {layer}", total, model.plain.captured(IDS, "resid_post", layer))
+        near(f"sum of layer {layer}", total * end, model.plain.captured(IDS, "resid_post", layer))
         assert len(fact(block, "adds", [])) == len(model.plain.added(layer))
 
 

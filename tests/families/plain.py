@@ -24,6 +24,7 @@ SITES = (
     "mlp_hidden",
     "mlp_out",
     "mixer_out",
+    "other_out",
     "attn_pattern",
 )
 
@@ -86,6 +87,8 @@ class Plain:
                 factor,
             ),
         }
+        if hand.others:
+            paths["other_out"] = (hand.others[0], "output", factor)
         if site == "mixer_out" and hand.mixer_factor is not None:
             paths[site] = (mixer, "output", hand.mixer_factor(config))
         if site == "mlp_out" and hand.mlp_factor is not None:
@@ -111,6 +114,8 @@ class Plain:
         index = torch.arange(width)
         if self.hand.packing == "thirds":
             return index.split([heads * d_head, keys * d_head, keys * d_head])["qkv".index(which)]
+        if self.hand.packing == "four_cores":  # each: its queries, its values, its keys
+            return index.reshape(4, 3, -1)[:, "qvk".index(which)].flatten()
         groups = index.reshape(keys, -1, d_head)  # each: its queries, its key, its value
         part = {"q": slice(None, -2), "k": slice(-2, -1), "v": slice(-1, None)}[which]
         return groups[:, part].flatten()

@@ -9,6 +9,7 @@ pattern, and nothing else; a key changes one head's column, in the rows that see
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,9 +18,8 @@ import torch
 from remote_mi.models.structure.block import LayerParts, SubLayer
 from remote_mi.models.structure.observation import Call, factor_between, observe, same, tensors_of
 
-#: How a projection for all three arranges them in its output: all queries, then all keys, then all
-#: values; or for each key head its queries, its key and its value.
-PACKINGS = ("thirds", "by_group")
+#: Orders in which a block of the output of a projection for all three may hold them.
+_ORDERS = tuple("".join(order) for order in itertools.permutations("qkv"))
 _PARTS = {"q": "queries", "k": "keys", "v": "values"}
 #: Whether columns of a module's output, [key head, d_head], are the values.
 Proof = Callable[[Call, torch.Tensor], bool]
@@ -41,7 +41,8 @@ class Attention:
             alone, which the model goes on with.
         pattern_at: place of the pattern among that module's outputs.
         heads, key_heads: how many; 0 if it has no pattern, or no keys of its own.
-        q_proj, k_proj, v_proj: the projections; or qkv_proj and its `packing`.
+        q_proj, k_proj, v_proj: the projections; or qkv_proj for all three, whose output is divided
+            into `blocks` of equal width, each with its share of each in this `order`.
         plain_values: whether pattern · value is head_z. first_is_value: whether head_z of the first
             position is its value, as where a position sees earlier ones and itself only.
         refused: why a part is "".
@@ -56,7 +57,8 @@ class Attention:
     k_proj: str = ""
     v_proj: str = ""
     qkv_proj: str = ""
-    packing: str = ""
+    blocks: int = 1
+    order: str = "qkv"
     pattern_name: str = "attends"
     plain_values: bool = False
     first_is_value: bool = False
@@ -193,23 +195,29 @@ class _Search:
 
     def _fused(self, matrices: Sequence[Call], proves: Proof) -> bool:
         for call in matrices:
-            for packing, keys in self._packings(self._flat(call).shape[-1]):
-                width, heads = self._flat(call).shape[-1], self.found.heads
-                q, k, v = packed_columns(width, packing, heads, keys)
-                self.found.key_heads = keys
+            width, found = self._flat(call).shape[-1], self.found
+            for found.key_heads, found.blocks, found.order in self._arrangements(width):
+                q, k, v = packed_columns(width, found)
                 if proves(call, v) and self._acts(call, "q", q) and self._acts(call, "k", k):
-                    self.found.qkv_proj, self.found.packing = self._name(call), packing
+                    found.qkv_proj = self._name(call)
                     return True
-                self.found.key_heads = 0
+            found.key_heads, found.blocks, found.order = 0, 1, "qkv"
         return False
 
-    def _packings(self, width: int) -> Iterator[tuple[str, int]]:
-        """Ways in which a projection of all three may be arranged, with the number of key heads."""
+    def _arrangements(self, width: int) -> Iterator[tuple[int, int, str]]:
+        """Ways in which a projection of all three may arrange them: key heads, blocks, order.
+
+        The usual ones first: thirds (GPT-2), and a block for each key head (GPT-NeoX).
+        """
         heads, d_head = self.found.heads, self.z.shape[-1]
         total, rest = divmod(width, d_head)
         keys, odd = divmod(total - heads, 2)
-        if not (rest or odd or keys < 1 or heads % keys):
-            yield from ((packing, keys) for packing in PACKINGS)
+        if rest or odd or keys < 1 or heads % keys:
+            return
+        counts = [count for count in range(1, keys + 1) if keys % count == 0]
+        counts.sort(key=lambda count: count not in (1, keys))
+        for order in _ORDERS:
+            yield from ((keys, count, order) for count in counts)
 
     def _gives(self, call: Call, columns: torch.Tensor) -> bool:
         """Whether the pattern times these values is head_z."""
@@ -349,14 +357,11 @@ def _columns(width: int, heads: int) -> torch.Tensor:
     return torch.arange(width).reshape(heads, -1)
 
 
-def packed_columns(
-    width: int, packing: str, heads: int, keys: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def packed_columns(width: int, attention: Attention) -> list[torch.Tensor]:
     """The columns of queries, keys and values, [head, d_head] each, in a projection of all three."""
-    columns = torch.arange(width)
+    heads, keys = attention.heads, attention.key_heads
     d_head = width // (heads + 2 * keys)
-    if packing == "thirds":
-        q, k, v = columns.split([heads * d_head, keys * d_head, keys * d_head])
-        return q.reshape(heads, -1), k.reshape(keys, -1), v.reshape(keys, -1)
-    by_group = columns.reshape(keys, heads // keys + 2, -1)
-    return by_group[:, :-2].flatten(0, 1), by_group[:, -2], by_group[:, -1]
+    shares = {"q": heads // attention.blocks, **dict.fromkeys("kv", keys // attention.blocks)}
+    blocks = torch.arange(width).reshape(attention.blocks, -1, d_head)
+    parts = blocks.split([shares[which] for which in attention.order], 1)
+    return [parts[attention.order.index(which)].flatten(0, 1) for which in "qkv"]

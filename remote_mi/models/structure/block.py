@@ -49,12 +49,15 @@ class LayerParts:
         parts: what is added to the stream, in the order in which it is computed.
         norms: in a layer that normalises the stream after each addition, the calls that do.
         middle: the call that takes the stream between the two parts; None if they run in parallel.
+        times: name of a weight of the layer, of one number, that its stream is multiplied by at its
+            end (Gemma 4); "" for none.
     """
 
     call: Call
     parts: list[SubLayer]
     norms: list[Call] = field(default_factory=list)
     middle: Call | None = None
+    times: str = ""
 
     def relative(self, path: str) -> str:
         """A module's path below the layer."""
@@ -72,13 +75,14 @@ def find_block(call: Call, calls: Sequence[Call]) -> LayerParts:
     before, after = call.input, call.output
     assert before is not None and after is not None
     candidates = _distinct([c for c in inside if _fits(c, before)])
-    added = _sum_of(after - before, candidates)
-    if added is not None:
-        parts = [_part(c, f, call, inside) for c, f in added]
-        parts.sort(key=lambda part: part.adds.began)
-        found = LayerParts(call, parts)
-        found.middle = _middle(found, before, inside)
-        return found
+    for name, number in {"": 1.0, **single_numbers(call.module)}.items():
+        added = _sum_of(after / number - before, candidates)
+        if added is not None:
+            parts = [_part(c, f, call, inside) for c, f in added]
+            parts.sort(key=lambda part: part.adds.began)
+            found = LayerParts(call, parts, times=name)
+            found.middle = _middle(found, before, inside)
+            return found
     normed = _normalised(before, after, candidates, call, inside)
     if normed is not None:
         return normed
@@ -87,6 +91,17 @@ def find_block(call: Call, calls: Sequence[Call]) -> LayerParts:
     if _sum_of(after, candidates, with_also=before) is not None:
         raise Unfit("it multiplies the stream itself by a number, beside adding to it")
     raise Unfit("what it adds to its stream is not the sum of its modules' outputs, times numbers")
+
+
+def single_numbers(module: torch.nn.Module) -> dict[str, float]:
+    """A module's own weights of one number each, which is not 0."""
+    own = {**module._parameters, **module._buffers}
+    found = {
+        name: float(tensor.detach())
+        for name, tensor in own.items()
+        if tensor is not None and tensor.numel() == 1 and tensor.is_floating_point()
+    }
+    return {name: number for name, number in found.items() if number}
 
 
 def _fits(call: Call, stream: torch.Tensor) -> bool:

@@ -55,7 +55,7 @@ def _views(block: LayerParts, inside: Sequence[Call], attention: Attention) -> V
     if attention.qkv_proj:
         whole = given[attention.qkv_proj]
         whole = whole.reshape(1, -1, whole.shape[-1])
-        columns = packed_columns(whole.shape[-1], attention.packing, heads, keys)
+        columns = packed_columns(whole.shape[-1], attention)
         return {which: whole[..., own] for which, own in zip("qk", columns, strict=False)}
     found = {}
     for which, count in (("q", heads), ("k", keys)):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from remote_mi.models.structure.attention import Attention, find_attention
-from remote_mi.models.structure.block import LayerParts, SubLayer, find_block
+from remote_mi.models.structure.block import LayerParts, SubLayer, find_block, single_numbers
 from remote_mi.models.structure.mlp import name_entrance, name_mlp
 from remote_mi.models.structure.observation import Call, factor_between, observe, same
 from remote_mi.models.structure.points import name_points
@@ -181,6 +181,8 @@ def _adds_up(call: Call, inside: Sequence[Call], described: Mapping[str, Any]) -
             stream = None if stream is None or after is None else stream.reshape(after.shape)
         if place == 0 and "ln_mlp" in names and not same(by_path[names["ln_mlp"]].input, stream):
             return False
+    if stream is not None:
+        stream = stream * single_numbers(call.module).get(facts.get("stream_times", ""), 1.0)
     return same(after, stream)
 
 
@@ -228,6 +230,8 @@ def _describe_layer(call: Call, inside: Sequence[Call]) -> dict[str, Any]:
     facts["changed_later"] = [name for name, path in names.items() if path in changed]
     if "self_attn.qkv_proj" in facts["changed_later"]:
         facts["changed_later"] += [f"self_attn.{which}_proj" for which in "qkv"]
+    if block.times:
+        facts["stream_times"] = block.times
     facts["lacks"] = reasons(names, facts)
     facts["widths"] = widths(f"{call.path}.", inside, names, facts)
     return {"names": names, "facts": facts}
@@ -273,8 +277,10 @@ def _name_attention(attention: Attention, names: dict[str, str], facts: dict[str
         facts["first_is_value"] = True
     if attention.pattern_at != 1:
         facts["pattern_at"] = attention.pattern_at
-    if attention.packing not in ("", "thirds"):
-        facts["qkv_packing"] = attention.packing
+    if attention.blocks != 1:
+        facts["qkv_blocks"] = attention.blocks
+    if attention.order != "qkv":
+        facts["qkv_order"] = attention.order
     for name, why in attention.refused.items():
         refuse(f"self_attn.{name}", why, facts)
 

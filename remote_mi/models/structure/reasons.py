@@ -34,6 +34,7 @@ _OF_MLP = {
     "expert_weights": ("experts", "this MLP is no mixture of experts"),
     "mlp_out": ("mlp_add", "no module gives what the MLP adds"),
 }
+_OF_OTHER = {"other_out": ("other_add", "nothing else in this layer adds to its stream")}
 #: One matrix for several: the names that it stands for.
 _FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -49,7 +50,7 @@ def refuse(name: str, why: str, facts: dict[str, Any]) -> None:
         facts: of the layer; the first reason for a site stays.
     """
     names = {name, *_FUSED.get(name, ())}
-    for group in (_OF_ATTENTION, _OF_MIXER, _OF_MLP):
+    for group in (_OF_ATTENTION, _OF_MIXER, _OF_MLP, _OF_OTHER):
         for site, (needed, _) in group.items():
             if needed in names:
                 facts["lacks"].setdefault(site, why)
@@ -68,6 +69,7 @@ def reasons(names: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, str
         (_OF_ATTENTION, "attn_add", _without_attention(names)),
         (_OF_MIXER, "mixer_add", "nothing in this layer mixes the positions"),
         (_OF_MLP, "mlp_add", "this layer has no MLP"),
+        (_OF_OTHER, "other_add", _OF_OTHER["other_out"][1]),
     ):
         for site, (name, reason) in group.items():
             if part not in names:

@@ -132,6 +132,10 @@ def _randomize(module: torch.nn.Module, done: set[int]) -> None:
             parameter.copy_(torch.randn_like(parameter) / math.sqrt(fan_in))
         elif parameter.dim() == 3 and parameter.shape[1] > 1:  # experts; not a convolution
             parameter.copy_(torch.randn_like(parameter) / math.sqrt(max(parameter.shape[1:])))
+    for name, buffer in module._buffers.items():  # single numbers that a checkpoint holds
+        kept = buffer is not None and name not in module._non_persistent_buffers_set
+        if buffer is not None and kept and buffer.numel() == 1 and buffer.is_floating_point():
+            buffer.mul_(1 + 0.1 * torch.randn_like(buffer))
 
 
 def _fan_in(module: torch.nn.Module, weight: torch.Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import json
 from typing import Any
@@ -48,6 +49,45 @@ def test_a_model_in_memory_gives_its_own_numbers(made_as, project):
     assert float(result["logit_diff"].values) == pytest.approx(expected, abs=1e-5)
     patched = mi.run("activation_patching", model=model, **PAIR)
     assert patched.document["parts"][0]["tokens"] == [" 1", " 5", " 7", " 8"]
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "gemma3"])
+def test_two_sides_and_models_of_pictures_are_taken_from_memory(name, encoder, project):
+    """A baseline, and a patched run of every layer and position, against plain hooks."""
+    plain = encoder(name)[1]
+    ids = {"clean": [5, 9, 7, 8], "corrupt": [5, 6, 7, 8], "answer": 9, "wrong": 11}
+    clean, corrupt = (torch.tensor([ids[which]]) for which in ("clean", "corrupt"))
+
+    def gap(logits: torch.Tensor) -> torch.Tensor:
+        at_end = logits[:, -1].double()
+        return at_end[:, ids["answer"]] - at_end[:, ids["wrong"]]
+
+    own, other = gap(plain.logits(clean))[0], gap(plain.logits(corrupt))[0]
+    result = mi.run("baseline", model=plain.model, pairs=[ids])
+    assert float(result["logit_diff"].values) == pytest.approx(float(own), abs=1e-4)
+    patched = mi.run("activation_patching", model=plain.model, pairs=[ids], control_draws=0)
+    eye = torch.eye(4, dtype=torch.bool)[:, :, None]
+    for layer in range(3):
+        put_in = functools.partial(torch.where, eye, plain.site(clean, "resid_pre", layer))
+        scores = gap(plain.logits_with(corrupt.expand(4, -1), "resid_pre", layer, put_in))
+        expected = scores - other
+        assert np.allclose(patched["effect"].values[layer], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("made_as", ["T5Model", "BartModel", "Gemma3Model", "T5EncoderModel"])
+def test_a_body_of_two_sides_or_of_pictures_has_no_unembedding(made_as, encoder, project):
+    plain = encoder(next(n for n in ("t5", "bart", "gemma3") if n in made_as.lower()))[1]
+    body = getattr(transformers, made_as)(copy.deepcopy(plain.model.config))
+    with pytest.raises(UsageError, match=f"is a {made_as}, which has no unembedding"):
+        mi.run("baseline", model=body, **PAIR)
+
+
+def test_two_sides_in_memory_need_a_token_to_begin_answers_with(encoder, project):
+    model = copy.deepcopy(encoder("t5")[1].model)
+    model.config.decoder_start_token_id = None
+    model.generation_config.decoder_start_token_id = None
+    with pytest.raises(UsageError, match=r"set decoder_start_token_id in its generation_config,"):
+        mi.run("baseline", model=model, **PAIR)
 
 
 def test_a_model_in_memory_is_left_as_it_was(project):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import pytest
 import torch
 import transformers
+from transformers.models.codegen import modeling_codegen
 from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama import modeling_llama
 from transformers.models.mixtral import modeling_mixtral
@@ -105,6 +107,25 @@ def test_keys_in_the_place_of_queries_are_found_where_they_are(monkeypatch):
     places = found["operations"]
     for site in ("q_rotated", "k_rotated"):  # by the order of arguments, so not by their effect
         assert site not in places and site in found["lacks"]
+
+
+@pytest.mark.parametrize(("blocks", "order"), [(4, "qvk"), (2, "vkq"), (1, "kqv"), (8, "qkv")])
+def test_a_matrix_of_all_three_is_split_as_the_models_code_splits_it(blocks, order, monkeypatch):
+    """CodeGen's code with another arrangement of queries, keys and values."""
+    config = transformers.CodeGenConfig(
+        vocab_size=64, n_embd=32, n_layer=1, n_head=8, rotary_dim=4, n_positions=64
+    )
+    plain = torch.split
+
+    def split(whole, size, dim):
+        if whole.dim() != 4:  # of sine and cosine
+            return plain(whole, size, dim)
+        parts = whole.flatten(-2).unflatten(-1, (blocks, 3, -1)).unbind(-2)
+        return [parts[order.index(which)].flatten(-2).unflatten(-1, (4, -1)) for which in "qvk"]
+
+    monkeypatch.setattr(modeling_codegen.torch, "split", split)
+    facts = layer_of(config)["facts"]
+    assert (facts.get("qkv_blocks", 1), facts.get("qkv_order", "qkv")) == (blocks, order)
 
 
 def test_a_pattern_that_is_no_softmax_of_scores_has_none(monkeypatch):

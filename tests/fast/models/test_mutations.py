@@ -71,11 +71,19 @@ MUTATIONS: dict[str, tuple[str, Callable[[Any], list[Bound]]]] = {
     ),
     "a fused matrix split by heads instead of thirds": (
         "gpt2",
-        lambda lm: each(lm, "qkv_packing", lambda _: "by_group"),
+        lambda lm: each(lm, "qkv_blocks", lambda _: 4),
     ),
     "a fused matrix split in thirds instead of by heads": (
         "neox",
-        lambda lm: each(lm, "qkv_packing", lambda _: ""),
+        lambda lm: each(lm, "qkv_blocks", lambda _: 1),
+    ),
+    "a fused matrix split in another order": (
+        "class codegen",
+        lambda lm: each(lm, "qkv_order", lambda _: "qkv"),
+    ),
+    "a fused matrix split into fewer blocks": (
+        "class codegen",
+        lambda lm: each(lm, "qkv_blocks", lambda _: 2),
     ),
     "a value that is a key": (
         "llama",
@@ -127,6 +135,18 @@ MUTATIONS: dict[str, tuple[str, Callable[[Any], list[Bound]]]] = {
         "llama",
         lambda lm: each(lm, "ln_mlp", lambda layer: layer.input_layernorm),
     ),
+    "the number that a stream ends with, forgotten": (
+        "class gemma4_text",
+        lambda lm: each(lm, "stream_times", lambda _: ""),
+    ),
+    "what a further part adds, forgotten": (
+        "class granitemoehybrid",
+        lambda lm: each(lm, "adds", lambda layer: layer.adds[:2]),
+    ),
+    "the experts as the further part": (
+        "class granitemoehybrid",
+        lambda lm: each(lm, "other_add", lambda layer: layer.mlp_add),
+    ),
     "one layer only with another projection": (
         "llama",
         lambda lm: [(lm.layers[1].self_attn, "v_proj", lm.layers[1].self_attn.k_proj)],
@@ -162,20 +182,6 @@ def test_a_wrong_binding_is_refused(folder, mutation):
     prove(lm)
 
 
-def test_a_weight_that_multiplies_the_stream_itself_is_refused(tmp_path):
-    """Gemma 4 has one in each layer; where it is 1, as a new model has it, the stream adds up."""
-    from safetensors.torch import load_file, save_file
-
-    checks.save("gemma4_text", tmp_path)
-    load(ModelSpec(str(tmp_path)), Silent())
-    file = tmp_path / "model.safetensors"
-    weights = load_file(file)
-    weights["model.layers.1.layer_scalar"].fill_(0.5)
-    save_file(weights, file, {"format": "pt"})
-    with pytest.raises(UsageError, match=r"layer 1: the stream before it .* do not add up"):
-        load(ModelSpec(str(tmp_path)), Silent())
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
 def test_queries_keys_and_values_are_told_apart_by_their_effect(family):
     """Each acts as itself and as none of the others."""
@@ -197,8 +203,8 @@ def test_queries_keys_and_values_are_told_apart_by_their_effect(family):
         columns = {which: _columns(32, 4) for which in "qkv"}
         source = {which: within[f"{which}_proj"] for which in "qkv"}
     else:
-        packing = "thirds" if family == "gpt2" else "by_group"
-        columns = dict(zip("qkv", packed_columns(96, packing, 4, 4), strict=True))
+        arranged = Attention(heads=4, key_heads=4, blocks=1 if family == "gpt2" else 4)
+        columns = dict(zip("qkv", packed_columns(96, arranged), strict=True))
         fused = within["c_attn" if family == "gpt2" else "query_key_value"]
         source = dict.fromkeys("qkv", fused)
     for which in "qkv":
