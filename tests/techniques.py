@@ -25,6 +25,7 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "integrated_gradients": [{"steps": 8}],
     "linear_probe": [{"folds": 2}],
     "logit_lens": [{}],
+    "path_patching": [{}, {"to": ["1.1.q", "1.0.v"], "mlps": "frozen"}],
     "patchscopes": [{"inspection": "When Mary and John went to", "steps": 2}],
     "saliency": [{}],
     "steering": [{"steps": 2, "coefficients": [1.0, 2.0]}],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.memory import rows_that_fit
     from remote_mi.interventions.model_info import info
     from remote_mi.interventions.noise import embedding_noise
+    from remote_mi.interventions.paths import receive, receivers, send
     from remote_mi.interventions.ports import Port
     from remote_mi.interventions.prompts import Pair, Prompt
     from remote_mi.interventions.readout import (
@@ -61,6 +62,7 @@ _HOMES = {
     "memory": ["rows_that_fit"],
     "model_info": ["info"],
     "noise": ["embedding_noise"],
+    "paths": ["receive", "receivers", "send"],
     "prompts": ["Pair", "Prompt"],
     "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
     "sites": ["Port", "edit", "read"],
@@ -98,8 +100,11 @@ __all__ = [
     "random_scores",
     "rank_of",
     "read",
+    "receive",
+    "receivers",
     "rows_that_fit",
     "run",
+    "send",
     "stack",
     "sweep",
     "token_losses",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -32,30 +33,48 @@ class Projection(Port):
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         if not any(_is_fused(block) for block in lm.layers):
             return tensor
-        return self._split(tensor, lm)["qkv".index(self.which)]
+        return _split(tensor, lm)["qkv".index(self.which)]
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
-        if not _is_fused(lm.layers[layer]):
-            super().edit(lm, layer, change)
-            return
+        edit_projections(lm, layer, {self.which: change})
 
-        def change_part(whole: torch.Tensor) -> torch.Tensor:
-            three, mine = self._split(whole, lm), "qkv".index(self.which)
-            three[mine] = change(three[mine])
-            blocks, order = _arrangement(lm)
-            parts = [three["qkv".index(which)].unflatten(-1, (blocks, -1)) for which in order]
-            return torch.cat(parts, -1).flatten(-2)
 
-        edit_output(self._module(lm, layer), change_part)
+def read_projections(lm: Any, layer: int, which: Collection[str]) -> dict[str, torch.Tensor]:
+    """Queries, keys and values of a layer, by name, inside a trace; one projection may give all."""
+    if not _is_fused(lm.layers[layer]):
+        return {name: PROJECTIONS[name].read(lm, layer) for name in "qkv" if name in which}
+    three = _split(lm.layers[layer].self_attn.qkv_proj.output, lm)
+    return {name: three["qkv".index(name)] for name in which}
 
-    def _split(self, whole: torch.Tensor, lm: Any) -> list[torch.Tensor]:
-        """Queries, keys and values from the output of a projection that has all three."""
-        queries, keys = head_count(lm), key_head_count(lm)
+
+def edit_projections(lm: Any, layer: int, changes: dict[str, Change]) -> None:
+    """Replace queries, keys and values of a layer, inside a trace; one projection may give all."""
+    block = lm.layers[layer]
+    if not _is_fused(block):
+        for name in [name for name in "qkv" if name in changes]:
+            Port.edit(PROJECTIONS[name], lm, layer, changes[name])
+        return
+
+    def change_parts(whole: torch.Tensor) -> torch.Tensor:
+        three = dict(zip("qkv", _split(whole, lm), strict=True))
+        three |= {name: change(three[name]) for name, change in changes.items()}
         blocks, order = _arrangement(lm)
-        size = whole.shape[-1] // (queries + 2 * keys) // blocks
-        widths = {"q": queries * size, "k": keys * size, "v": keys * size}  # in each block
-        parts = whole.unflatten(-1, (blocks, -1)).split([widths[which] for which in order], -1)
-        return [parts[order.index(which)].flatten(-2) for which in "qkv"]
+        return torch.cat([three[name].unflatten(-1, (blocks, -1)) for name in order], -1).flatten(
+            -2
+        )
+
+    if changes:
+        edit_output(block.self_attn.qkv_proj, change_parts)
+
+
+def _split(whole: torch.Tensor, lm: Any) -> list[torch.Tensor]:
+    """Queries, keys and values from the output of a projection that has all three."""
+    queries, keys = head_count(lm), key_head_count(lm)
+    blocks, order = _arrangement(lm)
+    size = whole.shape[-1] // (queries + 2 * keys) // blocks
+    widths = {"q": queries * size, "k": keys * size, "v": keys * size}  # in each block
+    parts = whole.unflatten(-1, (blocks, -1)).split([widths[which] for which in order], -1)
+    return [parts[order.index(which)].flatten(-2) for which in "qkv"]
 
 
 def _arrangement(lm: Any) -> tuple[int, str]:
@@ -69,8 +88,12 @@ def _is_fused(block: Any) -> bool:
     return has_name(block, "self_attn.qkv_proj")
 
 
-#: The row of the site "v".
-VALUES = Projection("v", "key")
+#: The rows of the sites "q", "k" and "v".
+PROJECTIONS = {
+    "q": Projection("q", "query"),
+    "k": Projection("k", "key"),
+    "v": Projection("v", "key"),
+}
 
 
 class HeadNorm(Port):
@@ -196,7 +219,9 @@ class Pattern(Stream):
         if hasattr(attention, "pattern"):
             edit_output(attention.pattern, change)
             return
-        values = VALUES.read(lm, layer).unflatten(-1, (key_head_count(lm), -1)).transpose(1, 2)
+        values = (
+            PROJECTIONS["v"].read(lm, layer).unflatten(-1, (key_head_count(lm), -1)).transpose(1, 2)
+        )
         if hasattr(attention, "attends"):  # outputs z and the weights, before the projection
             z, weights, *rest = attention.attends.output
             new, change_of_z = self._changed(weights, values, z, change)

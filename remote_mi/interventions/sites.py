@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.attention_sites import (
-    VALUES,
+    PROJECTIONS,
     HeadNorm,
     HeadOut,
     Pattern,
-    Projection,
 )
 from remote_mi.interventions.mlp_sites import ExpertWeights, GateOrUp, Inlet
 from remote_mi.interventions.model_info import head_count, info, key_head_count
@@ -65,9 +64,9 @@ SITES: dict[str, Any] = {
     "resid_pre": Stream(0),
     "attn_in": Inlet("attn_in", prefix=False),
     "mixer_in": Inlet("mixer_in", prefix=False),
-    "q": Projection("q", "query"),
-    "k": Projection("k", "key"),
-    "v": VALUES,
+    "q": PROJECTIONS["q"],
+    "k": PROJECTIONS["k"],
+    "v": PROJECTIONS["v"],
     "q_normed": HeadNorm("q_normed", "query"),
     "k_normed": HeadNorm("k_normed", "key"),
     "q_rotated": Operation("q_rotated", "scoring", "query"),
