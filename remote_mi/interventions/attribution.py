@@ -100,7 +100,11 @@ def correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     one of the maps is flat.
     """
     rows = torch.stack([one.flatten(), other.to(one.device).flatten()]).double()
-    return torch.corrcoef(rows[:, rows.isfinite().all(0)])[0, 1]
+    known = rows.isfinite().all(0)  # as a factor: what is selected has no size beforehand
+    rows = torch.where(known, rows, 0.0)
+    rows = torch.where(known, rows - rows.sum(1, keepdim=True) / known.sum(), 0.0)
+    products = rows @ rows.T
+    return (products[0, 1] / (products[0, 0] * products[1, 1]).sqrt()).clamp(-1, 1)
 
 
 def embeddings(lm: Any, prompt: Prompt) -> torch.Tensor:

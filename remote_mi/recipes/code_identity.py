@@ -37,6 +37,8 @@ EARLIER_SCHEMA_NOTE = (
 _PACKAGE = Path(__file__).resolve().parents[1]
 KIT = "remote_mi.interventions"
 N = TypeVar("N", bound=ast.AST)
+#: Names that are read, each with the attributes accessed on it; None if it is used by itself, too.
+_Names = list[tuple[str, set[str] | None]]
 
 
 def code_digest(path: Path, function: str, project: Path) -> str:
@@ -98,18 +100,22 @@ class _Module:
     imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
-    _bare: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    _parts: dict[str, tuple[str, _Names]] = field(default_factory=dict)
 
-    @functools.cached_property
-    def effects_bare(self) -> list[ast.stmt]:
-        """`effects` without docstrings."""
-        return [strip_docstrings(node) for node in self.effects]
+    def part(self, symbol: str) -> tuple[str, _Names]:
+        """The normalised source of a symbol's definitions, and the names that these read.
 
-    def definitions(self, symbol: str) -> list[ast.stmt]:
-        """The statements that define a symbol, without docstrings, computed on demand."""
-        if symbol not in self._bare:
-            self._bare[symbol] = [strip_docstrings(node) for node in self.symbols[symbol]]
-        return self._bare[symbol]
+        Computed once for a file: a process that runs many jobs needs them in every key.
+
+        Args:
+            symbol: "" for what the file does on import.
+        """
+        if symbol not in self._parts:
+            given = self.symbols[symbol] if symbol else self.effects
+            nodes = [strip_docstrings(node) for node in given]
+            text = "\n".join(normalised_source(node) for node in nodes)
+            self._parts[symbol] = (text, names_in(nodes))
+        return self._parts[symbol]
 
 
 class Closure:
@@ -163,20 +169,19 @@ class Closure:
             if symbol not in module.imports:
                 self._follow_stars(module, symbol)
             return
-        nodes = module.definitions(symbol)
-        self.parts[label] = "\n".join(normalised_source(node) for node in nodes)
-        self._reach(module, nodes)
+        self.parts[label], names = module.part(symbol)
+        self._reach(module, names)
         effects = f"{module.name}:"
         if module.effects and effects not in self.parts:
-            self.parts[effects] = "\n".join(normalised_source(node) for node in module.effects_bare)
-            self._reach(module, module.effects_bare)
+            self.parts[effects], names = module.part("")
+            self._reach(module, names)
 
     def visit_all(self, module: _Module) -> None:
         for symbol in module.symbols:
             self.visit(module, symbol)
 
-    def _reach(self, module: _Module, nodes: list[ast.stmt]) -> None:
-        for name, attributes in names_in(nodes):
+    def _reach(self, module: _Module, names: _Names) -> None:
+        for name, attributes in names:
             # Both, as an import inside a function may hide a name of the file.
             if name in module.symbols:
                 self.visit(module, name)
@@ -274,7 +279,7 @@ def _assigned_names(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterato
                 yield part.id
 
 
-def names_in(nodes: list[ast.stmt]) -> list[tuple[str, set[str] | None]]:
+def names_in(nodes: list[ast.stmt]) -> _Names:
     """Every name read, with the attributes accessed on it; None if it is also used by itself."""
     attributes: dict[str, set[str] | None] = {}
     owners: set[int] = set()

@@ -35,8 +35,10 @@ COLUMNS = [*FAMILIES, *ENCODERS, "bert-headless"]
 
 def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
     """Nothing if it works, else the reason it is refused; FAILED and the error for all else."""
-    over = catalog.find(recipe, Path.cwd()).over
-    pairs = examples_for(over)
+    card = catalog.find(recipe, Path.cwd())
+    # Two, of different lengths: what runs on these runs on more. Probes and folds need four.
+    few = card.over in ("pair", "prompt") and not card.analysis
+    pairs = examples_for(card.over, 2 if few else 4)
     try:
         result = mi.run(recipe, model=str(folder), **({"pairs": pairs} if pairs else {}), **given)
     except RemoteMIError as error:

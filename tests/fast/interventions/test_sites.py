@@ -22,6 +22,7 @@ from remote_mi.interventions import (
     run,
     sweep,
 )
+from remote_mi.interventions.forward import is_empty
 from remote_mi.interventions.ports import name_layers
 from remote_mi.interventions.readout import logits, skip_unembedding
 from remote_mi.interventions.sites import SITES, part_count
@@ -69,6 +70,7 @@ def having(family, site):
         "mlp_hidden": ("mixtral", "gpt-oss"),
         "q_rotated": ("gpt2", "opt", "bert"),
         "q_normed": [f for f in (*FAMILIES, *ENCODERS) if f not in NORMED],
+        "other_out": (*FAMILIES, *ENCODERS),
         "router_logits": [f for f in (*FAMILIES, *ENCODERS) if f not in EXPERTS],
     }
     alike: dict[str, str] = {
@@ -134,10 +136,13 @@ def test_it_is_read_as_a_hook_reads_it(model, site):
     if len(layers) < LAYERS and site not in ONCE:
         have = {0: "", 1: "; layer 1 has it", 2: "; layers 0, 2 have it"}[len(layers)]
         with pytest.raises(ValueError, match=f"{site} does not exist here.*{have}$"):
-            within(model.lm, run, model.pair.clean, site)
+            within(model.lm, run, model.pair.clean, site, layers=list(range(LAYERS)))
     if not layers:
+        with pytest.raises(ValueError, match=f"{site} does not exist here"):
+            within(model.lm, run, model.pair.clean, site)
         return
-    got = within(model.lm, run, model.pair.clean, site, layers=layers).values
+    got = within(model.lm, run, model.pair.clean, site).values
+    assert [layer for layer, value in enumerate(got) if not is_empty(value)] == layers
     for layer, expected in captured(model, CLEAN, site).items():
         torch.testing.assert_close(got[layer], expected, atol=1e-5, rtol=1e-4)
         assert expected.abs().max() > 1e-3
@@ -297,7 +302,7 @@ def test_only_the_chosen_layers_are_kept(tiny_llama):
     for site in ("resid_pre", "mlp_out"):
         every = within(lm, run, prompt, site).values
         some = within(lm, run, prompt, site, layers=[1]).values
-        assert some[0].numel() == 0 and len(some) == 2
+        assert is_empty(some[0]) and is_empty(some[2]) and len(some) == 3
         torch.testing.assert_close(some[1], every[1])
 
 
