@@ -30,7 +30,7 @@ from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
-from remote_mi.store.verdict import ControlTest, Verdict
+from remote_mi.store.verdict import SET, ControlTest, Verdict
 
 
 @dataclass
@@ -312,7 +312,9 @@ class _Assembly:
         drawn = np.broadcast_to(drawn, (len(effect), drawn.shape[1], *rest))
         unit, clusters = self.unit, self._clusters_of(effect)
         shared = self.card.shared.get(control)
-        if shared is not None and many:
+        if shared == SET:  # more examples would not be more draws
+            clusters, unit = [0] * len(effect), SET
+        elif shared is not None and many:
             clusters, unit = self._samples(shared).astype(int).tolist(), shared
         if paired and not many:
             unit = DRAW

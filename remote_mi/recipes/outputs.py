@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 #: The dimension of replicates; estimates are means over it.
 DRAW = "draw"
+#: What all examples together are called, as the unit of what belongs to none of them alone.
+SET = "set"
 #: Dimensions whose coordinates are the tokens of a prompt.
 POSITIONS = ("position", "query", "key")
 
