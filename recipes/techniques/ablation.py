@@ -54,6 +54,8 @@ def ablation(
     metric: Metric = "logit_diff",
     reference: Prompts | None = None,
     average: Average = "all",
+    positions: list[str] | None = None,
+    layers: list[int] | None = None,
     window: Annotated[int, Range(1, 1000)] = 1,
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
@@ -61,7 +63,8 @@ def ablation(
     """How much the answer depends on what a layer writes, at one position and at all of them.
 
     Run the clean prompt with the activation of a site in one layer replaced by v, at one position
-    or at all, and read the metric m at the answer's position and the loss of the prompt.
+    (or at several at once, see `positions`) or at all, and read the metric m at the answer's
+    position and the loss of the prompt.
 
         mean:      v[l]    = mean of the site over all positions of all reference prompts, or over
                              all but the first (average=after_first), or
@@ -104,6 +107,9 @@ def ablation(
             heads' outputs, or the MLP's neurons; or another site that `remote-mi models sites`
             draws.
         metric: what is measured at the answer's position.
+        positions: cells in place of single positions: labels (all tokens of one at once), positions'
+            numbers, or all (every position at once); by default each position is a cell.
+        layers: the layers that are measured, e.g. 4-8,12; by default all.
         window: how many layers are replaced at once, around the layer of the cell.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
@@ -113,7 +119,8 @@ def ablation(
     put = means.at(pair.clean) if kind == "mean" else put
     of_metric, both = measure(lm, metric, pair), measure(lm, (metric, "loss"), pair)
     given: dict[str, Any] = {"control": control_draws, "seed": seed, "window": window}
-    each = sweep(lm, base, site, put, of_metric, by="position", **given)
+    given["layers"] = layers
+    each = sweep(lm, base, site, put, of_metric, by="position", at=pair.cells(positions), **given)
     whole = sweep(lm, base, site, put, both, by="layer", **given)
     clean, clean_loss = both(base.hidden)[0]
     return {

@@ -47,6 +47,7 @@ def head_ablation(
     kind: Literal["mean", "zero", "resample"] = "mean",
     reference: Prompts | None = None,
     average: Average = "all",
+    layers: list[int] | None = None,
     metric: Metric = "logit_diff",
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
@@ -85,13 +86,15 @@ def head_ablation(
     leaving its distribution (resample is nearest to it). A head without an effect can still matter:
     backup heads and later layers make up for it. Effects of single heads need not add, nor do they
     say what the head does.
-    Not implemented: several heads at once (`set_ablation`), single positions of a head.
+    Not implemented: several heads at once (`set_ablation`), single positions of a head
+    (`heads_by_position`).
 
     Args:
         kind: what replaces the head's output.
         reference: the prompts that a mean is over, of a phenomenon or a file; by default the clean
             prompts of the set.
         average: over all positions, over all but the first, or at each position its own.
+        layers: the layers whose heads are measured, e.g. 4-8,12; by default all.
         metric: what is measured at the answer's position.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
@@ -100,7 +103,8 @@ def head_ablation(
     put = run(lm, pair.corrupt, "head_z") if kind == "resample" else 0.0
     put = means.at(pair.clean) if kind == "mean" else put
     both = measure(lm, (metric, "loss"), pair)
-    found = sweep(lm, base, "head_z", put, both, by="head", control=control_draws, seed=seed)
+    given: dict[str, Any] = {"layers": layers, "control": control_draws, "seed": seed}
+    found = sweep(lm, base, "head_z", put, both, by="head", **given)
     clean, clean_loss = both(base.hidden)[0]
     return {
         "effect": found.effect[..., 0],

@@ -29,7 +29,15 @@ from remote_mi.jobs.number_notes import gap_notes, non_finite_notes
 from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
+from remote_mi.recipes.outputs import (
+    DRAW,
+    POSITIONS,
+    Output,
+    Ratio,
+    chosen_cells,
+    coordinates,
+    position_problem,
+)
 from remote_mi.store.verdict import SET, ControlTest, Verdict
 
 
@@ -152,7 +160,7 @@ class _Assembly:
         """Refuse an output whose entries cannot be told to which tokens they belong."""
         output = self.card.returns[name]
         shape, tokens = values.shape[: len(output.dims)], len(self.parts[index].tokens)
-        if problem := position_problem(output, shape, tokens):
+        if problem := position_problem(output, shape, tokens, self.parameters):
             raise RunFailed(
                 f"recipe {self.card.name!r}: output {name!r} of prompt {index + 1} {problem}",
                 "return one entry for each token, NaN where there is none; or name the dimension "
@@ -199,7 +207,7 @@ class _Assembly:
     def _align(self, output: Output, name: str, index: int) -> np.ndarray:
         values = np.asarray(self.parts[index].arrays[name])
         for axis, dim in enumerate(output.dims):
-            if dim in POSITIONS:
+            if dim in POSITIONS and not chosen_cells(dim, self.parameters):
                 values = np.take(values, self.positions[index], axis)
         return values
 

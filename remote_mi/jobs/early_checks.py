@@ -34,6 +34,7 @@ def check_before_loading(job: Job) -> None:
     _check_folds(job)
     _check_gradient(job)
     _check_parts(job)
+    _check_positions(job)
 
 
 def _check_layers(job: Job) -> None:
@@ -103,6 +104,18 @@ def _check_parts(job: Job) -> None:
                 count_others(grouped_parts(parts, []), {PART_SITES[what]: count})
         except ValueError as error:
             raise UsageError(f"parameter {name!r}: {error}", f"e.g. -p {name}=9.6,9.9") from None
+
+
+def _check_positions(job: Job) -> None:
+    """Refuse labels of positions that a prompt does not have."""
+    for name in job.parameters.get("positions") or ():
+        for index, example in enumerate(job.prompts.examples):
+            known = sorted({*example.labels, "all", "end"})
+            if name not in known and not name.isdecimal():
+                raise UsageError(
+                    f"parameter 'positions': prompt {index + 1} has no label {name!r}",
+                    f"it has {', '.join(known)}, and positions by their number",
+                )
 
 
 def _check_gradient(job: Job) -> None:

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import NotFound, UsageError, nearest
 from remote_mi.common.text import counted
 from remote_mi.prompts.choice import PromptChoice
@@ -43,6 +44,8 @@ def resolve_prompts(name: str, given: Any, project: Path) -> dict[str, Any]:
         if isinstance(given, str):
             examples, origin = _named(given, project), given
         else:
+            if odd := [one for one in given if not isinstance(one, (str, Mapping))]:
+                raise UsageError(f"{shown(odd[0])} is neither a text nor an object with a prompt")
             records = [{"prompt": one} if isinstance(one, str) else one for one in given]
             examples = [_side(one, "clean") for one in _chosen(project, pairs=records).examples]
             origin = f"{_LIST}{counted(len(examples), 'prompt')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Hashable
@@ -12,6 +13,8 @@ from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.common.text import encoding_problem
 
+#: The most numbers that a span stands for.
+_MOST_OF_A_SPAN = 10_000
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
 
@@ -65,7 +68,7 @@ class Param:
             "int": "a whole number",
             "float": "a number",
             "bool": "true or false",
-            "ints": "whole numbers, e.g. 1,2,3",
+            "ints": "whole numbers, e.g. 1,2,3 or 4-8",
             "floats": "numbers, e.g. 0.5,1",
             "strs": "texts, e.g. a,b",
         }[self.kind]
@@ -105,6 +108,8 @@ class Param:
         if self.kind in ("ints", "floats", "strs"):
             parts = value.split(",") if isinstance(value, str) else list(value)
             convert = {"ints": _to_int, "floats": float, "strs": _to_text}[self.kind]
+            if self.kind == "ints":
+                parts = [number for part in parts for number in _spanned(part)]
             return [convert(part) for part in parts]
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -132,6 +137,15 @@ class Param:
 
 def _to_int(value: Any) -> int:
     return int(value) if int(value) == float(value) else _fail()
+
+
+def _spanned(part: Any) -> list[Any]:
+    """The numbers of a span, "4-8", both ends included; anything else as it is."""
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part) if isinstance(part, str) else None
+    if match is None:
+        return [part]
+    low, high = int(match[1]), int(match[2])
+    return list(range(low, high + 1)) if low <= high < low + _MOST_OF_A_SPAN else _fail()
 
 
 def _to_text(value: Any) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import remote_mi as mi
-from remote_mi.common.errors import UsageError
+from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.interventions.part_sets import PartSet, random_sets
 
@@ -148,9 +148,9 @@ def test_the_place_and_the_p_value_are_those_of_the_means_over_the_pairs(project
     sizes = np.abs(np.mean([found.arrays[f"effect_by_set@{i}"] for i in range(3)], 0))
     place = 1 + int((sizes[1:] >= sizes[0]).sum())
     assert float(found["place"].values) == place
-    assert float(found["p"].values) == pytest.approx(place / 25)
-    assert float(found["smallest_p"].values) == pytest.approx(1 / 25)
-    assert float(found.arrays["effect:p"]) == pytest.approx(place / 25)
+    assert float(found["p"].values) == pytest.approx(place / len(sizes))
+    assert float(found["smallest_p"].values) == pytest.approx(1 / len(sizes))
+    assert float(found.arrays["effect:p"]) == pytest.approx(place / len(sizes))
     assert found["effect_by_set"].coords["set"][0] == "the set"
 
 
@@ -194,7 +194,9 @@ def test_a_mean_at_each_position_takes_only_prompts_with_the_labels_in_the_same_
         for some in ([alike], [alike, elsewhere])
     )
     torch.testing.assert_close(one, two, atol=0, rtol=0)
-    with pytest.raises(ValueError, match="none of the 1 reference prompts but itself has its label"):
+    with pytest.raises(
+        ValueError, match="none of the 1 reference prompts but itself has its label"
+    ):
         ran(llama.lm, "head_ablation", [own], reference=[elsewhere], **given)
     with pytest.raises(ValueError, match=f"has its {len(ids)} tokens"):
         ran(llama.lm, "head_ablation", [own], reference=[Prompt(ids[1:], {}, None)], **given)
@@ -219,9 +221,9 @@ def test_reference_prompts_are_in_the_key_as_texts_and_by_name_in_what_is_shown(
     assert [p["clean"] for p in job.parameters["reference"]["prompts"]] == texts
     same = mi.job("head_ablation", **given, reference=lists, average="all")
     assert same.key == other.key and mi.job("head_ablation", **given, average="all").key != same.key
-    code, out, err = cli("reproduce", named.folder)
+    code, _, err = cli("reproduce", named.id8)
     assert code == 0, err
-    code, out, err = cli("report", named.folder, "--format", "md", "-o", "r.md")
+    code, _, err = cli("report", named.id8, "--format", "md", "-o", "r.md")
     assert CORRUPT in (project / "r.md").read_text(), err
 
 
@@ -240,7 +242,7 @@ MISTAKES = [
     ({"heads": "1.1", "reference": "ioi,class=x"}, "ioi has no prompts of class 'x'", "it has"),
     ({"heads": "1.1", "reference": "no.jsonl"}, "'reference': cannot read no.jsonl", ""),
     ({"heads": "1.1", "reference": []}, "'reference': .* is not a phenomenon", ""),
-    ({"heads": "1.1", "reference": ["a b", 3]}, "'reference': .*is not an object", ""),
+    ({"heads": "1.1", "reference": ["a b", 3]}, "'reference': 3 is neither a text nor", ""),
     ({"heads": "1.1", "reference": ["a"], "average": "most"}, "'average': 'most' is not", ""),
 ]
 
@@ -249,6 +251,6 @@ MISTAKES = [
 def test_a_set_or_a_reference_that_cannot_be_is_refused_in_one_line(
     project, tiny_llama, given, said, hint
 ):
-    with pytest.raises((UsageError, mi.NotFound), match=said) as refused:
+    with pytest.raises((UsageError, NotFound), match=said) as refused:
         mi.run("set_ablation", model=str(tiny_llama), **MARY, **given)
     assert hint in (refused.value.hint or "") and "\n" not in refused.value.message
