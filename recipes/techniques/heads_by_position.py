@@ -39,6 +39,7 @@ def heads_by_position(
     pair: Pair,
     means: Any,
     *,
+    site: Literal["head_z", "q", "k", "v"] = "head_z",
     kind: Literal["denoise", "resample", "mean", "zero"] = "denoise",
     reference: Prompts | None = None,
     average: Average = "all",
@@ -51,7 +52,8 @@ def heads_by_position(
     """At which position which attention head carries what the answer depends on.
 
     Run the base prompt with one head's output (head_z: what that query head hands to the output
-    projection) replaced by v at one position, and read the metric m at the answer's position.
+    projection), or its queries, keys or values, replaced by v at one position, and read the metric
+    m at the answer's position.
 
         denoise:   base: the corrupt prompt; v[p] = the head in the clean prompt, at the position
         resample:  base: the clean prompt;   v[p] = the head in the corrupt prompt, at the position
@@ -76,6 +78,8 @@ def heads_by_position(
     Single effects need not add; backup heads hide those that are needed.
 
     Args:
+        site: what of a head is replaced; k and v are those of key heads, which query heads may
+            share.
         kind: what replaces the head's output, and in which prompt.
         reference: the prompts that a mean is over, of a phenomenon or a file; by default the clean
             prompts of the set.
@@ -90,12 +94,12 @@ def heads_by_position(
     direction = "denoise" if kind == "denoise" else "noise"
     base, other = pair.base_and_other(direction)
     of_answer = measure(lm, metric, pair)
-    here, there = run(lm, base), run(lm, other, "head_z", layers=layers)
+    here, there = run(lm, base), run(lm, other, site, layers=layers)
     put = there if kind in ("denoise", "resample") else 0.0
     put = means.at(base) if kind == "mean" else put
     given: dict[str, Any] = {"layers": layers, "control": control_draws, "seed": seed}
     given["at"] = pair.cells(positions)
-    found = sweep(lm, here, "head_z", put, of_answer, by="head_position", **given)
+    found = sweep(lm, here, site, put, of_answer, by="head_position", **given)
     clean = there if kind == "denoise" else here
     return {
         "effect": found.effect,
@@ -106,9 +110,9 @@ def heads_by_position(
 
 
 def means_of_set(
-    lm: Any, pairs: list[Pair], *, kind: str, reference: Any, average: Average, **_: Any
+    lm: Any, pairs: list[Pair], *, kind: str, site: str, reference: Any, average: Average, **_: Any
 ) -> Any:
     """What a mean is over: the reference prompts, or all clean prompts; None for another kind."""
     if kind != "mean":
         return None
-    return mean_activations(lm, reference or [p.clean for p in pairs], "head_z", of=average)
+    return mean_activations(lm, reference or [p.clean for p in pairs], site, of=average)

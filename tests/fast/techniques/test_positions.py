@@ -126,7 +126,7 @@ def test_cells_are_named_in_results_averaged_over_templates_and_read_again(proje
     again = mi.load_run(found.id8)
     assert again.each("effect")[3].coords["position"] == ["[s2]", "[all]"]
     assert "[s2]" in str(again)
-    assert again.holds("effect", at={"position": "[s2]"}, every="< 1000").holds
+    assert again.holds("effect", at={"position": "[s2]"}, every="< 1000")
 
 
 @pytest.mark.parametrize(
