@@ -223,7 +223,8 @@ def test_reference_prompts_are_in_the_key_as_texts_and_by_name_in_what_is_shown(
     assert same.key == other.key and mi.job("head_ablation", **given, average="all").key != same.key
     code, _, err = cli("reproduce", named.id8)
     assert code == 0, err
-    code, _, err = cli("report", named.id8, "--format", "md", "-o", "r.md")
+    code, _, err = cli("report", named.id8, "-o", "r.md")
+    assert code == 0, err
     assert CORRUPT in (project / "r.md").read_text(), err
 
 
