@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,16 @@ import pytest
 import torch
 
 import remote_mi as mi
+from remote_mi.backends.base import Work
+from remote_mi.backends.dry_run import expected_outputs
+from remote_mi.backends.ndif.source_checks import check_source
 from remote_mi.common.errors import NotFound, UsageError
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.interventions.part_sets import PartSet, random_sets
+from remote_mi.recipes import catalog, loading
 
 from ...conftest import MARY
+from ..backends.test_preflight import SERVER, weightless
 from .test_ablation import HEADS, LAYERS, captured, made, measured, ran
 
 FAMILIES = ("llama", "gpt2", "neox", "gemma2", "qwen3", "bert")
@@ -202,6 +208,25 @@ def test_a_mean_at_each_position_takes_only_prompts_with_the_labels_in_the_same_
         ran(llama.lm, "head_ablation", [own], reference=[Prompt(ids[1:], {}, None)], **given)
     with pytest.raises(ValueError, match="but itself"):
         ran(llama.lm, "head_ablation", [own], **given)
+
+
+@pytest.mark.parametrize("recipe", ["heads_by_position", "head_ablation"])
+def test_the_shapes_are_known_before_it_is_sent(tiny, llama, recipe):
+    card = catalog.find(recipe, Path())
+    given = card.resolve({"kind": "mean"})
+    function = loading.load_function(card, Path())
+    assert check_source(card, function, Path(), SERVER) == []
+    work = Work(card, function, llama.pairs[:1], given, "key", together=llama.pairs)
+    found = expected_outputs(weightless(tiny("llama")), work)
+    assert found.outputs is not None, found.reason
+    outputs = ran(llama.lm, recipe, llama.pairs, **given)
+    for name, values in outputs.items():
+        assert found.outputs[0][name][0] == tuple(values[0].shape), name
+
+
+def test_sets_can_be_sent(tiny):
+    card = catalog.find("set_ablation", Path())
+    assert check_source(card, loading.load_function(card, Path()), Path(), SERVER) == []
 
 
 CORRUPT = "ioi_abc:store,n=3,side=corrupt"
