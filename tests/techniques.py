@@ -9,24 +9,45 @@ from remote_mi.jobs.recipe_check.examples import examples_for
 __all__ = ["SUBJECT", "TECHNIQUES", "examples_for"]
 
 SUBJECT = {"subject_start": 1, "subject_end": 3}
+#: Prompts of as many tokens as the examples have, for means.
+REFERENCE = "ioi_abc,n=6,side=corrupt"
 #: Recipe → its variants, each as keyword arguments of `remote_mi.run` beside model and prompts.
 TECHNIQUES: dict[str, list[dict[str, Any]]] = {
-    "ablation": [{"kind": "mean"}, {"kind": "zero", "site": "mlp_out"}, {"kind": "resample"}],
-    "activation_patching": [{}, {"site": "mlp_out"}, {"site": "attn_out", "direction": "noise"}],
+    "ablation": [
+        {"kind": "mean"},
+        {"kind": "zero", "site": "mlp_out"},
+        {"kind": "resample"},
+        {"reference": REFERENCE, "average": "each", "positions": ["end", "all"], "layers": [0, 2]},
+    ],
+    "activation_patching": [
+        {},
+        {"site": "mlp_out"},
+        {"site": "attn_out", "direction": "noise"},
+        {"positions": ["end", "3"], "layers": [1]},
+    ],
     "attention_patterns": [{}],
     "attribution_patching": [{}, {"site": "mlp_out", "compare": "exact"}],
     "baseline": [{}],
     "causal_tracing": [{**SUBJECT, "draws": 2}, {**SUBJECT, "site": "mlp_out", "window": 2}],
     "direct_logit_attribution": [{}],
-    "head_ablation": [{}],
+    "head_ablation": [{}, {"reference": REFERENCE, "average": "after_first"}],
     "head_attribution": [{}],
     "head_detectors": [{"sequences": 3, "length": 6}],
     "head_patching": [{}, {"direction": "noise"}],
+    "heads_by_position": [
+        {"positions": ["end", "3"], "control_draws": 1},
+        {"kind": "mean", "reference": REFERENCE, "layers": [1], "site": "v"},
+    ],
     "integrated_gradients": [{"steps": 8}],
     "linear_probe": [{"folds": 2}],
     "logit_lens": [{}],
     "path_patching": [{}, {"to": ["1.1.q", "1.0.v"], "mlps": "frozen"}],
     "patchscopes": [{"inspection": "When Mary and John went to", "steps": 2}],
     "saliency": [{}],
+    "set_ablation": [
+        {"heads": ["0.1", "2.2"], "control_sets": 5},
+        {"heads": ["0.1"], "neurons": ["1.5"], "kind": "denoise", "control_sets": 5},
+        {"heads": ["1.3"], "replaced": "rest", "reference": REFERENCE, "control_sets": 3},
+    ],
     "steering": [{"steps": 2, "coefficients": [1.0, 2.0]}],
 }

@@ -31,14 +31,17 @@ def activation_patching(
     site: Site = "resid_pre",
     direction: Direction = "denoise",
     metric: Metric = "logit_diff",
+    positions: list[str] | None = None,
+    layers: list[int] | None = None,
     window: Annotated[int, Range(1, 1000)] = 1,
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Which layer and position carries what distinguishes the clean from the corrupt prompt.
 
-    Run the base prompt with the activation of one site, one layer and one position replaced by
-    that of the other prompt, and read the metric m at the answer's position.
+    Run the base prompt with the activation of one site, one layer and one position (or of several
+    positions at once, see `positions`) replaced by that of the other prompt, and read the metric m
+    at the answer's position.
 
         denoise:  effect[l, p] = m(corrupt run, clean activation at l, p) − m(corrupt run)
         noise:    effect[l, p] = m(clean run, corrupt activation at l, p) − m(clean run)
@@ -60,7 +63,6 @@ def activation_patching(
     shows what suffices to bring the answer back, noise what it needs; one does not imply the other,
     and backups hide what noise would show. Single cells need not add.
     A window of w layers at l begins at layer l − ⌊w/2⌋, cut off at the model's ends.
-    Not implemented: patching several positions at once.
 
     Args:
         site: what is patched: the stream before, in or after a block, what attention or the MLP
@@ -68,14 +70,19 @@ def activation_patching(
             that `remote-mi models sites` draws.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
         metric: what is measured at the answer's position, in nats, or a probability.
+        positions: cells in place of single positions: labels (all tokens of one at once), positions'
+            numbers, or all (every position at once); by default each position is a cell.
+        layers: the layers that are measured, e.g. 4-8,12; by default all.
         window: how many layers are patched at once, around the layer of the cell.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
     base, other = pair.base_and_other(direction)
-    put, of_answer = run(lm, other, site), measure(lm, metric, pair)
+    put = run(lm, other, site, layers=layers if window == 1 else None)
+    of_answer = measure(lm, metric, pair)
+    where: dict[str, Any] = {"at": pair.cells(positions), "layers": layers, "window": window}
     random: dict[str, Any] = {"control": control_draws, "seed": seed}
-    found = sweep(lm, base, site, put, of_answer, by="position", window=window, **random)
+    found = sweep(lm, base, site, put, of_answer, by="position", **where, **random)
     return {
         "effect": found.effect,
         "control": found.control,

@@ -16,6 +16,7 @@ from remote_mi.interventions import (
     changes,
     correlation,
     gradients,
+    info,
     measure,
     random_like,
     run,
@@ -46,6 +47,8 @@ def attribution_patching(
     *,
     site: Site = "resid_pre",
     direction: Direction = "denoise",
+    positions: list[str] | None = None,
+    layers: list[int] | None = None,
     metric: Metric = "logit_diff",
     compare: Literal["none", "exact"] = "none",
     control_draws: Annotated[int, Range(0, 1000)] = 20,
@@ -85,6 +88,10 @@ def attribution_patching(
             adds, queries, keys, values or heads' outputs, or the MLP's neurons; or another site
             that `remote-mi models sites` draws.
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
+        positions: cells in place of single positions: labels (all tokens of one at once), positions'
+            numbers, or all (every position at once), each the sum of its positions' estimates; by
+            default each position is a cell.
+        layers: the layers that are measured, e.g. 4-8,12; by default all.
         metric: what is measured where the answer is read, in nats, or a probability.
         compare: "exact" also runs activation_patching and computes the correlation with it.
         control_draws: random directions of the control.
@@ -94,15 +101,21 @@ def attribution_patching(
     of_answer = measure(lm, metric, pair)
     base, other = gradients(lm, of_base, site, of_answer), run(lm, of_other, site)
     generator = torch.Generator().manual_seed(seed)
-    moved = changes(lm, base, other), base.gradients
+    generator, cells = torch.Generator().manual_seed(seed), pair.cells(positions)
+    moved = [changes(lm, base, other), base.gradients]
+    if layers is not None:
+        moved = [[values[i] for i in info(lm).chosen(layers)] for values in moved]
+
+    def of_cells(change: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return added_up((change * gradient)[0].sum(-1), cells)
 
     def of_random(change: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        return (random_like(change, control_draws, generator) * gradient)[:, 0].sum(-1)
+        random = random_like(change, control_draws, generator) * gradient
+        return added_up(random[:, 0].sum(-1), cells)
 
-    effect = by_layer(lambda change, gradient: (change * gradient)[0].sum(-1), *moved)
-    compared = torch.zeros(0)  # nothing to compare with
+    effect, compared = by_layer(of_cells, *moved), torch.zeros(0)  # nothing to compare with
     if compare == "exact":
-        exact = sweep(lm, of_base, site, other, of_answer).effect
+        exact = sweep(lm, of_base, site, other, of_answer, at=cells, layers=layers).effect
         compared = correlation(effect, exact)[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
     return {
@@ -112,3 +125,8 @@ def attribution_patching(
         "correlation": compared,
         **ends,
     }
+
+
+def added_up(by_position: torch.Tensor, cells: list[list[int]]) -> torch.Tensor:
+    """The sum over the positions of each cell, [..., cell], from [..., position]."""
+    return torch.stack([by_position[..., cell].sum(-1) for cell in cells], -1)

@@ -29,6 +29,7 @@ def head_patching(
     pair: Pair,
     *,
     direction: Direction = "denoise",
+    layers: list[int] | None = None,
     metric: Metric = "logit_diff",
     control_draws: Annotated[int, Range(0, 20)] = 1,
     seed: int = 0,
@@ -56,17 +57,19 @@ def head_patching(
     effect goes through all later layers. Everything is relative to the corrupt prompt. denoise
     shows which head suffices by itself, noise which one is needed by itself, and backup heads hide
     those that are. Single effects need not add.
-    Not implemented: path patching, single positions of a head.
+    Not implemented: path patching, single positions of a head (`heads_by_position`).
 
     Args:
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).
+        layers: the layers whose heads are measured, e.g. 4-8,12; by default all.
         metric: what is measured at the answer's position, in nats, or a probability.
         control_draws: random directions of equal distance to compare with; 0 for none.
         seed: of the random directions.
     """
     base, other = pair.base_and_other(direction)
-    put, of_answer = run(lm, other, "head_z"), measure(lm, metric, pair)
-    found = sweep(lm, base, "head_z", put, of_answer, by="head", control=control_draws, seed=seed)
+    put, of_answer = run(lm, other, "head_z", layers=layers), measure(lm, metric, pair)
+    given: dict[str, Any] = {"layers": layers, "control": control_draws, "seed": seed}
+    found = sweep(lm, base, "head_z", put, of_answer, by="head", **given)
     return {
         "effect": found.effect,
         "control": found.control,

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
-    from remote_mi.interventions.forward import by_layer, changes, mean_activations, run, stack
+    from remote_mi.interventions.forward import by_layer, changes, run, stack
     from remote_mi.interventions.generation import generate
+    from remote_mi.interventions.means import mean_activations
     from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
     from remote_mi.interventions.model_info import info
@@ -43,7 +44,15 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
-    from remote_mi.interventions.vocabulary import Direction, Metric, PromptText, Site
+    from remote_mi.interventions.together import replace_sets, sets_of_parts
+    from remote_mi.interventions.vocabulary import (
+        Average,
+        Direction,
+        Metric,
+        Prompts,
+        PromptText,
+        Site,
+    )
 
 _HOMES = {
     "attribution": [
@@ -56,8 +65,9 @@ _HOMES = {
     ],
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
-    "forward": ["by_layer", "changes", "mean_activations", "run", "stack"],
+    "forward": ["by_layer", "changes", "run", "stack"],
     "generation": ["generate"],
+    "means": ["mean_activations"],
     "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
     "model_info": ["info"],
@@ -67,17 +77,20 @@ _HOMES = {
     "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
-    "vocabulary": ["Direction", "Metric", "PromptText", "Site"],
+    "together": ["replace_sets", "sets_of_parts"],
+    "vocabulary": ["Average", "Direction", "Metric", "PromptText", "Prompts", "Site"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Average",
     "Direction",
     "Metric",
     "Pair",
     "Port",
     "Prompt",
     "PromptText",
+    "Prompts",
     "Site",
     "by_layer",
     "changes",
@@ -102,9 +115,11 @@ __all__ = [
     "read",
     "receive",
     "receivers",
+    "replace_sets",
     "rows_that_fit",
     "run",
     "send",
+    "sets_of_parts",
     "stack",
     "sweep",
     "token_losses",

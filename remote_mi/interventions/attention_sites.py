@@ -24,11 +24,11 @@ class Projection(Port):
         self.which = which
 
     def why_not(self, lm: Any, layer: int) -> str:
-        return "" if _is_fused(lm.layers[layer]) else super().why_not(lm, layer)
+        return "" if _is_fused(lm.layers[layer]) else Port.why_not(self, lm, layer)
 
     def _module(self, lm: Any, layer: int) -> Any:
         block = lm.layers[layer]
-        return block.self_attn.qkv_proj if _is_fused(block) else super()._module(lm, layer)
+        return block.self_attn.qkv_proj if _is_fused(block) else Port._module(self, lm, layer)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         if not any(_is_fused(block) for block in lm.layers):
@@ -107,7 +107,7 @@ class HeadNorm(Port):
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         if tensor.dim() != 4:
-            return super().view(tensor, lm, rows)
+            return Port.view(self, tensor, lm, rows)
         return (tensor.transpose(1, 2) if self._is_heads_first(lm) else tensor).flatten(2)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
@@ -133,7 +133,7 @@ class HeadOut(Port):
         super().__init__("self_attn.o_proj", "output", "query", "head_out")
 
     def why_not(self, lm: Any, layer: int) -> str:
-        reason = super().why_not(lm, layer)
+        reason = Port.why_not(self, lm, layer)
         return reason or ("" if fact(lm.layers[layer], "heads", 0) else "its heads are not known")
 
     def read(self, lm: Any, layer: int) -> torch.Tensor:

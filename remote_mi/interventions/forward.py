@@ -134,29 +134,6 @@ def _read_all(
     return read, lm.ln_final.output
 
 
-def mean_activations(
-    lm: Any,
-    prompts: Sequence[Prompt],
-    site: str | Stream,
-    *,
-    layers: Sequence[int] | None = None,
-) -> list[torch.Tensor]:
-    """The mean activation of each layer over all positions of all prompts, [width], float32.
-
-    Every position of every prompt has the same weight.
-
-    Args:
-        layers: whose; None for all that have the site. Those of the others are empty.
-    """
-    totals: list[torch.Tensor] = []
-    for prompt in prompts:
-        read = run(lm, prompt, site, layers=layers).values
-        sums = [x if is_empty(x) else x[0].float().sum(0) for x in read]
-        totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
-    positions = sum(len(prompt.ids) for prompt in prompts)
-    return [total / positions for total in totals]
-
-
 def first_difference(lm: Any, one: Run, other: Run) -> int:
     """The first position at which activations of two runs can differ; the length if none can.
 

@@ -44,14 +44,14 @@ class GateOrUp(Port):
         self.which = which
 
     def why_not(self, lm: Any, layer: int) -> str:
-        return "" if _is_fused(lm.layers[layer]) else super().why_not(lm, layer)
+        return "" if _is_fused(lm.layers[layer]) else Port.why_not(self, lm, layer)
 
     def _module(self, lm: Any, layer: int) -> Any:
         block = lm.layers[layer]
-        return block.gate_up_proj if _is_fused(block) else super()._module(lm, layer)
+        return block.gate_up_proj if _is_fused(block) else Port._module(self, lm, layer)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
-        whole = super().view(tensor, lm, rows)
+        whole = Port.view(self, tensor, lm, rows)
         return whole.chunk(2, -1)[self._half(lm)] if any(map(_is_fused, lm.layers)) else whole
 
     def _half(self, lm: Any) -> int:
@@ -61,7 +61,7 @@ class GateOrUp(Port):
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         if not _is_fused(lm.layers[layer]):
-            super().edit(lm, layer, change)
+            Port.edit(self, lm, layer, change)
             return
 
         def change_half(whole: torch.Tensor) -> torch.Tensor:

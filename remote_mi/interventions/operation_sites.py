@@ -26,7 +26,7 @@ class Operation(Port):
 
     def why_not(self, lm: Any, layer: int) -> str:
         block = lm.layers[layer]
-        reason = fact(block, "lacks", {}).get(self.site) or super().why_not(lm, layer)
+        reason = fact(block, "lacks", {}).get(self.site) or Port.why_not(self, lm, layer)
         return reason if reason or self._place(block) else "where it is computed is not known"
 
     def _place(self, block: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Operation(Port):
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         if tensor.dim() == 4:  # [row, head, position, d_head]
             return tensor.transpose(1, 2).flatten(2)
-        return super().view(tensor, lm, rows)
+        return Port.view(self, tensor, lm, rows)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         block = lm.layers[layer]
@@ -82,7 +82,7 @@ class Scores(Operation):
         within = len(self._place(lm.layers[layer]).get("path", [])) > 1
         if within and kind != "eager":
             return f"the scores of {kind} attention are not given: it needs eager attention"
-        return super().why_not(lm, layer)
+        return Operation.why_not(self, lm, layer)
 
     def view(self, tensor: torch.Tensor, lm: Any, rows: int) -> torch.Tensor:
         return tensor
@@ -108,8 +108,8 @@ class RouterLogits(Operation):
 
     def tensor(self, lm: Any, layer: int) -> torch.Tensor:
         known = self._place(lm.layers[layer])
-        return super().tensor(lm, layer) if known else Port.tensor(self, lm, layer)
+        return Operation.tensor(self, lm, layer) if known else Port.tensor(self, lm, layer)
 
     def edit(self, lm: Any, layer: int, change: Change, stream: Any = None) -> None:
         known = self._place(lm.layers[layer])
-        (super().edit if known else super(Operation, self).edit)(lm, layer, change)
+        (Operation if known else Port).edit(self, lm, layer, change)

@@ -56,6 +56,31 @@ class Prompt:
             raise ValueError(f"the prompt has no position {label!r}; it has {', '.join(known)}")
         return known[label]
 
+    def cells(self, positions: list[str] | None) -> list[list[int]]:
+        """The positions of each cell that a parameter `positions` names.
+
+        Args:
+            positions: a label (all of its tokens at once), a position's number, or "all" (all
+                positions at once), each a cell; None for every position one by one.
+
+        Raises:
+            ValueError: for a label that the prompt does not have, or a position outside of it.
+        """
+        if positions is None:
+            return [[place] for place in range(len(self.ids))]
+        return [self._places(name) for name in positions]
+
+    def _places(self, name: str) -> list[int]:
+        if name == "all":
+            return list(range(len(self.ids)))
+        if name in self.spans:
+            first, last = self.spans[name]
+            return list(range(first, last + 1))
+        place = int(name) if name.isdecimal() else self.position(name)
+        if place >= len(self.ids):
+            raise ValueError(f"position {name} does not lie in a prompt of {len(self.ids)} tokens")
+        return [place]
+
     def wanted(self, otherwise: Any) -> Any:
         """The target at every position, or the given tokens, [...], if there is none."""
         return otherwise if self.target is None else otherwise * 0 + self.target
@@ -121,6 +146,18 @@ class Pair:
             if clean.ids[position] != corrupt.ids[position]:
                 self.first_difference = position
                 break
+
+    def cells(self, positions: list[str] | None) -> list[list[int]]:
+        """The same for a pair, as `Prompt.cells`; a label stands at one place in both prompts.
+
+        Raises:
+            ValueError: also for a label that stands elsewhere in the corrupt prompt.
+        """
+        for name in positions or ():
+            places = [one.spans.get(name) for one in (self.clean, self.corrupt)]
+            if None not in places and places[0] != places[1]:
+                raise ValueError(f"{name!r} stands at different positions in the two prompts")
+        return self.clean.cells(positions)
 
     def base_and_other(self, direction: str) -> tuple[Prompt, Prompt]:
         """The prompt whose run is changed, and the one whose activations are patched in.

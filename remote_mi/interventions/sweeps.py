@@ -31,7 +31,8 @@ Put = Run | float | Sequence[torch.Tensor] | Callable[[int], torch.Tensor]
 class Sweep:
     """The result of a sweep; each of its rows is a forward pass of its own.
 
-    The cells are [layer, position], [layer] or [layer, head]. They are preceded by the dimensions
+    The cells are [layer, position], [layer], [layer, head] or [layer, head, position]. They are
+    preceded by the dimensions
     variant (if the replacement has one) and row (for a base with several), and followed by metric
     (if several are measured).
 
@@ -56,8 +57,8 @@ def sweep(
     put: Put,
     measure: Callable[[torch.Tensor], torch.Tensor],
     *,
-    by: Literal["position", "layer", "head"] = "position",
-    at: Sequence[int] | None = None,
+    by: Literal["position", "layer", "head", "head_position"] = "position",
+    at: Sequence[int | Sequence[int]] | None = None,
     layers: Sequence[int] | None = None,
     window: int = 1,
     control: int | Put = 0,
@@ -75,8 +76,9 @@ def sweep(
             d_model], whose last position is the prompt's last (early ones may be left out), to
             numbers for each row.
         by: "position": one position at a time; "layer": all positions at once; "head": all
-            positions of one head at once, at a site that has heads.
-        at: the positions to replace; None for all that can differ.
+            positions of one head at once, at a site that has heads; "head_position": one position
+            of one head.
+        at: the positions to replace, a list of some for those that are one cell; None for all.
         layers: layers whose activation is replaced, ascending; None for all that have the site,
             and the cells of the others are NaN.
         window: how many layers are replaced at once, around each; those without the site are left
@@ -93,8 +95,8 @@ def sweep(
     chosen = chosen_layers(lm, site, layers, "measured")
     if chosen != sorted(set(chosen)):
         raise ValueError(f"the layers {chosen} are not in ascending order, each once")
-    if by not in ("position", "layer", "head"):
-        raise ValueError(f'by={by!r} is not one of "position", "layer", "head"')
+    if by not in ("position", "layer", "head", "head_position"):
+        raise ValueError(f'by={by!r} is not one of "position", "layer", "head", "head_position"')
     sweeper = _Sweeper(lm, base, site, by, window)
     sweeper.layers = chosen
     if layers is None and not sweeper.batch.row.once:
@@ -154,8 +156,8 @@ class _Sweeper:
         self.heads = part_count(lm, site)
         self.layers = list(range(len(lm.layers)))
         self.shown = 0
-        if by == "head" and self.heads == 1:
-            raise ValueError(f'{site} has no heads; by="head" needs a site that has them')
+        if by.startswith("head") and self.heads == 1:
+            raise ValueError(f'{site} has no heads; by="{by}" needs a site that has them')
 
     def refuse_another_site(self, *puts: Any) -> None:
         """Refuse runs whose activations are of another site than the one being replaced."""
@@ -193,24 +195,24 @@ class _Sweeper:
         rest = draws if self.other is None else self.other.variants or 1
         self.variants = self.batch.variants = (self.own.variants or 1) + rest
 
-    def swept(self, measure: Any, at: Sequence[int] | None) -> Sweep:
+    def swept(self, measure: Any, at: Sequence[int | Sequence[int]] | None) -> Sweep:
         """Run the sweep; arguments as for `sweep`."""
         first = 0
         if self.donor is not None:
             first = first_difference(self.lm, self.base, self.donor)
-        positions = list(range(self.length) if at is None else at)
-        if any(not 0 <= place < self.length for place in positions):
-            raise ValueError(
-                f"positions {positions} do not lie in a prompt of {self.length} tokens"
-            )
-        cells = self._cells([place for place in positions if place >= first])
+        groups = [
+            [one] if isinstance(one, int) else list(one)
+            for one in (range(self.length) if at is None else at)
+        ]
+        if any(not 0 <= place < self.length for group in groups for place in group):
+            raise ValueError(f"positions {at} do not lie in a prompt of {self.length} tokens")
+        groups = [[place for place in group if place >= first] for group in groups]
+        cells, places, count = self._cells(groups)
         self._share_prefix(first, cells)
         self.batch.measure = self._measured(measure)
         scores, effects, plain = self._run(cells)
         beside = 0 if self.donor is None else len(self.donor.ids)
-        places = [positions.index(cell.first) for cell in cells] if self.by == "position" else None
         found, own = Sweep(), self.own.variants or 1
-        count = len(positions) if self.by == "position" else self.heads if self.by == "head" else 1
         fill = plain[beside:]
         zero = torch.zeros_like(fill)
         found.scores = self._arranged(scores[:, :, :own], self.own.variants, fill, places, count)
@@ -222,13 +224,28 @@ class _Sweeper:
             found.donor = plain[0] if self.donor.one else plain[:beside]
         return found
 
-    def _cells(self, positions: list[int]) -> list[Cell]:
-        if self.by == "position":
-            return [Cell([place]) for place in sorted(positions)]
-        if not positions:
-            return []
-        heads = range(self.heads) if self.by == "head" else [None]
-        return [Cell(positions, head) for head in heads]
+    def _cells(self, groups: list[list[int]]) -> tuple[list[Cell], list[int] | None, int]:
+        """The cells to run, by their first position; the place of each among all; their number.
+
+        Places are None if they are in order and none is missing.
+
+        Args:
+            groups: positions that are one cell; empty where nothing can change.
+        """
+        if self.by in ("layer", "head"):
+            every = sorted({place for group in groups for place in group})
+            heads = range(self.heads) if self.by == "head" else [None]
+            return [Cell(every, head) for head in heads] if every else [], None, len(heads)
+        heads = range(self.heads) if self.by == "head_position" else [None]
+        every = [
+            (Cell(group, head), index + len(groups) * (head or 0))
+            for head in heads
+            for index, group in enumerate(groups)
+            if group
+        ]
+        every.sort(key=lambda cell: cell[0].first)
+        cells, places = [cell for cell, _ in every], [place for _, place in every]
+        return cells, places, len(heads) * len(groups)
 
     def _measured(self, measure: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         """A function that applies `measure` to the donor's rows and a pass's in one call."""
@@ -348,6 +365,8 @@ class _Sweeper:
         whole = whole.movedim((2, 3), (0, 1))  # [variant, row, layer, cell, …]
         if self.by == "layer":
             whole = whole[:, :, :, 0]
+        if self.by == "head_position":
+            whole = whole.unflatten(3, (self.heads, -1))
         whole = whole[:, 0] if self.base.one else whole
         return whole[0] if variants is None else whole
 

@@ -141,5 +141,14 @@ METRICS: dict[str, MetricFacts] = {
     "loss": MetricFacts("nats", -1),
 }
 
+#: Over which positions of the prompts a mean is taken: all; all but the first (the attention sink,
+#: where activations are often very large); or at each position its own, over prompts of the same
+#: length with their labels in the same places.
+Average = Literal["all", "after_first", "each"]
+
 #: A parameter that is a text to the user and a tokenized `Prompt` to the recipe's body.
 PromptText = Annotated[Any, "prompt"]
+
+#: A parameter that names prompts (a phenomenon, a file, a list) and is a list of tokenized `Prompt`s
+#: to the recipe's body.
+Prompts = Annotated[Any, "prompts"]

@@ -29,8 +29,16 @@ from remote_mi.jobs.number_notes import gap_notes, non_finite_notes
 from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
-from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
-from remote_mi.store.verdict import ControlTest, Verdict
+from remote_mi.recipes.outputs import (
+    DRAW,
+    POSITIONS,
+    Output,
+    Ratio,
+    chosen_cells,
+    coordinates,
+    position_problem,
+)
+from remote_mi.store.verdict import SET, ControlTest, Verdict
 
 
 @dataclass
@@ -157,7 +165,7 @@ class _Assembly:
         """Refuse an output whose entries cannot be told to which tokens they belong."""
         output = self.card.returns[name]
         shape, tokens = values.shape[: len(output.dims)], len(self.parts[index].tokens)
-        if problem := position_problem(output, shape, tokens):
+        if problem := position_problem(output, shape, tokens, self.parameters):
             raise RunFailed(
                 f"recipe {self.card.name!r}: output {name!r} of prompt {index + 1} {problem}",
                 "return one entry for each token, NaN where there is none; or name the dimension "
@@ -213,7 +221,7 @@ class _Assembly:
     def _align(self, output: Output, name: str, index: int) -> np.ndarray:
         values = np.asarray(self.parts[index].arrays[name])
         for axis, dim in enumerate(output.dims):
-            if dim in POSITIONS:
+            if dim in POSITIONS and not chosen_cells(dim, self.parameters):
                 values = np.take(values, self.positions[index], axis)
         return values
 
@@ -326,7 +334,9 @@ class _Assembly:
         drawn = np.broadcast_to(drawn, (len(effect), drawn.shape[1], *rest))
         unit, clusters = self.unit, self._clusters_of(effect)
         shared = self.card.shared.get(control)
-        if shared is not None and many:
+        if shared == SET:  # more examples would not be more draws
+            clusters, unit = [0] * len(effect), SET
+        elif shared is not None and many:
             clusters, unit = self._samples(shared).astype(int).tolist(), shared
         if paired and not many:
             unit = DRAW

@@ -16,6 +16,7 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import PromptSet
+from remote_mi.prompts.parameter import resolve_prompts
 from remote_mi.prompts.reading import LEFT_OUT
 from remote_mi.recipes import catalog
 from remote_mi.recipes.card import INPUTS, Card
@@ -249,11 +250,15 @@ def job_on(
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:
         given.setdefault("metric", prompts.metric)
+    resolved = card.resolve(given)
+    for param in card.parameters:
+        if param.kind == "prompts" and resolved[param.name] is not None:
+            resolved[param.name] = resolve_prompts(param.name, resolved[param.name], project)
     return Job(
         card,
         spec,
         prompts,
-        card.resolve(given),
+        resolved,
         project,
         function,
         drop_invalid,

@@ -7,6 +7,13 @@ mean the same, most mistakes are already clear from the prompts and the model's 
 from __future__ import annotations
 
 from remote_mi.common.errors import UsageError
+from remote_mi.interventions.part_sets import (
+    PART_SITES,
+    check_parts,
+    count_others,
+    grouped_parts,
+    parse_parts,
+)
 from remote_mi.interventions.vocabulary import METRICS
 from remote_mi.jobs.job import Job
 from remote_mi.models.checkpoint import layers_and_heads
@@ -26,6 +33,8 @@ def check_before_loading(job: Job) -> None:
     _check_labels(job)
     _check_folds(job)
     _check_gradient(job)
+    _check_parts(job)
+    _check_positions(job)
 
 
 def _check_layers(job: Job) -> None:
@@ -74,6 +83,39 @@ def _check_folds(job: Job) -> None:
             f"{count} {what} cannot be dealt into {folds} folds",
             f"give more {what}, or -p folds={max(1, count)} or fewer",
         )
+
+
+def _check_parts(job: Job) -> None:
+    """Refuse a set of heads or neurons that the model's configuration does not have."""
+    asked = {what: f"{what}s" for what in PART_SITES if f"{what}s" in job.parameters}
+    if not asked:
+        return
+    layers, count = layers_and_heads(job.model)
+    if all(job.parameters[name] is None for name in asked.values()):
+        raise UsageError(
+            f"recipe {job.card.name!r} needs a set: {' or '.join(asked.values())}",
+            "give -p heads=9.6,9.9,10.0 (layer.head)",
+        )
+    for what, name in asked.items():
+        try:
+            parts = parse_parts(what, job.parameters[name])
+            check_parts(what, parts, layers, count if what == "head" else None)
+            if parts and what == "head" and count is not None:
+                count_others(grouped_parts(parts, []), {PART_SITES[what]: count})
+        except ValueError as error:
+            raise UsageError(f"parameter {name!r}: {error}", f"e.g. -p {name}=9.6,9.9") from None
+
+
+def _check_positions(job: Job) -> None:
+    """Refuse labels of positions that a prompt does not have."""
+    for name in job.parameters.get("positions") or ():
+        for index, example in enumerate(job.prompts.examples):
+            known = sorted({*example.labels, "all", "end"})
+            if name not in known and not name.isdecimal():
+                raise UsageError(
+                    f"parameter 'positions': prompt {index + 1} has no label {name!r}",
+                    f"it has {', '.join(known)}, and positions by their number",
+                )
 
 
 def _check_gradient(job: Job) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from remote_mi.common.errors import UsageError
 from remote_mi.jobs.job import Job
 from remote_mi.models.load import LoadedModel
+from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
+from remote_mi.prompts.parameter import prompts_of
 from remote_mi.prompts.tokens import Tokenized, tokenize
 
 
@@ -16,12 +19,22 @@ def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
 
 
 def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """The parameters of a job's recipe, with those of kind "prompt" tokenized."""
+    """The parameters of a job's recipe, with those that are prompts tokenized.
+
+    Raises:
+        UsageError: if these do not fit the tokenizer, naming the parameter.
+    """
     parameters = dict(job.parameters)
     for param in job.card.parameters:
         if param.kind == "prompt" and parameters[param.name] is not None:
             text = PromptSet((Example(parameters[param.name]),), param.name)
             parameters[param.name] = _tokenize(job, model, text, "prompt").prompts[0]
+        elif param.kind == "prompts" and parameters[param.name] is not None:
+            texts = prompts_of(parameters[param.name])
+            try:
+                parameters[param.name] = _tokenize(job, model, texts, "prompts").prompts
+            except PromptErrors as error:
+                raise UsageError(f"parameter {param.name!r}: {error.message}") from None
     return parameters
 
 

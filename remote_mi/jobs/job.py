@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from remote_mi.common.digests import canonical_json, digest, digest_members
 from remote_mi.common.paths import cache_root
+from remote_mi.common.text import counted
 from remote_mi.common.text_files import python_in_utf8
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.examples import PromptSet
+from remote_mi.prompts.parameter import as_given, texts_of
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import (
     SCHEMA,
@@ -107,10 +109,15 @@ class Job:
             **setup,
             "over": self.card.over,
             "returns": self.card.cached_json["returns"],
-            "parameters": dict(self.parameters),
+            "parameters": {k: texts_of(v) for k, v in self.parameters.items()},
             "model": self.identity,
             "prompts": self.prompts.examples_json,
         }
+
+    @property
+    def shown_parameters(self) -> dict[str, Any]:
+        """The parameters as they were given: prompts by their name, not as their texts."""
+        return {name: as_given(value) for name, value in self.parameters.items()}
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -167,7 +174,7 @@ class Job:
             "code": self.code,
             "code_parts": self._code_parts(),
             "declared": {name: shown[name] for name in ("over", "returns", "summaries")},
-            "parameters": dict(self.parameters),
+            "parameters": {name: _about_value(value) for name, value in self.parameters.items()},
             "model": self.identity,
             "origin": self.prompts.origin,
             "prompts": [_about_prompt(text) for text in self.key_content["prompts"]],
@@ -239,6 +246,12 @@ class Job:
                     sources[f"{parent}/__init__.py"] = (above / "__init__.py").read_bytes()
                 above = above.parent
         return {name: python_in_utf8(content) for name, content in sources.items()}
+
+
+def _about_value(value: Any) -> Any:
+    """A parameter in `Job.key_description`; of prompts, how many and a short digest."""
+    texts = texts_of(value)
+    return value if texts is value else f"{counted(len(texts), 'prompt')} ({digest(texts)[:12]})"
 
 
 def _about_prompt(text: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Card:
         labels: dimension → the output that holds its coordinates.
         behaviour: the output that says whether the model does what is studied; "" for that of the
             first ratio, if there is one.
-        shared: control → the output that numbers the examples which share its draws.
+        shared: control → the output that numbers the examples which share its draws, or "set".
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
         evidence: the kind of evidence it gives; "" if it is not declared.

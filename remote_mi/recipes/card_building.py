@@ -14,7 +14,7 @@ from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.output_kinds import KINDS
-from remote_mi.recipes.outputs import DRAW, Output, Ratio, label_problem
+from remote_mi.recipes.outputs import DRAW, SET, Output, Ratio, label_problem
 from remote_mi.recipes.parameters import Param, param_from
 
 #: An argument's name, annotation, whether it has a default, the default, and if it is keyword-only.
@@ -224,6 +224,8 @@ def _shared_problem(card: Card, control: str, name: str) -> str:
     if control not in card.controls.values():
         return f"shared names {control!r}, which is the control of nothing"
     output = card.returns.get(name)
+    if name == SET and output is None:
+        return ""
     if output is None or output.of != "example" or output.dims or output.kind != "number":
-        return f"shared: {name!r} is not an output of one number for each example"
+        return f'shared: {name!r} is neither "set" nor an output of one number for each example'
     return ""

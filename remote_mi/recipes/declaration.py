@@ -72,8 +72,8 @@ def recipe(
             Each draw must give the same statistic as the effect, with its sign, over the same
             examples; the two are exchanged to test them (docs/statistics.md).
         shared: control → an output of one number per example: examples with the same number share
-            the control's draws (e.g. one random vector for a fold). Without it, each example has
-            draws of its own.
+            the control's draws (e.g. one random vector for a fold); or "set", if all examples share
+            them. Without it, each example has draws of its own.
         behaviour: the output of one number that says whether the model does what is studied, with
             0 (a half for `Share`) for not at all; by default the gap of the first ratio.
         setup: name of a function in the same file, called once on the machine with the model,

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 #: The dimension of replicates; estimates are means over it.
 DRAW = "draw"
+#: What all examples together are called, as the unit of what belongs to none of them alone.
+SET = "set"
 #: Dimensions whose coordinates are the tokens of a prompt.
 POSITIONS = ("position", "query", "key")
 
@@ -73,6 +75,8 @@ def coordinates(
     Args:
         columns: labels of positions; None numbers them.
     """
+    if dim in POSITIONS and chosen_cells(dim, parameters):
+        return [f"[{name}]" for name in parameters[f"{dim}s"]]
     if dim in POSITIONS and columns is not None:
         return list(columns)
     given = parameters.get(f"{dim}s")
@@ -81,14 +85,27 @@ def coordinates(
     return list(range(size))
 
 
-def position_problem(output: Output, shape: Sequence[int], tokens: int) -> str:
+def chosen_cells(dim: str, parameters: Mapping[str, Any]) -> int:
+    """How many cells a parameter names along a dimension of positions; 0: each token is one."""
+    given = parameters.get(f"{dim}s")
+    return len(given) if isinstance(given, list) else 0
+
+
+def position_problem(
+    output: Output, shape: Sequence[int], tokens: int, parameters: Mapping[str, Any]
+) -> str:
     """The problem with the size of an example's output along its positions, "" if there is none.
 
     Args:
         shape: of its values. tokens: of the prompt, for a pair of the clean one.
     """
     for dim, size in zip(output.dims, shape, strict=True):
-        if dim in POSITIONS and output.of == "example" and size != tokens:
+        if dim not in POSITIONS or output.of != "example":
+            continue
+        chosen = chosen_cells(dim, parameters)
+        if chosen and size != chosen:
+            return f"has {size} entries along {dim!r}, and {dim}s names {chosen}"
+        if not chosen and size != tokens:
             return f"has {size} entries along {dim!r}, and the prompt has {tokens} tokens"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Hashable
@@ -12,6 +13,8 @@ from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.common.text import encoding_problem
 
+#: The most numbers that a span stands for.
+_MOST_OF_A_SPAN = 10_000
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
 
@@ -33,7 +36,9 @@ class Param:
     """
 
     name: str
-    kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt"]
+    kind: Literal[
+        "str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt", "prompts"
+    ]
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
@@ -59,10 +64,11 @@ class Param:
         words = {
             "str": "a text",
             "prompt": "a prompt's text",
+            "prompts": "a phenomenon, a file of prompts or a list of them",
             "int": "a whole number",
             "float": "a number",
             "bool": "true or false",
-            "ints": "whole numbers, e.g. 1,2,3",
+            "ints": "whole numbers, e.g. 1,2,3 or 4-8",
             "floats": "numbers, e.g. 0.5,1",
             "strs": "texts, e.g. a,b",
         }[self.kind]
@@ -101,11 +107,15 @@ class Param:
             return value
         if self.kind in ("ints", "floats", "strs"):
             parts = value.split(",") if isinstance(value, str) else list(value)
-            convert = {"ints": _to_int, "floats": float, "strs": str}[self.kind]
+            convert = {"ints": _to_int, "floats": float, "strs": _to_text}[self.kind]
+            if self.kind == "ints":
+                parts = [number for part in parts for number in _spanned(part)]
             return [convert(part) for part in parts]
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[str(value).lower()] if str(value).lower() in words else _fail()
+        if self.kind == "prompts":  # read when the job is made (`remote_mi.prompts.parameter`)
+            return value if value and isinstance(value, (str, list, dict)) else _fail()
         if self.kind in ("str", "prompt"):
             return value if isinstance(value, str) else _fail()
         if isinstance(value, bool):
@@ -117,6 +127,9 @@ class Param:
         hint = None
         if self.kind == "choice" and (close := nearest(str(value), self.choices)):
             hint = f"did you mean {close!r}?"
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        if self.kind == "strs" and any(isinstance(part, float) for part in parts):
+            hint = "numbers with a point are texts here: put them in quotes (9.10 and 9.1 differ)"
         shown = repr(value)
         shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
         return UsageError(f"parameter {self.name!r}: {shown} is not {self.expected}", hint)
@@ -124,6 +137,19 @@ class Param:
 
 def _to_int(value: Any) -> int:
     return int(value) if int(value) == float(value) else _fail()
+
+
+def _spanned(part: Any) -> list[Any]:
+    """The numbers of a span, "4-8", both ends included; anything else as it is."""
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part) if isinstance(part, str) else None
+    if match is None:
+        return [part]
+    low, high = int(match[1]), int(match[2])
+    return list(range(low, high + 1)) if low <= high < low + _MOST_OF_A_SPAN else _fail()
+
+
+def _to_text(value: Any) -> str:
+    return str(value) if not isinstance(value, float) else _fail()
 
 
 def _fail() -> Any:
@@ -136,11 +162,11 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
     Raises:
         TypeError: if the annotation is missing or of an unsupported type.
     """
-    bounds, prompt = Range(), False
+    bounds, of_prompts = Range(), ""
     annotation, optional = _without_none(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *extras = typing.get_args(annotation)
-        prompt = "prompt" in extras
+        of_prompts = next((one for one in ("prompt", "prompts") if one in extras), "")
         bounds = next((extra for extra in extras if isinstance(extra, Range)), bounds)
     plain = {
         str: "str",
@@ -152,8 +178,8 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         list[float]: "floats",
     }
     choices: tuple[str, ...] = ()
-    if prompt:
-        kind = "prompt"
+    if of_prompts:
+        kind = of_prompts
     elif typing.get_origin(annotation) is Literal:
         kind = "choice"
         choices = typing.get_args(annotation)
@@ -185,7 +211,7 @@ def _check_declared(param: Param, bounds: Range) -> None:
         raise TypeError("a Range is only for numbers")
     if param.low is not None and param.high is not None and param.low > param.high:
         raise TypeError(f"no number is from {param.low:g} to {param.high:g}")
-    text = param.kind in ("str", "prompt", "choice")
+    text = param.kind in ("str", "prompt", "prompts", "choice")
     if param.default is None:  # required, or left to the recipe
         return
     try:

@@ -22,11 +22,17 @@ Arrays = Mapping[str, np.ndarray]
 Axes = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
-def check_arrays(card: Card, tokens: Sequence[int], axes: Axes, arrays: Arrays) -> None:
+def check_arrays(
+    card: Card,
+    tokens: Sequence[int],
+    axes: Axes,
+    arrays: Arrays,
+    parameters: Mapping[str, Any] | None = None,
+) -> None:
     """Check that the card, the document and the arrays of a result agree.
 
     Args:
-        tokens: how many each prompt has. axes: of the document.
+        tokens: how many each prompt has. axes: of the document. parameters: of the recipe.
 
     Raises:
         WrongJson: naming the place in run.json that an array contradicts.
@@ -35,7 +41,8 @@ def check_arrays(card: Card, tokens: Sequence[int], axes: Axes, arrays: Arrays) 
         for index in range(1 if output.of == "set" else len(tokens)):
             array = _check_one(name, output, f"{name}@{index}", arrays)
             count = tokens[index] if output.of == "example" else 0
-            if problem := position_problem(output, array.shape[: len(output.dims)], count):
+            shape = array.shape[: len(output.dims)]
+            if problem := position_problem(output, shape, count, parameters or {}):
                 raise WrongJson(f"document.parts[{index}].tokens", f"{name} {problem}")
     for name in (*card.summaries, *card.returns):
         if name in arrays:

@@ -246,7 +246,7 @@ class RunInfo:
         if not self.failed:
             document = self.parsed_document
             tokens = [len(part.tokens) for part in document.parts]
-            check_arrays(self.card, tokens, document.axes, arrays)
+            check_arrays(self.card, tokens, document.axes, arrays, self.made.parameters)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def _aligned(
         dims.remove(DRAW)
     axes = result.document["axes"][name]
     for axis, dim in enumerate(dims):
-        if dim in POSITIONS and output.of == "example":
+        # Cells that a parameter names are as many in each prompt.
+        if dim in POSITIONS and output.of == "example" and values.shape[axis] != len(axes[dim]):
             at = shown_positions(result, list(axes[dim]), index)
             values = np.take(values, at, axis)
     return values

@@ -16,9 +16,8 @@ from remote_mi.common.statistics.randomisation import (
     units_needed,
 )
 from remote_mi.common.text import counted
+from remote_mi.recipes.outputs import SET
 
-#: The unit of a summary that is computed over all examples at once.
-SET = "set"
 #: Answers that together have less of the model's probability than this are not what it says.
 UNLIKELY = 0.01
 #: The most pairs that are proposed to settle a question.

@@ -138,3 +138,15 @@ def test_built_in_recipes_are_made_of_the_kits_own_names_and_of_all_of_them():
                 assert not (node.module or "").startswith("remote_mi."), (path.name, node.module)
     # A site of one's own is what the table has not.
     assert used == set(interventions.__all__) - {"Port"}, used ^ set(interventions.__all__)
+
+
+def test_no_method_of_the_kit_asks_for_its_class_by_super():
+    """A class is sent as the source of its methods, in which `super()` does not know the class."""
+    found = []
+    for path in sorted((PACKAGE / "interventions").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+                calls = [n for n in ast.walk(node) if isinstance(n, ast.Call)]
+                if any(isinstance(c.func, ast.Name) and c.func.id == "super" for c in calls):
+                    found.append(f"{path.name}: {node.name}")
+    assert found == []

@@ -28,7 +28,8 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
     from remote_mi.models.load import UNSENT_ID, build_weightless
 
     card = job.card
-    if any(param.kind == "prompt" for param in card.parameters):
+    given = job.parameters
+    if any(p.kind == "prompt" or (p.kind == "prompts" and given[p.name]) for p in card.parameters):
         return need  # these texts are tokenized only where the job runs
     try:
         model = build_weightless(job.model, Silent(), UNSENT_ID)

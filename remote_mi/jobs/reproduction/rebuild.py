@@ -23,7 +23,8 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.folders import file_digest, folder_digest
 from remote_mi.models.spec import GGUF, ModelSpec
 from remote_mi.models.tokenizer_files import tokenizer_identity
-from remote_mi.prompts.examples import Example, PromptSet
+from remote_mi.prompts.examples import PromptSet
+from remote_mi.prompts.parameter import example_from_json
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
 from remote_mi.store.lock import LOCK, MAX_BYTES
@@ -139,7 +140,7 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
             **{name: kept.lock["model"][name] for name in model}, recorded=dict(kept.identity)
         )
         details = {k: v for k, v in prompts.items() if k not in ("origin", "examples")}
-        examples = tuple(_example(data) for data in prompts["examples"])
+        examples = tuple(example_from_json(data) for data in prompts["examples"])
         parameters = card.resolve(kept.lock["parameters"])
     except FormerVersion:
         raise
@@ -157,21 +158,6 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
         project,
         drop_invalid=kept.lock.get("drop_invalid", False),
     )
-
-
-def _example(data: Mapping[str, Any]) -> Example:
-    """A prompt from a lock."""
-    values = {f.name: data[f.name] for f in fields(Example) if f.name in data}
-    for name in ("answers", "wrongs"):
-        if name in values:
-            values[name] = tuple(values[name])
-    for name in ("labels", "corrupt_labels"):
-        if name in values:
-            values[name] = {k: (int(v[0]), int(v[1])) for k, v in values[name].items()}
-    for name in ("turns", "corrupt_turns"):
-        if name in values:
-            values[name] = tuple((str(role), str(content)) for role, content in values[name])
-    return Example(**values)
 
 
 def what_changed(kept: KeptRun, job: Job) -> str:

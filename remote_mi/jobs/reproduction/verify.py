@@ -24,6 +24,7 @@ from remote_mi.jobs.reproduction.rebuild import (
     recorded_job,
     what_changed,
 )
+from remote_mi.prompts.parameter import as_given
 from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE
 from remote_mi.store.environment import Environment
 from remote_mi.store.lock import LOCK
@@ -197,7 +198,10 @@ def _check_lock(kept: KeptRun) -> Iterator[Finding]:
         "recipe": (kept.info.card.name, lock["recipe"]["name"]),
         "code": (source["code"], lock["recipe"]["code"]),
         "model": (source["model"], lock["model_identity"]),
-        "parameters": (source["parameters"], lock["parameters"]),
+        "parameters": (
+            source["parameters"],
+            {name: as_given(value) for name, value in lock["parameters"].items()},
+        ),
         "prompts": (True, _same_prompts(kept)),
     }
     wrong = [name for name, (a, b) in pairs.items() if a != b]

@@ -12,6 +12,7 @@ from remote_mi.common.errors import RemoteMIError, sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.models.in_hand import OBJECT
 from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.parameter import as_given, has_name
 from remote_mi.recipes import catalog
 from remote_mi.store.lock import read_lock
 
@@ -89,7 +90,10 @@ def _model(model: Mapping[str, Any]) -> list[str]:
 def _parameters(given: Mapping[str, Any]) -> list[str] | None:
     """Every parameter; empty lists are omitted, as they were not given."""
     words = []
-    for name, value in given.items():
+    for name, of in given.items():
+        value = as_given(of)
+        if value is not of and not has_name(of):
+            return None
         if isinstance(value, list):
             if any("," in str(item) for item in value):
                 return None
