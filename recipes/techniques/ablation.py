@@ -32,6 +32,7 @@ from remote_mi.interventions import Metric, Pair, Site, mean_activations, measur
         Table("clean", columns=("clean_loss",)),
     ],
     needs=("unembedding",),
+    lengths="any",
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],
 )
 def ablation(
@@ -54,6 +55,8 @@ def ablation(
         mean:      v[l]    = mean of the site over all positions of all clean prompts of the set
         zero:      v       = 0
         resample:  v[l, p] = the site in the corrupt prompt of the pair, at the same position
+                   (of prompts of unequal length: at its counterpart; without one, x stays, and
+                   effect[l, p] is NaN)
 
         effect[l, p]    = m(v at layer l, position p) − m(clean run)
         layer_effect[l] = m(v at layer l, all positions) − m(clean run)

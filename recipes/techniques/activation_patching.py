@@ -22,6 +22,7 @@ from remote_mi.interventions import Direction, Metric, Pair, Site, measure, run,
     evidence="interventional",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("unembedding",),
+    lengths="any",
     references=["vig2020causal", "meng2022locating", "zhang2023patching"],
 )
 def activation_patching(
@@ -49,6 +50,8 @@ def activation_patching(
     destroys it. The metric is always that of the clean prompt's answer.
     Exact: every cell is its own forward pass (no gradient approximation). Positions before the
     first difference are 0 by causality (an encoder has no such zeros).
+    Prompts of unequal length: p runs over the clean prompt's positions, and the other prompt's is
+    its counterpart; without one nothing is patched, and the effect is NaN.
     Units: nats for logits and log-probabilities, or a probability.
     Control: an activation x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random direction
     of length 1 for each pair, layer and position (and head, where the site has heads): as large a
@@ -77,8 +80,8 @@ def activation_patching(
     random: dict[str, Any] = {"control": control_draws, "seed": seed}
     found = sweep(lm, base, site, put, of_answer, by="position", window=window, **random)
     return {
-        "effect": found.effect,
-        "control": found.control,
+        "effect": pair.at_clean(direction, found.effect),
+        "control": pair.at_clean(direction, found.control),
         "answer_prob": of_answer.answer_prob(put.hidden)[0],
         **pair.ends(direction, base=found.base, other=found.donor),
     }

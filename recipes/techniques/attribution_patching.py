@@ -38,6 +38,7 @@ from remote_mi.interventions import (
     evidence="observational",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("gradients", "unembedding"),
+    lengths="any",
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
 )
 def attribution_patching(
@@ -66,7 +67,9 @@ def attribution_patching(
     behaviour; when noising, −1 destroys it. The metric is always that of the clean prompt's answer.
     An estimate is good where m is nearly linear over the difference. It is poor where attention
     or a norm saturates, and so in early layers of the stream, where the two runs are far apart.
-    In causal models positions before the first difference are exactly 0.
+    In causal models positions before the first difference are exactly 0. Prompts of unequal length:
+    p runs over the clean prompt's positions, the other prompt's is its counterpart, and the effect
+    is NaN without one.
     Control: r · ∂m/∂x, the same estimate for a random direction r of the length of x_other − x_base
     at the cell, for each pair and cell. An effect that is not told from it shows that the runs
     differ there and that the metric is sensitive there, not that they differ in what it reads.
@@ -101,11 +104,12 @@ def attribution_patching(
     effect, compared = stack(effects), torch.zeros(0)  # nothing to compare with
     if compare == "exact":
         exact = sweep(lm, of_base, site, other, of_answer).effect
-        compared = correlation(effect, exact)[None]
+        at = of_base.matched
+        compared = correlation(effect[:, at], exact[:, at])[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
     return {
-        "effect": effect,
-        "control": stack(controls, 1),
+        "effect": pair.at_clean(direction, effect),
+        "control": pair.at_clean(direction, stack(controls, 1)),
         "answer_prob": of_answer.answer_prob(other.hidden)[0],
         "correlation": compared,
         **ends,

@@ -28,6 +28,7 @@ from remote_mi.interventions import Metric, Pair, mean_activations, measure, run
         Table("clean", columns=("clean_loss",)),
     ],
     needs=("unembedding",),
+    lengths="any",
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],
 )
 def head_ablation(
@@ -49,6 +50,7 @@ def head_ablation(
         mean:      v[l, h]    = mean of the head over all positions of all clean prompts of the set
         zero:      v          = 0
         resample:  v[l, h, p] = the head in the corrupt prompt of the pair, at the same position
+                   (of prompts of unequal length: at its counterpart; without one, z stays)
 
         effect[l, h]      = m(head l.h replaced by v) − m(clean run)
         loss_change[l, h] = loss(head l.h replaced by v) − loss(clean run)

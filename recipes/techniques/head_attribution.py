@@ -38,6 +38,7 @@ from remote_mi.interventions import (
     evidence="observational",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("gradients", "unembedding"),
+    lengths="any",
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
 )
 def head_attribution(
@@ -61,6 +62,7 @@ def head_attribution(
         recovery     = Σ effect / Σ gap over the pairs (a ratio of means)
 
     denoise: the base is the corrupt run, the other the clean run; noise: the other way round.
+    Of prompts of unequal length, the sum is over the positions that have a counterpart.
     Sign and units as in head_patching, which is exact. Heads of late layers, whose output is
     read by the norm and little else, are estimated well; a head whose effect saturates is not.
     Control: Σ_p r[p] · ∂m/∂z[p], the same estimate for random directions r[p] of the lengths of
@@ -90,7 +92,9 @@ def head_attribution(
     effects, controls = [], []
     for change, gradient in zip(changes(lm, base, other), base.gradients, strict=True):
         # [position, head, d_head]
-        change, gradient = (x[0].unflatten(-1, (info(lm).heads, -1)) for x in (change, gradient))
+        change, gradient = (
+            x[0, of_base.matched].unflatten(-1, (info(lm).heads, -1)) for x in (change, gradient)
+        )
         effects.append((change * gradient).sum((0, 2)))
         random = random_like(change, control_draws, generator)
         controls.append((random * gradient).sum((1, 3)))

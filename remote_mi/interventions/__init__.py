@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
-    from remote_mi.interventions.forward import changes, mean_activations, run, stack
+    from remote_mi.interventions.forward import (
+        changes,
+        final_states,
+        mean_activations,
+        run,
+        stack,
+    )
     from remote_mi.interventions.generation import generate
     from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
@@ -55,7 +61,7 @@ _HOMES = {
     ],
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
-    "forward": ["changes", "mean_activations", "run", "stack"],
+    "forward": ["changes", "final_states", "mean_activations", "run", "stack"],
     "generation": ["generate"],
     "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
@@ -84,6 +90,7 @@ __all__ = [
     "edit",
     "embedding_noise",
     "embeddings",
+    "final_states",
     "generate",
     "gradients",
     "info",

@@ -6,6 +6,7 @@ bytecode). The text of the prompts stays on the user's machine; a recipe sees on
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 
@@ -24,6 +25,9 @@ class Prompt:
         end: where the answer is read: the last of the prompt's own positions, or that of an
             encoder's mask token. In a pair whose answers begin alike, the last before they part.
         start: where the answer's first token is read; other than `end` only if answers begin alike.
+        matches: in a pair of prompts of unequal length, for each position the one of the other
+            prompt that corresponds to it, None where there is none. Else None: positions of equal
+            number correspond.
     """
 
     def __init__(
@@ -44,6 +48,14 @@ class Prompt:
         self.start = self.end if start is None else start
         self.spans = {label: (position, position) for label, position in positions.items()}
         self.spans.update(spans or {})
+        self.matches: list[int | None] | None = None
+
+    @property
+    def matched(self) -> list[int]:
+        """The positions that have a counterpart in the other prompt of the pair."""
+        if self.matches is None:
+            return list(range(len(self.ids)))
+        return [place for place, other in enumerate(self.matches) if other is not None]
 
     def position(self, label: str) -> int:
         """The position of a label; "end" is where the answer is read.
@@ -84,19 +96,21 @@ class Prompt:
 
 
 class Pair:
-    """A clean and a corrupt prompt of equal length.
+    """A clean and a corrupt prompt, of equal length or aligned.
 
     Attributes:
-        clean, corrupt: the two prompts.
+        clean, corrupt: the two prompts; see `Prompt.matches` on how their positions correspond.
         answer: id of the clean prompt's right answer.
         wrong: id of the wrong answer, the one the corrupt prompt leads to.
         answers, wrongs: ids of all right and all wrong answers; `answer` and `wrong` come first.
             Of answers of several tokens they are the first ones in which right and wrong differ,
             and all but the last token of the right answer are part of both prompts.
         choices: all tokens of each right and then of each wrong answer, after the prompt's own.
-        first_difference: first position where the ids differ, None if they are identical.
+        first_difference: the first position of the clean prompt where the ids differ, or that does
+            not correspond to the same number; None if the prompts are identical.
         positions: label → position, of the clean prompt.
-        end: where the answer is read; see `Prompt`.
+        end: where the answer is read in the clean prompt; see `Prompt`. In prompts of unequal
+            length, `corrupt.end` is another.
     """
 
     def __init__(
@@ -106,9 +120,24 @@ class Pair:
         answer: int | list[int],
         wrong: int | list[int],
         choices: list[list[int]] | None = None,
+        *,
+        matches: list[int | None] | None = None,
     ) -> None:
-        self.clean = clean
-        self.corrupt = corrupt
+        """Take the prompts and their answers.
+
+        Args:
+            matches: for each position of the clean prompt the one of the corrupt prompt that
+                corresponds to it, or None; given if, and only if, they differ in length.
+
+        Raises:
+            ValueError: for prompts of unequal length without `matches`, or of equal length with it.
+        """
+        if (len(clean.ids) == len(corrupt.ids)) != (matches is None):
+            raise ValueError(
+                f"the clean prompt has {len(clean.ids)} tokens and the corrupt one "
+                f"{len(corrupt.ids)}: `matches` belongs to prompts of unequal length"
+            )
+        self.clean, self.corrupt = _matched(clean, corrupt, matches)
         self.answers = answer if isinstance(answer, list) else [answer]
         self.wrongs = wrong if isinstance(wrong, list) else [wrong]
         self.answer = self.answers[0]
@@ -116,11 +145,7 @@ class Pair:
         self.choices = choices or [[token] for token in (*self.answers, *self.wrongs)]
         self.positions = clean.positions
         self.end = clean.end
-        self.first_difference: int | None = None
-        for position in range(len(clean.ids)):
-            if clean.ids[position] != corrupt.ids[position]:
-                self.first_difference = position
-                break
+        self.first_difference = first_unlike(clean.ids, corrupt.ids, matches)
 
     def base_and_other(self, direction: str) -> tuple[Prompt, Prompt]:
         """The prompt whose run is changed, and the one whose activations are patched in.
@@ -128,6 +153,27 @@ class Pair:
         "denoise" puts clean into corrupt, "noise" corrupt into clean.
         """
         return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
+
+    def at_clean(self, direction: str, values: Any) -> Any:
+        """Values by position of the base prompt, in the order of the clean prompt's positions.
+
+        A pair's outputs have one entry for each token of its clean prompt.
+
+        Args:
+            values: [..., position], one for each position of the prompt whose run is changed.
+
+        Returns:
+            [..., position of the clean prompt]; NaN where no position of the base corresponds.
+            The values themselves if the base is the clean prompt, or the prompts are equally long.
+        """
+        matches = self.clean.matches
+        if direction != "denoise" or matches is None:
+            return values
+        found = values.new_full((*values.shape[:-1], len(matches)), float("nan"))
+        for place, other in enumerate(matches):
+            if other is not None:
+                found[..., place] = values[..., other]
+        return found
 
     def ends(self, direction: str, base: Any, other: Any) -> dict[str, Any]:
         """The measures of both runs, by name: "clean", "corrupt", and their "gap".
@@ -137,3 +183,33 @@ class Pair:
         """
         clean, corrupt = (other, base) if direction == "denoise" else (base, other)
         return {"clean": clean, "corrupt": corrupt, "gap": clean - corrupt}
+
+
+def first_unlike(ids: list[int], other: list[int], matches: list[int | None] | None) -> int | None:
+    """The first position at which two prompts, read from the front, are not the same.
+
+    Args:
+        ids, other: the tokens of both. matches: as `Prompt.matches` of the first.
+
+    Returns:
+        a position of the first prompt: where its token is another, or where it corresponds to
+        another position, or to none; None if there is no such position.
+    """
+    for place, token in enumerate(ids):
+        there = place if matches is None else matches[place]
+        if there != place or other[place] != token:
+            return place
+    return None
+
+
+def _matched(
+    clean: Prompt, corrupt: Prompt, matches: list[int | None] | None
+) -> tuple[Prompt, Prompt]:
+    """Both prompts, if they are of unequal length as copies that know how they correspond."""
+    if matches is None:
+        return clean, corrupt
+    clean, corrupt = copy.copy(clean), copy.copy(corrupt)
+    clean.matches = matches
+    back = {other: place for place, other in enumerate(matches)}
+    corrupt.matches = [back.get(place) for place in range(len(corrupt.ids))]
+    return clean, corrupt

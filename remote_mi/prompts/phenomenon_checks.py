@@ -12,7 +12,7 @@ from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import Metric
-from remote_mi.prompts.examples import MOST_PAIRS, SLOT
+from remote_mi.prompts.examples import MOST_PAIRS, SLOT, parse_align
 from remote_mi.prompts.messages import parse_messages
 
 
@@ -84,6 +84,13 @@ def _check_switch(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _check_align(value: Any) -> Any:
+    try:
+        return parse_align(value)
+    except UsageError as error:
+        raise field_error(error.message, error.hint or "") from None
+
+
 _Text = Annotated[Any, BeforeValidator(_check_text)]
 _Mapping = Annotated[Any, BeforeValidator(_check_mapping)]
 
@@ -110,6 +117,7 @@ class PhenomenonFile(BaseModel):
     group: _Text = None
     baseline: _Mapping = None
     thinking: Annotated[Any, BeforeValidator(_check_switch)] = None
+    align: Annotated[Any, BeforeValidator(_check_align)] = None
 
     @model_validator(mode="after")
     def _check_together(self) -> PhenomenonFile:

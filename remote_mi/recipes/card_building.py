@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Over
+from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Lengths, Over
 from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
@@ -80,8 +80,10 @@ def build_card(
         declaration.get("behaviour") or "",
         dict(declaration.get("shared") or {}),
         evidence,
+        declaration.get("lengths") or "equal",
     )
     problems = [
+        _lengths_problem(card),
         _behaviour_problem(card),
         *(_shared_problem(card, key, name) for key, name in card.shared.items()),
         *(card.control_problem(key, control) for key, control in card.controls.items()),
@@ -216,6 +218,22 @@ def _behaviour_problem(card: Card) -> str:
     output = card.returns.get(name)
     if output is None or not KINDS[output.kind].averaged or set(output.dims) - {DRAW}:
         return f"behaviour names {name!r}, which is not an output of one number"
+    return ""
+
+
+def _lengths_problem(card: Card) -> str:
+    """The problem with the lengths of pairs that a recipe takes, "" if there is none."""
+    if isinstance(card.lengths, str):
+        known = typing.get_args(typing.get_args(Lengths)[0])
+        if card.lengths not in known:
+            return f"lengths={card.lengths!r} is not one of {', '.join(map(repr, known))}"
+    else:
+        known = {param.name for param in card.parameters}
+        for name in card.lengths:
+            if name not in known:
+                return f"lengths names {name!r}, which is none of its parameters"
+    if card.lengths != "equal" and not card.takes_pairs:
+        return f"lengths is for recipes over pairs, not over {card.over!r}"
     return ""
 
 

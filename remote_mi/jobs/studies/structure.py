@@ -151,6 +151,8 @@ class TextEntry(_Part):
     """A conversation in place of a text."""
     thinking: bool | None = None
     """Whether the chat template's thinking is on, if it knows `enable_thinking`."""
+    align: Literal["labels", "ends"] | None = None
+    """How a pair of prompts of unequal length is aligned."""
     target: str | None = None
     """The token to predict, with its leading space; optional."""
     clean: str | list[_Message] | None = None
