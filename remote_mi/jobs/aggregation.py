@@ -26,6 +26,7 @@ from remote_mi.common.statistics.intervals import (
 from remote_mi.interventions.vocabulary import METRICS, MetricFacts
 from remote_mi.jobs.control_tests import ControlSamples, against_control
 from remote_mi.jobs.number_notes import gap_notes, non_finite_notes
+from remote_mi.jobs.positions import alignment, alone_notes, with_value
 from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -44,6 +45,7 @@ class Part:
         template: prompts of the same template are aligned index by index.
         text: the prompt's own texts, for display.
         cluster: examples of the same cluster are not independent of each other.
+        alone: positions without a counterpart in the pair's other prompt.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -52,6 +54,7 @@ class Part:
     template: str = ""
     text: Mapping[str, Any] = field(default_factory=dict)
     cluster: str = ""
+    alone: Sequence[int] = ()
 
 
 @dataclass
@@ -116,7 +119,7 @@ class _Assembly:
         parameters: Mapping[str, Any],
     ) -> None:
         self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
-        self.positions, self.columns = _alignment(parts) if parts else ([], [])
+        self.positions, self.columns = alignment(parts) if parts else ([], [])
         self.result = Assembled({}, {}, [], _clusters(parts))
 
     def run(self) -> Assembled:
@@ -127,6 +130,7 @@ class _Assembly:
                 arrays[f"{name}@{index}"] = np.asarray(values)
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
         self.result.notes += self._non_finite_notes()
+        self.result.notes += alone_notes(card, self.parts, self.positions, self.columns)
         for name, output in card.returns.items():
             averaged = kind_of_output(output).averaged
             if not averaged and output.of == "example" and len(self.parts) > 1:
@@ -164,8 +168,9 @@ class _Assembly:
         for name, output in self.card.returns.items():
             if not kind_of_output(output).averaged:
                 continue
-            raw = [self.of_set] if output.of == "set" else [part.arrays for part in self.parts]
-            arrays = [np.asarray(each[name]) for each in raw if name in each]
+            arrays = [np.asarray(self.of_set[name])] if output.of == "set" else []
+            if output.of != "set":
+                arrays = [with_value(output, name, part) for part in self.parts]
             for note in non_finite_notes(name, arrays):
                 yield f"{note}, and so is every mean that includes them"
 
@@ -355,31 +360,3 @@ def _clusters(parts: Sequence[Part]) -> list[int] | None:
     first = {name: index for index, name in reversed(list(enumerate(names)))}
     clusters = [first[name] for name in names]
     return clusters if len(first) < len(parts) else None
-
-
-def _alignment(parts: Sequence[Part]) -> tuple[list[list[int]], list[str]]:
-    """For each part the positions that are aligned, and the labels of those columns."""
-    if _one_template(parts):
-        columns = []
-        by_position = {position: label for label, position in parts[0].labels.items()}
-        for position in range(len(parts[0].tokens)):
-            texts = {part.tokens[position] for part in parts}
-            label = by_position.get(position, "")
-            columns.append(texts.pop() if len(texts) == 1 else f"[{label or '*'}]")
-        everything = list(range(len(parts[0].tokens)))
-        return [everything for _ in parts], columns
-    shared = [label for label in parts[0].labels if all(label in p.labels for p in parts)]
-    shared.sort(key=lambda label: np.mean([p.labels[label] / len(p.tokens) for p in parts]))
-    return [[p.labels[label] for label in shared] for p in parts], [f"[{s}]" for s in shared]
-
-
-def _one_template(parts: Sequence[Part]) -> bool:
-    first = parts[0]
-    if len(parts) == 1:
-        return True
-    return bool(first.template) and all(
-        p.template == first.template
-        and len(p.tokens) == len(first.tokens)
-        and dict(p.labels) == dict(first.labels)
-        for p in parts
-    )

@@ -114,8 +114,8 @@ class PromptEncoder:
         for align in dict.fromkeys(self.aligned):
             count = counted(self.aligned.count(align), "pair")
             notes.append(
-                f"{count} of prompts of unequal length, aligned by {align}: a position without a "
-                "counterpart in the other prompt is left as it is, and has no value"
+                f"{count} of prompts of unequal length, aligned by {align}: nothing is patched at a "
+                "position without a counterpart in the other prompt, and its effect is empty"
             )
         return [*notes, *self.warnings]
 
@@ -357,7 +357,8 @@ class PromptEncoder:
         return (
             f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
             f"first differ at position {where}, {self.text(ids[where])!r} against "
-            f"{self.text(other[where])!r}" + (self.why_equal and f": {self.why_equal}")
+            f"{self.text(other[where])!r}"
+            + (f": {self.why_equal}" if self.why_equal else "; they can be aligned: --align ends")
         )
 
     def _choices(

@@ -135,6 +135,8 @@ class PhenomenonFile(BaseModel):
             if len({isinstance(text, list) for text in texts.values()}) > 1:
                 message = f"template {name!r}: one of its prompts is a text, the other has messages"
                 raise field_error(message, "", *where)
+            if self.align == "labels":
+                self._check_labels(where, texts)
         if self.thinking is not None and not any(
             isinstance(texts["clean"], list) for texts in self.templates.values()
         ):
@@ -143,6 +145,18 @@ class PhenomenonFile(BaseModel):
             if key in self.model_fields_set:
                 self._check_slots((key,), getattr(self, key), several=key in ("answer", "wrong"))
         return self
+
+    def _check_labels(self, where: KeyPath, texts: dict[str, Any]) -> None:
+        """Check that both prompts of a template have the same labels, in the same order."""
+        labels = {part: _labels_of(text) for part, text in texts.items()}
+        if labels["clean"] != labels["corrupt"] or not labels["clean"]:
+            each = " and ".join(f"{', '.join(v) or 'none'} in {k}" for k, v in labels.items())
+            raise field_error(
+                f"'align' is labels, and template {where[-1]!r} has not the same labels in the same "
+                f"order in both prompts: {each}",
+                "{slot:label} or {slot.field:label} names one",
+                *where,
+            )
 
     def _check_draw(self) -> None:
         for slot, name in self.draw.items():
@@ -224,3 +238,10 @@ class PhenomenonFile(BaseModel):
                 )
             values.append(entry[part] if part else entry)
         return any(isinstance(value, list) for value in values)
+
+
+def _labels_of(text: str | list[Any]) -> list[str]:
+    """The labels of a prompt in order; of one that is used twice, the last place counts."""
+    contents = [text] if isinstance(text, str) else [message["content"] for message in text]
+    found = [match[3] or match[1] for each in contents for match in SLOT.finditer(each)]
+    return [label for index, label in enumerate(found) if label not in found[index + 1 :]]

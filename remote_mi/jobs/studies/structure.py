@@ -127,6 +127,8 @@ class PairsEntry(_Part):
     """Field → column of the file, where their names differ: {clean: question, answer: label}."""
     format: str = ""
     """Published format of its records, e.g. blimp; recognised by its columns if left out."""
+    align: Literal["labels", "ends"] | None = None
+    """How all its pairs of unequal length are aligned."""
 
 
 _Message = Annotated[
