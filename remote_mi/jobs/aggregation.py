@@ -26,35 +26,13 @@ from remote_mi.common.statistics.intervals import (
 from remote_mi.interventions.vocabulary import METRICS, MetricFacts
 from remote_mi.jobs.control_tests import ControlSamples, against_control
 from remote_mi.jobs.number_notes import gap_notes, non_finite_notes
+from remote_mi.jobs.positions import Part as Part
 from remote_mi.jobs.positions import alignment, alone_notes, with_value
 from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS, Output, Ratio, coordinates, position_problem
 from remote_mi.store.verdict import ControlTest, Verdict
-
-
-@dataclass
-class Part:
-    """Raw outputs of one prompt or pair, with its tokens and labels.
-
-    Attributes:
-        arrays: output → values.
-        tokens: text of each token of the (clean) prompt.
-        labels: label → position.
-        template: prompts of the same template are aligned index by index.
-        text: the prompt's own texts, for display.
-        cluster: examples of the same cluster are not independent of each other.
-        alone: positions without a counterpart in the pair's other prompt.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    tokens: list[str]
-    labels: Mapping[str, int]
-    template: str = ""
-    text: Mapping[str, Any] = field(default_factory=dict)
-    cluster: str = ""
-    alone: Sequence[int] = ()
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""Which positions of several prompts are averaged together, and which have no value in some."""
+"""The prompts of a result: which of their positions are averaged together, and which lack a value."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,28 @@ from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import POSITIONS, Output
 
-if TYPE_CHECKING:
-    from remote_mi.jobs.aggregation import Part
+
+@dataclass
+class Part:
+    """Raw outputs of one prompt or pair, with its tokens and labels.
+
+    Attributes:
+        arrays: output → values.
+        tokens: text of each token of the (clean) prompt.
+        labels: label → position.
+        template: prompts of the same template are aligned index by index.
+        text: the prompt's own texts, for display.
+        cluster: examples of the same cluster are not independent of each other.
+        alone: positions without a counterpart in the pair's other prompt.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    tokens: list[str]
+    labels: Mapping[str, int]
+    template: str = ""
+    text: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str = ""
+    alone: Sequence[int] = ()
 
 
 def alignment(parts: Sequence[Part]) -> tuple[list[list[int]], list[str]]:
