@@ -223,17 +223,20 @@ def _behaviour_problem(card: Card) -> str:
 
 def _lengths_problem(card: Card) -> str:
     """The problem with the lengths of pairs that a recipe takes, "" if there is none."""
-    if isinstance(card.lengths, str):
-        known = typing.get_args(typing.get_args(Lengths)[0])
-        if card.lengths not in known:
-            return f"lengths={card.lengths!r} is not one of {', '.join(map(repr, known))}"
-    else:
-        known = {param.name for param in card.parameters}
-        for name in card.lengths:
-            if name not in known:
-                return f"lengths names {name!r}, which is none of its parameters"
+    words = typing.get_args(typing.get_args(Lengths)[0])
+    if isinstance(card.lengths, str) and card.lengths not in words:
+        known = ", ".join(map(repr, words))
+        return f"lengths={card.lengths!r} is not one of {known}, or a dict of parameters"
     if card.lengths != "equal" and not card.takes_pairs:
         return f"lengths is for recipes over pairs, not over {card.over!r}"
+    parameters = {param.name: param for param in card.parameters}
+    for name, value in () if isinstance(card.lengths, str) else card.lengths.items():
+        if name not in parameters:
+            return f"lengths names {name!r}, which is none of its parameters"
+        try:
+            parameters[name].parse(value)
+        except UsageError as error:
+            return f"lengths: {error.message}"
     return ""
 
 
