@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -23,6 +24,7 @@ from remote_mi.prompts.tokens import tokenize
 from ...conftest import MARY
 
 BOS = 99
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,35 @@ def test_a_phenomenon_aligns_its_pairs(tmp_path):
     examples = load(path).prompts(2).examples
     assert {example.align for example in examples} == {"labels"}
     assert examples[0].corrupt_labels == {"city": (0, 13)}
+
+
+@pytest.mark.parametrize(
+    "name", ["french_agreement", "german_case", "german_gender", "spanish_inflection"]
+)
+def test_pairs_in_other_languages_do_not_depend_on_how_a_tokenizer_splits_words(name):
+    """One token a letter: the words that differ have as many as they have letters."""
+    examples = load(ROOT / "recipes" / "phenomena" / f"{name}.yaml").prompts().examples
+    unequal = 0
+    for example in examples:
+        texts = example.clean, example.corrupt or ""
+        sides = [
+            Side(
+                [ord(c) for c in text],
+                len(text) - 1,
+                {k: (a, b - 1) for k, (a, b) in spans.items()},
+            )
+            for text, spans in zip(texts, (example.labels, example.corrupt_labels), strict=True)
+        ]
+        if len(texts[0]) == len(texts[1]):
+            continue
+        unequal += 1
+        matches = matching_positions(example.align, *sides, set())
+        for label, (_, stop) in example.labels.items():
+            assert matches[stop - 1] == example.corrupt_labels[label][1] - 1, label
+        same = [p for p, q in enumerate(matches) if q is not None and texts[0][p] == texts[1][q]]
+        covered = {p for a, b in example.labels.values() for p in range(a, b)}
+        assert {*range(len(texts[0]))} - {*same} <= covered, "all between the labels is alike"
+    assert unequal > len(examples) / 3
 
 
 @pytest.mark.parametrize(
