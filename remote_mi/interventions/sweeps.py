@@ -71,9 +71,9 @@ def sweep(
         base: the run of one prompt to change, or the prompt.
         site: where in a layer: one of `SITES`, or a `Port`.
         put: the replacement: the same activations of another run, of the same length or of the
-            other prompt of a pair, whose positions correspond by `Prompt.matches`, and only those
-            that do are replaced; a number; a tensor per layer, or a function from a layer to one, that broadcasts to the shapes of
-            `read`, or has the dimension variant before them.
+            other prompt of a pair (positions correspond by `Prompt.matches`, and those that do are
+            replaced); a number; a tensor per layer, or a function from a layer to one, that
+            broadcasts to the shapes of `read`, or has the dimension variant before them.
         measure: made by `measure`; or a function from the final norm's output, [row, position,
             d_model], whose last position is the prompt's last (early ones may be left out), to
             numbers for each row.
@@ -89,8 +89,8 @@ def sweep(
 
     Raises:
         ValueError: for heads at a site that has none, a site, layer or position that does not
-            exist, a site that some of the layers lack, a run with another site, or of another length
-            whose positions do not correspond, or a base with several prompts.
+            exist, a site that some of the layers lack, a run with another site, or of another
+            length whose positions do not correspond, or a base with several prompts.
     """
     chosen = chosen_layers(lm, site, layers, "measured")
     if chosen != sorted(set(chosen)):

@@ -291,3 +291,23 @@ def test_a_recipe_that_needs_equal_lengths_says_why(word_tokenizer, project):
     prompts = PromptChoice(pairs=[good, MARY]).resolve(project)
     with pytest.raises(PromptErrors, match="' John' against ' the': it compares them"):
         tokenize(word_tokenizer, prompts, ModelSpec(), "pair", 64, why_equal="it compares them")
+
+
+def test_the_masks_of_a_pair_correspond_and_as_many_tokens_follow_both(tiny, project):
+    tokenizer = AutoTokenizer.from_pretrained(tiny("bert"))
+    words = {"answer": " Mary", "wrong": " John", "align": "ends"}
+    good = {"clean": "When John gave [MASK] the store", "corrupt": "When [MASK] a store", **words}
+    bad = {**good, "corrupt": "When [MASK] store"}
+
+    def made(pair):
+        prompts = PromptChoice(pairs=[pair]).resolve(project)
+        given = {"masked": True, "bidirectional": True}
+        return tokenize(tokenizer, prompts, ModelSpec(), "pair", 64, **given).prompts[0]
+
+    pair = made(good)
+    assert (pair.end, pair.corrupt.end) == (4, 2) and pair.clean.ids[4] == pair.corrupt.ids[2]
+    assert pair.clean.matches == [0, 1, None, None, 2, 3, 4, 5]  # [CLS] … [MASK] … [SEP]
+    with pytest.raises(
+        PromptErrors, match="3 tokens follow the mask of the clean prompt, and 2 that"
+    ):
+        made(bad)
