@@ -42,6 +42,7 @@ from remote_mi.interventions import (
         Table("clean", columns=("clean_loss",)),
     ],
     needs=("unembedding",),
+    lengths="any",
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],
 )
 def ablation(
@@ -71,6 +72,8 @@ def ablation(
                    v[l, p] = their mean at each position (average=each; Wang et al. 2023)
         zero:      v       = 0
         resample:  v[l, p] = the site in the corrupt prompt of the pair, at the same position
+                   (of prompts of unequal length: at its counterpart; without one, x stays, and
+                   effect[l, p] is NaN)
 
         effect[l, p]    = m(v at layer l, position p) − m(clean run)
         layer_effect[l] = m(v at layer l, all positions) − m(clean run)
@@ -120,7 +123,9 @@ def ablation(
     of_metric, both = measure(lm, metric, pair), measure(lm, (metric, "loss"), pair)
     given: dict[str, Any] = {"control": control_draws, "seed": seed, "window": window}
     given["layers"] = layers
-    each = sweep(lm, base, site, put, of_metric, by="position", at=pair.cells(positions), **given)
+    exchanged = pair if kind == "resample" else pair.clean
+    given_at = {"at": exchanged.cells(positions)}
+    each = sweep(lm, base, site, put, of_metric, by="position", **given_at, **given)
     whole = sweep(lm, base, site, put, both, by="layer", **given)
     clean, clean_loss = both(base.hidden)[0]
     return {

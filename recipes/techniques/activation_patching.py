@@ -22,6 +22,7 @@ from remote_mi.interventions import Direction, Metric, Pair, Site, measure, run,
     evidence="interventional",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("unembedding",),
+    lengths="any",
     references=["vig2020causal", "meng2022locating", "zhang2023patching"],
 )
 def activation_patching(
@@ -52,6 +53,8 @@ def activation_patching(
     destroys it. The metric is always that of the clean prompt's answer.
     Exact: every cell is its own forward pass (no gradient approximation). Positions before the
     first difference are 0 by causality (an encoder has no such zeros).
+    Prompts of unequal length: p runs over the clean prompt's positions, and the other prompt's is
+    its counterpart; without one nothing is patched, and the effect is NaN.
     Units: nats for logits and log-probabilities, or a probability.
     Control: an activation x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random direction
     of length 1 for each pair, layer and position (and head, where the site has heads): as large a
@@ -80,7 +83,11 @@ def activation_patching(
     base, other = pair.base_and_other(direction)
     put = run(lm, other, site, layers=layers if window == 1 else None)
     of_answer = measure(lm, metric, pair)
-    where: dict[str, Any] = {"at": pair.cells(positions), "layers": layers, "window": window}
+    where: dict[str, Any] = {
+        "at": pair.cells(positions, direction),
+        "layers": layers,
+        "window": window,
+    }
     random: dict[str, Any] = {"control": control_draws, "seed": seed}
     found = sweep(lm, base, site, put, of_answer, by="position", **where, **random)
     return {

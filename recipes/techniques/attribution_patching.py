@@ -39,6 +39,7 @@ from remote_mi.interventions import (
     evidence="observational",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("gradients", "unembedding"),
+    lengths="any",
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
 )
 def attribution_patching(
@@ -69,7 +70,9 @@ def attribution_patching(
     behaviour; when noising, −1 destroys it. The metric is always that of the clean prompt's answer.
     An estimate is good where m is nearly linear over the difference. It is poor where attention
     or a norm saturates, and so in early layers of the stream, where the two runs are far apart.
-    In causal models positions before the first difference are exactly 0.
+    In causal models positions before the first difference are exactly 0. Prompts of unequal length:
+    p runs over the clean prompt's positions, the other prompt's is its counterpart, and the effect
+    is NaN without one.
     Control: r · ∂m/∂x, the same estimate for a random direction r of the length of x_other − x_base
     at the cell, for each pair and cell. An effect that is not told from it shows that the runs
     differ there and that the metric is sensitive there, not that they differ in what it reads.
@@ -100,8 +103,7 @@ def attribution_patching(
     of_base, of_other = pair.base_and_other(direction)
     of_answer = measure(lm, metric, pair)
     base, other = gradients(lm, of_base, site, of_answer), run(lm, of_other, site)
-    generator = torch.Generator().manual_seed(seed)
-    generator, cells = torch.Generator().manual_seed(seed), pair.cells(positions)
+    generator, cells = torch.Generator().manual_seed(seed), pair.cells(positions, direction)
     moved = [changes(lm, base, other), base.gradients]
     if layers is not None:
         moved = [[values[i] for i in info(lm).chosen(layers)] for values in moved]
@@ -116,7 +118,8 @@ def attribution_patching(
     effect, compared = by_layer(of_cells, *moved), torch.zeros(0)  # nothing to compare with
     if compare == "exact":
         exact = sweep(lm, of_base, site, other, of_answer, at=cells, layers=layers).effect
-        compared = correlation(effect, exact)[None]
+        there = [index for index, cell in enumerate(cells) if cell]
+        compared = correlation(effect[:, there], exact[:, there])[None]
     ends = pair.ends(direction, of_answer(base.hidden)[0], of_answer(other.hidden)[0])
     return {
         "effect": effect,
@@ -128,5 +131,9 @@ def attribution_patching(
 
 
 def added_up(by_position: torch.Tensor, cells: list[list[int]]) -> torch.Tensor:
-    """The sum over the positions of each cell, [..., cell], from [..., position]."""
-    return torch.stack([by_position[..., cell].sum(-1) for cell in cells], -1)
+    """The sum over the positions of each cell, [..., cell], from [..., position]; NaN without any."""
+    sums = [
+        by_position[..., cell].sum(-1) if cell else by_position[..., 0] * torch.nan
+        for cell in cells
+    ]
+    return torch.stack(sums, -1)

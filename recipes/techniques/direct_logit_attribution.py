@@ -33,6 +33,7 @@ from remote_mi.interventions import Pair, direct_logits
         Table("logit_diff", columns=("sum", "embedding")),
     ],
     needs=("unembedding", "plain_stream"),
+    lengths="any",
     references=["elhage2021framework", "wang2022ioi", "nostalgebraist2020lens"],
 )
 def direct_logit_attribution(

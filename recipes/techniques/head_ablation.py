@@ -37,6 +37,7 @@ from remote_mi.interventions import (
         Table("clean", columns=("clean_loss",)),
     ],
     needs=("unembedding",),
+    lengths="any",
     references=["wang2022ioi", "chan2022scrubbing", "zhang2023patching"],
 )
 def head_ablation(
@@ -63,6 +64,7 @@ def head_ablation(
                    v[l, h, p] = their mean at each position (average=each; Wang et al. 2023)
         zero:      v          = 0
         resample:  v[l, h, p] = the head in the corrupt prompt of the pair, at the same position
+                   (of prompts of unequal length: at its counterpart; without one, z stays)
 
         effect[l, h]      = m(head l.h replaced by v) − m(clean run)
         loss_change[l, h] = loss(head l.h replaced by v) − loss(clean run)

@@ -38,6 +38,7 @@ from remote_mi.interventions import (
     evidence="observational",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("gradients", "unembedding"),
+    lengths="any",
     references=["nanda2023attribution", "syed2023attribution", "kramar2024atp"],
 )
 def head_attribution(
@@ -61,6 +62,7 @@ def head_attribution(
         recovery     = Σ effect / Σ gap over the pairs (a ratio of means)
 
     denoise: the base is the corrupt run, the other the clean run; noise: the other way round.
+    Of prompts of unequal length, the sum is over the positions that have a counterpart.
     Sign and units as in head_patching, which is exact. Heads of late layers, whose output is
     read by the norm and little else, are estimated well; a head whose effect saturates is not.
     Control: Σ_p r[p] · ∂m/∂z[p], the same estimate for random directions r[p] of the lengths of
@@ -90,7 +92,7 @@ def head_attribution(
     moved = changes(lm, base, other), base.gradients
 
     def by_head(activation: torch.Tensor) -> torch.Tensor:  # [position, head, d_head]
-        return activation[0].unflatten(-1, (info(lm).heads, -1))
+        return activation[0, of_base.matched].unflatten(-1, (info(lm).heads, -1))
 
     def of_random(change: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         random = random_like(by_head(change), control_draws, generator)

@@ -22,6 +22,7 @@ from remote_mi.interventions import Direction, Metric, Pair, measure, run, sweep
     evidence="interventional",
     figures=[Heatmap("recovery", center=0), Bars("recovery")],
     needs=("unembedding",),
+    lengths="any",
     references=["wang2022ioi", "zhang2023patching"],
 )
 def head_patching(
@@ -47,6 +48,8 @@ def head_patching(
 
     Sign: when denoising, a positive head restores the clean behaviour; when noising, a negative
     head is one that the behaviour needs, and a positive one works against it.
+    Prompts of unequal length: the head is replaced at the positions that have a counterpart, and
+    stays as it is at the others.
     With grouped keys and values the heads are still the query heads. Exact, no approximation.
     Units: nats for logits and log-probabilities, or a probability.
     Control: a head's output x, to be replaced by v, becomes x + ‖v − x‖·u, with u a random

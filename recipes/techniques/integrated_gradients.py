@@ -33,6 +33,7 @@ from remote_mi.interventions import (
     evidence="observational",
     figures=[Bars("attribution"), Table("clean", columns=("at_baseline", "completeness_error"))],
     needs=("gradients", "unembedding"),
+    lengths={"baseline": "zero"},
     references=["sundararajan2017axiomatic", "adebayo2018sanity"],
 )
 def integrated_gradients(
@@ -73,8 +74,8 @@ def integrated_gradients(
     baseline among the tokens, and another baseline divides it otherwise. Interactions of tokens are
     shared out by the path, not shown; and an attribution to an input says nothing about where
     inside the model it comes about.
-    Not implemented: other paths and baselines (blur, expected gradients), layers other than the
-    input.
+    Not implemented: a corrupt prompt of another length, from which there is no straight line; other
+    paths and baselines (blur, expected gradients), layers other than the input.
 
     Args:
         baseline: the input that counts as the absence of the prompt.

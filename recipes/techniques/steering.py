@@ -46,6 +46,7 @@ from remote_mi.interventions import (
         Table("corrupt", columns=("clean", "gap")),
     ],
     needs=("generation", "causal", "unembedding"),
+    lengths={"method": "mean_difference"},
     references=["rimsky2024steering", "turner2023activation"],
 )
 def steering(
@@ -97,7 +98,7 @@ def steering(
     make, at this length, need not be how the model makes it. The direction holds whatever else
     distinguishes the clean from the corrupt prompts; large coefficients leave the model's
     distribution, and the text must be read for what else has changed.
-    Not implemented: a search for layer and coefficient, other positions, sampling.
+    Not implemented: activation_addition from prompts of unequal length; a search for layer and coefficient, other positions, sampling.
 
     Args:
         method: how the vector is computed, and where it is added.
@@ -167,7 +168,7 @@ def vector_of(
         ValueError: if it is zero at every layer.
     """
     if method == "mean_difference":
-        ends = [signs[i] * contrasts[i][:, pairs[i].end] for i in sources]
+        ends = [signs[i] * contrasts[i][:, pairs[i].corrupt.end] for i in sources]
         vector, first = stack(ends).mean(0)[:, None], None
     else:
         source = pairs[sources[0]]
@@ -204,10 +205,10 @@ def by_position(
     """
     length, end = len(pair.corrupt.ids), pair.corrupt.own - 1
     start = end if first is None else first
-    if start > pair.end:
+    if start > pair.corrupt.end:
         raise ValueError(
-            f"the vector begins at position {start}, after position {pair.end}, where the answer "
-            "of a shorter prompt is read"
+            f"the vector begins at position {start}, after position {pair.corrupt.end}, where the "
+            "answer of a shorter prompt is read"
         )
     if first is None:
         directions = directions.expand(-1, -1, length - end, -1)

@@ -78,6 +78,7 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
         ("source", phenomenon.source),
         ("templates", f"{', '.join(phenomenon.templates)}   metric: {phenomenon.metric}"),
         ("labels", ", ".join([*labels, "end"])),
+        ("prompts of unequal length", phenomenon.align and f"aligned by {phenomenon.align}"),
         ("baseline", _baseline(phenomenon.baseline)),
     ):
         if text:

@@ -20,6 +20,7 @@ from remote_mi.jobs.building import make_job
 from remote_mi.jobs.job import Job
 from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.spec import ATTENTION, DTYPES, ModelSpec
+from remote_mi.prompts.alignment import ALIGN
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.files.columns import parse_columns
 from remote_mi.prompts.messages import parse_turns
@@ -152,6 +153,11 @@ def _prompt_options() -> list[click.Option]:
             type=click.Choice(["on", "off"]),
             help="Switch the chat template's thinking, if it knows enable_thinking.",
         ),
+        option(
+            ["--align"],
+            type=click.Choice(ALIGN),
+            help="Take pairs of unequal length, aligned by labels, or by how they begin and end.",
+        ),
         option(["-n", "size"], type=int, metavar="N", help="Number of prompts."),
         option(["--seed"], type=int, metavar="N", help="Seed of the phenomenon's prompts."),
         option(
@@ -232,6 +238,7 @@ def job_arguments(
         parse_columns(options["columns"]),
         options["format"],
         {"on": True, "off": False}.get(options["thinking"] or ""),
+        options["align"] or "",
     )
     parameters = {k: v for k, v in values.items() if k not in INPUTS}
     return (

@@ -12,6 +12,7 @@ from remote_mi.common.errors import sanitize
 from remote_mi.common.paths import project_folder
 from remote_mi.common.text import line
 from remote_mi.recipes import catalog
+from remote_mi.recipes.card import Card
 from remote_mi.recipes.outputs import Ratio
 from remote_mi.report.document.bibliography import cite
 from remote_mi.report.document.method import not_shown
@@ -34,6 +35,14 @@ _EXAMPLE_ARGUMENTS = {
     "pairs": "--phenomenon ioi",
     "none": "",
 }
+
+
+def _lengths(card: Card) -> str:
+    """Whether a recipe takes aligned pairs of unequal length, and with which parameters."""
+    if isinstance(card.lengths, str):
+        return "taken, if they are aligned" if card.lengths == "any" else "refused"
+    given = ", ".join(f"{name} {value}" for name, value in card.lengths.items())
+    return f"taken with {given}, if they are aligned; else refused"
 
 
 @click.group()
@@ -95,6 +104,8 @@ def show(name: str, as_json: bool) -> None:
         _print(f"  {effect:14} is compared with its control, {control}")
     _print(f"\nEvidence: {card.evidence or 'not declared'}")
     _print(f"Needs: {', '.join(card.needs) or 'nothing beyond a forward pass'}")
+    if card.takes_pairs:
+        _print(f"Pairs of unequal length: {_lengths(card)}")
     if card.references:
         _print("References:")
     for entry in cite(card.references, project_folder()):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
-    from remote_mi.interventions.forward import by_layer, changes, run, stack
+    from remote_mi.interventions.forward import by_layer, changes, final_states, run, stack
     from remote_mi.interventions.generation import generate
     from remote_mi.interventions.means import mean_activations
     from remote_mi.interventions.measures import choice_log_probs, measure
@@ -65,7 +65,7 @@ _HOMES = {
     ],
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
-    "forward": ["by_layer", "changes", "run", "stack"],
+    "forward": ["by_layer", "changes", "final_states", "run", "stack"],
     "generation": ["generate"],
     "means": ["mean_activations"],
     "measures": ["choice_log_probs", "measure"],
@@ -100,6 +100,7 @@ __all__ = [
     "edit",
     "embedding_noise",
     "embeddings",
+    "final_states",
     "generate",
     "gradients",
     "info",

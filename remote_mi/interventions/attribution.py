@@ -70,7 +70,7 @@ def gradients(
         skip_unembedding(lm)
     tensors = [tensor for tensor, _ in pairs.values()]
     slopes = dict(zip(chosen, torch.autograd.grad(measure(hidden)[0], tensors), strict=True))
-    found = Run([list(prompt.ids)], site, hidden.detach())
+    found = Run([list(prompt.ids)], site, hidden.detach(), prompt.matches)
     for index in range(1 if row.once else len(lm.layers)):
         if index not in pairs:
             found.values.append(torch.empty(0))

@@ -11,7 +11,7 @@ from remote_mi.interventions.encoder_decoder import model_inputs
 from remote_mi.interventions.model_info import fact, has_unembedding, is_causal, reuses_prefix
 from remote_mi.interventions.model_sites import Logits, Once
 from remote_mi.interventions.ports import Stream, read_stream
-from remote_mi.interventions.prompts import Prompt
+from remote_mi.interventions.prompts import Prompt, first_unlike
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import chosen_layers, row_of
 
@@ -29,12 +29,17 @@ class Run:
         keys: keys and values of every layer, if rows of a sweep can share them; else None.
         stream: the stream before the first layer, if it differs from that of the ids; else None.
         changed: the first position at which a row differs from that of its ids; None for none.
+        matches: of its prompt, if that is a single one; see `Prompt`.
     """
 
     def __init__(
-        self, ids: list[list[int]], site: str | Stream | None, hidden: torch.Tensor
+        self,
+        ids: list[list[int]],
+        site: str | Stream | None,
+        hidden: torch.Tensor,
+        matches: list[int | None] | None = None,
     ) -> None:
-        self.ids, self.site, self.hidden = ids, site, hidden
+        self.ids, self.site, self.hidden, self.matches = ids, site, hidden, matches
         self.values: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor] = []
         self.one = len(ids) == 1
@@ -98,7 +103,7 @@ def run(
         if site != "logits":
             skip_unembedding(lm)
         whole: Any = lm.output if keep else None
-    found = Run(ids, site, hidden)
+    found = Run(ids, site, hidden, of_each[0].matches if len(of_each) == 1 else None)
     found.one = len(of_each) == 1 and given is None
     if states and site == "resid_pre":
         read = {index: whole.hidden_states[index] for index in chosen}
@@ -134,18 +139,80 @@ def _read_all(
     return read, lm.ln_final.output
 
 
+def final_states(lm: Any, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """The final norm's output where the answer of each prompt is read, [prompt, d_model].
+
+    One forward pass for prompts of equal length; else one each.
+    """
+    if len({len(prompt.ids) for prompt in prompts}) > 1:
+        return torch.cat([run(lm, prompt).hidden[:, prompt.end] for prompt in prompts])
+    hidden = run(lm, prompts).hidden
+    return torch.stack([hidden[row, prompt.end] for row, prompt in enumerate(prompts)])
+
+
+def counterparts(base: Run, other: Run) -> list[int | None] | None:
+    """For each position of a base run the one of another run that corresponds to it, or None.
+
+    Returns:
+        None for runs of equal length, whose positions correspond by number.
+
+    Raises:
+        ValueError: for runs of different lengths that are not those of one pair's two prompts.
+    """
+    length, there = len(base.ids[0]), len(other.ids[0])
+    if length == there:
+        return None
+    back = {} if other.matches is None else dict(enumerate(other.matches))
+    known = [] if base.matches is None else base.matches
+    both = [(place, match) for place, match in enumerate(known) if match is not None]
+    if len(known) != length or not both or any(back.get(m, -1) != p for p, m in both):
+        raise ValueError(f"runs of {length} and of {there} tokens have no positions in common")
+    return known
+
+
+def at_base(base: Run, other: Run) -> Run:
+    """Another run, read at the positions of a base run: NaN at those without a counterpart.
+
+    Its `ids` stay its own. It is the run itself if both have the same length.
+
+    Raises:
+        ValueError: as `counterparts`, and for a site whose activations have a number for each
+            position of their prompt (the pattern of attention).
+    """
+    matches = counterparts(base, other)
+    if matches is None:
+        return other
+    if other.values and other.site is not None and row_of(other.site).dims != 3:
+        raise ValueError(
+            f"{other.site} has a number for every token of its prompt, and so cannot be put into a "
+            "prompt of another length"
+        )
+    found = Run(other.ids, other.site, _read_at(other.hidden, matches), other.matches)
+    found.values = [
+        values if is_empty(values) else _read_at(values, matches) for values in other.values
+    ]
+    found.one, found.keys, found.changed = other.one, other.keys, other.changed
+    return found
+
+
+def _read_at(activation: torch.Tensor, matches: Sequence[int | None]) -> torch.Tensor:
+    """An activation, [row, position, width], at some positions in turn; NaN for None."""
+    read = activation[:, [match or 0 for match in matches]]
+    read[:, [place for place, match in enumerate(matches) if match is None]] = torch.nan
+    return read
+
+
 def first_difference(lm: Any, one: Run, other: Run) -> int:
-    """The first position at which activations of two runs can differ; the length if none can.
+    """The first position of a run at which another's activations can differ; its length if none.
 
     With bidirectional attention, every position sees the first difference.
+
+    Raises:
+        ValueError: as `counterparts`.
     """
     length = len(one.ids[0])
-    if len(other.ids[0]) != length:
-        raise ValueError(
-            f"runs of {length} and of {len(other.ids[0])} tokens have no positions in common"
-        )
-    same = [a == b for a, b in zip(one.ids[0], other.ids[0], strict=True)]
-    starts = [same.index(False)] if False in same else []
+    found = first_unlike(one.ids[0], other.ids[0], counterparts(one, other))
+    starts = [] if found is None else [found]
     starts += [run.changed for run in (one, other) if run.changed is not None]
     first = min(starts, default=length)
     return first if first == length or is_causal(lm) else 0
@@ -155,15 +222,16 @@ def changes(lm: Any, base: Run, other: Run) -> list[torch.Tensor]:
     """The differences between the activations of another run and of a base run: other − base.
 
     Returns:
-        for each layer [row, position, width], float32, or empty if it lacks the site; exactly 0 before the first position that
-        the difference between the prompts can reach.
+        for each layer [row, position, width], float32, or empty if it lacks the site; exactly 0
+        before the first position that the difference between the prompts can reach, NaN at those
+        without a counterpart.
 
     Raises:
-        ValueError: for runs of different lengths or sites.
+        ValueError: for runs of different sites, and as `at_base`.
     """
     if base.site != other.site:
         raise ValueError(f"one run keeps {base.site}, the other {other.site}")
-    first = first_difference(lm, base, other)
+    first, other = first_difference(lm, base, other), at_base(base, other)
     found = []
     for own, there in zip(base.values, other.values, strict=True):
         if is_empty(own):

@@ -6,6 +6,7 @@ bytecode). The text of the prompts stays on the user's machine; a recipe sees on
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 
@@ -24,6 +25,9 @@ class Prompt:
         end: where the answer is read: the last of the prompt's own positions, or that of an
             encoder's mask token. In a pair whose answers begin alike, the last before they part.
         start: where the answer's first token is read; other than `end` only if answers begin alike.
+        matches: in a pair of prompts of unequal length, for each position the one of the other
+            prompt that corresponds to it, None where there is none. Else None: positions of equal
+            number correspond.
     """
 
     def __init__(
@@ -44,6 +48,14 @@ class Prompt:
         self.start = self.end if start is None else start
         self.spans = {label: (position, position) for label, position in positions.items()}
         self.spans.update(spans or {})
+        self.matches: list[int | None] | None = None
+
+    @property
+    def matched(self) -> list[int]:
+        """The positions that have a counterpart in the other prompt of the pair."""
+        if self.matches is None:
+            return list(range(len(self.ids)))
+        return [place for place, other in enumerate(self.matches) if other is not None]
 
     def position(self, label: str) -> int:
         """The position of a label; "end" is where the answer is read.
@@ -109,19 +121,21 @@ class Prompt:
 
 
 class Pair:
-    """A clean and a corrupt prompt of equal length.
+    """A clean and a corrupt prompt, of equal length or aligned.
 
     Attributes:
-        clean, corrupt: the two prompts.
+        clean, corrupt: the two prompts; see `Prompt.matches` on how their positions correspond.
         answer: id of the clean prompt's right answer.
         wrong: id of the wrong answer, the one the corrupt prompt leads to.
         answers, wrongs: ids of all right and all wrong answers; `answer` and `wrong` come first.
             Of answers of several tokens they are the first ones in which right and wrong differ,
             and all but the last token of the right answer are part of both prompts.
         choices: all tokens of each right and then of each wrong answer, after the prompt's own.
-        first_difference: first position where the ids differ, None if they are identical.
+        first_difference: the first position of the clean prompt where the ids differ, or that does
+            not correspond to the same number; None if the prompts are identical.
         positions: label → position, of the clean prompt.
-        end: where the answer is read; see `Prompt`.
+        end: where the answer is read in the clean prompt; see `Prompt`. In prompts of unequal
+            length, `corrupt.end` is another.
     """
 
     def __init__(
@@ -131,9 +145,24 @@ class Pair:
         answer: int | list[int],
         wrong: int | list[int],
         choices: list[list[int]] | None = None,
+        *,
+        matches: list[int | None] | None = None,
     ) -> None:
-        self.clean = clean
-        self.corrupt = corrupt
+        """Take the prompts and their answers.
+
+        Args:
+            matches: for each position of the clean prompt the one of the corrupt prompt that
+                corresponds to it, or None; given if, and only if, they differ in length.
+
+        Raises:
+            ValueError: for prompts of unequal length without `matches`, or of equal length with it.
+        """
+        if (len(clean.ids) == len(corrupt.ids)) != (matches is None):
+            raise ValueError(
+                f"the clean prompt has {len(clean.ids)} tokens and the corrupt one "
+                f"{len(corrupt.ids)}: `matches` belongs to prompts of unequal length"
+            )
+        self.clean, self.corrupt = _matched(clean, corrupt, matches)
         self.answers = answer if isinstance(answer, list) else [answer]
         self.wrongs = wrong if isinstance(wrong, list) else [wrong]
         self.answer = self.answers[0]
@@ -141,23 +170,38 @@ class Pair:
         self.choices = choices or [[token] for token in (*self.answers, *self.wrongs)]
         self.positions = clean.positions
         self.end = clean.end
-        self.first_difference: int | None = None
-        for position in range(len(clean.ids)):
-            if clean.ids[position] != corrupt.ids[position]:
-                self.first_difference = position
-                break
+        self.first_difference = first_unlike(clean.ids, corrupt.ids, matches)
 
-    def cells(self, positions: list[str] | None) -> list[list[int]]:
-        """The same for a pair, as `Prompt.cells`; a label stands at one place in both prompts.
+    def cells(self, positions: list[str] | None, direction: str = "noise") -> list[list[int]]:
+        """The positions of each cell in the prompt whose run is changed, as `Prompt.cells`.
+
+        In prompts of unequal length only positions with a counterpart belong to a cell, and there
+        is one cell for each position of the clean prompt, which may be empty.
 
         Raises:
-            ValueError: also for a label that stands elsewhere in the corrupt prompt.
+            ValueError: also for a label that stands at different positions in prompts of equal
+                length.
         """
-        for name in positions or ():
-            places = [one.spans.get(name) for one in (self.clean, self.corrupt)]
-            if None not in places and places[0] != places[1]:
-                raise ValueError(f"{name!r} stands at different positions in the two prompts")
-        return self.clean.cells(positions)
+        base, _ = self.base_and_other(direction)
+        matches = self.clean.matches
+        if matches is None:
+            for name in positions or ():
+                places = [one.spans.get(name) for one in (self.clean, self.corrupt)]
+                if None not in places and places[0] != places[1]:
+                    raise ValueError(f"{name!r} stands at different positions in the two prompts")
+            return self.clean.cells(positions)
+        there: list[int | None] = list(range(len(matches))) if base is self.clean else matches
+        by_number = [name for name in positions or () if name.isdecimal()]
+        if positions is None or by_number:
+            numbers = self.clean.cells(positions and by_number)
+            found = iter([[there[p] for p in cell if matches[p] is not None] for cell in numbers])
+        if positions is None:
+            return list(found)
+        shared = {*base.matched}
+        return [
+            next(found) if name in by_number else [p for p in base.cells([name])[0] if p in shared]
+            for name in positions
+        ]
 
     def base_and_other(self, direction: str) -> tuple[Prompt, Prompt]:
         """The prompt whose run is changed, and the one whose activations are patched in.
@@ -174,3 +218,33 @@ class Pair:
         """
         clean, corrupt = (other, base) if direction == "denoise" else (base, other)
         return {"clean": clean, "corrupt": corrupt, "gap": clean - corrupt}
+
+
+def first_unlike(ids: list[int], other: list[int], matches: list[int | None] | None) -> int | None:
+    """The first position at which two prompts, read from the front, are not the same.
+
+    Args:
+        ids, other: the tokens of both. matches: as `Prompt.matches` of the first.
+
+    Returns:
+        a position of the first prompt: where its token is another, or where it corresponds to
+        another position, or to none; None if there is no such position.
+    """
+    for place, token in enumerate(ids):
+        there = place if matches is None else matches[place]
+        if there != place or other[place] != token:
+            return place
+    return None
+
+
+def _matched(
+    clean: Prompt, corrupt: Prompt, matches: list[int | None] | None
+) -> tuple[Prompt, Prompt]:
+    """Both prompts, if they are of unequal length as copies that know how they correspond."""
+    if matches is None:
+        return clean, corrupt
+    clean, corrupt = copy.copy(clean), copy.copy(corrupt)
+    clean.matches = matches
+    back = {other: place for place, other in enumerate(matches)}
+    corrupt.matches = [back.get(place) for place in range(len(corrupt.ids))]
+    return clean, corrupt

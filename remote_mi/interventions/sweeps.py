@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from remote_mi.interventions.dealing import PASS_TOKENS, Load, deal, rows_of_a_pass
-from remote_mi.interventions.forward import Run, first_difference, run
+from remote_mi.interventions.forward import Run, at_base, counterparts, first_difference, run
 from remote_mi.interventions.growing_batch import Cell, GrowingBatch
 from remote_mi.interventions.model_info import reuses_prefix
 from remote_mi.interventions.ports import Stream
@@ -38,6 +38,8 @@ class Sweep:
 
     Attributes:
         effect: measure of the changed run − of the base run; exactly 0 where nothing can change.
+            NaN, like `scores` and `control`, where nothing corresponds in the donor: a position
+            without a counterpart in the other prompt of its pair.
         scores: measure of the changed run.
         control: like `effect`, for the control's replacement; for random directions, with the
             dimension draw before all others.
@@ -69,9 +71,10 @@ def sweep(
     Args:
         base: the run of one prompt to change, or the prompt.
         site: where in a layer: one of `SITES`, or a `Port`.
-        put: the replacement: the same activations of another run of the same length; a number; a
-            tensor per layer, or a function from a layer to one, that broadcasts to the shapes of
-            `read`, or has the dimension variant before them.
+        put: the replacement: the same activations of another run, of the same length or of the
+            other prompt of a pair (positions correspond by `Prompt.matches`, and those that do are
+            replaced); a number; a tensor per layer, or a function from a layer to one, that
+            broadcasts to the shapes of `read`, or has the dimension variant before them.
         measure: made by `measure`; or a function from the final norm's output, [row, position,
             d_model], whose last position is the prompt's last (early ones may be left out), to
             numbers for each row.
@@ -90,7 +93,8 @@ def sweep(
 
     Raises:
         ValueError: for heads at a site that has none, a site, layer or position that does not
-            exist, a site that some of the layers lack, a run with another site or another length, or a base with several prompts.
+            exist, a site that some of the layers lack, a run with another site, or of another
+            length whose positions do not correspond, or a base with several prompts.
     """
     chosen = chosen_layers(lm, site, layers, "measured")
     if chosen != sorted(set(chosen)):
@@ -148,7 +152,8 @@ class _Sweeper:
         self, lm: Any, base: Run | Prompt, site: str | Stream, by: str, window: int
     ) -> None:
         self.lm, self.by, self.given = lm, by, base
-        self.base = base if isinstance(base, Run) else Run([list(base.ids)], None, torch.empty(0))
+        plain = isinstance(base, Prompt)
+        self.base = Run([list(base.ids)], None, torch.empty(0), base.matches) if plain else base
         if any(ids != self.base.ids[0] for ids in self.base.ids):
             raise ValueError("a sweep changes the run of one prompt, not of several")
         self.length = len(self.base.ids[0])
@@ -171,6 +176,7 @@ class _Sweeper:
 
     def put_in(self, put: Any, control: Any, seed: int) -> None:
         """Set the replacement, and that of the control."""
+        put, control = (at_base(self.base, x) if isinstance(x, Run) else x for x in (put, control))
         self.donor = put if isinstance(put, Run) else None
         row, first = self.batch.row, self.layers[0]
         self.own = _Values(put, row, first)
@@ -206,8 +212,15 @@ class _Sweeper:
         ]
         if any(not 0 <= place < self.length for group in groups for place in group):
             raise ValueError(f"positions {at} do not lie in a prompt of {self.length} tokens")
-        groups = [[place for place in group if place >= first] for group in groups]
-        cells, places, count = self._cells(groups)
+        matches = None if self.donor is None else counterparts(self.base, self.donor)
+        if matches is not None:
+            groups = [[place for place in group if matches[place] is not None] for group in groups]
+        empty = [not group for group in groups]
+        cells, places, count = self._cells([[p for p in group if p >= first] for group in groups])
+        if self.by in ("layer", "head"):  # a cell has all positions
+            self.empty = slice(None) if all(empty) and empty else []
+        else:
+            self.empty = torch.tensor(empty * (count // max(1, len(empty))), dtype=torch.bool)
         self._share_prefix(first, cells)
         self.batch.measure = self._measured(measure)
         scores, effects, plain = self._run(cells)
@@ -358,6 +371,7 @@ class _Sweeper:
                 whole = found
         else:
             whole[:, places] = found
+        whole[:, self.empty] = torch.nan
         if self.shown > len(self.layers):
             spread = whole.new_full((self.shown, *whole.shape[1:]), float("nan"))
             spread[self.layers] = whole

@@ -26,6 +26,8 @@ from remote_mi.common.statistics.intervals import (
 from remote_mi.interventions.vocabulary import METRICS, MetricFacts
 from remote_mi.jobs.control_tests import ControlSamples, against_control
 from remote_mi.jobs.number_notes import gap_notes, non_finite_notes
+from remote_mi.jobs.positions import Part as Part
+from remote_mi.jobs.positions import alignment, alone_notes, with_value
 from remote_mi.jobs.verdicts import Measured, find_verdict
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.output_kinds import kind_of_output
@@ -39,27 +41,6 @@ from remote_mi.recipes.outputs import (
     position_problem,
 )
 from remote_mi.store.verdict import SET, ControlTest, Verdict
-
-
-@dataclass
-class Part:
-    """Raw outputs of one prompt or pair, with its tokens and labels.
-
-    Attributes:
-        arrays: output → values.
-        tokens: text of each token of the (clean) prompt.
-        labels: label → position.
-        template: prompts of the same template are aligned index by index.
-        text: the prompt's own texts, for display.
-        cluster: examples of the same cluster are not independent of each other.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    tokens: list[str]
-    labels: Mapping[str, int]
-    template: str = ""
-    text: Mapping[str, Any] = field(default_factory=dict)
-    cluster: str = ""
 
 
 @dataclass
@@ -128,7 +109,7 @@ class _Assembly:
         parameters: Mapping[str, Any],
     ) -> None:
         self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
-        self.positions, self.columns = _alignment(parts) if parts else ([], [])
+        self.positions, self.columns = alignment(parts) if parts else ([], [])
         self.result = Assembled({}, {}, [], _clusters(parts))
         self.empty_layers: list[int] = []
 
@@ -140,6 +121,9 @@ class _Assembly:
                 arrays[f"{name}@{index}"] = np.asarray(values)
         arrays.update({f"{name}@0": np.asarray(values) for name, values in self.of_set.items()})
         self.result.notes += self._non_finite_notes()
+        self.result.notes += alone_notes(
+            card, self.parts, self.positions, self.columns, self.parameters
+        )
         for name, output in card.returns.items():
             averaged = kind_of_output(output).averaged
             if not averaged and output.of == "example" and len(self.parts) > 1:
@@ -177,14 +161,15 @@ class _Assembly:
         for name, output in self.card.returns.items():
             if not kind_of_output(output).averaged:
                 continue
-            raw = [self.of_set] if output.of == "set" else [part.arrays for part in self.parts]
-            arrays = [self._expected(output, each[name]) for each in raw if name in each]
+            arrays = [np.asarray(self.of_set[name])] if output.of == "set" else []
+            if output.of != "set":
+                arrays = [with_value(output, name, part, self.parameters) for part in self.parts]
+            arrays = [self._expected(output, values) for values in arrays]
             for note in non_finite_notes(name, arrays):
                 yield f"{note}, and so is every mean that includes them"
 
-    def _expected(self, output: Output, values: Any) -> np.ndarray:
+    def _expected(self, output: Output, found: np.ndarray) -> np.ndarray:
         """The values of an output without those of layers that are empty."""
-        found = np.asarray(values)
         if not self.empty_layers or "layer" not in output.dims:
             return found
         axis = output.dims.index("layer")
@@ -379,31 +364,3 @@ def _clusters(parts: Sequence[Part]) -> list[int] | None:
     first = {name: index for index, name in reversed(list(enumerate(names)))}
     clusters = [first[name] for name in names]
     return clusters if len(first) < len(parts) else None
-
-
-def _alignment(parts: Sequence[Part]) -> tuple[list[list[int]], list[str]]:
-    """For each part the positions that are aligned, and the labels of those columns."""
-    if _one_template(parts):
-        columns = []
-        by_position = {position: label for label, position in parts[0].labels.items()}
-        for position in range(len(parts[0].tokens)):
-            texts = {part.tokens[position] for part in parts}
-            label = by_position.get(position, "")
-            columns.append(texts.pop() if len(texts) == 1 else f"[{label or '*'}]")
-        everything = list(range(len(parts[0].tokens)))
-        return [everything for _ in parts], columns
-    shared = [label for label in parts[0].labels if all(label in p.labels for p in parts)]
-    shared.sort(key=lambda label: np.mean([p.labels[label] / len(p.tokens) for p in parts]))
-    return [[p.labels[label] for label in shared] for p in parts], [f"[{s}]" for s in shared]
-
-
-def _one_template(parts: Sequence[Part]) -> bool:
-    first = parts[0]
-    if len(parts) == 1:
-        return True
-    return bool(first.template) and all(
-        p.template == first.template
-        and len(p.tokens) == len(first.tokens)
-        and dict(p.labels) == dict(first.labels)
-        for p in parts
-    )

@@ -76,6 +76,7 @@ def job(
     columns: Mapping[str, str] | None = None,
     format: str = "",
     thinking: bool | None = None,
+    align: str = "",
     drop_invalid: bool = False,
     project: str | Path | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -101,6 +102,8 @@ def job(
         format: published format of the file's records: blimp, stereoset, winogender, counterfact,
             ravel, mib, some with a variant (blimp:sentences); recognised by the columns if left out.
         thinking: switches the chat template's thinking on or off, if it knows `enable_thinking`.
+        align: how pairs of prompts of unequal length are aligned: "labels", by the labels that both
+            have, or "ends", by what they begin and end with in common. Without it they are refused.
         drop_invalid: leave out records that give no prompt and prompts that do not fit the
             tokenizer, and note which.
         project: folder that contains runs/ and recipes/; the working folder by default.
@@ -124,6 +127,7 @@ def job(
         columns=columns,
         format=format,
         thinking=thinking,
+        align=align,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,

@@ -75,6 +75,7 @@ def job_from_python(
     columns: Mapping[str, str] | None = None,
     format: str = "",
     thinking: bool | None = None,
+    align: str = "",
     drop_invalid: bool = False,
     otherwise: Otherwise | None = None,
 ) -> Job:
@@ -92,12 +93,13 @@ def job_from_python(
         columns=columns,
         format=format,
         thinking=thinking,
+        align=align,
         drop_invalid=drop_invalid,
         project=project,
         parameters=parameters,
     )
     texts = {k: v for k, v in inputs.items() if k in INPUTS and v is not None}
-    choice = PromptChoice(phenomenon, pairs, texts, n, seed, columns or {}, format, thinking)
+    choice = PromptChoice(phenomenon, pairs, texts, n, seed, columns or {}, format, thinking, align)
     given = {**(parameters or {}), **{k: v for k, v in inputs.items() if k not in INPUTS}}
     made = make_job(
         recipe, spec, choice, given, project_of(project), drop_invalid, otherwise=otherwise

@@ -243,8 +243,12 @@ class Execution:
 
 
 def _part(tokenized: Tokenized, index: int, example: Example) -> dict[str, Any]:
-    """What a run stores of a prompt: its tokens, labels and texts."""
+    """What a run stores of a prompt: its tokens, labels and texts, and what has no counterpart."""
+    prompt = tokenized.prompts[index]
+    clean = getattr(prompt, "clean", prompt)
+    alone = sorted(set(range(len(clean.ids))) - set(clean.matched))
     return {
+        **({"alone": alone} if alone else {}),
         "tokens": tokenized.tokens[index],
         "template": example.template,
         "labels": dict(tokenized.labels[index]),

@@ -52,4 +52,5 @@ def _tokenize(
         bidirectional=model.bidirectional,
         decoded=model.decoded,
         vocabulary=model.vocabulary,
+        why_equal=job.card.why_equal(job.parameters),
     )

@@ -110,7 +110,8 @@ class Finisher:
         add_analysis(draft, parts, assembled)
         document = {
             "parts": [
-                {"tokens": p["tokens"], "labels": p["labels"], **p["text"]} for p in draft.parts
+                {name: p[name] for name in ("tokens", "labels", "alone") if name in p} | p["text"]
+                for p in draft.parts
             ],
             **assembled.document,
             "notes": draft.notes + assembled.notes,
@@ -186,7 +187,8 @@ class Finisher:
             else:
                 arrays = raw[index]
             shown = kept["tokens"], kept["labels"], kept["template"], kept["text"]
-            parts.append(Part(arrays, *shown, str(clusters[index])))
+            alone = kept.get("alone", [])
+            parts.append(Part(arrays, *shown, str(clusters[index]), alone))
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}
 

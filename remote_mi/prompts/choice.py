@@ -11,7 +11,7 @@ from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.examples import MOST_PAIRS, PromptSet, parse_example
+from remote_mi.prompts.examples import MOST_PAIRS, PromptSet, parse_align, parse_example
 from remote_mi.prompts.files.records import FileRecord, FileRecords
 from remote_mi.prompts.reading import prompts_from, read_prompts
 
@@ -28,6 +28,7 @@ class PromptChoice:
         columns: field → column of the file, where their names differ.
         format: the published format of its records, "" to recognise it.
         thinking: of all prompts, switched on or off in the chat template; None leaves each as it is.
+        align: how all pairs of unequal length are aligned, one of `ALIGN`; "" leaves each as it is.
     """
 
     phenomenon: str | None = None
@@ -38,6 +39,7 @@ class PromptChoice:
     columns: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
     thinking: bool | None = None
+    align: str = ""
 
     def check_none(self, recipe: str) -> PromptSet:
         """The empty set of prompts, for a recipe that takes none.
@@ -53,15 +55,22 @@ class PromptChoice:
     @property
     def _settings(self) -> bool:
         """Whether anything is said of how prompts are read."""
-        return bool(self.columns or self.format) or self.thinking is not None
+        return bool(self.columns or self.format or self.align) or self.thinking is not None
 
     def resolve(self, project: Path, drop: bool = False) -> PromptSet:
-        """The prompts as text, with `thinking` as chosen; arguments and errors as `_resolve`."""
+        """The prompts as text, with `thinking` and `align` as chosen.
+
+        Arguments and errors as `_resolve`; `align` without pairs, or by another word, is refused.
+        """
+        chosen: dict[str, Any] = {} if self.thinking is None else {"thinking": self.thinking}
+        if self.align:
+            chosen["align"] = parse_align(self.align)
         prompts = self._resolve(project, drop)
-        if self.thinking is None:
+        if self.align and any(e.corrupt is None for e in prompts.examples):
+            raise UsageError("--align belongs to pairs", "leave it out")
+        if not chosen:
             return prompts
-        switched = tuple(replace(e, thinking=self.thinking) for e in prompts.examples)
-        return replace(prompts, examples=switched)
+        return replace(prompts, examples=tuple(replace(e, **chosen) for e in prompts.examples))
 
     def _resolve(self, project: Path, drop: bool) -> PromptSet:
         """The prompts as text.

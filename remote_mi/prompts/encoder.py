@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from remote_mi.common.errors import UsageError
+from remote_mi.common.text import counted
 from remote_mi.interventions import Pair, Prompt
 from remote_mi.models.spec import ModelSpec
 from remote_mi.models.tokenizer_files import IDS
+from remote_mi.prompts.alignment import Side, matching_positions
 from remote_mi.prompts.choices import Choices, DoesNotFit
 from remote_mi.prompts.conversation import ChatTemplate, Placement, covered_tokens, goes_on
 from remote_mi.prompts.examples import Example
@@ -69,6 +71,8 @@ class PromptEncoder:
         self.spec = spec
         self.context = context
         self.decoded = False
+        self.why_equal = ""
+        self.aligned: list[str] = []
         self.vocabulary = vocabulary
         self.bos_seen: bool | None = None
         self.warnings: list[str] = []
@@ -100,14 +104,20 @@ class PromptEncoder:
 
     def notes(self) -> list[str]:
         """What is valid but may be unintended, and what was done without being requested."""
-        if not self.left_out:
-            return self.warnings
-        closing = " ".join(self.text(t) for t in self.left_out)
-        return [
-            f"this tokenizer ends every text with {closing}, which is left out: the answer is "
-            "read after the last token of the text",
-            *self.warnings,
-        ]
+        notes = []
+        if self.left_out:
+            closing = " ".join(self.text(t) for t in self.left_out)
+            notes.append(
+                f"this tokenizer ends every text with {closing}, which is left out: the answer is "
+                "read after the last token of the text"
+            )
+        for align in dict.fromkeys(self.aligned):
+            count = counted(self.aligned.count(align), "pair")
+            notes.append(
+                f"{count} of prompts of unequal length, aligned by {align}: nothing is patched at a "
+                "position without a counterpart in the other prompt, and its effect is empty"
+            )
+        return [*notes, *self.warnings]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokens(text)[0]
@@ -275,16 +285,8 @@ class PromptEncoder:
         ids, other = clean.ids, corrupt.ids
         if ids == other:
             raise DoesNotFit("the clean and the corrupt prompt are identical: nothing to patch")
-        if len(ids) != len(other):
-            where = next(
-                (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b),
-                min(len(ids), len(other)) - 1,
-            )
-            raise DoesNotFit(
-                f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
-                f"first differ at position {where}, {self.text(ids[where])!r} against "
-                f"{self.text(other[where])!r}"
-            )
+        if len(ids) != len(other) and (self.why_equal or not example.align):
+            raise DoesNotFit(self._unequal(ids, other))
         of_clean = self._choices(clean, example)
         choices = Choices(*of_clean, text=self.text)
         whole = choices.whole
@@ -297,27 +299,67 @@ class PromptEncoder:
                 "answers of several tokens: prob and log_prob are those of the whole answer, and "
                 "differences are read where right and wrong answers part"
             )
-        start = clean.end
-        clean.end, corrupt.end = start + choices.shared, corrupt.end + choices.shared
+        matches = self._matches(example, clean, corrupt)
+        starts = clean.end, corrupt.end
+        clean.end, corrupt.end = (start + choices.shared for start in starts)
         labels, spans = self._positions(clean, example.labels)
         own, own_spans = self._positions(corrupt, example.corrupt_labels)
-        if corrupt.end != clean.end:
+        if matches is None and corrupt.end != clean.end:
             raise DoesNotFit(
                 f"the mask is at position {clean.end} of the clean and "
                 f"{corrupt.end} of the corrupt prompt"
             )
-        # A label missing from the corrupt text has the position of the clean one.
-        of_other, other_spans = {**labels, **own}, {**spans, **own_spans}
+        # A label missing from the corrupt text has the position that corresponds to the clean one.
+        there = range(len(ids)) if matches is None else matches
+        for label, (first, last) in spans.items():
+            found = [i for i in there[first : last + 1] if i is not None]
+            if label not in own and there[last] is not None:
+                own[label], own_spans[label] = found[-1], (found[0], found[-1])
+        if matches is not None:
+            self.aligned.append(example.align)
+            matches += range(len(other), len(other) + len(whole) - 1)
         ids, other = ids + whole[:-1], other + whole[:-1]
         answers, wrongs = choices.answers, choices.wrongs
         pair = Pair(
-            Prompt(ids, labels, answers[0], spans, whole, start),
-            Prompt(other, of_other, wrongs[0], other_spans, whole, start),
+            Prompt(ids, labels, answers[0], spans, whole, starts[0]),
+            Prompt(other, own, wrongs[0], own_spans, whole, starts[1]),
             answers,
             wrongs,
             [*of_clean[0], *of_clean[1]],
+            matches=matches,
         )
         return pair, [self.text(t) for t in ids], labels
+
+    def _matches(
+        self, example: Example, clean: EncodedPrompt, corrupt: EncodedPrompt
+    ) -> list[int | None] | None:
+        """How the positions of a pair's prompts correspond; None for prompts of equal length."""
+        if len(clean.ids) == len(corrupt.ids):
+            return None
+        after, there = (len(prompt.ids) - prompt.end - 1 for prompt in (clean, corrupt))
+        if after != there:
+            raise DoesNotFit(
+                f"{after} tokens follow the mask of the clean prompt, and {there} that of the "
+                "corrupt one, which are not aligned so"
+            )
+        one, two = (
+            Side(prompt.ids, prompt.end, {k: v for k, v in spans.items() if k in given})
+            for prompt, given in ((clean, example.labels), (corrupt, example.corrupt_labels))
+            for spans in self._positions(prompt, given)[1:]
+        )
+        special = set(self.tokenizer.all_special_ids)
+        return matching_positions(example.align, one, two, special)
+
+    def _unequal(self, ids: list[int], other: list[int]) -> str:
+        """Why a pair of prompts of unequal length is not taken."""
+        pairs = enumerate(zip(ids, other, strict=False))
+        where = next((i for i, (a, b) in pairs if a != b), min(len(ids), len(other)) - 1)
+        return (
+            f"the clean prompt has {len(ids)} tokens and the corrupt one {len(other)}; they "
+            f"first differ at position {where}, {self.text(ids[where])!r} against "
+            f"{self.text(other[where])!r}"
+            + (f": {self.why_equal}" if self.why_equal else "; they can be aligned: --align ends")
+        )
 
     def _choices(
         self, prompt: EncodedPrompt, example: Example

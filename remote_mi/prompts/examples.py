@@ -20,6 +20,7 @@ from typing import Any
 from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import encoding_problem
+from remote_mi.prompts.alignment import ALIGN
 from remote_mi.prompts.messages import (
     Turn,
     conversation_text,
@@ -38,6 +39,8 @@ FIELDS = (
     "messages",
     "target",
     "labels",
+    "corrupt_labels",
+    "align",
     "clean",
     "corrupt",
     "answer",
@@ -74,6 +77,8 @@ class Example:
         ids: whether it was given as token ids, which its texts write as numbers: "1 5 7".
         turns, corrupt_turns: of a conversation, which the tokenizer's chat template puts together.
         thinking: switches the template's thinking on or off; None leaves it as the template has it.
+        align: how positions of prompts of unequal length correspond: one of `ALIGN`; "" if they do
+            not, and such a pair is refused. Prompts of equal length correspond by number.
     """
 
     clean: str
@@ -91,6 +96,7 @@ class Example:
     turns: tuple[Turn, ...] = ()
     corrupt_turns: tuple[Turn, ...] = ()
     thinking: bool | None = None
+    align: str = ""
 
     def __post_init__(self) -> None:
         for several, one in _LISTS.items():
@@ -127,6 +133,7 @@ class Example:
                 if getattr(self, name)
             },
             **({} if self.thinking is None else {"thinking": self.thinking}),
+            **({"align": self.align} if self.align else {}),
         }
 
 
@@ -193,7 +200,7 @@ def parse_example(data: Any) -> Example:
     if "prompt" in values:
         if "clean" in values or "corrupt" in values:
             raise UsageError("give either a prompt or a clean/corrupt pair, not both")
-        for name in ("answer", "answers", "wrong", "wrongs"):
+        for name in ("answer", "answers", "wrong", "wrongs", "corrupt_labels", "align"):
             if name in values:
                 raise UsageError(f"{name!r} belongs to a pair", "a prompt has a 'target'")
         prompt, turns = _require_prompt(values, "prompt")
@@ -225,7 +232,7 @@ def _parse_pair(values: Mapping[str, Any], named: Mapping[str, Any]) -> Example:
         name: words
         for name, words in wanted.items()
         if (words_in_turns(corrupt_turns, words) if corrupt_turns else words in corrupt)
-    }
+    } | values.get("corrupt_labels", {})
     return Example(
         clean,
         corrupt,
@@ -235,6 +242,7 @@ def _parse_pair(values: Mapping[str, Any], named: Mapping[str, Any]) -> Example:
         corrupt_labels=_spans(in_corrupt, corrupt, corrupt_turns, "corrupt"),
         turns=turns,
         corrupt_turns=corrupt_turns,
+        align=values.get("align", ""),
         **named,
     )
 
@@ -300,17 +308,19 @@ def _parse_field(name: Any, value: Any) -> Any:
             raise UsageError(f"field {name!r} is not a list of texts: {value!r}")
         _check_encoding(name, *texts)
         return tuple(texts)
-    if name == "labels":
+    if name in ("labels", "corrupt_labels"):
         if not isinstance(value, Mapping) or not all(
             isinstance(part, str) and part.strip() for pair in value.items() for part in pair
         ):
             raise UsageError(
-                f"field 'labels' does not name words: {value!r}", 'e.g. {"subject": "Eiffel Tower"}'
+                f"field {name!r} does not name words: {value!r}", 'e.g. {"subject": "Eiffel Tower"}'
             )
         _check_encoding(name, *value, *value.values())
         return dict(value)
     if name == "messages" or (name in ("prompt", "clean", "corrupt") and is_messages(value)):
         return parse_messages(name, value)
+    if name == "align":
+        return parse_align(value)
     if name == "thinking":
         return _parse_switch(value)
     if name in _NAMES and isinstance(value, int):
@@ -318,6 +328,21 @@ def _parse_field(name: Any, value: Any) -> Any:
     if not isinstance(value, str):
         raise UsageError(f"field {name!r} is not a text: {value!r}")
     _check_encoding(name, value)
+    return value
+
+
+def parse_align(value: Any) -> str:
+    """How a pair of unequal length is aligned.
+
+    Raises:
+        UsageError: if it is not one of `ALIGN`.
+    """
+    if value not in ALIGN:
+        raise UsageError(
+            f"align is {value!r}",
+            "give labels (by the labels that both prompts have) or ends (by what they begin and "
+            "end with in common)",
+        )
     return value
 
 

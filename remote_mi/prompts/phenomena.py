@@ -60,6 +60,7 @@ class Phenomenon:
     group: str = ""
     baseline: Mapping[str, Any] = field(default_factory=dict)
     thinking: bool | None = None
+    align: str = ""
 
     def prompts(
         self, size: int | None = None, seed: int | None = None, template: str | None = None
@@ -151,6 +152,7 @@ class Phenomenon:
             turns=turns,
             corrupt_turns=corrupt_turns,
             thinking=self.thinking,
+            align=self.align,
         )
 
 

@@ -12,7 +12,7 @@ from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import Metric
-from remote_mi.prompts.examples import MOST_PAIRS, SLOT
+from remote_mi.prompts.examples import MOST_PAIRS, SLOT, parse_align
 from remote_mi.prompts.messages import parse_messages
 
 
@@ -84,6 +84,13 @@ def _check_switch(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _check_align(value: Any) -> Any:
+    try:
+        return parse_align(value)
+    except UsageError as error:
+        raise field_error(error.message, error.hint or "") from None
+
+
 _Text = Annotated[Any, BeforeValidator(_check_text)]
 _Mapping = Annotated[Any, BeforeValidator(_check_mapping)]
 
@@ -110,6 +117,7 @@ class PhenomenonFile(BaseModel):
     group: _Text = None
     baseline: _Mapping = None
     thinking: Annotated[Any, BeforeValidator(_check_switch)] = None
+    align: Annotated[Any, BeforeValidator(_check_align)] = None
 
     @model_validator(mode="after")
     def _check_together(self) -> PhenomenonFile:
@@ -127,6 +135,8 @@ class PhenomenonFile(BaseModel):
             if len({isinstance(text, list) for text in texts.values()}) > 1:
                 message = f"template {name!r}: one of its prompts is a text, the other has messages"
                 raise field_error(message, "", *where)
+            if self.align == "labels":
+                self._check_labels(where, texts)
         if self.thinking is not None and not any(
             isinstance(texts["clean"], list) for texts in self.templates.values()
         ):
@@ -135,6 +145,18 @@ class PhenomenonFile(BaseModel):
             if key in self.model_fields_set:
                 self._check_slots((key,), getattr(self, key), several=key in ("answer", "wrong"))
         return self
+
+    def _check_labels(self, where: KeyPath, texts: dict[str, Any]) -> None:
+        """Check that both prompts of a template have the same labels, in the same order."""
+        labels = {part: _labels_of(text) for part, text in texts.items()}
+        if labels["clean"] != labels["corrupt"] or not labels["clean"]:
+            each = " and ".join(f"{', '.join(v) or 'none'} in {k}" for k, v in labels.items())
+            raise field_error(
+                f"'align' is labels, and template {where[-1]!r} has not the same labels in the same "
+                f"order in both prompts: {each}",
+                "{slot:label} or {slot.field:label} names one",
+                *where,
+            )
 
     def _check_draw(self) -> None:
         for slot, name in self.draw.items():
@@ -216,3 +238,10 @@ class PhenomenonFile(BaseModel):
                 )
             values.append(entry[part] if part else entry)
         return any(isinstance(value, list) for value in values)
+
+
+def _labels_of(text: str | list[Any]) -> list[str]:
+    """The labels of a prompt in order; of one that is used twice, the last place counts."""
+    contents = [text] if isinstance(text, str) else [message["content"] for message in text]
+    found = [match[3] or match[1] for each in contents for match in SLOT.finditer(each)]
+    return [label for index, label in enumerate(found) if label not in found[index + 1 :]]

@@ -11,7 +11,7 @@ from remote_mi.common.yaml_file import file_error, model_problems, read_with_pos
 REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
 OPTIONAL = (
     *("description", "order", "metric", "size", "seed", "label", "group", "baseline"),
-    "thinking",
+    *("thinking", "align"),
 )
 
 

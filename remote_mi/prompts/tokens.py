@@ -55,6 +55,7 @@ def tokenize(
     bidirectional: bool = False,
     decoded: bool = False,
     vocabulary: int | None = None,
+    why_equal: str = "",
 ) -> Tokenized:
     """Tokenize and check all prompts of a job.
 
@@ -68,6 +69,8 @@ def tokenize(
         decoded: a decoder gives the answer, which is a text of its own and does not continue the
             prompt.
         vocabulary: how many token ids the model takes; None if it is not known.
+        why_equal: why a pair's prompts must have the same number of tokens, even if they could be
+            aligned; "" if they need not.
 
     Raises:
         PromptErrors: naming each pair and token at fault.
@@ -75,7 +78,7 @@ def tokenize(
     """
     chat = in_template(prompts, spec)
     encoder = PromptEncoder(tokenizer, spec, context, masked, bidirectional, vocabulary, chat=chat)
-    encoder.decoded = decoded
+    encoder.decoded, encoder.why_equal = decoded, why_equal
     made: list[tuple[Any, list[str], dict[str, int]]] = []
     kept: list[int] = []
     failures: dict[int, str] = {}

@@ -18,6 +18,9 @@ Over = Literal["prompt", "pair", "prompts", "pairs", "none"]
 #: The kind of evidence of a technique: a run is only read; it is changed; a variable or path of it
 #: is exchanged for that of another input, and the outcome held against what it should be then.
 Evidence = Literal["observational", "interventional", "counterfactual"]
+#: Which pairs a recipe takes: of prompts of equal length; aligned ones of any length; or, as a dict
+#: of parameters and values, aligned ones where every parameter has its value.
+Lengths = Literal["equal", "any"] | Mapping[str, Any]
 #: `over` of recipes called once with all examples → the dimension of per-example outputs.
 EXAMPLE = {"prompts": "prompt", "pairs": "pair"}
 NEEDS = (
@@ -57,6 +60,7 @@ class Card:
         figures, needs, references, parameters: as declared.
         line: line of the function in the file.
         evidence: the kind of evidence it gives; "" if it is not declared.
+        lengths: which lengths the two prompts of a pair may have; see `Lengths`.
         origin: "built-in", "project", "plug-in" or "file".
     """
 
@@ -79,6 +83,7 @@ class Card:
     behaviour: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
     evidence: Evidence | Literal[""] = ""
+    lengths: Lengths = "equal"
 
     @property
     def takes_pairs(self) -> bool:
@@ -95,6 +100,19 @@ class Card:
         """The output that says whether the model does what is studied; "" if none does."""
         ratios = (s.gap for s in self.summaries.values() if isinstance(s, Ratio))
         return self.behaviour or next(ratios, "")
+
+    def why_equal(self, parameters: Mapping[str, Any]) -> str:
+        """Why both prompts of a pair must have the same number of tokens; "" if they need not."""
+        if self.lengths == "any":
+            return ""
+        why = "compares the two prompts position by position"
+        if isinstance(self.lengths, str):
+            return f"{self.name} {why}"
+        for name, value in self.lengths.items():
+            if parameters.get(name) != value:
+                given = f"{name} {parameters.get(name)}"
+                return f"{self.name} with {given} {why}; it does not with {name} {value}"
+        return ""
 
     def calls(self, examples: list[Any]) -> list[Any]:
         """What its function is called with, one member per call."""

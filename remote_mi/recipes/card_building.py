@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_mi.common.errors import UsageError
-from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Over
+from remote_mi.recipes.card import EXAMPLE, INPUTS, NEEDS, Card, Evidence, Lengths, Over
 from remote_mi.recipes.declared_types import declaration_problem
 from remote_mi.recipes.docstrings import argument_docs
 from remote_mi.recipes.figures import Figure
@@ -80,8 +80,10 @@ def build_card(
         declaration.get("behaviour") or "",
         dict(declaration.get("shared") or {}),
         evidence,
+        declaration.get("lengths") or "equal",
     )
     problems = [
+        _lengths_problem(card),
         _behaviour_problem(card),
         *(_shared_problem(card, key, name) for key, name in card.shared.items()),
         *(card.control_problem(key, control) for key, control in card.controls.items()),
@@ -216,6 +218,25 @@ def _behaviour_problem(card: Card) -> str:
     output = card.returns.get(name)
     if output is None or not KINDS[output.kind].averaged or set(output.dims) - {DRAW}:
         return f"behaviour names {name!r}, which is not an output of one number"
+    return ""
+
+
+def _lengths_problem(card: Card) -> str:
+    """The problem with the lengths of pairs that a recipe takes, "" if there is none."""
+    words = typing.get_args(typing.get_args(Lengths)[0])
+    if isinstance(card.lengths, str) and card.lengths not in words:
+        known = ", ".join(map(repr, words))
+        return f"lengths={card.lengths!r} is not one of {known}, or a dict of parameters"
+    if card.lengths != "equal" and not card.takes_pairs:
+        return f"lengths is for recipes over pairs, not over {card.over!r}"
+    parameters = {param.name: param for param in card.parameters}
+    for name, value in () if isinstance(card.lengths, str) else card.lengths.items():
+        if name not in parameters:
+            return f"lengths names {name!r}, which is none of its parameters"
+        try:
+            parameters[name].parse(value)
+        except UsageError as error:
+            return f"lengths: {error.message}"
     return ""
 
 

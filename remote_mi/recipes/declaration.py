@@ -17,6 +17,7 @@ from remote_mi.common.errors import UsageError, first_line
 from remote_mi.recipes.card import NEEDS as NEEDS
 from remote_mi.recipes.card import Card as Card
 from remote_mi.recipes.card import Evidence as Evidence
+from remote_mi.recipes.card import Lengths as Lengths
 from remote_mi.recipes.card import Over as Over
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.figures import Figure
@@ -44,6 +45,7 @@ def recipe(
     shared: Mapping[str, str] | None = None,
     figures: Sequence[Figure] = (),
     needs: Sequence[str] = (),
+    lengths: Lengths = "equal",
     references: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a function as a recipe.
@@ -95,6 +97,10 @@ def recipe(
             and itself), "unembedding" (it has logits), "lens" (what reads its final stream can
             read that of any layer: no decoder of its own stands between), "plain_stream" (its final
             stream is the sum of what its components added, and is unembedded directly).
+        lengths: which pairs it takes: "equal", only prompts with the same number of tokens; "any",
+            also aligned prompts of unequal length, whose positions correspond as `Prompt.matches`
+            says, and of which a sweep takes `Pair.cells`; or {"parameter": value}, the latter
+            only where the parameter has that value.
         references: keys in references.bib.
 
     Raises:
@@ -113,6 +119,7 @@ def recipe(
         "shared": shared or {},
         "figures": figures,
         "needs": needs,
+        "lengths": lengths,
         "references": references,
     }
 

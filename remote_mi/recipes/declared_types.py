@@ -50,6 +50,10 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'a list of figures, e.g. [Bars("effect")]',
     ),
     "needs": (_is_list, 'a list of texts, e.g. ["gradients"]'),
+    "lengths": (
+        lambda value: _is_text(value) or (isinstance(value, Mapping) and bool(value)),
+        'a text or a dict of parameters, e.g. "any"',
+    ),
     "references": (_is_list, 'a list of texts, e.g. ["vig2020"]'),
 }
 

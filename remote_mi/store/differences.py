@@ -17,6 +17,7 @@ _PROMPT = (
     "wrongs",
     "labels",
     "corrupt_labels",
+    "align",
     "template",
     "label",
     "group",

@@ -40,6 +40,9 @@ def _cases() -> list[tuple[str, dict[str, Any]]]:
     metrics = {"activation_patching": "rank", "ablation": "kl", "attribution_patching": "js"}
     found += [(recipe, {**MARY, "metric": metric}) for recipe, metric in metrics.items()]
     long = {**MARY, "answer": " Mary gave a", "wrong": " John gave"}
+    unequal = {**MARY, "corrupt": MARY["corrupt"].replace(", Mary", ", the Mary"), "align": "ends"}
+    found += [("activation_patching", {"pairs": [unequal, {**MARY}]}), ("baseline", unequal)]
+    found += [("attribution_patching", {**unequal, "direction": "noise"})]
     return [*found, ("baseline", long), ("activation_patching", {**long, "metric": "log_prob"})]
 
 

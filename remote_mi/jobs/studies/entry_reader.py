@@ -170,7 +170,7 @@ class Reader:
     def _file(self, where: KeyPath, fields: Mapping[str, Any]) -> PromptsEntry:
         word = fields["pairs"]
         how = {"size": fields.get("n"), "columns": fields.get("columns") or {}}
-        how["format"] = fields.get("format") or ""
+        how |= {name: fields.get(name) or "" for name in ("format", "align")}
         if word.startswith(DATASET):
             address = word.removeprefix(DATASET)
             if address.startswith("."):

@@ -127,6 +127,8 @@ class PairsEntry(_Part):
     """Field → column of the file, where their names differ: {clean: question, answer: label}."""
     format: str = ""
     """Published format of its records, e.g. blimp; recognised by its columns if left out."""
+    align: Literal["labels", "ends"] | None = None
+    """How all its pairs of unequal length are aligned."""
 
 
 _Message = Annotated[
@@ -151,6 +153,8 @@ class TextEntry(_Part):
     """A conversation in place of a text."""
     thinking: bool | None = None
     """Whether the chat template's thinking is on, if it knows `enable_thinking`."""
+    align: Literal["labels", "ends"] | None = None
+    """How a pair of prompts of unequal length is aligned."""
     target: str | None = None
     """The token to predict, with its leading space; optional."""
     clean: str | list[_Message] | None = None

@@ -61,7 +61,7 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
         `remote-mi reproduce` handles these too.
     """
     prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
-    prompts = prompts and [*prompts, *_thinking(lock["prompts"].get("examples", []))]
+    prompts = prompts and [*prompts, *_of_all(lock["prompts"].get("examples", []))]
     if prompts is None or parameters is None or lock["model"].get("names"):
         return None
     if any(str(lock["model"].get(what)).startswith(OBJECT) for what in ("name", "tokenizer")):
@@ -126,12 +126,15 @@ def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
     return [*words, "--format", str(given["format"])] if given.get("format") else words
 
 
-def _thinking(examples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The option that switches thinking, if it is alike for all prompts."""
-    switched = {example.get("thinking") for example in examples}
-    if len(switched) != 1 or None in switched:
-        return []
-    return ["--thinking", "on" if switched.pop() else "off"]
+def _of_all(examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options that switch thinking and align pairs, if these are alike for all prompts."""
+    words = []
+    for name in ("thinking", "align"):
+        given = {example.get(name) for example in examples}
+        value = given.pop() if len(given) == 1 else None
+        if value is not None:
+            words += [f"--{name}", {True: "on", False: "off"}.get(value) or str(value)]
+    return words
 
 
 def _texts(example: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from remote_mi import Bars, Heatmap, Range, Ratio, Table, Tokens, recipe
 from remote_mi.interventions import Prompt, PromptText
 """
 OUTPUTS = 'over="prompt", returns={"x": ("layer",), "g": ()}'
+OF_PAIRS = 'over="pair", returns={"x": ()}'
 #: The decorator's arguments, and what is said of them.
 ARGUMENTS = {
     'over=["prompt"], returns={"x": ()}': "is not a text",
@@ -44,6 +45,12 @@ ARGUMENTS = {
     OUTPUTS + ', evidence="causal"': (
         "evidence='causal' is not one of 'observational', 'interventional', 'counterfactual'"
     ),
+    OUTPUTS + ", lengths=3": "lengths=3 is not a text or a dict of parameters",
+    OUTPUTS + ", lengths={}": "lengths={} is not a text or a dict of parameters",
+    OUTPUTS + ', lengths="some"': "lengths='some' is not one of 'equal', 'any', or a dict of",
+    OUTPUTS + ', lengths="any"': "lengths is for recipes over pairs, not over 'prompt'",
+    OF_PAIRS + ', lengths={"m": 1}': "lengths names 'm', which is none of its parameters",
+    OF_PAIRS + ', lengths={"n": "x"}': "lengths: parameter 'n'",
     OUTPUTS + ", references=[3]": "references=[3] is not a list of texts",
 }
 #: A parameter, and what is said of it.
