@@ -190,18 +190,17 @@ class Pair:
                 if None not in places and places[0] != places[1]:
                     raise ValueError(f"{name!r} stands at different positions in the two prompts")
             return self.clean.cells(positions)
-        there: list[int | None] = list(range(len(matches))) if base is self.clean else matches
-        by_number = [name for name in positions or () if name.isdecimal()]
-        if positions is None or by_number:
-            numbers = self.clean.cells(positions and by_number)
-            found = iter([[there[p] for p in cell if matches[p] is not None] for cell in numbers])
-        if positions is None:
-            return list(found)
+        # The place in the base prompt of each position of the clean one that has a counterpart.
+        there = {p: p if base is self.clean else m for p, m in enumerate(matches) if m is not None}
         shared = {*base.matched}
-        return [
-            next(found) if name in by_number else [p for p in base.cells([name])[0] if p in shared]
-            for name in positions
-        ]
+
+        def cell(name: str) -> list[int]:
+            if name.isdecimal():
+                return [there[p] for p in self.clean.cells([name])[0] if p in there]
+            return [p for p in base.cells([name])[0] if p in shared]
+
+        names = map(str, range(len(matches))) if positions is None else positions
+        return [cell(name) for name in names]
 
     def base_and_other(self, direction: str) -> tuple[Prompt, Prompt]:
         """The prompt whose run is changed, and the one whose activations are patched in.
