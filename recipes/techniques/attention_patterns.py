@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from remote_mi import Heatmap, recipe
-from remote_mi.interventions import Prompt, info, model_inputs, read, stack
+from remote_mi.interventions import Prompt, info, run, stack
 
 
 @recipe(
@@ -60,9 +60,8 @@ def attention_patterns(
         layers: which layers to return, counted from 0; all by default.
     """
     wanted = info(lm).chosen(layers)
-    with lm.backbone.trace(**model_inputs(lm, [prompt.ids]), use_cache=False):
-        weights = {layer: read(lm, layer, "attn_pattern")[0] for layer in sorted(set(wanted))}
-    pattern = stack([weights[layer] for layer in wanted])
+    weights = run(lm, prompt, "attn_pattern", layers=wanted).values
+    pattern = stack([weights[layer][0] for layer in wanted])
     seen = (pattern > 0).any(1)  # weights of hidden keys are exactly 0; [layer, query, key]
     uniform = summaries(seen / seen.sum(-1, keepdim=True))
     return {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Heatmap, Range, TokenGrid, Tokens, recipe
-from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed
+from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed, unembed_each
 
 
 @recipe(
@@ -56,8 +56,8 @@ def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5
     final = unembed(lm, stream[-1])  # [position, vocabulary], log-probabilities
     target = prompt.wanted(otherwise=final.argmax(-1, keepdim=True))
     layers = []
-    for resid_post in stream:
-        log_p = unembed(lm, resid_post).to(final.device)
+    for log_p in unembed_each(lm, stream):
+        log_p = log_p.to(final.device)
         token, log_prob = top_tokens(log_p, top)
         of_target = log_p.gather(-1, target)
         of_layer = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
-    from remote_mi.interventions.forward import changes, mean_activations, run, stack
+    from remote_mi.interventions.forward import changes, end_logits, mean_activations, run, stack
     from remote_mi.interventions.generation import generate
     from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         token_losses,
         top_tokens,
         unembed,
+        unembed_each,
     )
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
@@ -55,14 +56,22 @@ _HOMES = {
     ],
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
-    "forward": ["changes", "mean_activations", "run", "stack"],
+    "forward": ["changes", "end_logits", "mean_activations", "run", "stack"],
     "generation": ["generate"],
     "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
     "model_info": ["info"],
     "noise": ["embedding_noise"],
     "prompts": ["Pair", "Prompt"],
-    "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
+    "readout": [
+        "logits",
+        "predictions",
+        "rank_of",
+        "token_losses",
+        "top_tokens",
+        "unembed",
+        "unembed_each",
+    ],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "vocabulary": ["Direction", "Metric", "PromptText", "Site"],
@@ -84,6 +93,7 @@ __all__ = [
     "edit",
     "embedding_noise",
     "embeddings",
+    "end_logits",
     "generate",
     "gradients",
     "info",
@@ -104,6 +114,7 @@ __all__ = [
     "token_losses",
     "top_tokens",
     "unembed",
+    "unembed_each",
 ]
 
 

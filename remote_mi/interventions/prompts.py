@@ -24,7 +24,10 @@ class Prompt:
         end: where the answer is read: the last of the prompt's own positions, or that of an
             encoder's mask token. In a pair whose answers begin alike, the last before they part.
         start: where the answer's first token is read; other than `end` only if answers begin alike.
+        place: set while calls share passes; see `shared_passes`.
     """
+
+    place: Any = None
 
     def __init__(
         self,
