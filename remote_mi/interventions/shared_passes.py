@@ -68,16 +68,16 @@ class SharedPasses:
             request.made.update(calls)
             if len(calls) == 1:
                 return self._alone(index, prompts, request, make)
-            before = [] if self.proved else [request.first]
-            rows = [self.items[call][part] for call in [*before, *calls] for part in parts]
-            whole, size = make(rows), len(parts)
-            if before:
-                self._prove(request.hidden, whole.hidden[:size])
-            if not self.proved:
-                request.made.intersection_update({index})
+            known = request.alone.get(len(prompts[0].ids))  # of the first shared pass only
+            calls = calls if known is None else [known[0], *calls]
+            whole = make([self.items[call][part] for call in calls for part in parts])
+            size = len(parts)
+            if known is not None and not self._prove(known[1], whole.hidden[:size]):
                 return make(prompts)
-            for place, call in enumerate(calls, len(before)):
+            for place, call in enumerate(calls):
                 request.ready[call] = whole.rows(place * size, size)
+            if known is not None:
+                del request.ready[known[0]]
         return request.ready.pop(index)
 
     def _calls_of_a_pass(
@@ -87,7 +87,7 @@ class SharedPasses:
         length = len(self.items[index][parts[0]].ids)
         if self.proved is False or not request.bytes:
             return [index]
-        if self.proved is None and length != request.length:
+        if self.proved is None and length not in request.alone:
             return [index]
         calls = [
             call
@@ -97,23 +97,22 @@ class SharedPasses:
         ]
         return calls[: max(1, request.most_rows(lm, length) // len(parts))]
 
-    def _alone(
-        self, index: int, prompts: Sequence[Prompt], request: _Request, make: Any
-    ) -> Any:
+    def _alone(self, index: int, prompts: Sequence[Prompt], request: _Request, make: Any) -> Any:
         """A pass of one call, which tells how much is kept of it."""
         found = make(prompts)
-        if self.proved is not False:
-            request.first, request.length = index, len(prompts[0].ids)
-            request.bytes, request.hidden = found.size() // len(prompts), found.hidden
+        request.length, request.bytes = len(prompts[0].ids), found.size() // len(prompts)
+        if self.proved is None:
+            request.alone[request.length] = index, found.hidden
         return found
 
-    def _prove(self, own: torch.Tensor, shared: torch.Tensor) -> None:
-        """Find out whether prompts in a shared pass are what they were in a pass of their own."""
+    def _prove(self, own: torch.Tensor, shared: torch.Tensor) -> bool:
+        """Whether prompts in a shared pass are what they were in a pass of their own."""
         rounding = _ROUNDING if own.dtype == torch.float32 else _HALF_ROUNDING
         apart = (own.float() - shared.float()).abs().max()
         self.proved = bool(apart <= rounding * own.float().abs().max())
         for request in self._requests.values():
-            request.hidden = torch.empty(0)
+            request.alone.clear()
+        return self.proved
 
 
 class _Request:
@@ -121,15 +120,16 @@ class _Request:
 
     Attributes:
         ready: call → its run, not yet taken. made: the calls whose run was made.
-        first: the last call that had a pass of its own, with `length` tokens and these final states
-            `hidden`. bytes: what is kept of a row of it.
+        bytes: what is kept of a row of `length` tokens.
+        alone: tokens → a call that had a pass of its own, and its final states; until it is known
+            whether rows depend on each other.
     """
 
     def __init__(self) -> None:
         self.ready: dict[int, Any] = {}
         self.made: set[int] = set()
-        self.first = self.length = self.bytes = 0
-        self.hidden = torch.empty(0)
+        self.length = self.bytes = 0
+        self.alone: dict[int, tuple[int, torch.Tensor]] = {}
 
     def most_rows(self, lm: Any, length: int) -> int:
         """How many rows of some tokens a pass may have."""
@@ -137,7 +137,7 @@ class _Request:
         return min(
             MOST_TOKENS // length,
             rows_of_a_pass(lm, length, length),
-            rows_that_fit(self.hidden.device, round(kept) * KEPT_SHARE),
+            rows_that_fit(lm.embed_tokens.weight.device, round(kept) * KEPT_SHARE),
         )
 
 

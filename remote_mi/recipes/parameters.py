@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Hashable
@@ -12,6 +13,8 @@ from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.common.text import encoding_problem
 
+#: A metric of the project's own, as a parameter names it.
+OWN_METRIC = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
 
@@ -33,7 +36,9 @@ class Param:
     """
 
     name: str
-    kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt"]
+    kind: Literal[
+        "str", "int", "float", "bool", "choice", "metric", "ints", "strs", "floats", "prompt"
+    ]
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
@@ -56,6 +61,8 @@ class Param:
     def _expected(self) -> str:
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
+        if self.kind == "metric":
+            return f"one of {', '.join(self.choices)}, or FILE.py:FUNCTION"
         words = {
             "str": "a text",
             "prompt": "a prompt's text",
@@ -95,10 +102,9 @@ class Param:
         return parsed
 
     def _convert(self, value: Any) -> Any:
-        if self.kind == "choice":
-            if value not in self.choices:
-                raise ValueError
-            return value
+        if self.kind in ("choice", "metric"):
+            own = self.kind == "metric" and isinstance(value, str) and OWN_METRIC.fullmatch(value)
+            return value if own or value in self.choices else _fail()
         if self.kind in ("ints", "floats", "strs"):
             parts = value.split(",") if isinstance(value, str) else list(value)
             convert = {"ints": _to_int, "floats": float, "strs": str}[self.kind]
@@ -115,7 +121,7 @@ class Param:
 
     def _refuse(self, value: Any) -> UsageError:
         hint = None
-        if self.kind == "choice" and (close := nearest(str(value), self.choices)):
+        if self.choices and (close := nearest(str(value), self.choices)):
             hint = f"did you mean {close!r}?"
         shown = repr(value)
         shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
@@ -136,11 +142,10 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
     Raises:
         TypeError: if the annotation is missing or of an unsupported type.
     """
-    bounds, prompt = Range(), False
+    bounds, extras = Range(), []
     annotation, optional = _without_none(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *extras = typing.get_args(annotation)
-        prompt = "prompt" in extras
         bounds = next((extra for extra in extras if isinstance(extra, Range)), bounds)
     plain = {
         str: "str",
@@ -152,10 +157,10 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         list[float]: "floats",
     }
     choices: tuple[str, ...] = ()
-    if prompt:
+    if "prompt" in extras:
         kind = "prompt"
     elif typing.get_origin(annotation) is Literal:
-        kind = "choice"
+        kind = "metric" if "metric" in extras else "choice"
         choices = typing.get_args(annotation)
     elif isinstance(annotation, Hashable) and annotation in plain:
         kind = plain[annotation]
@@ -185,7 +190,7 @@ def _check_declared(param: Param, bounds: Range) -> None:
         raise TypeError("a Range is only for numbers")
     if param.low is not None and param.high is not None and param.low > param.high:
         raise TypeError(f"no number is from {param.low:g} to {param.high:g}")
-    text = param.kind in ("str", "prompt", "choice")
+    text = param.kind in ("str", "prompt", "choice", "metric")
     if param.default is None:  # required, or left to the recipe
         return
     try:
