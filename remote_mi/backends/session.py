@@ -19,7 +19,7 @@ def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
     if setup is None:
         return ()
     shared: tuple[Any, ...] = ()
-    with recipe_imports(work.function):
+    with recipe_imports(*work.sent_functions):
         with lm.session(), torch.set_grad_enabled(work.gradients):
             shared = (setup(lm, together, **parameters),)
             nnsight.save(shared)
@@ -41,7 +41,7 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     shared, setup, together = work.shared, work.setup, list(work.together)
     gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
-    with recipe_imports(function):
+    with recipe_imports(*work.sent_functions):
         with lm.session(backend=backend):
             before = use_attention(lm, "eager") if weights else ""
             passes = share_passes([call[0] for call in calls if call])

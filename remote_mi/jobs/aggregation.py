@@ -90,19 +90,21 @@ def assemble(
     parts: Sequence[Part],
     of_set: Mapping[str, np.ndarray] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    metric: MetricFacts | None = None,
 ) -> Assembled:
     """Combine the raw outputs of a job.
 
     Args:
         card: the recipe. parts: one per example, in order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
+        metric: what is known of the metric that was measured, if it is the project's own.
 
     Raises:
         RunFailed: if an output has not one entry for each position, or the outputs of several
             examples have no mean because they differ in shape.
     """
     with np.errstate(all="ignore"):  # independent of the caller's settings
-        return _Assembly(card, parts, of_set or {}, parameters or {}).run()
+        return _Assembly(card, parts, of_set or {}, parameters or {}, metric).run()
 
 
 class _Assembly:
@@ -114,8 +116,10 @@ class _Assembly:
         parts: Sequence[Part],
         of_set: Mapping[str, np.ndarray],
         parameters: Mapping[str, Any],
+        own_metric: MetricFacts | None,
     ) -> None:
         self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
+        self.own_metric = own_metric
         self.positions, self.columns = _alignment(parts) if parts else ([], [])
         self.result = Assembled({}, {}, [], _clusters(parts))
 
@@ -321,7 +325,7 @@ class _Assembly:
     @property
     def metric(self) -> MetricFacts | None:
         """What is known of the metric that was measured, if the recipe takes one."""
-        return METRICS.get(str(self.parameters.get("metric")))
+        return self.own_metric or METRICS.get(str(self.parameters.get("metric")))
 
     @property
     def unit(self) -> str:

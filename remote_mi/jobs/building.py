@@ -10,6 +10,7 @@ from typing import Any
 from remote_mi.common.annotated_types import argument_problem, shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
+from remote_mi.jobs.early_checks import check_own_metrics
 from remote_mi.jobs.job import Job, Memo
 from remote_mi.models import in_hand
 from remote_mi.models.spec import ModelSpec
@@ -249,7 +250,7 @@ def job_on(
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:
         given.setdefault("metric", prompts.metric)
-    return Job(
+    made = Job(
         card,
         spec,
         prompts,
@@ -259,3 +260,5 @@ def job_on(
         drop_invalid,
         memo=memo or Memo(),
     )
+    check_own_metrics(made)
+    return made

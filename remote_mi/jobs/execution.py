@@ -185,7 +185,7 @@ class Execution:
             "reason": self.plan.reason,
             "environment": environment.to_json(),
             "model": job.identity,
-            "parameters": dict(job.parameters),
+            "parameters": job.recorded_parameters,
             "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
         left_out = [*job.prompts.left_out, *tokenized.dropped.values()]

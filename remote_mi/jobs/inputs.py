@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from remote_mi.interventions.metrics import OwnMetric
 from remote_mi.jobs.job import Job
 from remote_mi.models.load import LoadedModel
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.tokens import Tokenized, tokenize
+from remote_mi.recipes.loading import load_own_metric
 
 
 def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
@@ -16,13 +18,22 @@ def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
 
 
 def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """The parameters of a job's recipe, with those of kind "prompt" tokenized."""
+    """The parameters of a job's recipe: prompts tokenized, and the project's own metrics loaded."""
     parameters = dict(job.parameters)
     for param in job.card.parameters:
         if param.kind == "prompt" and parameters[param.name] is not None:
             text = PromptSet((Example(parameters[param.name]),), param.name)
             parameters[param.name] = _tokenize(job, model, text, "prompt").prompts[0]
-    return parameters
+    return {**parameters, **load_metrics(job)}
+
+
+def load_metrics(job: Job) -> dict[str, OwnMetric]:
+    """Parameter → the project's own metric that it names, as the recipe's body gets it."""
+    found = {}
+    for name, own in job.metrics.items():
+        function = load_own_metric(own, job.project)
+        found[name] = OwnMetric(own.text, function, own.facts.against_clean)
+    return found
 
 
 def _tokenize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_mi.common.errors import NotFound, UsageError, not_found
+from remote_mi.common.errors import NotFound, UsageError, nearest
 from remote_mi.interventions.vocabulary import METRICS, MetricFacts
 from remote_mi.recipes.card_source import parse_file
 from remote_mi.recipes.code_identity import local_modules
@@ -110,7 +110,12 @@ def find_own_metric(text: str, project: Path) -> OwnMetricCard:
     declared = {name: node for name, node in functions.items() if _declaration_of(node)}
     node = functions.get(match["name"])
     if node is None:
-        raise not_found("metric", match["name"], declared, f"{given} has: {', '.join(functions)}")
+        close = nearest(match["name"], declared)
+        raise NotFound(
+            f"metric {text!r}: {given} has no function {match['name']!r}",
+            (f"did you mean {close!r}? " if close else "")
+            + f"its metrics: {', '.join(declared) or 'none'}",
+        )
     facts = _facts_of(node, path)
     for name, file in {"": path, **local_modules(path, project)}.items():
         _refuse_foreign_imports(file, name, path, project)
@@ -120,9 +125,9 @@ def find_own_metric(text: str, project: Path) -> OwnMetricCard:
 def _declaration_of(node: ast.FunctionDef) -> ast.Call | None:
     """The `@metric(...)` of a function."""
     for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call):
-            if ast.unparse(decorator.func).split(".")[-1] == metric.__name__:
-                return decorator
+        called = isinstance(decorator, ast.Call) and ast.unparse(decorator.func)
+        if called and called.split(".")[-1] == metric.__name__:
+            return decorator
     return None
 
 
