@@ -95,7 +95,8 @@ class SharedPasses:
             if call == index or call not in request.made
             if all(len(self.items[call][part].ids) == length for part in parts)
         ]
-        return calls[: max(1, request.most_rows(lm, length) // len(parts))]
+        again = 1 if self.proved is None else 0  # the call that is in the pass once more
+        return calls[: max(1, request.most_rows(lm, length) // len(parts) - again)]
 
     def _alone(self, index: int, prompts: Sequence[Prompt], request: _Request, make: Any) -> Any:
         """A pass of one call, which tells how much is kept of it."""

@@ -123,6 +123,8 @@ class Param:
         hint = None
         if self.choices and (close := nearest(str(value), self.choices)):
             hint = f"did you mean {close!r}?"
+        elif self.kind == "metric":
+            hint = "a function of yours: its file and its name, e.g. metrics.py:margin"
         shown = repr(value)
         shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
         return UsageError(f"parameter {self.name!r}: {shown} is not {self.expected}", hint)

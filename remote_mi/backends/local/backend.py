@@ -92,12 +92,12 @@ class LocalBackend(Backend):
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
         passes = PassCounter(watch, len(work.calls))
-        if work.card.setup:
-            with exclusive_model_use(watch), passes.counting(model.lm):
-                work = replace(work, shared=self._run_setup(model, work))
-        passes.begin_calls()
         shared = share_passes(work.calls)
         try:
+            if work.card.setup:
+                with exclusive_model_use(watch), passes.counting(model.lm):
+                    work = replace(work, shared=self._run_setup(model, work))
+            passes.begin_calls()
             for call in work.calls:
                 with exclusive_model_use(watch), passes.counting(model.lm):
                     returned = self._run_call(model, replace(work, calls=[call]))
