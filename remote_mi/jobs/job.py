@@ -106,10 +106,13 @@ class Job:
             NotFound, UsageError: as `find_own_metric`.
         """
         named = [p.name for p in self.card.parameters if p.kind == "metric"]
+        texts = {name: self.parameters[name] for name in named}
         return {
-            name: find_own_metric(self.parameters[name], self.project)
-            for name in named
-            if is_own_metric(self.parameters[name])
+            name: self.memo.get_or_compute(
+                ("metric", text), lambda text=text: find_own_metric(text, self.project)
+            )
+            for name, text in texts.items()
+            if is_own_metric(text)
         }
 
     @property
@@ -119,8 +122,10 @@ class Job:
 
     def _metric_digest(self, parameter: str) -> str:
         """Digest of the project code that the metric of a parameter reaches."""
-        found = self.metrics[parameter]
-        return code_digest(found.path, found.name, self.project)
+        own = self.metrics[parameter]
+        return self.memo.get_or_compute(
+            ("code", own.path, own.name), lambda: code_digest(own.path, own.name, self.project)
+        )
 
     @functools.cached_property
     def _metric_digests(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,9 @@ def find_own_metric(text: str, project: Path) -> OwnMetricCard:
             + f"its metrics: {', '.join(declared) or 'none'}",
         )
     facts = _facts_of(node, path)
-    for name, file in {"": path, **local_modules(path, project)}.items():
-        _refuse_foreign_imports(file, name, path, project)
+    modules = local_modules(path, project)
+    for file in (path, *modules.values()):
+        _refuse_foreign_imports(file, modules)
     return OwnMetricCard(path, node.name, node.lineno, facts)
 
 
@@ -169,14 +170,9 @@ def _facts_of(node: ast.FunctionDef, path: Path) -> MetricFacts:
     return MetricFacts(given["unit"], rises, given["differentiable"], given["against_clean"])
 
 
-def _refuse_foreign_imports(file: Path, module: str, path: Path, project: Path) -> None:
-    """Refuse imports of anything but the project's modules and what every server has.
-
-    Args:
-        module: its name, "" for the metric's own file `path`.
-    """
-    known = local_modules(path, project)
-    roots = _LIBRARIES | {name.partition(".")[0] for name in known}
+def _refuse_foreign_imports(file: Path, modules: Iterable[str]) -> None:
+    """Refuse imports of anything but the project's modules and what every server has."""
+    roots = _LIBRARIES | {name.partition(".")[0] for name in modules}
     for node, name in _imports(parse_file(file)):
         if name.partition(".")[0] not in roots:
             raise UsageError(
