@@ -69,15 +69,12 @@ class SharedPasses:
             if len(calls) == 1:
                 return self._alone(index, prompts, request, make)
             known = request.alone.get(len(prompts[0].ids))  # of the first shared pass only
-            calls = calls if known is None else [known[0], *calls]
-            whole = make([self.items[call][part] for call in calls for part in parts])
-            size = len(parts)
+            before, size = [] if known is None else [known[0]], len(parts)
+            whole = make([self.items[call][part] for call in before + calls for part in parts])
             if known is not None and not self._prove(known[1], whole.hidden[:size]):
                 return make(prompts)
-            for place, call in enumerate(calls):
+            for place, call in enumerate(calls, len(before)):
                 request.ready[call] = whole.rows(place * size, size)
-            if known is not None:
-                del request.ready[known[0]]
         return request.ready.pop(index)
 
     def _calls_of_a_pass(

@@ -14,7 +14,7 @@ import remote_mi as mi
 from remote_mi.backends.base import Work
 from remote_mi.backends.session import run_session
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, memory, shared_passes
+from remote_mi.interventions import Pair, Prompt, memory, run, shared_passes
 from remote_mi.interventions.forward import Run
 from remote_mi.models.load import LoadedModel, load
 from remote_mi.models.spec import ModelSpec
@@ -143,6 +143,24 @@ def test_a_sweep_from_a_shared_run_uses_its_keys(tiny_llama, monkeypatch):
     assert taken and all(run.keys is not None for run in taken)
     first, whole = taken[0].keys.layers[0], taken[0].whole[0].keys.layers[0]
     assert torch.equal(first.keys[0], whole.keys[taken[0].whole[1]])
+
+
+def test_a_call_may_ask_for_the_same_run_again(tiny_llama):
+    lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
+    prompts = calls_over("prompt")
+    alone = [run(lm, prompt, "resid_post").values[1] for prompt in prompts]
+    shared = shared_passes.share_passes(prompts)
+    assert shared is not None and shared_passes.share_passes(prompts) is None
+    for prompt, wanted in zip(prompts, alone, strict=True):
+        for _ in range(2):
+            torch.testing.assert_close(run(lm, prompt, "resid_post").values[1], wanted)
+    # Later calls first, and prompts of two calls in one run.
+    shared.close()
+    shared_passes.share_passes(prompts)
+    for place in (8, 2, 0, 6, 4):
+        torch.testing.assert_close(run(lm, prompts[place], "resid_post").values[1], alone[place])
+    both = run(lm, [prompts[0], prompts[2]], "resid_post").values[1]
+    torch.testing.assert_close(both, torch.cat([alone[0], alone[2]]))
 
 
 def test_rows_that_depend_on_each_other_are_not_shared(tiny_llama):
