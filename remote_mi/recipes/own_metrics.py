@@ -126,8 +126,9 @@ def find_own_metric(text: str, project: Path) -> OwnMetricCard:
 def _declaration_of(node: ast.FunctionDef) -> ast.Call | None:
     """The `@metric(...)` of a function."""
     for decorator in node.decorator_list:
-        called = isinstance(decorator, ast.Call) and ast.unparse(decorator.func)
-        if called and called.split(".")[-1] == metric.__name__:
+        if not isinstance(decorator, ast.Call):
+            continue
+        if ast.unparse(decorator.func).split(".")[-1] == metric.__name__:
             return decorator
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import remote_mi as mi
 from remote_mi.common.errors import NotFound, RemoteMIError, RunFailed, UsageError
 from remote_mi.jobs.reproduction.verify import verify
 
-from ...conftest import MARY
+from ...conftest import MARY, ROOT
 
 MARGIN = '''"""How far the answer is above all other tokens."""
 
@@ -65,7 +66,7 @@ def write(project: Path, text: str = MARGIN, name: str = "margins.py") -> str:
     return name
 
 
-def run(recipe: str, model: Path, metric: str, **given):
+def run(recipe: str, model: Path, metric: str, **given: Any) -> Any:
     return mi.run(
         recipe, pairs=given.pop("pairs", [MARY]), model=str(model), metric=metric, **given
     )
@@ -75,7 +76,7 @@ def run(recipe: str, model: Path, metric: str, **given):
 def test_patching_measures_what_plain_hooks_measure(project, tiny, family):
     folder = tiny(family)
     found = run("activation_patching", folder, f"{write(project)}:margin", site="resid_post")
-    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     clean, corrupt = (
         tokenizer(MARY[name], return_tensors="pt")["input_ids"] for name in ("clean", "corrupt")
@@ -146,7 +147,11 @@ def test_a_lens_over_prompts_gives_its_prompt(project, tiny_llama):
     )
     text = MARGIN.replace("pair.answers", "[pair.target]").replace("pair.wrongs", "[7]")
     write(project, text)
-    asked = {"prompt": MARY["clean"], "target": MARY["answer"], "model": str(tiny_llama)}
+    asked: dict[str, Any] = {
+        "prompt": MARY["clean"],
+        "target": MARY["answer"],
+        "model": str(tiny_llama),
+    }
     found = mi.run("ends", metric="margins.py:difference", **asked)
     logit = mi.run("ends", metric="logit", **asked)
     other = mi.run("ends", metric="logit", **{**asked, "target": " store"})
@@ -182,7 +187,7 @@ def test_a_run_keeps_it_and_is_computed_again_from_its_folder_alone(
     for gone in ("margins.py", "sizes/scale.py"):
         (project / gone).unlink()
     shutil.rmtree(cache)
-    found = mi.reproduce(folder)
+    found: Any = mi.reproduce(folder)
     assert found.matches and found.comparison.worst.relative == 0 and not found.notes
     (folder / "source" / "margins.py").unlink()
     assert not verify(folder).holds
@@ -190,7 +195,7 @@ def test_a_run_keeps_it_and_is_computed_again_from_its_folder_alone(
 
 def test_its_direction_is_that_of_the_verdict(project, tiny_llama):
     name = write(project)
-    pairs = {"pairs": PAIRS, "model": str(tiny_llama)}
+    pairs: dict[str, Any] = {"pairs": PAIRS, "model": str(tiny_llama)}
     falls = mi.run("activation_patching", metric=f"{name}:divergence", **pairs)
     assert falls.verdict is not None and falls.verdict.falls
     neither = MARGIN.replace("rises=False", "rises=None")
@@ -206,8 +211,8 @@ def test_a_command_a_phenomenon_and_a_study_take_it(project, cli, tiny_llama):
     )
     assert code == 0, err
     (project / "recipes" / "phenomena").mkdir(parents=True)
-    text = (mi.__file__ and Path(mi.__file__).parents[1]) / "recipes" / "phenomena" / "ioi.yaml"
-    own = text.read_text().replace("name: ioi", "name: mine")
+    text = (ROOT / "recipes" / "phenomena" / "ioi.yaml").read_text()
+    own = text.replace("name: ioi", "name: mine")
     own = own.replace("metric: logit_diff", f"metric: {name}:margin")
     assert f"{name}:margin" in own
     (project / "recipes" / "phenomena" / "mine.yaml").write_text(own)
