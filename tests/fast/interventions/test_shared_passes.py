@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nnsight
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -51,7 +52,8 @@ def counted(model: LoadedModel):
     rows: list[int] = []
     module = model.lm.backbone._module
     hook = module.register_forward_pre_hook(
-        lambda _m, _a, named: rows.append(len(named["input_ids"])), with_kwargs=True
+        lambda _m, given, named: rows.append(len([*given, named.get("input_ids")][0])),
+        with_kwargs=True,
     )
     yield rows
     hook.remove()
@@ -125,7 +127,7 @@ def test_memory_limits_the_rows_and_what_is_kept(tiny_llama):
             kept = max(kept, sum(run.size() for run in ready))
             return found
 
-    budget = 120_000
+    budget = 200_000
     shared = Noted(work.calls)
     with memory.memory(budget), counted(model) as rows:
         run_session(model.lm, work)
@@ -145,22 +147,31 @@ def test_a_sweep_from_a_shared_run_uses_its_keys(tiny_llama, monkeypatch):
     assert torch.equal(first.keys[0], whole.keys[taken[0].whole[1]])
 
 
-def test_a_call_may_ask_for_the_same_run_again(tiny_llama):
+def streams(lm: Any, asked: list[Any]) -> list[torch.Tensor]:
+    """The stream after layer 1, of each prompt or rows of prompts."""
+    return [run(lm, prompts, "resid_post").values[1] for prompts in asked]
+
+
+def read(lm: Any, asked: list[Any]) -> list[torch.Tensor]:
+    with torch.no_grad(), lm.session():
+        found = nnsight.save(streams(lm, asked))
+    return found
+
+
+def test_a_call_may_ask_for_the_same_run_again_and_in_any_order(tiny_llama):
     lm = load(ModelSpec(str(tiny_llama)), Silent()).lm
     prompts = calls_over("prompt")
-    alone = [run(lm, prompt, "resid_post").values[1] for prompt in prompts]
-    shared = shared_passes.share_passes(prompts)
-    assert shared is not None and shared_passes.share_passes(prompts) is None
-    for prompt, wanted in zip(prompts, alone, strict=True):
-        for _ in range(2):
-            torch.testing.assert_close(run(lm, prompt, "resid_post").values[1], wanted)
-    # Later calls first, and prompts of two calls in one run.
-    shared.close()
-    shared_passes.share_passes(prompts)
-    for place in (8, 2, 0, 6, 4):
-        torch.testing.assert_close(run(lm, prompts[place], "resid_post").values[1], alone[place])
-    both = run(lm, [prompts[0], prompts[2]], "resid_post").values[1]
-    torch.testing.assert_close(both, torch.cat([alone[0], alone[2]]))
+    alone = read(lm, prompts)
+    twice = [place for place in range(len(prompts)) for _ in range(2)]
+    for order in (twice, [8, 2, 0, 6, 4]):
+        shared = shared_passes.share_passes(prompts)
+        assert shared is not None and shared_passes.share_passes(prompts) is None
+        found = read(lm, [prompts[place] for place in order])
+        for place, stream in zip(order, found, strict=True):
+            torch.testing.assert_close(stream, alone[place])
+        (both,) = read(lm, [[prompts[0], prompts[2]]])  # of two calls in one run
+        torch.testing.assert_close(both, torch.cat([alone[0], alone[2]]))
+        shared.close()
 
 
 def test_rows_that_depend_on_each_other_are_not_shared(tiny_llama):
