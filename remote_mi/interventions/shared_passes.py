@@ -64,6 +64,8 @@ class SharedPasses:
         index, parts = prompts[0].place[1], [prompt.place[2] for prompt in prompts]
         request = self._requests.setdefault((*parts, kept), _Request())
         if index not in request.ready:
+            if index in request.made:  # it asks for the same run once more
+                return make(prompts)
             calls = self._calls_of_a_pass(lm, index, parts, request)
             request.made.update(calls)
             if len(calls) == 1:
@@ -89,7 +91,7 @@ class SharedPasses:
         calls = [
             call
             for call in range(index, len(self.items))
-            if call == index or call not in request.made
+            if call not in request.made
             if all(len(self.items[call][part].ids) == length for part in parts)
         ]
         again = 1 if self.proved is None else 0  # the call that is in the pass once more
