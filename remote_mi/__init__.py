@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from remote_mi.recipes.declaration import recipe
     from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
     from remote_mi.recipes.outputs import Json, Ratio, Share, Texts, Tokens
+    from remote_mi.recipes.own_metrics import metric
     from remote_mi.recipes.parameters import Range
     from remote_mi.report.run_list import RunList, runs
     from remote_mi.store.comparison import compare
@@ -69,6 +70,7 @@ _MODULES = {
     "Tokens": "recipes.outputs",
     "Range": "recipes.parameters",
     "recipe": "recipes.declaration",
+    "metric": "recipes.own_metrics",
     "ModelSpec": "models.spec",
     "RemoteJob": "jobs.remote",
     "Result": "store.result",
@@ -112,6 +114,7 @@ __all__ = [
     "jobs",
     "load_run",
     "load_study",
+    "metric",
     "plan",
     "recipe",
     "reproduce",

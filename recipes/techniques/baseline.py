@@ -11,8 +11,7 @@ from remote_mi.interventions import (
     Metric,
     Pair,
     choice_log_probs,
-    final_states,
-    logits,
+    end_logits,
     rank_of,
     top_tokens,
 )
@@ -102,8 +101,8 @@ def baseline(
         prior_logit_diff = (logit_diff + corrupt_logit_diff) / 2
 
     which is how much the model prefers A regardless of which of the two prompts it gets.
-    Cost: 2 forward passes (one batch of two rows, if they are equally long); with answers of several tokens one of each
-    answer more.
+    Cost: 2 forward passes, in batches with those of other pairs; with answers of several tokens one
+    of each answer more.
     What this does not show: how the model does it, nor that it does it for the reason you have in
     mind: a right answer can come from word frequency or from a cue that the template gives away. It
     holds for these prompts and templates.
@@ -114,7 +113,7 @@ def baseline(
         metric: which difference determines accuracy: prob_diff, or else logit_diff.
         top: how many of the most probable tokens to keep.
     """
-    of_all = logits(lm, final_states(lm, [pair.clean, pair.corrupt]))  # [prompt, vocabulary]
+    of_all = end_logits(lm, [pair.clean, pair.corrupt])  # [prompt, vocabulary]
     probs = of_all.softmax(-1)
     logit_diff = of_all[:, pair.answers].mean(-1) - of_all[:, pair.wrongs].mean(-1)
     prob = probs[:, pair.answers].sum(-1)

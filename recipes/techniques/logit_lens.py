@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Heatmap, Range, TokenGrid, Tokens, recipe
-from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed
+from remote_mi.interventions import Prompt, rank_of, run, top_tokens, unembed, unembed_each
 
 
 @recipe(
@@ -55,9 +55,9 @@ def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5
     stream = [resid_post[0] for resid_post in run(lm, prompt, "resid_post").values]
     final = unembed(lm, stream[-1])  # [position, vocabulary], log-probabilities
     target = prompt.wanted(otherwise=final.argmax(-1, keepdim=True))
-    layers = []
-    for resid_post in stream:
-        log_p = unembed(lm, resid_post).to(final.device)
+    p_final, layers = final.exp(), []
+    for log_p in unembed_each(lm, stream):
+        log_p = log_p.to(final.device)
         token, log_prob = top_tokens(log_p, top)
         of_target = log_p.gather(-1, target)
         of_layer = {
@@ -65,7 +65,7 @@ def logit_lens(lm: Any, prompt: Prompt, *, top: Annotated[int, Range(1, 50)] = 5
             "top_prob": log_prob.exp(),
             "target_prob": of_target[:, 0].exp(),
             "target_rank": rank_of(log_p, of_target),
-            "kl": (final.exp() * (final - log_p)).sum(-1),
+            "kl": (p_final * (final - log_p)).sum(-1),
             "entropy": -(log_p.exp() * log_p).sum(-1),
         }
         layers.append(of_layer)

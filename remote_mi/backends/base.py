@@ -71,6 +71,12 @@ class Work:
         return self.function.__globals__[self.card.setup] if self.card.setup else None
 
     @property
+    def sent_functions(self) -> list[Callable[..., Any]]:
+        """The recipe's function, and those of the project's own metrics among the parameters."""
+        own = [value for value in self.parameters.values() if hasattr(value, "function")]
+        return [self.function, *(metric.function for metric in own)]
+
+    @property
     def gradients(self) -> bool:
         """Whether the recipe needs autograd."""
         return "gradients" in self.card.needs

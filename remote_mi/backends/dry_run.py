@@ -43,6 +43,7 @@ from remote_mi.backends.weightless import (
     silence_torch_logs,
 )
 from remote_mi.common.authors_code import ProcessEnded, contained, describe_error
+from remote_mi.interventions.metrics import OwnMetric
 from remote_mi.models.load import LoadedModel
 from remote_mi.recipes.output_kinds import kind_of_output
 
@@ -147,7 +148,7 @@ def _single_call(work: Work, call: Any) -> Work:
 
 
 def _shape_form(call: Any) -> Any:
-    """The parts of a call that can affect shapes: everything but the token ids."""
+    """The parts of a call or parameter that can affect shapes: everything but the token ids."""
     if call is None:
         return None
     if isinstance(call, list):
@@ -160,6 +161,8 @@ def _shape_form(call: Any) -> Any:
             len(call.answers),
             len(call.wrongs),
         ]
+    if isinstance(call, OwnMetric):
+        return [call.name, call.function.__module__]
     places = [call.own, call.start, call.end, len(call.whole)]
     return [len(call.ids), call.positions, places, call.target is None]
 

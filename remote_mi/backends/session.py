@@ -9,6 +9,7 @@ import torch
 
 from remote_mi.backends.base import Work
 from remote_mi.interventions.session import settled, use_attention
+from remote_mi.interventions.shared_passes import share_passes
 from remote_mi.recipes.loading import recipe_imports
 
 
@@ -18,7 +19,7 @@ def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
     if setup is None:
         return ()
     shared: tuple[Any, ...] = ()
-    with recipe_imports(work.function):
+    with recipe_imports(*work.sent_functions):
         with lm.session(), torch.set_grad_enabled(work.gradients):
             shared = (setup(lm, together, **parameters),)
             nnsight.save(shared)
@@ -40,9 +41,10 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
     shared, setup, together = work.shared, work.setup, list(work.together)
     gradients, weights = work.gradients, "attention_weights" in work.card.needs
     outputs: list[dict[str, Any]] = []
-    with recipe_imports(function):
+    with recipe_imports(*work.sent_functions):
         with lm.session(backend=backend):
             before = use_attention(lm, "eager") if weights else ""
+            passes = share_passes([call[0] for call in calls if call])
             try:
                 with torch.set_grad_enabled(gradients):
                     if setup is not None and not shared:
@@ -51,6 +53,8 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
                         settled(function(lm, *call, *shared, **parameters)) for call in calls
                     ]
             finally:
+                if passes is not None:
+                    passes.close()
                 if weights:
                     use_attention(lm, before)
             nnsight.save(outputs)

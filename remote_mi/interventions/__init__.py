@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
-    from remote_mi.interventions.forward import by_layer, changes, final_states, run, stack
+    from remote_mi.interventions.forward import by_layer, changes, end_logits, run, stack
     from remote_mi.interventions.generation import generate
     from remote_mi.interventions.means import mean_activations
     from remote_mi.interventions.measures import choice_log_probs, measure
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         token_losses,
         top_tokens,
         unembed,
+        unembed_each,
     )
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
@@ -65,7 +66,7 @@ _HOMES = {
     ],
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
-    "forward": ["by_layer", "changes", "final_states", "run", "stack"],
+    "forward": ["by_layer", "changes", "end_logits", "run", "stack"],
     "generation": ["generate"],
     "means": ["mean_activations"],
     "measures": ["choice_log_probs", "measure"],
@@ -74,7 +75,15 @@ _HOMES = {
     "noise": ["embedding_noise"],
     "paths": ["receive", "receivers", "send"],
     "prompts": ["Pair", "Prompt"],
-    "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
+    "readout": [
+        "logits",
+        "predictions",
+        "rank_of",
+        "token_losses",
+        "top_tokens",
+        "unembed",
+        "unembed_each",
+    ],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "together": ["replace_sets", "sets_of_parts"],
@@ -100,7 +109,7 @@ __all__ = [
     "edit",
     "embedding_noise",
     "embeddings",
-    "final_states",
+    "end_logits",
     "generate",
     "gradients",
     "info",
@@ -126,6 +135,7 @@ __all__ = [
     "token_losses",
     "top_tokens",
     "unembed",
+    "unembed_each",
 ]
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from remote_mi.interventions.growing_batch import Cell
 from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import has_unembedding, head_count, text_config
 
 #: The fixed cost of a pass (reading the weights, starting each layer), in tokens run.
 PASS_TOKENS = 128
+
+
+class Cell:
+    """What is replaced in one row: an activation at some positions, of one head or of all."""
+
+    def __init__(self, positions: Sequence[int], head: int | None = None) -> None:
+        self.positions, self.head = list(positions), head
+        self.first = min(self.positions)
 
 
 class Load:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.encoder_decoder import model_inputs
+from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import fact, has_unembedding, is_causal, reuses_prefix
 from remote_mi.interventions.model_sites import Logits, Once
 from remote_mi.interventions.ports import Stream, read_stream
 from remote_mi.interventions.prompts import Prompt, first_unlike
-from remote_mi.interventions.readout import skip_unembedding
+from remote_mi.interventions.readout import LOGITS_SHARE, logits, skip_unembedding
+from remote_mi.interventions.shared_passes import shared_by
 from remote_mi.interventions.sites import chosen_layers, row_of
 
 
@@ -30,6 +32,8 @@ class Run:
         stream: the stream before the first layer, if it differs from that of the ids; else None.
         changed: the first position at which a row differs from that of its ids; None for none.
         matches: of its prompt, if that is a single one; see `Prompt`.
+        ends: of each row, where its prompt's answer is read.
+        whole: the run of more prompts that this one is rows of, and the first of them; None for none.
     """
 
     def __init__(
@@ -46,6 +50,57 @@ class Run:
         self.keys: Any = None
         self.stream: torch.Tensor | None = None
         self.changed: int | None = None
+        self.ends: list[int] = []
+        self.whole: tuple[Run, int] | None = None
+        self._read_out = (0, torch.empty(0))
+
+    def rows(self, start: int, count: int) -> Run:
+        """Some rows of an unmodified run of several prompts, as a run of their own."""
+        part = slice(start, start + count)
+        found = Run(self.ids[part], self.site, self.hidden[part])
+        found.values = [values[part] if values.numel() else values for values in self.values]
+        found.keys = None if self.keys is None else KeysOfRow(self.keys, start)
+        found.ends, found.whole = self.ends[part], (self, start)
+        return found
+
+    def size(self) -> int:
+        """Bytes of what is kept."""
+        layers = [] if self.keys is None else self.keys.layers
+        kept = [self.hidden, *self.values, *(x for kv in layers for x in (kv.keys, kv.values))]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    def read_out(self, lm: Any, start: int, count: int) -> torch.Tensor:
+        """Logits of some rows where the answer is read, [row, vocabulary].
+
+        They are computed for as many of the next rows, too, as fit into memory.
+        """
+        first, known = self._read_out
+        if not first <= start <= first + len(known) - count:
+            size = 4 * int(lm.lm_head.weight.shape[0]) * LOGITS_SHARE
+            stop = start + max(count, rows_that_fit(self.hidden.device, size))
+            ends = torch.tensor(self.ends[start:stop], device=self.hidden.device)
+            states = self.hidden[start:stop]
+            first, known = start, logits(lm, states[torch.arange(len(ends)), ends])
+            self._read_out = (first, known)
+        return known[start - first :][:count]
+
+
+class KeysOfRow:
+    """Keys and values of one row of a run of several prompts, as `Run.keys` has them."""
+
+    def __init__(self, keys: Any, row: int) -> None:
+        self.keys, self.row = keys, row
+
+    @property
+    def layers(self) -> list[Any]:
+        return [LayerOfRow(layer, self.row) for layer in self.keys.layers]
+
+
+class LayerOfRow:
+    """Keys and values of one row in one layer, [1, head, position, d_head]."""
+
+    def __init__(self, layer: Any, row: int) -> None:
+        self.keys, self.values = layer.keys[row : row + 1], layer.values[row : row + 1]
 
 
 def run(
@@ -73,14 +128,39 @@ def run(
     Raises:
         ValueError: for an unknown site, or one that does not exist in the chosen layers.
     """
+    of_each = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+    one = len(of_each) == 1
+    passes = shared_by(of_each)
+    if passes is None or noise is not None or inputs is not None or isinstance(site, Stream):
+        return _run(lm, of_each, site, layers, one, noise=noise, noised=noised, inputs=inputs)
+
+    def make(rows: Sequence[Prompt]) -> Run:
+        return _run(lm, rows, site, layers, one)
+
+    found = passes.take(lm, of_each, (site, None if layers is None else tuple(layers)), make)
+    found.matches = of_each[0].matches if one else None
+    return found
+
+
+def _run(
+    lm: Any,
+    of_each: Sequence[Prompt],
+    site: str | Stream | None,
+    layers: Sequence[int] | None,
+    each_alone: bool,
+    *,
+    noise: torch.Tensor | None = None,
+    noised: tuple[int, int] = (0, 0),
+    inputs: torch.Tensor | None = None,
+) -> Run:
+    """Like `run`; `each_alone`: every row is a run of its own, of which keys are kept."""
     chosen = [] if site is None else chosen_layers(lm, site, layers)
-    of_each = [prompts] if isinstance(prompts, Prompt) else prompts
     given = inputs
     if noise is not None:
         after = len(of_each[0].ids) - 1 - noised[1]
         given = torch.nn.functional.pad(noise, (0, 0, noised[0], after))
     ids = [list(prompt.ids) for prompt in of_each] * (1 if given is None else len(given))
-    keep = len(of_each) == 1 and inputs is None and reuses_prefix(lm)
+    keep = each_alone and inputs is None and reuses_prefix(lm)
     keep = keep and (site is None or row_of(site).prefix)
     # A layer's own input is never read while keys and values are kept: they are among its
     # arguments, and a sandboxed job would get, and the layer continue with, a copy.
@@ -105,6 +185,7 @@ def run(
         whole: Any = lm.output if keep else None
     found = Run(ids, site, hidden, of_each[0].matches if len(of_each) == 1 else None)
     found.one = len(of_each) == 1 and given is None
+    found.ends = [prompt.end for prompt in of_each]
     if states and site == "resid_pre":
         read = {index: whole.hidden_states[index] for index in chosen}
     if read:
@@ -116,6 +197,21 @@ def run(
         found.stream = whole.hidden_states[0] if before is None else before
         found.changed = noised[0]
     return found
+
+
+def end_logits(lm: Any, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Logits where the answer of each prompt is read, [prompt, vocabulary], float32.
+
+    One forward pass for prompts of equal length, else one each.
+
+    Raises:
+        ValueError: for a model without an unembedding.
+    """
+    if len({len(prompt.ids) for prompt in prompts}) > 1:
+        return torch.cat([end_logits(lm, [prompt]) for prompt in prompts])
+    found = run(lm, prompts)
+    whole, start = found.whole or (found, 0)
+    return whole.read_out(lm, start, len(found.ids))
 
 
 def _read_all(
@@ -137,17 +233,6 @@ def _read_all(
     if row is not None and row.after == 1 and inside and last in read:
         return read, read[last]
     return read, lm.ln_final.output
-
-
-def final_states(lm: Any, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """The final norm's output where the answer of each prompt is read, [prompt, d_model].
-
-    One forward pass for prompts of equal length; else one each.
-    """
-    if len({len(prompt.ids) for prompt in prompts}) > 1:
-        return torch.cat([run(lm, prompt).hidden[:, prompt.end] for prompt in prompts])
-    hidden = run(lm, prompts).hidden
-    return torch.stack([hidden[row, prompt.end] for row, prompt in enumerate(prompts)])
 
 
 def counterparts(base: Run, other: Run) -> list[int | None] | None:

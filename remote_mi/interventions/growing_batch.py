@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from remote_mi.interventions.dealing import Cell
 from remote_mi.interventions.encoder_decoder import model_inputs
 from remote_mi.interventions.forward import Run
 from remote_mi.interventions.model_info import fact
@@ -24,14 +25,6 @@ from remote_mi.interventions.model_sites import Once
 from remote_mi.interventions.ports import Stream, edit_stream
 from remote_mi.interventions.readout import skip_unembedding
 from remote_mi.interventions.sites import having, part_count, row_of
-
-
-class Cell:
-    """What is replaced in one row: an activation at some positions, of one head or of all."""
-
-    def __init__(self, positions: Sequence[int], head: int | None = None) -> None:
-        self.positions, self.head = list(positions), head
-        self.first = min(self.positions)
 
 
 class GrowingBatch:

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from remote_mi.interventions.forward import run
-from remote_mi.interventions.metrics import DISTRIBUTION, answer_metric, distribution_metric
+from remote_mi.interventions.metrics import (
+    DISTRIBUTION,
+    OwnMetric,
+    answer_metric,
+    distribution_metric,
+    own_metric,
+)
 from remote_mi.interventions.model_info import is_causal
 from remote_mi.interventions.prompts import Pair, Prompt
 from remote_mi.interventions.readout import logits, token_losses
@@ -23,13 +29,21 @@ class Measure:
 
     Attributes:
         last: how many of the last positions it uses; 0 for all.
-        clean: the clean run's log-probabilities, [vocabulary], for metrics against it.
+        clean: the clean run's log-probabilities, [vocabulary], for metrics against it, and
+            clean_logits, for those of the project's own.
+        of: the pair or prompt that it was made for.
     """
 
     def __init__(
-        self, lm: Any, metrics: Sequence[str], prompt: Prompt, answers: list[int], wrongs: list[int]
+        self,
+        lm: Any,
+        metrics: Sequence[str | OwnMetric],
+        of: Pair | Prompt,
+        answers: list[int],
+        wrongs: list[int],
     ) -> None:
-        self.lm, self.metrics = lm, metrics
+        self.lm, self.metrics, self.of = lm, metrics, of
+        prompt = of.clean if isinstance(of, Pair) else of
         self.answers, self.wrongs = answers, wrongs
         self.ids, self.beyond = prompt.ids[: prompt.own], len(prompt.ids) - prompt.own
         self.end = prompt.end - len(prompt.ids)  # from the last position
@@ -40,6 +54,7 @@ class Measure:
             if prompt.start + i != prompt.end
         }
         self.clean: torch.Tensor | None = None
+        self.clean_logits: torch.Tensor | None = None
         whole = "prob" in metrics or "log_prob" in metrics
         first = min([self.end, *self.others]) if whole else self.end
         self.last = 0 if "loss" in metrics else -first
@@ -56,8 +71,11 @@ class Measure:
         tokens = [*self.answers, *self.wrongs]
         return answer_metric(self.lm, hidden[:, self.end], "prob", tokens, [])
 
-    def _of_answers(self, hidden: torch.Tensor, metric: str) -> torch.Tensor:
+    def _of_answers(self, hidden: torch.Tensor, metric: str | OwnMetric) -> torch.Tensor:
         at_end = hidden[:, self.end]
+        if isinstance(metric, OwnMetric):
+            clean = self.clean_logits if metric.against_clean else None
+            return own_metric(self.lm, at_end, metric, self.of, clean)
         if metric in DISTRIBUTION:
             return distribution_metric(self.lm, at_end, metric, self.answers, self.clean)
         if metric not in ("prob", "log_prob") or not self.others:
@@ -81,12 +99,16 @@ class Measure:
 
 
 def measure(
-    lm: Any, metric: str | Sequence[str], of: Pair | Prompt, otherwise: int | None = None
+    lm: Any,
+    metric: str | OwnMetric | Sequence[str | OwnMetric],
+    of: Pair | Prompt,
+    otherwise: int | None = None,
 ) -> Measure:
     """A measure of how strongly the end of a run favours the answer.
 
     Args:
-        metric: one of `vocabulary.Metric`, or several of them. Of an answer of several tokens,
+        metric: one of `vocabulary.Metric`, or several of them; the parameter `metric` of a recipe
+            may also be a metric of the project's own. Of an answer of several tokens,
             log_prob and prob are those of the whole answer, the others those of its first token
             that a wrong answer does not share. kl and js take one more pass, of the clean prompt.
         of: a pair, whose answers and wrong answers are used for either of its prompts; or a
@@ -96,22 +118,24 @@ def measure(
     Raises:
         ValueError: for an unknown metric, or a prompt without a target.
     """
-    metrics = [metric] if isinstance(metric, str) else list(metric)
+    metrics = [metric] if isinstance(metric, (str, OwnMetric)) else list(metric)
     for name in metrics:
-        if name not in METRICS:
+        if not isinstance(name, OwnMetric) and name not in METRICS:
             raise ValueError(f"unknown metric {name!r}; there are {', '.join(METRICS)}")
     if isinstance(of, Pair):
-        found = Measure(lm, metrics, of.clean, of.answers, of.wrongs)
+        found = Measure(lm, metrics, of, of.answers, of.wrongs)
     else:
         target = otherwise if of.target is None else of.target
         if target is None:
             raise ValueError("this follows one answer: give target, the text of its token")
         found = Measure(lm, metrics, of, [target], [])
-    if any(METRICS[name].against_clean for name in metrics):
+    facts = [name if isinstance(name, OwnMetric) else METRICS[name] for name in metrics]
+    if any(known.against_clean for known in facts):
         clean = of.clean if isinstance(of, Pair) else of
         with torch.no_grad():
             at_end = run(lm, clean).hidden[:, clean.end].detach()
-            found.clean = logits(lm, at_end)[0].log_softmax(-1)
+            found.clean_logits = logits(lm, at_end)[0]
+            found.clean = found.clean_logits.log_softmax(-1)
     return found
 
 

@@ -75,15 +75,77 @@ def distribution_metric(
     Returns:
         [row], float32.
     """
-    # Rows at a time: logits of a whole sweep need not fit into memory.
-    row = 4 * int(lm.lm_head.weight.shape[0]) * LOGITS_SHARE
-    at_once = rows_that_fit(hidden.device, row) if has_weights(lm) else len(hidden)
     found = []
-    for states in hidden.split(max(1, at_once)):
+    for states in _in_parts(lm, hidden):
         log_p = logits(lm, states).log_softmax(-1)
         reference = None if clean is None else clean.to(log_p.device)
         found.append(DISTRIBUTION[metric](log_p, answers, reference))
     return torch.cat(found)
+
+
+class OwnMetric:
+    """A metric of the project's own, as a recipe's body gets it; see `remote_mi.metric`.
+
+    Attributes:
+        name: as errors name it. function: of logits [row, vocabulary] and a pair or prompt, and of
+            the clean run's logits [vocabulary] if the metric is `against_clean`.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], against_clean: bool) -> None:
+        self.name, self.function, self.against_clean = name, function, against_clean
+
+    def __call__(self, of_all: torch.Tensor, of: Any, clean: torch.Tensor | None) -> torch.Tensor:
+        """The metric of each row, [row], float32.
+
+        Raises:
+            ValueError: naming the metric, if it fails, or gives anything but a number for each row.
+        """
+        given = [of_all, of] if clean is None else [of_all, of, clean.to(of_all.device)]
+        try:
+            found = self.function(*given)
+        except Exception as error:
+            raise ValueError(
+                f"metric {self.name} failed: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(found, torch.Tensor):
+            raise ValueError(
+                f"metric {self.name} returned {type(found).__name__}, not a tensor with a number "
+                "for each row"
+            )
+        if found.shape != of_all.shape[:1]:
+            raise ValueError(
+                f"metric {self.name} returned the shape {list(found.shape)} for {len(of_all)} "
+                f"rows, not [{len(of_all)}]"
+            )
+        if of_all.requires_grad and not found.requires_grad:
+            raise ValueError(
+                f"metric {self.name} has no gradient: declare it differentiable=False, or leave "
+                "its numbers attached to the logits"
+            )
+        found = found.float()
+        # Without numbers (a dry run) nothing can be checked.
+        known = type(found) is torch.Tensor and not found.is_meta
+        if known and found.isnan().any() and of_all.isfinite().all():
+            raise ValueError(f"metric {self.name} gave NaN, which is not a number")
+        return found
+
+
+def own_metric(
+    lm: Any, hidden: torch.Tensor, metric: OwnMetric, of: Any, clean: torch.Tensor | None
+) -> torch.Tensor:
+    """A metric of the project's own, [row]; arguments like `distribution_metric`.
+
+    Args:
+        of: the pair or prompt. clean: the clean run's logits, [vocabulary], if it needs them.
+    """
+    return torch.cat([metric(logits(lm, rows), of, clean) for rows in _in_parts(lm, hidden)])
+
+
+def _in_parts(lm: Any, hidden: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Rows at a time: logits of a whole sweep need not fit into memory."""
+    row = 4 * int(lm.lm_head.weight.shape[0]) * LOGITS_SHARE
+    at_once = rows_that_fit(hidden.device, row) if has_weights(lm) else len(hidden)
+    return hidden.split(max(1, at_once))
 
 
 def answer_metric(

@@ -28,7 +28,10 @@ class Prompt:
         matches: in a pair of prompts of unequal length, for each position the one of the other
             prompt that corresponds to it, None where there is none. Else None: positions of equal
             number correspond.
+        place: set while calls share passes; see `shared_passes`.
     """
+
+    place: Any = None
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ numbers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from remote_mi.interventions.model_info import fact, has_unembedding, text_confi
 VOCABULARY_CHUNK = 16384
 #: The share of the memory of a pass that logits may take at a time.
 LOGITS_SHARE = 8
+#: States that are unembedded at a time: with more, it would hardly be faster.
+MOST_STATES = 512
 
 
 def skip_unembedding(lm: Any) -> None:
@@ -209,7 +211,7 @@ def top_tokens(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tens
         nothing is the largest; and their scores.
     """
     best, token = scores.topk(min(top, scores.shape[-1]), dim=-1)
-    return token.masked_fill(~scores.isfinite().all(-1, keepdim=True), -1), best
+    return token.masked_fill(~_all_finite(scores)[..., None], -1), best
 
 
 def rank_of(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
@@ -223,7 +225,12 @@ def rank_of(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         which would therefore get rank 0.
     """
     rank = (scores > own).sum(-1).float()
-    return rank.masked_fill(~scores.isfinite().all(-1), torch.nan)
+    return rank.masked_fill(~_all_finite(scores), torch.nan)
+
+
+def _all_finite(scores: torch.Tensor) -> torch.Tensor:
+    """Whether no score of a row is NaN or infinite, [...]: then their sum is not, either."""
+    return scores.sum(-1).isfinite()
 
 
 def predictions(
@@ -276,3 +283,20 @@ def unembed(lm: Any, stream: torch.Tensor) -> torch.Tensor:
     with no_autocast(stream):
         found = where_weights_are(lm, read_out, stream)
     return finished(lm, found.float()).log_softmax(-1)
+
+
+def unembed_each(lm: Any, streams: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """`unembed` of each of several streams, in order; of several at a time, which is faster.
+
+    Args:
+        streams: each [..., d_model], all of one shape, e.g. resid_post of each layer.
+
+    Returns:
+        [..., vocabulary] of each, float32, in nats.
+    """
+    states = streams[0].numel() // streams[0].shape[-1]
+    size = 4 * int(lm.lm_head.weight.shape[0]) * LOGITS_SHARE
+    most = min(MOST_STATES, rows_that_fit(streams[0].device, size)) // max(1, states)
+    for start in range(0, len(streams), max(1, most)):
+        some = streams[start : start + max(1, most)]
+        yield from unembed(lm, torch.stack([x.to(some[0].device) for x in some]))

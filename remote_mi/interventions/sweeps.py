@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-from remote_mi.interventions.dealing import PASS_TOKENS, Load, deal, rows_of_a_pass
+from remote_mi.interventions.dealing import PASS_TOKENS, Cell, Load, deal, rows_of_a_pass
 from remote_mi.interventions.forward import Run, at_base, counterparts, first_difference, run
-from remote_mi.interventions.growing_batch import Cell, GrowingBatch
+from remote_mi.interventions.growing_batch import GrowingBatch
 from remote_mi.interventions.model_info import reuses_prefix
 from remote_mi.interventions.ports import Stream
 from remote_mi.interventions.prompts import Prompt

@@ -92,19 +92,23 @@ Direction = Literal["denoise", "noise"]
 #: Of the prompt: loss: mean next-token cross-entropy (of the answer in an encoder).
 #: Of answers of several tokens, prob and log_prob are those of the whole answer (Π p, Σ log p), and
 #: the others those of the first token in which right and wrong answers differ.
-Metric = Literal[
-    "logit_diff",
-    "logit",
-    "prob",
-    "log_prob",
-    "prob_diff",
-    "logit_diff_max",
-    "kl",
-    "js",
-    "entropy",
-    "rank",
-    "top1",
-    "loss",
+#: A metric of the project's own is `FILE.py:FUNCTION`; see `remote_mi.metric`.
+Metric = Annotated[
+    Literal[
+        "logit_diff",
+        "logit",
+        "prob",
+        "log_prob",
+        "prob_diff",
+        "logit_diff_max",
+        "kl",
+        "js",
+        "entropy",
+        "rank",
+        "top1",
+        "loss",
+    ],
+    "metric",
 ]
 
 

@@ -80,6 +80,7 @@ def assemble(
     of_set: Mapping[str, np.ndarray] | None = None,
     parameters: Mapping[str, Any] | None = None,
     empty_layers: Sequence[int] = (),
+    metric: MetricFacts | None = None,
 ) -> Assembled:
     """Combine the raw outputs of a job.
 
@@ -87,13 +88,14 @@ def assemble(
         card: the recipe. parts: one per example, in order.
         of_set: outputs of the whole set. parameters: of the recipe, for coordinates.
         empty_layers: those that lack what is measured: their numbers are none, which needs no note.
+        metric: what is known of the metric that was measured, if it is the project's own.
 
     Raises:
         RunFailed: if an output has not one entry for each position, or the outputs of several
             examples have no mean because they differ in shape.
     """
     with np.errstate(all="ignore"):  # independent of the caller's settings
-        assembly = _Assembly(card, parts, of_set or {}, parameters or {})
+        assembly = _Assembly(card, parts, of_set or {}, parameters or {}, metric)
         assembly.empty_layers = list(empty_layers)
         return assembly.run()
 
@@ -107,8 +109,10 @@ class _Assembly:
         parts: Sequence[Part],
         of_set: Mapping[str, np.ndarray],
         parameters: Mapping[str, Any],
+        own_metric: MetricFacts | None,
     ) -> None:
         self.card, self.parts, self.of_set, self.parameters = card, parts, of_set, parameters
+        self.own_metric = own_metric
         self.positions, self.columns = alignment(parts) if parts else ([], [])
         self.result = Assembled({}, {}, [], _clusters(parts))
         self.empty_layers: list[int] = []
@@ -330,7 +334,7 @@ class _Assembly:
     @property
     def metric(self) -> MetricFacts | None:
         """What is known of the metric that was measured, if the recipe takes one."""
-        return METRICS.get(str(self.parameters.get("metric")))
+        return self.own_metric or METRICS.get(str(self.parameters.get("metric")))
 
     @property
     def unit(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from remote_mi.common.annotated_types import argument_problem, shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
+from remote_mi.jobs.early_checks import check_own_metrics
 from remote_mi.jobs.job import Job, Memo
 from remote_mi.models import in_hand
 from remote_mi.models.spec import ModelSpec
@@ -256,7 +257,7 @@ def job_on(
     for param in card.parameters:
         if param.kind == "prompts" and resolved[param.name] is not None:
             resolved[param.name] = resolve_prompts(param.name, resolved[param.name], project)
-    return Job(
+    made = Job(
         card,
         spec,
         prompts,
@@ -266,3 +267,5 @@ def job_on(
         drop_invalid,
         memo=memo or Memo(),
     )
+    check_own_metrics(made)
+    return made

@@ -37,6 +37,22 @@ def check_before_loading(job: Job) -> None:
     _check_positions(job)
 
 
+def check_own_metrics(job: Job) -> None:
+    """Refuse metrics of the project's own that cannot be found, or lack a gradient that is needed.
+
+    Raises:
+        NotFound, UsageError: naming the metric.
+    """
+    for name, own in job.metrics.items():
+        if not own.facts.differentiable and "gradients" in job.card.needs:
+            raise UsageError(
+                f"parameter {name!r}: {own.text} is declared without a gradient, and recipe "
+                f"{job.card.name!r} needs one",
+                "declare it differentiable=True if it is, or use a technique that runs every cell, "
+                "e.g. activation_patching",
+            )
+
+
 def _check_layers(job: Job) -> None:
     """Refuse layers that the model's configuration, if it is on this machine, does not have."""
     asked = [

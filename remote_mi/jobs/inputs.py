@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from remote_mi.common.errors import UsageError
+from remote_mi.interventions.metrics import OwnMetric
 from remote_mi.jobs.job import Job
 from remote_mi.models.load import LoadedModel
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.prompts.parameter import prompts_of
 from remote_mi.prompts.tokens import Tokenized, tokenize
+from remote_mi.recipes.loading import load_own_metric
 
 
 def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
@@ -19,10 +21,10 @@ def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
 
 
 def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """The parameters of a job's recipe, with those that are prompts tokenized.
+    """The parameters of a job's recipe: prompts tokenized, and the project's own metrics loaded.
 
     Raises:
-        UsageError: if these do not fit the tokenizer, naming the parameter.
+        UsageError: if prompts do not fit the tokenizer, naming the parameter.
     """
     parameters = dict(job.parameters)
     for param in job.card.parameters:
@@ -35,7 +37,16 @@ def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
                 parameters[param.name] = _tokenize(job, model, texts, "prompts").prompts
             except PromptErrors as error:
                 raise UsageError(f"parameter {param.name!r}: {error.message}") from None
-    return parameters
+    return {**parameters, **load_metrics(job)}
+
+
+def load_metrics(job: Job) -> dict[str, OwnMetric]:
+    """Parameter → the project's own metric that it names, as the recipe's body gets it."""
+    found = {}
+    for name, own in job.metrics.items():
+        function = load_own_metric(own, job.project)
+        found[name] = OwnMetric(own.text, function, own.facts.against_clean)
+    return found
 
 
 def _tokenize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from remote_mi.common.digests import canonical_json, digest, digest_members
+from remote_mi.common.errors import UsageError
 from remote_mi.common.paths import cache_root
 from remote_mi.common.text import counted
 from remote_mi.common.text_files import python_in_utf8
@@ -23,6 +24,7 @@ from remote_mi.recipes.code_identity import (
     code_parts,
     local_modules,
 )
+from remote_mi.recipes.own_metrics import OwnMetricCard, find_own_metric, is_own_metric
 
 T = TypeVar("T")
 
@@ -99,6 +101,39 @@ class Job:
         return live_code_digest(self.function, self.project)
 
     @functools.cached_property
+    def metrics(self) -> dict[str, OwnMetricCard]:
+        """Parameter → the project's own metric that it names.
+
+        Raises:
+            NotFound, UsageError: as `find_own_metric`.
+        """
+        named = [p.name for p in self.card.parameters if p.kind == "metric"]
+        texts = {name: self.parameters[name] for name in named}
+        return {
+            name: self.memo.get_or_compute(
+                ("metric", text), lambda text=text: find_own_metric(text, self.project)
+            )
+            for name, text in texts.items()
+            if is_own_metric(text)
+        }
+
+    @property
+    def recorded_parameters(self) -> dict[str, Any]:
+        """The parameters as a run records them: a metric's file by its name, as it is kept."""
+        return {**self.parameters, **{name: found.text for name, found in self.metrics.items()}}
+
+    def _metric_digest(self, parameter: str) -> str:
+        """Digest of the project code that the metric of a parameter reaches."""
+        own = self.metrics[parameter]
+        return self.memo.get_or_compute(
+            ("code", own.path, own.name), lambda: code_digest(own.path, own.name, self.project)
+        )
+
+    @functools.cached_property
+    def _metric_digests(self) -> dict[str, str]:
+        return {name: self._metric_digest(name) for name in self.metrics}
+
+    @functools.cached_property
     def key_content(self) -> dict[str, Any]:
         """Everything that determines the numbers, as JSON; the keys are digests of it."""
         setup = {"setup": self._digest_of(self.card.setup)} if self.card.setup else {}
@@ -109,7 +144,10 @@ class Job:
             **setup,
             "over": self.card.over,
             "returns": self.card.cached_json["returns"],
-            "parameters": {k: texts_of(v) for k, v in self.parameters.items()},
+            "parameters": {
+                **{k: texts_of(v) for k, v in self.parameters.items()},
+                **self._metric_digests,
+            },
             "model": self.identity,
             "prompts": self.prompts.examples_json,
         }
@@ -117,7 +155,7 @@ class Job:
     @property
     def shown_parameters(self) -> dict[str, Any]:
         """The parameters as they were given: prompts by their name, not as their texts."""
-        return {name: as_given(value) for name, value in self.parameters.items()}
+        return {name: as_given(value) for name, value in self.recorded_parameters.items()}
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -133,6 +171,8 @@ class Job:
             declared = self.card.cached_json
             of_tests = {name: declared[name] for name in ("controls", "behaviour", "shared")}
             members["statistics"] = {"version": self.statistics, **of_tests}
+        if self.metrics:
+            members["metrics"] = {name: own.facts_json for name, own in self.metrics.items()}
         if self.card.analysis:
             members["analysis"] = self._digest_of(self.card.analysis)
         members = {name: canonical_json(value) for name, value in members.items()}
@@ -171,10 +211,12 @@ class Job:
             "schema": self.schema,
             "recipe": self.card.name,
             "file": self.card.path.name if self.card.path else None,
-            "code": self.code,
+            "code": digest([self.code, self._metric_digests]) if self.metrics else self.code,
             "code_parts": self._code_parts(),
             "declared": {name: shown[name] for name in ("over", "returns", "summaries")},
-            "parameters": {name: _about_value(value) for name, value in self.parameters.items()},
+            "parameters": {
+                name: _about_value(value) for name, value in self.recorded_parameters.items()
+            },
             "model": self.identity,
             "origin": self.prompts.origin,
             "prompts": [_about_prompt(text) for text in self.key_content["prompts"]],
@@ -195,6 +237,9 @@ class Job:
         parts: dict[str, str] = {}
         for name in names:
             parts.update(code_parts(self.card.path, name, self.project))
+        for parameter, own in self.metrics.items():
+            for label, part in code_parts(own.path, own.name, self.project).items():
+                parts[f"{parameter} {label.removeprefix('recipe:')}"] = part
         return parts
 
     def lock(self) -> dict[str, Any]:
@@ -212,7 +257,8 @@ class Job:
             },
             "model": asdict(self.model),
             "model_identity": self.identity,
-            "parameters": dict(self.parameters),
+            "parameters": self.recorded_parameters,
+            **({"metrics": self._metrics_json()} if self.metrics else {}),
             "prompts": {
                 "origin": self.prompts.origin,
                 **self.prompts.details,
@@ -229,23 +275,50 @@ class Job:
         named = {"setup": self.card.setup, "analysis": self.card.analysis}
         return {what: self._digest_of(name) for what, name in named.items() if name}
 
+    def _metrics_json(self) -> dict[str, Any]:
+        """What a run records of each metric of the project's own."""
+        return {
+            name: {"code": self._metric_digests[name], **own.facts_json}
+            for name, own in self.metrics.items()
+        }
+
     def sources(self) -> dict[str, bytes]:
-        """The source files of the recipe: relative path → content, in UTF-8."""
+        """The source files of the recipe and its metrics: relative path → content, in UTF-8.
+
+        Raises:
+            UsageError: if two different ones have one name.
+        """
+        files = [own.path for own in self.metrics.values()]
+        sources: dict[str, bytes] = {}
         if self.card.path is None:
             assert self.function is not None
-            return {f"{self.card.name}.py": inspect.getsource(self.function).encode()}
-        sources = {self.card.path.name: self.card.path.read_bytes()}
-        for name, path in local_modules(self.card.path, self.project).items():
-            home = name.replace(".", "/")
-            package = path.name == "__init__.py"
-            sources[f"{home}/__init__.py" if package else f"{home}.py"] = path.read_bytes()
-            # Importing a.b also runs a's __init__.py.
-            above = path.parents[1 if package else 0]
-            for parent in list(Path(home).parents)[:-1]:
-                if (above / "__init__.py").is_file():
-                    sources[f"{parent}/__init__.py"] = (above / "__init__.py").read_bytes()
-                above = above.parent
-        return {name: python_in_utf8(content) for name, content in sources.items()}
+            sources[f"{self.card.name}.py"] = inspect.getsource(self.function).encode()
+        else:
+            files.insert(0, self.card.path)
+        for file in files:
+            for name, content in _with_local_modules(file, self.project).items():
+                if sources.setdefault(name, content) != content:
+                    raise UsageError(
+                        f"the recipe and its metric have different files named {name}",
+                        "rename one of them",
+                    )
+        return sources
+
+
+def _with_local_modules(file: Path, project: Path) -> dict[str, bytes]:
+    """A file and the project's modules that it imports: relative path → content, in UTF-8."""
+    sources = {file.name: file.read_bytes()}
+    for name, path in local_modules(file, project).items():
+        home = name.replace(".", "/")
+        package = path.name == "__init__.py"
+        sources[f"{home}/__init__.py" if package else f"{home}.py"] = path.read_bytes()
+        # Importing a.b also runs a's __init__.py.
+        above = path.parents[1 if package else 0]
+        for parent in list(Path(home).parents)[:-1]:
+            if (above / "__init__.py").is_file():
+                sources[f"{parent}/__init__.py"] = (above / "__init__.py").read_bytes()
+            above = above.parent
+    return {name: python_in_utf8(content) for name, content in sources.items()}
 
 
 def _about_value(value: Any) -> Any:

@@ -106,7 +106,9 @@ class Finisher:
         self.watch.stage("putting the results together")
         raw = self._raw_outputs()
         parts, of_set = self._parts(raw)
-        assembled = assemble(draft.card, parts, of_set, draft.parameters, draft.empty_layers)
+        assembled = assemble(
+            draft.card, parts, of_set, draft.parameters, draft.empty_layers, draft.own_metric
+        )
         add_analysis(draft, parts, assembled)
         document = {
             "parts": [

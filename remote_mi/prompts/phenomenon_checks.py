@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import typing
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
@@ -11,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, mod
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
-from remote_mi.interventions.vocabulary import Metric
+from remote_mi.interventions.vocabulary import METRICS
 from remote_mi.prompts.examples import MOST_PAIRS, SLOT, parse_align
 from remote_mi.prompts.messages import parse_messages
 
@@ -72,9 +71,11 @@ def _check_order(value: Any) -> Any:
 
 
 def _check_metric(value: Any) -> Any:
-    metrics = typing.get_args(Metric)
-    if value not in metrics:
-        raise field_error(f"'metric' {value!r} is not one of {', '.join(metrics)}")
+    own = isinstance(value, str) and value.partition(":")[0].endswith(".py")
+    if value not in METRICS and not own:
+        raise field_error(
+            f"'metric' {value!r} is not one of {', '.join(METRICS)}, or FILE.py:FUNCTION"
+        )
     return value
 
 

@@ -36,6 +36,7 @@ EARLIER_SCHEMA_NOTE = (
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
 KIT = "remote_mi.interventions"
+_DECLARATIONS = ("recipe", "metric")
 N = TypeVar("N", bound=ast.AST)
 #: Names that are read, each with the attributes accessed on it; None if it is used by itself, too.
 _Names = list[tuple[str, set[str] | None]]
@@ -298,13 +299,13 @@ def names_in(nodes: list[ast.stmt]) -> _Names:
 
 
 def _without_declaration(node: ast.stmt) -> ast.stmt:
-    """The statement without `@recipe(...)`: figures and references do not affect numbers."""
+    """The statement without `@recipe(...)` or `@metric(...)`, which do not affect raw numbers."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return node
     kept = [
         d
         for d in node.decorator_list
-        if not (isinstance(d, ast.Call) and ast.unparse(d.func).split(".")[-1] == "recipe")
+        if not (isinstance(d, ast.Call) and ast.unparse(d.func).split(".")[-1] in _DECLARATIONS)
     ]
     bare = copy.copy(node)
     bare.decorator_list = kept
@@ -332,5 +333,5 @@ def strip_docstrings(node: N) -> N:
 
 
 def normalised_source(node: ast.stmt) -> str:
-    """Source of a statement without docstrings, leaving out layout, comments and `@recipe`."""
+    """Source of a statement without docstrings, leaving out layout, comments and declarations."""
     return ast.unparse(_without_declaration(node))

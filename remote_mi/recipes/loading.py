@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -28,6 +28,7 @@ from remote_mi.common.authors_code import contained, describe_error
 from remote_mi.common.errors import UsageError, line_number_in
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.code_identity import local_modules
+from remote_mi.recipes.own_metrics import OwnMetricCard
 
 #: Parent package of imported recipe files; its modules are sent to servers by value.
 NAMESPACE = "remote_mi_recipe_files"
@@ -152,12 +153,18 @@ def load_function(card: Card, project: Path, afresh: bool = False) -> Callable[.
         UsageError: if the import fails, with the line in the file.
     """
     with _importing:
-        return _import_recipe(card, project, afresh)
+        assert card.path is not None
+        return getattr(_import_file(card.path.resolve(), project, afresh), card.name)
 
 
-def _import_recipe(card: Card, project: Path, afresh: bool) -> Callable[..., Any]:
-    assert card.path is not None
-    path = card.path.resolve()
+def load_own_metric(metric: OwnMetricCard, project: Path) -> Callable[..., Any]:
+    """Import the file of a project's own metric and return its function; as `load_function`."""
+    with _importing:
+        return getattr(_import_file(metric.path.resolve(), project, False), metric.name)
+
+
+def _import_file(path: Path, project: Path, afresh: bool) -> ModuleType:
+    """A file of recipes or metrics as a module, and its local modules."""
     companions = local_modules(path, project)
     mark = hashlib.sha256(str(path).encode())
     for file in (path, *companions.values()):
@@ -183,15 +190,23 @@ def _import_recipe(card: Card, project: Path, afresh: bool) -> Callable[..., Any
             del sys.modules[name], _scopes[name]
             line = line_number_in(error, path)
             raise UsageError(
-                f"{path}:{line}: importing the recipe failed: {describe_error(error)}"
+                f"{path}:{line}: importing it failed: {describe_error(error)}"
             ) from error
-    return getattr(sys.modules[name], card.name)
+    return sys.modules[name]
 
 
-def recipe_imports(function: Callable[..., Any]) -> Any:
-    """A context in which a recipe's function can import its own local modules by name."""
-    home = _scopes.get(getattr(function, "__module__", None) or "")
-    return nullcontext() if home is None else home.active()
+@contextmanager
+def recipe_imports(*functions: Callable[..., Any]) -> Iterator[None]:
+    """A context in which a recipe's function can import its own local modules by name.
+
+    Args:
+        functions: the recipe's, and those of the project's own metrics.
+    """
+    with ExitStack() as active:
+        for name in dict.fromkeys(getattr(one, "__module__", None) or "" for one in functions):
+            if name in _scopes:
+                active.enter_context(_scopes[name].active())
+        yield
 
 
 def _clear_source_caches(path: Path) -> None:

@@ -15,6 +15,8 @@ from remote_mi.common.text import encoding_problem
 
 #: The most numbers that a span stands for.
 _MOST_OF_A_SPAN = 10_000
+#: A metric of the project's own, as a parameter names it.
+OWN_METRIC = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
 
@@ -37,7 +39,17 @@ class Param:
 
     name: str
     kind: Literal[
-        "str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt", "prompts"
+        "str",
+        "int",
+        "float",
+        "bool",
+        "choice",
+        "metric",
+        "ints",
+        "strs",
+        "floats",
+        "prompt",
+        "prompts",
     ]
     default: Any = None
     required: bool = False
@@ -61,6 +73,8 @@ class Param:
     def _expected(self) -> str:
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
+        if self.kind == "metric":
+            return f"one of {', '.join(self.choices)}, or FILE.py:FUNCTION"
         words = {
             "str": "a text",
             "prompt": "a prompt's text",
@@ -101,10 +115,9 @@ class Param:
         return parsed
 
     def _convert(self, value: Any) -> Any:
-        if self.kind == "choice":
-            if value not in self.choices:
-                raise ValueError
-            return value
+        if self.kind in ("choice", "metric"):
+            own = self.kind == "metric" and isinstance(value, str) and OWN_METRIC.fullmatch(value)
+            return value if own or value in self.choices else _fail()
         if self.kind in ("ints", "floats", "strs"):
             parts = value.split(",") if isinstance(value, str) else list(value)
             convert = {"ints": _to_int, "floats": float, "strs": _to_text}[self.kind]
@@ -125,8 +138,10 @@ class Param:
 
     def _refuse(self, value: Any) -> UsageError:
         hint = None
-        if self.kind == "choice" and (close := nearest(str(value), self.choices)):
+        if self.choices and (close := nearest(str(value), self.choices)):
             hint = f"did you mean {close!r}?"
+        elif self.kind == "metric":
+            hint = "a function of yours: its file and its name, e.g. metrics.py:margin"
         parts = value if isinstance(value, (list, tuple)) else [value]
         if self.kind == "strs" and any(isinstance(part, float) for part in parts):
             hint = "numbers with a point are texts here: put them in quotes (9.10 and 9.1 differ)"
@@ -162,11 +177,10 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
     Raises:
         TypeError: if the annotation is missing or of an unsupported type.
     """
-    bounds, of_prompts = Range(), ""
+    bounds, extras = Range(), []
     annotation, optional = _without_none(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *extras = typing.get_args(annotation)
-        of_prompts = next((one for one in ("prompt", "prompts") if one in extras), "")
         bounds = next((extra for extra in extras if isinstance(extra, Range)), bounds)
     plain = {
         str: "str",
@@ -178,10 +192,11 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         list[float]: "floats",
     }
     choices: tuple[str, ...] = ()
+    of_prompts = next((one for one in ("prompt", "prompts") if one in extras), "")
     if of_prompts:
         kind = of_prompts
     elif typing.get_origin(annotation) is Literal:
-        kind = "choice"
+        kind = "metric" if "metric" in extras else "choice"
         choices = typing.get_args(annotation)
     elif isinstance(annotation, Hashable) and annotation in plain:
         kind = plain[annotation]
@@ -211,7 +226,7 @@ def _check_declared(param: Param, bounds: Range) -> None:
         raise TypeError("a Range is only for numbers")
     if param.low is not None and param.high is not None and param.low > param.high:
         raise TypeError(f"no number is from {param.low:g} to {param.high:g}")
-    text = param.kind in ("str", "prompt", "prompts", "choice")
+    text = param.kind in ("str", "prompt", "prompts", "choice", "metric")
     if param.default is None:  # required, or left to the recipe
         return
     try:

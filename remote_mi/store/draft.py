@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from remote_mi.interventions.vocabulary import MetricFacts
 from remote_mi.recipes.card import Card
 from remote_mi.store.environment import Environment
 from remote_mi.store.run_info import card_from_json
@@ -74,6 +75,15 @@ class Draft:
     def parameters(self) -> Mapping[str, Any]:
         """The recipe's parameters."""
         return self.provenance["parameters"]
+
+    @property
+    def own_metric(self) -> MetricFacts | None:
+        """What is known of the metric that the run measures, if it is the project's own."""
+        declared = self.lock.get("metrics", {}).get("metric")
+        if declared is None:
+            return None
+        names = ("unit", "rises", "differentiable", "against_clean")
+        return MetricFacts(*(declared[name] for name in names))
 
     @property
     def parsed_environment(self) -> Environment:

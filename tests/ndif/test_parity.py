@@ -28,6 +28,13 @@ print(json.dumps({"outputs": outputs, "record": result.provenance["record"],
 """
 
 
+#: Metrics of the project's own, by function, and a technique for each.
+OWN_METRICS = {
+    name: f"{Path(__file__).with_name('own_metric.py')}:{name}" for name in ("margin", "reverse_kl")
+}
+OWN = {"activation_patching": "margin", "attribution_patching": "reverse_kl", "ablation": "margin"}
+
+
 def _cases() -> list[tuple[str, dict[str, Any]]]:
     """Every variant of every technique with two examples, and more sites of patching."""
     found = []
@@ -39,6 +46,11 @@ def _cases() -> list[tuple[str, dict[str, Any]]]:
     found += [("activation_patching", {**MARY, "site": site}) for site in sites]
     metrics = {"activation_patching": "rank", "ablation": "kl", "attribution_patching": "js"}
     found += [(recipe, {**MARY, "metric": metric}) for recipe, metric in metrics.items()]
+    found += [(recipe, {**MARY, "metric": OWN_METRICS[name]}) for recipe, name in OWN.items()]
+    # Several of one length, so that calls share passes there, too.
+    found += [
+        (recipe, {"phenomenon": "ioi:store", "n": 4}) for recipe in ("baseline", "logit_lens")
+    ]
     long = {**MARY, "answer": " Mary gave a", "wrong": " John gave"}
     unequal = {**MARY, "corrupt": MARY["corrupt"].replace(", Mary", ", the Mary"), "align": "ends"}
     found += [("activation_patching", {"pairs": [unequal, {**MARY}]}), ("baseline", unequal)]

@@ -22,7 +22,7 @@ from remote_mi.recipes import catalog
 from ..conftest import MARY
 from ..techniques import TECHNIQUES
 from .conftest import TINY_LLAMA, client_of, terminal_for
-from .test_parity import CASES, EVERY, REMOTE, same_as_local
+from .test_parity import CASES, EVERY, OWN_METRICS, REMOTE, same_as_local
 from .test_server_commands import checks
 
 #: What a sandbox cannot run: gradients cannot be read there, nor attention weights with the
@@ -44,7 +44,8 @@ def _cases(trusted: bool) -> list[tuple[str, dict[str, Any]]]:
         if trusted == bool(needs & REFUSED):
             name, value = chosen.get(recipe, ("", None))
             found.append([c for c in CASES if c[0] == recipe and c[1].get(name) == value][-1])
-    return found
+    own = {**MARY, "metric": OWN_METRICS["margin"]}
+    return found if trusted else [*found, ("activation_patching", own)]
 
 
 @pytest.fixture

@@ -86,22 +86,28 @@ class LocalBackend(Backend):
         timeout: float | None = None,
         on_leave: Callable[[], None] = do_nothing,
     ) -> Iterator[Outputs]:
+        from remote_mi.interventions.shared_passes import share_passes
         from remote_mi.models.isolation import exclusive_model_use, settings_to_record
 
         model, work = self._waiting.pop(ticket.id)
         started = time.perf_counter()
         passes = PassCounter(watch, len(work.calls))
-        if work.card.setup:
-            with exclusive_model_use(watch), passes.counting(model.lm):
-                work = replace(work, shared=self._run_setup(model, work))
-        passes.begin_calls()
-        for call in work.calls:
-            with exclusive_model_use(watch), passes.counting(model.lm):
-                returned = self._run_call(model, replace(work, calls=[call]))
-            passes.end_call()
-            yield check_outputs(
-                recipe_label(work.card), work.card.returns, returned, example_count(call)
-            )
+        shared = share_passes(work.calls)
+        try:
+            if work.card.setup:
+                with exclusive_model_use(watch), passes.counting(model.lm):
+                    work = replace(work, shared=self._run_setup(model, work))
+            passes.begin_calls()
+            for call in work.calls:
+                with exclusive_model_use(watch), passes.counting(model.lm):
+                    returned = self._run_call(model, replace(work, calls=[call]))
+                passes.end_call()
+                yield check_outputs(
+                    recipe_label(work.card), work.card.returns, returned, example_count(call)
+                )
+        finally:
+            if shared is not None:
+                shared.close()
         ticket.record.update(
             seconds=round(time.perf_counter() - started, 3),
             forward_passes=passes.count,

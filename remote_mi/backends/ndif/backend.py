@@ -189,7 +189,7 @@ class NdifBackend(DetachedBackend):
         from remote_mi.backends.ndif.preflight import check, check_sandbox
 
         packages = facts.packages(self.client)
-        with exclusive_model_use(watch), recipe_imports(work.function):
+        with exclusive_model_use(watch), recipe_imports(*work.sent_functions):
             expected, comes_back = check(model, work, packages, watch)
         key = model_key(model.lm)
         check_sandbox(work, self.client, key)

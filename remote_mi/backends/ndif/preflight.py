@@ -36,7 +36,8 @@ def check(
         UsageError, RunFailed: naming the recipe's file and line.
         CannotDo: if the outputs are larger than the project's settings allow.
     """
-    raise_mistakes(check_source(work.card, work.function, work.project, packages))
+    function, *metrics = work.sent_functions
+    raise_mistakes(check_source(work.card, function, work.project, packages, metrics))
     watch.stage(f"checking {work.card.name} without weights")
     expected = expected_outputs(model, work)
     if expected.outputs is None:

@@ -9,7 +9,7 @@ import re
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,11 @@ class SourceMistake:
 
 
 def check_source(
-    card: Card, function: Callable[..., Any], project: Path, packages: Mapping[str, str]
+    card: Card,
+    function: Callable[..., Any],
+    project: Path,
+    packages: Mapping[str, str],
+    metrics: Sequence[Callable[..., Any]] = (),
 ) -> list[SourceMistake]:
     """Find what in a recipe's code would fail, or be lost, on a server.
 
@@ -60,11 +64,14 @@ def check_source(
         project: the user's project folder.
         packages: what the server's `/env` names: importable name → version, or the name of the
             distribution where nothing can be imported from it. Empty when it is not known.
+        metrics: functions of the project's own metrics, which are sent, too.
     """
     shipped = ShippedCode(card, project)
     shipped.add_function(function)
     if card.setup:
         shipped.add_function(function.__globals__[card.setup])
+    for metric in metrics:
+        shipped.add_function(metric)
     findings: dict[SourceMistake, None] = {}
     for part in shipped.parts:
         for line, problem, fix in [*_nested_submissions(part), *_external_changes(part)]:

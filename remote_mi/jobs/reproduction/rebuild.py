@@ -27,6 +27,7 @@ from remote_mi.prompts.examples import PromptSet
 from remote_mi.prompts.parameter import example_from_json
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
+from remote_mi.recipes.own_metrics import find_own_metric
 from remote_mi.store.lock import LOCK, MAX_BYTES
 from remote_mi.store.run_folder import SOURCE as SOURCE
 from remote_mi.store.run_folder import RunFolder
@@ -104,13 +105,17 @@ class JobWithRecordedCode(Job):
     """A job with the code digests that its lock recorded, to separate code changes from others.
 
     Attributes:
-        digests: name of the recipe, setup or analysis → digest of the code that it reaches.
+        digests: name of the recipe, setup or analysis, or "metric" and a parameter → digest of the
+            code that it reaches.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def _digest_of(self, name: str) -> str:
         return self.digests.get(name) or super()._digest_of(name)
+
+    def _metric_digest(self, parameter: str) -> str:
+        return self.digests.get(f"metric {parameter}") or super()._metric_digest(parameter)
 
 
 def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
@@ -142,9 +147,14 @@ def recorded_job(kept: KeptRun, source: Path, project: Path) -> Job:
         details = {k: v for k, v in prompts.items() if k not in ("origin", "examples")}
         examples = tuple(example_from_json(data) for data in prompts["examples"])
         parameters = card.resolve(kept.lock["parameters"])
+        for name in kept.lock.get("metrics") or {}:
+            if Path(parameters[name]).name != parameters[name]:
+                raise ValueError(f"parameter {name} is {parameters[name]!r}")
+            parameters[name] = str(source / parameters[name])
+            find_own_metric(parameters[name], project)
     except FormerVersion:
         raise
-    except UsageError as error:
+    except (UsageError, NotFound) as error:
         raise Mismatch(f"{kept.folder}: {error.message}", error.hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Mismatch(
@@ -175,6 +185,8 @@ def what_changed(kept: KeptRun, job: Job) -> str:
     for what, name in (("setup", job.card.setup), ("analysis", job.card.analysis)):
         if name:
             digests[name] = str(recipe.get(what, ""))
+    for name, recorded in (kept.lock.get("metrics") or {}).items():
+        digests[f"metric {name}"] = str(recorded.get("code", ""))
     parts = {f.name: getattr(job, f.name) for f in fields(Job)}
     as_recorded = JobWithRecordedCode(**parts, digests=digests)
     return "code" if as_recorded.key == kept.lock["key"] else "lock"

@@ -134,7 +134,7 @@ def _subject(point: PlannedPoint) -> str:
             "recipe": job.card.name,
             "model": job.identity,
             "prompts": job.prompts.examples_json,
-            "parameters": dict(job.parameters),
+            "parameters": job.recorded_parameters,
         }
     )
 

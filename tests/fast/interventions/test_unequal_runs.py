@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import Pair, Prompt, changes, final_states, measure, run, sweep
+from remote_mi.interventions import Pair, Prompt, changes, end_logits, logits, measure, run, sweep
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 
@@ -64,8 +64,9 @@ def test_changes_are_empty_without_a_counterpart_and_zero_before_the_difference(
         torch.testing.assert_close(change[:, 3:], other[:, 2:] - own[:, 3:])
     for change in changes(lm, corrupt, clean):
         assert change.shape[1] == 5 and change.isfinite().all()
-    ends = within(lm, lambda: final_states(lm, [pair.clean, pair.corrupt]))
-    torch.testing.assert_close(ends, torch.cat([run.hidden[:, -1] for run in runs]))
+    ends = within(lm, lambda: end_logits(lm, [pair.clean, pair.corrupt]))
+    states = torch.cat([run.hidden[:, -1] for run in runs])
+    torch.testing.assert_close(ends, within(lm, lambda: logits(lm, states)))
 
 
 def test_a_cell_without_a_counterpart_is_empty_however_it_is_asked_for(lm, pair):
