@@ -42,7 +42,13 @@ if TYPE_CHECKING:
     )
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
-    from remote_mi.interventions.vocabulary import Direction, Metric, PromptText, Site
+    from remote_mi.interventions.vocabulary import (
+        Artifact,
+        Direction,
+        Metric,
+        PromptText,
+        Site,
+    )
 
 _HOMES = {
     "attribution": [
@@ -65,11 +71,12 @@ _HOMES = {
     "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
-    "vocabulary": ["Direction", "Metric", "PromptText", "Site"],
+    "vocabulary": ["Artifact", "Direction", "Metric", "PromptText", "Site"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Artifact",
     "Direction",
     "Metric",
     "Pair",

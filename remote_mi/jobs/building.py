@@ -10,6 +10,7 @@ from typing import Any
 from remote_mi.common.annotated_types import argument_problem, shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
+from remote_mi.jobs.artifacts import take_artifacts
 from remote_mi.jobs.job import Job, Memo
 from remote_mi.models import in_hand
 from remote_mi.models.spec import ModelSpec
@@ -249,13 +250,16 @@ def job_on(
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:
         given.setdefault("metric", prompts.metric)
+    memo = memo or Memo()
+    values, artifacts = take_artifacts(card, card.resolve(given), spec, project, memo)
     return Job(
         card,
         spec,
         prompts,
-        card.resolve(given),
+        values,
         project,
         function,
         drop_invalid,
-        memo=memo or Memo(),
+        memo=memo,
+        artifacts=artifacts,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from remote_mi.jobs.job import Job
 from remote_mi.models.load import LoadedModel
 from remote_mi.prompts.examples import Example, PromptSet
@@ -16,13 +18,18 @@ def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
 
 
 def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """The parameters of a job's recipe, with those of kind "prompt" tokenized."""
-    parameters = dict(job.parameters)
+    """The parameters of a job's recipe: texts of prompts tokenized, artifacts as tensors."""
+    parameters = {**job.parameters, **artifact_tensors(job)}
     for param in job.card.parameters:
         if param.kind == "prompt" and parameters[param.name] is not None:
             text = PromptSet((Example(parameters[param.name]),), param.name)
             parameters[param.name] = _tokenize(job, model, text, "prompt").prompts[0]
     return parameters
+
+
+def artifact_tensors(job: Job) -> dict[str, torch.Tensor]:
+    """Parameter → the numbers of its artifact, on the CPU."""
+    return {name: torch.from_numpy(one.array.copy()) for name, one in job.artifacts.items()}
 
 
 def _tokenize(

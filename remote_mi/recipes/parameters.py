@@ -5,12 +5,14 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.common.text import encoding_problem
+from remote_mi.interventions.vocabulary import ArtifactForm
 
 #: How many characters of an invalid value a message quotes.
 _LONGEST = 80
@@ -30,10 +32,13 @@ class Param:
 
     Attributes:
         optional: whether it may be None, written `none` on the command line.
+        dims, site: of an artifact, as `remote_mi.interventions.vocabulary.ArtifactForm`.
     """
 
     name: str
-    kind: Literal["str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt"]
+    kind: Literal[
+        "str", "int", "float", "bool", "choice", "ints", "strs", "floats", "prompt", "artifact"
+    ]
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
@@ -41,6 +46,8 @@ class Param:
     high: float | None = None
     help: str = ""
     optional: bool = False
+    dims: tuple[str, ...] = ()
+    site: str = ""
 
     @property
     def expected(self) -> str:
@@ -65,6 +72,8 @@ class Param:
             "ints": "whole numbers, e.g. 1,2,3",
             "floats": "numbers, e.g. 0.5,1",
             "strs": "texts, e.g. a,b",
+            "artifact": f"an artifact ({' × '.join(self.dims) or 'a number'}): RUN:output, "
+            "or FILE.safetensors:name",
         }[self.kind]
         if self.low is not None and self.high is not None:
             return f"{words} from {self.low:g} to {self.high:g}"
@@ -103,6 +112,9 @@ class Param:
             parts = value.split(",") if isinstance(value, str) else list(value)
             convert = {"ints": _to_int, "floats": float, "strs": str}[self.kind]
             return [convert(part) for part in parts]
+        if self.kind == "artifact":
+            named = str(value).strip() if isinstance(value, (str, Path)) else ""
+            return named or _fail()
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[str(value).lower()] if str(value).lower() in words else _fail()
@@ -136,11 +148,12 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
     Raises:
         TypeError: if the annotation is missing or of an unsupported type.
     """
-    bounds, prompt = Range(), False
+    bounds, prompt, form = Range(), False, None
     annotation, optional = _without_none(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *extras = typing.get_args(annotation)
         prompt = "prompt" in extras
+        form = next((extra for extra in extras if isinstance(extra, ArtifactForm)), None)
         bounds = next((extra for extra in extras if isinstance(extra, Range)), bounds)
     plain = {
         str: "str",
@@ -152,7 +165,9 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         list[float]: "floats",
     }
     choices: tuple[str, ...] = ()
-    if prompt:
+    if form is not None:
+        kind = "artifact"
+    elif prompt:
         kind = "prompt"
     elif typing.get_origin(annotation) is Literal:
         kind = "choice"
@@ -161,12 +176,14 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         kind = plain[annotation]
     else:
         raise TypeError(
-            f"its type must be str, int, float, bool, Literal[...] or a list of these, "
-            f"each with or without `| None`, not {annotation!r}"
+            f"its type must be str, int, float, bool, Literal[...], a list of these, "
+            f"PromptText or Artifact[...], each with or without `| None`, not {annotation!r}"
         )
     required: Any = not has_default
     low, high = bounds.low, bounds.high
     param = Param(name, kind, default, required, choices, low, high, "", optional)  # type: ignore[arg-type]
+    if form is not None:
+        param = replace(param, dims=form.dims, site=form.site)
     _check_declared(param, bounds)
     return param
 

@@ -26,6 +26,7 @@ class Draft:
         environment: where the outputs are computed.
         store: folder of a separate results cache; "" for the user's.
         about: `Job.key_description`. kept: indices of the job's prompts that `parts` holds.
+        made_in: parameter → folder of the run that made its artifact.
     """
 
     recipe: dict[str, Any]
@@ -46,6 +47,7 @@ class Draft:
     store: str = ""
     about: dict[str, Any] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    made_in: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

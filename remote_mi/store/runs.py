@@ -6,6 +6,7 @@ runs/<utc>-<recipe>-<id8>/
   source/             the recipe's file and the local modules it imports
   events.jsonl        timestamped events
   artifacts/result.safetensors
+  artifacts/inputs/, ancestors/   the artifacts it took, and what made them (`kept_artifacts`)
   tags.json           the user's tags, if any
 """
 
@@ -299,6 +300,7 @@ class Runs:
             ARRAYS: content,
             "config.lock.yaml": lock,
             **{f"source/{name}": text for name, text in record.sources.items()},
+            **record.inputs,
         }
         info = {
             "schema": SCHEMA,

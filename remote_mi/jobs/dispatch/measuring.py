@@ -24,7 +24,7 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         need: the estimate. rows_bytes: memory that the rows of a sweep may use.
     """
     from remote_mi.backends.dry_run import expected_outputs, peak_memory
-    from remote_mi.jobs.inputs import tokenize_prompts
+    from remote_mi.jobs.inputs import artifact_tensors, tokenize_prompts
     from remote_mi.models.load import UNSENT_ID, build_weightless
 
     card = job.card
@@ -39,7 +39,8 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         return need  # the error is reported when the job is run
     with exclusive_model_use():
         together = tokenized.prompts if card.setup else ()
-        work = Work(card, function, calls, job.parameters, job.key, together=together)
+        parameters = {**job.parameters, **artifact_tensors(job)}
+        work = Work(card, function, calls, parameters, job.key, together=together)
         try:
             size = expected_outputs(model, work).bytes
         except RemoteMIError:
