@@ -25,6 +25,8 @@ MOST_STEPS = 100
         "shuffled_accuracy": ("draw", "layer", "place"),
         "selectivity": ("layer", "place"),
         "majority": (),
+        "direction": ("layer", "place", "d_model"),
+        "threshold": ("layer", "place"),
     },
     controls={"accuracy": "shuffled_accuracy"},
     analysis="fit_probes",
@@ -44,6 +46,7 @@ def linear_probe(
     places: list[str] = ["end"],  # noqa: B006 - literals only in a recipe's signature
     folds: Annotated[int, Range(2, 20)] = 5,
     control_draws: Annotated[int, Range(1, 50)] = 19,
+    towards: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """At which layers a linear classifier can read a prompt's label from its activations.
@@ -75,6 +78,9 @@ def linear_probe(
     the held-out part is rarer in the training part. selectivity is then larger than
     accuracy − chance.
     majority is the accuracy of always predicting the most frequent class.
+    direction is the artifact of this technique, e.g. for steering: the normal of a probe of all
+    prompts for the class `towards` against the others, as long as their means are apart along it. A
+    prompt is of that class if direction · x is over threshold.
     Cost: 1 forward pass per prompt; the probes are fitted on this machine, in a time that grows with
     the cube of prompts and, with more than two classes, of classes.
     What this does not show: that the model uses what can be read: a direction may be there without
@@ -90,6 +96,7 @@ def linear_probe(
         places: labels of the positions that are read, each with its own probes.
         folds: parts of the cross-validation.
         control_draws: shuffles of the labels; 19 or more can tell an accuracy from chance.
+        towards: the class that the direction points to; by default the last by name.
         seed: of the folds and the shuffles.
     """
     where = [prompt.position(place) for place in places]
@@ -97,9 +104,15 @@ def linear_probe(
 
 
 def fit_probes(
-    examples: list[dict[str, Any]], *, folds: int, control_draws: int, seed: int, **_: Any
+    examples: list[dict[str, Any]],
+    *,
+    folds: int,
+    control_draws: int,
+    towards: str | None,
+    seed: int,
+    **_: Any,
 ) -> dict[str, Any]:
-    """Accuracies of the probes of every layer and place; see `linear_probe`.
+    """Accuracies and directions of the probes of every layer and place; see `linear_probe`.
 
     Raises:
         ValueError: if a label is missing, or there are too few classes or groups.
@@ -107,6 +120,10 @@ def fit_probes(
     import numpy as np
 
     y, group = classes_and_groups(examples, folds)
+    classes = sorted({str(example["label"]) for example in examples})
+    if towards is not None and towards not in classes:
+        raise ValueError(f"no prompt has the label {towards!r}; there are {', '.join(classes)}")
+    wanted = (y == classes.index(towards or classes[-1])).astype(int)
     x = np.stack([e["arrays"]["activation"] for e in examples], 2)
     layers, places, prompts, width = x.shape
     cells = x.reshape(-1, prompts, width)
@@ -117,13 +134,39 @@ def fit_probes(
     for index, target in enumerate(targets):
         right[index, finite] = are_right(cells[finite], target, group, folds, seed)
     right = right.reshape(-1, layers, places, prompts)
+    direction, threshold = np.full((len(cells), width), np.nan), np.full(len(cells), np.nan)
+    direction[finite], threshold[finite] = directions(cells[finite], wanted, group, seed)
     accuracies = right.mean(-1)  # [labels or draw of them, layer, place]
     return {
         "accuracy": right[0],
         "shuffled_accuracy": accuracies[1:],
         "selectivity": accuracies[0] - accuracies[1:].mean(0),
         "majority": np.bincount(y).max() / len(y),
+        "direction": direction.reshape(layers, places, width),
+        "threshold": threshold.reshape(layers, places),
     }
+
+
+def directions(x: Any, y: Any, group: Any, seed: int) -> tuple[Any, Any]:
+    """The normal of each cell's probe of all prompts, [cell, d_model], and where it is 0 along it.
+
+    Args:
+        x: [cell, prompt, d_model]. y: 1 for the class that it points to, else 0.
+    """
+    import numpy as np
+
+    every, x = np.arange(len(y)), x.astype(np.float64)
+    best = strongest(x, y, (every, splits(y, group, INNER_FOLDS, seed)))
+    z, _ = standardised(x, x)
+    alpha, bias = logistic_fits(z @ z.mT, y, best)
+    mean, spread = x.mean(1), x.std(1)
+    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.abs(mean))
+    normal = (alpha[:, 0, None, :, 0] @ z)[:, 0] * scale
+    unit = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-300)
+    apart = ((x[:, y == 1].mean(1) - x[:, y == 0].mean(1)) * unit).sum(-1)[:, None]
+    made = unit * np.abs(apart)
+    along = np.linalg.norm(made, axis=-1) / np.maximum(np.linalg.norm(normal, axis=-1), 1e-300)
+    return made, along * ((normal * mean).sum(-1) - bias[:, 0, 0])
 
 
 def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any, Any]:
@@ -182,15 +225,28 @@ def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
         for start in range(0, len(x), CELLS):
             cells = slice(start, start + CELLS)
             block = x[cells].astype(np.float64)
-            tried = np.broadcast_to(STRENGTHS, (len(block), len(STRENGTHS)))
-            scores = np.zeros(tried.shape)
-            for fit, held_out in inner:
-                found = predicted(block, y, (train[fit], train[held_out]), tried)
-                scores += (found == y[train[held_out]]).sum(-1)
-            best = scores.argmax(1)[:, None]  # the strongest penalty in case of a tie
-            found = predicted(block, y, (train, test), np.take_along_axis(tried, best, 1))
+            best = strongest(block, y, (train, inner))
+            found = predicted(block, y, (train, test), best)
             right[cells, test] = found[:, 0] == y[test]
     return right
+
+
+def strongest(x: Any, y: Any, parts: tuple[Any, Any]) -> Any:
+    """The strength of the penalty by cross-validation inside a training part, [cell, 1].
+
+    Args:
+        parts: indices of the training part, and the splits of it.
+    """
+    import numpy as np
+
+    train, inner = parts
+    tried = np.broadcast_to(STRENGTHS, (len(x), len(STRENGTHS)))
+    scores = np.zeros(tried.shape)
+    for fit, held_out in inner:
+        found = predicted(x, y, (train[fit], train[held_out]), tried)
+        scores += (found == y[train[held_out]]).sum(-1)
+    best = scores.argmax(1)[:, None]  # the strongest penalty in case of a tie
+    return np.take_along_axis(tried, best, 1)
 
 
 def splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:

@@ -8,6 +8,7 @@ import torch
 
 from remote_mi import Heatmap, Lines, Range, Ratio, Table, Text, Tokens, recipe
 from remote_mi.interventions import (
+    Artifact,
     Metric,
     Pair,
     changes,
@@ -53,6 +54,7 @@ def steering(
     pairs: list[Pair],
     *,
     method: Literal["mean_difference", "activation_addition"] = "mean_difference",
+    direction: Artifact["layer", "d_model", "resid_pre"] | None = None,  # noqa: F821 - dimensions
     layers: list[int] | None = None,
     coefficients: list[float] = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],  # noqa: B006 - read only
     folds: Annotated[int, Range(1, 20)] = 2,
@@ -77,6 +79,8 @@ def steering(
         gap          = m(clean run) − m(corrupt run)
         recovery     = Σ effect / Σ gap over the pairs (a ratio of means)
 
+    With a `direction` of another run or a file, v[l] is that, added as mean_difference adds its own,
+    and no pair is held out.
     The vector is not normalised: coefficient 1 is the difference itself, whatever its length. The
     papers' layer is the one after which they add it, here the next one. A pair whose right and
     wrong answers are those of the first pair swapped counts with the opposite sign, in the vector
@@ -101,6 +105,8 @@ def steering(
 
     Args:
         method: how the vector is computed, and where it is added.
+        direction: is added instead, e.g. from linear_probe or mean_difference; towards the clean
+            answer of the first pair.
         layers: layers before which the vector is added, one at a time; all by default.
         coefficients: multiples of the vector.
         folds: parts the pairs are split into; 1 evaluates on the pairs that gave the vector.
@@ -114,6 +120,10 @@ def steering(
     shown = chosen[2 * len(chosen) // 3] if text_layer is None else text_layer
     if shown not in chosen:
         raise ValueError(f"text_layer {shown} is not one of the layers {chosen}")
+    given = None if direction is None else direction.expand(len(lm.layers), -1)[chosen, None]
+    folds = folds if given is None else 1
+    if given is not None and method != "mean_difference":
+        raise ValueError("a direction is added at the end and after it: leave method out")
     if len(pairs) < folds:
         raise ValueError(
             f"{len(pairs)} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
@@ -131,7 +141,9 @@ def steering(
     for fold in range(folds):
         held_out = order[fold::folds]
         sources = held_out if folds == 1 else [i for i in order if i not in held_out]
-        vector, first = vector_of(pairs, contrasts, signs, sources, method)
+        vector, first = given, None
+        if vector is None:
+            vector, first = vector_of(pairs, contrasts, signs, sources, method)
         norms.append(vector.flatten(1).norm(dim=1))
         directions = torch.cat([vector[None], random_like(vector, control_draws, generator)])
         for i in held_out:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         random_scores,
     )
     from remote_mi.interventions.components import direct_logits
+    from remote_mi.interventions.edited_runs import edited
     from remote_mi.interventions.encoder_decoder import model_inputs
     from remote_mi.interventions.forward import changes, mean_activations, run, stack
     from remote_mi.interventions.generation import generate
@@ -60,6 +61,7 @@ _HOMES = {
         "random_scores",
     ],
     "components": ["direct_logits"],
+    "edited_runs": ["edited"],
     "encoder_decoder": ["model_inputs"],
     "forward": ["changes", "mean_activations", "run", "stack"],
     "generation": ["generate"],
@@ -89,6 +91,7 @@ __all__ = [
     "correlation",
     "direct_logits",
     "edit",
+    "edited",
     "embedding_noise",
     "embeddings",
     "generate",
