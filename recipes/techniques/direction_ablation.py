@@ -51,7 +51,7 @@ def direction_ablation(
     lm: Any,
     pair: Pair,
     *,
-    direction: Artifact["layer", "d_model"],  # noqa: F821 - names of dimensions
+    direction: Artifact["layer", "d_model"],  # noqa: F821, UP037
     site: Site = "resid_pre",
     layers: list[int] | None = None,
     coefficients: list[float] = [0.5, 1.0],  # noqa: B006 - read only

@@ -11,7 +11,7 @@ from remote_mi.interventions import Prompt, Site, run, stack
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 #: Folds in which the strength is chosen, inside each training part.
 INNER_FOLDS = 3
-#: Layers and places that are fitted at once, so that they fit into the processor's cache.
+#: Layers and places that are fitted at once: what fits into the processor's cache.
 CELLS = 32
 #: Most steps of Newton's method; it takes four to ten.
 MOST_STEPS = 100
@@ -104,13 +104,7 @@ def linear_probe(
 
 
 def fit_probes(
-    examples: list[dict[str, Any]],
-    *,
-    folds: int,
-    control_draws: int,
-    towards: str | None,
-    seed: int,
-    **_: Any,
+    examples: list[dict[str, Any]], *, folds: int, control_draws: int, seed: int, **more: Any
 ) -> dict[str, Any]:
     """Accuracies and directions of the probes of every layer and place; see `linear_probe`.
 
@@ -120,10 +114,6 @@ def fit_probes(
     import numpy as np
 
     y, group = classes_and_groups(examples, folds)
-    classes = sorted({str(example["label"]) for example in examples})
-    if towards is not None and towards not in classes:
-        raise ValueError(f"no prompt has the label {towards!r}; there are {', '.join(classes)}")
-    wanted = (y == classes.index(towards or classes[-1])).astype(int)
     x = np.stack([e["arrays"]["activation"] for e in examples], 2)
     layers, places, prompts, width = x.shape
     cells = x.reshape(-1, prompts, width)
@@ -134,39 +124,45 @@ def fit_probes(
     for index, target in enumerate(targets):
         right[index, finite] = are_right(cells[finite], target, group, folds, seed)
     right = right.reshape(-1, layers, places, prompts)
-    direction, threshold = np.full((len(cells), width), np.nan), np.full(len(cells), np.nan)
-    direction[finite], threshold[finite] = directions(cells[finite], wanted, group, seed)
     accuracies = right.mean(-1)  # [labels or draw of them, layer, place]
+    probes = np.full((len(cells), width + 1), np.nan)
+    wanted = is_of_class(examples, more["towards"])
+    probes[finite] = directions(cells[finite], wanted, group, seed)
     return {
         "accuracy": right[0],
         "shuffled_accuracy": accuracies[1:],
         "selectivity": accuracies[0] - accuracies[1:].mean(0),
         "majority": np.bincount(y).max() / len(y),
-        "direction": direction.reshape(layers, places, width),
-        "threshold": threshold.reshape(layers, places),
+        "direction": probes[:, :-1].reshape(layers, places, width),
+        "threshold": probes[:, -1].reshape(layers, places),
     }
 
 
-def directions(x: Any, y: Any, group: Any, seed: int) -> tuple[Any, Any]:
-    """The normal of each cell's probe of all prompts, [cell, d_model], and where it is 0 along it.
-
-    Args:
-        x: [cell, prompt, d_model]. y: 1 for the class that it points to, else 0.
-    """
+def is_of_class(examples: list[dict[str, Any]], towards: str | None) -> Any:
+    """1 for each prompt of the class that the directions point to, else 0."""
+    labels = [str(example["label"]) for example in examples]
+    if towards not in (None, *labels):
+        raise ValueError(f"no prompt has the label {towards!r}; there are {sorted(set(labels))}")
     import numpy as np
 
-    every, x = np.arange(len(y)), x.astype(np.float64)
-    best = strongest(x, y, (every, splits(y, group, INNER_FOLDS, seed)))
-    z, _ = standardised(x, x)
+    return np.array([int(label == (towards or max(labels))) for label in labels])
+
+
+def directions(x: Any, y: Any, group: Any, seed: int) -> Any:
+    """Each cell's direction and threshold, [cell, d_model + 1], by a probe of all prompts."""
+    import numpy as np
+
+    x = x.astype(np.float64)
+    best = strongest(x, y, (np.arange(len(y)), splits(y, group, INNER_FOLDS, seed)))
+    mean, scale = scales(x)
+    z = (x - mean) * scale
     alpha, bias = logistic_fits(z @ z.mT, y, best)
-    mean, spread = x.mean(1), x.std(1)
-    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.abs(mean))
-    normal = (alpha[:, 0, None, :, 0] @ z)[:, 0] * scale
-    unit = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-300)
-    apart = ((x[:, y == 1].mean(1) - x[:, y == 0].mean(1)) * unit).sum(-1)[:, None]
-    made = unit * np.abs(apart)
-    along = np.linalg.norm(made, axis=-1) / np.maximum(np.linalg.norm(normal, axis=-1), 1e-300)
-    return made, along * ((normal * mean).sum(-1) - bias[:, 0, 0])
+    normal = (alpha[:, 0].mT @ z * scale)[:, 0]
+    apart = ((x[:, y == 1].mean(1) - x[:, y == 0].mean(1)) * normal).sum(-1)
+    # As long as the means are apart along it: |apart| / ‖normal‖.
+    factor = np.abs(apart) / np.maximum((normal**2).sum(-1), 1e-300)
+    threshold = (normal * mean[:, 0]).sum(-1) - bias[:, 0, 0]
+    return np.concatenate([normal, threshold[:, None]], -1) * factor[:, None]
 
 
 def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any, Any]:
@@ -232,11 +228,7 @@ def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
 
 
 def strongest(x: Any, y: Any, parts: tuple[Any, Any]) -> Any:
-    """The strength of the penalty by cross-validation inside a training part, [cell, 1].
-
-    Args:
-        parts: indices of the training part, and the splits of it.
-    """
+    """The strength of the penalty, [cell, 1]; `parts`: the training part, and the splits of it."""
     import numpy as np
 
     train, inner = parts
@@ -292,27 +284,21 @@ def predicted(x: Any, y: Any, split: tuple[Any, Any], strengths: Any) -> Any:
         x: [cell, prompt, dimension]. split: indices of the training and the held-out part.
         strengths: [cell, strength].
     """
-    train, test = split
-    trained, held_out = standardised(x[:, train], x[:, test])
+    train, _ = split
+    mean, scale = scales(x[:, train])
+    trained, held_out = ((x[:, part] - mean) * scale for part in split)
     alpha, bias = logistic_fits(trained @ trained.mT, y[train], strengths)
     scores = (held_out @ trained.mT)[:, None] @ alpha + bias[:, :, None]
     return scores.argmax(-1) if scores.shape[-1] > 1 else (scores[..., 0] > 0).astype(int)
 
 
-def standardised(train: Any, test: Any) -> tuple[Any, Any]:
-    """Both parts with the mean and the standard deviation of the training part.
-
-    A dimension that is constant there, up to the rounding of 32 bits, becomes 0.
-
-    Args:
-        train, test: [cell, prompt, dimension].
-    """
+def scales(x: Any) -> tuple[Any, Any]:
+    """Mean and 1 / standard deviation, [cell, 1, dimension]; 0 if constant up to rounding."""
     import numpy as np
 
-    mean, spread = train.mean(1, keepdims=True), train.std(1, keepdims=True)
+    mean, spread = x.mean(1, keepdims=True), x.std(1, keepdims=True)
     varies = spread > 1e-6 * np.abs(mean)
-    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
-    return (train - mean) * scale, (test - mean) * scale
+    return mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
 
 
 def logistic_fits(kernel: Any, y: Any, strengths: Any) -> tuple[Any, Any]:

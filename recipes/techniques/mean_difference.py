@@ -181,9 +181,9 @@ def pairs_difference(
     rng = np.random.default_rng(seed)
     mean, flips = each.mean(0), rng.choice([-1.0, 1.0], (control_draws, len(each)))[:, group]
     others = (mean * len(each) - each) / max(1, len(each) - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a pair alone agrees with no other
-        sizes = np.linalg.norm(each, axis=-1) * np.linalg.norm(others, axis=-1)
-        agreement = ((each * others).sum(-1) / sizes).mean(0)
+    sizes = np.linalg.norm(each, axis=-1) * np.linalg.norm(others, axis=-1)
+    along = (each * others).sum(-1)  # 0 for a pair without a difference, or without others
+    agreement = np.divide(along, sizes, out=np.zeros_like(sizes), where=sizes > 0).mean(0)
     drawn = np.einsum("dp,p...->d...", flips, each) / len(each)
     return {
         "length": np.linalg.norm(mean, axis=-1),

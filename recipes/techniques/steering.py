@@ -54,7 +54,7 @@ def steering(
     pairs: list[Pair],
     *,
     method: Literal["mean_difference", "activation_addition"] = "mean_difference",
-    direction: Artifact["layer", "d_model", "resid_pre"] | None = None,  # noqa: F821 - dimensions
+    direction: Artifact["layer", "d_model", "resid_pre"] | None = None,  # noqa: F821, UP037
     layers: list[int] | None = None,
     coefficients: list[float] = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],  # noqa: B006 - read only
     folds: Annotated[int, Range(1, 20)] = 2,

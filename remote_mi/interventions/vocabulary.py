@@ -45,7 +45,7 @@ nothing is measured after `logits`: these three are no valid values of a recipe'
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 Site = Literal[
     "resid_pre",
@@ -164,6 +164,10 @@ class Artifact:
     tensor with these dimensions on the model's device. One without the dimension `layer` stands for
     every layer: it comes with a single entry there, as `expand` takes it.
     """
+
+    if TYPE_CHECKING:  # what a recipe's body gets is a tensor
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __class_getitem__(cls, names: str | tuple[str, ...]) -> Any:
         given = names if isinstance(names, tuple) else (names,)

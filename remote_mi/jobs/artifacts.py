@@ -21,8 +21,10 @@ from remote_mi.store.kept_artifacts import keep, kept
 WIDTH = "d_model"
 #: Sites whose activations are as wide as the stream.
 _OF_THE_STREAM = frozenset(
-    ["", "embed", "resid_pre", "resid_mid", "resid_post", "attn_in", "mixer_in", "attn_out"]
-    + ["mixer_out", "mlp_in", "mlp_out", "final_norm"]
+    {
+        *("", "embed", "resid_pre", "resid_mid", "resid_post", "final_norm"),
+        *("attn_in", "mixer_in", "attn_out", "mixer_out", "mlp_in", "mlp_out"),
+    }
 )
 #: What tells two models apart whose numbers an artifact may be used with.
 _SAME = ("revision", "adapter")
@@ -123,7 +125,7 @@ def _difference(made_for: Mapping[str, Any], spec: ModelSpec) -> tuple[str, str]
 
 
 def _described(model: Mapping[str, Any], more: tuple[str, ...]) -> str:
-    told = [f"{name} {str(model.get(name) or 'none'):.12}" for name in more]
+    told = [f"{name} {line(str(model.get(name) or 'none'), 12)}" for name in more]
     name = line(str(model.get("name", "?")), 80)
     return f"{name} ({', '.join(told)})" if told else name
 

@@ -189,7 +189,7 @@ class Runs:
             card.name,
             made.model.name,
             made.prompts.origin,
-            dict(made.parameters),
+            made.shown_parameters,
             made.time or "",
             {str(k): float(v) for k, v in info.scalars.items()},
             self.tags(name),
