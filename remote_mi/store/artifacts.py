@@ -31,7 +31,7 @@ from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.store.opening import find_run
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
-from remote_mi.store.tensor_files import OTHERS, SUFFIX, TensorFile
+from remote_mi.store.tensor_files import OTHERS, SUFFIX, TensorFile, canonical
 
 #: Begins the name of what is named by the digest of its numbers.
 BY_DIGEST = "sha256:"
@@ -74,6 +74,12 @@ class StoredArtifact:
         """The model it was made for; {} if that is not known."""
         found = self.origin.get("model")
         return found if isinstance(found, Mapping) else {}
+
+    @property
+    def layers(self) -> list[int] | None:
+        """The layer of each index of the dimension `layer`, if it has one and they are known."""
+        known = self.coords.get(LAYER) if LAYER in (self.dims or ()) else None
+        return [int(layer) for layer in known] if known else None
 
     @property
     def site(self) -> str:
@@ -167,26 +173,6 @@ class StoredArtifact:
         return f"choose one of {dim}: {self.named}@{dim}={line(str(labels[0]), 40)}"
 
 
-def canonical(array: np.ndarray, named: str) -> np.ndarray:
-    """Numbers as they enter keys and reach recipes: float32, int64 or bool.
-
-    Raises:
-        UsageError: if they are something else, or not finite.
-    """
-    kind = array.dtype.kind
-    if kind not in "fiub":
-        raise UsageError(f"{named} holds {array.dtype}, not numbers")
-    with np.errstate(over="ignore"):
-        made = array.astype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
-    if kind == "f" and not np.isfinite(made).all():
-        count = int((~np.isfinite(made)).sum())
-        raise UsageError(
-            f"{named}: {count} of its {made.size} numbers are not finite",
-            "look at the run that made it: remote-mi view",
-        )
-    return np.ascontiguousarray(made).reshape(array.shape)
-
-
 def find_artifact(named: str, dims: Sequence[str], project: Path, what: str) -> StoredArtifact:
     """The artifact that a user named, with exactly these dimensions.
 
@@ -199,6 +185,20 @@ def find_artifact(named: str, dims: Sequence[str], project: Path, what: str) -> 
     """
     part = _PART.fullmatch(named)
     whole, at = (part["name"], _places(part["at"])) if part else (named, {})
+    found = _found(whole, [*dims, *at], project, named)
+    return found.part(at).fitted(dims, what)
+
+
+def named_artifact(named: str, project: Path) -> StoredArtifact:
+    """The artifact that a user named, with its own dimensions; errors as `find_artifact`."""
+    part = _PART.fullmatch(named)
+    whole, at = (part["name"], _places(part["at"])) if part else (named, {})
+    found = _found(whole, (), project, named).part(at)
+    return replace(found, array=canonical(found.array, named))
+
+
+def _found(whole: str, dims: Sequence[str], project: Path, named: str) -> StoredArtifact:
+    """The whole that a name refers to, without the part that it chooses."""
     if is_digest(whole):
         raise NotFound(
             f"{whole[:19]}… is not in the results cache any more",
@@ -206,10 +206,8 @@ def find_artifact(named: str, dims: Sequence[str], project: Path, what: str) -> 
         )
     file = _FILE.fullmatch(whole)
     if file is not None and not RunFolder(Path(whole)).is_run:
-        found = _of_file(_path_of(file["file"], project), file["name"] or "", named)
-    else:
-        found = _of_run(whole, [*dims, *at], project, named)
-    return found.part(at).fitted(dims, what)
+        return _of_file(_path_of(file["file"], project), file["name"] or "", named)
+    return _of_run(whole, dims, project, named)
 
 
 def is_digest(named: str) -> bool:
@@ -251,12 +249,13 @@ def _of_run(text: str, dims: Sequence[str], project: Path, named: str) -> Stored
     if output and output not in result.names():
         result[output]  # raises, naming the nearest
     if not output:
-        fit = [n for n in artifacts_of(result) if may_fit(result.card.dims(n), dims)]
+        every = artifacts_of(result)
+        fit = [n for n in every if not dims or may_fit(result.card.dims(n), dims)]
         if len(fit) != 1:
-            listed = ", ".join(fit or artifacts_of(result)) or "none"
+            listed = ", ".join(fit or every) or "none"
+            wanted = f" with the dimensions {' × '.join(dims)}" if dims else ""
             raise UsageError(
-                f"the run {folder.name} has {len(fit) or 'no'} outputs with the dimensions "
-                f"{' × '.join(dims)}: {listed}",
+                f"the run {folder.name} has {len(fit) or 'no'} outputs{wanted}: {listed}",
                 f"name one: {folder.id8}:{fit[0] if fit else 'OUTPUT'}",
             )
         output = fit[0]

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
+from remote_mi.common.atomic_files import store_error, write_atomically
 from remote_mi.common.errors import NotFound, UsageError, nearest
 from remote_mi.common.text import line
 from remote_mi.common.valid_json import parse_json, to_json
@@ -160,3 +161,80 @@ def tensor_file(arrays: Mapping[str, np.ndarray], facts: Mapping[str, TensorFact
     whole = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in arrays.items()}
     own = to_json({"schema": _SCHEMA, "tensors": tensors}, sort_keys=True)
     return save_safetensors(whole, metadata={_OWN: own})
+
+
+def canonical(array: np.ndarray, named: str) -> np.ndarray:
+    """Numbers as they enter keys and reach recipes: float32, int64 or bool.
+
+    Raises:
+        UsageError: if they are something else, or not finite.
+    """
+    kind = array.dtype.kind
+    if kind not in "fiub":
+        raise UsageError(f"{named} holds {array.dtype}, not numbers")
+    with np.errstate(over="ignore"):
+        made = array.astype({"f": np.float32, "b": np.bool_}.get(kind, np.int64))
+    if kind == "f" and not np.isfinite(made).all():
+        count = int((~np.isfinite(made)).sum())
+        raise UsageError(
+            f"{named}: {count} of its {made.size} numbers are not finite",
+            "look at the run that made it: remote-mi view",
+        )
+    return np.ascontiguousarray(made).reshape(array.shape)
+
+
+def write_tensor(
+    path: Path,
+    name: str,
+    array: np.ndarray,
+    dims: list[str],
+    layers: list[int] | None,
+    origin: Mapping[str, Any],
+) -> None:
+    """Write one tensor with what is known of it.
+
+    Raises:
+        StoreError: if the file cannot be written.
+    """
+    content = tensor_file({name: array}, {name: TensorFacts(dims or None, layers, origin)})
+    try:
+        write_atomically(path.absolute(), content, path.absolute().parent)
+    except OSError as error:
+        raise store_error(error, path.absolute().parent, "the artifact") from error
+
+
+def import_tensor(path: Path, name: str, dims: list[str]) -> np.ndarray:
+    """A tensor of a .safetensors or .npy file, as numbers of artifacts are.
+
+    Args:
+        name: of the tensor; "" for the only one. dims: names of its dimensions.
+
+    Raises:
+        NotFound: if there is no such file or tensor. UsageError: if it does not fit, or the file
+            holds anything but plain numbers.
+    """
+    if path.suffix.lower() == ".npy":
+        array = _numpy_array(path)
+    else:
+        opened = TensorFile(path)
+        array = opened.read(opened.one(name))
+    if array.ndim != len(dims) or len(set(dims)) != len(dims):
+        shape = " × ".join(map(str, array.shape)) or "one number"
+        raise UsageError(
+            f"{path} has {array.ndim} dimensions ({shape}), and --dims names {', '.join(dims)}",
+            "name each once, outermost first, e.g. --dims layer,d_model",
+        )
+    return canonical(array, str(path))
+
+
+def _numpy_array(path: Path) -> np.ndarray:
+    """The array of a .npy file; nothing in it is unpickled."""
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", "remote-mi artifacts import --help")
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(
+            f"{path} is not a file of plain numbers: {line(str(error), 120)}",
+            "write it with numpy.save('direction.npy', array)",
+        ) from None
