@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from remote_mi.jobs.recipe_check.examples import examples_for
@@ -9,6 +10,8 @@ from remote_mi.jobs.recipe_check.examples import examples_for
 __all__ = ["SUBJECT", "TECHNIQUES", "examples_for"]
 
 SUBJECT = {"subject_start": 1, "subject_end": 3}
+#: A vector of the tiny models' width, for the techniques that take one.
+DIRECTION = {"direction": str(Path(__file__).with_name("direction.safetensors"))}
 #: Recipe → its variants, each as keyword arguments of `remote_mi.run` beside model and prompts.
 TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "ablation": [{"kind": "mean"}, {"kind": "zero", "site": "mlp_out"}, {"kind": "resample"}],
@@ -18,6 +21,8 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "baseline": [{}],
     "causal_tracing": [{**SUBJECT, "draws": 2}, {**SUBJECT, "site": "mlp_out", "window": 2}],
     "direct_logit_attribution": [{}],
+    "direction_ablation": [{**DIRECTION, "control_draws": 2}],
+    "direction_addition": [{**DIRECTION, "control_draws": 2, "site": "mlp_out"}],
     "head_ablation": [{}],
     "head_attribution": [{}],
     "head_detectors": [{"sequences": 3, "length": 6}],
@@ -25,7 +30,9 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "integrated_gradients": [{"steps": 8}],
     "linear_probe": [{"folds": 2}],
     "logit_lens": [{}],
+    "mean_difference": [{"control_draws": 3}],
+    "pair_difference": [{"control_draws": 3}],
     "patchscopes": [{"inspection": "When Mary and John went to", "steps": 2}],
     "saliency": [{}],
-    "steering": [{"steps": 2, "coefficients": [1.0, 2.0]}],
+    "steering": [{"steps": 2, "coefficients": [1.0, 2.0]}, {**DIRECTION, "steps": 2}],
 }

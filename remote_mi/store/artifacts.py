@@ -28,6 +28,7 @@ from remote_mi.common.errors import NotFound, RunFailed, UsageError
 from remote_mi.common.text import line
 from remote_mi.recipes.card import EXAMPLE
 from remote_mi.recipes.output_kinds import kind_of_output
+from remote_mi.store.named_array import NamedArray
 from remote_mi.store.opening import find_run
 from remote_mi.store.result import Result
 from remote_mi.store.run_folder import RunFolder
@@ -250,7 +251,7 @@ def _of_run(text: str, dims: Sequence[str], project: Path, named: str) -> Stored
         result[output]  # raises, naming the nearest
     if not output:
         every = artifacts_of(result)
-        fit = [n for n in every if not dims or may_fit(result.card.dims(n), dims)]
+        fit = [n for n in every if not dims or may_fit(result[n], dims)]
         if len(fit) != 1:
             listed = ", ".join(fit or every) or "none"
             wanted = f" with the dimensions {' × '.join(dims)}" if dims else ""
@@ -282,10 +283,13 @@ def artifacts_of(result: Result) -> list[str]:
     ]
 
 
-def may_fit(own: Sequence[str], asked: Sequence[str]) -> bool:
-    """Whether dimensions may become those that are asked for, whatever their sizes."""
+def may_fit(array: NamedArray, asked: Sequence[str]) -> bool:
+    """Whether an output has the dimensions that are asked for, beside those of one entry."""
     wanted = [dim for dim in asked if dim not in EXAMPLE.values()]
-    return bool(wanted) and all(dim in own or dim == LAYER for dim in wanted) and wanted[-1] in own
+    sizes = dict(zip(array.dims, array.shape, strict=True))
+    extra = any(size != 1 for dim, size in sizes.items() if dim not in wanted)
+    lacking = [dim for dim in wanted if dim not in sizes]
+    return bool(wanted) and not extra and lacking in ([], [LAYER]) and lacking != wanted
 
 
 def output_of(result: Result, output: str, dims: Sequence[str], named: str) -> StoredArtifact:

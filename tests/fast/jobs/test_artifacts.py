@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -207,8 +209,6 @@ def test_what_does_not_fit_is_refused_before_anything_runs(do, project, tiny, ti
         with pytest.raises(error) as caught:
             job_of(project, tiny_llama, recipe, vector=name)
         whole = f"{caught.value.message} {caught.value.hint}"
-        import re
-
         assert re.search(said, whole), (name, whole)
     assert len(list((project / "runs").iterdir())) == 2, "nothing ran"
 
@@ -218,7 +218,7 @@ def test_it_must_be_made_for_the_same_model_and_site(do, project, tiny, tiny_lla
     with pytest.raises(UsageError, match="was made for tiny-llama, and the job is on tiny-gpt2"):
         job_of(project, tiny("gpt2"), "take", vector=f"{made.id8}:vector")
     with pytest.raises(
-        UsageError, match="made at the site resid_post, and .* uses it at resid_pre"
+        UsageError, match=r"made at the site resid_post, and .* uses it at resid_pre"
     ):
         job_of(project, tiny_llama, "take", vector=f"{after.id8}:vector")
     with pytest.raises(UsageError, match="made at the site resid_post"):
@@ -270,8 +270,6 @@ def test_the_same_result_from_the_cache_tells_its_own_lineage(do, project, tmp_p
     file = save(project / "v.safetensors", made["vector"].values)
     for folder in (project / "runs").iterdir():
         if folder.name == first.run_id:
-            import shutil
-
             shutil.rmtree(folder)
     second = do("take", vector=file)
     assert second.provenance["hit_from"] == "cache"
@@ -296,7 +294,7 @@ def test_numbers_that_were_changed_in_the_folder_are_found(do):
     got = do("take", vector=f"{made.id8}:vector")
     kept = got.path / got.made.artifacts["vector"].kept
     save(kept, made["vector"].values * 2, "vector")
-    with pytest.raises(Mismatch, match="inputs/vector.safetensors"):
+    with pytest.raises(Mismatch, match=r"inputs/vector\.safetensors"):
         mi.reproduce(got)
     with pytest.raises(Mismatch, match="does not hold the numbers"):
         kept_artifacts.kept_input(RunFolder(got.path), "vector", ())
