@@ -121,18 +121,10 @@ def steering(
     if shown not in chosen:
         raise ValueError(f"text_layer {shown} is not one of the layers {chosen}")
     given = None if direction is None else direction.expand(len(lm.layers), -1)[chosen, None]
-    folds = folds if given is None else 1
-    if given is not None and method != "mean_difference":
-        raise ValueError("a direction is added at the end and after it: leave method out")
-    if len(pairs) < folds:
-        raise ValueError(
-            f"{len(pairs)} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
-            "which evaluates on the pairs that give the vector"
-        )
+    folds = folds if given is None else all_together(method)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(pairs), generator=generator).tolist()
-    turned = (pairs[0].wrongs, pairs[0].answers)  # the other class
-    signs = [-1.0 if (pair.answers, pair.wrongs) == turned else 1.0 for pair in pairs]
+    order = dealt(len(pairs), folds, generator)
+    signs = signs_of(pairs)
     read = [contrast(lm, pair, chosen, metric) for pair in pairs]
     contrasts, clean, likely = zip(*read, strict=True)
     multiples = torch.tensor(coefficients)
@@ -141,9 +133,8 @@ def steering(
     for fold in range(folds):
         held_out = order[fold::folds]
         sources = held_out if folds == 1 else [i for i in order if i not in held_out]
-        vector, first = given, None
-        if vector is None:
-            vector, first = vector_of(pairs, contrasts, signs, sources, method)
+        made = None if given is None else (given, None)
+        vector, first = made or vector_of(pairs, contrasts, signs, sources, method)
         norms.append(vector.flatten(1).norm(dim=1))
         directions = torch.cat([vector[None], random_like(vector, control_draws, generator)])
         for i in held_out:
@@ -168,6 +159,29 @@ def steering(
         "plain_text": texts[0],
         "steered_text": texts[1:],
     }
+
+
+def dealt(pairs: int, folds: int, generator: torch.Generator) -> list[int]:
+    """The pairs in random order; each fold takes every so many of them."""
+    if pairs < folds:
+        raise ValueError(
+            f"{pairs} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
+            "which evaluates on the pairs that give the vector"
+        )
+    return torch.randperm(pairs, generator=generator).tolist()
+
+
+def signs_of(pairs: list[Pair]) -> list[float]:
+    """−1 for each pair of the other class: its answers are those of the first pair swapped."""
+    turned = (pairs[0].wrongs, pairs[0].answers)
+    return [-1.0 if (pair.answers, pair.wrongs) == turned else 1.0 for pair in pairs]
+
+
+def all_together(method: str) -> int:
+    """The number of folds with a given direction: no pair has to be held out."""
+    if method != "mean_difference":
+        raise ValueError("a direction is added at the end and after it: leave method out")
+    return 1
 
 
 def vector_of(
