@@ -126,7 +126,7 @@ def fit_probes(
     right = right.reshape(-1, layers, places, prompts)
     accuracies = right.mean(-1)  # [labels or draw of them, layer, place]
     probes = np.full((len(cells), width + 1), np.nan)
-    wanted = is_of_class(examples, more["towards"])
+    wanted = is_of_class(examples, more.get("towards"))
     probes[finite] = directions(cells[finite], wanted, group, seed)
     return {
         "accuracy": right[0],
