@@ -11,7 +11,7 @@ from remote_mi.interventions import Prompt, Site, by_layer, run
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 #: Folds in which the strength is chosen, inside each training part.
 INNER_FOLDS = 3
-#: Layers and places that are fitted at once, so that they fit into the processor's cache.
+#: Layers and places that are fitted at once: what fits into the processor's cache.
 CELLS = 32
 #: Most steps of Newton's method; it takes four to ten.
 MOST_STEPS = 100
@@ -25,6 +25,8 @@ MOST_STEPS = 100
         "shuffled_accuracy": ("draw", "layer", "place"),
         "selectivity": ("layer", "place"),
         "majority": (),
+        "direction": ("layer", "place", "d_model"),
+        "threshold": ("layer", "place"),
     },
     controls={"accuracy": "shuffled_accuracy"},
     analysis="fit_probes",
@@ -44,6 +46,7 @@ def linear_probe(
     places: list[str] = ["end"],  # noqa: B006 - literals only in a recipe's signature
     folds: Annotated[int, Range(2, 20)] = 5,
     control_draws: Annotated[int, Range(1, 50)] = 19,
+    towards: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """At which layers a linear classifier can read a prompt's label from its activations.
@@ -75,6 +78,9 @@ def linear_probe(
     the held-out part is rarer in the training part. selectivity is then larger than
     accuracy − chance.
     majority is the accuracy of always predicting the most frequent class.
+    direction is the artifact of this technique, e.g. for steering: the normal of a probe of all
+    prompts for the class `towards` against the others, as long as their means are apart along it. A
+    prompt is of that class if direction · x is over threshold.
     Cost: 1 forward pass per prompt; the probes are fitted on this machine, in a time that grows with
     the cube of prompts and, with more than two classes, of classes.
     What this does not show: that the model uses what can be read: a direction may be there without
@@ -90,6 +96,7 @@ def linear_probe(
         places: labels of the positions that are read, each with its own probes.
         folds: parts of the cross-validation.
         control_draws: shuffles of the labels; 19 or more can tell an accuracy from chance.
+        towards: the class that the direction points to; by default the last by name.
         seed: of the folds and the shuffles.
     """
     where = [prompt.position(place) for place in places]
@@ -97,9 +104,9 @@ def linear_probe(
 
 
 def fit_probes(
-    examples: list[dict[str, Any]], *, folds: int, control_draws: int, seed: int, **_: Any
+    examples: list[dict[str, Any]], *, folds: int, control_draws: int, seed: int, **more: Any
 ) -> dict[str, Any]:
-    """Accuracies of the probes of every layer and place; see `linear_probe`.
+    """Accuracies and directions of the probes of every layer and place; see `linear_probe`.
 
     Raises:
         ValueError: if a label is missing, or there are too few classes or groups.
@@ -118,12 +125,44 @@ def fit_probes(
         right[index, finite] = are_right(cells[finite], target, group, folds, seed)
     right = right.reshape(-1, layers, places, prompts)
     accuracies = right.mean(-1)  # [labels or draw of them, layer, place]
+    probes = np.full((len(cells), width + 1), np.nan)
+    wanted = is_of_class(examples, more.get("towards"))
+    probes[finite] = directions(cells[finite], wanted, group, seed)
     return {
         "accuracy": right[0],
         "shuffled_accuracy": accuracies[1:],
         "selectivity": accuracies[0] - accuracies[1:].mean(0),
         "majority": np.bincount(y).max() / len(y),
+        "direction": probes[:, :-1].reshape(layers, places, width),
+        "threshold": probes[:, -1].reshape(layers, places),
     }
+
+
+def is_of_class(examples: list[dict[str, Any]], towards: str | None) -> Any:
+    """1 for each prompt of the class that the directions point to, else 0."""
+    labels = [str(example["label"]) for example in examples]
+    if towards not in (None, *labels):
+        raise ValueError(f"no prompt has the label {towards!r}; there are {sorted(set(labels))}")
+    import numpy as np
+
+    return np.array([int(label == (towards or max(labels))) for label in labels])
+
+
+def directions(x: Any, y: Any, group: Any, seed: int) -> Any:
+    """Each cell's direction and threshold, [cell, d_model + 1], by a probe of all prompts."""
+    import numpy as np
+
+    x = x.astype(np.float64)
+    best = strongest(x, y, (np.arange(len(y)), splits(y, group, INNER_FOLDS, seed)))
+    mean, scale = scales(x)
+    z = (x - mean) * scale
+    alpha, bias = logistic_fits(z @ z.mT, y, best)
+    normal = (alpha[:, 0].mT @ z * scale)[:, 0]
+    apart = ((x[:, y == 1].mean(1) - x[:, y == 0].mean(1)) * normal).sum(-1)
+    # As long as the means are apart along it: |apart| / ‖normal‖.
+    factor = np.abs(apart) / np.maximum((normal**2).sum(-1), 1e-300)
+    threshold = (normal * mean[:, 0]).sum(-1) - bias[:, 0, 0]
+    return np.concatenate([normal, threshold[:, None]], -1) * factor[:, None]
 
 
 def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any, Any]:
@@ -182,15 +221,24 @@ def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:
         for start in range(0, len(x), CELLS):
             cells = slice(start, start + CELLS)
             block = x[cells].astype(np.float64)
-            tried = np.broadcast_to(STRENGTHS, (len(block), len(STRENGTHS)))
-            scores = np.zeros(tried.shape)
-            for fit, held_out in inner:
-                found = predicted(block, y, (train[fit], train[held_out]), tried)
-                scores += (found == y[train[held_out]]).sum(-1)
-            best = scores.argmax(1)[:, None]  # the strongest penalty in case of a tie
-            found = predicted(block, y, (train, test), np.take_along_axis(tried, best, 1))
+            best = strongest(block, y, (train, inner))
+            found = predicted(block, y, (train, test), best)
             right[cells, test] = found[:, 0] == y[test]
     return right
+
+
+def strongest(x: Any, y: Any, parts: tuple[Any, Any]) -> Any:
+    """The strength of the penalty, [cell, 1]; `parts`: the training part, and the splits of it."""
+    import numpy as np
+
+    train, inner = parts
+    tried = np.broadcast_to(STRENGTHS, (len(x), len(STRENGTHS)))
+    scores = np.zeros(tried.shape)
+    for fit, held_out in inner:
+        found = predicted(x, y, (train[fit], train[held_out]), tried)
+        scores += (found == y[train[held_out]]).sum(-1)
+    best = scores.argmax(1)[:, None]  # the strongest penalty in case of a tie
+    return np.take_along_axis(tried, best, 1)
 
 
 def splits(y: Any, group: Any, folds: int, seed: int) -> list[Any]:
@@ -236,27 +284,21 @@ def predicted(x: Any, y: Any, split: tuple[Any, Any], strengths: Any) -> Any:
         x: [cell, prompt, dimension]. split: indices of the training and the held-out part.
         strengths: [cell, strength].
     """
-    train, test = split
-    trained, held_out = standardised(x[:, train], x[:, test])
+    train, _ = split
+    mean, scale = scales(x[:, train])
+    trained, held_out = ((x[:, part] - mean) * scale for part in split)
     alpha, bias = logistic_fits(trained @ trained.mT, y[train], strengths)
     scores = (held_out @ trained.mT)[:, None] @ alpha + bias[:, :, None]
     return scores.argmax(-1) if scores.shape[-1] > 1 else (scores[..., 0] > 0).astype(int)
 
 
-def standardised(train: Any, test: Any) -> tuple[Any, Any]:
-    """Both parts with the mean and the standard deviation of the training part.
-
-    A dimension that is constant there, up to the rounding of 32 bits, becomes 0.
-
-    Args:
-        train, test: [cell, prompt, dimension].
-    """
+def scales(x: Any) -> tuple[Any, Any]:
+    """Mean and 1 / standard deviation, [cell, 1, dimension]; 0 if constant up to rounding."""
     import numpy as np
 
-    mean, spread = train.mean(1, keepdims=True), train.std(1, keepdims=True)
+    mean, spread = x.mean(1, keepdims=True), x.std(1, keepdims=True)
     varies = spread > 1e-6 * np.abs(mean)
-    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
-    return (train - mean) * scale, (test - mean) * scale
+    return mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
 
 
 def logistic_fits(kernel: Any, y: Any, strengths: Any) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ import torch
 
 from remote_mi import Heatmap, Lines, Range, Ratio, Table, Text, Tokens, recipe
 from remote_mi.interventions import (
+    Artifact,
     Metric,
     Pair,
     changes,
@@ -54,6 +55,7 @@ def steering(
     pairs: list[Pair],
     *,
     method: Literal["mean_difference", "activation_addition"] = "mean_difference",
+    direction: Artifact["layer", "d_model", "resid_pre"] | None = None,  # noqa: F821, UP037
     layers: list[int] | None = None,
     coefficients: list[float] = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],  # noqa: B006 - read only
     folds: Annotated[int, Range(1, 20)] = 2,
@@ -78,6 +80,8 @@ def steering(
         gap          = m(clean run) − m(corrupt run)
         recovery     = Σ effect / Σ gap over the pairs (a ratio of means)
 
+    With a `direction` of another run or a file, v[l] is that, added as mean_difference adds its own,
+    and no pair is held out.
     The vector is not normalised: coefficient 1 is the difference itself, whatever its length. The
     papers' layer is the one after which they add it, here the next one. A pair whose right and
     wrong answers are those of the first pair swapped counts with the opposite sign, in the vector
@@ -102,6 +106,8 @@ def steering(
 
     Args:
         method: how the vector is computed, and where it is added.
+        direction: is added instead, e.g. from linear_probe or mean_difference; towards the clean
+            answer of the first pair.
         layers: layers before which the vector is added, one at a time; all by default.
         coefficients: multiples of the vector.
         folds: parts the pairs are split into; 1 evaluates on the pairs that gave the vector.
@@ -115,15 +121,11 @@ def steering(
     shown = chosen[2 * len(chosen) // 3] if text_layer is None else text_layer
     if shown not in chosen:
         raise ValueError(f"text_layer {shown} is not one of the layers {chosen}")
-    if len(pairs) < folds:
-        raise ValueError(
-            f"{len(pairs)} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
-            "which evaluates on the pairs that give the vector"
-        )
+    given = None if direction is None else direction.expand(len(lm.layers), -1)[chosen, None]
+    folds = folds if given is None else all_together(method)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(pairs), generator=generator).tolist()
-    turned = (pairs[0].wrongs, pairs[0].answers)  # the other class
-    signs = [-1.0 if (pair.answers, pair.wrongs) == turned else 1.0 for pair in pairs]
+    order = dealt(len(pairs), folds, generator)
+    signs = signs_of(pairs)
     read = [contrast(lm, pair, chosen, metric) for pair in pairs]
     contrasts, clean, likely = zip(*read, strict=True)
     multiples = torch.tensor(coefficients)
@@ -132,7 +134,8 @@ def steering(
     for fold in range(folds):
         held_out = order[fold::folds]
         sources = held_out if folds == 1 else [i for i in order if i not in held_out]
-        vector, first = vector_of(pairs, contrasts, signs, sources, method)
+        made = None if given is None else (given, None)
+        vector, first = made or vector_of(pairs, contrasts, signs, sources, method)
         norms.append(vector.flatten(1).norm(dim=1))
         directions = torch.cat([vector[None], random_like(vector, control_draws, generator)])
         for i in held_out:
@@ -157,6 +160,29 @@ def steering(
         "plain_text": texts[0],
         "steered_text": texts[1:],
     }
+
+
+def dealt(pairs: int, folds: int, generator: torch.Generator) -> list[int]:
+    """The pairs in random order; each fold takes every so many of them."""
+    if pairs < folds:
+        raise ValueError(
+            f"{pairs} pairs cannot be dealt into {folds} folds: give more pairs, or folds 1, "
+            "which evaluates on the pairs that give the vector"
+        )
+    return torch.randperm(pairs, generator=generator).tolist()
+
+
+def signs_of(pairs: list[Pair]) -> list[float]:
+    """−1 for each pair of the other class: its answers are those of the first pair swapped."""
+    turned = (pairs[0].wrongs, pairs[0].answers)
+    return [-1.0 if (pair.answers, pair.wrongs) == turned else 1.0 for pair in pairs]
+
+
+def all_together(method: str) -> int:
+    """The number of folds with a given direction: no pair has to be held out."""
+    if method != "mean_difference":
+        raise ValueError("a direction is added at the end and after it: leave method out")
+    return 1
 
 
 def vector_of(

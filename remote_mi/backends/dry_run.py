@@ -151,6 +151,8 @@ def _shape_form(call: Any) -> Any:
     """The parts of a call or parameter that can affect shapes: everything but the token ids."""
     if call is None:
         return None
+    if isinstance(call, torch.Tensor):
+        return [list(call.shape), str(call.dtype)]
     if isinstance(call, list):
         return [_shape_form(one) for one in call]
     if isinstance(call, interventions.Pair):

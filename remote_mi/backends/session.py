@@ -8,7 +8,7 @@ import nnsight
 import torch
 
 from remote_mi.backends.base import Work
-from remote_mi.interventions.session import settled, use_attention
+from remote_mi.interventions.session import placed, settled, use_attention
 from remote_mi.interventions.shared_passes import share_passes
 from remote_mi.recipes.loading import recipe_imports
 
@@ -21,6 +21,7 @@ def run_setup(lm: Any, work: Work) -> tuple[Any, ...]:
     shared: tuple[Any, ...] = ()
     with recipe_imports(*work.sent_functions):
         with lm.session(), torch.set_grad_enabled(work.gradients):
+            parameters = placed(lm, parameters)
             shared = (setup(lm, together, **parameters),)
             nnsight.save(shared)
     return shared
@@ -45,6 +46,7 @@ def run_session(lm: Any, work: Work, backend: Any = None) -> list[dict[str, Any]
         with lm.session(backend=backend):
             before = use_attention(lm, "eager") if weights else ""
             passes = share_passes([call[0] for call in calls if call])
+            parameters = placed(lm, parameters)
             try:
                 with torch.set_grad_enabled(gradients):
                     if setup is not None and not shared:

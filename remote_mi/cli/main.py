@@ -41,6 +41,7 @@ COMMANDS = {
     "ndif": ("remote_mi.cli.ndif:ndif", "Run a personal NDIF server on this machine."),
     "jobs": ("remote_mi.cli.jobs:jobs", "List, wait for, fetch or forget jobs on servers."),
     "runs": ("remote_mi.cli.runs:runs", "List, tag or remove the runs of this project."),
+    "artifacts": ("remote_mi.cli.artifacts:artifacts", "What one run makes and another takes."),
     "cache": ("remote_mi.cli.cache:cache", "Inspect, verify or shrink the cache of results."),
 }
 

@@ -28,11 +28,15 @@ def plan_job(job: Job, options: Options) -> None:
     """Plan the job described on the command line, and print the plan."""
     found, place = survey(job, options["backend"])
     if options["as_json"]:
-        print_json({"key": job.key, "hit": place and place.description, **found.to_json()})
+        hit, sent = place and place.description, job.artifact_sizes
+        print_json({"key": job.key, "hit": hit, "artifacts": sent, **found.to_json()})
     elif options["quiet"]:
         print(found.chosen.backend)
     else:
         _print_plan(found)
+        for name, size in job.artifact_sizes.items():
+            artifact = f"{name}, {format_size(size)}, is sent along to a server"
+            stdout_console().print(f"{'artifact':>10}  {artifact}", markup=False)
         say(f"\nnext: remote-mi run {job.card.name} … with the same arguments runs it there")
 
 

@@ -41,6 +41,9 @@ from remote_mi.store.run_folder import RunFolder
 )
 @click.option("--keep", metavar="FOLDER", help="Folder to keep the new runs in.")
 @click.option(
+    "--chain", is_flag=True, help="Make the artifacts that it took again, too, and take those."
+)
+@click.option(
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
@@ -117,7 +120,7 @@ def reproduce_folders(folders: Iterable[Path], options: dict[str, Any]) -> None:
 
     model, keep = (Path(options[n]) if options[n] else None for n in ("model", "keep"))
     request = ReproductionOptions(
-        options["backend"], model, options["tolerance"], options["timeout"], keep
+        options["backend"], model, options["tolerance"], options["timeout"], keep, options["chain"]
     )
     with show_progress(options["quiet"] or options["as_json"]) as watch:
         outcomes = reproduce_all(list(folders), request, watch)

@@ -154,6 +154,11 @@ def result_to_json(result: Result) -> dict[str, Any]:
     }
 
 
+def shown_parameters(job: Job) -> dict[str, Any]:
+    """A job's parameters, with artifacts as they were named."""
+    return {**job.parameters, **{name: one.named for name, one in job.artifacts.items()}}
+
+
 def print_dry_run(job: Job, backend: str, as_json: bool) -> None:
     """Print what a job is, where it would run, and whether its result already exists."""
     plan, place = survey(job, backend, everything=False)
@@ -162,7 +167,7 @@ def print_dry_run(job: Job, backend: str, as_json: bool) -> None:
     if as_json:
         print_json({"key": job.key, "hit": hit, "plan": plan.to_json(), "job": job.key_content})
         return
-    parameters = ", ".join(f"{k}={v}" for k, v in job.parameters.items()) or "none"
+    parameters = ", ".join(f"{k}={v}" for k, v in shown_parameters(job).items()) or "none"
     examples = job.prompts.examples
     first = f", the first: {examples[0].clean!r}" if examples else ""
     rows = [

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         random_scores,
     )
     from remote_mi.interventions.components import direct_logits
+    from remote_mi.interventions.edited_runs import edited
     from remote_mi.interventions.encoder_decoder import model_inputs
     from remote_mi.interventions.forward import by_layer, changes, end_logits, run, stack
     from remote_mi.interventions.generation import generate
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.sweeps import sweep
     from remote_mi.interventions.together import replace_sets, sets_of_parts
     from remote_mi.interventions.vocabulary import (
+        Artifact,
         Average,
         Direction,
         Metric,
@@ -65,6 +67,7 @@ _HOMES = {
         "random_scores",
     ],
     "components": ["direct_logits"],
+    "edited_runs": ["edited"],
     "encoder_decoder": ["model_inputs"],
     "forward": ["by_layer", "changes", "end_logits", "run", "stack"],
     "generation": ["generate"],
@@ -87,11 +90,12 @@ _HOMES = {
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "together": ["replace_sets", "sets_of_parts"],
-    "vocabulary": ["Average", "Direction", "Metric", "PromptText", "Prompts", "Site"],
+    "vocabulary": ["Artifact", "Average", "Direction", "Metric", "PromptText", "Prompts", "Site"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Artifact",
     "Average",
     "Direction",
     "Metric",
@@ -107,6 +111,7 @@ __all__ = [
     "correlation",
     "direct_logits",
     "edit",
+    "edited",
     "embedding_noise",
     "embeddings",
     "end_logits",

@@ -40,3 +40,19 @@ def settled(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [settled(item) for item in value]
     return value
+
+
+def placed(lm: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a recipe, with tensors on the device of the model's embedding.
+
+    Where the process has no weights, as in a sandbox, they stay on the CPU.
+    """
+    if not any(isinstance(value, torch.Tensor) for value in parameters.values()):
+        return parameters
+    device = lm.embed_tokens.weight.device
+    if device.type == "meta":
+        return parameters
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in parameters.items()
+    }

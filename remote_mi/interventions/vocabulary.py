@@ -48,7 +48,7 @@ nothing is measured after `logits`: these three are no valid values of a recipe'
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 Site = Literal[
     "resid_pre",
@@ -156,3 +156,40 @@ PromptText = Annotated[Any, "prompt"]
 #: A parameter that names prompts (a phenomenon, a file, a list) and is a list of tokenized `Prompt`s
 #: to the recipe's body.
 Prompts = Annotated[Any, "prompts"]
+
+
+class ArtifactForm:
+    """What the tensor of an artifact must be to be the value of a parameter.
+
+    Attributes:
+        dims: names of its dimensions, outermost first.
+        site: the site that it must be made at; "" for that of the recipe's parameter `site`.
+    """
+
+    def __init__(self, dims: tuple[str, ...], site: str = "") -> None:
+        self.dims, self.site = dims, site
+
+
+class Artifact:
+    """A parameter that is a tensor which another run made, or a file holds.
+
+        direction: Artifact["layer", "d_model"]
+        direction: Artifact["layer", "d_model", "resid_pre"] | None = None
+
+    The names are those of its dimensions; the name of a site among them says where it must be made.
+    The user names a run and an output (`RUN:output`) or a file; the recipe's body gets a float32
+    tensor with these dimensions on the model's device. One without the dimension `layer` stands for
+    every layer: it comes with a single entry there, as `expand` takes it.
+    """
+
+    if TYPE_CHECKING:  # what a recipe's body gets is a tensor
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __class_getitem__(cls, names: str | tuple[str, ...]) -> Any:
+        given = names if isinstance(names, tuple) else (names,)
+        sites = [name for name in given if name in get_args(Site)]
+        if len(sites) > 1 or not all(isinstance(name, str) for name in given):
+            raise TypeError(f"Artifact takes names of dimensions and at most one site, not {names}")
+        dims = tuple(name for name in given if name not in sites)
+        return Annotated[Any, ArtifactForm(dims, *sites)]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from remote_mi.common.authors_code import contained, describe_error
-from remote_mi.common.errors import RunFailed, line_number_in
+from remote_mi.common.errors import Mismatch, RunFailed, line_number_in
+from remote_mi.common.paths import cache_root
 from remote_mi.common.statistics.intervals import mean_interval, share_interval
 from remote_mi.jobs.aggregation import Assembled, Part
 from remote_mi.jobs.control_tests import ControlSamples, against_control
@@ -21,7 +22,9 @@ from remote_mi.recipes.card import Card
 from remote_mi.recipes.loading import load_function, recipe_imports
 from remote_mi.recipes.output_kinds import as_numbers, kind_of_output
 from remote_mi.recipes.outputs import DRAW, Output, coordinates
+from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
+from remote_mi.store.kept_artifacts import kept
 from remote_mi.store.verdict import SET
 
 
@@ -48,7 +51,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         )
         for part, kept, of in zip(parts, draft.parts, clusters, strict=True)
     ]
-    parameters = dict(draft.parameters)
+    parameters = {**draft.parameters, **kept_numbers(draft)}
     returned = _call(draft, card.analysis, examples, parameters)
     found = summary_arrays(card, declared, returned)
     draws = {name: found[name] for name, output in declared.items() if DRAW in output.dims}
@@ -73,6 +76,24 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
     for name, control in card.controls.items():
         if name in declared and control in draws:
             _test(assembled, name, control, draws[control])
+
+
+def kept_numbers(draft: Draft) -> dict[str, np.ndarray]:
+    """Parameter → the numbers of its artifact, from the cache.
+
+    Raises:
+        Mismatch: if they are no longer there.
+    """
+    cache, found = Cache(Path(draft.store) if draft.store else cache_root()), {}
+    for name, record in draft.provenance.get("artifacts", {}).items():
+        artifact = kept(cache, str(record["digest"]))
+        if artifact is None:
+            raise Mismatch(
+                f"the numbers of {record['named']} are no longer in the cache",
+                "run the same command again",
+            )
+        found[name] = artifact.array
+    return found
 
 
 def _test(assembled: Assembled, name: str, control: str, draws: np.ndarray) -> None:

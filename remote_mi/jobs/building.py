@@ -10,6 +10,7 @@ from typing import Any
 from remote_mi.common.annotated_types import argument_problem, shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
+from remote_mi.jobs.artifacts import take_artifacts
 from remote_mi.jobs.early_checks import check_own_metrics
 from remote_mi.jobs.job import Job, Memo
 from remote_mi.models import in_hand
@@ -253,19 +254,21 @@ def job_on(
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:
         given.setdefault("metric", prompts.metric)
-    resolved = card.resolve(given)
+    resolved, memo = card.resolve(given), memo or Memo()
     for param in card.parameters:
         if param.kind == "prompts" and resolved[param.name] is not None:
             resolved[param.name] = resolve_prompts(param.name, resolved[param.name], project)
+    values, artifacts = take_artifacts(card, resolved, spec, project, memo)
     made = Job(
         card,
         spec,
         prompts,
-        resolved,
+        values,
         project,
         function,
         drop_invalid,
-        memo=memo or Memo(),
+        memo=memo,
+        artifacts=artifacts,
     )
     check_own_metrics(made)
     return made

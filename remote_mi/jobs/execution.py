@@ -19,6 +19,7 @@ from remote_mi.common.errors import (
 )
 from remote_mi.common.progress import Watch
 from remote_mi.jobs import start_collector
+from remote_mi.jobs.artifacts import folders_of, keep_artifacts, records_of
 from remote_mi.jobs.dispatch.plan import Plan
 from remote_mi.jobs.job import Job
 from remote_mi.jobs.keep import Finisher, cached_outputs
@@ -163,6 +164,8 @@ class Execution:
             for index, key in enumerate(keys)
             if cached_outputs(cache, key, environment, job.card, count) is None
         ]
+        for note in keep_artifacts(job):
+            self.watch.note(f"warning: {note}")
         self.events.append(event_line("looked up", parts=len(keys), missing=len(missing)))
         draft = self._draft(tokenized, environment, keys, missing, record)
         draft.notes[:0] = [*model.notes, *of_layers]
@@ -189,6 +192,7 @@ class Execution:
             "environment": environment.to_json(),
             "model": job.identity,
             "parameters": job.shown_parameters,
+            **({"artifacts": records_of(job.artifacts)} if job.artifacts else {}),
             "prompts": {"origin": job.prompts.origin, **job.prompts.details, **tokenized.record},
         }
         left_out = [*job.prompts.left_out, *tokenized.dropped.values()]
@@ -213,6 +217,7 @@ class Execution:
             store=str(job.store or ""),
             about=job.key_description(),
             kept=tokenized.kept,
+            made_in=folders_of(job.artifacts),
         )
 
     def _submit(self, model: LoadedModel, draft: Draft, calls: list[Any]) -> Ticket:

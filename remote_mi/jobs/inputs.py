@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from remote_mi.common.errors import UsageError
 from remote_mi.interventions.metrics import OwnMetric
 from remote_mi.jobs.job import Job
@@ -21,12 +23,12 @@ def tokenize_prompts(job: Job, model: LoadedModel) -> Tokenized:
 
 
 def tokenize_parameters(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """The parameters of a job's recipe: prompts tokenized, and the project's own metrics loaded.
+    """The parameters of a job's recipe: prompts tokenized, artifacts as tensors, metrics loaded.
 
     Raises:
         UsageError: if prompts do not fit the tokenizer, naming the parameter.
     """
-    parameters = dict(job.parameters)
+    parameters = {**job.parameters, **artifact_tensors(job)}
     for param in job.card.parameters:
         if param.kind == "prompt" and parameters[param.name] is not None:
             text = PromptSet((Example(parameters[param.name]),), param.name)
@@ -47,6 +49,11 @@ def load_metrics(job: Job) -> dict[str, OwnMetric]:
         function = load_own_metric(own, job.project)
         found[name] = OwnMetric(own.text, function, own.facts.against_clean)
     return found
+
+
+def artifact_tensors(job: Job) -> dict[str, torch.Tensor]:
+    """Parameter → the numbers of its artifact, on the CPU."""
+    return {name: torch.from_numpy(one.array.copy()) for name, one in job.artifacts.items()}
 
 
 def _tokenize(

@@ -25,6 +25,7 @@ from remote_mi.recipes.code_identity import (
     local_modules,
 )
 from remote_mi.recipes.own_metrics import OwnMetricCard, find_own_metric, is_own_metric
+from remote_mi.store.artifacts import StoredArtifact
 
 T = TypeVar("T")
 
@@ -56,7 +57,9 @@ class Job:
         function: the recipe's function when it was defined in a notebook; None for a file.
         model: the model as requested.
         prompts: the prompts as text.
-        parameters: all of the recipe's parameters, defaults filled in.
+        parameters: all of the recipe's parameters, defaults filled in; of an artifact the digest
+            of its numbers.
+        artifacts: parameter → the artifact, for those that are one.
         drop_invalid: leave out prompts that do not fit the tokenizer instead of refusing the job.
         project: the user's project folder (for local modules; not part of the key).
         store: folder of a separate results cache; None for the user's.
@@ -77,6 +80,12 @@ class Job:
     schema: int = SCHEMA
     statistics: int = STATISTICS
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+    artifacts: Mapping[str, StoredArtifact] = field(default_factory=dict)
+
+    @property
+    def artifact_sizes(self) -> dict[str, int]:
+        """Parameter → bytes of the artifact, which travel to a server."""
+        return {name: artifact.array.nbytes for name, artifact in self.artifacts.items()}
 
     @property
     def cache(self) -> Path:
@@ -259,6 +268,7 @@ class Job:
             "model_identity": self.identity,
             "parameters": self.recorded_parameters,
             **({"metrics": self._metrics_json()} if self.metrics else {}),
+            **self._artifact_records(),
             "prompts": {
                 "origin": self.prompts.origin,
                 **self.prompts.details,
@@ -269,6 +279,11 @@ class Job:
             },
             "drop_invalid": self.drop_invalid,
         }
+
+    def _artifact_records(self) -> dict[str, Any]:
+        """What is recorded of the artifacts; {} without any, as in earlier versions."""
+        found = {name: artifact.to_json() for name, artifact in self.artifacts.items()}
+        return {"artifacts": found} if found else {}
 
     def _setup_and_analysis_digests(self) -> dict[str, str]:
         """Digests of the code of the recipe's setup and analysis, if any."""

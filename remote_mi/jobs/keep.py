@@ -22,6 +22,7 @@ from remote_mi.store.array_checks import check_call
 from remote_mi.store.cache import Cache
 from remote_mi.store.draft import Draft
 from remote_mi.store.environment import Environment
+from remote_mi.store.kept_artifacts import inputs_to_keep
 from remote_mi.store.result import Result, passage_key
 from remote_mi.store.run_record import RunRecord, event_line
 from remote_mi.store.runs import Runs
@@ -150,9 +151,15 @@ class Finisher:
         return self.draft
 
     def _write(self, result: Result, error: str | None) -> Result:
-        draft = self.draft
+        draft, given = self.draft, dict(result.provenance)
         sources = {name: text.encode() for name, text in draft.sources.items()}
         record = RunRecord(draft.id8, result, draft.lock, sources, draft.events, error)
+        if "artifacts" in given:
+            inputs = inputs_to_keep(given["artifacts"], draft.made_in, self.cache)
+            result.provenance = {**given, "artifacts": inputs.records}
+            record.inputs = inputs.files
+            for note in inputs.notes:
+                self.watch.note(note)
         return Runs(self.project).write(record)
 
     def _raw_outputs(self) -> list[Mapping[str, np.ndarray]]:

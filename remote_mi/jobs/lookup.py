@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 from remote_mi.backends.base import Backend
 from remote_mi.common.errors import StoreError
+from remote_mi.jobs.artifacts import folders_of, keep_artifacts, records_of
 from remote_mi.jobs.job import Job
 from remote_mi.models.spec import ModelSpec
 from remote_mi.recipes.code_identity import EARLIER_SCHEMA_NOTE, SCHEMA
 from remote_mi.store.cache import Cache, CacheEntry
 from remote_mi.store.cache_index import CacheIndex
 from remote_mi.store.environment import Environment
+from remote_mi.store.kept_artifacts import KeptInputs, inputs_to_keep
 from remote_mi.store.result import Result
 from remote_mi.store.run_info import RunInfo
 from remote_mi.store.run_record import RunRecord, environment_of, event_line, id8_of
@@ -195,11 +197,19 @@ def _from_cache(job: Job, entry: CacheEntry, **noted: str) -> Result:
         noted: for its provenance.
     """
     provenance = {**entry.record, **noted}
+    inputs = KeptInputs()
+    if job.artifacts:
+        keep_artifacts(job)
+        inputs = inputs_to_keep(
+            records_of(job.artifacts), folders_of(job.artifacts), Cache(job.cache)
+        )
+        provenance["artifacts"] = inputs.records
     result = Result(job.card.to_json(), entry.document, entry.arrays, provenance)
     id8 = id8_of(job.key, entry.environment)
+    events = [event_line("taken from the cache")]
     try:
         result = Runs(job.project).write(
-            RunRecord(id8, result, job.lock(), job.sources(), [event_line("taken from the cache")])
+            RunRecord(id8, result, job.lock(), job.sources(), events, inputs=inputs.files)
         )
     except StoreError as error:
         result.unsaved = error  # it is still usable if the project cannot be written

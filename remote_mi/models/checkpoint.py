@@ -58,6 +58,7 @@ _NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")
 #: Names of the same setting in different configurations.
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 HEADS = ("num_attention_heads", "n_head")
+WIDTH = ("hidden_size", "n_embd", "d_model")
 #: Size of the embedded model, for use before it is fetched: bytes in float32, and numbers.
 _EMBEDDED_WEIGHTS = 538_060_032
 _EMBEDDED_PARAMETERS = 134_515_008
@@ -132,19 +133,29 @@ def describe(spec: ModelSpec) -> Checkpoint:
 
 def layers_and_heads(spec: ModelSpec) -> tuple[int | None, int | None]:
     """How many layers a model has and how many heads each has, as far as this machine knows."""
+    sizes = _known_sizes(spec)
+    return first_int(sizes, LAYERS), first_int(sizes, HEADS)
+
+
+def layers_and_width(spec: ModelSpec) -> tuple[int | None, int | None]:
+    """How many layers a model has and how wide its stream is, as far as this machine knows."""
+    sizes = _known_sizes(spec)
+    return first_int(sizes, LAYERS), first_int(sizes, WIDTH)
+
+
+def _known_sizes(spec: ModelSpec) -> Mapping[str, Any]:
+    """The configuration of a model's decoder; {} if it is not on this machine."""
     if spec.is_object or spec.file is not None:
-        config = describe(spec).config
-        return first_int(config, LAYERS), first_int(config, HEADS)
+        return describe(spec).config
     folder = embedded_folder() if spec.name == EMBEDDED else spec.folder
     if folder is None:
         try:
             folder = _cached_snapshot(spec)
         except Exception:  # not a hub id
-            return None, None
+            return {}
     config = _read_json(folder.expanduser() / "config.json") if folder else {}
     inner = config.get("text_config")
-    sizes = inner if isinstance(inner, dict) else config
-    return first_int(sizes, LAYERS), first_int(sizes, HEADS)
+    return inner if isinstance(inner, dict) else config
 
 
 def first_int(sizes: Mapping[str, Any], names: Iterable[str]) -> int | None:

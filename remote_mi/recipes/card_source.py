@@ -338,7 +338,7 @@ def _evaluate_node(node: ast.expr, names: dict[str, Any]) -> Any:
             of = _evaluate(node.slice, names)
             if owner in (list, tuple, dict):
                 return types.GenericAlias(owner, of)
-            if any(owner is form for form in vars(typing).values()):
+            if owner is vocabulary.Artifact or any(owner is f for f in vars(typing).values()):
                 return owner[of]
         case ast.Call():
             function = _evaluate(node.func, names)

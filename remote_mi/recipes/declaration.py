@@ -53,7 +53,7 @@ def recipe(
     The function is called as `fn(lm, prompt_or_pair_or_list, **parameters)` inside one nnsight
     session on the machine with the model, and returns a dict with exactly the declared outputs.
     Parameters are keyword-only, annotated (str, int, float, bool, Literal[...], list of these,
-    Annotated[int, Range(1, 9)], PromptText) and become command-line options and part of the
+    Annotated[int, Range(1, 9)], PromptText, Artifact[...]) and become command-line options and part of the
     job's key.
 
     Args:

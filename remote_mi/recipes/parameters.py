@@ -6,12 +6,14 @@ import re
 import types
 import typing
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from remote_mi.common.annotated_types import field_problem, shown
 from remote_mi.common.errors import UsageError, nearest
 from remote_mi.common.text import encoding_problem
+from remote_mi.interventions.vocabulary import ArtifactForm
 
 #: The most numbers that a span stands for.
 _MOST_OF_A_SPAN = 10_000
@@ -35,6 +37,7 @@ class Param:
 
     Attributes:
         optional: whether it may be None, written `none` on the command line.
+        dims, site: of an artifact, as `remote_mi.interventions.vocabulary.ArtifactForm`.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Param:
         "floats",
         "prompt",
         "prompts",
+        "artifact",
     ]
     default: Any = None
     required: bool = False
@@ -58,6 +62,8 @@ class Param:
     high: float | None = None
     help: str = ""
     optional: bool = False
+    dims: tuple[str, ...] = ()
+    site: str = ""
 
     @property
     def expected(self) -> str:
@@ -85,6 +91,8 @@ class Param:
             "ints": "whole numbers, e.g. 1,2,3 or 4-8",
             "floats": "numbers, e.g. 0.5,1",
             "strs": "texts, e.g. a,b",
+            "artifact": f"an artifact ({' × '.join(self.dims) or 'a number'}): RUN:output, "
+            "or FILE.safetensors:name",
         }[self.kind]
         if self.low is not None and self.high is not None:
             return f"{words} from {self.low:g} to {self.high:g}"
@@ -124,6 +132,9 @@ class Param:
             if self.kind == "ints":
                 parts = [number for part in parts for number in _spanned(part)]
             return [convert(part) for part in parts]
+        if self.kind == "artifact":
+            named = str(value).strip() if isinstance(value, (str, Path)) else ""
+            return named or _fail()
         if self.kind == "bool":
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[str(value).lower()] if str(value).lower() in words else _fail()
@@ -192,8 +203,11 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         list[float]: "floats",
     }
     choices: tuple[str, ...] = ()
+    form = next((extra for extra in extras if isinstance(extra, ArtifactForm)), None)
     of_prompts = next((one for one in ("prompt", "prompts") if one in extras), "")
-    if of_prompts:
+    if form is not None:
+        kind = "artifact"
+    elif of_prompts:
         kind = of_prompts
     elif typing.get_origin(annotation) is Literal:
         kind = "metric" if "metric" in extras else "choice"
@@ -202,12 +216,14 @@ def param_from(name: str, annotation: Any, has_default: bool, default: Any) -> P
         kind = plain[annotation]
     else:
         raise TypeError(
-            f"its type must be str, int, float, bool, Literal[...] or a list of these, "
-            f"each with or without `| None`, not {annotation!r}"
+            f"its type must be str, int, float, bool, Literal[...], a list of these, "
+            f"PromptText or Artifact[...], each with or without `| None`, not {annotation!r}"
         )
     required: Any = not has_default
     low, high = bounds.low, bounds.high
     param = Param(name, kind, default, required, choices, low, high, "", optional)  # type: ignore[arg-type]
+    if form is not None:
+        param = replace(param, dims=form.dims, site=form.site)
     _check_declared(param, bounds)
     return param
 

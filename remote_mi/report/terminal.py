@@ -111,7 +111,7 @@ def heading(result: Result) -> Iterator[Text]:
     where = f"{made.kind}/{dtype}" if dtype else made.kind
     parts = [line(result.name), f"{line(result.id8) or 'not kept'} ✓", line(made.model.name), where]
     yield Text(line("  ".join(["remote-mi", *parts])), style="bold")
-    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in made.parameters.items())
+    given = ", ".join(f"{line(k)}={line(str(v))}" for k, v in made.shown_parameters.items())
     unit = "pair" if result.prompts and result.prompts[0].get("corrupt") else "prompt"
     many = f"{counted(count, unit)} from {line(str(made.prompts.origin))}"
     parts = [line(f" cache: {made.cache}"), many if count else "no prompts"]

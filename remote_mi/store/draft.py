@@ -28,6 +28,7 @@ class Draft:
         store: folder of a separate results cache; "" for the user's.
         about: `Job.key_description`. kept: indices of the job's prompts that `parts` holds.
         empty_layers: those that lack what is measured.
+        made_in: parameter → folder of the run that made its artifact.
     """
 
     recipe: dict[str, Any]
@@ -49,6 +50,7 @@ class Draft:
     about: dict[str, Any] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     empty_layers: list[int] = field(default_factory=list)
+    made_in: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -60,6 +60,61 @@ class ComputedFacts:
 
 
 @dataclass(frozen=True)
+class ArtifactFacts:
+    """An artifact that a run took, and where it comes from.
+
+    Attributes:
+        named: as its user named it. digest: of its numbers. at: the part that was taken.
+        run, output, recipe, parameters, site, prompts, model, artifacts: of the run that made it.
+        file, tensor: that held it. kept: file in the run's folder, "cache", or "" for nowhere.
+    """
+
+    named: str = ""
+    digest: str = ""
+    dims: list[str] = field(default_factory=list)
+    shape: list[int] = field(default_factory=list)
+    at: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    output: str | None = None
+    recipe: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    site: str | None = None
+    prompts: str | None = None
+    model: ModelFacts | None = None
+    artifacts: Mapping[str, ArtifactFacts] = field(default_factory=dict)
+    file: str | None = None
+    tensor: str | None = None
+    kept: str = ""
+
+    @property
+    def name(self) -> str:
+        """A short name that finds it again: `RUN:output`, or `FILE:tensor`."""
+        part = ",".join(f"{dim}={value}" for dim, value in self.at.items())
+        if self.file:
+            found = f"{self.file}:{self.tensor}" if self.tensor else self.file
+        elif self.run:
+            found = f"{self.run.rsplit('-', 1)[-1]}:{self.output}"
+        else:
+            return self.digest[:19]
+        return f"{found}@{part}" if part else found
+
+    @property
+    def described(self) -> str:
+        """Where it comes from, in words, back to what its own run took."""
+        size = " × ".join(map(str, self.shape)) or "1"
+        of = [f"run {self.run}" if self.run else "", self.recipe or "", self.prompts or ""]
+        model = self.model.name if self.model and self.model.name != "?" else ""
+        of += [
+            f"on {model}" if model else "model not known",
+            f"at {self.site}" if self.site else "",
+        ]
+        told = f"{self.name}: {size} numbers, {self.digest[:19]}…, of {', '.join(filter(None, of))}"
+        for parameter, one in self.artifacts.items():
+            told += f"; which took as {parameter} {one.described}"
+        return told
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where and how a result was computed.
 
@@ -69,6 +124,7 @@ class Provenance:
         time: when it was finished, in UTC. cache: "miss" or "hit".
         reused: a note if the result was taken from another environment.
         record: what the backend recorded.
+        artifacts: parameter → the artifact that it was.
     """
 
     key: str = ""
@@ -83,6 +139,13 @@ class Provenance:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     prompts: PromptFacts = PromptFacts()
     record: ComputedFacts = ComputedFacts()
+    artifacts: Mapping[str, ArtifactFacts] = field(default_factory=dict)
+
+    @property
+    def shown_parameters(self) -> dict[str, Any]:
+        """The parameters, with a short name in place of the digest of an artifact."""
+        named = {name: one.name for name, one in self.artifacts.items() if name in self.parameters}
+        return {**self.parameters, **named}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provenance:

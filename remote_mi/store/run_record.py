@@ -31,6 +31,7 @@ class RunRecord:
         sources: file name → content to keep under source/.
         events: one JSON object each, in order.
         error: the message of a failed run, or None.
+        inputs: file name → content of what is kept of its artifacts.
     """
 
     id8: str
@@ -39,6 +40,7 @@ class RunRecord:
     sources: Mapping[str, bytes] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
     error: str | None = None
+    inputs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def event_line(what: str, **more: Any) -> dict[str, Any]:

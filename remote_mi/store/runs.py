@@ -6,6 +6,7 @@ runs/<utc>-<recipe>-<id8>/
   source/             the recipe's file and the local modules it imports
   events.jsonl        timestamped events
   artifacts/result.safetensors
+  artifacts/inputs/, ancestors/   the artifacts it took, and what made them (`kept_artifacts`)
   tags.json           the user's tags, if any
 """
 
@@ -188,7 +189,7 @@ class Runs:
             card.name,
             made.model.name,
             made.prompts.origin,
-            dict(made.parameters),
+            made.shown_parameters,
             made.time or "",
             {str(k): float(v) for k, v in info.scalars.items()},
             self.tags(name),
@@ -299,6 +300,7 @@ class Runs:
             ARRAYS: content,
             "config.lock.yaml": lock,
             **{f"source/{name}": text for name, text in record.sources.items()},
+            **record.inputs,
         }
         info = {
             "schema": SCHEMA,

@@ -40,7 +40,7 @@ def _cases() -> list[tuple[str, dict[str, Any]]]:
     found = []
     for recipe, variants in TECHNIQUES.items():
         examples = examples_for(catalog.find(recipe, Path("/nowhere")).over)
-        few = examples if recipe == "linear_probe" else examples[:2]
+        few = examples if recipe in ("linear_probe", "mean_difference") else examples[:2]
         found += [(recipe, {**({"pairs": few} if few else {}), **given}) for given in variants]
     sites = ("resid_mid", "attn_out")
     found += [("activation_patching", {**MARY, "site": site}) for site in sites]

@@ -186,7 +186,7 @@ class NdifBackend(DetachedBackend):
     ) -> tuple[Entry, bytes, dict[str, Any]]:
         """The entry, payload and envelope of work that has passed the checks."""
         from remote_mi.backends.ndif.payload import model_key, serialize
-        from remote_mi.backends.ndif.preflight import check, check_sandbox
+        from remote_mi.backends.ndif.preflight import check, check_sandbox, check_upload
 
         packages = facts.packages(self.client)
         with exclusive_model_use(watch), recipe_imports(*work.sent_functions):
@@ -196,6 +196,7 @@ class NdifBackend(DetachedBackend):
         with exclusive_model_use(watch):
             blob = serialize(model.lm, work)
             env = model.lm._remoteable_get_env()
+        check_upload(work, len(blob))
         watch.note(f"{self.host.url} · sending {len(blob):,} bytes, {comes_back}")
         entry = self.new_entry(work, expected=expected, bytes_up=len(blob))
         envelope = {

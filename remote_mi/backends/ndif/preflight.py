@@ -52,6 +52,32 @@ def check(
     return expected.to_json()["outputs"], f"expecting {expected.bytes:,} bytes of numbers back"
 
 
+def check_upload(work: Work, size: int) -> None:
+    """Refuse to send more than the project's settings allow.
+
+    Args:
+        size: of the payload, in bytes.
+
+    Raises:
+        CannotDo: naming the limit, and the artifacts that it contains.
+    """
+    limit = load(work.project).limits.upload
+    if size <= limit:
+        return
+    artifacts = [
+        f"{name} ({format_size(value.nbytes)})"
+        for name, value in work.parameters.items()
+        if hasattr(value, "nbytes")
+    ]
+    raise CannotDo(
+        f"{work.card.name} would send {format_size(size)}"
+        + (f", with {', '.join(artifacts)}" if artifacts else "")
+        + f", and the limit 'limits.upload' is {format_size(limit)}",
+        "raise it in remote-mi.yaml, or "
+        + ("choose a part, e.g. RUN:output@layer=14" if artifacts else "use fewer prompts"),
+    )
+
+
 def check_sandbox(work: Work, client: Client, key: str) -> None:
     """Refuse work that needs the model's process if the server would run it in its sandbox.
 

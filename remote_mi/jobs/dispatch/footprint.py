@@ -26,7 +26,7 @@ from typing import Any
 
 from remote_mi.backends.options import Footprint
 from remote_mi.jobs.job import Job
-from remote_mi.models.checkpoint import HEADS, LAYERS, first_int
+from remote_mi.models.checkpoint import HEADS, LAYERS, WIDTH, first_int
 from remote_mi.recipes.output_kinds import kind_of_output
 from remote_mi.recipes.outputs import DRAW, POSITIONS
 
@@ -40,7 +40,6 @@ _NUMBER = 4
 #: Beyond any machine; larger products are not worth telling apart.
 _MOST_BYTES = 10**18
 #: Names of the same setting in different configurations.
-_WIDTH = ("hidden_size", "n_embd", "d_model")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 
 
@@ -54,7 +53,7 @@ def estimate(job: Job, config: Mapping[str, Any], dtype: str) -> Footprint:
     texts = [len(t.encode()) for e in job.prompts.examples for t in (e.clean, e.corrupt or "")]
     tokens = math.ceil(max(texts, default=0) / _BYTES_A_TOKEN) + _EXTRA_TOKENS
     examples = max(1, len(job.prompts.examples))
-    up = _FRAME_BYTES + _PAIR_BYTES * examples + sum(texts)
+    up = _FRAME_BYTES + _PAIR_BYTES * examples + sum(texts) + sum(job.artifact_sizes.values())
     text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else None
     sizes = text_config or config
     if not sizes:
@@ -114,7 +113,7 @@ def parts_of(config: Mapping[str, Any], dtype: str, tokens: int) -> ModelParts |
     """What one example of some tokens needs; None if the configuration does not tell its sizes."""
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
-    width, layers, heads = (first_int(sizes, names) for names in (_WIDTH, LAYERS, HEADS))
+    width, layers, heads = (first_int(sizes, names) for names in (WIDTH, LAYERS, HEADS))
     if width is None or layers is None or heads is None:
         return None
     wide = first_int(sizes, _INNER) or 4 * width

@@ -24,7 +24,7 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         need: the estimate. rows_bytes: memory that the rows of a sweep may use.
     """
     from remote_mi.backends.dry_run import expected_outputs, peak_memory
-    from remote_mi.jobs.inputs import load_metrics, tokenize_prompts
+    from remote_mi.jobs.inputs import artifact_tensors, load_metrics, tokenize_prompts
     from remote_mi.models.load import UNSENT_ID, build_weightless
 
     card = job.card
@@ -36,7 +36,7 @@ def measure(job: Job, need: Footprint, rows_bytes: int) -> Footprint:
         tokenized = tokenize_prompts(job, model)
         calls = card.calls(tokenized.prompts)
         function = job.function or loading.load_function(card, job.project)
-        parameters = {**job.parameters, **load_metrics(job)}
+        parameters = {**job.parameters, **artifact_tensors(job), **load_metrics(job)}
     except RemoteMIError:
         return need  # the error is reported when the job is run
     with exclusive_model_use():

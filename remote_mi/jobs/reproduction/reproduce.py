@@ -24,6 +24,7 @@ from remote_mi.common.errors import (
 )
 from remote_mi.common.progress import Silent, Watch
 from remote_mi.jobs.job import Job
+from remote_mi.jobs.reproduction.inputs import Inputs, kept_inputs, remade_inputs
 from remote_mi.jobs.reproduction.rebuild import (
     KeptRun,
     commit_of,
@@ -102,6 +103,7 @@ class ReproductionOptions:
         model: new location of a model that was given as a folder.
         tolerance, timeout: as `reproduce`.
         keep: folder for the new run.
+        chain: make the artifacts that it took again, too, by the runs that made them.
     """
 
     backend: str | None = None
@@ -109,6 +111,7 @@ class ReproductionOptions:
     tolerance: float = TOLERANCE
     timeout: float | None = None
     keep: Path | None = None
+    chain: bool = False
 
 
 def reproduce(
@@ -119,6 +122,7 @@ def reproduce(
     tolerance: float = TOLERANCE,
     keep: str | Path | None = None,
     timeout: float | None = None,
+    chain: bool = False,
     project: str | Path | None = None,
     watch: Watch | None = None,
 ) -> Reproduction:
@@ -133,6 +137,8 @@ def reproduce(
         tolerance: how far apart outputs may be; see `remote_mi.store.comparison`.
         keep: folder to save the new run in.
         timeout: seconds to wait for a remote job.
+        chain: also make the artifacts that it took again, by the runs that made them, and take
+            those; without it, the numbers that it took are taken.
 
     Raises:
         Mismatch: if the folder was changed, or the model is a different one.
@@ -143,7 +149,12 @@ def reproduce(
             raise UsageError("this result has no run folder", "name a run")
         run = run.path
     options = ReproductionOptions(
-        backend, Path(model) if model else None, tolerance, timeout, Path(keep) if keep else None
+        backend,
+        Path(model) if model else None,
+        tolerance,
+        timeout,
+        Path(keep) if keep else None,
+        chain,
     )
     return reproduce_folder(find_run(run, project).path, options, watch or Silent())
 
@@ -157,12 +168,19 @@ def reproduce_folder(folder: Path, options: ReproductionOptions, watch: Watch) -
     recorded = RunFolder(folder).result()
     with tempfile.TemporaryDirectory(prefix="remote-mi-reproduce-") as temporary:
         home = Path(temporary).resolve()
-        with source_of(kept, home) as source:
-            job = recorded_job(kept, source, home / "project")
-            notes += _code_notes(kept, job)
-            where = options.backend or backend_of(kept)
-            job = replace(job, model=_model(kept, options, where), store=home / "store")
-            result = execute(job, where, options.timeout, watch)
+
+        def again(run: KeptRun, inputs: Inputs) -> Result:
+            own = home / run.name
+            with source_of(run, own) as source:
+                job = recorded_job(run, source, own / "project")
+                notes.extend(_code_notes(run, job))
+                where = options.backend or backend_of(run)
+                job = replace(job, model=_model(run, options, where), store=home / "store")
+                return execute(inputs.put_into(job), where, options.timeout, watch)
+
+        inputs = remade_inputs(kept, folder, again) if options.chain else kept_inputs(kept)
+        notes += inputs.notes
+        result = again(kept, inputs)
         comparison = compare(recorded, result)
         result.path = _keep_in(result, options.keep)
     return Reproduction(kept.name, comparison, options.tolerance, notes, result.path)
@@ -204,7 +222,7 @@ def run_on_backend(
     _verified_notes(kept)
     with tempfile.TemporaryDirectory(prefix="remote-mi-compare-") as temporary:
         with source_of(kept, Path(temporary).resolve()) as source:
-            job = recorded_job(kept, source, project)
+            job = kept_inputs(kept).put_into(recorded_job(kept, source, project))
             _code_notes(kept, job)
             return execute(replace(job, model=find_model(kept, None)), backend, timeout, watch)
 

@@ -15,6 +15,7 @@ from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.parameter import as_given, has_name
 from remote_mi.recipes import catalog
 from remote_mi.store.lock import read_lock
+from remote_mi.store.provenance import ArtifactFacts
 
 #: Fields of a model → options of `remote-mi run`.
 _MODEL_OPTIONS = {
@@ -60,7 +61,7 @@ def run_command(lock: Mapping[str, Any], backend: str = "") -> str | None:
         Python, module names of an unknown architecture, a comma within a list, control characters.
         `remote-mi reproduce` handles these too.
     """
-    prompts, parameters = _prompts(lock), _parameters(lock["parameters"])
+    prompts, parameters = _prompts(lock), _parameters(_with_artifacts(lock))
     prompts = prompts and [*prompts, *_of_all(lock["prompts"].get("examples", []))]
     if prompts is None or parameters is None or lock["model"].get("names"):
         return None
@@ -85,6 +86,17 @@ def _model(model: Mapping[str, Any]) -> list[str]:
         if value is not None and value != usual.get(name):
             words += [option, str(value)]
     return [*words, "--chat"] if model.get("chat") else words
+
+
+def _with_artifacts(lock: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, with each artifact named by its run and output, or as its user did."""
+    named = dict(lock["parameters"])
+    for parameter, record in lock.get("artifacts", {}).items():
+        facts = ArtifactFacts(
+            run=record.get("run"), output=record.get("output"), at=record.get("at") or {}
+        )
+        named[parameter] = facts.name if facts.run and "file" not in record else record["named"]
+    return named
 
 
 def _parameters(given: Mapping[str, Any]) -> list[str] | None:

@@ -313,7 +313,7 @@ def _methods(results: Sequence[Result]) -> list[Method]:
 def _method(name: str, doc: str, results: Sequence[Result]) -> Method:
     values: dict[str, dict[str, None]] = {}
     for result in results:
-        for key, value in result.made.parameters.items():
+        for key, value in result.made.shown_parameters.items():
             values.setdefault(key, {})[run_facts.parameter_text(value)] = None
     helps = argument_docs(doc)
     rows = [(key, " / ".join(some), helps.get(key, "")) for key, some in values.items()]

@@ -86,7 +86,7 @@ def _settings(result: Result) -> dict[str, Any]:
         "n": len(result.prompts),
         "prompt seed": made.prompts.seed,
         "backend": made.environment and made.environment.kind,
-        **made.parameters,
+        **made.shown_parameters,
     }
 
 
@@ -173,5 +173,6 @@ def computation_facts(result: Result) -> dict[str, str]:
         "seconds": made.record.seconds,
         "forward passes": made.record.forward_passes,
         "key": made.key or None,
+        **{name: one.described for name, one in made.artifacts.items()},
     }
     return {k: line(str(v)) for k, v in facts.items() if v is not None}

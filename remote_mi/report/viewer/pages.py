@@ -99,7 +99,11 @@ def provenance_listing(opened: OpenedRun, width: int) -> Listing:
     for name, value in plain.items():
         row(str(name), value)
     for name, value in source.items():
-        if name not in plain:
+        if name == "artifacts" and opened.info:
+            title("artifacts")
+            for parameter, one in opened.info.made.artifacts.items():
+                row(parameter, one.described)
+        elif name not in plain:
             title(line(name))
             for inner, deeper in value.items():
                 row(str(inner), deeper)

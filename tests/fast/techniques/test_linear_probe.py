@@ -136,7 +136,8 @@ def test_fits_are_those_of_scikit_learn(probe, classes, apart):
         y = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
         centres = apart * rng.normal(size=(classes, width))
         x, new = rng.normal(size=(n, width)) + centres[y], rng.normal(size=(30, width))
-        z, held_out = (part[0] for part in made["standardised"](x[None], new[None]))
+        mean, scale = (part[0] for part in made["scales"](x[None]))
+        z, held_out = (x - mean) * scale, (new - mean) * scale
         alpha, bias = (part[0] for part in made["logistic_fits"]((z @ z.T)[None], y, strengths))
         basis = np.linalg.svd(z, full_matrices=False)[2]  # scikit-learn's own is slow if wide
         for c, a, b in zip(strengths[0], alpha, bias, strict=True):
