@@ -24,6 +24,8 @@ class Prompt:
         end: where the answer is read: the last of the prompt's own positions, or that of an
             encoder's mask token. In a pair whose answers begin alike, the last before they part.
         start: where the answer's first token is read; other than `end` only if answers begin alike.
+        question: asked about the generated text, as token ids: "before" and "after" the text, and
+            the tokens of "yes" and of "no"; {} for none.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Prompt:
         self.start = self.end if start is None else start
         self.spans = {label: (position, position) for label, position in positions.items()}
         self.spans.update(spans or {})
+        self.question: dict[str, list[int]] = {}
 
     def position(self, label: str) -> int:
         """The position of a label; "end" is where the answer is read.
@@ -88,7 +91,7 @@ class Pair:
 
     Attributes:
         clean, corrupt: the two prompts.
-        answer: id of the clean prompt's right answer.
+        answer: id of the clean prompt's right answer; −1 in a pair that asks for a behaviour.
         wrong: id of the wrong answer, the one the corrupt prompt leads to.
         answers, wrongs: ids of all right and all wrong answers; `answer` and `wrong` come first.
             Of answers of several tokens they are the first ones in which right and wrong differ,
@@ -111,8 +114,8 @@ class Pair:
         self.corrupt = corrupt
         self.answers = answer if isinstance(answer, list) else [answer]
         self.wrongs = wrong if isinstance(wrong, list) else [wrong]
-        self.answer = self.answers[0]
-        self.wrong = self.wrongs[0]
+        self.answer = self.answers[0] if self.answers else -1
+        self.wrong = self.wrongs[0] if self.wrongs else -1
         self.choices = choices or [[token] for token in (*self.answers, *self.wrongs)]
         self.positions = clean.positions
         self.end = clean.end

@@ -67,12 +67,29 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         shape = assembled.arrays[name].shape
         dims = [dim for dim in output.dims if dim != DRAW]
         assembled.axes[name] = {
-            dim: coordinates(dim, size, parameters, None)
+            dim: _names(draft, returned, dim, size) or coordinates(dim, size, parameters, None)
             for dim, size in zip(dims, shape, strict=True)
         }
     for name, control in card.controls.items():
         if name in declared and control in draws:
             _test(assembled, name, control, draws[control])
+
+
+def _names(draft: Draft, returned: Mapping[str, Any], dim: str, size: int) -> list[str]:
+    """The coordinates of a dimension that an analysis returned under its name; [] if none.
+
+    Raises:
+        RunFailed: if they are not one text for each index.
+    """
+    names = returned.get(dim, [])
+    if dim in draft.card.summaries or not names:
+        return []
+    if len(names) != size or not all(isinstance(name, str) for name in names):
+        raise RunFailed(
+            f"recipe {draft.card.name!r}: its analysis named {len(names)} indices of {dim!r}, "
+            f"which has {size}"
+        )
+    return list(names)
 
 
 def _test(assembled: Assembled, name: str, control: str, draws: np.ndarray) -> None:

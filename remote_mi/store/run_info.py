@@ -60,6 +60,7 @@ class PromptRecord:
     corrupt: str | None = None
     answer: str | None = None
     wrong: str | None = None
+    behaviour: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class _OutputRecord:
     dims: list[str]
     kind: str
     of: str = "example"
+    judges: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from remote_mi.models.embedded import EMBEDDED
 from remote_mi.models.folders import file_digest, folder_digest
 from remote_mi.models.spec import GGUF, ModelSpec
 from remote_mi.models.tokenizer_files import tokenizer_identity
+from remote_mi.prompts.behaviours import parse_behaviour
 from remote_mi.prompts.examples import Example, PromptSet
 from remote_mi.recipes import catalog
 from remote_mi.recipes.code_identity import SCHEMA
@@ -165,6 +166,8 @@ def _example(data: Mapping[str, Any]) -> Example:
     for name in ("answers", "wrongs"):
         if name in values:
             values[name] = tuple(values[name])
+    if values.get("behaviour"):
+        values["behaviour"] = parse_behaviour(values["behaviour"])
     for name in ("labels", "corrupt_labels"):
         if name in values:
             values[name] = {k: (int(v[0]), int(v[1])) for k, v in values[name].items()}
