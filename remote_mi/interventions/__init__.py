@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.components import direct_logits
     from remote_mi.interventions.encoder_decoder import model_inputs
     from remote_mi.interventions.forward import changes, mean_activations, run, stack
-    from remote_mi.interventions.generation import generate
+    from remote_mi.interventions.generation import generate, row_seeds
     from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
     from remote_mi.interventions.model_info import info
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         top_tokens,
         unembed,
     )
+    from remote_mi.interventions.rows import prompt_losses, yes_probs
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
     from remote_mi.interventions.vocabulary import Direction, Metric, PromptText, Site
@@ -56,13 +57,14 @@ _HOMES = {
     "components": ["direct_logits"],
     "encoder_decoder": ["model_inputs"],
     "forward": ["changes", "mean_activations", "run", "stack"],
-    "generation": ["generate"],
+    "generation": ["generate", "row_seeds"],
     "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
     "model_info": ["info"],
     "noise": ["embedding_noise"],
     "prompts": ["Pair", "Prompt"],
     "readout": ["logits", "predictions", "rank_of", "token_losses", "top_tokens", "unembed"],
+    "rows": ["prompt_losses", "yes_probs"],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "vocabulary": ["Direction", "Metric", "PromptText", "Site"],
@@ -93,10 +95,12 @@ __all__ = [
     "measure",
     "model_inputs",
     "predictions",
+    "prompt_losses",
     "random_like",
     "random_scores",
     "rank_of",
     "read",
+    "row_seeds",
     "rows_that_fit",
     "run",
     "stack",
@@ -104,6 +108,7 @@ __all__ = [
     "token_losses",
     "top_tokens",
     "unembed",
+    "yes_probs",
 ]
 
 

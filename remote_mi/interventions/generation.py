@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from remote_mi.interventions.memory import rows_that_fit
 from remote_mi.interventions.model_info import (
     context_length,
-    hides_padding,
     reuses_prefix,
     steady_length,
-    text_config,
 )
 from remote_mi.interventions.ports import edit_stream
+from remote_mi.interventions.prompts import Prompt
 from remote_mi.interventions.readout import finished, has_weights, skip_unembedding, top_tokens
+from remote_mi.interventions.rows import batches, end_tokens
 
 #: From the stream before a layer, [row, position, d_model], the indices of these positions in the
 #: text of their row, [row, position], negative for padding, and the numbers of the rows, [row], to
@@ -77,7 +76,7 @@ def generate(
     if temperature and len(seeds) != len(ids):
         raise ValueError(f"{len(ids)} rows are sampled with {len(seeds)} seeds: each needs its own")
     found = torch.full((len(ids), steps), -1)
-    for rows in _batches(lm, ids, steps):
+    for rows in batches(lm, ids, steps):
         batch = _Batch(lm, [list(ids[row]) for row in rows], rows, edits or {})
         if temperature:
             batch.temperature = temperature
@@ -86,22 +85,18 @@ def generate(
     return found
 
 
-def _batches(lm: Any, ids: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
-    """The numbers of the rows that run together: as many as fit into memory."""
-    longest, config = max(len(row) for row in ids) + steps, text_config(lm)
-    width, layers = int(config.hidden_size), len(lm.layers)
-    size = 4 * (longest * width * (2 * layers + 16) + 4 * int(lm.lm_head.weight.shape[0]))
-    most = rows_that_fit(lm.lm_head.weight.device, size)
-    mixed = hides_padding(lm) and longest <= steady_length(lm)
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-    batches: list[list[int]] = []
-    for row in order:
-        last = batches[-1] if batches else []
-        if last and len(last) < most and (mixed or len(ids[last[0]]) == len(ids[row])):
-            last.append(row)
-        else:
-            batches.append([row])
-    return batches
+def row_seeds(prompts: Sequence[Prompt], draws: int, seed: int) -> list[int]:
+    """A seed for each draw of each prompt, [prompt × draw], from the prompt's own tokens.
+
+    So a prompt is sampled alike whatever other prompts there are, and copies of it, too.
+    """
+    found = []
+    for prompt in prompts:
+        mixed = seed + 1
+        for token in prompt.ids:
+            mixed = (mixed * 1_000_003 + token + 1) % (2**61 - 1)
+        found += [(mixed * 31 + draw) % (2**61 - 1) for draw in range(draws)]
+    return found
 
 
 class _Batch:
@@ -131,7 +126,7 @@ class _Batch:
 
     def run(self, steps: int, first: int) -> torch.Tensor:
         """The tokens added to each row, [row, step]; see `generate`."""
-        lm, context, ends = self.lm, context_length(self.lm), _end_tokens(self.lm)
+        lm, context, ends = self.lm, context_length(self.lm), end_tokens(self.lm)
         room = (context - self.lengths)[:, None]  # [row, 1]
         shared = min(first, self.longest - 1)
         if self.keeps and shared > 0 and not self.pads.any() and reuses_prefix(lm):
@@ -200,15 +195,6 @@ def _shared_prefix(lm: Any, ids: list[int], shared: int, rows: int) -> DynamicCa
         layer.keys = layer.keys.expand(rows, -1, -1, -1)
         layer.values = layer.values.expand(rows, -1, -1, -1)
     return prefix
-
-
-def _end_tokens(lm: Any) -> list[int]:
-    """All tokens that end a text: chat models list several in `generation_config.json`."""
-    found: list[int] = []
-    for config in (text_config(lm), getattr(lm._module, "generation_config", None)):
-        ends = getattr(config, "eos_token_id", None)
-        found += ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends]
-    return found
 
 
 def _cut(tokens: torch.Tensor, ends: list[int]) -> torch.Tensor:

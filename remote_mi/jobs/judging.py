@@ -50,8 +50,8 @@ def judged_outputs(
         for place in np.ndindex(*shown.shape):
             text = decode([int(i) for i in tokens[place] if i >= 0])
             shown[place] = _judge(behaviour, text, index)
-        if output.asked:
-            yes = np.asarray(arrays[output.asked], np.float32)
+        if output.asked and len(arrays[output.asked]):
+            yes = np.asarray(arrays[output.asked][0], np.float32)
             own = np.where(np.isnan(yes), np.nan, (yes > 0.5).astype(np.float32))
             shown = np.where(np.isnan(shown), own, shown)
         found[name] = shown

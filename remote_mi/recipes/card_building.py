@@ -154,9 +154,10 @@ def _check_judged(returns: dict[str, Output], refuse: _Refuse) -> None:
                 f"{name!r} judges {output.judges!r}, which is no output of texts of each prompt",
                 'declare them as Tokens("step"), or Tokens("draw", "step")',
             )
-        if output.asked and (asked is None or asked.dims != texts.dims[:-1]):
+        if output.asked and (asked is None or asked.dims != ("question", *texts.dims[:-1])):
             raise refuse(
-                f"{name!r} is answered by {output.asked!r}, which has not one number for each text"
+                f"{name!r} is answered by {output.asked!r}, whose dimensions are not 'question' and "
+                f"those of {output.judges!r} without its last"
             )
         returns[name] = replace(output, dims=texts.dims[:-1], of="example")
 

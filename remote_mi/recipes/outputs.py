@@ -62,8 +62,9 @@ def Judged(texts: str, asked: str = "") -> Output:  # noqa: N802 - as above
 
     Args:
         texts: the output of token ids, whose last dimension is that of a text.
-        asked: the output with the probability of "yes" after the prompt's question, of the same
-            dimensions: its texts show a behaviour `yes_no` if it is larger than one half.
+        asked: the output with the probability of "yes" after the prompt's question, whose first
+            dimension is "question", of size 1, or 0 if nothing is asked; then those of the result.
+            A text shows a behaviour `yes_no` if it is larger than one half.
     """
     return Output((), "share", judges=texts, asked=asked)
 

@@ -173,7 +173,7 @@ def _check_names(record: _CardRecord) -> None:
         place = f"recipe.summaries.{name}"
         if not summary.effect and summary.dims is None:
             raise WrongJson(place, "has neither a ratio nor dimensions")
-        if summary.kind != "number":
+        if summary.kind not in ("number", "share"):
             raise WrongJson(f"{place}.kind", f"{summary.kind!r:.60} is not the kind of a summary")
         for one in (summary.effect, summary.gap) if summary.effect else ():
             if one not in record.returns:

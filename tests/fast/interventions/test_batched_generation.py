@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from remote_mi.common.progress import Silent
-from remote_mi.interventions import generate, generation
+from remote_mi.interventions import generate, generation, rows
 from remote_mi.interventions.model_info import hides_padding
+from remote_mi.interventions.rows import batches
 from remote_mi.models.load import load
 from remote_mi.models.spec import ModelSpec
 
@@ -68,7 +69,7 @@ def test_rows_of_all_lengths_equal_transformers_own_loop(both, weights, monkeypa
     texts = [plain(model, row, []) for row in ROWS]
     end = texts[0][3]  # an end token that some row meets on its way
     for ends in ([], [end]):
-        monkeypatch.setattr(generation, "_end_tokens", lambda lm, ends=ends: ends)
+        monkeypatch.setattr(generation, "end_tokens", lambda lm, ends=ends: ends)
         expected = [plain(model, row, ends) for row in ROWS]
         assert continued(lm, ROWS, STEPS) == expected
     assert any(-1 in row for row in expected), "a row ended before the others"
@@ -76,10 +77,10 @@ def test_rows_of_all_lengths_equal_transformers_own_loop(both, weights, monkeypa
 
 def test_a_model_that_cannot_hide_padding_runs_rows_of_one_length(both, monkeypatch):
     model, lm = both
-    monkeypatch.setattr(generation, "hides_padding", lambda lm: False)
-    monkeypatch.setattr(generation, "_end_tokens", lambda lm: [])
+    monkeypatch.setattr(rows, "hides_padding", lambda lm: False)
+    monkeypatch.setattr(generation, "end_tokens", lambda lm: [])
     assert continued(lm, ROWS, STEPS) == [plain(model, row, []) for row in ROWS]
-    lengths = [[len(ROWS[i]) for i in batch] for batch in generation._batches(lm, ROWS, STEPS)]
+    lengths = [[len(ROWS[i]) for i in batch] for batch in batches(lm, ROWS, STEPS)]
     assert lengths == [[1], [3], [6], [10, 10]]
 
 
@@ -94,7 +95,7 @@ def test_a_sampled_row_is_the_same_in_any_company(both, weights, monkeypatch):
         for row, seed in zip(ROWS, seeds, strict=True)
     ]
     assert together == alone
-    monkeypatch.setattr(generation, "rows_that_fit", lambda *_: 2)
+    monkeypatch.setattr(rows, "rows_that_fit", lambda *_: 2)
     assert continued(lm, ROWS, STEPS, temperature=0.8, seeds=seeds) == together
     assert continued(lm, ROWS, STEPS, temperature=0.8, seeds=[9] * 5) != together
 
@@ -114,7 +115,7 @@ def test_draws_follow_the_softmax_at_the_temperature(llama):
 def test_an_edit_reaches_the_same_places_of_every_row(both, monkeypatch):
     """From the last token of each prompt on, whatever stands before it in the batch."""
     _, lm = both
-    monkeypatch.setattr(generation, "_end_tokens", lambda lm: [])
+    monkeypatch.setattr(generation, "end_tokens", lambda lm: [])
     torch.manual_seed(1)
     vector, lengths = 4 * torch.randn(5, 32), torch.tensor([len(row) for row in ROWS])
 
@@ -137,7 +138,7 @@ def test_a_row_ends_at_the_models_context_as_it_does_alone(llama, monkeypatch):
     _, lm = llama
     longest = max(map(len, ROWS))
     monkeypatch.setattr(generation, "context_length", lambda lm: longest + 3)
-    monkeypatch.setattr(generation, "_end_tokens", lambda lm: [])
+    monkeypatch.setattr(generation, "end_tokens", lambda lm: [])
     found = continued(lm, ROWS, STEPS)
     assert [row.index(-1) if -1 in row else STEPS for row in found] == [3, STEPS, STEPS, 3, 7]
     assert found == [continued(lm, [row], STEPS)[0] for row in ROWS]
