@@ -27,6 +27,7 @@ from remote_mi.interventions import Prompt, generate, prompt_losses, row_seeds, 
     controls={"difference": "shuffled_difference"},
     evidence="observational",
     figures=[
+        Bars("shows", title="rate"),
         Bars("class_rate", title="rate by class"),
         Bars("difference", title="rate of a class against the others"),
         Table("shows", title="texts", columns=("loss", "text")),

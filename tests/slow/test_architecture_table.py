@@ -35,8 +35,7 @@ COLUMNS = [*FAMILIES, *ENCODERS, "bert-headless"]
 
 def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
     """Nothing if it works, else the reason it is refused; FAILED and the error for all else."""
-    over = catalog.find(recipe, Path.cwd()).over
-    pairs = examples_for(over)
+    pairs = examples_for(catalog.find(recipe, Path.cwd()))
     try:
         result = mi.run(recipe, model=str(folder), **({"pairs": pairs} if pairs else {}), **given)
     except RemoteMIError as error:

@@ -63,7 +63,7 @@ class Technique:
         return ModelSpec("/nowhere")
 
     def examples(self, count: int = 3) -> list[Any]:
-        fields = [parse_example(one) for one in examples_for(self.card.over, count)]
+        fields = [parse_example(one) for one in examples_for(self.card, count)]
         return self.tokens(fields, self.card.over) if fields else []
 
     def run(self, examples: list[Any], **changed: Any) -> Iterator[dict[str, np.ndarray]]:
@@ -74,14 +74,14 @@ class Technique:
         parameters = {**self.parameters, **changed}
         work = Work(self.card, self.function, calls, parameters, "key", together=examples)
         for call, returned in zip(calls, run_session(self.model.lm, work), strict=True):
-            yield check_outputs(self.card.name, self.card.returns, returned, example_count(call))
+            yield check_outputs(self.card.name, self.card.returned, returned, example_count(call))
 
     def each(self, examples: list[Any]) -> list[dict[str, np.ndarray]]:
         """Raw outputs that belong to an example, one dict an example."""
         found = list(self.run(examples))
         if not self.card.called_once:
             return found
-        names = [n for n, output in self.card.returns.items() if output.of == "example"]
+        names = [n for n, output in self.card.returned.items() if output.of == "example"]
         return [{n: found[0][f"{n}@{i}"] for n in names} for i in range(len(examples))]
 
 
