@@ -82,7 +82,7 @@ def _names(draft: Draft, returned: Mapping[str, Any], dim: str, size: int) -> li
         RunFailed: if they are not one text for each index.
     """
     names = returned.get(dim, [])
-    if dim in draft.card.summaries or not names:
+    if dim in draft.card.summaries or not len(names) or not size:
         return []
     if len(names) != size or not all(isinstance(name, str) for name in names):
         raise RunFailed(
