@@ -42,7 +42,7 @@ def behaviour(
     steps: Annotated[int, Range(1, 512)] = 32,
     temperature: Annotated[float, Range(0, 10)] = 0.0,
     draws: Annotated[int, Range(1, 64)] = 1,
-    control_draws: Annotated[int, Range(0, 999)] = 99,
+    control_draws: Annotated[int, Range(1, 999)] = 99,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How often the model's own continuations show the behaviour that the prompts ask for.
@@ -112,7 +112,7 @@ def by_class(
     names, y = np.unique([str(e["label"] or "") for e in examples], return_inverse=True)
     groups = [e["group"] or ("", index) for index, e in enumerate(examples)]
     rng = np.random.default_rng(seed)
-    shuffles = [shuffled(y, groups, rng) for _ in range(control_draws if len(names) > 1 else 0)]
+    shuffles = [shuffled(y, groups, rng) for _ in range(control_draws)]
     several = range(len(names) if len(names) > 1 else 0)
 
     def differences(of: Any) -> Any:
@@ -122,9 +122,7 @@ def by_class(
         "class": [name or "all" for name in names],
         "class_rate": np.stack([np.where(y == c, shows, np.nan) for c in range(len(names))]),
         "difference": differences(y),
-        "shuffled_difference": np.array([differences(s) for s in shuffles]).reshape(
-            len(shuffles), len(several)
-        ),
+        "shuffled_difference": np.stack([differences(s) for s in shuffles]),
     }
 
 

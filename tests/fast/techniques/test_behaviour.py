@@ -11,6 +11,8 @@ import remote_mi as mi
 from remote_mi.common.errors import RunFailed
 from remote_mi.common.statistics.intervals import share_interval
 
+from ...tokenizers import save_model, wrapped
+
 QUESTION = "Text: {text}\nIs this about Mary? Answer yes or no:"
 PROMPTS = [
     ("When Mary and John went to the store, John", "store"),
@@ -86,13 +88,33 @@ def test_another_behaviour_of_the_same_texts_runs_no_pass(project, tiny):
     assert again.provenance["key"] != first.provenance["key"]
     same = mi.run("behaviour", model=tiny("llama"), pairs=prompts({"matches": "^.a"}), steps=3)
     assert same.provenance["key"] == again.provenance["key"]
-    asked = mi.run("behaviour", model=tiny("llama"), pairs=prompts({"yes_no": QUESTION}), steps=3)
-    assert asked.provenance["record"]["parts_from_cache"] == 0, "a question is a pass of its own"
 
 
-def test_a_question_is_answered_by_the_models_own_probabilities(project, tiny, plain):
-    model, tokenizer = plain
-    result = mi.run("behaviour", model=tiny("llama"), pairs=prompts({"yes_no": QUESTION}), steps=3)
+def byte_llama(size):
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=256,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+
+
+def test_a_question_is_answered_by_the_models_own_probabilities(project, tmp_path):
+    folder, tokenizer = tmp_path / "bytes", wrapped("byte-level BPE")
+    model = save_model(folder, tokenizer, byte_llama)
+    pairs = prompts({"yes_no": QUESTION})
+    result = mi.run("behaviour", model=folder, pairs=pairs, steps=3)
+    other = mi.run("behaviour", model=folder, pairs=prompts({"contains": ["a"]}), steps=3)
+    assert other.provenance["record"]["parts_from_cache"] == 0, "a question is a pass of its own"
     before, after = (tokenizer(t).input_ids for t in QUESTION.split("{text}"))
     firsts = {
         word: {tokenizer(QUESTION.split("{text}")[1] + s + w).input_ids[len(after)]
@@ -102,7 +124,7 @@ def test_a_question_is_answered_by_the_models_own_probabilities(project, tiny, p
     yes, no = (sorted(firsts[a] - firsts[b]) for a, b in (("yes", "no"), ("no", "yes")))
     ends = {tokenizer.eos_token_id}
     for text, prob, shows in zip(
-        texts(plain, 3), result.each("yes_prob"), result.each("shows"), strict=True
+        texts((model, tokenizer), 3), result.each("yes_prob"), result.each("shows"), strict=True
     ):
         ids = [*before, *[t for t in text if t not in ends], *after]
         with torch.no_grad():
