@@ -45,17 +45,26 @@ def judged_outputs(
     for name, output in card.returns.items():
         if not output.judges:
             continue
-        tokens = np.asarray(arrays[output.judges])
-        shown = np.full(tokens.shape[:-1], np.nan, np.float32)
-        for place in np.ndindex(*shown.shape):
-            text = decode([int(i) for i in tokens[place] if i >= 0])
-            shown[place] = _judge(behaviour, text, index)
+        shown = _judge_all(behaviour, arrays[output.judges], decode, index)
+        if output.against:
+            shown = shown - _judge_all(behaviour, arrays[output.against], decode, index)
         if output.asked and len(arrays[output.asked]):
             yes = np.asarray(arrays[output.asked][0], np.float32)
             own = np.where(np.isnan(yes), np.nan, (yes > 0.5).astype(np.float32))
             shown = np.where(np.isnan(shown), own, shown)
         found[name] = shown
     return found
+
+
+def _judge_all(
+    behaviour: Behaviour | None, tokens: np.ndarray, decode: Decode, index: int
+) -> np.ndarray:
+    """Whether each text, [..., step], shows a behaviour, [...]."""
+    shown = np.full(tokens.shape[:-1], np.nan, np.float32)
+    for place in np.ndindex(*shown.shape):
+        text = decode([int(i) for i in tokens[place] if i >= 0])
+        shown[place] = _judge(behaviour, text, index)
+    return shown
 
 
 def _judge(behaviour: Behaviour | None, text: str, index: int) -> float:
@@ -78,7 +87,7 @@ def judging_notes(
     """Notes on texts that are too short to tell their language, and on rates of 0 and of 1."""
     notes = []
     for name, output in card.returns.items():
-        if not output.judges or output.judges in card.controls.values():
+        if not output.judges or output.against or name in card.controls.values():
             continue
         short = sum(
             is_too_short(decode([int(i) for i in row if i >= 0]))

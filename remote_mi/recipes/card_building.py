@@ -159,6 +159,9 @@ def _check_judged(returns: dict[str, Output], refuse: _Refuse) -> None:
                 f"{name!r} is answered by {output.asked!r}, whose dimensions are not 'question' and "
                 f"those of {output.judges!r} without its last"
             )
+        other = returns.get(output.against)
+        if output.against and (other is None or other.kind != "token" or len(other.dims) != 1):
+            raise refuse(f"{name!r} is held against {output.against!r}, which is no single text")
         returns[name] = replace(output, dims=texts.dims[:-1], of="example")
 
 

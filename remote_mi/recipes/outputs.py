@@ -25,6 +25,7 @@ class Output:
         judges: the output of token ids whose texts it judges by the behaviour that the prompts ask
             for; "" for what the function itself returns.
         asked: the output with the probability that the model answers "yes" to a prompt's question.
+        against: the output of a text that it is compared with; "" for none.
     """
 
     dims: tuple[str, ...]
@@ -32,6 +33,7 @@ class Output:
     of: Literal["example", "set"] = "example"
     judges: str = ""
     asked: str = ""
+    against: str = ""
 
 
 def Share(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
@@ -54,7 +56,7 @@ def Json(*dims: str) -> Output:  # noqa: N802 - as above
     return Output(tuple(dims), "json")
 
 
-def Judged(texts: str, asked: str = "") -> Output:  # noqa: N802 - as above
+def Judged(texts: str, asked: str = "", against: str = "") -> Output:  # noqa: N802 - as above
     """Whether each text shows the behaviour that its prompt asks for: 1 or 0, by remote_mi.
 
     It is computed on this machine from the texts, so that another behaviour runs no forward pass,
@@ -65,8 +67,11 @@ def Judged(texts: str, asked: str = "") -> Output:  # noqa: N802 - as above
         asked: the output with the probability of "yes" after the prompt's question, whose first
             dimension is "question", of size 1, or 0 if nothing is asked; then those of the result.
             A text shows a behaviour `yes_no` if it is larger than one half.
+        against: an output of one text of each prompt, e.g. without an intervention: the result is
+            then a difference, 1 − 0, 0 or 0 − 1.
     """
-    return Output((), "share", judges=texts, asked=asked)
+    kind = "number" if against else "share"
+    return Output((), kind, judges=texts, asked=asked, against=against)
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def position_problem(output: Output, shape: Sequence[int], tokens: int) -> str:
 
 def output_json(output: Output) -> dict[str, Any]:
     """A declared output as JSON."""
-    judged = {"judges": output.judges, "asked": output.asked} if output.judges else {}
+    names = {name: getattr(output, name) for name in ("judges", "asked", "against")}
+    judged = names if output.judges else {}
     return {"dims": list(output.dims), "kind": output.kind, "of": output.of, **judged}
 
 
@@ -128,6 +134,7 @@ def outputs_from_json(data: Mapping[str, Any]) -> dict[str, Output]:
             v.get("of", "example"),
             v.get("judges", ""),
             v.get("asked", ""),
+            v.get("against", ""),
         )
         for k, v in data.items()
     }

@@ -105,6 +105,7 @@ class _OutputRecord:
     of: str = "example"
     judges: str = ""
     asked: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
