@@ -24,7 +24,7 @@ from ...techniques import TECHNIQUES, examples_for
 
 VARIANTS = [(name, given) for name, variants in TECHNIQUES.items() for given in variants]
 #: Variants whose numbers depend on the whole set: a mean or a vector made from all pairs.
-OF_THE_SET = {"steering", "head_ablation", "ablation mean"}
+OF_THE_SET = {"steering", "behaviour_steering", "head_ablation", "ablation mean"}
 TOLERANCE = 1e-4
 pytestmark = pytest.mark.slow
 
@@ -128,7 +128,9 @@ def test_another_seed_changes_nothing_but_what_is_drawn(model, name):
         if not np.allclose(one[k], other[k], atol=1e-5, equal_nan=True)
     }
     # Tracing draws its noise, and steering which pairs the vector comes from.
-    assert changed and (changed <= drawn or name in ("steering", "causal_tracing"))
+    assert changed and (
+        changed <= drawn or name in ("steering", "behaviour_steering", "causal_tracing")
+    )
 
 
 @pytest.mark.parametrize(
