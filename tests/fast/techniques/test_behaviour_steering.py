@@ -38,10 +38,10 @@ def steer(tmp_path_factory):
 
     def run(lm, pairs, **given):
         asked = {"layer": LAYER, "coefficients": COEFFICIENTS, "steps": STEPS, "control_draws": 2}
+        neutral = Prompt(NEUTRAL, {}, None)
         with torch.no_grad(), lm.session():
-            return nnsight.save(
-                function(lm, pairs, neutral=Prompt(NEUTRAL, {}, None), **{**asked, **given})
-            )
+            found = nnsight.save(function(lm, pairs, neutral=neutral, **{**asked, **given}))
+        return found
 
     return run
 
