@@ -254,7 +254,7 @@ class PromptEncoder:
         target = None if example.answer is None else self._target(found, example)
         labels, spans = self._positions(found, example.labels)
         prompt = Prompt(found.ids, labels, target, spans)
-        prompt.question = question_tokens(self, example)
+        prompt.question = question_tokens(example, self.tokenizer, self.template, self.ids)
         return prompt, [self.text(t) for t in found.ids], labels
 
     def _target(self, prompt: EncodedPrompt, example: Example) -> int:

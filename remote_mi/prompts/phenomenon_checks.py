@@ -15,7 +15,9 @@ from remote_mi.interventions.vocabulary import Metric
 from remote_mi.prompts.behaviours import parse_behaviour
 from remote_mi.prompts.examples import MOST_PAIRS, SLOT
 from remote_mi.prompts.messages import parse_messages
-from remote_mi.prompts.phenomenon_file import ANSWERS
+
+#: What a phenomenon has in place of a behaviour.
+ANSWERS = ("answer", "wrong")
 
 
 def _check_text(value: Any, info: ValidationInfo) -> Any:

@@ -6,22 +6,29 @@ them, and not as one text with them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 from remote_mi.prompts.behaviours import TEXT
 from remote_mi.prompts.choices import DoesNotFit
+from remote_mi.prompts.conversation import ChatTemplate
 from remote_mi.prompts.examples import Example
-
-if TYPE_CHECKING:
-    from remote_mi.prompts.encoder import PromptEncoder
 
 _ANSWERS = {"yes": ("yes", "Yes"), "no": ("no", "No")}
 
 
-def question_tokens(encoder: PromptEncoder, example: Example) -> dict[str, list[int]]:
+def question_tokens(
+    example: Example,
+    tokenizer: Any,
+    template: ChatTemplate | None,
+    encode: Callable[[str], list[int]],
+) -> dict[str, list[int]]:
     """ "before" and "after" the text, and the first tokens of "yes" and "no" after that.
 
     In a chat template the question is what a user says, and the answer the assistant's.
+
+    Args:
+        encode: from a text to its tokens, with what begins every prompt.
 
     Returns:
         {} if nothing is asked.
@@ -34,12 +41,11 @@ def question_tokens(encoder: PromptEncoder, example: Example) -> dict[str, list[
     if not question:
         return {}
     whole = question
-    if encoder.template is not None:
-        whole, _ = encoder.template.render((("user", question),), example.thinking, plain=True)
+    if template is not None:
+        whole, _ = template.render((("user", question),), example.thinking, plain=True)
     if whole.count(TEXT) != 1:
         raise DoesNotFit("the chat template changes the question of its behaviour")
     before, after = whole.split(TEXT)
-    tokenizer = encoder.tokenizer
 
     def added(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -55,4 +61,4 @@ def question_tokens(encoder: PromptEncoder, example: Example) -> dict[str, list[
             'the question of its behaviour cannot be answered by "yes" or "no": this tokenizer '
             "does not give each a first token of its own"
         )
-    return {"before": encoder.ids(before), "after": inner, "yes": sorted(yes), "no": sorted(no)}
+    return {"before": encode(before), "after": inner, "yes": sorted(yes), "no": sorted(no)}
