@@ -34,6 +34,7 @@ from remote_mi.interventions import Prompt, generate, prompt_losses, row_seeds, 
         Text("text"),
     ],
     needs=("generation", "causal", "unembedding"),
+    references=["arditi2024refusal"],
 )
 def behaviour(
     lm: Any,
@@ -63,6 +64,7 @@ def behaviour(
     A behaviour `yes_no` is judged by the model itself: after the text it is asked the question, and
     yes_prob = p(yes) / (p(yes) + p(no)); the text shows the behaviour if it is above one half.
     All other behaviours are judged from the text here, so that another one runs no forward pass.
+    That words in the text tell whether a request was refused follows Arditi et al. 2024.
     Of clean/corrupt pairs both prompts are continued, and are the classes.
     Intervals: 95%, of a share (Wilson), over prompts, or groups of them; draws of a prompt are no
     samples of their own where there are several prompts.

@@ -69,10 +69,15 @@ class Behaviour:
     def __str__(self) -> str:
         return f"{self.kind} {' | '.join(self.values)}"
 
-    def filled(self, fill: Callable[[str], str]) -> Behaviour:
-        """With slots filled; what fills a regular expression stands for itself."""
-        escape = _regex().escape if self.kind == "matches" else None
-        return Behaviour(self.kind, tuple(_fill(v, fill, escape) for v in self.values))
+    def filled(self, fill: Callable[[str, Callable[[str], str]], str]) -> Behaviour:
+        """With slots filled.
+
+        Args:
+            fill: from a value, and what is done to each word that fills a slot of it, to the value
+                with its slots filled: in a regular expression a word stands for itself.
+        """
+        escape = _regex().escape if self.kind == "matches" else str
+        return Behaviour(self.kind, tuple(fill(value, escape) for value in self.values))
 
     def shown_by(self, text: str) -> bool | None:
         """Whether a text shows it; None if only the model's own answer tells.
@@ -157,17 +162,6 @@ def _check_value(kind: str, value: str) -> None:
             f"behaviour 'yes_no': the question must contain {TEXT} once, for the generated text",
             'e.g. "Text: {text}\\nIs this text polite? Answer yes or no:"',
         )
-
-
-def _fill(value: str, fill: Callable[[str], str], escape: Callable[[str], str] | None) -> str:
-    """A text with its known slots filled."""
-    from remote_mi.prompts.examples import SLOT
-
-    def put(match: Any) -> str:
-        filled = fill(match[0])
-        return match[0] if filled == match[0] else escape(filled) if escape else filled
-
-    return SLOT.sub(put, value)
 
 
 def _regex() -> Any:

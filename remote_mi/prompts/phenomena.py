@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ class Phenomenon:
             turns=turns,
             corrupt_turns=corrupt_turns,
             thinking=self.thinking,
-            behaviour=behaviour and behaviour.filled(lambda slot: _fill_known(slot, drawn)),
+            behaviour=behaviour
+            and behaviour.filled(lambda text, escape: _fill_known(text, drawn, escape)),
         )
 
 
@@ -191,10 +193,13 @@ def _fill_prompt(
     return text, labels, turns
 
 
-def _fill_known(slot: str, drawn: Mapping[str, Any]) -> str:
-    """A slot filled; as it is if nothing is drawn for it: a regular expression has braces, too."""
-    match = SLOT.fullmatch(slot)
-    return _fill(slot, drawn)[0] if match and match[1] in drawn else slot
+def _fill_known(text: str, drawn: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+    """A text of a behaviour with the slots filled that are drawn; others are its own braces."""
+
+    def put(match: re.Match[str]) -> str:
+        return escape(_fill(match[0], drawn)[0]) if match[1] in drawn else match[0]
+
+    return SLOT.sub(put, text)
 
 
 def _fill(template: str, drawn: Mapping[str, Any]) -> tuple[str, dict[str, tuple[int, int]]]:
