@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from remote_mi.models.spec import ModelSpec
     from remote_mi.recipes.declaration import recipe
     from remote_mi.recipes.figures import Bars, Heatmap, Lines, Table, Text, TokenGrid
-    from remote_mi.recipes.outputs import Json, Ratio, Share, Texts, Tokens
+    from remote_mi.recipes.outputs import Json, Judged, Ratio, Share, Texts, Tokens
     from remote_mi.recipes.own_metrics import metric
     from remote_mi.recipes.parameters import Range
     from remote_mi.report.run_list import RunList, runs
@@ -64,6 +64,7 @@ _MODULES = {
     "Text": "recipes.figures",
     "TokenGrid": "recipes.figures",
     "Json": "recipes.outputs",
+    "Judged": "recipes.outputs",
     "Ratio": "recipes.outputs",
     "Share": "recipes.outputs",
     "Texts": "recipes.outputs",
@@ -93,6 +94,7 @@ __all__ = [
     "Bars",
     "Heatmap",
     "Json",
+    "Judged",
     "Lines",
     "LoadedStudy",
     "ModelSpec",

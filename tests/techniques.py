@@ -31,6 +31,8 @@ TECHNIQUES: dict[str, list[dict[str, Any]]] = {
     "attention_patterns": [{}],
     "attribution_patching": [{}, {"site": "mlp_out", "compare": "exact"}],
     "baseline": [{}],
+    "behaviour": [{"steps": 3}, {"steps": 3, "temperature": 0.9, "draws": 2}],
+    "behaviour_steering": [{"steps": 3, "coefficients": [2.0, 9.0], "control_draws": 2}],
     "causal_tracing": [{**SUBJECT, "draws": 2}, {**SUBJECT, "site": "mlp_out", "window": 2}],
     "direct_logit_attribution": [{}],
     "direction_ablation": [{**DIRECTION, "control_draws": 2}],

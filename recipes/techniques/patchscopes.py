@@ -123,12 +123,12 @@ def patchscopes(
 
 def text_edit(states: torch.Tensor, target: int, place: int, into: int | None) -> Any:
     """The edit that gives row 1 + l the state of layer l, [layer, d_model], if `target` is its."""
-    rows = torch.arange(len(states) + 1)
-    mine = (rows == target + 1) if into is None else (rows > 0)
 
-    def put(stream: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        new = torch.cat([states[:1], states])[:, None].to(stream.device, stream.dtype)
-        here = mine[:, None, None] & (places == place)[:, None]
+    def put(stream: torch.Tensor, places: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        own = (rows - 1).clamp(min=0).to(states.device)
+        new = states[own][:, None].to(stream.device, stream.dtype)
+        mine = (rows == target + 1) if into is None else (rows > 0)
+        here = (mine[:, None] & (places == place))[:, :, None]
         return torch.where(here.to(stream.device), new, stream)
 
     return put

@@ -263,11 +263,13 @@ def continued(
     lm: Any, pair: Pair, added: Any, multiples: Any, *, layer: int, first: int, steps: int
 ) -> torch.Tensor:
     """Continuations of the corrupt prompt without and with the vector, [1 + multiple, step]."""
-    rows = torch.cat([torch.zeros(1), multiples]).to(added)[:, None, None] * added
+    changes = torch.cat([torch.zeros(1), multiples]).to(added)[:, None, None] * added
 
-    def add(stream: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        here = rows[:, places.clamp(max=rows.shape[1] - 1).to(rows.device)]
+    def add(stream: torch.Tensor, places: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Add to each row its multiple, at each place that of the place."""
+        known = places.clamp(max=changes.shape[1] - 1)
+        here = changes[rows[:, None].to(changes.device), known.to(changes.device)]
         return stream + here.to(stream.device, stream.dtype)
 
     ids = pair.corrupt.ids[: pair.corrupt.own]
-    return generate(lm, [ids] * len(rows), steps, {layer: add}, first)
+    return generate(lm, [ids] * len(changes), steps, {layer: add}, first)

@@ -313,7 +313,8 @@ class DetachedBackend(Backend):
     ) -> Iterator[Outputs]:
         """What each call returned, checked against the recipe's declaration."""
         recipe, draft = f"job {entry.id[:8]}: recipe {entry.recipe!r}", entry.draft
-        outputs = outputs_from_json(draft["recipe"]["returns"])
+        declared = outputs_from_json(draft["recipe"]["returns"])
+        outputs = {name: output for name, output in declared.items() if not output.judges}
         once = draft["recipe"]["over"] not in ("prompt", "pair")
         examples = len(draft["parts"]) if once else None
         for returned in calls:

@@ -108,7 +108,7 @@ def expected_outputs(model: LoadedModel, work: Work, budget: float = BUDGET_S) -
         if isinstance(found, str):
             return Expected(None, None, found)
         outputs.append(found)
-    if any(not kind_of_output(output).sized for output in work.card.returns.values()):
+    if any(not kind_of_output(output).sized for output in work.card.returned.values()):
         return Expected(None, None, "it returns texts of any length")
     size = sum(
         math.prod(shape) * np.dtype(dtype).itemsize
@@ -207,8 +207,8 @@ def _store(key: Any, like: str, outcome: Shapes | str) -> None:
 
 def _call_shapes(model: LoadedModel, work: Work, call: Any, deadline: float) -> Shapes | str:
     """Shapes of one call's outputs, texts excluded; or why they are unknown."""
-    sized = {k: o for k, o in work.card.returns.items() if kind_of_output(o).sized}
-    free = work.card.returns.keys() - sized.keys()
+    sized = {k: o for k, o in work.card.returned.items() if kind_of_output(o).sized}
+    free = work.card.returned.keys() - sized.keys()
     try:
         mode = FastFakeMode(deadline)
         with silence_torch_logs(), fake_weights(model.lm._module, mode), contained():

@@ -76,7 +76,7 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
     print(sanitize(f"{phenomenon.name}: {phenomenon.title}\n{phenomenon.description.strip()}"))
     for head, text in (
         ("source", phenomenon.source),
-        ("templates", f"{', '.join(phenomenon.templates)}   metric: {phenomenon.metric}"),
+        ("templates", f"{', '.join(phenomenon.templates)}   {_asks_for(phenomenon)}"),
         ("labels", ", ".join([*labels, "end"])),
         ("prompts of unequal length", phenomenon.align and f"aligned by {phenomenon.align}"),
         ("baseline", _baseline(phenomenon.baseline)),
@@ -84,11 +84,25 @@ def show(name: str, size: int | None, seed: int | None, as_json: bool) -> None:
         if text:
             print(f"{head}: {sanitize(text)}")
     for number, example in enumerate(prompts.examples, 1):
-        print(f"\n{number:3} clean    {line(example.clean)} →{line('|'.join(example.answers))}")
-        print(f"    corrupt  {line(example.corrupt or '')} →{line('|'.join(example.wrongs))}")
+        side = "prompt" if example.corrupt is None else "clean"
+        answers, wrongs = (
+            f" →{line('|'.join(texts))}" if texts else ""
+            for texts in (example.answers, example.wrongs)
+        )
+        print(f"\n{number:3} {side:8} {line(example.clean)}{answers}")
+        if example.corrupt is not None:
+            print(f"    corrupt  {line(example.corrupt)}{wrongs}")
         if phenomenon.label:
             print(f"    label    {line(example.label)}")
-    say(f"\nnext: remote-mi run activation_patching --phenomenon {name}")
+    recipe = "activation_patching" if phenomenon.behaviour is None else "behaviour"
+    say(f"\nnext: remote-mi run {recipe} --phenomenon {name}")
+
+
+def _asks_for(phenomenon: phenomenon_files.Phenomenon) -> str:
+    """Its metric, or the behaviour that it asks for."""
+    if phenomenon.behaviour is None:
+        return f"metric: {phenomenon.metric}"
+    return f"behaviour: {phenomenon.behaviour}"
 
 
 def _baseline(stated: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from remote_mi.interventions.edited_runs import edited
     from remote_mi.interventions.encoder_decoder import model_inputs
     from remote_mi.interventions.forward import by_layer, changes, end_logits, run, stack
-    from remote_mi.interventions.generation import generate
+    from remote_mi.interventions.generation import generate, row_seeds
     from remote_mi.interventions.means import mean_activations
     from remote_mi.interventions.measures import choice_log_probs, measure
     from remote_mi.interventions.memory import rows_that_fit
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         unembed,
         unembed_each,
     )
+    from remote_mi.interventions.rows import prompt_losses, yes_probs
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
     from remote_mi.interventions.together import replace_sets, sets_of_parts
@@ -70,7 +71,7 @@ _HOMES = {
     "edited_runs": ["edited"],
     "encoder_decoder": ["model_inputs"],
     "forward": ["by_layer", "changes", "end_logits", "run", "stack"],
-    "generation": ["generate"],
+    "generation": ["generate", "row_seeds"],
     "means": ["mean_activations"],
     "measures": ["choice_log_probs", "measure"],
     "memory": ["rows_that_fit"],
@@ -87,6 +88,7 @@ _HOMES = {
         "unembed",
         "unembed_each",
     ],
+    "rows": ["prompt_losses", "yes_probs"],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "together": ["replace_sets", "sets_of_parts"],
@@ -124,6 +126,7 @@ __all__ = [
     "measure",
     "model_inputs",
     "predictions",
+    "prompt_losses",
     "random_like",
     "random_scores",
     "rank_of",
@@ -131,6 +134,7 @@ __all__ = [
     "receive",
     "receivers",
     "replace_sets",
+    "row_seeds",
     "rows_that_fit",
     "run",
     "send",
@@ -141,6 +145,7 @@ __all__ = [
     "top_tokens",
     "unembed",
     "unembed_each",
+    "yes_probs",
 ]
 
 

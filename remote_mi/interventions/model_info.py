@@ -171,3 +171,15 @@ def reuses_prefix(lm: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     sliding = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else 0
     return kinds == {"full_attention"} and not sliding
+
+
+def hides_padding(lm: Any) -> bool:
+    """Whether padding before a text can be hidden from it by an attention mask, exactly.
+
+    It can where every layer attends, to all or to the last positions. A state space or a
+    convolution would run through the padding.
+    """
+    if not is_causal(lm) or not all(fact(layer, "heads", 0) for layer in lm.layers):
+        return False
+    kinds = set(getattr(text_config(lm), "layer_types", None) or ["full_attention"])
+    return kinds <= {"full_attention", "sliding_attention"}

@@ -29,6 +29,8 @@ class Prompt:
             prompt that corresponds to it, None where there is none. Else None: positions of equal
             number correspond.
         place: set while calls share passes; see `shared_passes`.
+        question: asked about the generated text, as token ids: "before" and "after" the text, and
+            the tokens of "yes" and of "no"; {} for none.
     """
 
     place: Any = None
@@ -52,6 +54,7 @@ class Prompt:
         self.spans = {label: (position, position) for label, position in positions.items()}
         self.spans.update(spans or {})
         self.matches: list[int | None] | None = None
+        self.question: dict[str, list[int]] = {}
 
     @property
     def matched(self) -> list[int]:
@@ -128,7 +131,7 @@ class Pair:
 
     Attributes:
         clean, corrupt: the two prompts; see `Prompt.matches` on how their positions correspond.
-        answer: id of the clean prompt's right answer.
+        answer: id of the clean prompt's right answer; −1 in a pair that asks for a behaviour.
         wrong: id of the wrong answer, the one the corrupt prompt leads to.
         answers, wrongs: ids of all right and all wrong answers; `answer` and `wrong` come first.
             Of answers of several tokens they are the first ones in which right and wrong differ,
@@ -168,8 +171,8 @@ class Pair:
         self.clean, self.corrupt = _matched(clean, corrupt, matches)
         self.answers = answer if isinstance(answer, list) else [answer]
         self.wrongs = wrong if isinstance(wrong, list) else [wrong]
-        self.answer = self.answers[0]
-        self.wrong = self.wrongs[0]
+        self.answer = self.answers[0] if self.answers else -1
+        self.wrong = self.wrongs[0] if self.wrongs else -1
         self.choices = choices or [[token] for token in (*self.answers, *self.wrongs)]
         self.positions = clean.positions
         self.end = clean.end

@@ -70,7 +70,7 @@ def add_analysis(draft: Draft, parts: Sequence[Part], assembled: Assembled) -> N
         shape = assembled.arrays[name].shape
         dims = [dim for dim in output.dims if dim != DRAW]
         assembled.axes[name] = {
-            dim: coordinates(dim, size, parameters, None)
+            dim: _names(draft, returned, dim, size) or coordinates(dim, size, parameters, None)
             for dim, size in zip(dims, shape, strict=True)
         }
     for name, control in card.controls.items():
@@ -94,6 +94,23 @@ def kept_numbers(draft: Draft) -> dict[str, np.ndarray]:
             )
         found[name] = artifact.array
     return found
+
+
+def _names(draft: Draft, returned: Mapping[str, Any], dim: str, size: int) -> list[str]:
+    """The coordinates of a dimension that an analysis returned under its name; [] if none.
+
+    Raises:
+        RunFailed: if they are not one text for each index.
+    """
+    names = returned.get(dim, [])
+    if dim in draft.card.summaries or not len(names) or not size:
+        return []
+    if len(names) != size or not all(isinstance(name, str) for name in names):
+        raise RunFailed(
+            f"recipe {draft.card.name!r}: its analysis named {len(names)} indices of {dim!r}, "
+            f"which has {size}"
+        )
+    return list(names)
 
 
 def _test(assembled: Assembled, name: str, control: str, draws: np.ndarray) -> None:
@@ -155,7 +172,8 @@ def average_over_examples(
     """The mean and interval of a summary, if an analysis returned it per example; else {}.
 
     Args:
-        values: [..., example]; if each is 0 or 1, their mean is a share.
+        values: [..., example]; NaN for an example that does not count in a cell. If each is 0 or 1,
+            or the summary is declared as a share, their mean is one.
         clusters: of the examples; None if each is its own.
     """
     array = np.asarray(0.0 if values is None else values, np.float64)
@@ -163,11 +181,20 @@ def average_over_examples(
     if array.ndim != len(dims) + 1 or not array.shape[-1]:
         return {}
     by_example = np.moveaxis(array, -1, 0)
-    share = bool(np.isin(array[np.isfinite(array)], (0, 1)).all())
-    found = (share_interval if share else mean_interval)(by_example, clusters)
+    share = output.kind == "share" or bool(np.isin(array[np.isfinite(array)], (0, 1)).all())
+    interval = share_interval if share else mean_interval
+    found = interval(by_example, clusters)
     if found.clusters < 2:
         return {name: found.value}
-    return {name: found.value, f"{name}:low": found.low, f"{name}:high": found.high}
+    ends = [found.value, found.low, found.high]
+    missing = np.isnan(by_example)
+    for cell in np.argwhere(np.asarray(missing.any(0) & ~missing.all(0))).tolist():
+        counted = ~missing[(slice(None), *cell)]
+        own = None if clusters is None else np.asarray(clusters)[counted].tolist()
+        one = interval(by_example[(counted, *cell)], own)
+        for array, value in zip(ends, (one.value, one.low, one.high), strict=True):
+            array[cell] = value
+    return {name: ends[0], f"{name}:low": ends[1], f"{name}:high": ends[2]}
 
 
 def _unpack(card: Card, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from remote_mi.common.annotated_types import argument_problem, shown
 from remote_mi.common.errors import UsageError, first_line
 from remote_mi.common.paths import project_folder
 from remote_mi.jobs.artifacts import take_artifacts
+from remote_mi.jobs.behaviour_prompts import with_behaviours
 from remote_mi.jobs.early_checks import check_own_metrics
 from remote_mi.jobs.job import Job, Memo
 from remote_mi.models import in_hand
@@ -250,6 +251,7 @@ def job_on(
         )
     if card.takes_pairs:
         prompts = _only_pairs(card, prompts, drop_invalid)
+    prompts = with_behaviours(card, prompts)
     names = {p.name for p in card.parameters}
     given = dict(parameters)
     if prompts.metric is not None and "metric" in names:

@@ -259,5 +259,6 @@ def _part(tokenized: Tokenized, index: int, example: Example) -> dict[str, Any]:
         "labels": dict(tokenized.labels[index]),
         "label": example.label,
         "group": example.group,
+        "behaviour": example.behaviour and example.behaviour.to_json(),
         "text": {name: getattr(example, name) for name in (*PROMPT_TEXTS, "template")},
     }

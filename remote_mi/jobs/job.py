@@ -15,6 +15,7 @@ from remote_mi.common.paths import cache_root
 from remote_mi.common.text import counted
 from remote_mi.common.text_files import python_in_utf8
 from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.behaviours import JUDGES
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.prompts.parameter import as_given, texts_of
 from remote_mi.recipes.card import Card
@@ -189,6 +190,9 @@ class Job:
         members.update(prompts=prompts["prompts"], templates=prompts["templates"])
         if self.card.analysis or self.statistics > 1:  # groups are clusters
             members["classes"] = prompts["classes"]
+        if self.card.judges:  # texts are judged when they are there: no part of the raw outputs
+            members["behaviours"] = prompts["behaviours"]
+            members["judges"] = canonical_json(JUDGES)
         if self.prompts.left_out:  # the result says so
             members["left_out"] = canonical_json(self.prompts.left_out)
         return digest_members(members)
@@ -273,7 +277,11 @@ class Job:
                 "origin": self.prompts.origin,
                 **self.prompts.details,
                 "examples": [
-                    {**e.to_json(), "template": e.template, "label": e.label, "group": e.group}
+                    {
+                        **e.to_json(),
+                        **{"template": e.template, "label": e.label, "group": e.group},
+                        **({"behaviour": e.behaviour.to_json()} if e.behaviour else {}),
+                    }
                     for e in self.prompts.examples
                 ],
             },

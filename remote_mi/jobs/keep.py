@@ -15,6 +15,7 @@ from remote_mi.common.errors import Mismatch, RemoteMIError, StoreError
 from remote_mi.common.paths import cache_root
 from remote_mi.common.progress import Watch
 from remote_mi.models.spec import ModelSpec
+from remote_mi.prompts.behaviours import parse_behaviour
 from remote_mi.prompts.token_text import TokenTexts
 from remote_mi.recipes.card import Card
 from remote_mi.recipes.figures import Text
@@ -47,6 +48,12 @@ def clusters_of(parts: Sequence[Mapping[str, Any]]) -> list[int]:
                 if one != other:
                     clusters = [min(one, other) if c in (one, other) else c for c in clusters]
     return clusters
+
+
+def _asked(kept: Mapping[str, Any]) -> dict[str, str]:
+    """The behaviour that a prompt asks for, in words; {} for none."""
+    asked = kept.get("behaviour")
+    return {"behaviour": str(parse_behaviour(asked))} if asked else {}
 
 
 def cached_outputs(
@@ -107,13 +114,17 @@ class Finisher:
         self.watch.stage("putting the results together")
         raw = self._raw_outputs()
         parts, of_set = self._parts(raw)
+        notes = self._judge(parts) if draft.card.judges else []
         assembled = assemble(
             draft.card, parts, of_set, draft.parameters, draft.empty_layers, draft.own_metric
         )
+        assembled.notes += notes
         add_analysis(draft, parts, assembled)
         document = {
             "parts": [
-                {name: p[name] for name in ("tokens", "labels", "alone") if name in p} | p["text"]
+                {name: p[name] for name in ("tokens", "labels", "alone") if name in p}
+                | p["text"]
+                | _asked(p)
                 for p in draft.parts
             ],
             **assembled.document,
@@ -191,7 +202,11 @@ class Finisher:
         clusters = clusters_of(self.draft.parts)
         for index, kept in enumerate(self.draft.parts):
             if once:
-                each = [name for name, output in returns.items() if output.of == "example"]
+                each = [
+                    n
+                    for n, output in returns.items()
+                    if output.of == "example" and not output.judges
+                ]
                 arrays = {name: raw[0][f"{name}@{index}"] for name in each}
             else:
                 arrays = raw[index]
@@ -200,6 +215,26 @@ class Finisher:
             parts.append(Part(arrays, *shown, str(clusters[index]), alone))
         of_set = [name for name, output in returns.items() if output.of == "set"]
         return parts, {name: raw[0][name] for name in of_set}
+
+    def _judge(self, parts: list[Part]) -> list[str]:
+        """Add the judged outputs to those of each example; returns notes on them."""
+        from remote_mi.jobs.judging import judged_outputs, judging_notes
+
+        card, decode = self.draft.card, TokenTexts(self._tokenizer()).plain_text
+        asked = [kept.get("behaviour") for kept in self.draft.parts]
+        behaviours = [parse_behaviour(one) if one else None for one in asked]
+        for index, (part, behaviour) in enumerate(zip(parts, behaviours, strict=True)):
+            judged = judged_outputs(card, part.arrays, behaviour, decode, index)
+            part.arrays = {**part.arrays, **judged}
+        return judging_notes(card, [part.arrays for part in parts], behaviours, decode)
+
+    def _tokenizer(self) -> Any:
+        """The model's tokenizer, loaded on demand."""
+        if self.tokenizer is None:
+            from remote_mi.models.load import load_tokenizer
+
+            self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
+        return self.tokenizer
 
     def _texts(self, raw: list[Mapping[str, np.ndarray]]) -> dict[str, dict[str, str]]:
         """The text of every token id in the outputs, and of the passages that figures show."""
@@ -218,11 +253,7 @@ class Finisher:
                     passages |= {tuple(i for i in row if i >= 0) for row in rows}
         if not ids:
             return {"vocabulary": {}, "texts": {}}
-        if self.tokenizer is None:
-            from remote_mi.models.load import load_tokenizer
-
-            self.tokenizer = load_tokenizer(ModelSpec(**self.draft.model), self.watch)
-        texts = TokenTexts(self.tokenizer)
+        texts = TokenTexts(self._tokenizer())
         return {
             "vocabulary": {str(i): texts.token(i) for i in sorted(ids)},
             "texts": {passage_key(row): texts.text(row) for row in sorted(passages)},

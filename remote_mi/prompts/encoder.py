@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from remote_mi.common.errors import UsageError
@@ -21,6 +22,7 @@ from remote_mi.prompts.masked import (
     token_at_mask,
 )
 from remote_mi.prompts.messages import Turn
+from remote_mi.prompts.questions import question_tokens
 from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos, notes_of_spelled
 from remote_mi.prompts.token_text import TokenTexts
 
@@ -119,7 +121,8 @@ class PromptEncoder:
             )
         return [*notes, *self.warnings]
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text, with what the tokenizer adds before it."""
         return self._tokens(text)[0]
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
@@ -205,7 +208,7 @@ class PromptEncoder:
         if not answer:
             raise DoesNotFit(f"the {role} is empty")
         if self.masked:
-            tokens = [token_at_mask(self.tokenizer, self._ids, prompt.text, answer, role)]
+            tokens = [token_at_mask(self.tokenizer, self.ids, prompt.text, answer, role)]
         elif self.decoded:
             tokens = [first_of_answer(self.tokenizer, answer, role)]
         else:
@@ -229,7 +232,7 @@ class PromptEncoder:
 
     def _next_tokens(self, prompt: EncodedPrompt, answer: str, role: str) -> list[int]:
         """The tokens that follow the prompt when the answer is appended to it."""
-        longer, ids = self._ids(prompt.text + answer), prompt.ids
+        longer, ids = self.ids(prompt.text + answer), prompt.ids
         stop = len(longer) - self.kept_at_end
         before = ids[: len(ids) - self.kept_at_end]
         if longer[: len(before)] != before:
@@ -260,7 +263,9 @@ class PromptEncoder:
         found = self._encode(example.clean, role, example.turns, example.thinking)
         target = None if example.answer is None else self._target(found, example)
         labels, spans = self._positions(found, example.labels)
-        return Prompt(found.ids, labels, target, spans), [self.text(t) for t in found.ids], labels
+        prompt = Prompt(found.ids, labels, target, spans)
+        prompt.question = question_tokens(example, self.tokenizer, self.template, self.ids)
+        return prompt, [self.text(t) for t in found.ids], labels
 
     def _target(self, prompt: EncodedPrompt, example: Example) -> int:
         """The one token that is followed in a prompt without a counterpart."""
@@ -277,6 +282,8 @@ class PromptEncoder:
         return tokens[0]
 
     def pair(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
+        if example.corrupt is not None and example.behaviour is not None:
+            return self._pair_without_answers(example)
         if example.corrupt is None or example.answer is None or example.wrong is None:
             raise DoesNotFit("a pair with clean, corrupt, answer and wrong is needed")
         thinking = example.thinking
@@ -360,6 +367,22 @@ class PromptEncoder:
             f"{self.text(other[where])!r}"
             + (f": {self.why_equal}" if self.why_equal else "; they can be aligned: --align ends")
         )
+
+    def _pair_without_answers(self, example: Example) -> tuple[Pair, list[str], dict[str, int]]:
+        """A pair whose prompts ask for a behaviour; they may differ in length."""
+        other = replace(
+            example,
+            clean=example.corrupt or "",
+            turns=example.corrupt_turns,
+            labels=example.corrupt_labels,
+        )
+        clean, texts, labels = self.prompt(example)
+        corrupt, _, _ = self.prompt(other)
+        if clean.ids == corrupt.ids:
+            raise DoesNotFit("the clean and the corrupt prompt are identical")
+        apart = len(clean.ids) != len(corrupt.ids)
+        matches: list[int | None] | None = [None] * len(clean.ids) if apart else None
+        return Pair(clean, corrupt, [], [], matches=matches), texts, labels
 
     def _choices(
         self, prompt: EncodedPrompt, example: Example

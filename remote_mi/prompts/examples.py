@@ -21,6 +21,7 @@ from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import encoding_problem
 from remote_mi.prompts.alignment import ALIGN
+from remote_mi.prompts.behaviours import Behaviour, parse_behaviour
 from remote_mi.prompts.messages import (
     Turn,
     conversation_text,
@@ -51,12 +52,15 @@ FIELDS = (
     "label",
     "group",
     "thinking",
+    "behaviour",
 )
 _LISTS = {"answers": "answer", "wrongs": "wrong"}
 #: Fields that may be token ids instead: a list of them, or one.
 _PROMPTS = ("prompt", "clean", "corrupt")
 _ANSWERS = ("target", "answer", "wrong")
 _NAMES = ("label", "group")
+_ANY = ("thinking", "behaviour")
+_PAIR = ("clean", "corrupt", "answer", "wrong")
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Example:
         thinking: switches the template's thinking on or off; None leaves it as the template has it.
         align: how positions of prompts of unequal length correspond: one of `ALIGN`; "" if they do
             not, and such a pair is refused. Prompts of equal length correspond by number.
+        behaviour: asked of the generated continuation, in place of answers; None for none.
     """
 
     clean: str
@@ -97,6 +102,7 @@ class Example:
     corrupt_turns: tuple[Turn, ...] = ()
     thinking: bool | None = None
     align: str = ""
+    behaviour: Behaviour | None = None
 
     def __post_init__(self) -> None:
         for several, one in _LISTS.items():
@@ -115,6 +121,7 @@ class Example:
         several = {
             name: list(getattr(self, name)) for name in _LISTS if len(getattr(self, name)) > 1
         }
+        question = self.behaviour and self.behaviour.question
         return {
             "clean": self.clean,
             "corrupt": self.corrupt,
@@ -134,6 +141,7 @@ class Example:
             },
             **({} if self.thinking is None else {"thinking": self.thinking}),
             **({"align": self.align} if self.align else {}),
+            **({"question": question} if question else {}),
         }
 
 
@@ -178,6 +186,9 @@ class PromptSet:
             "prompts": canonical_json(self.examples_json),
             "templates": canonical_json([e.template for e in self.examples]),
             "classes": canonical_json([[e.label, e.group] for e in self.examples]),
+            "behaviours": canonical_json(
+                [e.behaviour and e.behaviour.to_json() for e in self.examples]
+            ),
         }
 
 
@@ -192,7 +203,9 @@ def parse_example(data: Any) -> Example:
     data, has_ids = _without_ids(data)
     values = {str(name): _parse_field(name, value) for name, value in data.items()}
     named: dict[str, Any] = {"ids": has_ids}
-    named |= {n: values[n] for n in ("template", *_NAMES, "thinking") if n in values}
+    named |= {n: values[n] for n in ("template", *_NAMES, *_ANY) if n in values}
+    if "behaviour" in values:
+        _check_no_answers(values)
     if "messages" in values:
         if "prompt" in values:
             raise UsageError("give either 'prompt' or 'messages', not both")
@@ -216,17 +229,23 @@ def _parse_pair(values: Mapping[str, Any], named: Mapping[str, Any]) -> Example:
     for several, one in _LISTS.items():
         if several in values and one in values:
             raise UsageError(f"give either {one!r} or {several!r}, not both")
-    for name in ("clean", "corrupt", "answer", "wrong"):
+    needed = _PAIR[:2] if "behaviour" in values else _PAIR
+    for name in needed:
         if name not in values and f"{name}s" not in values:
-            raise UsageError(f"a pair needs {name!r}", "give clean, corrupt, answer and wrong")
+            raise UsageError(
+                f"a pair needs {name!r}",
+                "give clean, corrupt, answer and wrong, or clean, corrupt and behaviour",
+            )
     clean, turns = _require_prompt(values, "clean")
     corrupt, corrupt_turns = _require_prompt(values, "corrupt")
     if bool(turns) != bool(corrupt_turns):
         raise UsageError("one of 'clean' and 'corrupt' is a text and the other has messages")
-    answers, wrongs = (
-        values[several] if several in values else (_require_text(values, one),)
-        for several, one in _LISTS.items()
-    )
+    answers, wrongs = ((), ())
+    if "behaviour" not in values:
+        answers, wrongs = (
+            values[several] if several in values else (_require_text(values, one),)
+            for several, one in _LISTS.items()
+        )
     wanted = values.get("labels", {})
     in_corrupt = {
         name: words
@@ -245,6 +264,16 @@ def _parse_pair(values: Mapping[str, Any], named: Mapping[str, Any]) -> Example:
         align=values.get("align", ""),
         **named,
     )
+
+
+def _check_no_answers(values: Mapping[str, Any]) -> None:
+    """Refuse an answer beside a behaviour."""
+    for name in ("target", *_LISTS, *_LISTS.values()):
+        if name in values:
+            raise UsageError(
+                f"give either {name!r} or 'behaviour', not both",
+                "a behaviour is asked of the continuation, an answer of the next tokens",
+            )
 
 
 def _without_ids(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -323,6 +352,8 @@ def _parse_field(name: Any, value: Any) -> Any:
         return parse_align(value)
     if name == "thinking":
         return _parse_switch(value)
+    if name == "behaviour":
+        return parse_behaviour(value)
     if name in _NAMES and isinstance(value, int):
         return str(value)  # classes and groups are often numbered
     if not isinstance(value, str):

@@ -14,6 +14,7 @@ from typing import Any
 from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import NotFound, UsageError, nearest
 from remote_mi.common.text import counted
+from remote_mi.prompts.behaviours import parse_behaviour
 from remote_mi.prompts.choice import PromptChoice
 from remote_mi.prompts.examples import Example, PromptSet
 
@@ -145,6 +146,8 @@ def example_from_json(data: Mapping[str, Any]) -> Example:
     for name in ("answers", "wrongs"):
         if name in values:
             values[name] = tuple(values[name])
+    if values.get("behaviour"):
+        values["behaviour"] = parse_behaviour(values["behaviour"])
     for name in ("labels", "corrupt_labels"):
         if name in values:
             values[name] = {k: (int(v[0]), int(v[1])) for k, v in values[name].items()}

@@ -12,6 +12,9 @@ A phenomenon is a YAML file (see docs/phenomena.md):
     answer: " {io}"
     wrong:  " {s}"
 
+In place of `answer` and `wrong`, `behaviour` may ask something of the generated continuation
+(`remote_mi.prompts.behaviours`); a template is then a `prompt`, or `clean` and `corrupt`.
+
 `{slot}` is replaced by the entry that was drawn, `{slot.field}` by one of its fields, and
 `{slot:label}` also names the position of its last token. A field that is a list gives several
 answers. Prompts are made as text, without a tokenizer; `remote_mi.prompts.tokens` checks them
@@ -22,8 +25,9 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from typing import Any
 from remote_mi.common.errors import UsageError, not_found
 from remote_mi.common.named_files import find_file, named_files
 from remote_mi.common.text import short_number
+from remote_mi.prompts.behaviours import Behaviour, parse_behaviour
 from remote_mi.prompts.examples import MOST_PAIRS, SLOT, Example, PromptSet
 from remote_mi.prompts.messages import Turn, conversation_text
 from remote_mi.prompts.phenomenon_file import OPTIONAL as _OPTIONAL
@@ -48,9 +53,10 @@ class Phenomenon:
     lists: Mapping[str, Sequence[Any]]
     draw: Mapping[str, str]
     templates: Mapping[str, Mapping[str, Any]]
-    answer: str
-    wrong: str
     path: Path
+    answer: str = ""
+    wrong: str = ""
+    behaviour: Behaviour | None = None
     description: str = ""
     order: str = "random"
     metric: str = "logit_diff"
@@ -96,7 +102,8 @@ class Phenomenon:
             draws = self._random_draws(size, seed)
             examples = [self._example(names[i % len(names)], d) for i, d in enumerate(draws)]
         details = {"seed": seed, "size": size, "template": template, "source": self.source}
-        return PromptSet(tuple(examples), self.name, details, self.metric)
+        metric = self.metric if self.behaviour is None else None
+        return PromptSet(tuple(examples), self.name, details, metric)
 
     def _random_draws(self, size: int, seed: int) -> list[dict[str, Any]]:
         generator = random.Random(f"{self.name}/{seed}")
@@ -137,22 +144,25 @@ class Phenomenon:
 
     def _example(self, template: str, drawn: Mapping[str, Any]) -> Example:
         texts = self.templates[template]
-        clean, labels, turns = _fill_prompt(texts["clean"], drawn)
-        corrupt, corrupt_labels, corrupt_turns = _fill_prompt(texts["corrupt"], drawn)
+        clean, labels, turns = _fill_prompt(texts.get("clean") or texts["prompt"], drawn)
+        corrupt, corrupt_labels, corrupt_turns = _fill_prompt(texts.get("corrupt", ""), drawn)
+        behaviour = self.behaviour
         return Example(
             clean,
-            corrupt,
+            corrupt or None,
             labels=labels,
             corrupt_labels=corrupt_labels,
             template=template,
-            answers=_fill_answers(self.answer, drawn),
-            wrongs=_fill_answers(self.wrong, drawn),
+            answers=() if behaviour else _fill_answers(self.answer, drawn),
+            wrongs=() if behaviour else _fill_answers(self.wrong, drawn),
             label=_fill(self.label, drawn)[0],
             group=_fill(self.group, drawn)[0],
             turns=turns,
             corrupt_turns=corrupt_turns,
             thinking=self.thinking,
             align=self.align,
+            behaviour=behaviour
+            and behaviour.filled(lambda text, escape: _fill_known(text, drawn, escape)),
         )
 
 
@@ -185,6 +195,15 @@ def _fill_prompt(
     return text, labels, turns
 
 
+def _fill_known(text: str, drawn: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+    """A text of a behaviour with the slots filled that are drawn; others are its own braces."""
+
+    def put(match: re.Match[str]) -> str:
+        return escape(_fill(match[0], drawn)[0]) if match[1] in drawn else match[0]
+
+    return SLOT.sub(put, text)
+
+
 def _fill(template: str, drawn: Mapping[str, Any]) -> tuple[str, dict[str, tuple[int, int]]]:
     """A template with its slots filled, and the span of every label in characters."""
     text = ""
@@ -207,7 +226,10 @@ def load(path: Path) -> Phenomenon:
         UsageError: naming the file, the line and the problem.
     """
     data = read(path)
-    return Phenomenon(**{k: data[k] for k in (*_REQUIRED, *_OPTIONAL) if k in data}, path=path)
+    given = {key: data[key] for key in (*_REQUIRED, *_OPTIONAL) if key in data}
+    if "behaviour" in given:
+        given["behaviour"] = parse_behaviour(given["behaviour"])
+    return Phenomenon(**given, path=path)
 
 
 def phenomenon_files(project: Path) -> dict[str, Path]:

@@ -11,8 +11,12 @@ from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import METRICS
+from remote_mi.prompts.behaviours import parse_behaviour
 from remote_mi.prompts.examples import MOST_PAIRS, SLOT, parse_align
 from remote_mi.prompts.messages import parse_messages
+
+#: What a phenomenon has in place of a behaviour.
+ANSWERS = ("answer", "wrong")
 
 
 def _check_text(value: Any, info: ValidationInfo) -> Any:
@@ -92,6 +96,14 @@ def _check_align(value: Any) -> Any:
         raise field_error(error.message, error.hint or "") from None
 
 
+def _check_behaviour(value: Any) -> Any:
+    try:
+        parse_behaviour(value)
+    except UsageError as error:
+        raise field_error(error.message, error.hint or "") from None
+    return value
+
+
 _Text = Annotated[Any, BeforeValidator(_check_text)]
 _Mapping = Annotated[Any, BeforeValidator(_check_mapping)]
 
@@ -107,8 +119,9 @@ class PhenomenonFile(BaseModel):
     lists: Annotated[Any, BeforeValidator(_check_lists)]
     draw: _Mapping
     templates: _Mapping
-    answer: _Text
-    wrong: _Text
+    answer: _Text = None
+    wrong: _Text = None
+    behaviour: Annotated[Any, BeforeValidator(_check_behaviour)] = None
     description: _Text = None
     order: Annotated[Any, BeforeValidator(_check_order)] = None
     metric: Annotated[Any, BeforeValidator(_check_metric)] = None
@@ -122,24 +135,14 @@ class PhenomenonFile(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> PhenomenonFile:
+        self._check_answers()
         self._check_draw()
         for name, texts in self.templates.items():
-            where = ("templates", name)
-            if not isinstance(texts, dict) or set(texts) != {"clean", "corrupt"}:
-                message = f"template {name!r} must have exactly 'clean' and 'corrupt'"
-                raise field_error(message, "", *where)
-            for part, text in texts.items():
-                if isinstance(text, list):
-                    self._check_messages((*where, part), text)
-                else:
-                    self._check_slots((*where, part), text)
-            if len({isinstance(text, list) for text in texts.values()}) > 1:
-                message = f"template {name!r}: one of its prompts is a text, the other has messages"
-                raise field_error(message, "", *where)
-            if self.align == "labels":
-                self._check_labels(where, texts)
+            self._check_template(name, texts)
+        if len({len(texts) for texts in self.templates.values()}) > 1:
+            raise field_error("some templates are a prompt, others a pair", "", "templates")
         if self.thinking is not None and not any(
-            isinstance(texts["clean"], list) for texts in self.templates.values()
+            isinstance(text, list) for texts in self.templates.values() for text in texts.values()
         ):
             raise field_error("'thinking' belongs to messages, and no template has them")
         for key in ("answer", "wrong", "label", "group"):
@@ -158,6 +161,38 @@ class PhenomenonFile(BaseModel):
                 "{slot:label} or {slot.field:label} names one",
                 *where,
             )
+
+    def _check_answers(self) -> None:
+        """Check that there are answers, or a behaviour in their place."""
+        given = [key for key in (*ANSWERS, "metric") if key in self.model_fields_set]
+        if self.behaviour is not None and given:
+            raise field_error(
+                f"give either {given[0]!r} or 'behaviour', not both",
+                "a behaviour is asked of the continuation, an answer of the next tokens",
+                given[0],
+            )
+        for key in ANSWERS if self.behaviour is None else ():
+            if key not in given:
+                raise field_error(f"the key {key!r} is missing", "or ask for a 'behaviour'")
+
+    def _check_template(self, name: str, texts: Any) -> None:
+        """Check the prompts of a template: a pair, or for a behaviour also a single one."""
+        where = ("templates", name)
+        forms = [{"clean", "corrupt"}, *([{"prompt"}] if self.behaviour is not None else [])]
+        if not isinstance(texts, dict) or set(texts) not in forms:
+            message = f"template {name!r} must have exactly 'clean' and 'corrupt'"
+            message += ", or 'prompt'" if len(forms) > 1 else ""
+            raise field_error(message, "", *where)
+        for part, text in texts.items():
+            if isinstance(text, list):
+                self._check_messages((*where, part), text)
+            else:
+                self._check_slots((*where, part), text)
+        if len({isinstance(text, list) for text in texts.values()}) > 1:
+            message = f"template {name!r}: one of its prompts is a text, the other has messages"
+            raise field_error(message, "", *where)
+        if self.align == "labels" and set(texts) == {"clean", "corrupt"}:
+            self._check_labels(where, texts)
 
     def _check_draw(self) -> None:
         for slot, name in self.draw.items():

@@ -8,8 +8,12 @@ from typing import Any
 from remote_mi.common.paths import builtin_folder
 from remote_mi.common.yaml_file import file_error, model_problems, read_with_positions
 
-REQUIRED = ("name", "title", "source", "lists", "draw", "templates", "answer", "wrong")
+REQUIRED = ("name", "title", "source", "lists", "draw", "templates")
+#: Both, or else a behaviour.
+ANSWERS = ("answer", "wrong")
 OPTIONAL = (
+    *ANSWERS,
+    "behaviour",
     *("description", "order", "metric", "size", "seed", "label", "group", "baseline"),
     *("thinking", "align"),
 )

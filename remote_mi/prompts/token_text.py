@@ -50,6 +50,10 @@ class TokenTexts:
         ids = list(tokens)
         return self._decode_in_context(ids) if ids else ""
 
+    def plain_text(self, tokens: Sequence[int]) -> str:
+        """As `text`, without special tokens such as the one that ends a text."""
+        return self.text([token for token in tokens if token not in self._special])
+
     def _token_text(self, token: int) -> str:
         piece = self._tokenizer.convert_ids_to_tokens(token) if token < self._size else None
         if piece is None:

@@ -34,7 +34,7 @@ NEEDS = (
     "plain_stream",
 )
 #: Names of the prompt inputs; a recipe's parameter cannot be called one of these.
-INPUTS = ("prompt", "messages", "target", "clean", "corrupt", "answer", "wrong")
+INPUTS = ("prompt", "messages", "target", "clean", "corrupt", "answer", "wrong", "behaviour")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,16 @@ class Card:
     def takes_pairs(self) -> bool:
         """Whether its examples are clean/corrupt pairs."""
         return self.over in ("pair", "pairs")
+
+    @property
+    def returned(self) -> dict[str, Output]:
+        """The outputs that its function returns: all but those that are judged from texts here."""
+        return {name: output for name, output in self.returns.items() if not output.judges}
+
+    @property
+    def judges(self) -> bool:
+        """Whether it judges generated texts by the behaviour that prompts ask for."""
+        return len(self.returned) < len(self.returns)
 
     @property
     def called_once(self) -> bool:

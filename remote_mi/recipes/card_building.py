@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def _parse_outputs(
     if not declaration.get("returns"):
         raise refuse("it declares no outputs", 'add returns={"name": ("layer", "position")}')
     returns = {key: _parse_output(value, over) for key, value in declaration["returns"].items()}
+    _check_judged(returns, refuse)
     controls = dict(declaration.get("controls") or {})
     _add_outputs_of(controls, returns, declaration.get("summaries") or {})
     summaries: dict[str, Ratio | Output] = {}
@@ -141,6 +143,28 @@ def _parse_outputs(
         if figure.output not in returns and figure.output not in summaries:
             raise refuse(f"a figure shows {figure.output!r}, which it does not return")
     return returns, summaries, controls, figures
+
+
+def _check_judged(returns: dict[str, Output], refuse: _Refuse) -> None:
+    """Give judged outputs the dimensions of their texts."""
+    for name, output in list(returns.items()):
+        texts, asked = returns.get(output.judges), returns.get(output.asked)
+        if not output.judges:
+            continue
+        if texts is None or texts.kind != "token" or not texts.dims or texts.of != "example":
+            raise refuse(
+                f"{name!r} judges {output.judges!r}, which is no output of texts of each prompt",
+                'declare them as Tokens("step"), or Tokens("draw", "step")',
+            )
+        if output.asked and (asked is None or asked.dims != ("question", *texts.dims[:-1])):
+            raise refuse(
+                f"{name!r} is answered by {output.asked!r}, whose dimensions are not 'question' and "
+                f"those of {output.judges!r} without its last"
+            )
+        other = returns.get(output.against)
+        if output.against and (other is None or other.kind != "token" or len(other.dims) != 1):
+            raise refuse(f"{name!r} is held against {output.against!r}, which is no single text")
+        returns[name] = replace(output, dims=texts.dims[:-1], of="example")
 
 
 def _add_outputs_of(
@@ -188,8 +212,8 @@ def _parse_output(value: Any, over: str) -> Output:
     if over in ("prompt", "pair"):
         return output
     if over in EXAMPLE and output.dims[:1] == (EXAMPLE[over],):
-        return Output(output.dims[1:], output.kind, "example")
-    return Output(output.dims, output.kind, "set")
+        return replace(output, dims=output.dims[1:], of="example")
+    return replace(output, of="set")
 
 
 def _summary_problem(

@@ -26,7 +26,7 @@ from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.declaration import recipe
 from remote_mi.recipes.figure_files import figure_module
 from remote_mi.recipes.figures import Figure
-from remote_mi.recipes.outputs import Json, Output, Ratio, Share, Texts, Tokens
+from remote_mi.recipes.outputs import Json, Judged, Output, Ratio, Share, Texts, Tokens
 from remote_mi.recipes.parameters import Range
 
 _RECIPE = vars(declaration)
@@ -353,4 +353,4 @@ def _is_declaration(function: Any) -> bool:
     """Whether calling this is a declaration that may be evaluated."""
     if isinstance(function, type) and issubclass(function, Figure):
         return True
-    return function in (Ratio, Range, Output, Share, Tokens, Texts, Json)
+    return function in (Ratio, Range, Output, Share, Tokens, Texts, Json, Judged)

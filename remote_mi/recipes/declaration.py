@@ -22,6 +22,7 @@ from remote_mi.recipes.card import Over as Over
 from remote_mi.recipes.card_building import build_card
 from remote_mi.recipes.figures import Figure
 from remote_mi.recipes.outputs import Json as Json
+from remote_mi.recipes.outputs import Judged as Judged
 from remote_mi.recipes.outputs import Output as Output
 from remote_mi.recipes.outputs import Ratio as Ratio
 from remote_mi.recipes.outputs import Share as Share

@@ -24,11 +24,18 @@ class Output:
             of token ids, "text" and "json" for texts and JSON values
             (`remote_mi.recipes.output_kinds`).
         of: "example" if there is one per prompt or pair, "set" if there is one for all of them.
+        judges: the output of token ids whose texts it judges by the behaviour that the prompts ask
+            for; "" for what the function itself returns.
+        asked: the output with the probability that the model answers "yes" to a prompt's question.
+        against: the output of a text that it is compared with; "" for none.
     """
 
     dims: tuple[str, ...]
     kind: Literal["number", "share", "token", "text", "json"] = "number"
     of: Literal["example", "set"] = "example"
+    judges: str = ""
+    asked: str = ""
+    against: str = ""
 
 
 def Share(*dims: str) -> Output:  # noqa: N802 - reads as a type in the decorator
@@ -49,6 +56,24 @@ def Texts(*dims: str) -> Output:  # noqa: N802 - as above
 def Json(*dims: str) -> Output:  # noqa: N802 - as above
     """An output of JSON values: numbers, texts, None, and lists and dicts of these."""
     return Output(tuple(dims), "json")
+
+
+def Judged(texts: str, asked: str = "", against: str = "") -> Output:  # noqa: N802 - as above
+    """Whether each text shows the behaviour that its prompt asks for: 1 or 0, by remote_mi.
+
+    It is computed on this machine from the texts, so that another behaviour runs no forward pass,
+    and has the dimensions of the texts without that of their tokens.
+
+    Args:
+        texts: the output of token ids, whose last dimension is that of a text.
+        asked: the output with the probability of "yes" after the prompt's question, whose first
+            dimension is "question", of size 1, or 0 if nothing is asked; then those of the result.
+            A text shows a behaviour `yes_no` if it is larger than one half.
+        against: an output of one text of each prompt, e.g. without an intervention: the result is
+            then a difference, 1 − 0, 0 or 0 − 1.
+    """
+    kind = "number" if against else "share"
+    return Output((), kind, judges=texts, asked=asked, against=against)
 
 
 @dataclass(frozen=True)
@@ -112,13 +137,22 @@ def position_problem(
 
 def output_json(output: Output) -> dict[str, Any]:
     """A declared output as JSON."""
-    return {"dims": list(output.dims), "kind": output.kind, "of": output.of}
+    names = {name: getattr(output, name) for name in ("judges", "asked", "against")}
+    judged = names if output.judges else {}
+    return {"dims": list(output.dims), "kind": output.kind, "of": output.of, **judged}
 
 
 def outputs_from_json(data: Mapping[str, Any]) -> dict[str, Output]:
     """Read back the `returns` part of `Card.to_json`."""
     return {
-        k: Output(tuple(v["dims"]), v.get("kind", "number"), v.get("of", "example"))
+        k: Output(
+            tuple(v["dims"]),
+            v.get("kind", "number"),
+            v.get("of", "example"),
+            v.get("judges", ""),
+            v.get("asked", ""),
+            v.get("against", ""),
+        )
         for k, v in data.items()
     }
 

@@ -67,7 +67,7 @@ def check_call(card: Card, prompts: int, arrays: Arrays) -> None:
     """
     names = {
         key: (name, output)
-        for name, output in card.returns.items()
+        for name, output in card.returned.items()
         for key in (
             [f"{name}@{index}" for index in range(prompts)]
             if card.called_once and output.of == "example"

@@ -60,6 +60,7 @@ class PromptRecord:
     corrupt: str | None = None
     answer: str | None = None
     wrong: str | None = None
+    behaviour: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ class _OutputRecord:
     dims: list[str]
     kind: str
     of: str = "example"
+    judges: str = ""
+    asked: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def _check_names(record: _CardRecord) -> None:
         place = f"recipe.summaries.{name}"
         if not summary.effect and summary.dims is None:
             raise WrongJson(place, "has neither a ratio nor dimensions")
-        if summary.kind != "number":
+        if summary.kind not in ("number", "share"):
             raise WrongJson(f"{place}.kind", f"{summary.kind!r:.60} is not the kind of a summary")
         for one in (summary.effect, summary.gap) if summary.effect else ():
             if one not in record.returns:

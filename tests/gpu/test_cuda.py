@@ -32,8 +32,8 @@ def fresh(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., mi.Re
 
     def run(recipe: str, folder: Path, device: str, dtype: str = "auto", **given: Any) -> mi.Result:
         monkeypatch.setenv("REMOTE_MI_CACHE", str(project / f"cache-{next(count)}"))
-        over = catalog.find(recipe, project).over
-        examples = {"pairs": examples_for(over)} if over != "none" else {}
+        card = catalog.find(recipe, project)
+        examples = {"pairs": examples_for(card)} if card.over != "none" else {}
         place = project / f"project-{next(count)}"
         place.mkdir()
         model = ModelSpec(str(folder), device=device, dtype=dtype)

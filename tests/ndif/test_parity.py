@@ -39,7 +39,7 @@ def _cases() -> list[tuple[str, dict[str, Any]]]:
     """Every variant of every technique with two examples, and more sites of patching."""
     found = []
     for recipe, variants in TECHNIQUES.items():
-        examples = examples_for(catalog.find(recipe, Path("/nowhere")).over)
+        examples = examples_for(catalog.find(recipe, Path("/nowhere")))
         few = examples if recipe in ("linear_probe", "mean_difference") else examples[:2]
         found += [(recipe, {**({"pairs": few} if few else {}), **given}) for given in variants]
     sites = ("resid_mid", "attn_out")

@@ -38,7 +38,7 @@ def outcome(recipe: str, folder: Path, given: dict[str, Any]) -> str:
     card = catalog.find(recipe, Path.cwd())
     # Two, of different lengths: what runs on these runs on more. Probes and folds need four.
     few = card.over in ("pair", "prompt") and not card.analysis
-    pairs = examples_for(card.over, 2 if few else 4)
+    pairs = examples_for(card, 2 if few else 4)
     try:
         result = mi.run(recipe, model=str(folder), **({"pairs": pairs} if pairs else {}), **given)
     except RemoteMIError as error:

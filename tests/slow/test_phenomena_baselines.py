@@ -12,13 +12,16 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+import remote_mi as mi
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts import phenomena
 from remote_mi.prompts.tokens import tokenize
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "recipes" / "phenomena"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+ALL = {path.stem: phenomena.load(path) for path in sorted(FOLDER.glob("*.yaml"))}
+NAMES = [name for name, item in ALL.items() if item.behaviour is None]
+BEHAVIOURS = [name for name in ALL if name not in NAMES]
 #: What the embedded model does not do; larger ones may.
 AT_CHANCE = [n for n in NAMES if phenomena.load(FOLDER / f"{n}.yaml").baseline.get("at_chance")]
 #: What independent code measured on its own prompts of the same form, with a tolerance that
@@ -109,6 +112,18 @@ def test_every_pair_that_a_list_can_give_fits_the_tokenizer(model, name):
         many = min(len(item.lists[n]) for n in item.draw.values()) * len(item.templates)
     found = tokenize(model.tokenizer, item.prompts(many), ModelSpec(), "pair", 8192)
     assert len(found.prompts) == many and found.warnings == []
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_texts_show_a_behaviour_as_often_as_stated(project, embedded_cache, name):
+    pytest.importorskip("py3langid")
+    stated = ALL[name].baseline
+    result = mi.run("behaviour", phenomenon=name, n=stated["n"], steps=stated["steps"])
+    rates = dict(
+        zip(result["class_rate"].coords["class"], result["class_rate"].values, strict=True)
+    )
+    assert rates["clean"] == pytest.approx(stated["rate"], abs=0.07)
+    assert rates["corrupt"] == pytest.approx(stated["corrupt_rate"], abs=0.07)
 
 
 def test_the_six_best_known_landmarks(model):

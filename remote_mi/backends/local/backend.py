@@ -103,7 +103,7 @@ class LocalBackend(Backend):
                     returned = self._run_call(model, replace(work, calls=[call]))
                 passes.end_call()
                 yield check_outputs(
-                    recipe_label(work.card), work.card.returns, returned, example_count(call)
+                    recipe_label(work.card), work.card.returned, returned, example_count(call)
                 )
         finally:
             if shared is not None:

@@ -127,7 +127,7 @@ def _bytes_down(
     job: Job, sizes: Mapping[str, Any], tokens: int, examples: int, unknown: int
 ) -> int:
     total = 0
-    for output in job.card.returns.values():
+    for output in job.card.returned.values():
         numbers = 1
         for dim in output.dims:
             numbers *= _dimension_size(dim, job.parameters, sizes, tokens, unknown)

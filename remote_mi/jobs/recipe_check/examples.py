@@ -45,16 +45,25 @@ def _pair(index: int) -> dict[str, str]:
 PAIRS = [_pair(index) for index in range(len(_CHOSEN))]
 
 
-def examples_for(over: str, count: int = 4) -> list[dict[str, str]]:
-    """Examples as a recipe takes them: pairs, prompts with a target, or none."""
-    if over == "none":
+#: Asked of a continuation: about half of the texts of a model that knows nothing have it.
+_BEHAVIOUR = {"matches": "[aeiou][^aeiou]*[a-m]"}
+
+
+def examples_for(card: Card, count: int = 4) -> list[dict[str, Any]]:
+    """Examples as a recipe takes them: pairs, prompts with a target, or none; with a behaviour in
+    place of answers if it judges texts."""
+    if card.over == "none":
         return []
-    if over in ("pair", "pairs"):
-        return PAIRS[:count]
-    return [
-        {"prompt": p["clean"], "target": p["answer"], "label": p["label"], "group": p["group"]}
-        for p in PAIRS[:count]
-    ]
+    sides = ("clean", "corrupt") if card.takes_pairs else ("clean",)
+    found = []
+    for pair in PAIRS[:count]:
+        prompts = {side: pair[side] for side in sides}
+        answers = {name: pair[name] for name in ("answer", "wrong")}
+        if not card.takes_pairs:
+            prompts, answers = {"prompt": pair["clean"]}, {"target": pair["answer"]}
+        asked = {"behaviour": _BEHAVIOUR} if card.judges else answers
+        found.append({**prompts, **asked, "label": pair["label"], "group": pair["group"]})
+    return found
 
 
 def built_in_prompts(card: Card) -> PromptSet:
@@ -63,7 +72,7 @@ def built_in_prompts(card: Card) -> PromptSet:
     A prompt has the label `subject`: the name that answers it.
     """
     examples: list[dict[str, Any]] = []
-    for fields in examples_for(card.over, len(PAIRS) if card.analysis else 3):
-        labels = {} if card.takes_pairs else {"labels": {"subject": fields["target"].strip()}}
+    for fields in examples_for(card, len(PAIRS) if card.analysis else 3):
+        labels = {"labels": {"subject": fields["target"].strip()}} if "target" in fields else {}
         examples.append({**fields, **labels})
     return PromptSet(tuple(parse_example(fields) for fields in examples), "built-in prompts")

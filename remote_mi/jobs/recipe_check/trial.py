@@ -22,7 +22,9 @@ from remote_mi.jobs.aggregation import Part
 from remote_mi.jobs.analysis import analysis_input, call_analysis, summary_arrays
 from remote_mi.jobs.inputs import tokenize_parameters, tokenize_prompts
 from remote_mi.jobs.job import Job
+from remote_mi.jobs.judging import judged_outputs
 from remote_mi.models.abilities import check_needs_by_model
+from remote_mi.prompts.token_text import TokenTexts
 from remote_mi.recipes.loading import load_function, ship_by_value
 from remote_mi.recipes.outputs import Output
 
@@ -111,7 +113,11 @@ class Subject:
         assert self.card.path is not None
         examples = []
         for index in range(len(each)) if order is None else order:
-            part = Part(each[index], self.tokenized.tokens[index], self.tokenized.labels[index])
+            part = Part(
+                self._judged(each, index),
+                self.tokenized.tokens[index],
+                self.tokenized.labels[index],
+            )
             example = self.job.prompts.examples[self.tokenized.kept[index]]
             examples.append(analysis_input(self.card, part, example.label, example.group))
         card = replace(self.card, name=self.card.analysis)
@@ -124,6 +130,17 @@ class Subject:
         found = summary_arrays(self.card, declared, returned)
         return {name: found[name].astype(np.float64) for name in declared}
 
+    def _judged(self, each: Sequence[Outputs], index: int) -> Outputs:
+        """The outputs of an example with those that are judged from its texts."""
+        if not self.card.judges:
+            return each[index]
+        behaviour = self.job.prompts.examples[self.tokenized.kept[index]].behaviour
+        decode = TokenTexts(self.model.tokenizer).plain_text
+        return {
+            **each[index],
+            **judged_outputs(self.card, each[index], behaviour, decode, index),
+        }
+
     def _load(self, afresh: bool) -> Callable[..., Any]:
         if self._function is None or (afresh and self.job.function is None):
             self._function = load_function(self.card, self.job.project, afresh)
@@ -134,7 +151,7 @@ class Subject:
         """Raw outputs of all calls → outputs of each example, and of the set."""
         if not self.card.called_once:
             return found, {}
-        names = self.card.returns
+        names = self.card.returned
         of_set = {n: found[0][n] for n, output in names.items() if output.of == "set"}
         own = [n for n, output in names.items() if output.of == "example"]
         return [{n: found[0][f"{n}@{i}"] for n in own} for i in range(count or 0)], of_set

@@ -12,7 +12,7 @@ from remote_mi.prompts.files.records import FileRecord, FileRecords, unpacked
 from remote_mi.prompts.messages import is_messages
 
 #: Fields that hold a list or an object, which a cell of a table holds as text.
-_NESTED = ("answers", "wrongs", "labels", "corrupt_labels", "messages")
+_NESTED = ("answers", "wrongs", "labels", "corrupt_labels", "messages", "behaviour")
 #: Fields of one kind of prompt that are not taken beside the other's.
 _OF_PAIR = ("clean", "corrupt", "answer", "answers", "wrong", "wrongs")
 _OF_TEXT = ("prompt", "clean", "corrupt")

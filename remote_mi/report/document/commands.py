@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -126,13 +127,14 @@ def _prompts(lock: Mapping[str, Any]) -> list[str] | None:
         return None
     if origin == "command line":
         return _texts(examples[0])
+    count = str(given.get("of_pairs", len(examples)))  # of a pair, both prompts may be examples
     if "seed" in given:
         name = f"{origin}:{given['template']}" if given.get("template") else origin
-        return ["--phenomenon", name, "-n", str(len(examples)), "--seed", str(given["seed"])]
+        return ["--phenomenon", name, "-n", count, "--seed", str(given["seed"])]
     columns = given.get("columns") or {}
     if any("," in str(column) for column in columns.values()):
         return None
-    words = ["--pairs", origin, "-n", str(len(examples))]
+    words = ["--pairs", origin, "-n", count]
     if columns:
         words += ["--columns", ",".join(f"{name}={column}" for name, column in columns.items())]
     return [*words, "--format", str(given["format"])] if given.get("format") else words
@@ -158,6 +160,8 @@ def _texts(example: Mapping[str, Any]) -> list[str]:
     for option, turns in (("--turn", "turns"), ("--corrupt-turn", "corrupt_turns")):
         for role, content in example.get(turns) or ():
             words += [option, f"{role}={content}"]
+    if example.get("behaviour"):
+        words += ["-p", f"behaviour={json.dumps(example['behaviour'], ensure_ascii=False)}"]
     for name in _TEXTS:
         if example.get("turns") and name in ("prompt", "clean", "corrupt"):
             continue

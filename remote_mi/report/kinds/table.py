@@ -13,7 +13,9 @@ from rich.text import Text
 from remote_mi.common.errors import NotFound
 from remote_mi.common.text import counted, distinguishable, line, pad_or_cut
 from remote_mi.recipes.figures import Table
+from remote_mi.recipes.figures import Text as TextFigure
 from remote_mi.recipes.output_kinds import OutputKind, kind_of_output
+from remote_mi.recipes.outputs import DRAW
 from remote_mi.report.kinds.cells import Row, existing_prompts, plain_number
 from remote_mi.report.kinds.kind import Kind, Layout
 from remote_mi.report.kinds.sentences import MOST, shorten
@@ -28,6 +30,7 @@ _NUMBER_WIDTH = 12
 _NARROWEST = 7
 _SHOWN_OF_PROMPT, _LONGEST_PROMPT = 400, 20_000
 _PROMPT_WIDTH = 20
+_EMPTY = "∅"
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,13 @@ class Column:
 
     Attributes:
         name: name of the output. kind: kind of the output. cells: one per row.
+        passages: whether its tokens are texts, along their last dimension.
     """
 
     name: str
     kind: OutputKind
     cells: list[NamedArray]
+    passages: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -72,12 +77,16 @@ class TableLayout(Layout):
         """A number, or the tokens or texts of a row, safe to show."""
         array = column.cells[index]
         if not column.numeric:
-            return " ".join(self._texts(column, index))
+            return (" | " if column.passages else " ").join(self._texts(column, index))
         whole = array.values.dtype.kind in "iub"
         return str(int(array.values)) if whole else f"{float(array.values):.3f}"
 
     def _texts(self, column: Column, index: int) -> list[str]:
-        values = column.cells[index].values.reshape(-1)
+        values = column.cells[index].values
+        if column.passages:
+            rows = values.reshape(-1, values.shape[-1])
+            return [line(self.result.passage(row)) or _EMPTY for row in rows]
+        values = values.reshape(-1)
         tokens = column.kind.name == "token"
         return [
             value_text(self.result, column.kind.name, value)
@@ -89,7 +98,7 @@ class TableLayout(Layout):
         """A cell of a table in a terminal."""
         if column.numeric:
             return f"{self.cell(column, index):>{wide}}"
-        return pad_or_cut(" ".join(self._texts(column, index)).replace("␠", " "), wide)
+        return pad_or_cut(self.cell(column, index).replace("␠", " "), wide)
 
 
 class TableKind(Kind[Table, TableLayout]):
@@ -100,10 +109,13 @@ class TableKind(Kind[Table, TableLayout]):
 
     def layout(self, figure: Table, result: Result, slice_: Slice) -> TableLayout:
         names = (figure.output, *figure.columns)
-        columns = [
-            Column(n, kind_of_output(result.outputs[n]), _as_counts(cells))
-            for n, cells in ((n, result.each(n)) for n in names)
-        ]
+        shown = {one.output for one in result.card.figures if isinstance(one, TextFigure)}
+        columns = []
+        for name in names:
+            kind, cells = kind_of_output(result.outputs[name]), result.each(name)
+            passages = kind.name == "token" and name in shown
+            cells = _as_counts(_over_draws(cells)) if kind.averaged else cells
+            columns.append(Column(name, kind, cells, passages))
         for column in columns:
             if len(column.cells) != len(columns[0].cells):
                 raise NotFound(
@@ -118,20 +130,22 @@ class TableKind(Kind[Table, TableLayout]):
 
     def text(self, layout: TableLayout, width: int) -> Iterator[Text]:
         columns = layout.columns
-        wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(columns) - 1))
-        left = max(_PROMPT_WIDTH, width - (wide + 1) * len(columns))
+        left, widths = _widths(columns, width)
         heads = "".join(
             f" {pad_or_cut(c.name, wide).rstrip():>{wide}}"
             if c.numeric
             else f" {pad_or_cut(c.name, wide)}"
-            for c in columns
+            for c, wide in zip(columns, widths, strict=True)
         )
         yield Text(pad_or_cut(" prompt", left) + heads, "bold", no_wrap=True)
         whole = [layout.name(index, _LONGEST_PROMPT) for index in range(layout.count)]
         names = distinguishable(whole, left - 1)
         for index, name in enumerate(names):
             text = f" {name}"
-            cells = "".join(f" {layout.terminal_cell(column, index, wide)}" for column in columns)
+            cells = "".join(
+                f" {layout.terminal_cell(column, index, wide)}"
+                for column, wide in zip(columns, widths, strict=True)
+            )
             yield Text(pad_or_cut(text, left) + cells, no_wrap=True)
 
     def sentences(self, layout: TableLayout) -> Iterator[str]:
@@ -184,9 +198,32 @@ class TableKind(Kind[Table, TableLayout]):
         return replace(figure, columns=tuple(c for c in figure.columns if c in outputs))
 
 
+def _widths(columns: Sequence[Column], width: int) -> tuple[int, list[int]]:
+    """The width of the prompt and of each column; passages share what the others leave."""
+    wide = max(_NARROWEST, min(_NUMBER_WIDTH, (width - _PROMPT_WIDTH) // len(columns) - 1))
+    passages = sum(column.passages for column in columns)
+    if not passages:
+        return max(_PROMPT_WIDTH, width - (wide + 1) * len(columns)), [wide] * len(columns)
+    wide = _NARROWEST
+    left = max(_PROMPT_WIDTH, width // 3)
+    rest = width - left - (wide + 1) * (len(columns) - passages)
+    of_text = max(_NUMBER_WIDTH, rest // passages - 1)
+    return left, [of_text if column.passages else wide for column in columns]
+
+
+def _over_draws(column: list[NamedArray]) -> list[NamedArray]:
+    """Numbers of several draws as their mean."""
+    if any(array.dims != (DRAW,) for array in column):
+        return column
+    return [
+        replace(array, values=array.values.mean(0, dtype=np.float64), dims=(), coords={})
+        for array in column
+    ]
+
+
 def _as_counts(column: list[NamedArray]) -> list[NamedArray]:
     """Whole numbers as integers: a count is stored as a float if it may be NaN."""
-    values = [array.values for array in column]
+    values = [np.asarray(array.values) for array in column]
     if all(v.dtype.kind == "f" and not v.ndim and float(v).is_integer() for v in values):
         return [replace(array, values=array.values.astype(np.int64)) for array in column]
     return column
@@ -209,6 +246,8 @@ def _explain_row(layout: TableLayout, index: int) -> Iterator[str]:
 
 def _describe_texts(layout: TableLayout, column: Column) -> str:
     """The first token or text of each row, with how often each occurs."""
+    if column.passages:
+        return f"{column.name}: the text of each row."
     firsts = (np.reshape(cell.values, -1)[0] for cell in column.cells if cell.values.size)
     counts = Counter(shorten(value_text(layout.result, column.kind.name, one)) for one in firsts)
     parts = [

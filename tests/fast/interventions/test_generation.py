@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,10 @@ def test_a_text_ends_at_every_token_that_generation_config_names(project, tmp_pa
 
 def test_logits_that_are_no_numbers_end_a_text(project, tiny):
     lm = loaded(tiny("llama"))
-    nan: Callable[..., torch.Tensor] = lambda stream, start: stream * torch.nan  # noqa: E731
+
+    def nan(stream: torch.Tensor, places: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return stream * torch.nan
+
     with torch.no_grad(), lm.session():
         found = nnsight.save(generate(lm, [PROMPT], 3, {1: nan}))
     assert found.tolist() == [[-1, -1, -1]]

@@ -157,8 +157,8 @@ QUICK = ("causal_tracing", "saliency", "steering", "logit_lens")
 def test_the_callers_settings_change_no_bit_and_are_left_alone(fresh, tiny_llama, recipe):
     from remote_mi.recipes import catalog
 
-    over = catalog.find(recipe, tiny_llama).over
-    examples = {"pairs": examples_for(over)} if over != "none" else {}
+    card = catalog.find(recipe, tiny_llama)
+    examples = {"pairs": examples_for(card)} if card.over != "none" else {}
     given = {**examples, **TECHNIQUES[recipe][0], "model": tiny_llama}
     tried = SURROUNDINGS if recipe in ONE_BY_ONE else {"all at once": all_at_once}
     loading_models._loaded.clear()

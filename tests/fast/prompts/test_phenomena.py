@@ -74,6 +74,8 @@ def test_the_documentation_lists_each_with_what_the_embedded_model_does():
         item = found(name)
         figures: dict = {"accuracy": "", "logit_diff": "", **item.baseline}
         chance = " (not told from chance)" if figures.get("at_chance") else ""
+        if item.behaviour:
+            figures["accuracy"] = f"rate {figures['rate']}, corrupt {figures['corrupt_rate']}"
         rows.append(
             f"| `{name}` | {item.title} | {figures['n']} | {figures['accuracy']}{chance} | "
             f"{figures['logit_diff']} |"

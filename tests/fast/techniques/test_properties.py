@@ -25,7 +25,7 @@ from ...techniques import TECHNIQUES, examples_for
 
 VARIANTS = [(name, given) for name, variants in TECHNIQUES.items() for given in variants]
 #: Variants whose numbers depend on the whole set: a mean or a vector made from all pairs.
-OF_THE_SET = {"steering", "head_ablation", "ablation mean", "set_ablation"}
+OF_THE_SET = {"steering", "behaviour_steering", "head_ablation", "ablation mean", "set_ablation"}
 TOLERANCE = 1e-4
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ class Technique:
         return ModelSpec("/nowhere")
 
     def examples(self, count: int = 3) -> list[Any]:
-        fields = [parse_example(one) for one in examples_for(self.card.over, count)]
+        fields = [parse_example(one) for one in examples_for(self.card, count)]
         return self.tokens(fields, self.card.over) if fields else []
 
     def run(self, examples: list[Any], **changed: Any) -> Iterator[dict[str, np.ndarray]]:
@@ -79,14 +79,14 @@ class Technique:
         parameters = {**self.parameters, **changed}
         work = Work(self.card, self.function, calls, parameters, "key", together=examples)
         for call, returned in zip(calls, run_session(self.model.lm, work), strict=True):
-            yield check_outputs(self.card.name, self.card.returns, returned, example_count(call))
+            yield check_outputs(self.card.name, self.card.returned, returned, example_count(call))
 
     def each(self, examples: list[Any]) -> list[dict[str, np.ndarray]]:
         """Raw outputs that belong to an example, one dict an example."""
         found = list(self.run(examples))
         if not self.card.called_once:
             return found
-        names = [n for n, output in self.card.returns.items() if output.of == "example"]
+        names = [n for n, output in self.card.returned.items() if output.of == "example"]
         return [{n: found[0][f"{n}@{i}"] for n in names} for i in range(len(examples))]
 
 
@@ -134,7 +134,9 @@ def test_another_seed_changes_nothing_but_what_is_drawn(model, name):
         if not np.allclose(one[k], other[k], atol=1e-5, equal_nan=True)
     }
     # Tracing draws its noise, and steering which pairs the vector comes from.
-    assert changed and (changed <= drawn or name in ("steering", "causal_tracing"))
+    assert changed and (
+        changed <= drawn or name in ("steering", "behaviour_steering", "causal_tracing")
+    )
 
 
 @pytest.mark.parametrize(
