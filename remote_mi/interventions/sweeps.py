@@ -22,6 +22,7 @@ from remote_mi.interventions.growing_batch import GrowingBatch
 from remote_mi.interventions.model_info import reuses_prefix
 from remote_mi.interventions.ports import Stream
 from remote_mi.interventions.prompts import Prompt
+from remote_mi.interventions.random_directions import as_far, unit_directions
 from remote_mi.interventions.sites import chosen_layers, part_count
 
 #: The replacement: see `sweep`.
@@ -383,31 +384,3 @@ class _Sweeper:
             whole = whole.unflatten(3, (self.heads, -1))
         whole = whole[:, 0] if self.base.one else whole
         return whole[0] if variants is None else whole
-
-
-def unit_directions(
-    identity: list[int], length: int, width: int, heads: int, draws: int, seed: int
-) -> torch.Tensor:
-    """Random unit vectors of each head's part, [draw, position, width], float32.
-
-    Args:
-        identity: numbers on which they depend besides the seed: the prompt's tokens, so that pairs
-            do not share a draw, and the layer.
-    """
-    mixed = seed
-    for number in identity:
-        mixed = (mixed * 1_000_003 + number + 1) % (1 << 61)
-    generator = torch.Generator().manual_seed(mixed)
-    drawn = torch.randn(draws, length, heads, width // heads, generator=generator)
-    return (drawn / drawn.norm(dim=-1, keepdim=True)).flatten(-2)
-
-
-def as_far(x: torch.Tensor, value: torch.Tensor, unit: torch.Tensor, heads: int) -> torch.Tensor:
-    """x moved along unit vectors by its distance from `value`, head by head.
-
-    Args:
-        x, value: [row, position, width]. unit: [draw, 1, position, width].
-    """
-    distance = (value.float() - x.float()).unflatten(-1, (heads, -1)).norm(dim=-1, keepdim=True)
-    step = distance * unit.to(x.device).unflatten(-1, (heads, -1))
-    return (x.float() + step.flatten(-2)).to(x.dtype)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
+from remote_mi.common.errors import UsageError
 from remote_mi.prompts.choices import DoesNotFit
 
 ALIGN = ("labels", "ends")
@@ -33,6 +34,21 @@ class Side:
     ids: Sequence[int]
     end: int
     spans: Mapping[str, tuple[int, int]]
+
+
+def parse_align(value: Any) -> str:
+    """How a pair of unequal length is aligned.
+
+    Raises:
+        UsageError: if it is not one of `ALIGN`.
+    """
+    if value not in ALIGN:
+        raise UsageError(
+            f"align is {value!r}",
+            "give labels (by the labels that both prompts have) or ends (by what they begin and "
+            "end with in common)",
+        )
+    return value
 
 
 def matching_positions(

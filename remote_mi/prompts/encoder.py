@@ -14,6 +14,7 @@ from remote_mi.models.tokenizer_files import IDS
 from remote_mi.prompts.alignment import Side, matching_positions
 from remote_mi.prompts.choices import Choices, DoesNotFit
 from remote_mi.prompts.conversation import ChatTemplate, Placement, covered_tokens, goes_on
+from remote_mi.prompts.encoded import EncodedPrompt, quote
 from remote_mi.prompts.examples import Example
 from remote_mi.prompts.masked import (
     add_mask,
@@ -25,33 +26,6 @@ from remote_mi.prompts.messages import Turn
 from remote_mi.prompts.questions import question_tokens
 from remote_mi.prompts.special_tokens import closing_tokens, doubled_bos, notes_of_spelled
 from remote_mi.prompts.token_text import TokenTexts
-
-
-def quote(text: str) -> str:
-    """A text for a message, at most 60 characters of it."""
-    return repr(text if len(text) <= 60 else text[:57] + "…")
-
-
-class EncodedPrompt:
-    """A tokenized text, and the position of the user's own text in it.
-
-    Attributes:
-        text: as tokenized: in the chat template, with the mask. ids: its tokens.
-        end: where the answer is read. own: the user's text. place: where it stands in `text`.
-        offsets: of each token in `text`; None if the tokenizer does not report them.
-    """
-
-    def __init__(
-        self,
-        text: str,
-        ids: list[int],
-        end: int,
-        own: str,
-        place: Placement,
-        offsets: list[tuple[int, int]] | None,
-    ) -> None:
-        self.text, self.ids, self.end, self.own = text, ids, end, own
-        self.place, self.offsets = place, offsets
 
 
 class PromptEncoder:
@@ -381,8 +355,8 @@ class PromptEncoder:
         if clean.ids == corrupt.ids:
             raise DoesNotFit("the clean and the corrupt prompt are identical")
         apart = len(clean.ids) != len(corrupt.ids)
-        matches: list[int | None] | None = [None] * len(clean.ids) if apart else None
-        return Pair(clean, corrupt, [], [], matches=matches), texts, labels
+        nowhere: list[int | None] = [None for _ in clean.ids]
+        return Pair(clean, corrupt, [], [], matches=nowhere if apart else None), texts, labels
 
     def _choices(
         self, prompt: EncodedPrompt, example: Example

@@ -20,7 +20,7 @@ from typing import Any
 from remote_mi.common.digests import canonical_json
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import encoding_problem
-from remote_mi.prompts.alignment import ALIGN
+from remote_mi.prompts.alignment import parse_align
 from remote_mi.prompts.behaviours import Behaviour, parse_behaviour
 from remote_mi.prompts.messages import (
     Turn,
@@ -359,21 +359,6 @@ def _parse_field(name: Any, value: Any) -> Any:
     if not isinstance(value, str):
         raise UsageError(f"field {name!r} is not a text: {value!r}")
     _check_encoding(name, value)
-    return value
-
-
-def parse_align(value: Any) -> str:
-    """How a pair of unequal length is aligned.
-
-    Raises:
-        UsageError: if it is not one of `ALIGN`.
-    """
-    if value not in ALIGN:
-        raise UsageError(
-            f"align is {value!r}",
-            "give labels (by the labels that both prompts have) or ends (by what they begin and "
-            "end with in common)",
-        )
     return value
 
 

@@ -11,8 +11,9 @@ from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.common.yaml_file import KeyPath, field_error
 from remote_mi.interventions.vocabulary import METRICS
+from remote_mi.prompts.alignment import parse_align
 from remote_mi.prompts.behaviours import parse_behaviour
-from remote_mi.prompts.examples import MOST_PAIRS, SLOT, parse_align
+from remote_mi.prompts.examples import MOST_PAIRS, SLOT
 from remote_mi.prompts.messages import parse_messages
 
 #: What a phenomenon has in place of a behaviour.

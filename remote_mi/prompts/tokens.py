@@ -11,7 +11,8 @@ from typing import Any
 
 from remote_mi.models.spec import ModelSpec
 from remote_mi.prompts.conversation import in_template
-from remote_mi.prompts.encoder import DoesNotFit, PromptEncoder, quote
+from remote_mi.prompts.encoded import quote
+from remote_mi.prompts.encoder import DoesNotFit, PromptEncoder
 from remote_mi.prompts.errors import PromptErrors
 from remote_mi.prompts.examples import PromptSet
 from remote_mi.prompts.masked import (

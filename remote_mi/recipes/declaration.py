@@ -148,7 +148,7 @@ def card_of(function: Callable[..., Any]) -> Card:
             "import or define the names that they use",
         ) from None
     signature = [
-        (p.name, hints.get(p.name), p.default is not p.empty, p.default, p.kind is p.KEYWORD_ONLY)
+        (p.name, hints.get(p.name), *_default_of(p), p.kind is p.KEYWORD_ONLY)
         for p in inspect.signature(function).parameters.values()
     ]
     line = function.__code__.co_firstlineno
@@ -160,3 +160,9 @@ def card_of(function: Callable[..., Any]) -> Card:
         path=None,
         line=line,
     )
+
+
+def _default_of(parameter: inspect.Parameter) -> tuple[bool, Any]:
+    """Whether a parameter has a default, and the default or None."""
+    given = parameter.default is not parameter.empty
+    return given, parameter.default if given else None
