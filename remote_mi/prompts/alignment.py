@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from remote_mi.common.errors import UsageError
 from remote_mi.prompts.choices import DoesNotFit

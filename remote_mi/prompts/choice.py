@@ -11,7 +11,8 @@ from remote_mi.common.annotated_types import shown
 from remote_mi.common.errors import UsageError
 from remote_mi.common.text import short_number
 from remote_mi.prompts import phenomena
-from remote_mi.prompts.examples import MOST_PAIRS, PromptSet, parse_align, parse_example
+from remote_mi.prompts.alignment import parse_align
+from remote_mi.prompts.examples import MOST_PAIRS, PromptSet, parse_example
 from remote_mi.prompts.files.records import FileRecord, FileRecords
 from remote_mi.prompts.reading import prompts_from, read_prompts
 
