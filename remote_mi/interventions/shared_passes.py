@@ -50,7 +50,7 @@ class SharedPasses:
         self._requests.clear()
         for prompts in self.items:
             for prompt in prompts.values():
-                prompt.place = None
+                vars(prompt).pop("place", None)  # as it was before
 
     def take(
         self, lm: Any, prompts: Sequence[Prompt], kept: Any, make: Callable[[Sequence[Prompt]], Any]
