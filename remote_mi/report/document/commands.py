@@ -113,7 +113,7 @@ def _parameters(given: Mapping[str, Any]) -> list[str] | None:
             value = ",".join(str(item) for item in value)
             if not value:
                 continue
-        words += ["-p", f"{name}={value}"]
+        words += ["-p", f"{name}={'none' if value is None else value}"]
     return words
 
 
