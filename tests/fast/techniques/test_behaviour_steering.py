@@ -47,7 +47,13 @@ def steer(tmp_path_factory):
 
 
 def made(rows=ROWS):
-    return [Pair(*(Prompt(list(ids), {}, None) for ids in pair), [], []) for pair in rows]
+    found = []
+    for pair in rows:
+        apart = len(pair[0]) != len(pair[1])
+        matches = [None] * len(pair[0]) if apart else None
+        prompts = [Prompt(list(ids), {}, None) for ids in pair]
+        found.append(Pair(*prompts, [], [], matches=matches))
+    return found
 
 
 def adds(vector, first):
