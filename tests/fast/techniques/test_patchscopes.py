@@ -41,7 +41,7 @@ def patchscopes(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def texts_do_not_end(monkeypatch):
-    monkeypatch.setattr(generation, "_end_tokens", lambda lm: [])
+    monkeypatch.setattr(generation, "end_tokens", lambda lm: [])
 
 
 def within(lm, function, prompt, **parameters):
