@@ -10,13 +10,13 @@ from remote_mi import Judged, Lines, Range, Table, Text, Tokens, recipe
 from remote_mi.interventions import (
     Pair,
     PromptText,
-    edit,
+    edited,
     generate,
     info,
+    measure,
     random_like,
     run,
     stack,
-    token_losses,
 )
 
 
@@ -175,9 +175,10 @@ def continued(
 
 def neutral_losses(lm: Any, text: Any, added: torch.Tensor, layer: int) -> torch.Tensor:
     """The loss of a text without and with each of `added` at all its positions, [1 + move]."""
-    moves = torch.cat([torch.zeros(1, added.shape[1]), added])[:, None]
-    ids = torch.tensor([text.ids] * len(moves))
-    with lm.backbone.trace(input_ids=ids, use_cache=False):
-        edit(lm, layer, "resid_pre", lambda x: x + moves.to(x.device, x.dtype))
-        hidden = lm.ln_final.output
-    return token_losses(lm, hidden[:, :-1], ids[0, 1:]).mean(1)
+    moves = torch.cat([torch.zeros(1, added.shape[1]), added])
+
+    def move(_: int, stream: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return stream + moves[rows][:, None].to(stream.device, stream.dtype)
+
+    loss = measure(lm, "loss", text, otherwise=text.ids[-1])
+    return edited(lm, text, "resid_pre", move, len(moves), loss, layers=[layer])
