@@ -15,6 +15,8 @@ from remote_mi.jobs.recipe_check.report import PROPERTIES
 from remote_mi.models.tiny_models import FAMILIES
 from remote_mi.recipes import catalog
 
+from ...techniques import DIRECTION
+
 BOX = Path(__file__).parents[1] / "backends" / "box"
 #: Needs that an encoder does not meet.
 BY_ENCODERS_LACKED = {"causal", "plain_stream"}
@@ -22,10 +24,13 @@ BY_ENCODERS_LACKED = {"causal", "plain_stream"}
 LESS_WORK = {
     "attribution_patching": {"control_draws": 2},
     "causal_tracing": {"draws": 2},
+    "direction_ablation": {**DIRECTION, "control_draws": 2},
+    "direction_addition": {**DIRECTION, "control_draws": 2},
     "integrated_gradients": {"steps": 4, "control_draws": 1},
     "linear_probe": {"folds": 2, "control_draws": 2},
     "patchscopes": {"steps": 2, "control_draws": 1},
     "saliency": {"control_draws": 2},
+    "set_ablation": {"heads": ["0.1", "2.2"], "control_sets": 3},
     "steering": {"coefficients": [1.0, 2.0], "control_draws": 1, "steps": 2},
 }
 #: A technique that compares the streams of both prompts at their end.
