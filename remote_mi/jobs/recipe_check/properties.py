@@ -161,6 +161,9 @@ class _Check:
         if not self.card.takes_pairs or not effects:
             why = "it takes no pairs" if not self.card.takes_pairs else "no output has a control"
             return self._found("identity", "not applicable", why)
+        if any(param.kind == "artifact" and param.required for param in self.card.parameters):
+            why = "what it puts in is an artifact, not the other prompt's"
+            return self._found("identity", "not applicable", why)
         if not effects - self.unsteady:
             return self._found("identity", "not applicable", "its numbers are never the same")
         of_set = self.card.called_once or self.card.setup
