@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from remote_mi.backends.base import Work, check_outputs, example_count
 from remote_mi.backends.session import run_session
@@ -20,6 +21,7 @@ from remote_mi.prompts.examples import Example, PromptSet, parse_example
 from remote_mi.prompts.parameter import prompts_of, resolve_prompts
 from remote_mi.prompts.tokens import tokenize
 from remote_mi.recipes import catalog, loading
+from remote_mi.store.artifacts import find_artifact
 
 from ...techniques import TECHNIQUES, examples_for
 
@@ -45,6 +47,10 @@ class Technique:
         self.function = loading.load_function(self.card, Path("/nowhere"))
         self.parameters = self.card.resolve(given)
         for param in self.card.parameters:
+            if param.kind == "artifact" and self.parameters[param.name]:
+                named, what = self.parameters[param.name], f"parameter {param.name!r}"
+                found = find_artifact(named, param.dims, Path("/nowhere"), what)
+                self.parameters[param.name] = torch.from_numpy(found.array.copy())
             if param.kind == "prompts" and self.parameters[param.name]:
                 given = resolve_prompts(param.name, self.parameters[param.name], Path("/nowhere"))
                 texts = list(prompts_of(given).examples)
