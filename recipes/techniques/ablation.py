@@ -121,11 +121,10 @@ def ablation(
     put = run(lm, pair.corrupt, site) if kind == "resample" else 0.0
     put = means.at(pair.clean) if kind == "mean" else put
     of_metric, both = measure(lm, metric, pair), measure(lm, (metric, "loss"), pair)
-    given: dict[str, Any] = {"control": control_draws, "seed": seed, "window": window}
-    given["layers"] = layers
-    exchanged = pair if kind == "resample" else pair.clean
-    given_at = {"at": exchanged.cells(positions)}
-    each = sweep(lm, base, site, put, of_metric, by="position", **given_at, **given)
+    cells = (pair if kind == "resample" else pair.clean).cells(positions)
+    given: dict[str, Any] = {"layers": layers, "window": window}
+    given |= {"control": control_draws, "seed": seed}
+    each = sweep(lm, base, site, put, of_metric, by="position", at=cells, **given)
     whole = sweep(lm, base, site, put, both, by="layer", **given)
     clean, clean_loss = both(base.hidden)[0]
     return {

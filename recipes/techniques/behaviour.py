@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import torch
 
 from remote_mi import Bars, Judged, Range, Share, Table, Text, Tokens, recipe
-from remote_mi.interventions import Prompt, generate, prompt_losses, row_seeds, yes_probs
+from remote_mi.interventions import (
+    Prompt,
+    generate,
+    prompt_losses,
+    row_seeds,
+    shuffled_classes,
+    yes_probs,
+)
 
 
 @recipe(
@@ -113,8 +120,9 @@ def by_class(
     shows = np.array([e["arrays"]["shows"].mean() for e in examples])
     names, y = np.unique([str(e["label"] or "") for e in examples], return_inverse=True)
     groups = [e["group"] or ("", index) for index, e in enumerate(examples)]
+    group = np.array([groups.index(name) for name in groups])
     rng = np.random.default_rng(seed)
-    shuffles = [shuffled(y, groups, rng) for _ in range(control_draws)]
+    shuffles = [shuffled_classes(y, group, rng) for _ in range(control_draws)]
     several = range(len(names) if len(names) > 1 else 0)
 
     def differences(of: Any) -> Any:
@@ -126,21 +134,3 @@ def by_class(
         "difference": differences(y),
         "shuffled_difference": np.stack([differences(s) for s in shuffles]),
     }
-
-
-def shuffled(y: Any, groups: list[Any], rng: Any) -> Any:
-    """Classes shuffled between groups of one class and size, and within the groups of several."""
-    import numpy as np
-
-    members = [np.array([i for i, g in enumerate(groups) if g == name]) for name in set(groups)]
-    members.sort(key=lambda m: int(m[0]))
-    pure = [m for m in members if len(set(y[m].tolist())) == 1]
-    new = y.copy()
-    for size in sorted({len(m) for m in pure}):
-        alike = [m for m in pure if len(m) == size]
-        for m, source in zip(alike, rng.permutation(len(alike)), strict=True):
-            new[m] = y[alike[source][0]]
-    for m in members:
-        if len(set(y[m].tolist())) > 1:
-            new[m] = rng.permutation(y[m])
-    return new

@@ -108,9 +108,8 @@ def direction_addition(
     random = random_like(vectors, control_draws, torch.Generator().manual_seed(seed))
     added = torch.cat([vectors[None], random]).nan_to_num()  # [variant, layer, d_model]
     doses = torch.tensor(coefficients).to(added)
-    added = (doses[None, :, None, None] * added[:, None]).flatten(
-        0, 1
-    )  # [variant × coefficient, …]
+    added = doses[None, :, None, None] * added[:, None]
+    added = added.flatten(0, 1)  # [variant × coefficient, …]
     base, of_metric = run(lm, pair.corrupt, site, layers=chosen), measure(lm, metric, pair)
     clean_run = run(lm, pair.clean)
 

@@ -111,9 +111,8 @@ def scores_of(lm: Any, ids: torch.Tensor, length: int) -> dict[str, torch.Tensor
     for rows in ids.split(rows_that_fit(lm.embed_tokens.weight.device, 4 * row)):
         found = run(lm, [Prompt(row, {}, None) for row in rows.tolist()], "attn_pattern")
         patterns = found.values
-        losses = token_losses(
-            lm, found.hidden[:, :-1], rows[:, 1:]
-        )  # entry i belongs to the token at i + 1
+        # Entry i of the losses belongs to the token at i + 1.
+        losses = token_losses(lm, found.hidden[:, :-1], rows[:, 1:])
         part = {
             "induction": mean_back(patterns, length - 1, second),
             "duplicate_token": mean_back(patterns, length, second),

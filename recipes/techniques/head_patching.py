@@ -60,7 +60,8 @@ def head_patching(
     effect goes through all later layers. Everything is relative to the corrupt prompt. denoise
     shows which head suffices by itself, noise which one is needed by itself, and backup heads hide
     those that are. Single effects need not add.
-    Not implemented: path patching, single positions of a head (`heads_by_position`).
+    Not implemented: direct paths alone (`path_patching`), single positions of a head
+    (`heads_by_position`).
 
     Args:
         direction: put clean into corrupt (denoise) or corrupt into clean (noise).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from remote_mi import Bars, Heatmap, Lines, Range, recipe
-from remote_mi.interventions import Prompt, Site, by_layer, run
+from remote_mi.interventions import Prompt, Site, by_layer, run, shuffled_classes
 
 #: Inverse strengths of the L2 penalty that are tried.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -119,7 +119,7 @@ def fit_probes(
     cells = x.reshape(-1, prompts, width)
     finite = np.isfinite(cells).all((1, 2))
     rng = np.random.default_rng(seed)
-    targets = [y, *(shuffled(y, group, rng) for _ in range(control_draws))]
+    targets = [y, *(shuffled_classes(y, group, rng) for _ in range(control_draws))]
     right = np.full((len(targets), len(cells), prompts), np.nan)
     for index, target in enumerate(targets):
         right[index, finite] = are_right(cells[finite], target, group, folds, seed)
@@ -186,25 +186,6 @@ def classes_and_groups(examples: list[dict[str, Any]], folds: int) -> tuple[Any,
                 "give more prompts, or fewer folds"
             )
     return y, group
-
-
-def shuffled(y: Any, group: Any, rng: Any) -> Any:
-    """Labels shuffled between groups of one class and size, and within the groups of several.
-
-    Only what is alike can be exchanged: if the groups of one class were larger, it would be more
-    frequent in the labels than in their shuffles.
-    """
-    members = [(group == g).nonzero()[0] for g in sorted(set(group.tolist()))]
-    pure = [m for m in members if len(set(y[m].tolist())) == 1]
-    new = y.copy()
-    for size in sorted({len(m) for m in pure}):
-        alike = [m for m in pure if len(m) == size]
-        for m, source in zip(alike, rng.permutation(len(alike)), strict=True):
-            new[m] = y[alike[source][0]]
-    for m in members:
-        if len(set(y[m].tolist())) > 1:
-            new[m] = rng.permutation(y[m])
-    return new
 
 
 def are_right(x: Any, y: Any, group: Any, folds: int, seed: int) -> Any:

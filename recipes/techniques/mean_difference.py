@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from remote_mi import Heatmap, Lines, Range, recipe
-from remote_mi.interventions import Pair, Prompt, Site, changes, run, stack
+from remote_mi.interventions import Pair, Prompt, Site, changes, run, shuffled_classes, stack
 
 
 @recipe(
@@ -156,7 +156,7 @@ def class_difference(
     group = np.array([names.index(name) for name in names])
     rng = np.random.default_rng(seed)
     direction = difference(x, members)
-    drawn = [difference(x, shuffled(members, group, rng)) for _ in range(control_draws)]
+    drawn = [difference(x, shuffled_classes(members, group, rng)) for _ in range(control_draws)]
     length = np.linalg.norm(direction, axis=-1)
     middle = (x[members].mean(0) + x[~members].mean(0)) / 2
     return {
@@ -214,21 +214,6 @@ def is_of_class(examples: list[dict[str, Any]], towards: str | None) -> Any:
 def difference(x: Any, members: Any) -> Any:
     """The mean of the members − that of the others, [layer, place, d_model]; x: [prompt, …]."""
     return x[members].mean(0) - x[~members].mean(0)
-
-
-def shuffled(members: Any, group: Any, rng: Any) -> Any:
-    """Classes exchanged between groups of one class and size, and within the groups of several."""
-    parts = [(group == g).nonzero()[0] for g in sorted(set(group.tolist()))]
-    pure = [m for m in parts if len(set(members[m].tolist())) == 1]
-    new = members.copy()
-    for size in sorted({len(m) for m in pure}):
-        alike = [m for m in pure if len(m) == size]
-        for m, source in zip(alike, rng.permutation(len(alike)), strict=True):
-            new[m] = members[alike[source][0]]
-    for m in parts:
-        if len(set(members[m].tolist())) > 1:
-            new[m] = rng.permutation(members[m])
-    return new
 
 
 def cosines(direction: Any) -> Any:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         unembed_each,
     )
     from remote_mi.interventions.rows import prompt_losses, yes_probs
+    from remote_mi.interventions.shuffles import shuffled_classes
     from remote_mi.interventions.sites import edit, read
     from remote_mi.interventions.sweeps import sweep
     from remote_mi.interventions.together import replace_sets, sets_of_parts
@@ -89,6 +90,7 @@ _HOMES = {
         "unembed_each",
     ],
     "rows": ["prompt_losses", "yes_probs"],
+    "shuffles": ["shuffled_classes"],
     "sites": ["Port", "edit", "read"],
     "sweeps": ["sweep"],
     "together": ["replace_sets", "sets_of_parts"],
@@ -139,6 +141,7 @@ __all__ = [
     "run",
     "send",
     "sets_of_parts",
+    "shuffled_classes",
     "stack",
     "sweep",
     "token_losses",

@@ -202,7 +202,7 @@ def test_the_direction_of_classes_is_the_difference_of_their_means(analysis):
 def test_groups_of_one_class_are_shuffled_as_wholes(analysis):
     members = np.array([True, True, False, False, True, False])
     group = np.array([0, 0, 1, 1, 2, 2])
-    shuffled = analysis("mean_difference", "shuffled")
+    shuffled = analysis("mean_difference", "shuffled_classes")
     for seed in range(10):
         new = shuffled(members, group, np.random.default_rng(seed))
         assert new[0] == new[1] and new[2] == new[3] and new[0] != new[2]

@@ -235,7 +235,7 @@ def test_what_a_group_shares_does_not_leak(fit):
 
 
 def test_shuffles_keep_groups_of_one_class_whole(probe):
-    shuffled = probe.__globals__["shuffled"]
+    shuffled = probe.__globals__["shuffled_classes"]
     group = np.repeat(np.arange(12), 3)
     pure = (np.arange(12) % 2)[group]
     mixed = np.arange(36) % 3
@@ -254,7 +254,7 @@ def test_only_groups_of_one_size_exchange_their_classes(probe):
     group = np.repeat(np.arange(12), [1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3])
     y = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1])[group]
     rng = np.random.default_rng(0)
-    drawn = [probe.__globals__["shuffled"](y, group, rng) for _ in range(10)]
+    drawn = [probe.__globals__["shuffled_classes"](y, group, rng) for _ in range(10)]
     assert all(new.sum() == y.sum() for new in drawn)
     assert all((new[:3] == 0).all() and (new[-9:] == 1).all() for new in drawn)
     assert any((new != y).any() for new in drawn)
